@@ -1,0 +1,244 @@
+"""Keys and values of some tokens as a value that can be cut, joined, written and put in front of a prompt.
+
+The only module that touches the cache classes of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+
+from lagkit.errors import ContextTooLong, DamagedBlock, StoreMismatch
+
+if TYPE_CHECKING:
+    from lagkit.rope import Realigner
+
+FORMAT = "lagkit-kv-1"
+
+
+@dataclass(frozen=True, eq=False)
+class KVBlock:
+    """Keys and values of consecutive or picked tokens of one text, free of positions; no tokens are legal too.
+
+    `keys` (without RoPE) and `values`: `[layers, kv_heads, tokens, head_dim]`; `ids`: int64 `[tokens]`.
+    Raises ValueError if the three disagree. Blocks share memory with what they are cut from: never write into one.
+    """
+
+    keys: Tensor
+    values: Tensor
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keys.ndim != 4 or self.keys.shape != self.values.shape or self.ids.shape != self.keys.shape[2:3]:
+            shapes = ", ".join(str(tuple(t.shape)) for t in (self.keys, self.values, self.ids))
+            raise ValueError(f"keys, values and ids of a KV block do not fit together: their shapes are {shapes}")
+        if self.keys.dtype != self.values.dtype:
+            raise ValueError(f"keys and values of a KV block differ in dtype: {self.keys.dtype}, {self.values.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def slice(self, start: int, stop: int) -> KVBlock:
+        """The tokens `[start, stop)`, counted as Python slices are; nothing is copied."""
+        return KVBlock(self.keys[:, :, start:stop], self.values[:, :, start:stop], self.ids[start:stop])
+
+    def take(self, index: Sequence[int] | Tensor) -> KVBlock:
+        """The tokens at `index` (ints, `[n]`), in that order."""
+        index = torch.as_tensor(index, dtype=torch.long, device=self.ids.device)
+        return KVBlock(self.keys.index_select(2, index), self.values.index_select(2, index), self.ids[index])
+
+    @classmethod
+    def concat(cls, blocks: Sequence[KVBlock]) -> KVBlock:
+        """The tokens of all blocks, one after the other; raises ValueError if there is no block."""
+        if not blocks:
+            raise ValueError("concat needs at least one KV block")
+        if len(blocks) == 1:
+            return blocks[0]
+        keys, values = (torch.cat([getattr(b, name) for b in blocks], dim=2) for name in ("keys", "values"))
+        return cls(keys, values, torch.cat([b.ids for b in blocks]))
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> KVBlock:
+        """The same tokens in another dtype or on another device."""
+        keys, values = (t.to(device=device, dtype=dtype) for t in (self.keys, self.values))
+        return KVBlock(keys, values, self.ids.to(device=device))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; the ids take 4 bytes each. Raises OSError or SafetensorError if that fails."""
+        tensors = {"keys": self.keys, "values": self.values, "ids": self.ids.to(torch.int32)}
+        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": FORMAT})
+
+    @classmethod
+    def load(cls, path: str | Path) -> KVBlock:
+        """Memory-map a file that `save` wrote: bytes are read when used. Raises DamagedBlock naming the file."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                found = (file.metadata() or {}).get("format", "none")
+                if found != FORMAT:
+                    raise ValueError(f"its format is {found}, not {FORMAT}")
+                keys, values, ids = (file.get_tensor(name) for name in ("keys", "values", "ids"))
+            return cls(keys, values, ids.long())
+        except (OSError, SafetensorError, ValueError) as error:
+            raise DamagedBlock(f"KV block {path} cannot be used ({error}): encode its log again.") from error
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer that writes new tokens into spare slots, instead of copying the whole cache for each token.
+
+    Sliding layers too keep every token here; transformers' sliding mask hides those outside the window.
+    """
+
+    def __init__(self, room: int, keys: Tensor | None = None, values: Tensor | None = None, used: int = 0) -> None:
+        """`keys`, `values`: slots `[batch, kv_heads, used + room, head_dim]`, made at the first update if absent."""
+        super().__init__()
+        self._room = room
+        if keys is not None and values is not None:
+            self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+            self._adopt(keys, values, used)
+
+    def _adopt(self, keys: Tensor, values: Tensor, used: int) -> None:
+        self._slots = keys, values
+        self.keys, self.values = keys[:, :, :used], values[:, :, :used]
+        self._view = self.keys
+
+    def _reserve(self, like: Sequence[Tensor], used: int, slots: int) -> None:
+        """Move to fresh storage of `slots` slots: at the first token, when full, or after `crop` and its like."""
+        fresh = [new.new_empty(*new.shape[:2], slots, new.shape[-1]) for new in like]
+        for slot, old in zip(fresh, (self.keys, self.values), strict=True):
+            if used:
+                slot[:, :, :used] = old
+        self._adopt(*fresh, used)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append `[batch, kv_heads, new, head_dim]`; return views of all tokens so far. Grows when full."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._view = None
+        used = self.get_seq_length()
+        end = used + key_states.shape[-2]
+        if self.keys is not self._view or end > self._slots[0].shape[2]:
+            self._reserve((key_states, value_states), used, end + self._room)
+        for slot, new in zip(self._slots, (key_states, value_states), strict=True):
+            slot[:, :, used:end] = new
+        self._adopt(*self._slots, end)
+        return self.keys, self.values
+
+
+class _RoomyCache(DynamicCache):
+    def __init__(self, layers: list[_RoomyLayer]) -> None:
+        Cache.__init__(self, layers=layers)
+
+
+def has_recurrent_state(model: PreTrainedModel) -> bool:
+    """Whether some layer of the model carries a state (Mamba, linear attention) that is not in keys and values."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=model.config).layers)
+
+
+@torch.no_grad()
+def prefill(model: PreTrainedModel, ids: Tensor, positions: Tensor | None = None) -> Cache:
+    """Read unpadded `ids` `[batch, tokens]` at `positions` (`[batch, tokens]`, default 0..n-1); no logits are made.
+
+    Slot i of the cache that comes back holds token i, in sliding layers too.
+    """
+    # Without a config every layer keeps all tokens; with it, sliding layers forget those outside their window.
+    cache = DynamicCache()
+    model.base_model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return cache
+
+
+def stack_layers(cache: Cache, start: int, stop: int, row: int = 0) -> tuple[Tensor, Tensor]:
+    """Keys (as cached, with RoPE) and values of tokens `[start, stop)`: two of `[layers, kv_heads, tokens, head_dim]`.
+
+    Raises ValueError if some layer holds no KV, another shape than the rest, or not all of these tokens.
+    """
+    for number, layer in enumerate(cache.layers):
+        if getattr(layer, "keys", None) is None:
+            raise ValueError(f"layer {number} holds no keys and values of its own")
+        shapes = {tuple(t.shape) for t in (cache.layers[0].keys, layer.keys, layer.values)}
+        if len(shapes) > 1:
+            raise ValueError(f"layer {number} holds keys and values of another shape: {sorted(shapes)}")
+    held = cache.layers[0].keys.shape[2]
+    if not 0 <= start <= stop <= held:
+        raise ValueError(f"tokens {start} to {stop} were asked for, but the cache holds {held}")
+    keys, values = (
+        torch.stack([getattr(layer, name)[row, :, start:stop] for layer in cache.layers]) for name in ("keys", "values")
+    )
+    return keys, values
+
+
+def read_cache(cache: Cache, realigner: Realigner, ids: Tensor, start: int, stop: int, row: int = 0) -> KVBlock:
+    """Cut `[start, stop)` out of a freshly prefilled, unpadded cache whose slot i is position i, and un-rotate it.
+
+    `ids`: the int tensor `[tokens]` that this row of the cache was prefilled with. Raises as `stack_layers` does.
+    """
+    keys, values = stack_layers(cache, start, stop, row)
+    keys = realigner.unrotate(keys, torch.arange(start, stop, device=keys.device))
+    return KVBlock(keys, values, ids[start:stop].to(keys.device, torch.long))
+
+
+def build_cache(
+    blocks: Sequence[KVBlock | None], model: PreTrainedModel, realigner: Realigner, capacity: int
+) -> tuple[Cache, Tensor]:
+    """Lay each row's block at positions 0..n-1 in a cache for `model.generate` (paper, section 3.3).
+
+    Rows without a block (None) and shorter ones are padded on the left with zeros up to P, the longest. Returns the
+    cache, with preallocated slots for `capacity` tokens more, and the prefix mask, int64 `[batch, P]`: the attention
+    mask to pass is `cat([prefix_mask, prompt_mask], 1)`. Use a cache once, for greedy decoding. Where layers slide,
+    windows are counted in slots, so prompts of one batch should be equally long once text outgrows the window.
+    Raises ContextTooLong beyond the realigner's limit, StoreMismatch if a block is not of this model's shape.
+    """
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    lengths = [0 if block is None else len(block) for block in blocks]
+    longest = max(lengths, default=0)
+    mask = torch.zeros(len(blocks), longest, dtype=torch.long, device=model.device)
+    if not longest:
+        return _RoomyCache([_RoomyLayer(capacity) for _ in range(layers)]), mask
+    if realigner.limit is not None and longest > realigner.limit:
+        raise ContextTooLong(f"{longest} injected tokens exceed the {realigner.limit} positions of {realigner.kind} RoPE.")
+    shape = _common_shape(blocks, layers)
+    size = (layers, len(blocks), shape[1], longest + capacity, shape[2])
+    keys, values = (torch.empty(size, dtype=model.dtype, device=model.device) for _ in range(2))
+    for row, (block, tokens) in enumerate(zip(blocks, lengths, strict=True)):
+        pad = longest - tokens
+        # Masked slots are still multiplied by zero weights: left uninitialised, a NaN there would spread.
+        for slots in (keys, values):
+            slots[:, row, :, :pad].zero_()
+        if block is not None:
+            at = torch.arange(tokens, device=model.device)
+            realigner.rotate(block.keys.to(model.device), at, out=keys[:, row, :, pad:longest])
+            values[:, row, :, pad:longest] = block.values
+            mask[row, pad:] = 1
+    return _RoomyCache([_RoomyLayer(capacity, k, v, longest) for k, v in zip(keys, values, strict=True)]), mask
+
+
+def _common_shape(blocks: Sequence[KVBlock | None], layers: int) -> tuple[int, int, int]:
+    """(layers, kv_heads, head_dim) of all blocks; raises StoreMismatch if they differ or have another depth."""
+    shapes = {(b.keys.shape[0], b.keys.shape[1], b.keys.shape[3]) for b in blocks if b is not None}
+    if len(shapes) > 1 or next(iter(shapes))[0] != layers:
+        found = ", ".join(str(shape) for shape in sorted(shapes))
+        raise StoreMismatch(
+            f"The model has {layers} layers, but the KV blocks are of (layers, kv_heads, head_dim) {found}: "
+            "encode the logs with this model."
+        )
+    return shapes.pop()

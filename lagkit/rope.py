@@ -1,0 +1,171 @@
+"""Taking rotary positions off cached keys and putting others on (paper, section 3.3), and finding out if a model allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lagkit.errors import ContextTooLong, UnsupportedModel
+from lagkit.kv import has_recurrent_state, prefill, stack_layers
+
+Layout = Literal["half", "interleaved"]
+
+PROBE_TOKENS = 16
+PROBE_SHIFT = 37
+# Largest relative error of a layer between re-aligned and prefilled: rounding, summed up over the layers before it.
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True, eq=False)
+class Realigner:
+    """Rotates keys with the model's own frequencies; computes in fp32 whatever the keys' dtype.
+
+    `inv_freq`: radians per position, fp32 `[layers or 1, rotary_dims / 2]`; zeros in layers without RoPE.
+    `scaling`: the factor on cos and sin (yarn, longrope), fp32 `[layers or 1]`.
+    `layout`: dimension i is paired with i + rotary_dims / 2 (`half`) or i with i + 1 (`interleaved`).
+    `limit`: the first position at which the model switches to other frequencies, None if it never does.
+    """
+
+    kind: str
+    layout: Layout
+    inv_freq: Tensor
+    scaling: Tensor
+    limit: int | None = None
+
+    def rotate(self, keys: Tensor, positions: Tensor, out: Tensor | None = None) -> Tensor:
+        """Put RoPE on `keys` `[layers, ..., kv_heads, tokens, head_dim]` at int `positions` `[tokens]`.
+
+        Writes into `out` (same shape, any dtype, apart from `keys` in memory) if given, and returns it; else returns
+        new keys. Raises ContextTooLong for a position at or beyond `limit`.
+        """
+        return self._turn(keys, *self._cos_sin(keys, positions, self.scaling), out)
+
+    def unrotate(self, keys: Tensor, positions: Tensor) -> Tensor:
+        """Take RoPE off keys that the model cached at `positions`; the inverse of `rotate`."""
+        cos, sin = self._cos_sin(keys, positions, 1 / self.scaling)
+        return self._turn(keys, cos, -sin, None)
+
+    def _cos_sin(self, keys: Tensor, positions: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Two of `[layers, tokens, rotary_dims / 2]`."""
+        if self.limit is not None and len(positions) and int(positions.max()) >= self.limit:
+            raise ContextTooLong(
+                f"Position {int(positions.max())} lies beyond the {self.limit} that {self.kind} RoPE serves with one "
+                "set of frequencies: inject fewer tokens."
+            )
+        inv_freq = self.inv_freq.to(keys.device)[:, None]
+        angles = positions.to(keys.device, torch.float32)[:, None] * inv_freq
+        factor = factor.to(keys.device)[:, None, None]
+        return tuple((t * factor).expand(len(keys), -1, -1) for t in (angles.cos(), angles.sin()))
+
+    def _turn(self, keys: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None) -> Tensor:
+        out = torch.empty_like(keys) if out is None else out
+        rotary = 2 * cos.shape[-1]
+        out[..., rotary:] = keys[..., rotary:]
+        if self.layout == "half":
+            first, second = slice(0, rotary // 2), slice(rotary // 2, rotary)
+        else:
+            first, second = slice(0, rotary, 2), slice(1, rotary, 2)
+        # One layer at a time stays in a CPU's cache, four times as fast as all at once; a GPU wants them together.
+        for k, o, c, s in _chunks(keys, out, cos, sin, size=1 if keys.device.type == "cpu" else len(keys)):
+            x = k[..., :rotary].float()
+            a, b = x[..., first], x[..., second]
+            o[..., first] = (a * c).addcmul_(b, s, value=-1)
+            o[..., second] = (b * c).addcmul_(a, s)
+        return out
+
+
+def _chunks(keys: Tensor, out: Tensor, cos: Tensor, sin: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Runs of `size` layers, with cos and sin shaped to broadcast over the dimensions between layers and tokens."""
+    between = [1] * (keys.ndim - 3)
+    wide = (t.reshape(len(t), *between, *t.shape[1:]) for t in (cos, sin))
+    return zip(*(t.split(size) for t in (keys, out, *wide)), strict=True)
+
+
+def probe(model: PreTrainedModel) -> Realigner:
+    """Find how the model's keys are re-aligned by trying: read a few tokens at two offsets, move one to the other.
+
+    Each layer is given the frequencies that fit it (those of its layer type, or none). Runs the model twice on 16
+    tokens. Raises UnsupportedModel, naming the model type and the reason, if no known way fits every layer.
+    """
+    if has_recurrent_state(model):
+        raise _unsupported(model, "it keeps a recurrent state outside keys and values")
+    kind, limit, frequencies = _read_frequencies(model)
+    shift = min(PROBE_SHIFT, (limit or PROBE_SHIFT + PROBE_TOKENS) - PROBE_TOKENS)
+    near, far = (torch.arange(PROBE_TOKENS, device=model.device) + offset for offset in (0, shift))
+    (keys, values), (moved_keys, moved_values) = (_read_at(model, positions) for positions in (near, far))
+    tolerance = TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
+    if (drift := _relative_error(values, moved_values).max()) > tolerance:
+        raise _unsupported(model, f"its values depend on the absolute position (they differ by {drift:.2g})")
+    worst = float("inf")
+    for layout in ("half", "interleaved"):
+        single = [Realigner(kind, layout, freq[None], scale[None], limit) for freq, scale in frequencies]
+        realigned = (r.rotate(r.unrotate(keys, near), far) for r in single)
+        error, choice = torch.stack([_relative_error(moved_keys, k) for k in realigned]).min(dim=0)
+        if error.max() <= tolerance and choice.any():
+            return _assemble(single, choice.tolist())
+        worst = min(worst, float(error.max()))
+    if not choice.any():
+        raise _unsupported(model, "its keys do not depend on position_ids")
+    raise _unsupported(model, f"re-aligned keys differ from prefilled ones by {worst:.2g}, more than {tolerance:g}")
+
+
+def _assemble(single: list[Realigner], choice: list[int]) -> Realigner:
+    """One realigner for all layers out of those that fit each; a single row where all layers agree."""
+    chosen = [single[i] for i in (choice if len(set(choice)) > 1 else choice[:1])]
+    inv_freq, scaling = (torch.cat([getattr(r, name) for r in chosen]) for name in ("inv_freq", "scaling"))
+    return Realigner(single[0].kind, single[0].layout, inv_freq, scaling, single[0].limit)
+
+
+def _read_at(model: PreTrainedModel, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values `[layers, kv_heads, tokens, head_dim]`, fp32, of fixed random tokens read at `positions`."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(vocabulary, (1, len(positions)), generator=torch.Generator().manual_seed(0)).to(model.device)
+    cache = prefill(model, ids, positions[None])
+    try:
+        keys, values = stack_layers(cache, 0, len(positions))
+    except ValueError as reason:
+        raise _unsupported(model, str(reason)) from reason
+    return keys.float(), values.float()
+
+
+def _read_frequencies(model: PreTrainedModel) -> tuple[str, int | None, list[tuple[Tensor, Tensor]]]:
+    """RoPE kind, limit, and the (inv_freq, scaling) that a layer may use; the first stands for no RoPE at all."""
+    rotary = [m for m in model.modules() if any(n.endswith("inv_freq") for n, _ in m.named_buffers(recurse=False))]
+    if len(rotary) != 1:
+        raise _unsupported(model, f"it has {len(rotary)} rotary embeddings where one is needed")
+    parameters = rotary[0].config.rope_parameters
+    # Gemma 3 and others have one set of parameters and buffers per layer type.
+    per_type = {"": parameters} if "rope_type" in parameters else {f"{t}_": p for t, p in parameters.items() if p}
+    found, limits = [], []
+    for prefix, params in per_type.items():
+        # The original frequencies: dynamic and longrope overwrite the others in place when the text grows long.
+        inv_freq = getattr(rotary[0], f"{prefix}original_inv_freq").detach().clone().float()
+        found.append((inv_freq, torch.tensor(getattr(rotary[0], f"{prefix}attention_scaling"), dtype=torch.float32)))
+        limits.append(_limit(params, rotary[0]))
+    if len({len(inv_freq) for inv_freq, _ in found}) > 1:
+        raise _unsupported(model, "its layer types rotate different numbers of dimensions")
+    none = (torch.zeros_like(found[0][0]), torch.tensor(1.0))
+    kind = "+".join(sorted({p["rope_type"] for p in per_type.values()}))
+    return kind, min((n for n in limits if n is not None), default=None), [none, *found]
+
+
+def _limit(parameters: dict, rotary: nn.Module) -> int | None:
+    """How many positions the original frequencies serve."""
+    if parameters["rope_type"] == "dynamic":
+        return rotary.original_max_seq_len
+    return parameters["original_max_position_embeddings"] if parameters["rope_type"] == "longrope" else None
+
+
+def _relative_error(expected: Tensor, found: Tensor) -> Tensor:
+    """`[layers]`: norm of the difference over norm of what is expected."""
+    return (expected - found).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+
+
+def _unsupported(model: PreTrainedModel, reason: str) -> UnsupportedModel:
+    name = model.config.model_type
+    return UnsupportedModel(f"KV of a {name} model cannot be reused at another position: {reason}; use a text policy.")
