@@ -1,0 +1,9 @@
+"""No test asks a model hub or draws a bar; torch keeps to one thread, so that tests can run side by side."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LAGKIT_PROGRESS"] = "off"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
