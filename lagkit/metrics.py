@@ -1,0 +1,208 @@
+"""Scores of single answers, tables over a run, and differences between policies with cluster-bootstrap intervals.
+
+A table of results has one row per policy, split and question: `policy`, `split`, `question_id`, `answer`, the scores
+(`em` and `f1`, or `accuracy` and `accuracy_flexible`), `rounds`, `abstained`, `failed`, `error`, the tokens
+`prefilled`, `injected` and `generated`, and `seconds`.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+import pandas as pd
+
+from lagkit.errors import ConfigError, DataError
+from lagkit.types import Question
+
+SCORES = ("em", "f1", "accuracy", "accuracy_flexible")
+COSTS = ("prefilled", "injected", "generated", "seconds")
+_BATCH = 1_000  # bootstrap samples drawn at once: 10 MB for the 1,200 questions of the largest split
+
+
+def normalize(text: str) -> str:
+    """SQuAD's normal form: lower case, without ASCII punctuation and English articles, single spaces."""
+    bare = "".join(c for c in text.lower() if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def exact_match(prediction: str | None, answers: Sequence[str]) -> float:
+    """1.0 when the prediction equals any answer in normal form, else 0.0; None (no answer was given) scores 0.0."""
+    return float(prediction is not None and normalize(prediction) in map(normalize, answers))
+
+
+def f1(prediction: str | None, answers: Sequence[str]) -> float:
+    """Harmonic mean of the precision and recall of words in normal form, the best over `answers`; None scores 0.0.
+
+    Where either side has no words left, 1.0 if neither has and else 0.0, as in SQuAD 2.
+    """
+    if prediction is None:
+        return 0.0
+    return max(_f1(normalize(prediction).split(), normalize(answer).split()) for answer in answers)
+
+
+def _f1(predicted: list[str], gold: list[str]) -> float:
+    if not predicted or not gold:
+        return float(predicted == gold)
+    return 2 * (Counter(predicted) & Counter(gold)).total() / (len(predicted) + len(gold))
+
+
+def choice_letter(text: str | None, n_choices: int, *, strict: bool) -> str | None:
+    """The option that an answer names, as a letter from A to the last of `n_choices`; None when it names none.
+
+    Strict: the text holds one letter in parentheses, as `(B)`; the same one may be repeated, a second one is refused.
+    Flexible: failing that, in this order, the letter that follows the last "answer is" or "answer:"; a letter that is
+    the whole answer (`b`, `B.`, `[B]`, `**B**`); a capital that opens it as a label (`B) the Danube`, `B: …`, `B. …`).
+    """
+    text = text or ""
+    bracketed = sorted(set(re.findall(r"\(([A-Z])\)", text)))
+    found = bracketed if len(bracketed) == 1 else []
+    if not strict:
+        found = found or re.findall(r"(?i:answer)(?i:\s+is|\s*:)[\s(\[*:]*([A-Z])(?![\w'])", text)
+    if not strict and not bracketed:
+        found = found or [letter.upper() for letter in re.findall(r"^\W*([A-Za-z])\W*$", text)]
+        found = found or re.findall(r"^\W*([A-Z])\s*[).:\]]\s", text)
+    return found[-1] if found and found[-1] in string.ascii_uppercase[:n_choices] else None
+
+
+def score(question: Question, answer: str | None) -> dict[str, float]:
+    """`em` and `f1` of an answer, or for multiple choice `accuracy` (strict) and `accuracy_flexible`."""
+    if question.kind == "qa":
+        return {"em": exact_match(answer, question.answers), "f1": f1(answer, question.answers)}
+    strict, flexible = (choice_letter(answer, len(question.choices), strict=s) for s in (True, False))
+    return {
+        "accuracy": float(strict in question.answers),
+        "accuracy_flexible": float(flexible in question.answers),
+    }
+
+
+def is_right(question: Question, answer: str | None) -> bool:
+    """Whether the answer is an exact match, or for multiple choice the right letter (strict)."""
+    scores = score(question, answer)
+    return (scores["em"] if question.kind == "qa" else scores["accuracy"]) == 1.0
+
+
+def summarize(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per policy and split, in order of first appearance.
+
+    Columns: `n`, the mean scores (a failed question scores 0), mean `rounds`, `abstention` (the share of questions left
+    without an answer), `failures` (their number), and per question the mean tokens `prefilled`, `injected`, `generated`
+    and `seconds`. Raises DataError when a column is missing.
+    """
+    _require(results, ("policy", "split", "question_id", "rounds", "abstained", "failed", *COSTS))
+    groups = _scored(results).groupby(["policy", "split"], sort=False)
+    means = groups[[*_scores(results), "rounds"]].mean()
+    counts = groups.agg(abstention=("abstained", "mean"), failures=("failed", "sum"))
+    return pd.concat([groups.size().rename("n"), means, counts, groups[list(COSTS)].mean()], axis=1)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference over `n` questions in `clusters` clusters, with its interval (NaN from a single cluster)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def paired_bootstrap(
+    a: pd.Series,
+    b: pd.Series,
+    clusters: Mapping[str, int],
+    *,
+    samples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Difference:
+    """The mean of `b - a` over questions, with a percentile interval from resampling whole clusters.
+
+    `a` and `b` are values by question id, in any order; `clusters` is question id -> cluster. Questions that share
+    sub-questions go right or wrong together, so a bootstrap that draws them singly makes intervals too narrow. A sample
+    draws as many clusters as there are, with replacement; its mean weighs each question alike.
+
+    Raises DataError unless both series hold the same ids, each once, without gaps, and `clusters` knows them all.
+    """
+    _check_pairs(a, b, clusters)
+    difference = b.reindex(a.index).to_numpy(float) - a.to_numpy(float)
+    _, member = np.unique([clusters[i] for i in a.index], return_inverse=True)
+    totals, sizes = np.bincount(member, weights=difference), np.bincount(member)
+    low = high = float("nan")
+    if len(sizes) > 1:
+        rng = np.random.default_rng(seed)
+        means = []
+        for start in range(0, samples, _BATCH):
+            draws = rng.integers(len(sizes), size=(min(_BATCH, samples - start), len(sizes)))
+            means.append(totals[draws].sum(axis=1) / sizes[draws].sum(axis=1))
+        low, high = map(float, np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2]))
+    return Difference(float(difference.mean()), low, high, len(a), len(sizes))
+
+
+def compare(
+    results: pd.DataFrame,
+    clusters: Mapping[str, int],
+    baseline: str = "no_logs",
+    *,
+    samples: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Each policy against the baseline: one row per policy, split and metric (the scores and `rounds`).
+
+    Columns: `mean`, `low`, `high`, `n`, `clusters`, as in `paired_bootstrap`; a failed question scores 0. Raises
+    ConfigError when the results do not hold the baseline, DataError when a policy answered other questions than it.
+    """
+    _require(results, ("policy", "split", "question_id", "rounds"))
+    rows = {}
+    for split, part in _scored(results).groupby("split", sort=False):
+        by_policy = {name: own.set_index("question_id") for name, own in part.groupby("policy", sort=False)}
+        if baseline not in by_policy:
+            raise ConfigError(
+                f"no results of the baseline {baseline!r} on {split} questions: run it too, or name another"
+            )
+        for policy, own in by_policy.items():
+            for metric in (*_scores(results), "rounds") if policy != baseline else ():
+                base = by_policy[baseline][metric]
+                found = paired_bootstrap(base, own[metric], clusters, samples=samples, level=level, seed=seed)
+                rows[policy, split, metric] = asdict(found)
+    index = pd.MultiIndex.from_tuples(list(rows), names=["policy", "split", "metric"])
+    return pd.DataFrame(list(rows.values()), index=index, columns=[f.name for f in fields(Difference)])
+
+
+def _scores(results: pd.DataFrame) -> list[str]:
+    return [name for name in SCORES if name in results]
+
+
+def _scored(results: pd.DataFrame) -> pd.DataFrame:
+    """A failed question may lack a score; counting it as 0 keeps failures from raising the mean."""
+    return results.assign(**{name: results[name].fillna(0.0) for name in _scores(results)})
+
+
+def _require(results: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in results]
+    if missing or not _scores(results):
+        raise DataError(f"results lack the column(s) {', '.join(missing or ['em or accuracy'])}")
+
+
+def _check_pairs(a: pd.Series, b: pd.Series, clusters: Mapping[str, int]) -> None:
+    for values in (a, b):
+        if values.index.has_duplicates:
+            raise DataError(f"question {values.index[values.index.duplicated()][0]!r} has two values: one is needed")
+        if values.isna().any():
+            raise DataError(f"question {values.index[values.isna()][0]!r} has no value: only pairs can be compared")
+    if len(a) == 0:
+        raise DataError("there are no questions to compare")
+    if len(alone := a.index.symmetric_difference(b.index)):
+        raise DataError(
+            f"{len(alone)} question(s) have one value and not two, first {alone[0]!r}: compare the same ones"
+        )
+    if unknown := [i for i in a.index if i not in clusters]:
+        raise DataError(f"{len(unknown)} question(s) are in no cluster, first {unknown[0]!r}: pass clusters of all")

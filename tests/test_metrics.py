@@ -1,0 +1,284 @@
+"""Scores against hand-computed values; the bootstrap against simulations whose true difference is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lagkit.errors import ConfigError, DataError
+from lagkit.metrics import (
+    choice_letter,
+    compare,
+    exact_match,
+    f1,
+    is_right,
+    normalize,
+    paired_bootstrap,
+    score,
+    summarize,
+)
+from lagkit.types import Question
+
+QA = Question("q", "Where was Marie Curie born?", ("Warsaw", "Warszawa"))
+CHOICE = Question("c", "Which is a river?", ("B",), "choice", ("the Alps", "the Danube", "Vienna"))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "expected"),
+    [
+        ("The  Baltic Sea.", ["baltic sea"], 1.0),
+        ("an apple", ["Apple"], 1.0),
+        ("theatre", ["the atre"], 0.0),  # articles are whole words
+        ("I. M. Pei", ["I M Pei"], 1.0),
+        ("well-known", ["wellknown"], 1.0),  # SQuAD deletes punctuation, it does not make a space of it
+        ("TORUŃ", ["Toruń"], 1.0),
+        ("Torun", ["Toruń"], 0.0),  # letters keep their accents
+        ("“Warsaw”", ["Warsaw"], 0.0),  # only ASCII punctuation is removed
+        ("Moldau", ["Vltava", "Moldau"], 1.0),
+        ("", ["Warsaw"], 0.0),
+        ("the", [""], 1.0),
+        (None, ["Warsaw"], 0.0),
+        (None, [""], 0.0),
+    ],
+)
+def test_exact_match(prediction, answers, expected):
+    assert exact_match(prediction, answers) == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "expected"),
+    [
+        ("the Baltic Sea", ["Baltic Sea"], 1.0),
+        ("into the Baltic Sea", ["Baltic Sea"], 2 * (2 / 3) * 1 / (2 / 3 + 1)),  # precision 2/3, recall 1
+        ("Sea", ["Baltic Sea"], 2 * 1 * 0.5 / 1.5),
+        ("sea sea sea", ["Black Sea"], 2 * (1 / 3) * 0.5 / (1 / 3 + 0.5)),  # a word counts as often as both hold it
+        ("Danube", ["Vistula"], 0.0),
+        ("River Severn in Wales", ["Severn", "River Severn"], 2 * 0.5 * 1 / 1.5),  # the better alias
+        ("", ["Warsaw"], 0.0),
+        ("a", ["the"], 1.0),
+        (None, ["the"], 0.0),
+    ],
+)
+def test_f1(prediction, answers, expected):
+    assert f1(prediction, answers) == pytest.approx(expected)
+
+
+@given(st.text(max_size=30), st.lists(st.text(max_size=30), min_size=1, max_size=3))
+def test_f1_is_at_least_exact_match_and_symmetric(prediction, answers):
+    assert exact_match(prediction, answers) <= f1(prediction, answers) <= 1.0
+    assert f1(prediction, answers[:1]) == f1(answers[0], [prediction])
+
+
+@given(st.text(max_size=40))
+def test_normal_form_loses_case_outer_space_and_punctuation(text):
+    assert normalize(f" {normalize(text)}! ") == normalize(normalize(text))
+    assert exact_match(text, [text]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "flexible"),
+    [
+        ("(B)", "B", "B"),
+        ("The answer is (B).", "B", "B"),
+        ("(B), that is (B)", "B", "B"),
+        ("(A) or (B)", None, None),
+        ("Not (A) but (B): the answer is B", None, "B"),
+        ("B", None, "B"),
+        ("b", None, "B"),
+        (" B. ", None, "B"),
+        ("[B]", None, "B"),
+        ("**B**", None, "B"),
+        ("B) the Danube", None, "B"),
+        ("B: the Danube", None, "B"),
+        ("The answer is B because it flows", None, "B"),
+        ("**Answer:** B", None, "B"),
+        ("First I said the answer is A, now the answer is C.", None, "C"),
+        ("(b)", None, "B"),
+        ("(D)", None, None),  # three options only
+        ("The answer is D", None, None),
+        ("the Danube", None, None),
+        ("A river in Austria", None, None),  # an article is no label
+        ("The answer is Austria", None, None),
+        ("I don't know", None, None),
+        ("", None, None),
+        (None, None, None),
+    ],
+)
+def test_choice_letter(text, strict, flexible):
+    assert choice_letter(text, 3, strict=True) == strict
+    assert choice_letter(text, 3, strict=False) == flexible
+
+
+@given(st.text(alphabet="ABCabc() .:answeri", max_size=25))
+def test_flexible_extraction_agrees_wherever_strict_finds_a_letter(text):
+    strict = choice_letter(text, 3, strict=True)
+    assert strict is None or choice_letter(text, 3, strict=False) == strict
+
+
+def test_score_depends_on_the_kind_of_task():
+    assert score(QA, "in Warszawa") == {"em": 0.0, "f1": pytest.approx(2 / 3)}
+    assert score(QA, None) == {"em": 0.0, "f1": 0.0}
+    assert score(CHOICE, "(B)") == {"accuracy": 1.0, "accuracy_flexible": 1.0}
+    assert score(CHOICE, "B.") == {"accuracy": 0.0, "accuracy_flexible": 1.0}
+    assert score(CHOICE, None) == {"accuracy": 0.0, "accuracy_flexible": 0.0}
+    assert [is_right(QA, "the Warsaw"), is_right(QA, "in Warsaw"), is_right(CHOICE, "(B)"), is_right(CHOICE, "B")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def results(**columns) -> pd.DataFrame:
+    """Two policies, two questions each; the last row failed and so has no score."""
+    table = {
+        "policy": ["no_logs", "no_logs", "kv", "kv"],
+        "split": "unseen",
+        "question_id": ["x", "y", "y", "x"],
+        "answer": ["Warsaw", None, "Elbe", None],
+        "em": [1.0, 0.0, 1.0, np.nan],
+        "f1": [1.0, 0.0, 1.0, np.nan],
+        "rounds": [2, 8, 1, 3],
+        "abstained": [False, True, False, False],
+        "failed": [False, False, False, True],
+        "error": [None, None, None, "ContextTooLong: 9,000 tokens"],
+        "prefilled": [100, 300, 50, 150],
+        "injected": [0, 0, 40, 60],
+        "generated": [10, 90, 20, 0],
+        "seconds": [1.0, 3.0, 0.5, 0.5],
+    }
+    return pd.DataFrame({**table, **columns})
+
+
+def test_summary_counts_a_failed_question_as_wrong():
+    table = summarize(results())
+    assert list(table.index) == [("no_logs", "unseen"), ("kv", "unseen")]
+    assert table.loc[("no_logs", "unseen")].to_dict() == {
+        "n": 2, "em": 0.5, "f1": 0.5, "rounds": 5.0, "abstention": 0.5, "failures": 0,
+        "prefilled": 200.0, "injected": 0.0, "generated": 50.0, "seconds": 2.0,
+    }  # fmt: skip
+    assert table.loc[("kv", "unseen")].to_dict() == {
+        "n": 2, "em": 0.5, "f1": 0.5, "rounds": 2.0, "abstention": 0.0, "failures": 1,
+        "prefilled": 100.0, "injected": 50.0, "generated": 10.0, "seconds": 0.5,
+    }  # fmt: skip
+
+
+def test_summary_of_multiple_choice_has_both_accuracies():
+    rows = results(accuracy=[1.0, 0.0, 0.0, 0.0], accuracy_flexible=[1.0, 1.0, 0.0, 1.0]).drop(columns=["em", "f1"])
+    table = summarize(rows)
+    assert table["accuracy"].tolist() == [0.5, 0.0]
+    assert table["accuracy_flexible"].tolist() == [1.0, 0.5]
+    assert "em" not in table
+
+
+def test_summary_names_the_missing_column():
+    with pytest.raises(DataError, match=r"lack the column\(s\) seconds"):
+        summarize(results().drop(columns="seconds"))
+    with pytest.raises(DataError, match="em or accuracy"):
+        summarize(results().drop(columns=["em", "f1"]))
+
+
+def test_compare_pairs_by_question_and_not_by_row():
+    table = compare(results(), {"x": 0, "y": 1}, samples=200)
+    assert list(table.index) == [("kv", "unseen", "em"), ("kv", "unseen", "f1"), ("kv", "unseen", "rounds")]
+    em, rounds = table.loc[("kv", "unseen", "em")], table.loc[("kv", "unseen", "rounds")]
+    # x: 0 - 1 = -1, y: 1 - 0 = +1; rounds x: 3 - 2 = +1, y: 1 - 8 = -7
+    assert (em["mean"], em["low"], em["high"], em["n"], em["clusters"]) == (0.0, -1.0, 1.0, 2, 2)
+    assert (rounds["mean"], rounds["low"], rounds["high"]) == (-3.0, -7.0, 1.0)
+
+
+def test_compare_of_the_baseline_alone_is_an_empty_table():
+    table = compare(results().head(2), {"x": 0, "y": 1})
+    assert (len(table), list(table.columns)) == (0, ["mean", "low", "high", "n", "clusters"])
+
+
+def test_compare_without_its_baseline_or_with_other_questions_is_refused():
+    with pytest.raises(ConfigError, match="no results of the baseline 'text_last_round' on unseen questions"):
+        compare(results(), {"x": 0, "y": 1}, baseline="text_last_round")
+    with pytest.raises(DataError, match=r"1 question\(s\) have one value and not two, first 'x'"):
+        compare(results().head(3), {"x": 0, "y": 1})
+
+
+def test_a_constant_difference_has_no_width():
+    ids = [f"q{i}" for i in range(40)]
+    a = pd.Series(np.arange(40.0), index=ids)
+    found = paired_bootstrap(a, (a + 0.25).sample(frac=1, random_state=1), {q: i // 3 for i, q in enumerate(ids)})
+    assert (found.mean, found.low, found.high, found.n, found.clusters) == (0.25, 0.25, 0.25, 40, 14)
+    assert str(found) == "+0.250 [+0.250, +0.250]"
+
+
+def simulate(rng: np.random.Generator, clusters: int, effect: float) -> tuple[pd.Series, pd.Series, dict[str, int]]:
+    """Clusters of 1 to 4 questions whose differences share most of their noise."""
+    member = np.repeat(np.arange(clusters), rng.integers(1, 5, clusters))
+    ids = [f"q{i}" for i in range(len(member))]
+    noise = rng.normal(size=clusters)[member] + 0.3 * rng.normal(size=len(member))
+    a = pd.Series(rng.normal(size=len(member)), index=ids)
+    return a, a + effect + noise, dict(zip(ids, member.tolist(), strict=True))
+
+
+def test_intervals_cover_the_true_difference_as_often_as_they_say():
+    rng = np.random.default_rng(7)
+    covered = {"clusters": 0, "singly": 0}
+    for _ in range(300):
+        a, b, clusters = simulate(rng, 50, effect=0.4)
+        for how, grouping in (("clusters", clusters), ("singly", {q: i for i, q in enumerate(a.index)})):
+            found = paired_bootstrap(a, b, grouping, samples=1_000)
+            covered[how] += found.low <= 0.4 <= found.high
+    assert 0.91 <= covered["clusters"] / 300 <= 0.98  # 0.95 with a standard error of 0.013, less a little
+    assert covered["singly"] / 300 < 0.86  # questions drawn singly: too narrow
+
+
+def test_clusters_widen_the_interval_when_they_agree_and_leave_it_when_they_do_not():
+    rng = np.random.default_rng(3)
+    ids = [f"q{i}" for i in range(600)]
+    zero = pd.Series(0.0, index=ids)
+    fours, singles = {q: i // 4 for i, q in enumerate(ids)}, {q: i for i, q in enumerate(ids)}
+    alike = pd.Series(np.repeat(rng.normal(size=150), 4), index=ids)
+    apart = pd.Series(rng.normal(size=600), index=ids)
+
+    def width(values: pd.Series, clusters: dict[str, int]) -> float:
+        found = paired_bootstrap(zero, values, clusters, samples=4_000)
+        return found.high - found.low
+
+    assert width(alike, fours) / width(alike, singles) == pytest.approx(2.0, rel=0.1)  # the square root of four
+    assert width(apart, fours) / width(apart, singles) == pytest.approx(1.0, rel=0.15)
+    # 2 x 1.96 standard errors of a mean of 600 normal values
+    assert width(apart, singles) == pytest.approx(2 * 1.96 * apart.std() / np.sqrt(600), rel=0.06)
+
+
+def test_the_interval_follows_its_seed_and_level():
+    a, b, clusters = simulate(np.random.default_rng(0), 30, effect=0.0)
+    first = paired_bootstrap(a, b, clusters, samples=2_500, seed=5)
+    assert paired_bootstrap(a, b, clusters, samples=2_500, seed=5) == first
+    assert paired_bootstrap(a, b, clusters, samples=2_500, seed=6).low != first.low
+    narrow = paired_bootstrap(a, b, clusters, samples=2_500, seed=5, level=0.5)
+    assert first.low < narrow.low < narrow.mean < narrow.high < first.high
+
+
+def test_one_cluster_gives_a_mean_but_no_interval():
+    found = paired_bootstrap(pd.Series({"x": 0.0, "y": 0.0}), pd.Series({"x": 1.0, "y": 0.0}), {"x": 0, "y": 0})
+    assert (found.mean, found.n, found.clusters) == (0.5, 2, 1)
+    assert np.isnan([found.low, found.high]).all()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "clusters", "message"),
+    [
+        ({"x": 1, "y": 0}, {"x": 1, "z": 0}, {"x": 0, "y": 0, "z": 0}, r"2 question\(s\) have one value .* 'y'"),
+        ({"x": 1, "y": 0}, {"x": 1, "y": np.nan}, {"x": 0, "y": 1}, "question 'y' has no value"),
+        ({"x": 1, "y": 0}, {"x": 1, "y": 1}, {"x": 0}, r"1 question\(s\) are in no cluster, first 'y'"),
+        ({}, {}, {}, "no questions to compare"),
+    ],
+)
+def test_misaligned_pairs_are_refused(a, b, clusters, message):
+    with pytest.raises(DataError, match=message):
+        paired_bootstrap(pd.Series(a, dtype=float), pd.Series(b, dtype=float), clusters)
+
+
+def test_a_question_with_two_values_is_refused():
+    twice = pd.Series([1.0, 0.0], index=["x", "x"])
+    with pytest.raises(DataError, match="question 'x' has two values"):
+        paired_bootstrap(twice, twice, {"x": 0})
