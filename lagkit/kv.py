@@ -182,7 +182,8 @@ def stack_layers(cache: Cache, start: int, stop: int, row: int = 0) -> tuple[Ten
     if not 0 <= start <= stop <= held:
         raise ValueError(f"tokens {start} to {stop} were asked for, but the cache holds {held}")
     keys, values = (
-        torch.stack([getattr(layer, name)[row, :, start:stop] for layer in cache.layers]) for name in ("keys", "values")
+        torch.stack([getattr(layer, name)[row, :, start:stop].detach() for layer in cache.layers])
+        for name in ("keys", "values")
     )
     return keys, values
 
@@ -190,55 +191,67 @@ def stack_layers(cache: Cache, start: int, stop: int, row: int = 0) -> tuple[Ten
 def read_cache(cache: Cache, realigner: Realigner, ids: Tensor, start: int, stop: int, row: int = 0) -> KVBlock:
     """Cut `[start, stop)` out of a freshly prefilled, unpadded cache whose slot i is position i, and un-rotate it.
 
-    `ids`: the int tensor `[tokens]` that this row of the cache was prefilled with. Raises as `stack_layers` does.
+    `ids`: int `[stop - start]`, the tokens cut out. Raises ValueError as `stack_layers` does, or if `ids` do not fit.
     """
     keys, values = stack_layers(cache, start, stop, row)
     keys = realigner.unrotate(keys, torch.arange(start, stop, device=keys.device))
-    return KVBlock(keys, values, ids[start:stop].to(keys.device, torch.long))
+    return KVBlock(keys, values, ids.to(keys.device, torch.long))
 
 
 def build_cache(
-    blocks: Sequence[KVBlock | None], model: PreTrainedModel, realigner: Realigner, capacity: int
+    rows: Sequence[KVBlock | Sequence[KVBlock] | None], model: PreTrainedModel, realigner: Realigner, capacity: int
 ) -> tuple[Cache, Tensor]:
-    """Lay each row's block at positions 0..n-1 in a cache for `model.generate` (paper, section 3.3).
+    """Lay each row's block or blocks at positions 0..n-1 in a cache for `model.generate` (paper, section 3.3).
 
-    Rows without a block (None) and shorter ones are padded on the left with zeros up to P, the longest. Returns the
-    cache, with preallocated slots for `capacity` tokens more, and the prefix mask, int64 `[batch, P]`: the attention
-    mask to pass is `cat([prefix_mask, prompt_mask], 1)`. Use a cache once, for greedy decoding. Where layers slide,
-    windows are counted in slots, so prompts of one batch should be equally long once text outgrows the window.
+    Several blocks of a row stand one after the other; that is faster than to concatenate them first. Rows without any
+    (None) and shorter ones are padded on the left with zeros up to P, the longest. Returns the cache, with
+    preallocated slots for `capacity` tokens more, and the prefix mask, int64 `[batch, P]`: the attention mask to pass
+    is `cat([prefix_mask, prompt_mask], 1)`. Use a cache once, for greedy decoding. Where layers slide, windows are
+    counted in slots, so prompts of one batch should be equally long once the text outgrows the window.
     Raises ContextTooLong beyond the realigner's limit, StoreMismatch if a block is not of this model's shape.
     """
-    layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    lengths = [0 if block is None else len(block) for block in blocks]
+    parts = [[row] if isinstance(row, KVBlock) else list(row or ()) for row in rows]
+    lengths = [sum(map(len, blocks)) for blocks in parts]
     longest = max(lengths, default=0)
-    mask = torch.zeros(len(blocks), longest, dtype=torch.long, device=model.device)
+    depth = model.config.get_text_config(decoder=True).num_hidden_layers
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=model.device)
     if not longest:
-        return _RoomyCache([_RoomyLayer(capacity) for _ in range(layers)]), mask
+        return _RoomyCache([_RoomyLayer(capacity) for _ in range(depth)]), mask
     if realigner.limit is not None and longest > realigner.limit:
-        raise ContextTooLong(f"{longest} injected tokens exceed the {realigner.limit} positions of {realigner.kind} RoPE.")
-    shape = _common_shape(blocks, layers)
-    size = (layers, len(blocks), shape[1], longest + capacity, shape[2])
+        raise ContextTooLong(
+            f"{longest} injected tokens exceed the {realigner.limit} positions of {realigner.kind} RoPE: inject fewer."
+        )
+    layers, kv_heads, head_dim = _common_shape([b for blocks in parts for b in blocks], depth)
+    size = (layers, len(rows), kv_heads, longest + capacity, head_dim)
     keys, values = (torch.empty(size, dtype=model.dtype, device=model.device) for _ in range(2))
-    for row, (block, tokens) in enumerate(zip(blocks, lengths, strict=True)):
+    for row, (blocks, tokens) in enumerate(zip(parts, lengths, strict=True)):
         pad = longest - tokens
+        mask[row, pad:] = 1
         # Masked slots are still multiplied by zero weights: left uninitialised, a NaN there would spread.
-        for slots in (keys, values):
-            slots[:, row, :, :pad].zero_()
-        if block is not None:
-            at = torch.arange(tokens, device=model.device)
-            realigner.rotate(block.keys.to(model.device), at, out=keys[:, row, :, pad:longest])
-            values[:, row, :, pad:longest] = block.values
-            mask[row, pad:] = 1
+        keys[:, row, :, :pad].zero_()
+        values[:, row, :, :pad].zero_()
+        _lay(blocks, realigner, keys[:, row, :, pad:longest], values[:, row, :, pad:longest])
     return _RoomyCache([_RoomyLayer(capacity, k, v, longest) for k, v in zip(keys, values, strict=True)]), mask
 
 
-def _common_shape(blocks: Sequence[KVBlock | None], layers: int) -> tuple[int, int, int]:
-    """(layers, kv_heads, head_dim) of all blocks; raises StoreMismatch if they differ or have another depth."""
-    shapes = {(b.keys.shape[0], b.keys.shape[1], b.keys.shape[3]) for b in blocks if b is not None}
-    if len(shapes) > 1 or next(iter(shapes))[0] != layers:
+def _lay(blocks: Sequence[KVBlock], realigner: Realigner, keys: Tensor, values: Tensor) -> None:
+    """Write the blocks side by side into slots `[layers, kv_heads, tokens, head_dim]`, keys rotated to 0..n-1."""
+    start = 0
+    for block in blocks:
+        at = torch.arange(start, start + len(block), device=keys.device)
+        slots = slice(start, start + len(block))
+        realigner.rotate(block.keys.to(keys.device), at, out=keys[:, :, slots])
+        values[:, :, slots] = block.values
+        start += len(block)
+
+
+def _common_shape(blocks: Sequence[KVBlock], depth: int) -> tuple[int, int, int]:
+    """(layers, kv_heads, head_dim) of all blocks; raises StoreMismatch if they differ or are not `depth` layers."""
+    shapes = {(b.keys.shape[0], b.keys.shape[1], b.keys.shape[3]) for b in blocks}
+    if len(shapes) > 1 or next(iter(shapes))[0] != depth:
         found = ", ".join(str(shape) for shape in sorted(shapes))
         raise StoreMismatch(
-            f"The model has {layers} layers, but the KV blocks are of (layers, kv_heads, head_dim) {found}: "
+            f"The model has {depth} layers, but the KV blocks are of (layers, kv_heads, head_dim) {found}: "
             "encode the logs with this model."
         )
     return shapes.pop()

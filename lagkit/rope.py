@@ -1,8 +1,7 @@
-"""Taking rotary positions off cached keys and putting others on (paper, section 3.3), and finding out if a model allows it."""
+"""Taking RoPE off cached keys and putting it on elsewhere (paper, section 3.3); finding out if a model allows it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +14,7 @@ from lagkit.kv import has_recurrent_state, prefill, stack_layers
 
 Layout = Literal["half", "interleaved"]
 
+CACHED_ELEMENTS = 2**17
 PROBE_TOKENS = 16
 PROBE_SHIFT = 37
 # Largest relative error of a layer between re-aligned and prefilled: rounding, summed up over the layers before it.
@@ -62,28 +62,35 @@ class Realigner:
         factor = factor.to(keys.device)[:, None, None]
         return tuple((t * factor).expand(len(keys), -1, -1) for t in (angles.cos(), angles.sin()))
 
+    @torch.no_grad()
     def _turn(self, keys: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None) -> Tensor:
         out = torch.empty_like(keys) if out is None else out
         rotary = 2 * cos.shape[-1]
         out[..., rotary:] = keys[..., rotary:]
-        if self.layout == "half":
-            first, second = slice(0, rotary // 2), slice(rotary // 2, rotary)
-        else:
-            first, second = slice(0, rotary, 2), slice(1, rotary, 2)
-        # One layer at a time stays in a CPU's cache, four times as fast as all at once; a GPU wants them together.
-        for k, o, c, s in _chunks(keys, out, cos, sin, size=1 if keys.device.type == "cpu" else len(keys)):
-            x = k[..., :rotary].float()
-            a, b = x[..., first], x[..., second]
-            o[..., first] = (a * c).addcmul_(b, s, value=-1)
-            o[..., second] = (b * c).addcmul_(a, s)
+        between = [1] * (keys.ndim - 3)
+        cos, sin = (t.reshape(len(t), *between, *t.shape[1:]) for t in (cos, sin))
+        size = _layers_at_once(keys)
+        scratch = torch.empty((2, size, *keys.shape[1:-1], rotary), device=keys.device)
+        for k, o, c, s in zip(*(t.split(size) for t in (keys, out, cos, sin)), strict=True):
+            x, y = scratch[:, : len(k)]
+            x.copy_(k[..., :rotary])
+            (a, b), (turned_a, turned_b) = self._pairs(x), self._pairs(y)
+            torch.mul(a, c, out=turned_a).addcmul_(b, s, value=-1)
+            torch.mul(b, c, out=turned_b).addcmul_(a, s)
+            o[..., :rotary] = y
         return out
 
+    def _pairs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of the first and the second dimension of each rotated pair."""
+        half = x.shape[-1] // 2
+        return (x[..., :half], x[..., half:]) if self.layout == "half" else (x[..., 0::2], x[..., 1::2])
 
-def _chunks(keys: Tensor, out: Tensor, cos: Tensor, sin: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Runs of `size` layers, with cos and sin shaped to broadcast over the dimensions between layers and tokens."""
-    between = [1] * (keys.ndim - 3)
-    wide = (t.reshape(len(t), *between, *t.shape[1:]) for t in (cos, sin))
-    return zip(*(t.split(size) for t in (keys, out, *wide)), strict=True)
+
+def _layers_at_once(keys: Tensor) -> int:
+    """How many layers to turn together: all on a GPU, as many as its cache holds on a CPU (four times as fast)."""
+    if keys.device.type != "cpu":
+        return len(keys)
+    return max(1, min(len(keys), CACHED_ELEMENTS // max(1, keys[0].numel())))
 
 
 def probe(model: PreTrainedModel) -> Realigner:
@@ -135,23 +142,25 @@ def _read_at(model: PreTrainedModel, positions: Tensor) -> tuple[Tensor, Tensor]
 
 def _read_frequencies(model: PreTrainedModel) -> tuple[str, int | None, list[tuple[Tensor, Tensor]]]:
     """RoPE kind, limit, and the (inv_freq, scaling) that a layer may use; the first stands for no RoPE at all."""
-    rotary = [m for m in model.modules() if any(n.endswith("inv_freq") for n, _ in m.named_buffers(recurse=False))]
-    if len(rotary) != 1:
-        raise _unsupported(model, f"it has {len(rotary)} rotary embeddings where one is needed")
-    parameters = rotary[0].config.rope_parameters
+    found = [m for m in model.modules() if any(n.endswith("inv_freq") for n, _ in m.named_buffers(recurse=False))]
+    if len(found) != 1:
+        raise _unsupported(model, f"it has {len(found)} rotary embeddings where one is needed")
+    rotary, parameters = found[0], model.config.get_text_config(decoder=True).rope_parameters
     # Gemma 3 and others have one set of parameters and buffers per layer type.
     per_type = {"": parameters} if "rope_type" in parameters else {f"{t}_": p for t, p in parameters.items() if p}
-    found, limits = [], []
+    sets, limits = [], []
     for prefix, params in per_type.items():
-        # The original frequencies: dynamic and longrope overwrite the others in place when the text grows long.
-        inv_freq = getattr(rotary[0], f"{prefix}original_inv_freq").detach().clone().float()
-        found.append((inv_freq, torch.tensor(getattr(rotary[0], f"{prefix}attention_scaling"), dtype=torch.float32)))
-        limits.append(_limit(params, rotary[0]))
-    if len({len(inv_freq) for inv_freq, _ in found}) > 1:
+        limit = _limit(params, rotary)
+        # Kinds with a limit overwrite `inv_freq` when a text grows beyond it; the model goes back to the original.
+        inv_freq = getattr(rotary, f"{prefix}inv_freq" if limit is None else f"{prefix}original_inv_freq")
+        scaling = torch.tensor(getattr(rotary, f"{prefix}attention_scaling"), dtype=torch.float32)
+        sets.append((inv_freq.detach().clone().float(), scaling))
+        limits += [] if limit is None else [limit]
+    if len({len(inv_freq) for inv_freq, _ in sets}) > 1:
         raise _unsupported(model, "its layer types rotate different numbers of dimensions")
-    none = (torch.zeros_like(found[0][0]), torch.tensor(1.0))
+    none = (torch.zeros_like(sets[0][0]), torch.tensor(1.0))
     kind = "+".join(sorted({p["rope_type"] for p in per_type.values()}))
-    return kind, min((n for n in limits if n is not None), default=None), [none, *found]
+    return kind, min(limits, default=None), [none, *sets]
 
 
 def _limit(parameters: dict, rotary: nn.Module) -> int | None:
