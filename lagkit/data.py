@@ -83,7 +83,7 @@ def load(folder: Path | str, dataset: str | None = None) -> Dataset:
     Raises DataError for a missing folder or file, for text that is not JSON, for a record of another shape (naming
     file, record and key), and for a question id that occurs twice; ConfigError for an unknown `dataset`.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DataError(
             f"there is no data folder {folder}: give the path of a folder that holds dev_train.json and dev_test.json "
