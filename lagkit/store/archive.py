@@ -1,0 +1,164 @@
+"""A store in one file: a plain tar of JSON and safetensors, checked to the last byte before any of it is used.
+
+    store.json              the header
+    logs.jsonl              one log a line: its id, its trace, its blocks (key, tokens, bytes, sha256)
+    embeddings.safetensors  `embeddings`, float32 [logs, dim], in the order of logs.jsonl
+    kv/ab/<sha256>.safetensors
+
+Members are read by these names, never unpacked by the names that a stranger gave them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from lagkit.errors import DamagedBlock, StoreError
+from lagkit.store.database import Database
+from lagkit.store.files import BlockFiles, BlockRow, block_name, dtype_name
+from lagkit.store.header import NAME as HEADER
+from lagkit.store.header import Header, publish
+from lagkit.store.vectors import unit_rows
+from lagkit.types import Trace
+
+LOGS, EMBEDDINGS = "logs.jsonl", "embeddings.safetensors"
+_MEMBER = re.compile(rf"{HEADER}|{LOGS}|{EMBEDDINGS}|kv/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.safetensors")
+
+
+def write_archive(path: Path, header: Header, db: Database, files: BlockFiles) -> None:
+    """Write all logs to `path`, whole or not at all; raises StoreError if it exists and DamagedBlock if a block is."""
+    if path.exists():
+        raise StoreError(f"{path} exists already: remove it, or export under another name.")
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
+    try:
+        with tarfile.open(aside, "w") as tar, db.snapshot():
+            _fill(tar, header, db, files)
+        publish(aside, path)
+    except OSError as error:
+        raise StoreError(f"The archive {path} could not be written ({error}).") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _fill(tar: tarfile.TarFile, header: Header, db: Database, files: BlockFiles) -> None:
+    logs, vectors, sizes = [], [], {}
+    for seq, id, embedding, trace in db.read(
+        "SELECT seq, id, embedding, json FROM logs JOIN traces USING (seq) ORDER BY seq"
+    ):
+        query = "SELECT key, tokens, bytes, sha256 FROM blocks WHERE seq = ? ORDER BY key"
+        blocks = [BlockRow(*row) for row in db.read(query, seq)]
+        sizes |= {block.sha256: block.bytes for block in blocks}
+        logs.append(json.dumps({"id": id, "trace": json.loads(trace), "blocks": [b._asdict() for b in blocks]}))
+        vectors.append(np.frombuffer(embedding, dtype="<f4"))
+    matrix = np.stack(vectors) if vectors else np.zeros((0, header.dim), np.float32)
+    _put(tar, HEADER, header.to_json())
+    _put(tar, LOGS, "".join(f"{line}\n" for line in logs).encode())
+    _put(tar, EMBEDDINGS, save({"embeddings": matrix}))
+    for sha256, nbytes in sizes.items():
+        files.check(sha256, nbytes)
+        with open(files.path(sha256), "rb") as file:
+            _put(tar, block_name(sha256), file, nbytes)
+
+
+def _put(tar: tarfile.TarFile, name: str, content: bytes | BinaryIO, size: int | None = None) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content) if size is None else size
+    tar.addfile(member, io.BytesIO(content) if isinstance(content, bytes) else content)
+
+
+class Archive:
+    """An archive whose every member was checked when it was opened; use it as a context manager."""
+
+    header: Header
+    traces: list[Trace]
+    embeddings: NDArray[np.float32]
+    blocks: list[list[BlockRow]]
+
+    def __init__(self, path: Path) -> None:
+        """Raises StoreError, naming what is wrong, for anything that `write_archive` did not write."""
+        self.path = path
+        try:
+            self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by __exit__
+        except (OSError, tarfile.TarError) as error:
+            raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
+        try:
+            self._members = {member.name: member for member in self._checked_members()}
+            self.header = Header.parse(self._bytes(HEADER), f"{path}: {HEADER}")
+            self._read_logs()
+            self._check_blocks()
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, tarfile.TarError, SafetensorError) as error:
+            self._tar.close()
+            raise StoreError(f"{path} is no intact archive of logs ({error}).") from error
+        except BaseException:
+            self._tar.close()
+            raise
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tar.close()
+
+    def place(self, block: BlockRow, files: BlockFiles) -> None:
+        """Copy a block's file into a store; raises StoreError if it is not the block that the archive promises."""
+        with self._open(block_name(block.sha256)) as source:
+            files.adopt(source, block.bytes, f"Block {block.sha256} of {self.path}")
+        try:
+            found = files.load(block.sha256, block.bytes)
+        except DamagedBlock as error:
+            raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is no KV block.") from error
+        if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
+            raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is another KV block.")
+
+    def _checked_members(self) -> Iterator[tarfile.TarInfo]:
+        seen = set()
+        for member in self._tar:
+            plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+            if not plain or not _MEMBER.fullmatch(member.name) or member.name in seen:
+                raise ValueError(f"its member {member.name!r} does not belong there")
+            seen.add(member.name)
+            yield member
+
+    def _member(self, name: str) -> tarfile.TarInfo:
+        if name not in self._members:
+            raise ValueError(f"it has no {name}")
+        return self._members[name]
+
+    def _open(self, name: str) -> BinaryIO:
+        return self._tar.extractfile(self._member(name))  # type: ignore[return-value]
+
+    def _bytes(self, name: str) -> bytes:
+        return self._open(name).read()
+
+    def _read_logs(self) -> None:
+        logs: list[dict[str, Any]] = [json.loads(line) for line in self._bytes(LOGS).splitlines()]
+        self.traces = [Trace.from_dict(log["trace"]) for log in logs]
+        self.blocks = [[BlockRow(**block) for block in log["blocks"]] for log in logs]
+        self.embeddings = unit_rows(load(self._bytes(EMBEDDINGS))["embeddings"], self.header.dim, "An embedding")
+        if [trace.id for trace in self.traces] != [log["id"] for log in logs]:
+            raise ValueError("a trace is not what its id says")
+        if len(self.embeddings) != len(logs):
+            raise ValueError(f"it has {len(self.embeddings)} embeddings for {len(logs)} logs")
+
+    def _check_blocks(self) -> None:
+        for block in (block for blocks in self.blocks for block in blocks):
+            if not isinstance(block.key, str) or not isinstance(block.tokens, int):
+                raise ValueError(f"a block's key or number of tokens is malformed: {block}")
+            if self._member(block_name(block.sha256)).size != block.bytes:
+                raise ValueError(f"the size of block {block.sha256} is wrong")
+        for sha256 in {block.sha256 for blocks in self.blocks for block in blocks}:
+            with self._open(block_name(sha256)) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise ValueError(f"the checksum of block {sha256} is wrong")

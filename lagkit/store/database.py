@@ -1,0 +1,163 @@
+"""`logs.sqlite`: the connection, the numbered schema migrations, and transactions that say what went wrong."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lagkit.errors import StoreError
+
+NAME = "logs.sqlite"
+
+# Migration n takes the database from user_version n - 1 to n; a published one is never edited, only followed.
+# A log's row is small (traces stand apart), so that reading all embeddings does not page through the traces.
+# AUTOINCREMENT never gives a number twice: with the count of deletions, that is all an index needs to catch up.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE logs (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        embedding BLOB NOT NULL
+    );
+    CREATE TABLE traces (
+        seq INTEGER PRIMARY KEY REFERENCES logs ON DELETE CASCADE,
+        json TEXT NOT NULL
+    );
+    CREATE TABLE blocks (
+        seq INTEGER NOT NULL REFERENCES logs ON DELETE CASCADE,
+        key TEXT NOT NULL,
+        tokens INTEGER NOT NULL,
+        bytes INTEGER NOT NULL,
+        sha256 TEXT NOT NULL CHECK (length(sha256) = 64 AND sha256 NOT GLOB '*[^0-9a-f]*'),
+        PRIMARY KEY (seq, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX block_files ON blocks (sha256);
+    CREATE TABLE counters (deletions INTEGER NOT NULL);
+    INSERT INTO counters VALUES (0);
+    CREATE TRIGGER count_deletions AFTER DELETE ON logs BEGIN
+        UPDATE counters SET deletions = deletions + 1;
+    END;
+    """,
+)
+
+
+class Database:
+    """One connection to a store's database; every error of SQLite becomes a StoreError that names the store."""
+
+    def __init__(self, folder: Path, write: bool) -> None:
+        self.folder = folder
+        self._connection: sqlite3.Connection | None = None
+        try:
+            self._connection = _connect_to_write(folder) if write else _connect_to_read(folder)
+            self._migrate(write)
+        except sqlite3.Error as error:
+            self.close()
+            raise StoreError(f"The database of the log store at {folder} cannot be opened ({error}).") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _migrate(self, write: bool) -> None:
+        [(version,)] = self.read("PRAGMA user_version")
+        if version > len(MIGRATIONS):
+            raise StoreError(
+                f"The log store at {self.folder} has schema {version}, newer than the {len(MIGRATIONS)} that this "
+                "lagkit knows: update lagkit."
+            )
+        if version < len(MIGRATIONS) and not write:
+            raise StoreError(
+                f"The log store at {self.folder} has schema {version}, older than {len(MIGRATIONS)}: open it once "
+                "with write=True to bring it up to date."
+            )
+        for number in range(version, len(MIGRATIONS)):
+            script = f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
+            self._open().executescript(script)
+
+    def read(self, sql: str, *values: Any) -> list[tuple]:
+        """All rows of a query."""
+        try:
+            return self._open().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"The database of the log store at {self.folder} cannot be read ({error}).") from error
+
+    @contextmanager
+    def transaction(self, needed: int = 0) -> Iterator[sqlite3.Connection]:
+        """All changes or none; `needed` is their size in bytes, for the message when they do not fit."""
+        connection = self._open()
+        try:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"The log store at {self.folder} could not take {needed:,} bytes of rows ({error}); what was written "
+                "before is unharmed. Free some disk space and try again."
+            ) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read inside is one state of the database, whatever is committed meanwhile."""
+        self.read("BEGIN")
+        try:
+            yield
+        finally:
+            self.read("ROLLBACK")
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the database's file and its write-ahead log."""
+        paths = (self.folder / NAME, self.folder / f"{NAME}-wal")
+        return sum(path.stat().st_size for path in paths if path.exists())
+
+    def live_bytes(self) -> int:
+        """The size of the database without its free pages, inside a transaction too."""
+        [(pages,)], [(free,)] = self.read("PRAGMA page_count"), self.read("PRAGMA freelist_count")
+        [(size,)] = self.read("PRAGMA page_size")
+        return (pages - free) * size
+
+    def reclaim(self) -> None:
+        """Give free pages back to the disk and empty the write-ahead log (as far as readers let go of it)."""
+        try:
+            # As a script: it answers with a row for each page, and a plain execute stops at the first.
+            self._open().executescript("PRAGMA incremental_vacuum")
+        except sqlite3.Error as error:
+            raise StoreError(f"The database at {self.folder} could not be made smaller ({error}).") from error
+        self.read("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        """Close the connection; a second time does nothing."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise StoreError(f"The log store at {self.folder} was closed; open it again with LogStore.open.")
+        return self._connection
+
+
+def _connect_to_write(folder: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(folder / NAME, timeout=10, isolation_level=None)
+    # auto_vacuum counts only before the first table; FULL: a commit survives a power cut, not only a kill.
+    for setting in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {setting}")
+    return connection
+
+
+def _connect_to_read(folder: Path) -> sqlite3.Connection:
+    uri = (folder / NAME).resolve().as_uri() + "?mode=ro"
+    connection = sqlite3.connect(uri, timeout=10, isolation_level=None, uri=True)
+    try:
+        connection.execute("PRAGMA user_version")
+    except sqlite3.OperationalError:
+        connection.close()
+        unfinished = folder / f"{NAME}-wal"
+        if os.access(folder, os.W_OK) or (unfinished.exists() and unfinished.stat().st_size):
+            raise
+        # SQLite makes its -shm file even to read, which a read-only folder does not allow; nobody writes there.
+        connection = sqlite3.connect(uri + "&immutable=1", isolation_level=None, uri=True)
+    return connection

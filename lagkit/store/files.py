@@ -1,0 +1,144 @@
+"""`kv/ab/<sha256>.safetensors`: block files, named by their content, whole or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from safetensors import SafetensorError
+
+from lagkit.errors import DamagedBlock, StoreError
+from lagkit.kv import KVBlock
+from lagkit.store.header import publish, sync_folder
+
+SUFFIX = ".safetensors"
+
+
+class BlockRow(NamedTuple):
+    """What the database knows of one KV block of one log."""
+
+    key: str
+    tokens: int
+    bytes: int
+    sha256: str
+
+
+def block_name(sha256: str) -> str:
+    """A block file's name relative to the store."""
+    return f"kv/{sha256[:2]}/{sha256}{SUFFIX}"
+
+
+def dtype_name(block: KVBlock) -> str:
+    """The dtype of a block as a store's header names it."""
+    return str(block.keys.dtype).removeprefix("torch.")
+
+
+class BlockFiles:
+    """The block files of the store in `folder`. Equal blocks share one file, so a file may serve several logs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sound: set[str] = set()
+
+    def path(self, sha256: str) -> Path:
+        """Where the file with this content stands."""
+        return self.folder / block_name(sha256)
+
+    def save(self, block: KVBlock, what: str) -> tuple[str, int]:
+        """Write a block; returns its file's sha256 and bytes. Raises StoreError (a full disk, say), naming `what`."""
+        return self._place(block.save, block.nbytes, what)
+
+    def adopt(self, source: BinaryIO, nbytes: int, what: str) -> tuple[str, int]:
+        """Copy a block file from a stream, as `save`."""
+
+        def copy(path: Path) -> None:
+            with open(path, "wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+
+        return self._place(copy, nbytes, what)
+
+    def _place(self, write: Callable[[Path], None], needed: int, what: str) -> tuple[str, int]:
+        root = self.folder / "kv"
+        aside = root / f"new-{uuid.uuid4().hex}{SUFFIX}"
+        try:
+            root.mkdir(exist_ok=True)
+            write(aside)
+            sha256, nbytes = _digest(aside), aside.stat().st_size
+            target = self.path(sha256)
+            if not target.parent.exists():
+                target.parent.mkdir(exist_ok=True)
+                sync_folder(root)
+            publish(aside, target)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(self._refusal(error, needed, what)) from error
+        finally:
+            aside.unlink(missing_ok=True)
+        return sha256, nbytes
+
+    def _refusal(self, error: Exception, needed: int, what: str) -> str:
+        # safetensors reports what the system said in words only.
+        said = re.search(r"os error (\d+)", str(error))
+        code = int(said[1]) if said else getattr(error, "errno", None)
+        full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = f"the disk is full ({shutil.disk_usage(self.folder).free:,} bytes are free)" if full else str(error)
+        return (
+            f"{what} could not be stored in {self.folder}: it needs {needed:,} bytes, but {why}. The store is as it "
+            "was before; make room (prune(max_bytes=...) removes the oldest logs) and add it again."
+        )
+
+    def load(self, sha256: str, nbytes: int) -> KVBlock:
+        """A memory-mapped block; its checksum is computed the first time. Raises DamagedBlock, naming the file."""
+        if sha256 not in self._sound:
+            self.check(sha256, nbytes)
+            self._sound.add(sha256)
+        return KVBlock.load(self.path(sha256))
+
+    def check(self, sha256: str, nbytes: int) -> None:
+        """Read the whole file and raise DamagedBlock unless it is what was stored."""
+        if flaw := self.flaw(sha256, nbytes):
+            raise DamagedBlock(
+                f"The KV block {self.path(sha256)} {flaw}. All other blocks stay usable; verify() lists what is "
+                "damaged, prune() removes it, and then the block can be added again."
+            )
+
+    def flaw(self, sha256: str, nbytes: int) -> str | None:
+        """What is wrong with a file, in a few words, or None."""
+        path = self.path(sha256)
+        try:
+            size = path.stat().st_size
+            if size != nbytes:
+                return f"is damaged: it has {size:,} bytes instead of {nbytes:,}"
+            return None if _digest(path) == sha256 else "is damaged: its content is not what was stored"
+        except FileNotFoundError:
+            return "is missing"
+        except OSError as error:
+            return f"is damaged: it cannot be read ({error})"
+
+    def names(self) -> Iterator[str]:
+        """All files below `kv/`, unfinished ones too, relative to the store."""
+        for parent, _, files in os.walk(self.folder / "kv"):
+            for file in files:
+                yield (Path(parent) / file).relative_to(self.folder).as_posix()
+
+    def remove(self, name: str) -> int:
+        """Remove a file by its name relative to the store; returns how many bytes that freed."""
+        path = self.folder / name
+        self._sound.discard(path.stem)
+        with suppress(FileNotFoundError):
+            size = path.stat().st_size
+            path.unlink()
+            return size
+        return 0
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,120 @@
+"""`store.json`: what makes a folder a log store, and whose logs are in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lagkit.errors import StoreError, StoreMismatch
+
+NAME = "store.json"
+KIND = "lagkit log store"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """The model whose KV is stored (a JSON-able fingerprint), the embedder, its dimension and the blocks' dtype."""
+
+    model: dict[str, Any]
+    embedder: str
+    dim: int
+    dtype: str
+    codec: str = "safetensors"
+    format: int = FORMAT
+    kind: str = KIND
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, dict) or not isinstance(self.embedder, str):
+            raise StoreError("A log store needs the model's fingerprint (a mapping) and the embedder's name.")
+        if not isinstance(self.dim, int) or self.dim < 1:
+            raise StoreError(f"Embeddings have a whole number of dimensions, at least one; {self.dim!r} was given.")
+        if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
+            raise StoreError(f"{self.dtype!r} is no dtype of KV blocks; give torch's name of one, such as bfloat16.")
+
+    @classmethod
+    def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: str) -> Header:
+        """Raises StoreError for a fingerprint that JSON cannot hold, a dimension below 1 or an unknown dtype."""
+        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."))
+
+    @classmethod
+    def parse(cls, text: str | bytes, where: str) -> Header:
+        """Read a header's JSON; `where` names it in the StoreError for anything else or a newer format."""
+        try:
+            raw = json.loads(text)
+            if not isinstance(raw, dict) or raw.get("kind") != KIND:
+                raise ValueError(f"its kind is not {KIND!r}")
+            if raw["format"] > FORMAT:
+                raise StoreError(
+                    f"{where} has store format {raw['format']}, newer than the {FORMAT} that this lagkit reads: "
+                    "update lagkit."
+                )
+            return cls(**raw)
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{where} does not describe a log store ({error}).") from error
+
+    @classmethod
+    def read(cls, folder: Path) -> Header:
+        """The header of the store in `folder`; raises StoreError where there is none."""
+        try:
+            text = (folder / NAME).read_bytes()
+        except OSError as error:
+            raise StoreError(f"There is no log store at {folder}; make one with LogStore.create.") from error
+        return cls.parse(text, str(folder / NAME))
+
+    def to_json(self) -> bytes:
+        """The bytes of `store.json`."""
+        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+
+    def write(self, folder: Path) -> None:
+        """Write `store.json` so that it is there whole or not at all."""
+        aside = folder / f"{NAME}.new"
+        aside.write_bytes(self.to_json())
+        publish(aside, folder / NAME)
+
+    def check(self, where: Path | str, **expected: Any) -> None:
+        """Compare with what the caller works with (None: whatever it is); raises StoreMismatch, naming both sides."""
+        for name, wanted in expected.items():
+            if wanted is None:
+                continue
+            wanted = _plain(wanted) if name == "model" else str(wanted).removeprefix("torch.")
+            found = self.model if name == "model" else str(getattr(self, name))
+            if wanted != found:
+                raise StoreMismatch(
+                    f"The log store at {where} was built with {name} {_show(found)}, but {_show(wanted)} was asked "
+                    f"for: use the same {name}, or another store."
+                )
+
+
+def publish(aside: Path, target: Path) -> None:
+    """Put a finished file in its place: when this returns it is on disk under its name, whatever happens next."""
+    with open(aside, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(aside, target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return json.loads(json.dumps(dict(model), sort_keys=True))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"A model's fingerprint must be a mapping that JSON can hold ({error}).") from error
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
