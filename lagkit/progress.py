@@ -19,6 +19,7 @@ from lagkit.errors import ConfigError
 Mode = Literal["bar", "lines", "off"]
 T = TypeVar("T")
 
+_QUIET_SECONDS = 1.0  # work that is done sooner shows nothing
 _LINE_SECONDS = 10.0  # a line is printed at most this often ...
 _LINE_SHARE = 0.1  # ... and after at least this share of a known total
 
@@ -52,12 +53,12 @@ def quiet() -> None:
 
 
 class Progress:
-    """Counts steps of work; use it as a context manager and call `update` after each step."""
+    """Counts steps of work, visibly if it takes over a second; a context manager, with `update` after each step."""
 
     def __init__(self, desc: str, total: int | None = None) -> None:
         self.desc, self.total, self.done = desc, total, 0
         self._mode = progress_mode()
-        self._bar = tqdm(desc=desc, total=total) if self._mode == "bar" else None
+        self._bar = tqdm(desc=desc, total=total, delay=_QUIET_SECONDS) if self._mode == "bar" else None
         self._began = self._said_at = time.monotonic()
         self._said = 0
 
@@ -67,7 +68,7 @@ class Progress:
     def __exit__(self, *failure: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._mode == "lines" and self.done > self._said:
+        elif self._mode == "lines" and self.done > self._said and time.monotonic() - self._began >= _QUIET_SECONDS:
             self._line()
 
     def update(self, steps: int = 1) -> None:

@@ -60,10 +60,15 @@ def test_lines_are_few_and_end_with_the_last_step(lines, clock):
 
 def test_unknown_total_counts_without_one(lines, clock):
     assert list(progress(iter("abc"), "reading")) == ["a", "b", "c"]
-    assert lines() == ["reading: 3, 4 s"]
+    assert lines() == ["reading: 3, 5 s"]
 
 
-def test_a_failure_still_says_how_far_it_came(lines):
+def test_short_work_says_nothing(lines):
+    assert list(progress("abc", "quick")) == ["a", "b", "c"]
+    assert lines() == []
+
+
+def test_a_failure_still_says_how_far_it_came(lines, clock):
     def stop_after_two():
         with Progress("runs", 5) as shown:
             shown.update(2)
@@ -71,7 +76,7 @@ def test_a_failure_still_says_how_far_it_came(lines):
 
     with pytest.raises(KeyboardInterrupt):
         stop_after_two()
-    assert lines() == ["runs: 2 of 5, 0 s"]
+    assert lines() == ["runs: 2 of 5, 3 s"]
 
 
 def test_off_is_silent(capsys):
@@ -82,5 +87,6 @@ def test_off_is_silent(capsys):
 
 def test_bar_shows_the_total(monkeypatch, capsys):
     monkeypatch.setenv("LAGKIT_PROGRESS", "bar")
+    monkeypatch.setattr(lagkit.progress, "_QUIET_SECONDS", 0.0)
     assert list(progress([1, 2], "drawn")) == [1, 2]
     assert "2/2" in capsys.readouterr().err

@@ -1,0 +1,182 @@
+"""Embedders, and the search of passages by meaning; logs are searched by their store with the same index."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from lagkit.embedcache import VectorCache
+from lagkit.errors import DataError, ModelNotFound
+from lagkit.home import lagkit_home
+from lagkit.hub import resolve_embedder
+from lagkit.index import VectorIndex, Vectors
+from lagkit.progress import Progress, quiet
+from lagkit.types import Hit, Passage
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_CHUNK = 256  # texts embedded between two writes to the cache, so that a kill loses little
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors whose inner product is their cosine similarity.
+
+    `queries` and `documents` differ for models that were trained with a prompt for one of them.
+    """
+
+    name: str
+    dim: int
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim], float32, of length 1, for texts that search."""
+        ...
+
+    def documents(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim], float32, of length 1, for texts that are found."""
+        ...
+
+
+class HashEmbedder:
+    """Counts of hashed words: a lexical baseline that needs no model. A text without words is the zero vector."""
+
+    name = "hash"
+
+    def __init__(self, dim: int = 1024) -> None:
+        self.dim = dim
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim]; the same for queries as for documents."""
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        for row, text in zip(vectors, texts, strict=True):
+            for word in re.findall(r"\w+", text.lower()):
+                row[zlib.crc32(word.encode()) % self.dim] += 1
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.where(norms == 0, 1, norms)
+
+    documents = queries
+
+
+class SentenceEmbedder:
+    """A sentence-transformers model, with its query prompt for queries where it has one."""
+
+    def __init__(self, model: SentenceTransformer, name: str) -> None:
+        self._model, self.name = model, name
+        self.dim = int(model.get_embedding_dimension())
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim] of the texts behind the model's query prompt."""
+        return self._encode(self._model.encode_query, texts)
+
+    def documents(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim] of the texts."""
+        return self._encode(self._model.encode_document, texts)
+
+    def _encode(self, encode: Callable[..., Vectors], texts: Sequence[str]) -> Vectors:
+        if not texts:
+            return np.empty((0, self.dim), np.float32)
+        vectors = encode(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+        return vectors.astype(np.float32, copy=False)
+
+
+class CachedEmbedder:
+    """Asks `embedder` only for texts that `path` does not hold yet, and shows progress when they are many."""
+
+    def __init__(self, embedder: Embedder, path: Path) -> None:
+        self._embedder = embedder
+        self._cache = VectorCache(path, embedder.dim)
+        self.name, self.dim = embedder.name, embedder.dim
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """As the embedder's own."""
+        return self._embed("query", texts, self._embedder.queries)
+
+    def documents(self, texts: Sequence[str]) -> Vectors:
+        """As the embedder's own."""
+        return self._embed("document", texts, self._embedder.documents)
+
+    def _embed(self, role: str, texts: Sequence[str], embed: Callable[[Sequence[str]], Vectors]) -> Vectors:
+        named = {text: VectorCache.key(self.name, role, text) for text in texts}
+        known = self._cache.read(named.values())
+        # Texts of similar length share a batch, which saves padding; the longest come first, as they take longest.
+        missing = sorted((text for text, key in named.items() if key not in known), key=len, reverse=True)
+        with Progress(f"Embedding with {self.name}", len(missing)) as shown:
+            for start in range(0, len(missing), _CHUNK):
+                chunk = missing[start : start + _CHUNK]
+                fresh = dict(zip((named[text] for text in chunk), embed(chunk), strict=True))
+                self._cache.write(fresh)
+                known |= fresh
+                shown.update(len(chunk))
+        return np.array([known[named[text]] for text in texts], np.float32).reshape(len(texts), self.dim)
+
+
+def load_embedder(name: str | Path = "minilm", device: str = "cpu") -> Embedder:
+    """The embedder `name`: "hash", an alias of `hub.EMBEDDERS`, a hub id or a folder; cached under `lagkit_home()`.
+
+    Raises ModelNotFound when there is none of that name or it cannot be loaded.
+    """
+    if name == HashEmbedder.name:
+        return HashEmbedder()
+    where = resolve_embedder(name)
+    quiet()
+    from sentence_transformers import SentenceTransformer  # here, since it takes seconds to import
+
+    try:
+        model = SentenceTransformer(str(where), device=device)
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(f"The embedder {name} could not be loaded from {where}: {error}") from error
+    label = _label(name)
+    file = re.sub(r"[^\w.-]+", "--", label) + ".sqlite"
+    return CachedEmbedder(SentenceEmbedder(model, label), lagkit_home() / "embeddings" / file)
+
+
+def _label(name: str | Path) -> str:
+    """What an embedder's vectors are known by: a folder's content may change, so its weights are part of the name."""
+    folder = Path(name).expanduser()
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        return str(name)
+    with weights.open("rb") as stream:
+        return f"{folder.resolve().name}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}"
+
+
+class PassageIndex:
+    """Passages that can be searched; what is embedded is the title, a newline and the text.
+
+    Raises DataError when two passages have the same id.
+    """
+
+    def __init__(self, passages: Iterable[Passage], embedder: Embedder) -> None:
+        self._passages: dict[str, Passage] = {}
+        for passage in passages:
+            if passage.id in self._passages:
+                raise DataError(f"Two passages have the id {passage.id!r}; give each its own.")
+            self._passages[passage.id] = passage
+        self._index = VectorIndex(embedder.dim)
+        texts = [f"{passage.title}\n{passage.text}".strip() for passage in self._passages.values()]
+        self._index.add(list(self._passages), embedder.documents(texts))
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def __repr__(self) -> str:
+        return f"PassageIndex({len(self)} passages, vectors of {self._index.dim})"
+
+    def search(self, vectors: Vectors, k: int, offset: int = 0) -> list[list[Hit]]:
+        """For each query vector [n, dim], hits number `offset` .. `offset + k`, the most similar first."""
+        return self._index.search(vectors, k, offset)
+
+    def passage(self, id: str) -> Passage:
+        """The passage of a hit; raises DataError when there is none with that id."""
+        try:
+            return self._passages[id]
+        except KeyError:
+            raise DataError(
+                f"There is no passage with the id {id!r} among the {len(self)} that were indexed."
+            ) from None

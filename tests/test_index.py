@@ -1,0 +1,88 @@
+"""The vector index against a brute-force search, with ties, pages, removal and exclusion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lagkit.index import VectorIndex
+
+# Few distinct integer vectors: many equal scores, all exact in float32.
+rows = st.lists(st.tuples(*[st.integers(-1, 1)] * 3), max_size=40).map(lambda r: np.array(r, np.float32).reshape(-1, 3))
+
+
+def indexed(vectors):
+    index = VectorIndex(3)
+    index.add([f"v{i}" for i in range(len(vectors))], vectors)
+    return index
+
+
+def brute(vectors, query, barred=()):
+    scores = vectors @ query
+    order = sorted(range(len(vectors)), key=lambda i: (-scores[i], i))
+    return [(f"v{i}", float(scores[i])) for i in order if f"v{i}" not in barred]
+
+
+@given(rows, st.integers(0, 45), st.integers(0, 45), st.sets(st.integers(0, 45).map("v{}".format)))
+def test_search_is_the_sorted_brute_force(vectors, k, offset, barred):
+    query = np.array([1, 2, -1], np.float32)
+    hits = indexed(vectors).search(query[None], k, offset, barred)[0]
+    assert [(hit.id, hit.score) for hit in hits] == brute(vectors, query, barred)[offset : offset + k]
+
+
+@given(rows, st.integers(1, 7))
+def test_pages_partition_the_ranking(vectors, k):
+    query = np.array([[0.5, -1, 2]], np.float32)
+    index = indexed(vectors)
+    pages = [hit.id for start in range(0, len(vectors), k) for hit in index.search(query, k, start)[0]]
+    assert pages == [id for id, _ in brute(vectors, query[0])]
+
+
+@given(rows, st.sets(st.integers(0, 45).map("v{}".format)))
+def test_removed_vectors_are_gone_and_the_rest_keep_their_order(vectors, gone):
+    index = indexed(vectors)
+    there = gone & {f"v{i}" for i in range(len(vectors))}
+    assert index.remove(gone) == len(there)
+    assert len(index) == len(vectors) - len(there)
+    assert not any(id in index for id in gone)
+    query = np.array([1, 0, 1], np.float32)
+    hits = index.search(query[None], 50)[0]
+    assert [(hit.id, hit.score) for hit in hits] == brute(vectors, query, gone)
+
+
+def test_several_queries_at_once_and_readding():
+    index = indexed(np.eye(3, dtype=np.float32))
+    assert [[hit.id for hit in hits] for hits in index.search(np.eye(3)[::-1], 1)] == [["v2"], ["v1"], ["v0"]]
+    index.remove(["v0"])
+    index.add(["v0"], np.array([[0, 0, 5]]))
+    [[hit]] = index.search(np.array([[0, 0, 1]]), 1)
+    assert (hit.id, hit.score) == ("v0", 5.0)
+
+
+def test_empty_index_finds_nothing():
+    assert VectorIndex(3).search(np.ones((2, 3)), 5) == [[], []]
+    assert repr(VectorIndex(3)) == "VectorIndex(0 vectors of 3)"
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "message"),
+    [
+        (["a", "a"], np.ones((2, 3)), "The id 'a' would be in the index twice"),
+        (["v1"], np.ones((1, 3)), "The id 'v1' would be in the index twice"),
+        (["a"], np.ones((2, 3)), "1 ids were given for 2 vectors"),
+        (["a"], np.ones((1, 4)), r"must have the shape \[n, 3\]; \[1, 4\] was given"),
+        (["a"], np.ones(3), r"must have the shape \[n, 3\]; \[3\] was given"),
+    ],
+)
+def test_wrong_additions_change_nothing(ids, vectors, message):
+    index = indexed(np.eye(3, dtype=np.float32))
+    with pytest.raises(ValueError, match=message):
+        index.add(ids, vectors)
+    assert len(index) == 3
+
+
+def test_negative_numbers_are_refused():
+    with pytest.raises(ValueError, match="k=-1 and offset=0"):
+        VectorIndex(3).search(np.ones((1, 3)), -1)

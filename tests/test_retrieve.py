@@ -1,0 +1,254 @@
+"""Embedders, their cache, and the search of passages."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lagkit.retrieve
+from lagkit.embedcache import VectorCache
+from lagkit.errors import DataError, ModelNotFound
+from lagkit.retrieve import CachedEmbedder, HashEmbedder, PassageIndex, SentenceEmbedder, load_embedder
+from lagkit.types import Passage
+
+PASSAGES = [
+    Passage("p1", "Gustave Eiffel", "He built the tower in Paris that bears his name."),
+    Passage("p2", "Lake Baikal", "The deepest lake on Earth lies in Siberia."),
+    Passage("p3", "", "Penguins live in the far south."),
+]
+
+
+class CountingEmbedder(HashEmbedder):
+    """A hash embedder whose queries differ from its documents, and that remembers what it was asked."""
+
+    def __init__(self):
+        super().__init__(dim=16)
+        self.asked = []
+
+    def queries(self, texts):
+        self.asked += texts
+        return -super().queries(texts)
+
+    def documents(self, texts):
+        self.asked += texts
+        return super().documents(texts)
+
+
+@pytest.fixture
+def lines(monkeypatch, capsys):
+    monkeypatch.setenv("LAGKIT_PROGRESS", "lines")
+    return lambda: capsys.readouterr().err
+
+
+@given(st.lists(st.text(max_size=40), max_size=5))
+def test_hashed_vectors_have_length_one_or_zero(texts):
+    vectors = HashEmbedder().queries(texts)
+    assert vectors.shape == (len(texts), 1024)
+    assert vectors.dtype == np.float32
+    worded = [any(letter.isalnum() or letter == "_" for letter in text) for text in texts]
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1)[worded], 1, rtol=1e-6)
+
+
+def test_hashed_vectors_measure_shared_words():
+    same, half, none = (
+        HashEmbedder().documents(["Deep LAKE!", "lake shore", "tower"]) @ HashEmbedder().queries(["deep lake"]).T
+    )
+    np.testing.assert_allclose([same[0], half[0], none[0]], [1, 0.5, 0], atol=1e-6)
+
+
+def test_cache_asks_for_each_text_once(tmp_path):
+    inner = CountingEmbedder()
+    cached = CachedEmbedder(inner, tmp_path / "c.sqlite")
+    first = cached.documents(["a b", "c", "a b"])
+    assert inner.asked == ["a b", "c"]
+    np.testing.assert_array_equal(first, HashEmbedder(16).documents(["a b", "c", "a b"]))
+    again = CachedEmbedder(inner, tmp_path / "c.sqlite").documents(["c", "new", "a b"])
+    assert inner.asked == ["a b", "c", "new"]
+    np.testing.assert_array_equal(again[[2, 0]], first[:2])
+
+
+def test_cache_keeps_queries_documents_and_embedders_apart(tmp_path):
+    inner, other = CountingEmbedder(), CountingEmbedder()
+    other.name = "other"
+    cached = CachedEmbedder(inner, tmp_path / "c.sqlite")
+    np.testing.assert_array_equal(cached.queries(["x"]), -cached.documents(["x"]))
+    CachedEmbedder(other, tmp_path / "c.sqlite").queries(["x"])
+    assert (inner.asked, other.asked) == (["x", "x"], ["x"])
+    assert VectorCache.key("ab", "c") != VectorCache.key("a", "bc")
+
+
+def test_nothing_to_embed_gives_no_rows(tmp_path):
+    assert CachedEmbedder(HashEmbedder(16), tmp_path / "c.sqlite").queries([]).shape == (0, 16)
+
+
+def test_many_texts_are_kept_chunk_by_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(lagkit.retrieve, "_CHUNK", 2)
+    inner = CountingEmbedder()
+    sizes = []
+    documents = inner.documents
+
+    def killed_in_the_third_chunk(texts):
+        sizes.append([len(text) for text in texts])
+        if len(sizes) == 3:
+            raise KeyboardInterrupt
+        return documents(texts)
+
+    monkeypatch.setattr(inner, "documents", killed_in_the_third_chunk)
+    with pytest.raises(KeyboardInterrupt):
+        CachedEmbedder(inner, tmp_path / "c.sqlite").documents(["a", "bbbb", "cc", "ddd", "eeeee"])
+    assert sizes == [[5, 4], [3, 2], [1]], "the longest first, alike together"
+    later = CountingEmbedder()
+    CachedEmbedder(later, tmp_path / "c.sqlite").documents(["a", "bbbb", "cc", "ddd", "eeeee"])
+    assert later.asked == ["a"]
+
+
+def test_damaged_cache_is_started_anew(tmp_path, lines):
+    path = tmp_path / "c.sqlite"
+    cached = CachedEmbedder(HashEmbedder(16), path)
+    expected = cached.documents(["a"])
+    path.write_bytes(b"this was a database once" * 99)
+    np.testing.assert_array_equal(cached.documents(["a"]), expected)
+    assert lines() == "The embedding cache c.sqlite was damaged (file is not a database) and is started anew.\n"
+    np.testing.assert_array_equal(cached.documents(["a"]), expected)
+    assert lines() == ""
+
+
+def test_unusable_cache_is_done_without(tmp_path, lines):
+    path = tmp_path / "c.sqlite"
+    path.mkdir()
+    expected = HashEmbedder(16).documents(["a"])
+    np.testing.assert_array_equal(CachedEmbedder(HashEmbedder(16), path).documents(["a"]), expected)
+    assert "The embedding cache c.sqlite could not be used (unable to open database file); embeddings are" in lines()
+
+
+def test_vector_of_another_length_is_computed_again(tmp_path):
+    cached = CachedEmbedder(HashEmbedder(16), tmp_path / "c.sqlite")
+    expected = cached.documents(["a"])
+    with sqlite3.connect(tmp_path / "c.sqlite") as db:
+        db.execute("UPDATE vectors SET vector = x'00'")
+    np.testing.assert_array_equal(cached.documents(["a"]), expected)
+    assert db.execute("SELECT length(vector) FROM vectors").fetchall() == [(64,)]
+    db.close()
+
+
+def embed_range(path, start):
+    cached = CachedEmbedder(HashEmbedder(16), path)
+    return sum(float(cached.documents([f"word{i}"]).sum()) for i in range(start, start + 40))
+
+
+def test_processes_share_a_cache(tmp_path):
+    path = tmp_path / "c.sqlite"
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        sums = list(pool.map(embed_range, [path, path], [0, 20]))
+    assert sums == [40.0, 40.0]
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM vectors").fetchone() == (60,)
+    db.close()
+
+
+class SentenceModel:
+    """Stands in for a sentence-transformers model, whose library takes seconds to import."""
+
+    def __init__(self, path="", device="cpu"):
+        self.path, self.device, self.calls = path, device, []
+        if "broken" in path:
+            raise OSError("no weights")
+
+    def get_embedding_dimension(self):
+        return 2
+
+    def encode_query(self, texts, **how):
+        self.calls.append(("query", texts, how["normalize_embeddings"]))
+        return np.ones((len(texts), 2), np.float64)
+
+    def encode_document(self, texts, **how):
+        self.calls.append(("document", texts, how["normalize_embeddings"]))
+        return np.ones((len(texts), 2), np.float32)
+
+
+@pytest.fixture
+def sentence_transformers(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAGKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=SentenceModel))
+
+
+def test_sentence_embedder_uses_the_models_own_prompts():
+    model = SentenceModel()
+    embedder = SentenceEmbedder(model, "fake")
+    assert embedder.queries(("a",)).dtype == np.float32
+    assert embedder.documents(["b", "c"]).shape == (2, 2)
+    assert embedder.queries([]).shape == (0, 2)
+    assert model.calls == [("query", ["a"], True), ("document", ["b", "c"], True)]
+
+
+def test_embedders_are_loaded_by_name():
+    assert isinstance(load_embedder("hash"), HashEmbedder)
+    with pytest.raises(ModelNotFound, match="'minilmm' is no known embedder: the aliases are arctic, minilm, a hub id"):
+        load_embedder("minilmm")
+
+
+def test_embedder_of_a_folder_is_known_by_its_weights(tmp_path, sentence_transformers):
+    folder = tmp_path / "tuned"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text("weights")
+    first = load_embedder(folder)
+    assert first.name == "tuned-9a129038d9a0"
+    (folder / "model.safetensors").write_text("weights, tuned further")
+    assert load_embedder(folder).name != first.name
+    first.queries(["a"])
+    assert [file.name for file in (tmp_path / "home" / "embeddings").iterdir()] == [f"{first.name}.sqlite"]
+
+
+def test_embedder_that_cannot_be_loaded_is_named(tmp_path, sentence_transformers):
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ModelNotFound, match=r"The embedder .*broken could not be loaded from .*broken: no weights"):
+        load_embedder(str(folder))
+
+
+def test_passages_are_found_by_title_and_text():
+    index = PassageIndex(PASSAGES, HashEmbedder())
+    found = index.search(HashEmbedder().queries(["deepest lake", "gustave", "penguins"]), 1)
+    assert [index.passage(hits[0].id).id for hits in found] == ["p2", "p1", "p3"]
+    assert (len(index), repr(index)) == (3, "PassageIndex(3 passages, vectors of 1024)")
+
+
+def test_what_is_embedded_is_title_newline_text():
+    embedder = CountingEmbedder()
+    PassageIndex(PASSAGES, embedder)
+    assert embedder.asked[0] == "Gustave Eiffel\nHe built the tower in Paris that bears his name."
+    assert embedder.asked[2] == "Penguins live in the far south."
+
+
+def test_the_same_query_again_brings_the_next_passages():
+    index = PassageIndex(PASSAGES, HashEmbedder())
+    query = HashEmbedder().queries(["the deepest lake in the south"])
+    pages = [[hit.id for hit in index.search(query, 2, offset)[0]] for offset in (0, 2, 4)]
+    assert pages == [["p2", "p3"], ["p1"], []]
+
+
+def test_passage_ids_are_checked():
+    with pytest.raises(DataError, match="Two passages have the id 'p1'; give each its own"):
+        PassageIndex([PASSAGES[0], PASSAGES[0]], HashEmbedder())
+    with pytest.raises(DataError, match="There is no passage with the id 'p9' among the 3 that were indexed"):
+        PassageIndex(PASSAGES, HashEmbedder()).passage("p9")
+
+
+@pytest.mark.slow
+def test_minilm_knows_meaning_beyond_words():
+    minilm = load_embedder("minilm")
+    assert (minilm.name, minilm.dim) == ("minilm", 384)
+    index = PassageIndex(PASSAGES, minilm)
+    [[hit]] = index.search(minilm.queries(["Who was the engineer of France's famous iron landmark?"]), 1)
+    assert hit.id == "p1"
+    assert hit.score == pytest.approx(0.4956, abs=0.01)
