@@ -1,0 +1,51 @@
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+DEMO := notebooks/00_sanity_check.ipynb
+
+# Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
+test test-all: export HF_HUB_OFFLINE = 1
+
+.PHONY: help install demo test test-all bench lint format clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: $(STAMP)  ## make .venv with the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/demo
+	@mkdir -p runs/demo
+	$(BIN)/papermill $(DEMO) runs/demo/$(notdir $(DEMO)) --execution-timeout 900 -p out runs/demo
+	$(BIN)/jupyter nbconvert --log-level WARN --to html runs/demo/$(notdir $(DEMO))
+	@echo "Executed notebook, HTML page and metrics.json are in runs/demo/"
+
+test: $(STAMP)  ## the tests that need no pretrained model
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(STAMP)  ## all tests; fetches two small models once (180 MB)
+	$(BIN)/pytest
+
+bench: $(STAMP)  ## measure speed and size, into runs/bench.json
+	@mkdir -p runs
+	$(BIN)/python -m lagkit bench --out runs/bench.json
+
+lint: $(STAMP)  ## what the pre-commit hooks check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
+
+format: $(STAMP)  ## tidy the code and strip the notebooks' outputs
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id $(NOTEBOOKS))
+
+clean:  ## remove results, caches and the environment
+	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,156 @@
+"""What holds for the whole repository: packaging in step, notebooks that keep their contract, nothing machine-bound."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import lagkit
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STANDARD = {*sys.stdlib_module_names, "lagkit"}
+MODULES = sorted((ROOT / "lagkit").rglob("*.py"))
+
+# Paths of one person's machine, put together here so that this file does not hold them itself.
+MACHINE_PATH = re.compile("|".join(f"/{name}/" for name in ("home", "root", "tmp", "work", "Users")))
+
+
+def requirements():
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    listed = PROJECT["project"]["dependencies"] + [line for extra in extras for line in extra]
+    return [Requirement(line) for line in listed]
+
+
+def constraints():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def tracked_files():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert PROJECT["project"]["version"] == lagkit.__version__ == citation["version"]
+    assert f"## {lagkit.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
+def test_dependency_has_a_range_that_its_constraint_satisfies(requirement):
+    if requirement.name == "pip":  # comes with the environment, which no constraint reaches
+        assert str(requirement.specifier) == ">=24"
+        return
+    bounds = {spec.operator for spec in requirement.specifier}
+    assert bounds in ({">=", "<"}, {"=="}), f"{requirement} needs a lower and an upper bound"
+    pins = [pin for pin in constraints() if canonicalize_name(pin.name) == canonicalize_name(requirement.name)]
+    assert len(pins) == 1, f"{requirement.name} is pinned {len(pins)} times in constraints.txt"
+    [version] = [spec.version for spec in pins[0].specifier]
+    assert version in requirement.specifier
+
+
+def test_constraints_are_pins_of_public_versions():
+    for pin in constraints():
+        [spec] = pin.specifier
+        assert pin.url is None
+        assert spec.operator == "=="
+        assert Version(spec.version).local is None, f"{pin} is a build of one machine"
+
+
+def test_environment_is_in_step_with_the_project():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert environment["name"] == PROJECT["project"]["name"] == "lagkit"
+    python, *rest = environment["dependencies"]
+    assert python.removeprefix("python=") in Requirement(f"python{PROJECT['project']['requires-python']}").specifier
+    # All else comes from pip: torch and faiss from one source, and no second list of versions to keep.
+    assert rest == ["pip", {"pip": ["-c constraints.txt", "-e .[dev]"]}]
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+
+
+def test_imports_are_declared():
+    provides = {"faiss": "faiss-cpu", "yaml": "PyYAML"}
+    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for package in {name.partition(".")[0] for name in names} - STANDARD:
+                name = canonicalize_name(provides.get(package, package))
+                assert name in declared, f"{module.name} imports {package}, which pyproject.toml does not list"
+
+
+def test_package_data_is_packaged():
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["lagkit"]
+    packaged = {file for pattern in patterns for file in (ROOT / "lagkit").glob(pattern)}
+    data = {file for file in tracked_files() if file.is_relative_to(ROOT / "lagkit") and file.suffix != ".py"}
+    assert data <= packaged
+    assert ROOT / "lagkit" / "py.typed" in packaged
+
+
+def test_nothing_names_a_path_of_one_machine():
+    found = []
+    for file in tracked_files():
+        text = file.read_bytes().decode("utf-8", "replace")
+        found += [f"{file.relative_to(ROOT)}: {match.group()}" for match in MACHINE_PATH.finditer(text)]
+    assert found == []
+
+
+@pytest.mark.parametrize("word", ["home", "root", "tmp", "work", "Users"])
+def test_the_search_for_machine_paths_finds_them(word):
+    assert MACHINE_PATH.search(f"open('/{word}/me/x')")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_keeps_the_contract(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook_faults(notebook) == []
+    assert path.name in (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+
+
+def notebook_faults(notebook):
+    """What is wrong with a notebook, in words."""
+    faults = []
+    if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
+        faults.append("kernelspec is not python3")
+    if "widgets" in notebook.metadata:
+        faults.append("holds widget state")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    tagged = [i for i, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])]
+    if tagged != [0]:
+        faults.append(f"cells tagged parameters are {tagged}, not the first code cell alone")
+    for number, cell in enumerate(code):
+        if cell.outputs or cell.execution_count is not None:
+            faults.append(f"code cell {number} holds outputs or a count")
+        if len(cell.source.splitlines()) > 25:
+            faults.append(f"code cell {number} has more than 25 lines")
+        if re.search(r"^\s*class ", cell.source, re.MULTILINE):
+            faults.append(f"code cell {number} defines a class")
+    return faults
+
+
+def test_the_contract_can_be_broken():
+    cells = [nbformat.v4.new_code_cell("class A: ...", execution_count=1), nbformat.v4.new_code_cell("x\n" * 26)]
+    cells[1].metadata.tags = ["parameters"]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"widgets": {}})
+    assert notebook_faults(notebook) == [
+        "kernelspec is not python3",
+        "holds widget state",
+        "cells tagged parameters are [1], not the first code cell alone",
+        "code cell 0 holds outputs or a count",
+        "code cell 0 defines a class",
+        "code cell 1 has more than 25 lines",
+    ]
