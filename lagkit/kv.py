@@ -201,7 +201,7 @@ def read_cache(cache: Cache, realigner: Realigner, ids: Tensor, start: int, stop
 def build_cache(
     rows: Sequence[KVBlock | Sequence[KVBlock] | None], model: PreTrainedModel, realigner: Realigner, capacity: int
 ) -> tuple[Cache, Tensor]:
-    """Lay each row's block or blocks at positions 0..n-1 in a cache for `model.generate` (paper, section 3.3).
+    """Lay each row's block or blocks at positions 0..n-1 in a cache for `model.generate`.
 
     Several blocks of a row stand one after the other; that is faster than to concatenate them first. Rows without any
     (None) and shorter ones are padded on the left with zeros up to P, the longest. Returns the cache, with

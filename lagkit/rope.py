@@ -1,4 +1,4 @@
-"""Taking RoPE off cached keys and putting it on elsewhere (paper, section 3.3); finding out if a model allows it."""
+"""Taking RoPE off cached keys and putting it on elsewhere; finding out whether a model allows it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 class Realigner:
     """Rotates keys with the model's own frequencies; computes in fp32 whatever the keys' dtype.
 
+    bf16 keys lose about 0.6% at each turn: rotate from the stored keys, never from keys that were rotated before.
     `inv_freq`: radians per position, fp32 `[layers or 1, rotary_dims / 2]`; zeros in layers without RoPE.
     `scaling`: the factor on cos and sin (yarn, longrope), fp32 `[layers or 1]`.
     `layout`: dimension i is paired with i + rotary_dims / 2 (`half`) or i with i + 1 (`interleaved`).
@@ -113,11 +114,11 @@ def probe(model: PreTrainedModel) -> Realigner:
         single = [Realigner(kind, layout, freq[None], scale[None], limit) for freq, scale in frequencies]
         realigned = (r.rotate(r.unrotate(keys, near), far) for r in single)
         error, choice = torch.stack([_relative_error(moved_keys, k) for k in realigned]).min(dim=0)
-        if error.max() <= tolerance and choice.any():
+        if error.max() <= tolerance:
+            if not choice.any():
+                raise _unsupported(model, "its keys do not depend on position_ids")
             return _assemble(single, choice.tolist())
         worst = min(worst, float(error.max()))
-    if not choice.any():
-        raise _unsupported(model, "its keys do not depend on position_ids")
     raise _unsupported(model, f"re-aligned keys differ from prefilled ones by {worst:.2g}, more than {tolerance:g}")
 
 
@@ -145,7 +146,9 @@ def _read_frequencies(model: PreTrainedModel) -> tuple[str, int | None, list[tup
     found = [m for m in model.modules() if any(n.endswith("inv_freq") for n, _ in m.named_buffers(recurse=False))]
     if len(found) != 1:
         raise _unsupported(model, f"it has {len(found)} rotary embeddings where one is needed")
-    rotary, parameters = found[0], model.config.get_text_config(decoder=True).rope_parameters
+    rotary, parameters = found[0], getattr(model.config.get_text_config(decoder=True), "rope_parameters", None)
+    if not parameters:
+        raise _unsupported(model, "its configuration has no rope_parameters")
     # Gemma 3 and others have one set of parameters and buffers per layer type.
     per_type = {"": parameters} if "rope_type" in parameters else {f"{t}_": p for t, p in parameters.items() if p}
     sets, limits = [], []

@@ -24,6 +24,10 @@ _THETA = {"rope_theta": 10_000.0}
 _LONG = {"short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [2.0, 4.0, 6.0, 8.0]}
 _LONG |= {"rope_type": "longrope", "original_max_position_embeddings": 128, "factor": 4.0}
 
+_GEMMA4 = {"vocab_size_per_layer_input": VOCAB, "hidden_size_per_layer_input": 8, "head_dim": 8, "global_head_dim": 16}
+_MLA = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+_MLA |= {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+
 # family -> (transformers' model type, what differs from _SIZES)
 _CONFIGS = {
     "llama": ("llama", {}),
@@ -93,8 +97,8 @@ _CONFIGS = {
         {"attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1, "use_mamba_kernels": False},
     ),
     "falcon_h1": ("falcon_h1", {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}),
-    "gemma4": ("gemma4_text", {"num_hidden_layers": 4}),
-    "deepseek_v3": ("deepseek_v3", {}),
+    "gemma4": ("gemma4_text", {"layer_types": ["sliding_attention", "full_attention"], **_GEMMA4}),
+    "deepseek_v3": ("deepseek_v3", {"num_key_value_heads": 4, **_MLA}),
 }
 REFUSED = ("gpt2", "bloom", "jamba", "falcon_h1", "gemma4", "deepseek_v3")
 FAMILIES = tuple(family for family in _CONFIGS if family not in REFUSED)
