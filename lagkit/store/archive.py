@@ -3,6 +3,7 @@
     store.json              the header
     logs.jsonl              one log a line: its id, its trace, its blocks (key, tokens, bytes, sha256)
     embeddings.safetensors  `embeddings`, float32 [logs, dim], in the order of logs.jsonl
+    checksums.json          the sha256 of these three
     kv/ab/<sha256>.safetensors
 
 Members are read by these names, never unpacked by the names that a stranger gave them.
@@ -33,8 +34,20 @@ from lagkit.store.header import Header, publish
 from lagkit.store.vectors import unit_rows
 from lagkit.types import Trace
 
-LOGS, EMBEDDINGS = "logs.jsonl", "embeddings.safetensors"
-_MEMBER = re.compile(rf"{HEADER}|{LOGS}|{EMBEDDINGS}|kv/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.safetensors")
+LOGS, EMBEDDINGS, CHECKSUMS = "logs.jsonl", "embeddings.safetensors", "checksums.json"
+_MEMBER = re.compile(rf"{HEADER}|{LOGS}|{EMBEDDINGS}|{CHECKSUMS}|kv/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.safetensors")
+
+# Whatever parsing a stranger's bytes may raise.
+_MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OSError,
+    tarfile.TarError,
+    SafetensorError,
+)
 
 
 def write_archive(path: Path, header: Header, db: Database, files: BlockFiles) -> None:
@@ -63,13 +76,22 @@ def _fill(tar: tarfile.TarFile, header: Header, db: Database, files: BlockFiles)
         logs.append(json.dumps({"id": id, "trace": json.loads(trace), "blocks": [b._asdict() for b in blocks]}))
         vectors.append(np.frombuffer(embedding, dtype="<f4"))
     matrix = np.stack(vectors) if vectors else np.zeros((0, header.dim), np.float32)
-    _put(tar, HEADER, header.to_json())
-    _put(tar, LOGS, "".join(f"{line}\n" for line in logs).encode())
-    _put(tar, EMBEDDINGS, save({"embeddings": matrix}))
+    parts = {
+        HEADER: header.to_json(),
+        LOGS: "".join(f"{line}\n" for line in logs).encode(),
+        EMBEDDINGS: save({"embeddings": matrix}),
+    }
+    parts[CHECKSUMS] = json.dumps({name: _sha256(part) for name, part in parts.items()}).encode()
+    for name, part in parts.items():
+        _put(tar, name, part)
     for sha256, nbytes in sizes.items():
         files.check(sha256, nbytes)
         with open(files.path(sha256), "rb") as file:
             _put(tar, block_name(sha256), file, nbytes)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _put(tar: tarfile.TarFile, name: str, content: bytes | BinaryIO, size: int | None = None) -> None:
@@ -95,10 +117,12 @@ class Archive:
             raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
         try:
             self._members = {member.name: member for member in self._checked_members()}
-            self.header = Header.parse(self._bytes(HEADER), f"{path}: {HEADER}")
-            self._read_logs()
+            parts = {name: self._open(name).read() for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS)}
+            self.header = Header.parse(parts[HEADER], f"{path}: {HEADER}")
+            self._check_parts(parts, json.loads(parts.pop(CHECKSUMS)))
+            self._read_logs(parts[LOGS], parts[EMBEDDINGS])
             self._check_blocks()
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, tarfile.TarError, SafetensorError) as error:
+        except _MALFORMED as error:
             self._tar.close()
             raise StoreError(f"{path} is no intact archive of logs ({error}).") from error
         except BaseException:
@@ -139,14 +163,16 @@ class Archive:
     def _open(self, name: str) -> BinaryIO:
         return self._tar.extractfile(self._member(name))  # type: ignore[return-value]
 
-    def _bytes(self, name: str) -> bytes:
-        return self._open(name).read()
+    def _check_parts(self, parts: dict[str, bytes], checksums: dict[str, str]) -> None:
+        for name, part in parts.items():
+            if _sha256(part) != checksums[name]:
+                raise ValueError(f"the checksum of {name} is wrong")
 
-    def _read_logs(self) -> None:
-        logs: list[dict[str, Any]] = [json.loads(line) for line in self._bytes(LOGS).splitlines()]
+    def _read_logs(self, lines: bytes, embeddings: bytes) -> None:
+        logs: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]
         self.traces = [Trace.from_dict(log["trace"]) for log in logs]
         self.blocks = [[BlockRow(**block) for block in log["blocks"]] for log in logs]
-        self.embeddings = unit_rows(load(self._bytes(EMBEDDINGS))["embeddings"], self.header.dim, "An embedding")
+        self.embeddings = unit_rows(load(embeddings)["embeddings"], self.header.dim, f"An embedding of {self.path}")
         if [trace.id for trace in self.traces] != [log["id"] for log in logs]:
             raise ValueError("a trace is not what its id says")
         if len(self.embeddings) != len(logs):
@@ -154,8 +180,7 @@ class Archive:
 
     def _check_blocks(self) -> None:
         for block in (block for blocks in self.blocks for block in blocks):
-            if not isinstance(block.key, str) or not isinstance(block.tokens, int):
-                raise ValueError(f"a block's key or number of tokens is malformed: {block}")
+            block.key.encode()  # refuses what is no text, or none that a database takes
             if self._member(block_name(block.sha256)).size != block.bytes:
                 raise ValueError(f"the size of block {block.sha256} is wrong")
         for sha256 in {block.sha256 for blocks in self.blocks for block in blocks}:

@@ -93,9 +93,10 @@ class Database:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
         except sqlite3.Error as error:
+            change = f"take {needed:,} bytes of rows" if needed else "be changed"
             raise StoreError(
-                f"The log store at {self.folder} could not take {needed:,} bytes of rows ({error}); what was written "
-                "before is unharmed. Free some disk space and try again."
+                f"The log store at {self.folder} could not {change} ({error}); it is as it was at its last commit. "
+                "If the disk is full, make room and try again."
             ) from error
 
     @contextmanager
@@ -121,6 +122,7 @@ class Database:
 
     def reclaim(self) -> None:
         """Give free pages back to the disk and empty the write-ahead log (as far as readers let go of it)."""
+        self.read("PRAGMA wal_checkpoint(TRUNCATE)")
         try:
             # As a script: it answers with a row for each page, and a plain execute stops at the first.
             self._open().executescript("PRAGMA incremental_vacuum")
