@@ -59,6 +59,18 @@ def test_a_block_whose_sync_fails_is_not_committed(store, monkeypatch):
     assert (len(store), files_of(store)) == (0, [])
 
 
+def test_a_file_is_synced_and_named_durably_before_its_row_is_committed(store, monkeypatch):
+    seen = []
+    fsync, replace, commit = os.fsync, os.replace, store._commit
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append(("sync", os.fstat(fd).st_ino)) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: seen.append(("rename", os.stat(a).st_ino)) or replace(a, b))
+    monkeypatch.setattr(store, "_commit", lambda *rows: seen.append(("commit", 0)) or commit(*rows))
+    path = file_of(store, fill(store, [1])[0])
+    file, folder = path.stat().st_ino, path.parent.stat().st_ino
+    assert seen[-4:] == [("sync", file), ("rename", file), ("sync", folder), ("commit", 0)]
+    assert store._db.read("PRAGMA synchronous") == [(2,)]  # FULL: SQLite syncs the commit itself
+
+
 def test_a_full_database_takes_the_files_back(store, monkeypatch):
     fill(store, [1])
     before, files = content(store), files_of(store)
@@ -132,11 +144,6 @@ def remove(path):
     path.unlink()
 
 
-def folder(path):
-    path.unlink()
-    path.mkdir()
-
-
 @pytest.mark.parametrize(
     ("damage", "flaw"),
     [
@@ -189,6 +196,27 @@ def test_a_checksum_is_computed_once_for_each_file(store, monkeypatch):
         monkeypatch.setattr(reader._files, "flaw", lambda *args: checked.append(args) or flaw(*args))
         assert same(reader.block(log, "last"), reader.block(log, "last"))
         assert len(checked) == 1
+
+
+def test_a_block_deleted_or_replaced_while_it_is_looked_up(store, monkeypatch):
+    one, two = fill(store, [1, 2])
+    with LogStore.open(store.path) as reader:
+        load = reader._files.load
+
+        def meanwhile(change):
+            def slow(*args):
+                monkeypatch.undo()
+                change()
+                return load(*args)
+
+            monkeypatch.setattr(reader._files, "load", slow)
+
+        meanwhile(lambda: store.delete([one]))
+        with pytest.raises(StoreError, match=f"There is no log '{one}'"):
+            reader.block(one, "last")
+        remove(file_of(store, two))
+        meanwhile(lambda: store.put_block(two, "last", kv(3)))
+        assert same(reader.block(two, "last"), kv(3))
 
 
 def test_orphans_and_unfinished_files_are_listed_and_removed(store):

@@ -96,7 +96,7 @@ class Database:
             change = f"take {needed:,} bytes of rows" if needed else "be changed"
             raise StoreError(
                 f"The log store at {self.folder} could not {change} ({error}); it is as it was at its last commit. "
-                "If the disk is full, make room and try again."
+                "If the disk is full, make room elsewhere first: even deleting logs needs some."
             ) from error
 
     @contextmanager
