@@ -234,6 +234,31 @@ def build_cache(
     return _RoomyCache([_RoomyLayer(capacity, k, v, longest) for k, v in zip(keys, values, strict=True)]), mask
 
 
+def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
+    """Put caches of one row each side by side, padded on the left to the longest, with `capacity` more slots.
+
+    Rows end together, so no row has a hole: sliding windows see what they should whatever the lengths. Returns the
+    cache and its attention mask, int64 `[batch, longest]`.
+    """
+    lengths = [cache.get_seq_length() for cache in caches]
+    longest = max(lengths)
+    first = caches[0].layers[0].keys
+    mask = torch.zeros(len(caches), longest, dtype=torch.long, device=first.device)
+    for row, tokens in enumerate(lengths):
+        mask[row, longest - tokens :] = 1
+    layers = []
+    for number in range(len(caches[0].layers)):
+        slots = []
+        for name in ("keys", "values"):
+            rows = [getattr(cache.layers[number], name) for cache in caches]
+            slot = rows[0].new_zeros(len(rows), rows[0].shape[1], longest + capacity, rows[0].shape[3])
+            for i, row in enumerate(rows):
+                slot[i, :, longest - row.shape[2] : longest] = row[0]
+            slots.append(slot)
+        layers.append(_RoomyLayer(capacity, *slots, longest))
+    return _RoomyCache(layers), mask
+
+
 def _lay(blocks: Sequence[KVBlock], realigner: Realigner, keys: Tensor, values: Tensor) -> None:
     """Write the blocks side by side into slots `[layers, kv_heads, tokens, head_dim]`, keys rotated to 0..n-1."""
     start = 0

@@ -1,0 +1,46 @@
+"""The only parser of the tags by which a model says what it does next, and of where they stand in its response."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lagkit.types import TaskKind
+
+# What ends a generation: everything after the first finished action would be ignored anyway. Sub-questions may
+# come in numbers, so they don't.
+STOP_STRINGS: dict[TaskKind, tuple[str, ...]] = {"qa": ("</ans>", "</keywords>"), "choice": ("</ans>",)}
+
+_TAGS = re.compile(r"<(ans|keywords|subquestion)>(.*?)</\1>", re.DOTALL)
+_SEARCH_TAG: dict[TaskKind, str] = {"qa": "keywords", "choice": "subquestion"}
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a response asks for: `answer` ends the run with `text`, `search` makes `text` the next query."""
+
+    kind: Literal["answer", "search"]
+    text: str
+
+
+def parse(response: str, task: TaskKind) -> Action:
+    """Read the action of a response; without any tag the whole response is the next query.
+
+    The last non-empty answer wins over every search. Question answering searches for the last keywords;
+    multiple choice for all sub-questions, joined without duplicates.
+    """
+    found = [(m[1], m[2].strip()) for m in _TAGS.finditer(response) if m[2].strip()]
+    answers = [text for tag, text in found if tag == "ans"]
+    if answers:
+        return Action("answer", answers[-1])
+    searches = [text for tag, text in found if tag == _SEARCH_TAG[task]]
+    if not searches:
+        return Action("search", response.strip())
+    return Action("search", searches[-1] if task == "qa" else " ".join(dict.fromkeys(searches)))
+
+
+def last_action_span(response: str) -> tuple[int, int]:
+    """Character span `[start, stop)` of the last tagged action, tags included; the whole response if it has none."""
+    spans = [m.span() for m in _TAGS.finditer(response)]
+    return spans[-1] if spans else (0, len(response))

@@ -1,0 +1,204 @@
+"""The agent's loop: search, reuse logs, reason, act; batched over questions that are in different rounds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from lagkit.actions import STOP_STRINGS, Action, parse
+from lagkit.augment import Augmenter
+from lagkit.errors import ConfigError, EmptyStore, LagkitError
+from lagkit.model import LM, Context, Generation
+from lagkit.policy import Policy
+from lagkit.prompts import Prompt
+from lagkit.retrieve import Embedder, PassageIndex
+from lagkit.store import LogStore
+from lagkit.types import Hit, Question, Round, TaskKind, Trace, Usage
+
+ROUND_LIMIT: dict[TaskKind, int] = {"qa": 8, "choice": 3}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The authors' hyper-parameters (paper, section 4): what a query brings, and when a run ends."""
+
+    passages: int = 2
+    logs: int = 3
+    max_rounds: int | None = None
+    max_new_tokens: int = 1024
+    batch_size: int = 16
+
+
+@dataclass
+class _Run:
+    """One question on its way through the rounds."""
+
+    question: Question
+    query: str
+    rounds: list[Round] = field(default_factory=list)
+    passages: dict[str, Hit] = field(default_factory=dict)
+    logs: dict[str, Hit] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
+    notes: str = ""
+    user_turn: str = ""
+    new: tuple[tuple[Hit, ...], tuple[Hit, ...]] = ((), ())
+    spent: Usage = field(default_factory=Usage)
+
+
+class Agent:
+    """Answers questions round by round under one policy; see `run`."""
+
+    def __init__(
+        self,
+        lm: LM,
+        prompt: Prompt,
+        *,
+        embedder: Embedder,
+        passages: PassageIndex | None = None,
+        policy: Policy | None = None,
+        store: LogStore | None = None,
+        limits: Limits | None = None,
+        policy_name: str | None = None,
+    ) -> None:
+        """Raises ConfigError when passages or a store are missing, and EmptyStore when the store has no logs."""
+        if prompt.kind == "qa" and passages is None:
+            raise ConfigError("Question answering searches passages: give the agent a PassageIndex.")
+        if policy and store is None:
+            raise ConfigError(f"Policy {policy} reuses logs: give the agent a LogStore.")
+        if policy and not len(store):
+            raise EmptyStore(f"The log store {store.path} is empty: build logs before reusing them.")
+        self.lm, self.prompt, self.embedder, self.passages = lm, prompt, embedder, passages
+        self.limits = limits or Limits()
+        self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[prompt.kind]
+        self.policy_name = policy_name or (str(policy) if policy else "no_logs")
+        self.augmenter = Augmenter(lm, prompt, policy, store)
+
+    def run(self, questions: Iterable[Question]) -> Iterator[Trace]:
+        """Yield each question's trace as soon as it ends, in order of ending.
+
+        A question that fails (its prompt is too long, a block is damaged, ...) yields a trace with `error` and no
+        answer; the others go on. Questions fill the batch as places become free.
+        """
+        waiting = iter(questions)
+        active: list[_Run] = []
+        while True:
+            for question in waiting:
+                active.append(_Run(question, question.text))
+                if len(active) == self.limits.batch_size:
+                    break
+            if not active:
+                return
+            ended = self._step(active)
+            active = [run for run in active if id(run) not in ended]
+            yield from ended.values()
+
+    def _step(self, active: list[_Run]) -> dict[int, Trace]:
+        """One round of every active question; the traces of those that end with it, by the run's identity."""
+        ended: dict[int, Trace] = {}
+        self._retrieve(active)
+        self._distil(active, ended)
+        ready: list[tuple[_Run, Context]] = []
+        for run in active:
+            if id(run) in ended:
+                continue
+            try:
+                ready.append((run, self._context(run)))
+            except LagkitError as error:
+                ended[id(run)] = self._trace(run, error=error)
+        stop = STOP_STRINGS[self.prompt.kind]
+        for run, result in self._generate(ready, stop):
+            ended |= self._advance(run, result)
+        return ended
+
+    def _advance(self, run: _Run, result: Generation | Exception) -> dict[int, Trace]:
+        """Record a round; the trace if the question ends with it."""
+        if isinstance(result, Exception):
+            return {id(run): self._trace(run, error=result)}
+        response = (self.prompt.open_turn(run.question) + result.text).strip()
+        action = parse(response, self.prompt.kind)
+        passages, logs = run.new
+        run.rounds.append(Round(run.user_turn, response, run.query, passages, logs, run.spent + result.usage))
+        run.spent = Usage()
+        if action.kind == "answer" or len(run.rounds) == self.max_rounds:
+            return {id(run): self._trace(run, action=action)}
+        run.query = action.text
+        return {}
+
+    def _retrieve(self, active: Sequence[_Run]) -> None:
+        """Search passages and logs; a query that was asked before brings the next best ones."""
+        vectors = self.embedder.queries([run.query for run in active])
+        reuses = self.augmenter.policy is not None
+        for run, vector in zip(active, vectors, strict=True):
+            before = run.asked[run.query]
+            run.asked[run.query] += 1
+            found = []
+            for index, k, seen in (
+                (self.passages, self.limits.passages, run.passages),
+                (self.augmenter.store if reuses else None, self.limits.logs, run.logs),
+            ):
+                hits = index.search(vector[None], k, offset=before * k)[0] if index is not None else []
+                new = tuple(hit for hit in hits if hit.id not in seen)
+                seen.update((hit.id, hit) for hit in new)
+                found.append(new)
+            run.new = (found[0], found[1])
+
+    def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
+        """Cheatsheet only: write notes anew for every question that has found new logs."""
+        policy = self.augmenter.policy
+        if not policy or policy.inject != "cheatsheet":
+            return
+        todo = []
+        for run in active:
+            if run.new[1]:
+                try:
+                    context = self.augmenter.distil_context(run.question, list(run.logs))
+                    self.lm.check(context, self.limits.max_new_tokens)
+                    todo.append((run, context))
+                except LagkitError as error:
+                    ended[id(run)] = self._trace(run, error=error)
+        for run, result in self._generate(todo, ()):
+            if isinstance(result, Exception):
+                ended[id(run)] = self._trace(run, error=result)
+            else:
+                run.notes, run.spent = result.text.strip(), result.usage
+
+    def _context(self, run: _Run) -> Context:
+        passages = [self.passages.passage(i) for i in run.passages] if self.passages is not None else []
+        previous = run.rounds[-1].response if self.prompt.kind == "choice" and run.rounds else ""
+        logs = list(run.logs)
+        notes = run.notes or self.augmenter.notes(logs)
+        run.user_turn = self.prompt.user_turn(run.question, passages, previous=previous, notes=notes)
+        context = self.augmenter.context(run.question, run.user_turn, logs)
+        self.lm.check(context, self.limits.max_new_tokens)
+        return context
+
+    def _generate(
+        self, ready: Sequence[tuple[_Run, Context]], stop: Sequence[str]
+    ) -> Iterator[tuple[_Run, Generation | Exception]]:
+        """Generate in a batch; when the batch fails, one by one, so that only the culprit fails."""
+        if not ready:
+            return
+        settings = {"stop": stop, "batch_size": self.limits.batch_size}
+        try:
+            results = self.lm.generate([c for _, c in ready], self.limits.max_new_tokens, **settings)
+            yield from zip((run for run, _ in ready), results, strict=True)
+        except (RuntimeError, LagkitError) as error:
+            if len(ready) == 1:
+                yield ready[0][0], error
+                return
+            for pair in ready:
+                yield from self._generate([pair], stop)
+
+    def _trace(self, run: _Run, *, action: Action | None = None, error: Exception | None = None) -> Trace:
+        answer = action.text if action and action.kind == "answer" else None
+        said = None if error is None else f"{type(error).__name__}: question {run.question.id!r}: {error}"
+        return Trace(
+            run.question.id,
+            run.question.text,
+            self.prompt.system,
+            tuple(run.rounds),
+            answer=answer,
+            error=said,
+            policy=self.policy_name,
+        )

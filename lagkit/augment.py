@@ -1,0 +1,85 @@
+"""From a question, its passages and its retrieved logs to the context that the model continues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lagkit.encode import SEPARATOR, Encoder, kept_text
+from lagkit.kv import KVBlock
+from lagkit.model import LM, Context
+from lagkit.policy import Policy
+from lagkit.prompts import Prompt, split_chat
+from lagkit.store import LogStore
+from lagkit.types import Question
+
+
+@dataclass(frozen=True)
+class Augmenter:
+    """Builds contexts under one policy. `policy=None` uses no logs, and `store` may then be None.
+
+    The prompt's shared head is injected from a cache wherever it stands at position 0. In front of BOS it cannot be:
+    there it has read the logs, and is prefilled each time.
+    """
+
+    lm: LM
+    prompt: Prompt
+    policy: Policy | None = None
+    store: LogStore | None = None
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Encodes logs as this model and prompt read them."""
+        return Encoder(self.lm, self.prompt)
+
+    def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Context:
+        """The context for one round; `logs` are ids in the order in which they are shown.
+
+        Logs inside the user turn are part of `user_turn` already (see `notes`).
+        """
+        turn = [{"role": "user", "content": user_turn}]
+        head, tail = split_chat(self.lm, self.prompt.head(), turn)
+        head_ids = self.lm.tokenize(head)
+        tail_ids = self.lm.tokenize(tail + self.prompt.open_turn(question))
+        blocks, words = self._shown(logs)
+        if self.policy and self.policy.place == "front" and (blocks or words):
+            return Context((*words, *head_ids, *tail_ids), blocks)
+        shared = (self.lm.head_block(head_ids),) if head_ids else ()
+        return Context((*words, *tail_ids), (*shared, *blocks))
+
+    def notes(self, logs: Sequence[str]) -> str:
+        """The kept text of logs as it stands in a user turn; empty where the policy puts logs elsewhere."""
+        in_turn = self.policy and self.policy.inject == "text" and self.policy.place == "user_turn"
+        return self.texts(logs) if in_turn else ""
+
+    def texts(self, logs: Sequence[str]) -> str:
+        """The kept text of logs, one after the other."""
+        texts = (kept_text(self.store.get(log), self.policy.keep) for log in logs)
+        return SEPARATOR.join(text for text in texts if text)
+
+    def distil_context(self, question: Question, logs: Sequence[str]) -> Context:
+        """The context in which the model writes notes on logs for a coming question."""
+        messages = [
+            {"role": "system", "content": self.prompt.distil_system},
+            {"role": "user", "content": self.prompt.distil_turn(question, self.texts(logs))},
+        ]
+        return Context(tuple(self.lm.tokenize(self.lm.chat(messages, open_turn=True))))
+
+    def block(self, log: str) -> KVBlock:
+        """A log's KV under this policy, from the store or, if it is not there yet, encoded (and stored if writable)."""
+        key = self.encoder.key(self.policy)
+        if self.store.has_block(log, key):
+            return self.store.block(log, key)
+        block = self.encoder.encode(self.store.get(log), self.policy)
+        if self.store.writable:
+            self.store.put_block(log, key, block)
+        return block
+
+    def _shown(self, logs: Sequence[str]) -> tuple[tuple[KVBlock, ...], list[int]]:
+        """Logs as KV blocks, or as tokens to prefill; neither for logs inside the user turn."""
+        if not logs or not self.policy or self.policy.place == "user_turn":
+            return (), []
+        if self.policy.inject == "kv":
+            return tuple(self.block(log) for log in logs), []
+        return (), self.lm.tokenize(self.texts(logs))

@@ -1,0 +1,128 @@
+"""From a trace to what a policy keeps of it: as text, and as a KV block cut out by token offsets."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from lagkit.actions import last_action_span
+from lagkit.errors import ConfigError
+from lagkit.kv import KVBlock
+from lagkit.model import LM, Context
+from lagkit.policy import Keep, Policy
+from lagkit.prompts import Prompt, split_chat
+from lagkit.types import Trace
+
+# Stands between the responses of a log, and between logs shown as text.
+SEPARATOR = "\n\n"
+
+_ROUNDS_BACK: dict[Keep, int | None] = {"last_action": 1, "last_round": 1, "last_two_rounds": 2, "all_rounds": None}
+
+Span = tuple[int, int]
+
+
+def kept_text(trace: Trace, keep: Keep) -> str:
+    """The words that a policy keeps of a log; empty if the log has no response."""
+    responses = _responses(trace)
+    return SEPARATOR.join(responses[i][start:stop] for i, (start, stop) in _kept(responses, keep))
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns traces into KV blocks, as one model and prompt read them."""
+
+    lm: LM
+    prompt: Prompt
+
+    @property
+    def head_hash(self) -> str:
+        """Identifies the shared head of the prompt as this model renders it."""
+        return hashlib.sha256(self._head().encode()).hexdigest()[:12]
+
+    def key(self, policy: Policy) -> str:
+        """The name under which a store keeps the blocks of `policy`."""
+        return policy.block_key(self.head_hash)
+
+    def head_block(self) -> KVBlock:
+        """KV of the shared head, at positions 0.. ."""
+        return self.lm.head_block(self.lm.tokenize(self._head()))
+
+    def encode(self, trace: Trace, policy: Policy) -> KVBlock:
+        """Prefill what `policy.encode` says and keep the tokens that `policy.keep` says (paper, section 3.1).
+
+        A token is kept if any of its characters is. A trace without responses gives a block of no tokens.
+        Raises ContextTooLong.
+        """
+        text, spans = self._text(trace, policy)
+        encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        kept = [
+            i
+            for i, (start, stop) in enumerate(encoded["offset_mapping"])
+            if any(start < b and stop > a for a, b in spans)
+        ]
+        reads_head = policy.place == "prefix" or policy.encode == "conversation"
+        head = (self.head_block(),) if reads_head else ()
+        context = Context(tuple(encoded["input_ids"]), head)
+        if not kept:
+            return self.head_block().slice(0, 0)
+        first, last = kept[0], kept[-1]
+        block = self.lm.encode(context, context.injected + first, context.injected + last + 1)
+        return block.take([i - first for i in kept])
+
+    def _head(self) -> str:
+        return split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])[0]
+
+    def _text(self, trace: Trace, policy: Policy) -> tuple[str, list[Span]]:
+        """What is prefilled after the head (if any), and the character spans of it that are kept."""
+        responses = _responses(trace)
+        kept = _kept(responses, policy.keep)
+        if policy.encode == "kept":
+            text = kept_text(trace, policy.keep)
+            return text, [(0, len(text))]
+        if policy.encode == "conversation":
+            text, starts = self._conversation(trace)
+            return text, [(starts[i] + a, starts[i] + b) for i, (a, b) in kept]
+        text = SEPARATOR.join(responses)
+        starts = [len(SEPARATOR.join([*responses[:i], ""])) for i in range(len(responses))]
+        spans = [(starts[i] + a, starts[i] + b) for i, (a, b) in kept]
+        # Kept rounds are neighbours here: what separates them is kept too, as it is in their text.
+        return text, [(spans[0][0], spans[-1][1])] if spans else []
+
+    def _conversation(self, trace: Trace) -> tuple[str, list[int]]:
+        """All rounds as a chat, without the head, and where in it each response starts."""
+        head = self.prompt.head()
+        turns: list[dict[str, str]] = []
+        starts: list[int] = []
+        text = ""
+        for round_ in trace.rounds:
+            if not round_.response:
+                continue
+            turns.append({"role": "user", "content": round_.prompt})
+            _, before = split_chat(self.lm, head, turns)
+            turns.append({"role": "assistant", "content": round_.response})
+            text = before + round_.response
+            starts.append(len(before))
+        self._check_template(text, trace, starts)
+        return text, starts
+
+    def _check_template(self, text: str, trace: Trace, starts: list[int]) -> None:
+        """A template that rewrites earlier turns would shift every span: refuse it."""
+        for start, response in zip(starts, _responses(trace), strict=True):
+            if text[start : start + len(response)] != response:
+                raise ConfigError(
+                    f"The chat template of {self.lm.name} rewrites earlier responses, so a conversation cannot be cut "
+                    "by offsets: use encode=responses."
+                )
+
+
+def _responses(trace: Trace) -> list[str]:
+    return [r.response for r in trace.rounds if r.response]
+
+
+def _kept(responses: list[str], keep: Keep) -> list[tuple[int, Span]]:
+    """`(response index, character span)` of what is kept, oldest first."""
+    back = _ROUNDS_BACK[keep]
+    first = 0 if back is None else max(0, len(responses) - back)
+    if keep == "last_action" and responses:
+        return [(first, last_action_span(responses[first]))]
+    return [(i, (0, len(responses[i]))) for i in range(first, len(responses))]

@@ -1,0 +1,45 @@
+"""Every error that lagkit raises on purpose: one clear sentence that says what is wrong and what to do."""
+
+
+class LagkitError(Exception):
+    """Base of all errors raised on purpose by lagkit."""
+
+
+class DataError(LagkitError):
+    """A data folder, file or record is missing or has the wrong shape."""
+
+
+class ConfigError(LagkitError):
+    """A configuration key, value or policy is unknown or contradicts another."""
+
+
+class ModelNotFound(LagkitError):
+    """A model or embedder could not be found under the name given."""
+
+
+class UnsupportedModel(LagkitError):
+    """The model's keys cannot be re-aligned, so its KV cannot be reused elsewhere."""
+
+
+class ContextTooLong(LagkitError):
+    """Injected tokens, prompt and new tokens do not fit into the model's context."""
+
+
+class StoreError(LagkitError):
+    """A log store cannot be opened or changed as asked."""
+
+
+class StoreMismatch(StoreError):
+    """The store was built with another model, embedder or format."""
+
+
+class StoreLocked(StoreError):
+    """Another process is writing to the store."""
+
+
+class EmptyStore(StoreError):
+    """A search needs logs, and the store has none."""
+
+
+class DamagedBlock(StoreError):
+    """A KV block's file is missing, truncated or altered."""

@@ -1,0 +1,193 @@
+"""A run from a configuration to a table: build logs, encode them, answer, report. Every stage resumes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lagkit import data, metrics
+from lagkit.agent import Agent
+from lagkit.config import RunConfig, Split
+from lagkit.encode import Encoder
+from lagkit.errors import ContextTooLong
+from lagkit.journal import Journal
+from lagkit.manifest import claim, describe
+from lagkit.model import LM
+from lagkit.policy import Policy, get_policy
+from lagkit.progress import progress
+from lagkit.prompts import Prompt
+from lagkit.retrieve import Embedder, PassageIndex, load_embedder
+from lagkit.store import LogStore
+from lagkit.types import Question, Trace
+
+
+class Experiment:
+    """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and `summary.csv`.
+
+    `lm` and `embedder` may be handed in, to share them between runs. Raises DataError or ConfigError at once when the
+    data are missing or the folder holds a run with other settings.
+    """
+
+    def __init__(self, config: RunConfig, *, lm: LM | None = None, embedder: Embedder | None = None) -> None:
+        self.config = config
+        self.out = Path(config.out)
+        self.data = data.load(config.data, config.dataset)
+        claim(self.out, config)
+        if lm is not None:
+            self.lm = lm
+        if embedder is not None:
+            self.embedder = embedder
+
+    @cached_property
+    def lm(self) -> LM:
+        """The language model, loaded when first needed."""
+        return LM.load(self.config.model, device=self.config.device, dtype=self.config.dtype)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """The embedder of queries, passages and logs."""
+        return load_embedder(self.config.embedder)
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        """The prompt for the data's kind of task."""
+        return Prompt.load(self.data.kind + ("_examples" if self.config.worked_examples else ""))
+
+    @cached_property
+    def passages(self) -> PassageIndex | None:
+        """The index of passages; None for tasks without."""
+        return PassageIndex(self.data.passages, self.embedder) if self.data.passages else None
+
+    @cached_property
+    def log_questions(self) -> tuple[Question, ...]:
+        """The questions that the log store is built on: a seeded sample of the log-store split."""
+        return self.data.sample("seen", self.config.log_questions, self.config.seed)
+
+    def questions(self, split: Split) -> tuple[Question, ...]:
+        """The questions to answer; seen ones are among `log_questions`."""
+        if split == "unseen":
+            return self.data.sample("unseen", self.config.unseen_questions, self.config.seed)
+        logged = replace(self.data, seen=self.log_questions)
+        return logged.sample("seen", self.config.seen_questions, self.config.seed)
+
+    def store(self, *, write: bool = False) -> LogStore:
+        """The run's log store."""
+        path, model, embedder = self.out / "store", self.lm.fingerprint, self.embedder
+        if not write:
+            return LogStore.open(path, model=model, embedder=embedder.name)
+        dtype = str(self.lm.dtype).removeprefix("torch.")
+        return LogStore.open_or_create(path, model=model, embedder=embedder.name, dim=embedder.dim, dtype=dtype)
+
+    def run(self) -> pd.DataFrame:
+        """All stages; returns the results, one row per policy, split and question."""
+        started = time.perf_counter()
+        self.build()
+        self.encode()
+        for name in self.config.policies:
+            for split in self.config.splits:
+                self.answer(name, split)
+        results = self.report()
+        describe(self, seconds=time.perf_counter() - started)
+        return results
+
+    def build(self) -> None:
+        """Answer the log questions without logs, and log every trace that did not fail, right or wrong."""
+        self._answer("log", None, "no_logs", self.log_questions, None)
+        with self.store(write=True) as store:
+            new = [t for t in self._journal("log").traces() if not t.error and t.id not in store]
+            vectors = self.embedder.documents([t.key for t in new])
+            store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
+
+    def encode(self) -> None:
+        """Encode each log as the KV policies ask; what is encoded already stays. Too long a log is left out."""
+        encoder = Encoder(self.lm, self.prompt)
+        policies = {encoder.key(p): p for p in map(get_policy, self.config.policies) if p and p.inject == "kv"}
+        with self.store(write=True) as store:
+            todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
+            for log, key in progress(todo, "Encoding logs"):
+                try:
+                    store.put_block(log, key, encoder.encode(store.get(log), policies[key]))
+                except ContextTooLong as error:
+                    print(f"Log {log} is not encoded as {key}: {error}")
+
+    def answer(self, name: str, split: Split) -> None:
+        """Answer a split's questions under one policy. Seen ones without logs were answered to build the store."""
+        if name == "no_logs" and split == "seen":
+            return
+        policy, questions = get_policy(name), self.questions(split)
+        with self.store() if policy else nullcontext() as store:
+            self._answer(f"{name}.{split}", policy, name, questions, store)
+
+    def report(self) -> pd.DataFrame:
+        """Score the traces that there are and write `results.parquet`, `summary.csv` and `differences.csv`."""
+        rows = []
+        for name in self.config.policies:
+            for split in self.config.splits:
+                traces = self._traces(name, split)
+                asked = [q for q in self.questions(split) if q.id in traces]
+                rows += [{"policy": name, "split": split, **result_row(q, traces[q.id])} for q in asked]
+        results = pd.DataFrame(rows)
+        results.to_parquet(self.out / "results.parquet")
+        metrics.summarize(results).to_csv(self.out / "summary.csv")
+        self.differences(results).to_csv(self.out / "differences.csv")
+        return results
+
+    def differences(self, results: pd.DataFrame) -> pd.DataFrame:
+        """Paired differences to `no_logs`, resampled over clusters of questions that share sub-questions."""
+        clusters = data.clusters([*self.questions("seen"), *self.questions("unseen")])
+        return metrics.compare(results, clusters)
+
+    def _traces(self, name: str, split: Split) -> dict[str, Trace]:
+        journal = "log" if name == "no_logs" and split == "seen" else f"{name}.{split}"
+        return {trace.question_id: trace for trace in self._journal(journal).traces()}
+
+    def _journal(self, name: str) -> Journal:
+        return Journal(self.out / "traces" / f"{name.replace('/', '-')}.jsonl")
+
+    def _answer(
+        self, journal: str, policy: Policy | None, name: str, questions: Sequence[Question], store: LogStore | None
+    ) -> None:
+        """Run the agent over what the journal does not hold yet, journalling each trace as it ends."""
+        book = self._journal(journal)
+        done = {trace.question_id for trace in book.traces()}
+        todo = {q.id: q for q in questions if q.id not in done}
+        if not todo:
+            return
+        agent = Agent(
+            self.lm,
+            self.prompt,
+            embedder=self.embedder,
+            passages=self.passages,
+            policy=policy,
+            store=store,
+            limits=self.config.limits,
+            policy_name=name,
+        )
+        for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
+            trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
+            book.append(trace)
+
+
+def result_row(question: Question, trace: Trace) -> dict[str, Any]:
+    """One question's outcome: scores, rounds, whether it abstained or failed, and what it cost."""
+    usage = trace.usage
+    return {
+        "question_id": question.id,
+        "answer": trace.answer,
+        **metrics.score(question, trace.answer),
+        "rounds": len(trace.rounds),
+        "abstained": trace.answer is None and trace.error is None,
+        "failed": trace.error is not None,
+        "error": trace.error,
+        "prefilled": usage.prefilled,
+        "injected": usage.injected,
+        "generated": usage.generated,
+        "seconds": usage.seconds,
+    }

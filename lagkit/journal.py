@@ -1,0 +1,53 @@
+"""Traces on disk as they come: one JSON line each, so that a killed run loses at most the line it was writing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from lagkit.errors import DataError
+from lagkit.types import Trace
+
+
+class Journal:
+    """An append-only file of traces. A torn last line (the writer was killed) is cut off before the next append."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def traces(self) -> list[Trace]:
+        """All whole traces, in the order in which they ended. Raises DataError naming a damaged line."""
+        if not self.path.exists():
+            return []
+        found = []
+        for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                found.append(Trace.from_dict(json.loads(line)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"Line {number} of {self.path} is damaged ({error!r}): delete that line, and the run "
+                    "answers its question again."
+                ) from error
+        return found
+
+    def append(self, trace: Trace) -> None:
+        """Add a trace; it is on disk when this returns."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            self._cut_torn_line(file)
+            file.write(json.dumps(trace.to_dict(), ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def _cut_torn_line(file: BinaryIO) -> None:
+        end = file.seek(0, os.SEEK_END)
+        if not end:
+            return
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)

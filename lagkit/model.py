@@ -1,0 +1,288 @@
+"""A language model that can be prompted with KV: load, tokenise, prefill, and greedy generation in ragged batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from lagkit.errors import ContextTooLong, ModelNotFound
+from lagkit.hub import resolve_model
+from lagkit.kv import KVBlock, build_cache, merge_rows, read_cache
+from lagkit.rope import probe
+from lagkit.types import Usage
+
+# A stop string spans few tokens: decoding this many of the newest is enough to see one end.
+_STOP_WINDOW = 12
+
+# For models that come without a chat template.
+_PLAIN_CHAT = (
+    "{{ bos_token or '' }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a generation starts from: blocks whose KV is injected at positions 0.., then tokens that are prefilled."""
+
+    ids: tuple[int, ...]
+    blocks: tuple[KVBlock, ...] = ()
+
+    @property
+    def injected(self) -> int:
+        """Number of injected tokens."""
+        return sum(len(block) for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Newly generated text and its cost; `text` ends with the stop string that ended it, if one did.
+
+    `usage.seconds` is the batch's wall time divided by its rows.
+    """
+
+    text: str
+    ids: tuple[int, ...] = field(repr=False)
+    usage: Usage
+
+
+class LM:
+    """A causal language model with its tokenizer and the re-alignment that the load-time probe found to be exact."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        """Wrap a loaded model; raises UnsupportedModel when its keys cannot be re-aligned."""
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.tokenizer.chat_template = tokenizer.chat_template or _PLAIN_CHAT
+        self.realigner = probe(model)
+        self._heads: dict[tuple[int, ...], KVBlock] = {}
+
+    @classmethod
+    def load(cls, name: str, *, device: str | None = None, dtype: str | None = None) -> LM:
+        """Load by alias (`smollm2`), hub id or folder.
+
+        device: `cpu`, `cuda` or `mps`; by default the best there is. dtype: `float32` or `bfloat16` (default).
+        Raises ModelNotFound and UnsupportedModel.
+        """
+        source = resolve_model(name)
+        device = device or best_device()
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype or "bfloat16"))
+        except (OSError, ValueError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise ModelNotFound(f"Model {name!r} could not be loaded from {source}: {first_line}") from error
+        return cls(model.to(device), tokenizer, name)
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        return f"LM({self.name!r}, {config.model_type}, {str(self.dtype).removeprefix('torch.')}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's and so the blocks' number format."""
+        return self.model.dtype
+
+    @property
+    def context_length(self) -> int:
+        """Positions that the model was made for, or those within the RoPE regime in which re-alignment is exact."""
+        longest = self.model.config.max_position_embeddings
+        return min(longest, self.realigner.limit) if self.realigner.limit else longest
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Identifies everything that KV depends on: architecture, RoPE, tokenizer and (by a sample) the weights."""
+        config = self.model.config.to_dict()
+        for key in ("_name_or_path", "transformers_version", "dtype", "architectures"):
+            config.pop(key, None)
+        rope = config.pop("rope_parameters", None)
+        weights = [p.detach().flatten()[:256].float().cpu().numpy().tobytes() for p in self.model.parameters()]
+        return {
+            "name": Path(self.name).name,
+            "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
+            "rope": _digest(json.dumps(rope, sort_keys=True, default=str).encode()),
+            "tokenizer": _digest(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()),
+            "weights": _digest(b"".join(weights)),
+        }
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of `text` as it stands: special tokens that are spelled out count, none are added."""
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def chat(self, messages: Sequence[dict[str, str]], *, open_turn: bool) -> str:
+        """Messages through the model's own chat template; `open_turn` starts the assistant's turn.
+
+        Where the template knows no system message, its words go in front of the first user turn.
+        """
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn)
+        except TemplateError:
+            system, *rest = messages
+            if system["role"] != "system":
+                raise
+            if not rest:
+                return ""
+            first = {**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}
+            return self.chat([first, *rest[1:]], open_turn=open_turn)
+
+    def check(self, context: Context, new_tokens: int) -> None:
+        """Raise ContextTooLong if the context and `new_tokens` more do not fit."""
+        total = context.injected + len(context.ids) + new_tokens
+        if total > self.context_length:
+            raise ContextTooLong(
+                f"{context.injected} injected + {len(context.ids)} prompt + {new_tokens} new tokens are {total}, and "
+                f"{self.name} holds {self.context_length}: inject fewer logs, or lower max_new_tokens."
+            )
+
+    def head_block(self, ids: Sequence[int]) -> KVBlock:
+        """The KV of a prompt's shared head (BOS, system message, worked examples), prefilled once per head."""
+        key = tuple(ids)
+        if key not in self._heads:
+            self._heads[key] = self.encode(Context(key), 0, len(key))
+        return self._heads[key]
+
+    @torch.inference_mode()
+    def logits(self, context: Context) -> torch.Tensor:
+        """Logits `[tokens, vocab]` of the context's ids, given its injected blocks."""
+        return self.model(**self._inputs(context)).logits[0]
+
+    @torch.inference_mode()
+    def encode(self, context: Context, start: int, stop: int) -> KVBlock:
+        """Prefill `context` and keep its tokens `[start, stop)`, counted from the first injected one.
+
+        Raises ContextTooLong.
+        """
+        self.check(context, 0)
+        inputs = self._inputs(context)
+        self.model.base_model(**inputs)
+        ids = torch.cat([*(block.ids for block in context.blocks), torch.tensor(context.ids, dtype=torch.long)])
+        return read_cache(inputs["past_key_values"], self.realigner, ids[start:stop], start, stop)
+
+    def _inputs(self, context: Context) -> dict[str, Any]:
+        """Arguments of one plain forward pass; its cache then holds the injected and the prefilled tokens."""
+        cache, mask = build_cache([context.blocks], self.model, self.realigner, len(context.ids))
+        ids = torch.tensor([context.ids], dtype=torch.long, device=self.device)
+        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+        positions = torch.arange(context.injected, mask.shape[1], device=self.device)[None]
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+
+    def generate(
+        self, contexts: Sequence[Context], max_new_tokens: int, *, stop: Sequence[str] = (), batch_size: int = 16
+    ) -> list[Generation]:
+        """Greedy continuations, in the order of `contexts`; each row has its own injected blocks, or none.
+
+        Raises ContextTooLong before anything is computed if one of the contexts is too long.
+        """
+        for context in contexts:
+            self.check(context, max_new_tokens)
+        # Rows of similar length together: shorter ones are padded to the longest.
+        order = sorted(range(len(contexts)), key=lambda i: contexts[i].injected + len(contexts[i].ids))
+        done: dict[int, Generation] = {}
+        for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+            batch = self._generate_batch([contexts[i] for i in rows], max_new_tokens, stop)
+            done |= dict(zip(rows, batch, strict=True))
+        return [done[i] for i in range(len(contexts))]
+
+    @torch.inference_mode()
+    def _generate_batch(self, contexts: list[Context], max_new_tokens: int, stop: Sequence[str]) -> list[Generation]:
+        """Prefill row by row, which wastes nothing on padding, then decode all rows together."""
+        began = time.perf_counter()
+        caches = []
+        for context in contexts:
+            inputs = self._inputs(Context(context.ids[:-1], context.blocks))
+            if len(context.ids) > 1:
+                self.model.base_model(**inputs)
+            caches.append(inputs["past_key_values"])
+        cache, mask = merge_rows(caches, max_new_tokens + 1)
+        last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
+        out = self.model.generate(
+            last,
+            attention_mask=torch.cat([mask, torch.ones_like(last)], dim=1),
+            past_key_values=cache,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id or 0,
+            eos_token_id=self._end_ids,
+            stopping_criteria=StoppingCriteriaList([_StopAt(self.tokenizer, stop)]),
+        )
+        seconds = (time.perf_counter() - began) / len(contexts)
+        rows = zip(contexts, out[:, 1:], strict=True)
+        return [self._finish(context, new.tolist(), stop, seconds) for context, new in rows]
+
+    def _finish(self, context: Context, new: list[int], stop: Sequence[str], seconds: float) -> Generation:
+        """Cut a row at its end token or stop string: what follows is padding of finished rows."""
+        ends = [i for i, token in enumerate(new) if token in self._end_ids]
+        spent = new[: ends[0] + 1] if ends else new
+        text = self.tokenizer.decode(spent[:-1] if ends else spent)
+        found = [text.index(s) + len(s) for s in stop if s in text]
+        if found:
+            text = text[: min(found)]
+            spent = _shortest_that_says(self.tokenizer, spent, text)
+        usage = Usage(len(context.ids), context.injected, len(spent), seconds)
+        return Generation(text, tuple(spent), usage)
+
+    @cached_property
+    def _end_ids(self) -> list[int]:
+        """End tokens of the model's generation config and of its tokenizer."""
+        configured = self.model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None})
+
+
+class _StopAt(StoppingCriteria):
+    """Ends each row as soon as its newest tokens hold one of the stop strings."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
+        self.tokenizer, self.stop = tokenizer, tuple(stop)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.Tensor:
+        # The first column is the prompt's last token.
+        tails = self.tokenizer.batch_decode(input_ids[:, max(1, input_ids.shape[1] - _STOP_WINDOW) :])
+        done = [any(s in tail for s in self.stop) for tail in tails]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def best_device() -> str:
+    """`cuda` if there is one, then `mps`, then `cpu`."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> list[int]:
+    """The fewest leading tokens whose decoding covers `text`."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if len(tokenizer.decode(ids[:middle])) >= len(text):
+            high = middle
+        else:
+            low = middle + 1
+    return ids[:low]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,89 @@
+"""What is kept of a log and how it is shown: four choices, and names for the combinations that papers use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+from lagkit.errors import ConfigError
+
+Inject = Literal["kv", "text", "cheatsheet"]
+Encode = Literal["conversation", "responses", "kept"]
+Keep = Literal["last_action", "last_round", "last_two_rounds", "all_rounds"]
+Place = Literal["front", "prefix", "user_turn"]
+
+_CHOICES = {"inject": Inject, "encode": Encode, "keep": Keep, "place": Place}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One way to reuse logs.
+
+    inject: as KV, as text, or as notes that the model first distils from their text (`cheatsheet`).
+    keep: which tokens are stored, or shown.
+    encode: what the model reads before the kept tokens (KV only): the whole `conversation`, all `responses`
+        joined by blank lines (the authors' code), or only what is `kept` (Block-Attention, arXiv 2409.15355).
+    place: `front` of the BOS token (the authors' code), after the shared head of the prompt (`prefix`: BOS, system
+        message and worked examples), or inside the `user_turn` (text and cheatsheet only).
+
+    Raises ConfigError for an unknown value or a combination that means nothing.
+    """
+
+    inject: Inject
+    keep: Keep = "last_round"
+    encode: Encode = "responses"
+    place: Place = "front"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, known = getattr(self, field.name), get_args(_CHOICES[field.name])
+            if value not in known:
+                raise ConfigError(f"A policy's {field.name} is one of {', '.join(known)}; {value!r} is not.")
+        if self.inject == "kv" and self.place == "user_turn":
+            raise ConfigError("KV cannot stand inside the user turn: choose place front or prefix, or inject text.")
+        if self.inject == "cheatsheet" and self.place != "user_turn":
+            raise ConfigError("A cheatsheet stands inside the user turn: choose place user_turn.")
+
+    def __str__(self) -> str:
+        return "/".join((self.inject, self.keep, self.encode, self.place))
+
+    def block_key(self, head_hash: str) -> str:
+        """The name under which a store keeps this policy's blocks: KV depends on all that was read before it.
+
+        `head_hash` identifies the shared head of the prompt; blocks encoded without it (front of BOS, responses or
+        kept tokens only) are shared by all heads.
+        """
+        reads_head = self.place == "prefix" or self.encode == "conversation"
+        return f"{self.encode}.{self.keep}.{head_hash if reads_head else 'bare'}"
+
+
+# Our name -> the authors': no_logs = base, text_last_round = log_text, text_all_rounds = log_text_all,
+# kv_last_round = log_kv (their main method), kv_last_action = log_kv_last_action.
+POLICIES: dict[str, Policy | None] = {
+    "no_logs": None,
+    "text_last_round": Policy("text"),
+    "text_all_rounds": Policy("text", keep="all_rounds"),
+    "text_last_round_user_turn": Policy("text", place="user_turn"),
+    "kv_last_action": Policy("kv", keep="last_action"),
+    "kv_last_round": Policy("kv"),
+    "kv_last_two_rounds": Policy("kv", keep="last_two_rounds"),
+    "kv_all_rounds": Policy("kv", keep="all_rounds"),
+    "kv_block": Policy("kv", encode="kept"),
+    "kv_last_round_prefix": Policy("kv", place="prefix"),
+    "cheatsheet": Policy("cheatsheet", place="user_turn"),
+}
+
+
+def get_policy(name: str) -> Policy | None:
+    """A policy by its name in `POLICIES`, or spelled out as `inject/keep/encode/place`; None means no logs.
+
+    Raises ConfigError for an unknown name.
+    """
+    if name in POLICIES:
+        return POLICIES[name]
+    parts = name.split("/")
+    if len(parts) == len(_CHOICES):
+        return Policy(*parts)  # type: ignore[arg-type]
+    raise ConfigError(
+        f"Unknown policy {name!r}: use one of {', '.join(POLICIES)}, or spell it out as inject/keep/encode/place."
+    )

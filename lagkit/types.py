@@ -1,0 +1,138 @@
+"""The values that flow between lagkit's modules; immutable, and plain enough to be written as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+TaskKind = Literal["qa", "choice"]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of text that the agent can retrieve."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One step of a question's gold reasoning; `id` is what overlap between questions is measured by."""
+
+    id: str
+    question: str
+    answer: str
+    passage_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task with its gold answers; `answers[0]` is the gold answer, the rest are aliases.
+
+    For `kind="choice"` the answer is a letter and `choices` holds the options in order.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    kind: TaskKind = "qa"
+    choices: tuple[str, ...] = ()
+    hops: tuple[Hop, ...] = ()
+    category: str = ""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a piece of generation cost: tokens by origin, and wall seconds."""
+
+    prefilled: int = 0
+    injected: int = 0
+    generated: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.prefilled + other.prefilled,
+            self.injected + other.injected,
+            self.generated + other.generated,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A retrieved log or passage: its id and its cosine similarity to the query."""
+
+    id: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One turn of the agent: the user turn that the model read and the whole assistant turn (opening included)."""
+
+    prompt: str
+    response: str
+    query: str = ""
+    passages: tuple[Hit, ...] = ()
+    logs: tuple[Hit, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The reasoning of one task. `answer` is None when none was given; `error` says why a task failed.
+
+    `correct` is kept for analysis only (right or wrong logs); neither retrieval nor the agent reads it.
+    """
+
+    question_id: str
+    question: str
+    system: str
+    rounds: tuple[Round, ...]
+    answer: str | None = None
+    error: str | None = None
+    correct: bool | None = None
+    policy: str = "no_logs"
+
+    @property
+    def id(self) -> str:
+        """Content address: the same reasoning has the same id, so adding a trace twice adds it once."""
+        said = [self.question_id, self.question, self.system, [[r.prompt, r.response] for r in self.rounds]]
+        return "log1-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
+
+    @property
+    def key(self) -> str:
+        """The text a log is found by: the question and the last response (paper, section 3.2)."""
+        last = self.rounds[-1].response if self.rounds else ""
+        return f"{self.question}\n{last}".strip()
+
+    @property
+    def usage(self) -> Usage:
+        """The cost of all rounds together."""
+        return sum((r.usage for r in self.rounds), Usage())
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-able form; `from_dict` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Trace:
+        """The inverse of `to_dict`; raises KeyError or TypeError on another shape."""
+        rounds = tuple(_round_from_dict(r) for r in raw["rounds"])
+        return cls(**{**raw, "rounds": rounds})
+
+
+def _round_from_dict(raw: dict[str, Any]) -> Round:
+    return Round(
+        **{
+            **raw,
+            "passages": tuple(Hit(**h) for h in raw["passages"]),
+            "logs": tuple(Hit(**h) for h in raw["logs"]),
+            "usage": Usage(**raw["usage"]),
+        }
+    )
