@@ -198,6 +198,10 @@ def test_a_checksum_is_computed_once_for_each_file(store, monkeypatch):
         assert len(checked) == 1
 
 
+def vanishing(path):
+    raise RuntimeError(f"unable to open file <{path}> in read-only mode")
+
+
 def test_a_block_deleted_or_replaced_while_it_is_looked_up(store, monkeypatch):
     one, two = fill(store, [1, 2])
     with LogStore.open(store.path) as reader:
@@ -214,6 +218,10 @@ def test_a_block_deleted_or_replaced_while_it_is_looked_up(store, monkeypatch):
         meanwhile(lambda: store.delete([one]))
         with pytest.raises(StoreError, match=f"There is no log '{one}'"):
             reader.block(one, "last")
+        monkeypatch.setattr(KVBlock, "load", vanishing)
+        with pytest.raises(DamagedBlock, match=f"The KV block {file_of(store, two)} vanished while it was read"):
+            reader.block(two, "last")
+        monkeypatch.undo()
         remove(file_of(store, two))
         meanwhile(lambda: store.put_block(two, "last", kv(3)))
         assert same(reader.block(two, "last"), kv(3))

@@ -99,7 +99,10 @@ class BlockFiles:
         if sha256 not in self._sound:
             self.check(sha256, nbytes)
             self._sound.add(sha256)
-        return KVBlock.load(self.path(sha256))
+        try:
+            return KVBlock.load(self.path(sha256))
+        except RuntimeError as error:  # torch's, when the file goes away between opening and mapping it
+            raise DamagedBlock(f"The KV block {self.path(sha256)} vanished while it was read ({error}).") from error
 
     def check(self, sha256: str, nbytes: int) -> None:
         """Read the whole file and raise DamagedBlock unless it is what was stored."""
