@@ -1,0 +1,213 @@
+"""Headless use: `python -m lagkit run|encode|store|bench`; `--help` behind any of them says more."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lagkit.errors import ConfigError, EmptyStore, LagkitError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lagkit.experiment import Experiment
+    from lagkit.store import LogStore
+
+# Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 (`verify` found something), 2 (an error), 130 (interrupted)."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args) or 0
+    except (LagkitError, OSError) as error:
+        # A full disk or a folder without permission is no fault of the program either.
+        print("lagkit:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; the same command resumes.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lagkit", description="Log-augmented generation: reuse the KV of past reasoning."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("run", run, "build logs, encode them, answer the questions, report"),
+        ("encode", encode, "build and encode the logs of a run, and stop there"),
+    ):
+        sub = commands.add_parser(name, help=text, description=f"From a run file: {text}. The same command resumes.")
+        sub.add_argument("config", metavar="CONFIG.yaml", help="settings of the run (lagkit.config.RunConfig)")
+        sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="key=value", help="override settings")
+        sub.set_defaults(command=command)
+    _add_store(commands.add_parser("store", help="look after a log store; needs no model"))
+    sub = commands.add_parser("bench", help="measure speed and size on this machine")
+    sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON to write")
+    sub.add_argument("--quick", action="store_true", help="small sizes, to try it out")
+    sub.set_defaults(command=bench)
+    return parser
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", type=Path, help="the store's folder")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=text, description=text)
+        action.set_defaults(command=command)
+        return action
+
+    add("summary", summary, "logs, tokens and bytes for each kind of block")
+    add("verify", verify, "read every byte and list what is wrong; exit code 1 if something is")
+    pruning = add("prune", prune, "remove damaged blocks and files that no log names")
+    pruning.add_argument("--max-bytes", type=int, metavar="N", help="remove the oldest logs too, down to N bytes")
+    add("export", export, "write all of it into one file").add_argument("file", metavar="FILE", type=Path)
+    importing = add("import", import_, "add the logs of an exported file; makes the store if there is none")
+    importing.add_argument("file", metavar="FILE", type=Path)
+    searching = add("search", search, "the logs nearest to a text, by the store's own embedder")
+    searching.add_argument("text", metavar="TEXT")
+    searching.add_argument("-k", type=int, default=3, help="how many (default: 3)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """All stages of a run, then its tables."""
+    from lagkit import metrics
+
+    experiment = _experiment(args)
+    results = experiment.run()
+    _show(metrics.summarize(results), f"Summary of {len(results)} answers")
+    _show(experiment.differences(results), "Differences to no_logs, with 95% intervals")
+    print(f"\nresults.parquet, summary.csv, differences.csv, manifest.json, traces and store: {experiment.out}")
+
+
+def encode(args: argparse.Namespace) -> None:
+    """The stages up to the encoded logs."""
+    experiment = _experiment(args)
+    experiment.build()
+    experiment.encode()
+    with experiment.store() as store:
+        _describe(store)
+
+
+def summary(args: argparse.Namespace) -> None:
+    """What a store holds."""
+    with _open(args.path) as store:
+        _describe(store)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """What is wrong in a store; 1 if anything is."""
+    with _open(args.path) as store:
+        problems = store.verify()
+        if problems.empty:
+            print(f"All {len(store)} logs of {store.path} and their blocks are sound.")
+            return 0
+    _show(problems, f"{len(problems)} problems; prune removes damaged blocks and orphans")
+    return 1
+
+
+def prune(args: argparse.Namespace) -> None:
+    """Remove what is damaged, and the oldest logs above a size."""
+    with _open(args.path, write=True) as store:
+        gone = store.prune(args.max_bytes)
+        if not gone.empty:
+            _show(gone, "Removed")
+        print(f"{gone['bytes'].sum():,} bytes removed; {len(store)} logs are left in {store.nbytes:,} bytes.")
+
+
+def export(args: argparse.Namespace) -> None:
+    """A whole store into one file."""
+    with _open(args.path) as store:
+        path = store.export(args.file)
+        print(f"{len(store)} logs are in {path} ({path.stat().st_size:,} bytes).")
+
+
+def import_(args: argparse.Namespace) -> None:
+    """An exported file into a store, which is made for its model if there is none."""
+    from lagkit.store import LogStore, header
+    from lagkit.store.archive import Archive
+
+    if not (args.path / header.NAME).exists():
+        with Archive(args.file) as archive:
+            made = archive.header
+        LogStore.create(args.path, model=made.model, embedder=made.embedder, dim=made.dim, dtype=made.dtype).close()
+    with _open(args.path, write=True) as store:
+        before = len(store)
+        found = store.import_archive(args.file)
+        print(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
+
+
+def search(args: argparse.Namespace) -> None:
+    """The logs nearest to a text, best first."""
+    from lagkit.retrieve import load_embedder
+
+    with _open(args.path) as store:
+        if not len(store):
+            raise EmptyStore(f"The log store at {store.path} has no logs yet: there is nothing to search.")
+        [hits] = store.search(load_embedder(store.embedder).queries([args.text]), args.k)
+        for hit in hits:
+            trace = store.get(hit.id)
+            print(f"{hit.score:.3f}  {hit.id}  {trace.question}  ->  {trace.answer or 'no answer'}")
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Measure, show a table and write JSON."""
+    from lagkit.bench import run_bench
+
+    run_bench(args.out, quick=args.quick)
+
+
+def _experiment(args: argparse.Namespace) -> Experiment:
+    overrides = _overrides(args.set)
+    from lagkit.config import RunConfig
+    from lagkit.experiment import Experiment
+    from lagkit.progress import quiet
+
+    quiet()
+    return Experiment(RunConfig.read(args.config, overrides))
+
+
+def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` words as settings; values are YAML. Raises ConfigError for anything else."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--set takes key=value; {pair!r} is not.")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"The value of --set {pair!r} is not YAML: {error}") from error
+    return settings
+
+
+def _open(path: Path, *, write: bool = False) -> LogStore:
+    from lagkit.store import LogStore
+
+    return LogStore.open(path, write=write)
+
+
+def _describe(store: LogStore) -> None:
+    print(f"{store.path}: {len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, embedder {store.embedder}")
+    print(f"model: {', '.join(f'{key} {value}' for key, value in store.model.items())}")
+    blocks = store.summary()
+    if blocks.empty:
+        print("No KV blocks.")
+    else:
+        _show(blocks, "KV blocks")
+
+
+def _show(table: pd.DataFrame, title: str) -> None:
+    print(f"\n{title}\n{table.to_string(float_format='{:.3f}'.format)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,328 @@
+"""The command line, in-process: what it prints, its exit codes, and every kind of bad input that reaches it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+from lagkit.__main__ import main
+from lagkit.config import RunConfig
+from lagkit.experiment import Experiment
+from lagkit.journal import Journal
+from lagkit.kv import KVBlock
+from lagkit.model import LM
+from lagkit.retrieve import load_embedder
+from lagkit.store import LogStore
+from tests import lms, stores
+
+SAMPLE = "data/sample"
+
+
+def saved(folder, **changes):
+    """A tiny model in a folder, as `LM.load` reads it."""
+    lm = lms.new_lm(LM, **changes)
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def config(tmp_path, model):
+    """A run file with three logs, two unseen questions and two short rounds."""
+
+    def write(**changes):
+        settings = {
+            **{"data": SAMPLE, "out": str(tmp_path / "out"), "model": str(model), "embedder": "hash"},
+            **{"device": "cpu", "dtype": "float32", "policies": ["no_logs", "kv_last_round"], "splits": ["unseen"]},
+            **{"log_questions": 3, "unseen_questions": 2, "max_rounds": 1, "max_new_tokens": 4, "logs": 1},
+            **{"worked_examples": False},
+        }
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump({**settings, **changes}))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+
+
+def fails(capsys, *argv):
+    """The sentence with which a command fails; checks that it is one line on stderr, and the exit code."""
+    assert main([str(word) for word in argv]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lagkit: ")
+    assert said.count("\n") == 1
+    return said.removeprefix("lagkit: ").strip()
+
+
+def test_run_prints_both_tables_and_says_where_the_files_are(config, capsys, tmp_path):
+    assert main(["run", config()]) == 0
+    said = capsys.readouterr().out
+    assert "Summary of 4 answers" in said
+    assert "Differences to no_logs" in said
+    assert str(tmp_path / "out") in said
+    results = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert list(results.groupby("policy", sort=False).size().items()) == [("no_logs", 2), ("kv_last_round", 2)]
+    assert not results["failed"].any()
+
+
+def test_run_again_answers_nothing_anew(config, capsys, tmp_path):
+    path = config()
+    main(["run", path])
+    first = capsys.readouterr().out
+    journals = {file: file.read_bytes() for file in (tmp_path / "out" / "traces").iterdir()}
+    assert main(["run", path]) == 0
+    assert capsys.readouterr().out == first
+    assert len(journals) == 3
+    assert {file: file.read_bytes() for file in journals} == journals
+
+
+def test_set_overrides_with_yaml_values(config, tmp_path):
+    assert main(["run", config(), "--set", "policies=[no_logs]", "unseen_questions=1", "--set", "log_questions=2"]) == 0
+    settings = json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]
+    assert settings["policies"] == ["no_logs"]
+    assert (settings["unseen_questions"], settings["log_questions"]) == (1, 2)
+    assert len(pd.read_parquet(tmp_path / "out" / "results.parquet")) == 1
+
+
+def test_encode_stops_at_the_logs(config, capsys, tmp_path):
+    assert main(["encode", config()]) == 0
+    said = capsys.readouterr().out
+    assert "3 logs" in said
+    assert "responses.last_round.bare" in said
+    assert [file.name for file in (tmp_path / "out" / "traces").iterdir()] == ["log.jsonl"]
+    with LogStore.open(tmp_path / "out" / "store") as store:
+        assert [store.block_keys(log) for log in store] == [["responses.last_round.bare"]] * 3
+
+
+def test_interrupted_run_says_so_and_resumes(config, capsys, tmp_path, monkeypatch):
+    path, append = config(), Journal.append
+
+    def interrupted(self, trace):
+        append(self, trace)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "append", interrupted)
+    assert main(["run", path]) == 130
+    assert capsys.readouterr().err == "Interrupted; the same command resumes.\n"
+    log = tmp_path / "out" / "traces" / "log.jsonl"
+    kept = log.read_bytes()
+    assert kept.count(b"\n") == 1
+    monkeypatch.undo()
+    assert main(["run", path]) == 0
+    assert log.read_bytes().startswith(kept)
+    assert log.read_bytes().count(b"\n") == 3
+
+
+def test_bad_settings(config, capsys, tmp_path):
+    assert "nothing.yaml cannot be read" in fails(capsys, "run", tmp_path / "nothing.yaml")
+    assert "seeed: Extra inputs are not permitted (keys are data, " in fails(capsys, "run", config(seeed=1))
+    assert "seed: Input should be a valid integer" in fails(capsys, "run", config(), "--set", "seed=soon")
+    assert "Unknown policy 'kv_magic'" in fails(capsys, "run", config(policies=["no_logs", "kv_magic"]))
+    assert "no_logs must be among them" in fails(capsys, "run", config(policies=["kv_last_round"]))
+    assert fails(capsys, "run", config(), "--set", "seed") == "--set takes key=value; 'seed' is not."
+    assert "'seed=[1' is not YAML" in fails(capsys, "run", config(), "--set", "seed=[1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_that_is_no_yaml(capsys, tmp_path):
+    (tmp_path / "run.yaml").write_text("data: [1\nout: 2")
+    assert "run.yaml is not YAML" in fails(capsys, "run", tmp_path / "run.yaml")
+
+
+def test_bad_data(config, capsys, tmp_path):
+    assert "there is no data folder" in fails(capsys, "run", config(data=str(tmp_path / "nowhere")))
+    folder = shutil.copytree(SAMPLE, tmp_path / "sample")
+    records = json.loads((folder / "dev_test.json").read_text())
+    del records[4]["answer"]
+    (folder / "dev_test.json").write_text(json.dumps(records))
+    said = fails(capsys, "run", config(data=str(folder)))
+    assert f"dev_test.json, record 4 (id {records[4]['id']!r}), key 'answer': Field required" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_models(config, capsys):
+    assert "'nope' is no known model: the aliases are smollm2" in fails(capsys, "run", config(model="nope"))
+    changed = fails(capsys, "encode", config(), "--set", "embedder=nope")
+    assert "holds a run with other settings (" in changed
+    assert "embedder was 'hash' and is 'nope'" in changed
+
+
+def test_unknown_embedder(config, capsys):
+    assert "'nope' is no known embedder" in fails(capsys, "run", config(embedder="nope"))
+
+
+def test_store_of_another_model_is_refused_with_both_fingerprints(config, capsys, tmp_path):
+    folder = saved(tmp_path / "model")
+    path = config(model=str(folder))
+    assert main(["encode", path]) == 0
+    with LogStore.open(tmp_path / "out" / "store") as store:
+        before = store.model
+    saved(folder, initializer_range=0.2)
+    said = fails(capsys, "run", path)
+    after = Experiment(RunConfig.read(path)).lm.fingerprint
+    assert before["weights"] != after["weights"]
+    assert json.dumps(before, sort_keys=True) in said
+    assert json.dumps(after, sort_keys=True) in said
+
+
+def test_damaged_block_fails_its_questions_only(config, capsys, tmp_path):
+    path = config(splits=["seen"])
+    main(["encode", path])
+    with LogStore.open(tmp_path / "out" / "store") as store:
+        damaged, log = stores.file_of(store, store.ids[1], "responses.last_round.bare"), store.ids[1]
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert main(["run", path]) == 0
+    results = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    failed = results[results["failed"]]
+    assert 0 < len(failed) < 3
+    assert failed["error"].str.contains(damaged.name).all()
+    capsys.readouterr()
+
+    where = str(tmp_path / "out" / "store")
+    assert main(["store", where, "verify"]) == 1
+    said = capsys.readouterr().out
+    assert log in said
+    assert damaged.name in said
+    assert main(["store", where, "prune"]) == 0
+    assert "3 logs are left" in capsys.readouterr().out
+    assert main(["store", where, "verify"]) == 0
+    assert "All 3 logs" in capsys.readouterr().out
+
+
+def test_too_long_prompts_are_recorded_as_failures(config, capsys, tmp_path):
+    assert main(["run", config(max_new_tokens=4096, policies=["no_logs"])]) == 0
+    results = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert results["failed"].tolist() == [True, True]
+    pattern = r"ContextTooLong: question '\w+': \d+ injected \+ \d+ prompt \+ 4096 new tokens are \d+, and"
+    assert results["error"].str.contains(pattern).all()
+
+
+def test_empty_store(config, capsys, tmp_path):
+    said = fails(capsys, "run", config(max_new_tokens=4096))  # no question fits, so nothing is logged
+    assert said == f"The log store {tmp_path / 'out' / 'store'} is empty: build logs before reusing them."
+    assert "nothing to search" in fails(capsys, "store", tmp_path / "out" / "store", "search", "x")
+    assert main(["store", str(tmp_path / "out" / "store"), "summary"]) == 0
+    assert "0 logs" in (said := capsys.readouterr().out)
+    assert "No KV blocks." in said
+
+
+def test_full_disk_loses_nothing(config, capsys, tmp_path, monkeypatch):
+    path, save, saved = config(), KVBlock.save, []
+
+    def full(self, target):
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        saved.append(target)
+        save(self, target)
+
+    monkeypatch.setattr(KVBlock, "save", full)
+    said = fails(capsys, "encode", path)
+    assert "the disk is full" in said
+    with LogStore.open(tmp_path / "out" / "store") as store:
+        assert (len(store), len(store.summary()), len(store.verify())) == (3, 1, 0)
+        assert store.summary()["logs"].tolist() == [2]
+    monkeypatch.undo()
+    assert main(["encode", path]) == 0
+    with LogStore.open(tmp_path / "out" / "store") as store:
+        assert store.summary()["logs"].tolist() == [3]
+
+
+def test_full_disk_while_a_trace_is_written(config, capsys, monkeypatch):
+    def full(self, trace):
+        raise OSError(errno.ENOSPC, "No space left on device", "log.jsonl")
+
+    monkeypatch.setattr(Journal, "append", full)
+    assert fails(capsys, "run", config()) == "[Errno 28] No space left on device: 'log.jsonl'"
+
+
+def test_store_commands_need_no_model(tmp_path, capsys):
+    where = tmp_path / "store"
+    with stores.new_store(where) as store:
+        stores.fill(store, range(4))
+    assert main(["store", str(where), "summary"]) == 0
+    said = capsys.readouterr().out
+    assert "4 logs" in said
+    assert "name tiny, rope r1" in said
+    [row] = [line.split() for line in said.splitlines() if line.startswith("last")]
+    assert row[:3] == ["last", "4", "12"]
+    assert main(["store", str(where), "export", str(tmp_path / "logs.tar")]) == 0
+    assert main(["store", str(tmp_path / "new"), "import", str(tmp_path / "logs.tar")]) == 0
+    assert "4 of 4 logs were new" in capsys.readouterr().out
+    assert main(["store", str(tmp_path / "new"), "import", str(tmp_path / "logs.tar")]) == 0
+    assert "0 of 4 logs were new" in capsys.readouterr().out
+    with LogStore.open(where) as old, LogStore.open(tmp_path / "new") as new:
+        assert stores.content(old) == stores.content(new)
+        assert old.model == new.model
+
+
+def test_prune_to_a_size(tmp_path, capsys):
+    with stores.new_store(tmp_path / "store") as store:
+        ids = stores.fill(store, range(4))
+    assert main(["store", str(tmp_path / "store"), "prune", "--max-bytes", "0"]) == 0
+    said = capsys.readouterr().out
+    assert all(log in said for log in ids)
+    assert "0 logs are left" in said
+
+
+def test_search_by_the_stores_embedder(tmp_path, capsys):
+    embedder = load_embedder("hash")
+    with stores.new_store(tmp_path / "store", embedder="hash", dim=embedder.dim) as store:
+        traces = [stores.trace(i) for i in range(5)]
+        store.add_many((t, v, {}) for t, v in zip(traces, embedder.documents([t.key for t in traces]), strict=True))
+    assert main(["store", str(tmp_path / "store"), "search", "Who is 3?", "-k", "2"]) == 0
+    best, second = capsys.readouterr().out.splitlines()
+    assert f"{traces[3].id}  Who is 3?  ->  3" in best
+    assert float(best.split()[0]) > float(second.split()[0])
+
+
+def test_store_errors(tmp_path, capsys):
+    where = tmp_path / "store"
+    assert "There is no log store at" in fails(capsys, "store", where, "summary")
+    assert "cannot be read as an archive" in fails(capsys, "store", where, "import", tmp_path / "no.tar")
+    assert not where.exists()
+    with stores.new_store(where) as store:
+        stores.fill(store, range(2))
+        assert "is writing to" in fails(capsys, "store", where, "prune")
+    assert "cannot be pruned to -1 bytes" in fails(capsys, "store", where, "prune", "--max-bytes", "-1")
+    assert main(["store", str(where), "export", str(tmp_path / "logs.tar")]) == 0
+    assert "exists already" in fails(capsys, "store", where, "export", tmp_path / "logs.tar")
+    stores.new_store(tmp_path / "other", model={"name": "else"}).close()
+    said = fails(capsys, "store", tmp_path / "other", "import", tmp_path / "logs.tar")
+    assert '{"name": "else"}' in said
+    assert '{"name": "tiny", "rope": "r1"}' in said
+    with stores.new_store(tmp_path / "lost", embedder="lost"):
+        pass
+    with LogStore.open(tmp_path / "lost", write=True) as store:
+        stores.fill(store, [1])
+    assert "'lost' is no known embedder" in fails(capsys, "store", tmp_path / "lost", "search", "x")
+
+
+@pytest.mark.parametrize("argv", [[], ["fly"], ["store", "x"], ["store", "x", "fly"], ["bench"], ["run"]])
+def test_wrong_words_show_the_usage(argv, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2
+    assert "usage: python -m lagkit" in capsys.readouterr().err
+
+
+def test_as_a_process():
+    command = [sys.executable, "-m", "lagkit", "run", "run.yaml", "--set", "seed"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "lagkit: --set takes key=value; 'seed' is not.\n"
