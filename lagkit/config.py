@@ -53,6 +53,8 @@ class RunConfig(BaseModel):
                 get_policy(name)
             except ConfigError as error:
                 raise ValueError(str(error)) from error
+        if "no_logs" not in names:
+            raise ValueError("no_logs must be among them, since differences are measured against it")
         return names
 
     @classmethod
