@@ -94,7 +94,7 @@ def split_chat(lm: LM, head: Sequence[dict[str, str]], turns: Sequence[dict[str,
     """
     whole = lm.chat([*head, *turns], open_turn=True)
     shared = lm.chat(head, open_turn=False)
-    if not whole.startswith(shared):
+    if not shared or not whole.startswith(shared):
         bos = lm.tokenizer.bos_token or ""
         shared = bos if whole.startswith(bos) else ""
     return shared, whole[len(shared) :]
