@@ -1,0 +1,84 @@
+"""Policies: the four choices, their names, and what a store keeps blocks under."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import get_args
+
+import pytest
+
+from lagkit.errors import ConfigError
+from lagkit.policy import POLICIES, Encode, Inject, Keep, Place, Policy, get_policy
+
+GRID = list(product(get_args(Inject), get_args(Keep), get_args(Encode), get_args(Place)))
+
+
+def is_legal(inject: str, place: str) -> bool:
+    return {"kv": place != "user_turn", "text": True, "cheatsheet": place == "user_turn"}[inject]
+
+
+def test_names_are_those_that_papers_use():
+    fields = {name: p and (p.inject, p.keep, p.encode, p.place) for name, p in POLICIES.items()}
+    assert fields == {
+        "no_logs": None,
+        "text_last_round": ("text", "last_round", "responses", "front"),
+        "text_all_rounds": ("text", "all_rounds", "responses", "front"),
+        "text_last_round_user_turn": ("text", "last_round", "responses", "user_turn"),
+        "kv_last_action": ("kv", "last_action", "responses", "front"),
+        "kv_last_round": ("kv", "last_round", "responses", "front"),
+        "kv_last_two_rounds": ("kv", "last_two_rounds", "responses", "front"),
+        "kv_all_rounds": ("kv", "all_rounds", "responses", "front"),
+        "kv_block": ("kv", "last_round", "kept", "front"),
+        "kv_last_round_prefix": ("kv", "last_round", "responses", "prefix"),
+        "cheatsheet": ("cheatsheet", "last_round", "responses", "user_turn"),
+    }
+
+
+def test_every_combination_is_a_policy_or_refused():
+    legal = 0
+    for inject, keep, encode, place in GRID:
+        if is_legal(inject, place):
+            policy = Policy(inject, keep, encode, place)
+            assert get_policy(str(policy)) == policy
+            legal += 1
+        else:
+            with pytest.raises(ConfigError, match="user turn"):
+                Policy(inject, keep, encode, place)
+    assert (legal, len(GRID)) == (4 * 3 * (2 + 3 + 1), 108)
+
+
+@pytest.mark.parametrize("name", ["no_logs", "kv_block"])
+def test_a_name_gives_its_policy(name):
+    assert get_policy(name) is POLICIES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kv_last_rond", r"Unknown policy 'kv_last_rond': use one of no_logs, .*, cheatsheet, or spell it out as"),
+        ("kv/last_round/responses", "Unknown policy"),
+        ("", "Unknown policy ''"),
+        ("kv/last_word/responses/front", "keep is one of last_action, last_round, .*; 'last_word' is not"),
+        ("kv/last_round/all/front", "encode is one of conversation, responses, kept; 'all' is not"),
+        ("kvs/last_round/kept/front", "inject is one of kv, text, cheatsheet; 'kvs' is not"),
+        ("kv/last_round/kept/back", "place is one of front, prefix, user_turn; 'back' is not"),
+    ],
+)
+def test_unknown_names_and_values_are_refused(name, message):
+    with pytest.raises(ConfigError, match=message):
+        get_policy(name)
+
+
+def test_blocks_are_shared_exactly_where_the_same_text_was_read():
+    keys = {str(p): p.block_key("h1") for p in (Policy("kv", *rest) for i, *rest in GRID if is_legal("kv", rest[2]))}
+    assert len(keys) == 4 * 3 * 2
+    # What reads the head depends on it; a conversation is the same wherever it is put.
+    assert keys["kv/last_round/conversation/front"] == keys["kv/last_round/conversation/prefix"]
+    assert keys["kv/last_round/responses/front"] == "responses.last_round.bare"
+    assert keys["kv/last_round/responses/prefix"] == "responses.last_round.h1"
+    assert keys["kv/all_rounds/kept/prefix"] == "kept.all_rounds.h1"
+    assert len(set(keys.values())) == 24 - 4
+    other = {p: get_policy(p).block_key("h2") for p in keys}
+    assert {p for p in keys if other[p] == keys[p]} == {
+        f"kv/{keep}/{encode}/front" for keep in get_args(Keep) for encode in ("responses", "kept")
+    }
