@@ -161,7 +161,8 @@ class LM:
         """The KV of a prompt's shared head (BOS, system message, worked examples), prefilled once per head."""
         key = tuple(ids)
         if key not in self._heads:
-            self._heads[key] = self.encode(Context(key), 0, len(key))
+            # A forward pass needs a token, and some chats share none.
+            self._heads[key] = self.encode(Context(key or (0,)), 0, len(key))
         return self._heads[key]
 
     @torch.inference_mode()
