@@ -179,7 +179,7 @@ class LM:
         self.check(context, 0)
         inputs = self._inputs(context)
         self.model.base_model(**inputs)
-        ids = torch.cat([*(block.ids for block in context.blocks), torch.tensor(context.ids, dtype=torch.long)])
+        ids = torch.cat([*(block.ids.cpu() for block in context.blocks), torch.tensor(context.ids, dtype=torch.long)])
         return read_cache(inputs["past_key_values"], self.realigner, ids[start:stop], start, stop)
 
     def _inputs(self, context: Context) -> dict[str, Any]:
