@@ -43,7 +43,7 @@ FORGETFUL_CHAT = (
 
 @cache
 def _trained() -> str:
-    """A byte-level BPE learnt from the sample's passages: tokens of several characters, characters of several tokens."""
+    """A byte-level BPE learnt from the passages: tokens of several characters, characters of several tokens."""
     passages = json.loads((SAMPLE / "dev_docs.json").read_text(encoding="utf-8"))
     words = [f"{p['title']}\n{p['content']} <ans>{p['title']}</ans> <keywords>" for p in passages.values()]
     tokenizer = Tokenizer(models.BPE())
