@@ -238,22 +238,25 @@ def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
     """Put caches of one row each side by side, padded on the left to the longest, with `capacity` more slots.
 
     Rows end together, so no row has a hole: sliding windows see what they should whatever the lengths. Returns the
-    cache and its attention mask, int64 `[batch, longest]`.
+    cache and its attention mask, int64 `[batch, longest]`, on the CPU.
     """
     lengths = [cache.get_seq_length() for cache in caches]
     longest = max(lengths)
-    first = caches[0].layers[0].keys
-    mask = torch.zeros(len(caches), longest, dtype=torch.long, device=first.device)
+    fullest = caches[lengths.index(longest)].layers
+    mask = torch.zeros(len(caches), longest, dtype=torch.long)
     for row, tokens in enumerate(lengths):
         mask[row, longest - tokens :] = 1
+    if not longest:
+        return _RoomyCache([_RoomyLayer(capacity) for _ in fullest]), mask
     layers = []
-    for number in range(len(caches[0].layers)):
+    for number, layer in enumerate(fullest):
         slots = []
         for name in ("keys", "values"):
-            rows = [getattr(cache.layers[number], name) for cache in caches]
-            slot = rows[0].new_zeros(len(rows), rows[0].shape[1], longest + capacity, rows[0].shape[3])
-            for i, row in enumerate(rows):
-                slot[i, :, longest - row.shape[2] : longest] = row[0]
+            like = getattr(layer, name)
+            slot = like.new_zeros(len(caches), like.shape[1], longest + capacity, like.shape[3])
+            for row, tokens in enumerate(lengths):
+                if tokens:
+                    slot[row, :, longest - tokens : longest] = getattr(caches[row].layers[number], name)[0]
             slots.append(slot)
         layers.append(_RoomyLayer(capacity, *slots, longest))
     return _RoomyCache(layers), mask

@@ -221,7 +221,7 @@ class LM:
         last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
         out = self.model.generate(
             last,
-            attention_mask=torch.cat([mask, torch.ones_like(last)], dim=1),
+            attention_mask=torch.cat([mask.to(self.device), torch.ones_like(last)], dim=1),
             past_key_values=cache,
             max_new_tokens=max_new_tokens,
             do_sample=False,
