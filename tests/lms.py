@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lagkit.model import LM, Context, Generation
-from lagkit.types import Passage, Question, Round, Trace, Usage
+from lagkit.prompts import Prompt
+from lagkit.types import Passage, Question, Round, TaskKind, Trace, Usage
 from tests.models import tiny
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
@@ -158,3 +159,24 @@ def qa(text: str, *answers: str) -> Question:
 def passages_about(*words: str) -> list[Passage]:
     """One passage for each word, in which the word occurs; ids are p1, p2, ..."""
     return [Passage(f"p{i}", word.capitalize(), f"All about {word}.") for i, word in enumerate(words, 1)]
+
+
+def short_prompt(kind: TaskKind = "qa", **changes: object) -> Prompt:
+    """A prompt with few words, so that texts can be told whole; `changes` replace its parts."""
+    return Prompt(
+        **{
+            "name": "short",
+            "kind": kind,
+            "system": "Be brief.",
+            "user": "$passages\n\nQuestion: $question"
+            if kind == "qa"
+            else "$information\nQuestion: $question\n$choices",
+            "opening": "Re: $question" if kind == "qa" else "",
+            "notes": "Notes:\n$notes",
+            "distil_system": "Distil.",
+            "distil_user": "Logs:\n$logs\n\nQuestion: $question",
+            "passage": "[$number] $title: $text",
+            "information": "So far:\n$previous",
+            **changes,
+        }
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import product
 from typing import get_args
 
@@ -13,10 +12,9 @@ from lagkit.encode import Encoder, kept_text
 from lagkit.errors import ConfigError, ContextTooLong
 from lagkit.model import LM
 from lagkit.policy import Encode, Keep, Policy
-from lagkit.prompts import Prompt
-from tests.lms import FORGETFUL_CHAT, NO_SYSTEM_CHAT, new_lm, tiny_lm, tokenizer, trace_of
+from tests.lms import FORGETFUL_CHAT, NO_SYSTEM_CHAT, new_lm, short_prompt, tiny_lm, tokenizer, trace_of
 
-PROMPT = replace(Prompt.load("qa"), system="Be brief.")
+PROMPT = short_prompt()
 KEEPS, ENCODES = get_args(Keep), get_args(Encode)
 COMBINATIONS = list(product(ENCODES, KEEPS, ("front", "prefix")))
 
@@ -195,7 +193,7 @@ def test_a_log_that_the_model_cannot_hold_is_refused():
 
 def test_keys_name_the_head_that_was_read():
     lm = tiny_lm()
-    one, other = Encoder(lm, PROMPT), Encoder(lm, replace(PROMPT, system="Be long."))
+    one, other = Encoder(lm, PROMPT), Encoder(lm, short_prompt(system="Be long."))
     assert one.key(Policy("kv")) == other.key(Policy("kv")) == "responses.last_round.bare"
     for policy in (Policy("kv", place="prefix"), Policy("kv", encode="conversation")):
         assert one.key(policy) != other.key(policy)

@@ -12,7 +12,7 @@ from lagkit.actions import parse
 from lagkit.errors import ConfigError
 from lagkit.prompts import Prompt, split_chat
 from lagkit.types import Passage, Question
-from tests.lms import CHAT, FORGETFUL_CHAT, NO_SYSTEM_CHAT, qa, tiny_lm
+from tests.lms import CHAT, FORGETFUL_CHAT, NO_SYSTEM_CHAT, qa, short_prompt, tiny_lm
 
 NAMES = ["qa", "qa_examples", "choice", "choice_examples"]
 RIVER = qa("Where does the Vistula end?")
@@ -59,23 +59,31 @@ def test_worked_answers_to_multiple_choice_are_letters_of_their_choices():
 
 
 def test_user_turn_of_question_answering():
-    turn = Prompt.load("qa_examples").user_turn(RIVER, PASSAGES)
+    turn = short_prompt().user_turn(RIVER, PASSAGES)
     assert turn == "[1] Vistula: It is long.\n[2] Danube: It is longer.\n\nQuestion: Where does the Vistula end?"
-    assert Prompt.load("qa_examples").user_turn(RIVER, []) == "Question: Where does the Vistula end?"
+    assert short_prompt().user_turn(RIVER, []) == "Question: Where does the Vistula end?"
 
 
 def test_notes_stand_in_front_of_the_passages():
-    prompt = Prompt.load("qa_examples")
-    plain, noted = (prompt.user_turn(RIVER, PASSAGES, notes=notes) for notes in ("", "It ends in a sea."))
-    assert noted == f"Notes from earlier work:\nIt ends in a sea.\n\n{plain}"
+    plain, noted = (short_prompt().user_turn(RIVER, PASSAGES, notes=notes) for notes in ("", "It ends in a sea."))
+    assert noted == f"Notes:\nIt ends in a sea.\n\n{plain}"
 
 
 def test_user_turn_of_multiple_choice_shows_letters_and_what_was_said_before():
-    prompt = Prompt.load("choice_examples")
+    prompt = short_prompt("choice")
     first = prompt.user_turn(LETTERS, [])
     assert first == "Question: Which is largest?\n(A) one\n(B) three\n(C) two"
-    later = prompt.user_turn(LETTERS, [], previous="Three beats two.")
-    assert later == f"What you worked out so far:\nThree beats two.\n{first}"
+    assert prompt.user_turn(LETTERS, [], previous="Three beats two.") == f"So far:\nThree beats two.\n{first}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_prompt_shows_all_it_is_given(name):
+    prompt = Prompt.load(name)
+    asked = RIVER if prompt.kind == "qa" else LETTERS
+    turn = prompt.user_turn(asked, PASSAGES, previous="PREVIOUS", notes="NOTES")
+    assert turn.index("NOTES") < turn.index(asked.text)
+    shown = ["Danube", "It is longer."] if prompt.kind == "qa" else ["(C) two", "PREVIOUS"]
+    assert all(turn.count(words) == 1 for words in shown)
 
 
 @pytest.mark.parametrize("name", ["qa", "qa_examples"])
@@ -86,7 +94,7 @@ def test_the_assistant_turn_opens_with_the_question(name):
 
 def test_dollars_in_texts_are_left_alone():
     money = qa("What costs $question or $5?")
-    prompt = Prompt.load("qa")
+    prompt = short_prompt()
     turn = prompt.user_turn(money, [Passage("p", "$title", "$$ and ${text}")], notes="$notes")
     assert all(words in turn for words in ("What costs $question or $5?", "[1] $title: $$ and ${text}", "\n$notes\n"))
     assert "$5" in prompt.open_turn(money)
@@ -128,7 +136,7 @@ def test_a_conversation_falls_into_a_shared_head_and_the_rest(name, template):
         assert head == "<s>"
     else:
         assert prompt.system in head
-        assert head.count("What you worked out so far:") == name.count("choice_examples")
+        assert all(raw["question"] in head for raw in prompt.examples)
 
 
 @pytest.mark.parametrize(
