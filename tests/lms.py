@@ -15,6 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from lagkit.model import LM, Context, Generation
 from lagkit.prompts import Prompt
+from lagkit.retrieve import HashEmbedder
+from lagkit.store import LogStore
 from lagkit.types import Passage, Question, Round, TaskKind, Trace, Usage
 from tests.models import tiny
 
@@ -180,3 +182,12 @@ def short_prompt(kind: TaskKind = "qa", **changes: object) -> Prompt:
             **changes,
         }
     )
+
+
+def open_store(path: Path, lm: LM, *traces: Trace) -> LogStore:
+    """A log store of these traces, open for writing; `HashEmbedder` is its embedder."""
+    embedder = HashEmbedder()
+    store = LogStore.open_or_create(path, model=lm.fingerprint, embedder="hash", dim=embedder.dim, dtype="float32")
+    vectors = embedder.documents([trace.key for trace in traces])
+    store.add_many((trace, vector, {}) for trace, vector in zip(traces, vectors, strict=True))
+    return store
