@@ -168,7 +168,8 @@ class LM:
 
     @torch.inference_mode()
     def logits(self, context: Context) -> torch.Tensor:
-        """Logits `[tokens, vocab]` of the context's ids, given its injected blocks."""
+        """Logits `[tokens, vocab]` of the context's ids, given its injected blocks. Raises ContextTooLong."""
+        self.check(context, 0)
         return self.model(**self._inputs(context)).logits[0]
 
     @torch.inference_mode()
