@@ -190,6 +190,8 @@ def test_encoding_counts_from_the_first_injected_token():
     )
     with pytest.raises(ContextTooLong, match=r"0 new tokens are 5000"):
         lm.encode(Context((5,) * 5000), 0, 1)
+    with pytest.raises(ContextTooLong, match=r"0 new tokens are 5000"):
+        lm.logits(Context((5,) * 5000))
 
 
 def test_a_shared_head_is_prefilled_once(monkeypatch):
