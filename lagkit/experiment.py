@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,13 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import data, metrics
+from lagkit import data, manifest, metrics
 from lagkit.agent import Agent
 from lagkit.config import RunConfig, Split
 from lagkit.encode import Encoder
 from lagkit.errors import ContextTooLong
 from lagkit.journal import Journal
-from lagkit.manifest import claim, describe
 from lagkit.model import LM
 from lagkit.policy import Policy, get_policy
 from lagkit.progress import progress
@@ -39,7 +37,7 @@ class Experiment:
         self.config = config
         self.out = Path(config.out)
         self.data = data.load(config.data, config.dataset)
-        claim(self.out, config)
+        manifest.claim(self.out, config)
         if lm is not None:
             self.lm = lm
         if embedder is not None:
@@ -87,15 +85,13 @@ class Experiment:
 
     def run(self) -> pd.DataFrame:
         """All stages; returns the results, one row per policy, split and question."""
-        started = time.perf_counter()
-        self.build()
-        self.encode()
-        for name in self.config.policies:
-            for split in self.config.splits:
-                self.answer(name, split)
-        results = self.report()
-        describe(self, seconds=time.perf_counter() - started)
-        return results
+        with manifest.session(self):
+            self.build()
+            self.encode()
+            for name in self.config.policies:
+                for split in self.config.splits:
+                    self.answer(name, split)
+        return self.report()
 
     def build(self) -> None:
         """Answer the log questions without logs, and log every trace that did not fail, right or wrong."""

@@ -6,12 +6,16 @@ import json
 import os
 import platform
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lagkit.config import RunConfig
-from lagkit.errors import ConfigError
+from lagkit.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from lagkit.experiment import Experiment
@@ -24,32 +28,50 @@ _MAY_CHANGE = {"out", "data", "policies", "splits", "device", "batch_size", "see
 
 def claim(out: Path, config: RunConfig) -> None:
     """Make the run's folder, or check that it holds a run with these settings; raises ConfigError if it doesn't."""
-    path = out / "manifest.json"
     settings = config.model_dump(mode="json")
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        changed = [k for k in settings if k not in _MAY_CHANGE and settings[k] != before.get(k)]
+    before = read_manifest(out)
+    if before:
+        earlier = before["settings"]
+        changed = [k for k in settings if k not in _MAY_CHANGE and settings[k] != earlier.get(k)]
         if changed:
-            what = ", ".join(f"{k} was {before.get(k)!r} and is {settings[k]!r}" for k in changed)
+            what = ", ".join(f"{k} was {earlier.get(k)!r} and is {settings[k]!r}" for k in changed)
             raise ConfigError(f"{out} holds a run with other settings ({what}): choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, {**before, "settings": settings})
+    write_json(out / "manifest.json", {**before, "settings": settings})
 
 
-def describe(run: Experiment, **more: Any) -> dict[str, Any]:
-    """Complete the run's manifest and return it; `more` is added as it is."""
-    manifest = {
-        "settings": run.config.model_dump(mode="json"),
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of the run in `out`; empty if there is none. Raises DataError if it is damaged."""
+    path = out / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise DataError(f"The manifest {path} is damaged ({error}): delete it, and the run resumes.") from error
+
+
+@contextmanager
+def session(run: Experiment) -> Iterator[None]:
+    """Note in the manifest what this session works with; `seconds` stays null if it is killed or interrupted."""
+    manifest = read_manifest(run.out)
+    entry = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": None,
         "git": git_state(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "machine": machine(),
+    }
+    manifest |= {
         "prompt": {"name": run.prompt.name, "hash": run.prompt.hash},
         "model": run.lm.fingerprint,
-        "machine": machine(),
-        **more,
+        "sessions": [*manifest.get("sessions", ()), entry],
     }
     write_json(run.out / "manifest.json", manifest)
-    return manifest
+    began = time.perf_counter()
+    yield
+    entry["seconds"] = round(time.perf_counter() - began, 1)
+    write_json(run.out / "manifest.json", manifest)
 
 
 def machine() -> dict[str, Any]:
