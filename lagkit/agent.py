@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from lagkit.actions import STOP_STRINGS, Action, parse
 from lagkit.augment import Augmenter
@@ -83,10 +84,8 @@ class Agent:
         waiting = iter(questions)
         active: list[_Run] = []
         while True:
-            for question in waiting:
-                active.append(_Run(question, question.text))
-                if len(active) == self.limits.batch_size:
-                    break
+            places = self.limits.batch_size - len(active)
+            active += [_Run(question, question.text) for question in islice(waiting, places)]
             if not active:
                 return
             ended = self._step(active)
