@@ -10,6 +10,7 @@ from itertools import islice
 from lagkit.actions import STOP_STRINGS, Action, parse
 from lagkit.augment import Augmenter
 from lagkit.errors import ConfigError, EmptyStore, LagkitError
+from lagkit.index import Vectors
 from lagkit.model import LM, Context, Generation
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt
@@ -95,7 +96,7 @@ class Agent:
     def _step(self, active: list[_Run]) -> dict[int, Trace]:
         """One round of every active question; the traces of those that end with it, by the run's identity."""
         ended: dict[int, Trace] = {}
-        self._retrieve(active)
+        self._retrieve(active, ended)
         self._distil(active, ended)
         ready: list[tuple[_Run, Context]] = []
         for run in active:
@@ -124,23 +125,29 @@ class Agent:
         run.query = action.text
         return {}
 
-    def _retrieve(self, active: Sequence[_Run]) -> None:
-        """Search passages and logs; a query that was asked before brings the next best ones."""
+    def _retrieve(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
+        """Search passages and logs for every question; one whose query cannot be searched for fails alone."""
         vectors = self.embedder.queries([run.query for run in active])
-        reuses = self.augmenter.policy is not None
         for run, vector in zip(active, vectors, strict=True):
-            before = run.asked[run.query]
-            run.asked[run.query] += 1
-            found = []
-            for index, k, seen in (
-                (self.passages, self.limits.passages, run.passages),
-                (self.augmenter.store if reuses else None, self.limits.logs, run.logs),
-            ):
-                hits = index.search(vector[None], k, offset=before * k)[0] if index is not None else []
-                new = tuple(hit for hit in hits if hit.id not in seen)
-                seen.update((hit.id, hit) for hit in new)
-                found.append(new)
-            run.new = (found[0], found[1])
+            try:
+                run.new = self._search(run, vector)
+            except LagkitError as error:
+                ended[id(run)] = self._trace(run, error=error)
+
+    def _search(self, run: _Run, vector: Vectors) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
+        """New passages and new logs; a query that was asked before brings the next best ones."""
+        before = run.asked[run.query]
+        run.asked[run.query] += 1
+        found = []
+        for index, k, seen in (
+            (self.passages, self.limits.passages, run.passages),
+            (self.augmenter.store if self.augmenter.policy else None, self.limits.logs, run.logs),
+        ):
+            hits = index.search(vector[None], k, offset=before * k)[0] if index is not None else []
+            new = tuple(hit for hit in hits if hit.id not in seen)
+            seen.update((hit.id, hit) for hit in new)
+            found.append(new)
+        return found[0], found[1]
 
     def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
         """Cheatsheet only: write notes anew for every question that has found new logs."""
@@ -149,7 +156,7 @@ class Agent:
             return
         todo = []
         for run in active:
-            if run.new[1]:
+            if run.new[1] and id(run) not in ended:
                 try:
                     context = self.augmenter.distil_context(run.question, list(run.logs))
                     self.lm.check(context, self.limits.max_new_tokens)
