@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import data, manifest, metrics
+from lagkit import data, manifest, metrics, report
 from lagkit.agent import Agent
 from lagkit.config import RunConfig, Split
 from lagkit.encode import Encoder
@@ -122,7 +122,7 @@ class Experiment:
             self._answer(f"{name}.{split}", policy, name, questions, store)
 
     def report(self) -> pd.DataFrame:
-        """Score the traces that there are and write `results.parquet`, `summary.csv` and `differences.csv`."""
+        """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`."""
         rows = []
         for name in self.config.policies:
             for split in self.config.splits:
@@ -131,9 +131,26 @@ class Experiment:
                 rows += [{"policy": name, "split": split, **result_row(q, traces[q.id])} for q in asked]
         results = pd.DataFrame(rows)
         results.to_parquet(self.out / "results.parquet")
-        metrics.summarize(results).to_csv(self.out / "summary.csv")
-        self.differences(results).to_csv(self.out / "differences.csv")
+        summary, differences = metrics.summarize(results), self.differences(results)
+        summary.to_csv(self.out / "summary.csv")
+        differences.to_csv(self.out / "differences.csv")
+        with self.store() as store:
+            logs = store.summary()
+        page = report.markdown(summary, differences, logs, manifest.read_manifest(self.out), self._facts())
+        (self.out / "report.md").write_text(page, encoding="utf-8")
         return results
+
+    def _facts(self) -> list[str]:
+        """What a reader should know before the scores."""
+        traces = [t for t in self._journal("log").traces() if not t.error]
+        sharing = [data.overlap(self.log_questions, q) for q in self.questions("unseen")]
+        right = sum(bool(t.correct) for t in traces)
+        return [
+            f"The log store holds {len(traces)} logs, of which {right} answer their question rightly.",
+            f"{len(sharing) - sharing.count('none')} of {len(sharing)} unseen questions share a hop with a logged one.",
+            "Injected tokens are those of logs, and of the prompt's shared head where it stands at position 0.",
+            "Seconds are generation alone, a batch's wall time divided by its rows; encoding is not in them.",
+        ]
 
     def differences(self, results: pd.DataFrame) -> pd.DataFrame:
         """Paired differences to `no_logs`, resampled over clusters of questions that share sub-questions."""

@@ -1,0 +1,98 @@
+"""A run's results as a page of Markdown: tables with intervals, what the logs hold, and findings in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+
+_SCORE_NAMES = {"em": "EM", "f1": "F1", "accuracy": "accuracy", "accuracy_flexible": "accuracy (flexible)"}
+_COSTS = ("prefilled", "injected", "generated", "seconds")
+_FOLDERS = ("data", "out")
+
+
+def markdown(
+    summary: pd.DataFrame, differences: pd.DataFrame, logs: pd.DataFrame, manifest: dict[str, Any], facts: Sequence[str]
+) -> str:
+    """The report of one run.
+
+    summary, differences: as `metrics.summarize` and `metrics.compare` give them. logs: `LogStore.summary()`. facts:
+    sentences on the questions and logs, for the reader to judge the numbers by.
+    """
+    settings = manifest["settings"]
+    scores = [name for name in _SCORE_NAMES if name in summary]
+    parts = [f"# {settings['dataset'] or 'Run'} with {settings['model']}", "\n".join(f"- {fact}" for fact in facts)]
+    for split in summary.index.unique("split"):
+        part = summary.xs(split, level="split")
+        parts.append(f"## {split.capitalize()} questions (n = {part['n'].iloc[0]})")
+        parts.append(_outcomes(part, differences, split, scores))
+        parts.append(f"Per question:\n\n{_costs(part)}")
+        parts.append("\n".join(f"- {sentence}" for sentence in findings(differences, split)))
+    parts.append(f"## Stored logs\n\n{_table(['block', *logs.columns], logs.reset_index().values.tolist())}")
+    parts.append(
+        f"## Settings\n\n{_table(['setting', 'value'], [[k, _plain(settings[k])] for k in settings if k not in _FOLDERS])}"
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def findings(differences: pd.DataFrame, split: str) -> list[str]:
+    """One sentence per policy: what differs from no logs, and what cannot be told apart from it."""
+    sentences = []
+    part = differences.xs(split, level="split") if split in differences.index.get_level_values("split") else None
+    if part is None:
+        return sentences
+    for policy, rows in part.groupby(level="policy", sort=False):
+        told = []
+        for (_, metric), row in rows.iterrows():
+            name, size = _SCORE_NAMES.get(metric, metric), _interval(row, metric)
+            if row["low"] <= 0 <= row["high"]:
+                told.append(f"no difference detected in {name} ({size})")
+            else:
+                told.append(
+                    f"{'more' if row['mean'] > 0 else 'fewer'} rounds ({size})"
+                    if metric == "rounds"
+                    else f"{'higher' if row['mean'] > 0 else 'lower'} {name} ({size})"
+                )
+        sentences.append(f"`{policy}` against `no_logs`: {'; '.join(told)}.")
+    return sentences
+
+
+def _outcomes(part: pd.DataFrame, differences: pd.DataFrame, split: str, scores: Sequence[str]) -> str:
+    rows = []
+    for policy, row in part.iterrows():
+        cells = [f"`{policy}`"]
+        for metric in (*scores, "rounds"):
+            value = f"{row[metric]:.2f}" if metric == "rounds" else f"{100 * row[metric]:.1f}"
+            if (policy, split, metric) in differences.index:
+                value += f" ({_interval(differences.loc[(policy, split, metric)], metric)})"
+            cells.append(value)
+        rows.append([*cells, f"{100 * row['abstention']:.0f}%", int(row["failures"])])
+    heads = ["variant", *(_SCORE_NAMES[s] for s in scores), "rounds", "abstained", "failed"]
+    return _table(heads, rows) + "\n\nIn parentheses: difference to `no_logs` with its 95% interval."
+
+
+def _costs(part: pd.DataFrame) -> str:
+    rows = [
+        [f"`{policy}`", *(f"{row[c]:.2f}" if c == "seconds" else f"{row[c]:.0f}" for c in _COSTS)]
+        for policy, row in part.iterrows()
+    ]
+    return _table(["variant", *(name if name == "seconds" else f"{name} tokens" for name in _COSTS)], rows)
+
+
+def _interval(row: pd.Series, metric: str) -> str:
+    """Mean and interval; scores in points of 100."""
+    scale, digits = (1, 2) if metric == "rounds" else (100, 1)
+    mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [list(heads)]
+    lines.append(["---"] * len(lines[0]))
+    lines += rows
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
