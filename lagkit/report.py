@@ -30,9 +30,8 @@ def markdown(
         parts.append(f"Per question:\n\n{_costs(part)}")
         parts.append("\n".join(f"- {sentence}" for sentence in findings(differences, split)))
     parts.append(f"## Stored logs\n\n{_table(['block', *logs.columns], logs.reset_index().values.tolist())}")
-    parts.append(
-        f"## Settings\n\n{_table(['setting', 'value'], [[k, _plain(settings[k])] for k in settings if k not in _FOLDERS])}"
-    )
+    shown = [[name, _plain(value)] for name, value in settings.items() if name not in _FOLDERS]
+    parts.append(f"## Settings\n\n{_table(['setting', 'value'], shown)}")
     return "\n\n".join(parts) + "\n"
 
 
