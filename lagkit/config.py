@@ -34,7 +34,7 @@ class RunConfig(BaseModel):
     embedder: str = "minilm"
     worked_examples: bool = True
     policies: tuple[str, ...] = tuple(POLICIES)
-    splits: tuple[Split, ...] = ("seen", "unseen")
+    splits: tuple[Split, ...] = Field(default=("seen", "unseen"), min_length=1)
     log_questions: PositiveInt | None = None
     seen_questions: PositiveInt | None = None
     unseen_questions: PositiveInt | None = None
@@ -57,11 +57,18 @@ class RunConfig(BaseModel):
             raise ValueError("no_logs must be among them, since differences are measured against it")
         return names
 
+    @field_validator("policies", "splits")
+    @classmethod
+    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} stands twice")
+        return names
+
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> RunConfig:
         """From plain values; raises ConfigError with one line per unknown key or wrong value."""
         try:
-            return cls(**settings)
+            return cls.model_validate(settings)
         except ValidationError as error:
             known = ", ".join(cls.model_fields)
             lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
@@ -76,6 +83,8 @@ class RunConfig(BaseModel):
             raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"The run file {path} cannot be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"The run file {path} cannot be read: it is not UTF-8 text.") from error
         except yaml.YAMLError as error:
             raise ConfigError(f"The run file {path} is not YAML: {error}") from error
         if not isinstance(raw, dict):
