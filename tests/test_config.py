@@ -1,0 +1,101 @@
+"""Settings of a run: defaults, files, and everything wrong with them in one sentence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lagkit.agent import Limits
+from lagkit.config import RunConfig
+from lagkit.errors import ConfigError
+from lagkit.policy import POLICIES
+
+PATHS = {"data": "data/sample", "out": "runs/x"}
+
+
+def test_defaults_are_the_authors_hyper_parameters():
+    config = RunConfig.parse(PATHS)
+    assert (config.data, config.out) == (Path("data/sample"), Path("runs/x"))
+    assert config.limits == Limits() == Limits(2, 3, None, 1024, 16)
+    assert (config.seed, config.policies, config.splits) == (1234, tuple(POLICIES), ("seen", "unseen"))
+
+
+def test_limits_are_the_agent_s_share():
+    chosen = {"passages": 1, "logs": 2, "max_rounds": 3, "max_new_tokens": 4, "batch_size": 5}
+    assert RunConfig.parse({**PATHS, **chosen}).limits == Limits(**chosen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_round": 3}, "max_round: Extra inputs are not permitted (keys are data, out, dataset, model, "),
+        (
+            {"Seed": 3, "logz": 1},
+            "Seed: Extra inputs are not permitted; logz: Extra inputs are not permitted (keys are",
+        ),
+        ({"max_new_tokens": 0}, "Wrong run settings: max_new_tokens: Input should be greater than 0."),
+        ({"logs": "many"}, "logs: Input should be a valid integer, unable to parse string as an integer"),
+        ({"batch_size": 2.5}, "batch_size: Input should be a valid integer"),
+        ({"dtype": "float16"}, "dtype: Input should be 'float32' or 'bfloat16'"),
+        ({"splits": ["seen", "other"]}, "splits.1: Input should be 'seen' or 'unseen'"),
+        ({"policies": "no_logs"}, "policies: Input should be a valid tuple"),
+        ({"policies": ["no_logs", "kv_last"]}, "policies: Value error, Unknown policy 'kv_last': use one of no_logs, "),
+        ({"policies": ["no_logs", "kv/all/kept/front"]}, "A policy's keep is one of last_action, "),
+        ({"policies": ["kv_block"]}, "no_logs must be among them"),
+        ({"policies": ["no_logs", "kv_block", "kv_block"]}, "kv_block stands twice"),
+        ({"splits": []}, "splits: Tuple should have at least 1 item"),
+        ({3: 4}, "3: Keys should be strings"),
+    ],
+)
+def test_unknown_keys_and_wrong_values_are_named(settings, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        RunConfig.parse({**PATHS, **settings})
+
+
+@pytest.mark.parametrize("missing", ["data", "out"])
+def test_paths_are_needed(missing):
+    with pytest.raises(ConfigError, match=f"Wrong run settings: {missing}: Field required"):
+        RunConfig.parse({key: value for key, value in PATHS.items() if key != missing})
+
+
+def test_a_run_cannot_be_changed_on_the_way():
+    config = RunConfig.parse(PATHS)
+    with pytest.raises(ValueError, match="Instance is frozen"):
+        config.seed = 1
+
+
+def test_policies_may_be_spelled_out():
+    config = RunConfig.parse({**PATHS, "policies": ["no_logs", "kv/all_rounds/kept/prefix"]})
+    assert config.policies == ("no_logs", "kv/all_rounds/kept/prefix")
+
+
+def test_a_file_is_read_and_overridden(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("data: data/sample\nout: runs/a\nseed: 7\npolicies: [no_logs, kv_block]\n", encoding="utf-8")
+    config = RunConfig.read(path, {"out": "runs/b", "logs": 1})
+    assert (config.out, config.seed, config.logs) == (Path("runs/b"), 7, 1)
+    assert config.policies == ("no_logs", "kv_block")
+    with pytest.raises(ConfigError, match="sed: Extra inputs"):
+        RunConfig.read(path, {"sed": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not YAML"),
+        ("- data\n- out\n", "must hold `key: value` lines"),
+        ("", "must hold `key: value` lines"),
+        ("data: d\nout: o\nlog_question: 3\n", "log_question: Extra inputs are not permitted"),
+        ("1: 2\n", "1: Keys should be strings"),
+        (b"data: \xff", "run.yaml cannot be read: it is not UTF-8 text"),
+        (None, "run.yaml cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        RunConfig.read(path)
