@@ -3,11 +3,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 DEMO := notebooks/00_sanity_check.ipynb
+RESULTS := docs/results/wikihop-smollm2
+DATA ?= data/wikihop
 
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo test test-all bench lint format clean
+.PHONY: help install demo test test-all bench results lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -35,6 +37,10 @@ test-all: $(STAMP)  ## all tests; fetches two small models once (180 MB)
 bench: $(STAMP)  ## measure speed and size, into runs/bench.json
 	@mkdir -p runs
 	$(BIN)/python -m lagkit bench --out runs/bench.json
+
+results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
+	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(DATA)
+	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv results.parquet manifest.json) $(RESULTS)/
 
 lint: $(STAMP)  ## what the pre-commit hooks check
 	$(BIN)/ruff check .
