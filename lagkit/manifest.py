@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from lagkit.config import RunConfig
 from lagkit.errors import ConfigError, DataError
+from lagkit.prompts import Prompt
 
 if TYPE_CHECKING:
     from lagkit.experiment import Experiment
@@ -26,18 +28,21 @@ _PACKAGES = ("lagkit", "torch", "transformers", "faiss-cpu", "sentence-transform
 _MAY_CHANGE = {"out", "data", "policies", "splits", "device", "batch_size", "seen_questions", "unseen_questions"}
 
 
-def claim(out: Path, config: RunConfig) -> None:
-    """Make the run's folder, or check that it holds a run with these settings; raises ConfigError if it doesn't."""
-    settings = config.model_dump(mode="json")
+def claim(out: Path, config: RunConfig, prompt: Prompt) -> None:
+    """Make the run's folder, or check that the answers in it were given with these settings and this wording.
+
+    Raises ConfigError if they weren't. A folder without answers takes any settings.
+    """
+    settings, wording = config.model_dump(mode="json"), {"name": prompt.name, "hash": prompt.hash}
     before = read_manifest(out)
-    if before:
-        earlier = before["settings"]
-        changed = [k for k in settings if k not in _MAY_CHANGE and settings[k] != earlier.get(k)]
+    if before and (out / "traces").exists():
+        earlier, now = {"prompt": wording, **before, **before["settings"]}, {"prompt": wording, **settings}
+        changed = [k for k in now if k not in _MAY_CHANGE and now[k] != earlier.get(k)]
         if changed:
-            what = ", ".join(f"{k} was {earlier.get(k)!r} and is {settings[k]!r}" for k in changed)
+            what = ", ".join(f"{k} was {earlier.get(k)!r} and is {now[k]!r}" for k in changed)
             raise ConfigError(f"{out} holds a run with other settings ({what}): choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "manifest.json", {**before, "settings": settings})
+    write_json(out / "manifest.json", {**before, "settings": settings, "prompt": wording})
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
@@ -54,24 +59,33 @@ def read_manifest(out: Path) -> dict[str, Any]:
 @contextmanager
 def session(run: Experiment) -> Iterator[None]:
     """Note in the manifest what this session works with; `seconds` stays null if it is killed or interrupted."""
+    path, entry = run.out / "manifest.json", _session()
     manifest = read_manifest(run.out)
-    entry = {
+    manifest |= {
+        "prompt": {"name": run.prompt.name, "hash": run.prompt.hash},
+        "model": run.lm.fingerprint,
+        "sessions": [*manifest.get("sessions", ()), entry],
+    }
+    write_json(path, manifest)
+    began = time.perf_counter()
+    yield
+    # Read anew: another session may have shared the folder, answering other policies.
+    manifest = read_manifest(run.out)
+    for other in manifest["sessions"]:
+        if other["id"] == entry["id"]:
+            other["seconds"] = round(time.perf_counter() - began, 1)
+    write_json(path, manifest)
+
+
+def _session() -> dict[str, Any]:
+    return {
+        "id": uuid4().hex[:8],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": None,
         "git": git_state(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "machine": machine(),
     }
-    manifest |= {
-        "prompt": {"name": run.prompt.name, "hash": run.prompt.hash},
-        "model": run.lm.fingerprint,
-        "sessions": [*manifest.get("sessions", ()), entry],
-    }
-    write_json(run.out / "manifest.json", manifest)
-    began = time.perf_counter()
-    yield
-    entry["seconds"] = round(time.perf_counter() - began, 1)
-    write_json(run.out / "manifest.json", manifest)
 
 
 def machine() -> dict[str, Any]:
