@@ -30,14 +30,16 @@ class Experiment:
     """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and `summary.csv`.
 
     `lm` and `embedder` may be handed in, to share them between runs. Raises DataError or ConfigError at once when the
-    data are missing or the folder holds a run with other settings.
+    data are missing or too few, or the folder holds a run with other settings.
     """
 
     def __init__(self, config: RunConfig, *, lm: LM | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
         self.out = Path(config.out)
         self.data = data.load(config.data, config.dataset)
-        manifest.claim(self.out, config)
+        for split in ("seen", "unseen"):
+            self.questions(split)
+        manifest.claim(self.out, config, self.prompt)
         if lm is not None:
             self.lm = lm
         if embedder is not None:
@@ -94,9 +96,12 @@ class Experiment:
         return self.report()
 
     def build(self) -> None:
-        """Answer the log questions without logs, and log every trace that did not fail, right or wrong."""
-        self._answer("log", None, "no_logs", self.log_questions, None)
+        """Answer the log questions without logs, and log every trace that did not fail, right or wrong.
+
+        Raises StoreMismatch, before anything is answered, if the run's store was built with another model.
+        """
         with self.store(write=True) as store:
+            self._answer("log", None, "no_logs", self.log_questions, None)
             new = [t for t in self._journal("log").traces() if not t.error and t.id not in store]
             vectors = self.embedder.documents([t.key for t in new])
             store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
