@@ -13,6 +13,8 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from lagkit.config import RunConfig
+from lagkit.experiment import Experiment
 from lagkit.model import LM, Context, Generation
 from lagkit.prompts import Prompt
 from lagkit.retrieve import HashEmbedder
@@ -191,3 +193,13 @@ def open_store(path: Path, lm: LM, *traces: Trace) -> LogStore:
     vectors = embedder.documents([trace.key for trace in traces])
     store.add_many((trace, vector, {}) for trace, vector in zip(traces, vectors, strict=True))
     return store
+
+
+def small_run(out: Path, lm: LM, **settings: object) -> Experiment:
+    """A run of seconds on the sample: eight logs, four questions a split, two rounds of a few tokens."""
+    chosen = {
+        **{"data": SAMPLE, "out": out, "embedder": "hash", "dtype": "float32", "worked_examples": False},
+        **{"log_questions": 8, "seen_questions": 4, "unseen_questions": 4, "max_rounds": 2, "max_new_tokens": 5},
+        **{"policies": ("no_logs", "kv_last_round", "text_last_round_user_turn"), "batch_size": 3},
+    }
+    return Experiment(RunConfig.parse({**chosen, **settings}), lm=lm, embedder=HashEmbedder())

@@ -1,0 +1,314 @@
+"""Whole runs on the sample with a tiny model: the table they end in, what they leave on disk, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from lagkit import data
+from lagkit.encode import Encoder
+from lagkit.errors import ConfigError, ContextTooLong, DataError, EmptyStore, ModelNotFound, StoreMismatch
+from lagkit.experiment import Experiment, result_row
+from lagkit.journal import Journal
+from lagkit.types import Question, Round, Trace, Usage
+from tests.lms import SAMPLE, ActingLM, ScriptedLM, new_lm, small_run
+from tests.stores import file_of
+
+COLUMNS = ["policy", "split", "question_id", "answer", "em", "f1", "rounds", "abstained", "failed", "error"]
+COLUMNS += ["prefilled", "injected", "generated", "seconds"]
+POLICIES = ["no_logs", "kv_last_round", "text_last_round_user_turn"]
+
+
+@pytest.fixture(scope="module")
+def lm() -> ActingLM:
+    return new_lm(ActingLM)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, lm) -> tuple[Experiment, pd.DataFrame]:
+    """One run for the tests that only look at it."""
+    experiment = small_run(tmp_path_factory.mktemp("runs") / "one", lm)
+    return experiment, experiment.run()
+
+
+def journal(experiment: Experiment, name: str) -> list[Trace]:
+    return Journal(experiment.out / "traces" / f"{name}.jsonl").traces()
+
+
+# What a run gives
+
+
+def test_results_have_a_row_for_every_policy_split_and_question(run):
+    experiment, results = run
+    assert list(results.columns) == COLUMNS
+    expected = [
+        (policy, split, question.id)
+        for policy in POLICIES
+        for split in ("seen", "unseen")
+        for question in experiment.questions(split)
+    ]
+    assert list(results[["policy", "split", "question_id"]].itertuples(index=False, name=None)) == expected
+    assert len(expected) == 3 * 2 * 4
+    assert not results["failed"].any()
+    assert (results["abstained"] == results["answer"].isna()).all()
+    assert 0 < results["abstained"].sum() < len(results)
+
+
+def test_results_are_what_the_traces_say(run):
+    experiment, results = run
+    traces = {t.question_id: t for t in journal(experiment, "kv_last_round.unseen")}
+    for row in results[(results["policy"] == "kv_last_round") & (results["split"] == "unseen")].to_dict("records"):
+        trace = traces[row["question_id"]]
+        assert (row["rounds"], row["generated"]) == (len(trace.rounds), sum(r.usage.generated for r in trace.rounds))
+        assert (row["prefilled"], row["injected"]) == (trace.usage.prefilled, trace.usage.injected)
+        assert all(len(r.logs) == 3 or i for i, r in enumerate(trace.rounds))
+        assert trace.policy == "kv_last_round"
+
+
+def test_tables_are_on_disk_too(run):
+    experiment, results = run
+    pd.testing.assert_frame_equal(pd.read_parquet(experiment.out / "results.parquet"), results)
+    summary = pd.read_csv(experiment.out / "summary.csv", index_col=["policy", "split"])
+    assert summary.loc[("kv_last_round", "seen"), "n"] == 4
+    mean = results.groupby(["policy", "split"])["rounds"].mean()
+    assert summary["rounds"].to_dict() == mean.to_dict()
+    differences = pd.read_csv(experiment.out / "differences.csv", index_col=["policy", "split", "metric"])
+    assert set(differences.index.get_level_values("policy")) == set(POLICIES[1:])
+    assert (experiment.out / "report.md").read_text().count("`kv_last_round` against `no_logs`") == 2
+
+
+def test_seen_questions_without_logs_are_those_that_built_the_store(run):
+    experiment, results = run
+    logged = {t.question_id: t for t in journal(experiment, "log")}
+    assert set(logged) == {q.id for q in experiment.log_questions}
+    assert {q.id for q in experiment.questions("seen")} < set(logged)
+    assert not {q.id for q in experiment.questions("unseen")} & set(logged)
+    rows = results[(results["policy"] == "no_logs") & (results["split"] == "seen")].set_index("question_id")
+    assert {id: logged[id].usage.prefilled for id in rows.index} == rows["prefilled"].to_dict()
+    assert not (experiment.out / "traces" / "no_logs.seen.jsonl").exists()
+
+
+def test_the_store_holds_every_log_and_the_blocks_that_policies_ask_for(run):
+    experiment, _ = run
+    with experiment.store() as store:
+        assert {t.question_id for t in store.traces()} == {q.id for q in experiment.log_questions}
+        assert [list(store.block_keys(log)) for log in store] == [["responses.last_round.bare"]] * 8
+        assert store.verify().empty
+        assert all(isinstance(t.correct, bool) for t in store.traces())
+
+
+def test_the_manifest_says_what_the_run_was_made_with(run, lm):
+    experiment, _ = run
+    manifest = json.loads((experiment.out / "manifest.json").read_text())
+    assert manifest["settings"] == experiment.config.model_dump(mode="json")
+    assert manifest["model"] == lm.fingerprint
+    assert manifest["prompt"] == {"name": "qa", "hash": experiment.prompt.hash}
+    session = manifest["sessions"][0]
+    assert session["seconds"] > 0
+    assert {"python", "torch", "transformers", "lagkit"} <= set(session["versions"])
+
+
+def test_a_run_that_is_done_is_not_done_again(run, lm, monkeypatch):
+    experiment, results = run
+    monkeypatch.setattr(lm, "generate", pytest.fail)
+    monkeypatch.setattr(Encoder, "encode", pytest.fail)
+    pd.testing.assert_frame_equal(small_run(experiment.out, lm).run(), results)
+
+
+def test_one_question_s_row():
+    question = Question("q", "?", ("The Danube", "Danube"))
+    rounds = (Round("p", "r", usage=Usage(5, 3, 2, 0.5)), Round("p", "r", usage=Usage(1, 1, 1, 0.25)))
+    answered = result_row(question, Trace("q", "?", "s", rounds, answer="river Danube"))
+    assert answered == {
+        **{"question_id": "q", "answer": "river Danube", "em": 0.0, "f1": pytest.approx(2 / 3), "rounds": 2},
+        **{"abstained": False, "failed": False, "error": None},
+        **{"prefilled": 6, "injected": 4, "generated": 3, "seconds": 0.75},
+    }
+    abstained = result_row(question, Trace("q", "?", "s", rounds))
+    assert (abstained["em"], abstained["abstained"], abstained["failed"]) == (0.0, True, False)
+    failed = result_row(question, Trace("q", "?", "s", (), error="ContextTooLong: ..."))
+    assert (failed["f1"], failed["abstained"], failed["failed"], failed["rounds"]) == (0.0, False, True, 0)
+
+
+# Multiple choice
+
+
+def test_multiple_choice_from_data_to_accuracy(tmp_path):
+    folder = tmp_path / "mmlupro"
+    folder.mkdir()
+    for split, first in (("train", 0), ("test", 10)):
+        records = [
+            {
+                "question_id": first + i,
+                "question": f"Made-up {first + i}?",
+                "options": ["x", "y"],
+                "answer": "B",
+                "category": "art",
+            }
+            for i in range(3)
+        ]
+        (folder / f"dev_{split}.json").write_text(json.dumps(records))
+    lm = new_lm(ScriptedLM)
+    right, wrong, none = ["<ans>(B)</ans>"], ["Hm. <subquestion>z?</subquestion>", "<ans>(A)</ans>"], ["a", "b", "c"]
+    script = {
+        f"Made-up {i}?": said * 2 for i, said in zip((0, 1, 2, 10, 11, 12), (right, wrong, none) * 2, strict=True)
+    }
+    sizes = {"log_questions": None, "seen_questions": None, "unseen_questions": None, "max_rounds": None}
+    experiment = small_run(
+        tmp_path / "out", lm.play(script), data=folder, policies=("no_logs", "kv_last_round"), **sizes
+    )
+    results = experiment.run().set_index(["policy", "split", "question_id"])
+    for policy in ("no_logs", "kv_last_round"):
+        for split, ids in (("seen", "012"), ("unseen", ("10", "11", "12"))):
+            rows = results.loc[[(policy, split, id) for id in ids]]
+            assert list(rows["accuracy"]) == list(rows["accuracy_flexible"]) == [1.0, 0.0, 0.0]
+            assert list(rows["rounds"]) == [1, 2, 3]
+            assert list(rows["abstained"]) == [False, False, True]
+    assert "em" not in results
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 7}, "seed was 1234 and is 7"),
+        ({"logs": 1, "max_rounds": 3}, "logs was 3 and is 1, max_rounds was 2 and is 3|max_rounds .*, logs"),
+        ({"model": "other"}, "model was 'smollm2' and is 'other'"),
+        ({"log_questions": 9}, "log_questions was 8 and is 9"),
+    ],
+)
+def test_other_settings_in_the_folder_of_a_run_are_refused_and_named(run, lm, changed, message):
+    experiment, _ = run
+    before = (experiment.out / "manifest.json").read_bytes()
+    with pytest.raises(
+        ConfigError, match=rf"one holds a run with other settings \(({message})\): choose another folder"
+    ):
+        small_run(experiment.out, lm, **changed)
+    assert (experiment.out / "manifest.json").read_bytes() == before
+
+
+def test_another_wording_of_the_prompt_is_another_setting(run, lm, monkeypatch):
+    experiment, _ = run
+    other = replace(experiment.prompt, system="Be long.")
+    monkeypatch.setattr(Experiment, "prompt", other)
+    with pytest.raises(ConfigError, match=rf"prompt was .*{experiment.prompt.hash}.* and is .*{other.hash}"):
+        small_run(experiment.out, lm)
+
+
+def test_a_run_can_grow(tmp_path, lm):
+    small_run(tmp_path, lm, policies=("no_logs",), splits=("unseen",), unseen_questions=2).run()
+    results = small_run(tmp_path, lm, policies=("no_logs", "kv_block"), splits=("unseen",), batch_size=1).run()
+    assert results.groupby("policy").size().to_dict() == {"no_logs": 4, "kv_block": 4}
+    assert len(journal(small_run(tmp_path, lm), "no_logs.unseen")) == 4
+
+
+def test_a_model_that_differs_is_refused_with_both_fingerprints_before_it_answers(tmp_path, lm):
+    experiment = small_run(tmp_path, lm)
+    experiment.build()
+    log = tmp_path / "traces" / "log.jsonl"
+    log.write_bytes(one := log.read_bytes().splitlines(keepends=True)[0])
+    other = new_lm(ActingLM, rms_norm_eps=1e-3)
+    with pytest.raises(StoreMismatch) as refused:
+        small_run(tmp_path, other).run()
+    assert all(print["config"] in str(refused.value) for print in (lm.fingerprint, other.fingerprint))
+    assert log.read_bytes() == one
+
+
+def test_failed_questions_are_recorded_and_nothing_else_suffers(tmp_path):
+    sample = data.load(SAMPLE)
+    lm = new_lm(ScriptedLM)
+    script = {q.text: [f" It is. <ans>{q.answers[0]}</ans>"] * 9 for q in (*sample.seen, *sample.unseen)}
+    experiment = small_run(tmp_path, lm)
+    bad_log, bad = experiment.log_questions[0], experiment.questions("unseen")[1]
+    failing = {q.text: [RuntimeError("no memory")] for q in (bad_log, bad)}
+    results = small_run(tmp_path, lm.play(script | failing)).run()
+    failed = results[results["failed"]].set_index("question_id")
+    assert set(failed.index) - {bad_log.id} == {bad.id}
+    assert list(failed.loc[[bad.id], "policy"]) == POLICIES
+    assert set(failed.loc[[bad.id], "error"]) == {f"RuntimeError: question {bad.id!r}: no memory"}
+    assert (results[~results["failed"]]["em"] == 1.0).all()
+    assert (failed["em"] == 0.0).all()
+    with experiment.store() as store:
+        assert bad_log.id not in {t.question_id for t in store.traces()}
+        assert len(store) == 7
+    # They stay failed: a resumed run does not ask them again.
+    pd.testing.assert_frame_equal(small_run(tmp_path, lm.play(script)).run(), results)
+
+
+def test_a_damaged_block_fails_its_questions_and_is_named_in_the_table(tmp_path, lm):
+    experiment = small_run(tmp_path, lm, policies=("no_logs", "kv_last_round"), splits=("unseen",), logs=1)
+    experiment.build()
+    experiment.encode()
+    with experiment.store() as store:
+        log = store.ids[-1]
+        path = file_of(store, log, "responses.last_round.bare")
+    path.write_bytes(path.read_bytes()[:-4])
+    results = experiment.run()
+    finding = {t.question_id for t in journal(experiment, "kv_last_round.unseen") if t.error}
+    errors = results.set_index("question_id").loc[sorted(finding), "error"].dropna()
+    assert all(path.name in error for error in errors)
+    with experiment.store() as store:
+        assert list(store.verify()["log"]) == [log]
+
+
+def test_without_a_single_log_there_is_nothing_to_reuse(tmp_path):
+    lm = new_lm(ScriptedLM, max_position_embeddings=64)
+    experiment = small_run(tmp_path, lm.play({}), splits=("unseen",))
+    with pytest.raises(EmptyStore, match=r"The log store .*store is empty: build logs before reusing them"):
+        experiment.run()
+    assert all(t.error.startswith("ContextTooLong: ") for t in journal(experiment, "log"))
+
+
+def test_a_log_that_is_too_long_to_encode_is_left_out_and_said(tmp_path, lm, monkeypatch, capsys):
+    experiment = small_run(tmp_path, lm)
+    experiment.build()
+    encode, first = Encoder.encode, []
+
+    def choosy(self, trace, policy):
+        if not first:
+            first.append(trace.id)
+            raise ContextTooLong("too long")
+        return encode(self, trace, policy)
+
+    monkeypatch.setattr(Encoder, "encode", choosy)
+    experiment.encode()
+    assert capsys.readouterr().out == f"Log {first[0]} is not encoded as responses.last_round.bare: too long\n"
+    with experiment.store() as store:
+        assert [log for log in store if not store.block_keys(log)] == first
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"data": SAMPLE.parent / "none"}, DataError, "there is no data folder"),
+        ({"log_questions": 99}, ConfigError, "cannot draw 99 questions: sample has 21 seen ones"),
+        ({"seen_questions": 9}, ConfigError, "cannot draw 9 questions: sample has 8 seen ones"),
+        ({"unseen_questions": 99}, ConfigError, "cannot draw 99 questions: sample has 9 unseen ones"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_at_once_and_claims_no_folder(tmp_path, lm, settings, error, message):
+    with pytest.raises(error, match=message):
+        small_run(tmp_path / "out", lm, **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_which_nothing_was_answered_takes_other_settings(tmp_path, lm):
+    config = small_run(tmp_path, lm, model="typo").config
+    with pytest.raises(ModelNotFound, match="'typo' is no known model"):
+        Experiment(config).run()
+    assert small_run(tmp_path, lm, model="other").config.model == "other"
+
+
+def test_a_damaged_journal_is_named(run, tmp_path, lm):
+    experiment = small_run(tmp_path, lm)
+    path = tmp_path / "traces" / "log.jsonl"
+    path.parent.mkdir()
+    path.write_text("{}\n")
+    with pytest.raises(DataError, match=re.escape(f"Line 1 of {path} is damaged")):
+        experiment.run()
