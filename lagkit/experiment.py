@@ -102,7 +102,10 @@ class Experiment:
         """
         with self.store(write=True) as store:
             self._answer("log", None, "no_logs", self.log_questions, None)
-            new = [t for t in self._journal("log").traces() if not t.error and t.id not in store]
+            traces = {trace.question_id: trace for trace in self._journal("log").traces()}
+            # In the order of the questions: that of their ends depends on interruptions, and ranks equal scores.
+            ordered = [traces[question.id] for question in self.log_questions]
+            new = [t for t in ordered if not t.error and t.id not in store]
             vectors = self.embedder.documents([t.key for t in new])
             store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
 
