@@ -205,7 +205,7 @@ def test_a_batch_of_sixteen_answers_as_one_by_one(tmp_path, policy):
     said = []
     with open_store(tmp_path / "store", lm, *LOGS) as store:
         for batch_size in (16, 1):
-            run = agent(lm, policy=POLICIES[policy], store=store, batch_size=batch_size, max_rounds=3)
+            run = agent(lm, policy=POLICIES[policy], store=store, batch_size=batch_size, max_rounds=3, max_new_tokens=5)
             traces = by_question(run.run(questions))
             said.append({id: ([r.response for r in t.rounds], t.answer) for id, t in traces.items()})
     assert said[0] == said[1]
