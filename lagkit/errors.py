@@ -43,3 +43,7 @@ class EmptyStore(StoreError):
 
 class DamagedBlock(StoreError):
     """A KV block's file is missing, truncated or altered."""
+
+
+class NotebookFailed(LagkitError):
+    """A cell of a notebook that was run headlessly failed or took too long."""
