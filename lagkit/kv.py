@@ -138,6 +138,10 @@ class _RoomyLayer(DynamicLayer):
         self._adopt(*self._slots, end)
         return self.keys, self.values
 
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows only, and their spare slots."""
+        self._adopt(*(slots[indices] for slots in self._slots), self.get_seq_length())
+
 
 class _RoomyCache(DynamicCache):
     def __init__(self, layers: list[_RoomyLayer]) -> None:

@@ -17,10 +17,9 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Cache,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
 )
 
 from lagkit.errors import ContextTooLong, ModelNotFound
@@ -31,6 +30,9 @@ from lagkit.types import Usage
 
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
+
+# Rows that have ended leave the batch once they are a quarter of it: taking them out copies the others' cache.
+_CROWDED = 0.75
 
 # For models that come without a chat template.
 _PLAIN_CHAT = (
@@ -221,22 +223,47 @@ class LM:
             caches.append(inputs["past_key_values"])
         cache, mask = merge_rows(caches, max_new_tokens + 1)
         last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
-        out = self.model.generate(
-            last,
-            attention_mask=torch.cat([mask.to(self.device), torch.ones_like(last)], dim=1),
-            past_key_values=cache,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=self.tokenizer.pad_token_id or 0,
-            eos_token_id=self._end_ids,
-            stopping_criteria=StoppingCriteriaList([_StopAt(self.tokenizer, stop)]),
-        )
+        new = self._decode(last, cache, mask.to(self.device), max_new_tokens, stop)
         seconds = (time.perf_counter() - began) / len(contexts)
-        rows = zip(contexts, out[:, 1:], strict=True)
-        return [self._finish(context, new.tolist(), stop, seconds) for context, new in rows]
+        return [self._finish(*row, stop, seconds) for row in zip(contexts, new, strict=True)]
+
+    def _decode(
+        self, last: torch.Tensor, cache: Cache, mask: torch.Tensor, max_new_tokens: int, stop: Sequence[str]
+    ) -> list[list[int]]:
+        """Greedy tokens of each row after `last` `[batch, 1]`; `mask` `[batch, cached]`. Rows that end leave the batch.
+
+        Without that, the few longest responses of a batch would cost as much as if all were as long.
+        """
+        new: list[list[int]] = [[] for _ in last]
+        rows = list(range(len(new)))
+        ended: set[int] = set()
+        for _ in range(max_new_tokens):
+            mask = torch.cat([mask, torch.ones_like(last)], dim=1)
+            positions = mask.sum(dim=1, keepdim=True) - 1
+            out = self.model(input_ids=last, attention_mask=mask, position_ids=positions, past_key_values=cache)
+            last = out.logits[:, -1:].argmax(dim=-1)
+            for row, token in zip(rows, last[:, 0].tolist(), strict=True):
+                if row not in ended:
+                    new[row].append(token)
+                    ended |= {row} if self._has_ended(new[row], stop) else set()
+            going = [i for i, row in enumerate(rows) if row not in ended]
+            if not going:
+                break
+            if len(going) <= _CROWDED * len(rows):
+                rows, kept = [rows[i] for i in going], torch.tensor(going, device=self.device)
+                mask, last = mask[kept], last[kept]
+                cache.batch_select_indices(kept)
+        return new
+
+    def _has_ended(self, new: list[int], stop: Sequence[str]) -> bool:
+        """Whether the newest token is an end token, or completes a stop string."""
+        if new[-1] in self._end_ids:
+            return True
+        tail = self.tokenizer.decode(new[-_STOP_WINDOW:])
+        return any(s in tail for s in stop)
 
     def _finish(self, context: Context, new: list[int], stop: Sequence[str], seconds: float) -> Generation:
-        """Cut a row at its end token or stop string: what follows is padding of finished rows."""
+        """Cut a row at its end token, or behind its stop string."""
         ends = [i for i, token in enumerate(new) if token in self._end_ids]
         spent = new[: ends[0] + 1] if ends else new
         text = self.tokenizer.decode(spent[:-1] if ends else spent)
@@ -253,19 +280,6 @@ class LM:
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None})
-
-
-class _StopAt(StoppingCriteria):
-    """Ends each row as soon as its newest tokens hold one of the stop strings."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> None:
-        self.tokenizer, self.stop = tokenizer, tuple(stop)
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.Tensor:
-        # The first column is the prompt's last token.
-        tails = self.tokenizer.batch_decode(input_ids[:, max(1, input_ids.shape[1] - _STOP_WINDOW) :])
-        done = [any(s in tail for s in self.stop) for tail in tails]
-        return torch.tensor(done, device=input_ids.device)
 
 
 def best_device() -> str:

@@ -140,6 +140,27 @@ def test_decoding_ends_with_the_stop_string_and_not_with_the_limit(monkeypatch):
     assert len(steps) == len(said.ids) < 24
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_rows_that_have_ended_leave_the_batch_and_the_others_go_on(family, monkeypatch):
+    lm = tiny_lm(family)
+    _, contexts = zip(*ragged(lm), strict=True)
+    alone = [lm.generate([c], 40)[0] for c in contexts]
+    stop = alone[1].text[4:9]
+    assert not any(stop in said.text for said in (alone[0], alone[2]))
+    sizes = []
+    forward = type(lm.model).forward
+
+    def counted(*args, **inputs):
+        sizes.append(len(inputs["input_ids"]))
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(type(lm.model), "forward", counted)
+    said = lm.generate(contexts, 40, stop=(stop,))
+    assert [said[0].ids, said[2].ids] == [alone[0].ids, alone[2].ids]
+    assert said[1].text == alone[1].text[: alone[1].text.index(stop) + len(stop)]
+    assert sizes == [3] * len(said[1].ids) + [2] * (40 - len(said[1].ids))
+
+
 @pytest.mark.parametrize("where", ["tokenizer", "generation config"])
 def test_an_end_token_ends_the_text_and_is_counted_but_not_shown(where):
     free = tiny_lm().generate([context(tiny_lm(), "Where does it end?")], NEW)[0]
