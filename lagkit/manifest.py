@@ -83,9 +83,14 @@ def _session() -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": None,
         "git": git_state(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        "versions": versions(),
         "machine": machine(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python, lagkit and the libraries that results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def machine() -> dict[str, Any]:
