@@ -112,7 +112,7 @@ def read(
     """Let the model answer all contexts in one batch, and score the right `answers`.
 
     `hide_log` masks the slots of the log (the last block) from attention, as a wrong mask would. `new_tokens=0` only
-    scores.
+    scores. Sliding windows are counted in slots, padding included: the longest context must fit into one.
     """
     golds = [lm.tokenize(f" {answer}") for answer in answers]
     spare = max(map(len, golds)) - 1

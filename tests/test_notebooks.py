@@ -1,0 +1,185 @@
+"""Notebooks run headlessly: parameters checked before anything starts, failures in a sentence, and the real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lagkit import notebook as nb
+from lagkit.errors import ConfigError, ModelNotFound, NotebookFailed
+from lagkit.hub import resolve_embedder, resolve_model
+
+SANITY = Path(__file__).parents[1] / "notebooks" / "00_sanity_check.ipynb"
+PARAMETERS = 'name: str = "x"  # a name\nsize: int = 3\nrate: float = 0.5\nfast: bool = False\nout: str = "elsewhere"'
+
+
+def write(folder: Path, *cells: str, parameters: str = PARAMETERS) -> Path:
+    """A notebook of these code cells behind its parameters."""
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    rest = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path = folder / "small.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[first, *rest], metadata=spec), path)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path):
+    return write(tmp_path, "1 / 0")
+
+
+@pytest.fixture
+def not_run(monkeypatch):
+    """Fails the test if a notebook is started; returns what would have been handed over."""
+    handed = {}
+
+    def run(notebook, copy, parameters, timeout):
+        handed.update(parameters=parameters, timeout=timeout, copy=copy)
+
+    monkeypatch.setattr(nb, "_run", run)
+    return handed
+
+
+def test_a_notebook_is_run_where_it_lies_and_its_copy_lands_beside_its_results(tmp_path):
+    cell = "import json, pathlib\npathlib.Path(out, 'told.json').write_text(json.dumps([name, size, rate, fast, out]))"
+    (tmp_path / "sources").mkdir()
+    source = write(tmp_path / "sources", cell)
+    before = source.read_bytes()
+    copy = nb.execute(source, tmp_path / "runs" / "one", {"name": "new", "rate": 2, "fast": True})
+    assert copy == tmp_path / "runs" / "one" / "small.ipynb"
+    told = json.loads((tmp_path / "runs" / "one" / "told.json").read_text())
+    assert told == ["new", 3, 2.0, True, "../runs/one"]
+    assert source.read_bytes() == before
+    executed = nbformat.read(copy, as_version=4)
+    assert executed.metadata.papermill.exception is None
+    assert executed.cells[-1].execution_count == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"nmae": "y"}, "small.ipynb has no parameter 'nmae'; it has name, size, rate, fast, out."),
+        ({"size": "4"}, "The parameter size of small.ipynb is of type int: '4'."),
+        ({"size": True}, "The parameter size of small.ipynb is of type int: True."),
+        ({"size": 4.0}, "The parameter size of small.ipynb is of type int: 4.0."),
+        ({"rate": "fast"}, "The parameter rate of small.ipynb is of type float: 'fast'."),
+        ({"fast": 1}, "The parameter fast of small.ipynb is of type bool: 1."),
+        ({"name": 7}, "The parameter name of small.ipynb is of type str: 7."),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_is_made(small, tmp_path, not_run, given, message):
+    with pytest.raises(ConfigError) as caught:
+        nb.execute(small, tmp_path / "out", given)
+    assert str(caught.value) == message
+    assert not_run == {}
+    assert not (tmp_path / "out").exists()
+
+
+def test_words_of_a_command_line_become_values_of_the_right_type(small, tmp_path, not_run, capsys):
+    words = ["-p", "name", "12", "-p", "size", "-4", "-p", "rate", "1", "-p", "fast", "true", "-p", "out", "here"]
+    assert nb.main([str(small), str(tmp_path / "out"), *words, "--timeout", "7"]) == 0
+    assert not_run["parameters"] == {"name": "12", "size": -4, "rate": 1.0, "fast": True, "out": "here"}
+    assert type(not_run["parameters"]["rate"]) is float
+    assert not_run["timeout"] == 7
+    assert capsys.readouterr().out.strip() == str(not_run["copy"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-p", "sizes", "4"], "small.ipynb has no parameter 'sizes'; it has name, size, rate, fast, out."),
+        (["-p", "size", "four"], "The parameter size of small.ipynb is of type int: 'four'."),
+        (["-p", "fast", "maybe"], "The parameter fast of small.ipynb is of type bool: 'maybe'."),
+    ],
+)
+def test_command_line_says_in_one_line_what_is_wrong(small, tmp_path, not_run, capsys, words, message):
+    assert nb.main([str(small), str(tmp_path / "out"), *words]) == 2
+    assert capsys.readouterr().err == f"lagkit: {message}\n"
+
+
+def test_types_may_come_from_defaults(tmp_path):
+    source = write(tmp_path, parameters='size = 3\nnames: list[str] = ["a"]\nrate: float = 1')
+    assert nb.declared(source) == {"size": int, "names": list, "rate": float}
+    with pytest.raises(ConfigError, match=r"The default of parameter late must be a literal, not size \+ 1\."):
+        nb.declared(write(tmp_path, parameters="late = size + 1"))
+
+
+def test_notebooks_that_cannot_be_run_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing\.ipynb cannot be read \("):
+        nb.execute(tmp_path / "nothing.ipynb", tmp_path / "out")
+    (tmp_path / "torn.ipynb").write_text('{"cells": [')
+    with pytest.raises(ConfigError, match=r"torn\.ipynb cannot be read \("):
+        nb.execute(tmp_path / "torn.ipynb", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"small\.ipynb has no parameters: tag a cell of `name: type = value` lines"):
+        nb.execute(write(tmp_path, parameters="# nothing here"), tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"The executed copy would replace .*small\.ipynb: choose another folder\."):
+        nb.execute(write(tmp_path), tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("cell", "timeout", "message"),
+    [
+        ("raise ValueError('no such\\n  thing')", 60, r"small\.ipynb failed in cell \d \(ValueError: no such thing\)"),
+        ("import os; os._exit(1)", 60, r"The kernel of small\.ipynb stopped \("),
+        ("import time; time.sleep(30)", 1, r"A cell of small\.ipynb took more than 1 s"),
+    ],
+)
+def test_a_failing_cell_is_told_and_what_ran_before_it_is_kept(tmp_path, cell, timeout, message):
+    source = write(tmp_path, "print('reached')", cell)
+    with pytest.raises(NotebookFailed, match=message + r".*; see .*small\.ipynb\.$"):
+        nb.execute(source, tmp_path / "out", timeout=timeout)
+    kept = nbformat.read(tmp_path / "out" / "small.ipynb", as_version=4)
+    texts = [output.get("text") for cell in kept.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert "reached\n" in texts
+
+
+@pytest.fixture(scope="module")
+def sanity(tmp_path_factory):
+    """The executed notebook on SmolLM2, its metrics, and the folder."""
+    try:
+        resolve_model("smollm2"), resolve_embedder("minilm")
+    except ModelNotFound as reason:
+        pytest.skip(f"needs two small models once: {reason}")
+    out = tmp_path_factory.mktemp("sanity")
+    copy = nb.execute(SANITY, out)
+    return nbformat.read(copy, as_version=4), json.loads((out / "metrics.json").read_text())
+
+
+def test_smollm2_answers_from_a_log_that_was_read_in_advance(sanity):
+    _, metrics = sanity
+    conditions = metrics["conditions"]
+    assert metrics["retrieved"] == 1.0
+    assert metrics["parity"] < 1e-3
+    assert conditions["no log"]["right"] == conditions["another fact's log"]["right"] == 0.0
+    assert conditions["log as KV"]["right"] == conditions["log as text"]["right"] >= 0.8
+    assert conditions["log as KV"]["logprob"] > conditions["no log"]["logprob"] + 3
+
+
+def test_each_failure_has_its_signature(sanity):
+    _, metrics = sanity
+    conditions = metrics["conditions"]
+    stale, misled = conditions["stale keys (2,048 too far)"], conditions["log states a wrong fact"]
+    assert stale["right"] == 0.0
+    assert min(stale["kl"], stale["kl_no_log"]) > 1
+    assert conditions["keys rotated twice"]["right"] < 0.5
+    assert conditions["all keys at one position"]["kl"] > 0.01
+    assert metrics["masked_against_no_log"] < 1e-3
+    assert conditions["log masked"]["right"] == conditions["no log"]["right"]
+    assert misled["misled"] > 0.4
+    assert misled["right"] == 0.0
+
+
+def test_the_executed_notebook_can_be_read_without_running_it(sanity):
+    executed, metrics = sanity
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    figures = [output for output in outputs if "application/vnd.plotly.v1+json" in output.get("data", {})]
+    assert len(figures) == 2
+    assert all("text/html" in figure.data for figure in figures)
+    assert [output for output in outputs if output.get("name") == "stderr"] == []
+    assert len(json.dumps(outputs)) < 200_000
+    told = "".join(output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {}))
+    assert all(finding in told for finding in metrics["findings"])

@@ -1,0 +1,61 @@
+"""Figures show the table's numbers, in its order, and have room for their labels."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.io as pio
+import pytest
+
+from lagkit import plots
+
+TABLE = pd.DataFrame(
+    {"kind": ["a", "b", "a"], "right": [0.0, 0.25, 1.0], "logprob": [-5.0, -2.5, -0.5]},
+    index=["none", "broken", "works"],
+)
+MEASURES = {"right": "right answers", "logprob": "log-probability"}
+
+
+def test_bars_show_every_value_once_and_name_each_kind_once():
+    figure = plots.bars(TABLE, "kind", MEASURES, "Title")
+    shown = {(trace.xaxis, name): value for trace in figure.data for name, value in zip(trace.y, trace.x, strict=True)}
+    assert shown == {
+        **{("x", name): value for name, value in TABLE["right"].items()},
+        **{("x2", name): value for name, value in TABLE["logprob"].items()},
+    }
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["a", "b"]
+    assert {trace.name: trace.marker.color for trace in figure.data} == {
+        "a": plots.COLOURS[0],
+        "b": plots.COLOURS[1],
+    }
+    assert [note.text for note in figure.layout.annotations] == ["right answers", "log-probability"]
+    # Rows stand as in the table, the first at the top.
+    assert list(figure.layout.yaxis.categoryarray) == ["works", "broken", "none"]
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [([0.0, 1.0], 0.0, 1.34), ([-5.0, -0.5], -6.7, 0.0), ([-1.0, 1.0], -1.68, 1.68), ([0.0, 0.0], 0.0, 0.34)],
+)
+def test_axes_start_at_zero_and_leave_room_for_the_numbers(values, low, high):
+    table = pd.DataFrame({"kind": "a", "x": values}, index=["one", "two"])
+    figure = plots.bars(table, "kind", {"x": "x"}, "Title")
+    assert figure.layout.xaxis.range == pytest.approx((low, high))
+
+
+def test_lines_follow_the_index_at_even_distances():
+    table = pd.DataFrame({"kl": [0.0, 0.5, 2.5]}, index=[0, 32, 2048])
+    [trace] = (figure := plots.lines(table, {"kl": "KL"}, "Title", "tokens")).data
+    assert list(trace.x) == ["0", "32", "2,048"]
+    assert list(trace.y) == [0.0, 0.5, 2.5]
+    assert figure.layout.xaxis.type == "category"
+    assert figure.layout.xaxis.title.text == "tokens"
+
+
+def test_figures_of_notebooks_survive_export(monkeypatch):
+    monkeypatch.setattr(pio.renderers, "default", "json")
+    monkeypatch.setattr(pio.templates, "default", "plotly")
+    plots.for_notebooks()
+    assert pio.renderers.default == "plotly_mimetype+notebook_connected"
+    bundle = pio.renderers._build_mime_bundle(plots.bars(TABLE, "kind", MEASURES, "Title").to_dict())
+    assert {"application/vnd.plotly.v1+json", "text/html"} <= set(bundle)
+    assert len(bundle["text/html"]) < 20_000, "the library itself does not belong into each figure"
