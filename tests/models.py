@@ -1,9 +1,11 @@
-"""Tiny random causal language models of many families, built in-process: fp32, seeded, nothing downloaded."""
+"""Tiny random causal language models of many families, built in-process, and random KV blocks: nothing is downloaded."""
 
 from __future__ import annotations
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from lagkit.kv import KVBlock
 
 VOCAB = 97
 _SIZES = {
@@ -112,3 +114,15 @@ def tiny(family: str, **config_overrides: object) -> PreTrainedModel:
         torch.manual_seed(11)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval()
+
+
+def block_of(tokens: int, seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 2) -> KVBlock:
+    generator = torch.Generator().manual_seed(seed)
+    keys, values = (torch.randn(layers, 2, tokens, 8, generator=generator).to(dtype) for _ in range(2))
+    return KVBlock(keys, values, torch.randint(2**31 - 1, (tokens,), generator=generator))
+
+
+def same(a: KVBlock, b: KVBlock) -> bool:
+    return all(
+        torch.equal(x, y) and x.dtype == y.dtype for x, y in ((a.keys, b.keys), (a.values, b.values), (a.ids, b.ids))
+    )
