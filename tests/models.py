@@ -1,4 +1,4 @@
-"""Tiny random causal language models of many families, built in-process, and random KV blocks: nothing is downloaded."""
+"""Tiny random causal language models of many families and random KV blocks, made in-process."""
 
 from __future__ import annotations
 
