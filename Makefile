@@ -23,15 +23,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/demo
-	@mkdir -p runs/demo
-	$(BIN)/papermill $(DEMO) runs/demo/$(notdir $(DEMO)) --execution-timeout 900 -p out runs/demo
+	$(BIN)/python -m lagkit.notebook $(DEMO) runs/demo
 	$(BIN)/jupyter nbconvert --log-level WARN --to html runs/demo/$(notdir $(DEMO))
 	@echo "Executed notebook, HTML page and metrics.json are in runs/demo/"
 
-test: $(STAMP)  ## the tests that need no pretrained model
+test: $(STAMP)  ## the fast tests, and the first notebook; fetches two small models once (180 MB)
 	$(BIN)/pytest -m "not slow"
 
-test-all: $(STAMP)  ## all tests; fetches two small models once (180 MB)
+test-all: $(STAMP)  ## all tests
 	$(BIN)/pytest
 
 bench: $(STAMP)  ## measure speed and size, into runs/bench.json

@@ -107,13 +107,26 @@ class Reading:
 
 
 def read(
-    lm: LM, contexts: Sequence[Context], answers: Sequence[str], *, hide_log: bool = False, new_tokens: int = 6
-) -> Reading:
-    """Let the model answer all contexts in one batch, and score the right `answers`.
+    lm: LM,
+    conditions: Mapping[str, Sequence[Context]],
+    answers: Sequence[str],
+    *,
+    hide_log: bool = False,
+    new_tokens: int = 6,
+) -> dict[str, Reading]:
+    """Let the model answer the contexts of every condition, all in one batch, and score the right `answers`.
 
     `hide_log` masks the slots of the log (the last block) from attention, as a wrong mask would. `new_tokens=0` only
     scores. Sliding windows are counted in slots, padding included: the longest context must fit into one.
     """
+    rows = [context for contexts in conditions.values() for context in contexts]
+    every = _read(lm, rows, [*answers] * len(conditions), hide_log, new_tokens)
+    starts = range(0, len(rows), len(answers))
+    parts = [[part[i : i + len(answers)] for part in (every.texts, every.gold, every.first)] for i in starts]
+    return {name: Reading(*part) for name, part in zip(conditions, parts, strict=True)}
+
+
+def _read(lm: LM, contexts: Sequence[Context], answers: Sequence[str], hide_log: bool, new_tokens: int) -> Reading:
     golds = [lm.tokenize(f" {answer}") for answer in answers]
     spare = max(map(len, golds)) - 1
     cache, prefix = build_cache([c.blocks for c in contexts], lm.model, lm.realigner, _longest(contexts) + spare + 8)

@@ -114,6 +114,11 @@ def test_the_search_for_machine_paths_finds_them(word):
     assert MACHINE_PATH.search(f"open('/{word}/me/x')")
 
 
+def test_there_are_notebooks_and_their_names_begin_with_a_number():
+    assert NOTEBOOKS
+    assert [path.name for path in NOTEBOOKS if not re.match(r"\d\d_", path.name)] == []
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebook_keeps_the_contract(path):
     notebook = nbformat.read(path, as_version=4)

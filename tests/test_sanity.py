@@ -44,6 +44,12 @@ def kv(lm, store):
     return sanity.contexts(lm, FACTS, KV, store, store.ids)
 
 
+def read(lm, contexts, **settings):
+    """A single condition's reading."""
+    answers = ANSWERS[: len(contexts)]
+    return sanity.read(lm, {"only": contexts}, answers, **settings)["only"]
+
+
 def one_by_one(lm, contexts):
     """The same as `sanity.read`, by the way that runs take: first logits, scores of the answers, texts."""
     logits, scores = [], []
@@ -79,23 +85,38 @@ def test_a_batch_reads_what_single_runs_read(family, tmp_path):
     # Ragged on purpose: other prompts' lengths, and a row without any injected tokens.
     contexts[2] = replace(contexts[2], blocks=())
     logits, scores, texts = one_by_one(lm, contexts)
-    found = sanity.read(lm, contexts, ANSWERS, new_tokens=5)
+    found = read(lm, contexts, new_tokens=5)
     torch.testing.assert_close(found.first, logits, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(found.gold, scores, atol=2e-5, rtol=1e-5)
     assert found.texts == texts
 
 
+def test_conditions_of_one_batch_are_those_of_single_batches(lm, store, kv):
+    conditions = {
+        "none": sanity.contexts(lm, FACTS),
+        "kv": kv,
+        "text": sanity.contexts(lm, FACTS, TEXT, store, store.ids),
+    }
+    together = sanity.read(lm, conditions, ANSWERS)
+    assert list(together) == ["none", "kv", "text"]
+    for name, contexts in conditions.items():
+        alone = read(lm, contexts)
+        assert together[name].texts == alone.texts
+        torch.testing.assert_close(together[name].gold, alone.gold, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(together[name].first, alone.first, atol=2e-5, rtol=1e-5)
+
+
 def test_no_row_needs_an_injected_token(lm, kv):
     bare = [replace(context, blocks=()) for context in kv]
     logits, scores, texts = one_by_one(lm, bare)
-    found = sanity.read(lm, bare, ANSWERS, new_tokens=5)
+    found = read(lm, bare, new_tokens=5)
     torch.testing.assert_close(found.first, logits, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(found.gold, scores, atol=2e-5, rtol=1e-5)
     assert found.texts == texts
 
 
 def test_scoring_alone_says_nothing_and_scores_the_same(lm, kv):
-    spoken, scored = (sanity.read(lm, kv, ANSWERS, new_tokens=n) for n in (1, 0))
+    spoken, scored = (read(lm, kv, new_tokens=n) for n in (1, 0))
     assert scored.texts == ["", "", ""]
     assert torch.equal(spoken.gold, scored.gold)
     assert spoken.texts == [lm.tokenizer.decode([int(row.argmax())]).strip() for row in spoken.first]
@@ -104,14 +125,14 @@ def test_scoring_alone_says_nothing_and_scores_the_same(lm, kv):
 def test_text_in_front_reads_like_injected_kv(lm, store, kv):
     text = sanity.contexts(lm, FACTS, TEXT, store, store.ids)
     assert [context.injected for context in text] < [context.injected for context in kv]
-    as_text, as_kv = (sanity.read(lm, contexts, ANSWERS, new_tokens=0) for contexts in (text, kv))
+    as_text, as_kv = (read(lm, contexts, new_tokens=0) for contexts in (text, kv))
     assert (as_text.first - as_kv.first).abs().max() < 1e-5
 
 
 def test_a_masked_log_is_no_log(lm, kv):
-    masked = sanity.read(lm, kv, ANSWERS, hide_log=True)
-    none = sanity.read(lm, sanity.contexts(lm, FACTS), ANSWERS)
-    seen = sanity.read(lm, kv, ANSWERS)
+    masked = read(lm, kv, hide_log=True)
+    none = read(lm, sanity.contexts(lm, FACTS))
+    seen = read(lm, kv)
     assert (masked.first - none.first).abs().max() < 1e-5
     assert masked.texts == none.texts
     assert (seen.first - none.first).abs().max() > 0.01
@@ -134,21 +155,21 @@ def test_displaced_keys_end_where_they_are_sent(shift, factor):
 
 def test_a_log_that_stays_where_it_was_reads_the_same_and_another_place_does_not(lm, kv):
     def first(move):
-        return sanity.read(lm, [sanity.displaced(lm, c, move) for c in kv], ANSWERS, new_tokens=0).first
+        return read(lm, [sanity.displaced(lm, c, move) for c in kv], new_tokens=0).first
 
-    right = sanity.read(lm, kv, ANSWERS, new_tokens=0).first
+    right = read(lm, kv, new_tokens=0).first
     assert (first(lambda positions: positions) - right).abs().max() < 1e-5
     for wrong in (lambda p: p * 0, lambda p: p * 2, lambda p: p + 500):
         assert (first(wrong) - right).abs().max() > 1e-3
 
 
 def test_an_answer_ends_at_the_first_special_token(lm, kv):
-    long = sanity.read(lm, kv[:1], ANSWERS[:1], new_tokens=6)
+    long = read(lm, kv[:1], new_tokens=6)
     context = kv[0]
     ids = lm.generate([context], 6)[0].ids
     stops = LM(tiny("llama", vocab_size=600, max_position_embeddings=4096), tokenizer(), "stops")
     stops.tokenizer.add_special_tokens({"additional_special_tokens": [lm.tokenizer.convert_ids_to_tokens(ids[3])]})
-    short = sanity.read(stops, kv[:1], ANSWERS[:1], new_tokens=6)
+    short = read(stops, kv[:1], new_tokens=6)
     assert ids[3] not in ids[:3]
     assert short.texts == [lm.tokenizer.decode(ids[:3]).strip().partition("\n")[0]]
     assert short.texts != long.texts
