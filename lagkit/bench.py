@@ -28,7 +28,7 @@ from lagkit.errors import ConfigError
 from lagkit.kv import KVBlock, build_cache
 from lagkit.manifest import machine, versions, write_json
 from lagkit.model import LM, Context
-from lagkit.progress import say
+from lagkit.progress import quiet, say
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.store import LogStore
@@ -81,6 +81,7 @@ def run_bench(
     """
     if out.is_dir() or not out.parent.is_dir():
         raise ConfigError(f"The results cannot be written to {out}: give a file in a folder that exists.")
+    quiet()
     began, sizes = time.perf_counter(), QUICK if quick else Sizes()
     questions = data.load(SAMPLE)
     load = load or partial(LM.load, "smollm2", device="cpu")
