@@ -107,10 +107,14 @@ def overlap(seen: Iterable[Question], question: Question) -> Stratum:
     has none to share. For 2Wiki's comparisons the final hop is the last evidence triple.
     """
     shared = {hop.id for other in seen for hop in other.hops}
-    hits = [hop.id in shared for hop in question.hops]
-    if not any(hits):
+    return stratum_of([hop.id in shared for hop in question.hops])
+
+
+def stratum_of(shared: Sequence[bool]) -> Stratum:
+    """The stratum of a question by which of its hops, in order, are shared."""
+    if not any(shared):
         return "none"
-    return "all" if all(hits) else "final" if hits[-1] else "other"
+    return "all" if all(shared) else "final" if shared[-1] else "other"
 
 
 def clusters(questions: Sequence[Question]) -> dict[str, int]:

@@ -58,7 +58,7 @@ class Experiment:
     @cached_property
     def prompt(self) -> Prompt:
         """The prompt for the data's kind of task."""
-        return Prompt.load(self.data.kind + ("_examples" if self.config.worked_examples else ""))
+        return Prompt.of(self.data.kind, self.config.wording)
 
     @cached_property
     def passages(self) -> PassageIndex | None:

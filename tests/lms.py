@@ -198,7 +198,7 @@ def open_store(path: Path, lm: LM, *traces: Trace) -> LogStore:
 def small_run(out: Path, lm: LM, **settings: object) -> Experiment:
     """A run of seconds on the sample: six logs, three questions a split, two rounds of a few tokens."""
     chosen = {
-        **{"data": SAMPLE, "out": out, "embedder": "hash", "dtype": "float32", "worked_examples": False},
+        **{"data": SAMPLE, "out": out, "embedder": "hash", "dtype": "float32", "wording": "plain"},
         **{"log_questions": 6, "seen_questions": 3, "unseen_questions": 3, "max_rounds": 2, "max_new_tokens": 4},
         **{"policies": ("no_logs", "kv_last_round", "text_last_round_user_turn"), "batch_size": 3},
     }

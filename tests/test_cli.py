@@ -47,7 +47,7 @@ def config(tmp_path, model):
             **{"data": SAMPLE, "out": str(tmp_path / "out"), "model": str(model), "embedder": "hash"},
             **{"device": "cpu", "dtype": "float32", "policies": ["no_logs", "kv_last_round"], "splits": ["unseen"]},
             **{"log_questions": 3, "unseen_questions": 2, "max_rounds": 1, "max_new_tokens": 4, "logs": 1},
-            **{"worked_examples": False},
+            **{"wording": "plain"},
         }
         path = tmp_path / "run.yaml"
         path.write_text(yaml.safe_dump({**settings, **changes}))

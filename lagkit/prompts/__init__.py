@@ -41,6 +41,11 @@ class Prompt:
         """Read `lagkit/prompts/<name>.yaml`; raises ConfigError for an unknown name or key."""
         return _load(name)
 
+    @classmethod
+    def of(cls, kind: TaskKind, wording: str) -> Prompt:
+        """The prompt for a kind of task: `plain`, or another wording of it; raises ConfigError where there is none."""
+        return _load(kind if wording == "plain" else f"{kind}_{wording}")
+
     @property
     def hash(self) -> str:
         """Identifies the wording, for manifests."""

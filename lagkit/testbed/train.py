@@ -1,0 +1,235 @@
+"""Training the testbed's model: a small Llama learns rounds of the protocol as plain text; a killed run resumes."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from lagkit.errors import ConfigError, DataError
+from lagkit.model import best_device
+from lagkit.progress import say
+from lagkit.testbed.packing import IGNORED, Batch, make_batch
+from lagkit.testbed.tokenizer import make_tokenizer
+
+_MAY_CHANGE = {"steps", "decay", "compile"}  # of a run that is resumed
+_CHECK_BATCHES = 6
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run. `decay` is the share of the steps, at the end, in which the learning rate falls to 0.
+
+    compile: let torch compile the model, which needs a C++ compiler and pays after some hundred steps.
+    """
+
+    steps: int = 3000
+    easy_steps: int = 300
+    rows: int = 16
+    tokens: int = 512
+    hidden: int = 256
+    layers: int = 6
+    heads: int = 4
+    inner: int = 640
+    rate: float = 3e-3
+    warm_up: int = 100
+    decay: float = 0.4
+    weight_decay: float = 0.01
+    seed: int = 0
+    save_every: int = 50
+    check_every: int = 250
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise ConfigError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads}).")
+        for name in ("steps", "rows", "tokens", "layers", "save_every", "check_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; it is {getattr(self, name)}.")
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate: a linear rise, a plateau, and a linear fall to 0 at the last step."""
+        falling = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return self.rate * min(1.0, (step + 1) / self.warm_up, falling)
+
+
+def new_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    """A model with random weights, drawn by the seed."""
+    torch.manual_seed(config.seed)
+    llama = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden,
+        intermediate_size=config.inner,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(llama)
+
+
+def train(out: Path | str, config: TrainConfig) -> Path:
+    """Train up to `config.steps`, resuming from what is in `out`; returns the folder of the finished model.
+
+    `out` holds `checkpoint.pt`, `log.csv` (a row every `check_every` steps) and, at the end, `model/` in bf16.
+    Raises ConfigError when `out` holds a run with other settings, DataError when its checkpoint cannot be read.
+    """
+    run = _Run(Path(out), config)
+    while run.step < config.steps:
+        run.advance()
+    return run.export()
+
+
+class _Run:
+    """A training run and its folder."""
+
+    def __init__(self, out: Path, config: TrainConfig) -> None:
+        self.out, self.config, self.step = out, config, 0
+        self.device = best_device()
+        self.tokenizer = make_tokenizer()
+        self.model = new_model(config, self.tokenizer).to(self.device)
+        self.optimizers = _optimizers(self.model, config)
+        self.rows: list[dict[str, Any]] = []
+        out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        self._base = torch.compile(self.model.model, dynamic=False) if config.compile else self.model.model
+        self._began, self._tokens, self._loss = time.perf_counter(), 0, 0.0
+
+    def advance(self) -> None:
+        """One step; saves and checks when it is time."""
+        config = self.config
+        easy = self.step < config.easy_steps
+        tokens = config.tokens // 2 if easy else config.tokens
+        batch = make_batch(f"{config.seed}.{self.step}", self.tokenizer, rows=config.rows, tokens=tokens, easy=easy)
+        loss = self._loss_of(self._scores(batch.to(self.device)), batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate_at(self.step) * group["scale"]
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        self._loss += loss.item()
+        self._tokens += batch.ids.numel()
+        if self.step % config.check_every == 0 or self.step == config.steps:
+            self._check()
+        if self.step % config.save_every == 0 or self.step == config.steps:
+            self._save()
+
+    def _scores(self, batch: Batch) -> torch.Tensor:
+        """Logits `[learned tokens, vocab]`."""
+        with torch.autocast(self.device, torch.bfloat16):
+            hidden = self._base(
+                input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask(), use_cache=False
+            ).last_hidden_state
+            return self.model.lm_head(hidden[batch.labels != IGNORED]).float()
+
+    def _loss_of(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+        return cross_entropy(scores, batch.labels[batch.labels != IGNORED].to(scores.device))
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Note the mean loss and how many unseen rounds are right to the last token, by kind and hops."""
+        right: Counter[str] = Counter()
+        asked: Counter[str] = Counter()
+        for i in range(_CHECK_BATCHES):
+            size = {"rows": self.config.rows, "tokens": self.config.tokens}
+            batch = make_batch(f"check.{i}", self.tokenizer, **size)
+            for name, ok in _outcomes(batch, self._scores(batch.to(self.device)).argmax(-1).cpu()):
+                right[name] += ok
+                asked[name] += 1
+        steps = self.step - (self.rows[-1]["step"] if self.rows else 0)
+        seconds = time.perf_counter() - self._began
+        row = {
+            "step": self.step,
+            "loss": round(self._loss / steps, 4),
+            "rate": round(self.config.rate_at(self.step), 6),
+            "tokens_per_second": round(self._tokens / seconds),
+            **{name: round(right[name] / asked[name], 3) for name in sorted(asked)},
+        }
+        self.rows.append(row)
+        self._began, self._tokens, self._loss = time.perf_counter(), 0, 0.0
+        say("  ".join(f"{name} {value}" for name, value in row.items()))
+
+    def _resume(self) -> None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return
+        try:
+            saved = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise DataError(f"The checkpoint {path} cannot be read ({error}): delete it to start anew.") from error
+        now = asdict(self.config)
+        changed = [k for k, v in now.items() if k not in _MAY_CHANGE and saved["config"][k] != v]
+        if changed:
+            what = ", ".join(f"{k} was {saved['config'][k]} and is {now[k]}" for k in changed)
+            raise ConfigError(f"{self.out} holds a run with other settings ({what}): choose another folder.")
+        self.model.load_state_dict(saved["model"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.step, self.rows, self._loss = saved["step"], saved["rows"], saved["loss"]
+        say(f"Resuming at step {self.step}.")
+
+    def _save(self) -> None:
+        """Written aside and renamed, so that a kill leaves the previous checkpoint."""
+        state = {
+            "config": asdict(self.config),
+            "step": self.step,
+            "rows": self.rows,
+            "loss": self._loss,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        aside = self.out / "checkpoint.pt.new"
+        torch.save(state, aside)
+        os.replace(aside, self.out / "checkpoint.pt")
+        if self.rows:
+            with (self.out / "log.csv").open("w", newline="", encoding="utf-8") as stream:
+                names = dict.fromkeys(name for row in self.rows for name in row)
+                writer = csv.DictWriter(stream, list(names), restval="")
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+    def export(self) -> Path:
+        """The model in bf16 with its tokenizer, as transformers saves them."""
+        folder = self.out / "model"
+        self.model.to(torch.bfloat16).save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        return folder
+
+
+def _optimizers(model: LlamaForCausalLM, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, which learns this task in fewer steps, and AdamW for the rest."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    muon = torch.optim.Muon(matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    # Updates of Muon are spread evenly over all directions, so they may be larger.
+    muon.param_groups[0]["scale"], adam.param_groups[0]["scale"] = 2.0, 1.0
+    return [muon, adam]
+
+
+def _outcomes(batch: Batch, predicted: torch.Tensor) -> Iterable[tuple[str, bool]]:
+    """For each round its kind and hops, and whether each token of the reply is the likeliest: what greedy
+    decoding would say then."""
+    learned = batch.labels != IGNORED
+    right = torch.ones_like(batch.ids, dtype=torch.bool)
+    right[learned] = predicted == batch.labels[learned]
+    for row, lessons in enumerate(batch.lessons):
+        for i, lesson in enumerate(lessons, 1):
+            yield f"{lesson.kind}_{lesson.hops}", bool(right[row, batch.branch[row] == i].all())
