@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from lagkit.errors import ConfigError, EmptyStore, LagkitError
+from lagkit.cli import add_settings, exit_code, settings, show
+from lagkit.errors import EmptyStore
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from lagkit.experiment import Experiment
     from lagkit.store import LogStore
 
@@ -24,15 +21,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (`verify` found something), 2 (an error), 130 (interrupted)."""
     args = _parser().parse_args(argv)
-    try:
-        return args.command(args) or 0
-    except (LagkitError, OSError) as error:
-        # A full disk or a folder without permission is no fault of the program either.
-        print("lagkit:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted; the same command resumes.", file=sys.stderr)
-        return 130
+    return exit_code(args.command, args)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = commands.add_parser(name, help=text, description=f"From a run file: {text}. The same command resumes.")
         sub.add_argument("config", metavar="CONFIG.yaml", help="settings of the run (lagkit.config.RunConfig)")
-        sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="key=value", help="override settings")
+        add_settings(sub)
         sub.set_defaults(command=command)
     _add_store(commands.add_parser("store", help="look after a log store; needs no model"))
     sub = commands.add_parser("bench", help="measure speed and size on this machine")
@@ -83,8 +72,8 @@ def run(args: argparse.Namespace) -> None:
 
     experiment = _experiment(args)
     results = experiment.run()
-    _show(metrics.summarize(results), f"Summary of {len(results)} answers")
-    _show(experiment.differences(results), "Differences to no_logs, with 95% intervals")
+    show(metrics.summarize(results), f"Summary of {len(results)} answers")
+    show(experiment.differences(results), "Differences to no_logs, with 95% intervals")
     print(f"\nresults.parquet, summary.csv, differences.csv, manifest.json, traces and store: {experiment.out}")
 
 
@@ -110,7 +99,7 @@ def verify(args: argparse.Namespace) -> int:
         if problems.empty:
             print(f"All {len(store)} logs of {store.path} and their blocks are sound.")
             return 0
-    _show(problems, f"{len(problems)} problems; prune removes damaged blocks and orphans")
+    show(problems, f"{len(problems)} problems; prune removes damaged blocks and orphans")
     return 1
 
 
@@ -119,7 +108,7 @@ def prune(args: argparse.Namespace) -> None:
     with _open(args.path, write=True) as store:
         gone = store.prune(args.max_bytes)
         if not gone.empty:
-            _show(gone, "Removed")
+            show(gone, "Removed")
         print(f"{gone['bytes'].sum():,} bytes removed; {len(store)} logs are left in {store.nbytes:,} bytes.")
 
 
@@ -166,27 +155,13 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
-    overrides = _overrides(args.set)
+    overrides = settings(args.set)
     from lagkit.config import RunConfig
     from lagkit.experiment import Experiment
     from lagkit.progress import quiet
 
     quiet()
     return Experiment(RunConfig.read(args.config, overrides))
-
-
-def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` words as settings; values are YAML. Raises ConfigError for anything else."""
-    settings = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals:
-            raise ConfigError(f"--set takes key=value; {pair!r} is not.")
-        try:
-            settings[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The value of --set {pair!r} is not YAML: {error}") from error
-    return settings
 
 
 def _open(path: Path, *, write: bool = False) -> LogStore:
@@ -202,11 +177,7 @@ def _describe(store: LogStore) -> None:
     if blocks.empty:
         print("No KV blocks.")
     else:
-        _show(blocks, "KV blocks")
-
-
-def _show(table: pd.DataFrame, title: str) -> None:
-    print(f"\n{title}\n{table.to_string(float_format='{:.3f}'.format)}")
+        show(blocks, "KV blocks")
 
 
 if __name__ == "__main__":

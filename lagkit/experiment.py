@@ -148,9 +148,13 @@ class Experiment:
         (self.out / "report.md").write_text(page, encoding="utf-8")
         return results
 
+    def logs(self) -> list[Trace]:
+        """The traces of the log questions that did not fail."""
+        return [trace for trace in self._journal("log").traces() if not trace.error]
+
     def _facts(self) -> list[str]:
         """What a reader should know before the scores."""
-        traces = [t for t in self._journal("log").traces() if not t.error]
+        traces = self.logs()
         sharing = [data.overlap(self.log_questions, q) for q in self.questions("unseen")]
         right = sum(bool(t.correct) for t in traces)
         return [
@@ -161,8 +165,15 @@ class Experiment:
         ]
 
     def differences(self, results: pd.DataFrame) -> pd.DataFrame:
-        """Paired differences to `no_logs`, resampled over clusters of questions that share sub-questions."""
-        clusters = data.clusters([*self.questions("seen"), *self.questions("unseen")])
+        """Paired differences to `no_logs`, resampled over clusters of questions that share sub-questions.
+
+        The log store is taken as given: two questions that share none with each other, but one each with the same log,
+        are not tied together by it.
+        """
+        clusters: dict[str, int] = {}
+        for split in self.config.splits:
+            found = data.clusters(self.questions(split))
+            clusters |= {id: number + len(clusters) for id, number in found.items()}
         return metrics.compare(results, clusters)
 
     def _traces(self, name: str, split: Split) -> dict[str, Trace]:

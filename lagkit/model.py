@@ -93,6 +93,13 @@ class LM:
         except (OSError, ValueError, SafetensorError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise ModelNotFound(f"Model {name!r} could not be loaded from {source}: {first_line}") from error
+        # Written by lagkit.testbed.train; other models come without it.
+        expected = getattr(model.config, "tokenizer_hash", None)
+        if expected not in (None, vocabulary_hash(tokenizer)):
+            raise ModelNotFound(
+                f"The folder {source} does not hold one model: its tokenizer is not the one that its model was trained "
+                "with. Copy model and tokenizer from the same training run."
+            )
         return cls(model.to(device), tokenizer, name)
 
     def __repr__(self) -> str:
@@ -127,7 +134,7 @@ class LM:
             "name": Path(self.name).name,
             "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
             "rope": _digest(json.dumps(rope, sort_keys=True, default=str).encode()),
-            "tokenizer": _digest(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode()),
+            "tokenizer": vocabulary_hash(self.tokenizer),
             "weights": _digest(b"".join(weights)),
         }
 
@@ -299,6 +306,11 @@ def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: list[int], text
         else:
             low = middle + 1
     return ids[:low]
+
+
+def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Identifies a tokenizer by its tokens and their ids."""
+    return _digest(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
 
 
 def _digest(data: bytes) -> str:

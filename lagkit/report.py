@@ -29,9 +29,9 @@ def markdown(
         parts.append(_outcomes(part, differences, split, scores))
         parts.append(f"Per question:\n\n{_costs(part)}")
         parts.append("\n".join(f"- {sentence}" for sentence in findings(differences, split)))
-    parts.append(f"## Stored logs\n\n{_table(['block', *logs.columns], logs.reset_index().values.tolist())}")
+    parts.append(f"## Stored logs\n\n{table(['block', *logs.columns], logs.reset_index().values.tolist())}")
     shown = [[name, _plain(value)] for name, value in settings.items() if name not in _FOLDERS]
-    parts.append(f"## Settings\n\n{_table(['setting', 'value'], shown)}")
+    parts.append(f"## Settings\n\n{table(['setting', 'value'], shown)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -44,7 +44,7 @@ def findings(differences: pd.DataFrame, split: str) -> list[str]:
     for policy, rows in part.groupby(level="policy", sort=False):
         told = []
         for (_, metric), row in rows.iterrows():
-            name, size = _SCORE_NAMES.get(metric, metric), _interval(row, metric)
+            name, size = _SCORE_NAMES.get(metric, metric), interval(row, metric)
             if row["low"] <= 0 <= row["high"]:
                 told.append(f"no difference detected in {name} ({size})")
             else:
@@ -64,11 +64,11 @@ def _outcomes(part: pd.DataFrame, differences: pd.DataFrame, split: str, scores:
         for metric in (*scores, "rounds"):
             value = f"{row[metric]:.2f}" if metric == "rounds" else f"{100 * row[metric]:.1f}"
             if (policy, split, metric) in differences.index:
-                value += f" ({_interval(differences.loc[(policy, split, metric)], metric)})"
+                value += f" ({interval(differences.loc[(policy, split, metric)], metric)})"
             cells.append(value)
         rows.append([*cells, f"{100 * row['abstention']:.0f}%", int(row["failures"])])
     heads = ["variant", *(_SCORE_NAMES[s] for s in scores), "rounds", "abstained", "failed"]
-    return _table(heads, rows) + "\n\nIn parentheses: difference to `no_logs` with its 95% interval."
+    return table(heads, rows) + "\n\nIn parentheses: difference to `no_logs` with its 95% interval."
 
 
 def _costs(part: pd.DataFrame) -> str:
@@ -76,10 +76,10 @@ def _costs(part: pd.DataFrame) -> str:
         [f"`{policy}`", *(f"{row[c]:.2f}" if c == "seconds" else f"{row[c]:.0f}" for c in _COSTS)]
         for policy, row in part.iterrows()
     ]
-    return _table(["variant", *(name if name == "seconds" else f"{name} tokens" for name in _COSTS)], rows)
+    return table(["variant", *(name if name == "seconds" else f"{name} tokens" for name in _COSTS)], rows)
 
 
-def _interval(row: pd.Series, metric: str) -> str:
+def interval(row: pd.Series, metric: str) -> str:
     """Mean and interval; scores in points of 100."""
     scale, digits = (1, 2) if metric == "rounds" else (100, 1)
     mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("mean", "low", "high"))
@@ -90,7 +90,8 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
+def table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
     lines = [list(heads)]
     lines.append(["---"] * len(lines[0]))
     lines += rows

@@ -31,14 +31,14 @@ class Controls(Settings):
     """
 
     seed: int = 0
-    entities: PositiveInt = 300
+    entities: PositiveInt = 600
     hops: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4), min_length=1)
     log_hops: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4), min_length=1)
-    log_questions: PositiveInt = 300
+    log_questions: PositiveInt = 200
     unseen_questions: PositiveInt = 300
     passages_per_fact: PositiveInt = 1
     distractors: NonNegativeInt = 1
-    overlap: dict[Stratum, float] = {"all": 0.3, "final": 0.25, "other": 0.3, "none": 0.15}
+    overlap: dict[Stratum, float] = Field(default={"all": 0.3, "final": 0.25, "other": 0.3, "none": 0.15})
     contradicted: float = Field(default=0.0, ge=0, le=1)
 
     @field_validator("hops", "log_hops")

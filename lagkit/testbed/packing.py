@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lagkit.encode import SEPARATOR
-from lagkit.testbed.rounds import Lesson, lessons
+from lagkit.testbed.rounds import Lesson, Stage, lessons
 
 IGNORED = -100  # the label of tokens that are not learned
 _FARTHEST = 600  # positions that may lie between earlier work and the prompt
@@ -45,19 +44,19 @@ class Batch:
 
 
 def make_batch(
-    seed: str, tokenizer: PreTrainedTokenizerBase, *, rows: int, tokens: int, easy: bool = False, branches: int = 16
+    seed: str, tokenizer: PreTrainedTokenizerBase, *, rows: int, tokens: int, stage: Stage = "full", branches: int = 16
 ) -> Batch:
     """A batch drawn by `seed`; each row holds as many of a scene's rounds as fit, at most `branches`."""
-    made = [_row(f"{seed}.{row}", tokenizer, tokens, easy, branches) for row in range(rows)]
+    made = [_row(f"{seed}.{row}", tokenizer, tokens, stage, branches) for row in range(rows)]
     columns = [torch.tensor([row[i] for row in made]) for i in range(4)]
     return Batch(*columns, tuple(row[4] for row in made))
 
 
-def _row(seed: str, tokenizer: PreTrainedTokenizerBase, tokens: int, easy: bool, branches: int) -> tuple:
+def _row(seed: str, tokenizer: PreTrainedTokenizerBase, tokens: int, stage: Stage, branches: int) -> tuple:
     """ids, positions, labels, branch and lessons of the first scene under `seed` of which a round fits."""
     for attempt in count():
         scene = f"{seed}.{attempt}"
-        drawn = lessons(scene, tokenizer, easy=easy, count=branches)
+        drawn = lessons(scene, tokenizer, stage=stage, count=branches)
         row = _Row(tokenizer, drawn, random.Random(f"positions {scene}"))
         for lesson in drawn:
             row.add(lesson, tokens)
@@ -107,5 +106,6 @@ class _Row:
 
 def _shared(drawn: Sequence[Lesson]) -> int:
     """Length of the contexts' common beginning, up to a blank line: tokens never reach across one."""
-    common = os.path.commonprefix([lesson.context for lesson in drawn])
-    return common.rindex(SEPARATOR)
+    first, last = min(lesson.context for lesson in drawn), max(lesson.context for lesson in drawn)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first.rindex(SEPARATOR, 0, same)

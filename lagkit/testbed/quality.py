@@ -14,7 +14,6 @@ from lagkit.augment import Augmenter
 from lagkit.data import Dataset
 from lagkit.model import LM, Context
 from lagkit.prompts import Prompt
-
 from lagkit.testbed.world import name_pool
 from lagkit.types import Passage, Question
 

@@ -22,6 +22,7 @@ from lagkit.types import Passage, Question, Round, Trace
 PROMPT = Prompt.load("qa_short")
 _HERE = "$user"  # stands for the user's turn in a chat that is rendered once
 
+Stage = Literal["easy", "full"]
 Facts = dict[tuple[str, str], str]  # (subject, relation) -> object
 
 
@@ -36,7 +37,7 @@ class Lesson:
     context: str
     reply: str
     hops: int
-    kind: Literal["answer", "search", "notes"]
+    kind: Literal["answer", "search", "notes", "retelling"]
 
 
 @dataclass
@@ -45,7 +46,7 @@ class _Scene:
 
     rng: random.Random
     world: World
-    easy: bool
+    stage: Stage
     chains: list[Chain] = field(default_factory=list)
     passages: list[Passage] = field(default_factory=list)
     seen: Facts = field(default_factory=dict)
@@ -54,24 +55,41 @@ class _Scene:
 
     @property
     def max_hops(self) -> int:
-        return 2 if self.easy else 4
+        return 2 if self.stage == "easy" else 4
 
 
-def lessons(seed: str, tokenizer: PreTrainedTokenizerBase, *, easy: bool, count: int) -> list[Lesson]:
+def lessons(seed: str, tokenizer: PreTrainedTokenizerBase, *, stage: Stage, count: int) -> list[Lesson]:
     """At most `count` rounds with the same passages and earlier work that differ in their question; drawn by `seed`.
 
-    Easy ones have at most two hops, few passages, mostly in the agent's own wording, and no earlier work.
+    Easy ones have at most two hops, few passages, mostly in the agent's own wording, and no earlier work; half of them
+    are no rounds yet but passages that are told again.
     """
     rng = random.Random(f"lesson {seed}")
-    scene = _Scene(rng, make_world(f"lesson {seed}", rng.randint(30, 60)), easy)
-    scene.chains = [walk(scene.world, scene.max_hops, rng) for _ in range(1 if easy else rng.randint(1, 3))]
-    if not easy and rng.random() < 0.6:
+    scene = _Scene(rng, make_world(f"lesson {seed}", rng.randint(30, 60)), stage)
+    if stage == "easy" and rng.random() < 0.5:
+        return [_retelling(scene, tokenizer)]
+    scene.chains = [walk(scene.world, scene.max_hops, rng) for _ in range(1 if stage == "easy" else rng.randint(1, 3))]
+    if stage == "full" and rng.random() < 0.6:
         _work_before(scene)
     _open_book(scene)
     if scene.logs and rng.random() < 0.1:
         chains = {_choose(scene, scene.told, answerable=rng.random() < 0.6): None for _ in range(count)}
         return [_notes_lesson(scene, tokenizer, chain) for chain in chains]
     return _rounds(scene, tokenizer, count)
+
+
+def _retelling(scene: _Scene, tokenizer: PreTrainedTokenizerBase) -> Lesson:
+    """Passages, and their facts again in the agent's words: each object has to be looked up."""
+    names = scene.rng.sample(list(scene.world.kinds), scene.rng.randint(2, 6))
+    pages = [list(scene.world.of[name].values()) for name in names]
+    passages = [
+        Passage("", name, tell(facts, scene.rng, plainly=0.5)) for name, facts in zip(names, pages, strict=True)
+    ]
+    book = PROMPT.user_turn(Question("", "", ()), passages).rsplit(SEPARATOR, 1)[0]
+    again = [fact for facts in pages for fact in facts]
+    scene.rng.shuffle(again)
+    reply = " ".join(fact.sentence(plain(fact.relation)) for fact in again)
+    return Lesson("", f"{tokenizer.bos_token}{book}{SEPARATOR}", reply, 1, "retelling")
 
 
 def _rounds(scene: _Scene, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Lesson]:
@@ -122,9 +140,7 @@ def _work_before(scene: _Scene) -> None:
         keep = rng.choices(["last_round", "last_two_rounds", "all_rounds", "last_action"], [70, 8, 14, 8])[0]
         text = kept_text(trace, keep)
         scene.logs.append(text)
-        scene.told |= {
-            (f.subject, f.relation): f.object for f in chain.facts if f.sentence(plain(f.relation)) in text
-        }
+        scene.told |= {(f.subject, f.relation): f.object for f in chain.facts if f.sentence(plain(f.relation)) in text}
 
 
 def _say(chain: Chain, known: tuple[Fact, ...]) -> str:
@@ -151,9 +167,9 @@ def _open_book(scene: _Scene) -> None:
         if found < len(subjects):
             wanted += _lookalikes(scene, chain.facts[found])
             vague.append(subjects[found])
-    others = rng.choices(list(world.kinds), k=1 if scene.easy else rng.randint(1, 3))
+    others = rng.choices(list(world.kinds), k=1 if scene.stage == "easy" else rng.randint(1, 3))
     pages = {name: _page(scene, name) for name in dict.fromkeys([*wanted[:8], *others])}
-    texts = [(name, tell(facts, rng, plainly=0.6 if scene.easy else 0.0)) for name, facts in pages.items()]
+    texts = [(name, tell(facts, rng, plainly=0.6 if scene.stage == "easy" else 0.0)) for name, facts in pages.items()]
     vague = [name for name in dict.fromkeys([*vague, rng.choice(others)]) if rng.random() < 0.35]
     texts += [(name, tell(trivia(name, rng.randint(3, 5), rng), rng)) for name in vague]
     rng.shuffle(texts)
@@ -179,7 +195,7 @@ def _lookalikes(scene: _Scene, missing: Fact) -> list[str]:
 
 def _candidate(scene: _Scene) -> Chain:
     rng = scene.rng
-    if rng.random() < (0.8 if scene.easy else 0.3):
+    if rng.random() < (0.8 if scene.stage == "easy" else 0.3):
         start = rng.choice(scene.passages).title if rng.random() < 0.7 else None
         return walk(scene.world, rng.randint(1, scene.max_hops), rng, start)
     chain = rng.choice(scene.chains)

@@ -1,4 +1,7 @@
-"""The testbed's tokenizer: one token a word, names included; other text falls back to bytes."""
+"""The testbed's tokenizer: one token a name, a word, or what stands between the names of a fact ("was directed by").
+
+With a fact of three tokens (and the full stop) a small model learns sooner to find it. Other text falls back to bytes.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-# A word keeps the space before it, so that a name is the same token wherever it stands; tags, "'s" and signs are apart.
-_APART = r"▁?</?(?:ans|keywords)>|'s(?!\w)|▁?[^\w▁\s]"
+# A word keeps the space before it, so that a name is the same token wherever it stands; tags and signs are apart.
+_APART = r"▁?</?(?:ans|keywords)>|'s▁\w+|▁?[^\w▁\s]|▁?\w+"
 
 
 @cache
@@ -33,8 +36,8 @@ def _serialized() -> str:
     tokenizer = Tokenizer(models.BPE(vocab, [], byte_fallback=True, ignore_merges=True))
     tokenizer.pre_tokenizer = _pre_tokenizer()
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, BOS, END, *_ROLES)])
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ("\n\n", "\n")])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in (PAD, BOS, END, *_ROLES)])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ("\n\n", "\n")])
     return tokenizer.to_str()
 
 
@@ -54,10 +57,19 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Metaspace(prepend_scheme="always"),
-            pre_tokenizers.Split(Regex(_APART), "isolated"),
+            pre_tokenizers.Metaspace(prepend_scheme="always", split=False),
+            pre_tokenizers.Split(Regex("|".join([*_phrases(), _APART])), "isolated"),
         ]
     )
+
+
+@cache
+def _phrases() -> list[str]:
+    """Patterns of the words between subject and object, the longest first."""
+    tongue = language()
+    says = [wording for r in (*tongue.by_name.values(), *tongue.trivia.values()) for wording in r.says]
+    between = {re.search(r"\$s(.*?) \$o", wording)[1].replace(" ", "▁") for wording in says}
+    return [re.escape(phrase) + r"(?!\w)" for phrase in sorted(between, key=lambda phrase: (-len(phrase), phrase))]
 
 
 def _pieces(text: str) -> list[str]:
@@ -69,10 +81,11 @@ def _texts() -> Iterator[str]:
     tongue = language()
     yield from name_pool()
     for relation in (*tongue.by_name.values(), *tongue.trivia.values()):
-        yield from (relation.name, *relation.words, *(re.sub(r"\$\w", "X", wording) for wording in relation.says))
+        yield from (*relation.words, *(re.sub(r"\$\w", "X", wording) for wording in relation.says))
+        yield f"X's {relation.name}"
     prompt = Prompt.load("qa_short")
     for text in (prompt.system, prompt.user, prompt.notes, prompt.passage, prompt.distil_system, prompt.distil_user):
         yield re.sub(r"\$\w+", "X", text)
-    yield from ("Who is X's unknown?", "What is X's unknown.", "Nothing helps.")
+    yield from ("Who is X?", "What is unknown.", "Nothing helps.")
     yield "X <ans> X</ans> <keywords> X</keywords>"
     yield from (f"[{number}]" for number in range(_PASSAGES))

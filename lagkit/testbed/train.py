@@ -7,54 +7,60 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from lagkit.config import Settings
 from lagkit.errors import ConfigError, DataError
-from lagkit.model import best_device
+from lagkit.model import best_device, vocabulary_hash
 from lagkit.progress import say
 from lagkit.testbed.packing import IGNORED, Batch, make_batch
+from lagkit.testbed.rounds import Stage
 from lagkit.testbed.tokenizer import make_tokenizer
 
-_MAY_CHANGE = {"steps", "decay", "compile"}  # of a run that is resumed
+_MAY_CHANGE = {"steps", "easy_steps", "decay", "compile", "save_every", "check_every"}  # of a run that is resumed
 _CHECK_BATCHES = 6
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """Settings of a training run. `decay` is the share of the steps, at the end, in which the learning rate falls to 0.
 
     compile: let torch compile the model, which needs a C++ compiler and pays after some hundred steps.
     """
 
-    steps: int = 3000
-    easy_steps: int = 300
-    rows: int = 16
-    tokens: int = 512
-    hidden: int = 256
-    layers: int = 6
-    heads: int = 4
-    inner: int = 640
-    rate: float = 3e-3
-    warm_up: int = 100
-    decay: float = 0.4
-    weight_decay: float = 0.01
+    what: ClassVar[str] = "training settings"
+
+    steps: PositiveInt = 3000
+    easy_steps: PositiveInt = 1000
+    rows: PositiveInt = 20
+    tokens: PositiveInt = 384
+    hidden: PositiveInt = 192
+    layers: PositiveInt = 6
+    heads: PositiveInt = 3
+    inner: PositiveInt = 512
+    rate: PositiveFloat = 3e-3
+    warm_up: PositiveInt = 100
+    decay: float = Field(default=0.4, gt=0, le=1)
+    weight_decay: NonNegativeFloat = 0.01
     seed: int = 0
-    save_every: int = 50
-    check_every: int = 250
+    save_every: PositiveInt = 50
+    check_every: PositiveInt = 250
     compile: bool = False
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
         if self.hidden % self.heads:
-            raise ConfigError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads}).")
-        for name in ("steps", "rows", "tokens", "layers", "save_every", "check_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; it is {getattr(self, name)}.")
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
+    def stage_at(self, step: int) -> Stage:
+        """What is learned at a step: first short rounds, then all."""
+        return "easy" if step < self.easy_steps else "full"
 
     def rate_at(self, step: int) -> float:
         """The learning rate: a linear rise, a plateau, and a linear fall to 0 at the last step."""
@@ -78,7 +84,11 @@ def new_model(config: TrainConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaF
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return LlamaForCausalLM(llama)
+    model = LlamaForCausalLM(llama)
+    with torch.no_grad():
+        # Larger than usual: what a token is must not drown in what the layers add, or copying is learned late.
+        model.model.embed_tokens.weight.mul_(5)
+    return model
 
 
 def train(out: Path | str, config: TrainConfig) -> Path:
@@ -111,9 +121,9 @@ class _Run:
     def advance(self) -> None:
         """One step; saves and checks when it is time."""
         config = self.config
-        easy = self.step < config.easy_steps
-        tokens = config.tokens // 2 if easy else config.tokens
-        batch = make_batch(f"{config.seed}.{self.step}", self.tokenizer, rows=config.rows, tokens=tokens, easy=easy)
+        stage = config.stage_at(self.step)
+        tokens = config.tokens if stage == "full" else config.tokens // 2
+        batch = make_batch(f"{config.seed}.{self.step}", self.tokenizer, rows=config.rows, tokens=tokens, stage=stage)
         loss = self._loss_of(self._scores(batch.to(self.device)), batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -173,7 +183,7 @@ class _Run:
             saved = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as error:
             raise DataError(f"The checkpoint {path} cannot be read ({error}): delete it to start anew.") from error
-        now = asdict(self.config)
+        now = self.config.model_dump()
         changed = [k for k, v in now.items() if k not in _MAY_CHANGE and saved["config"][k] != v]
         if changed:
             what = ", ".join(f"{k} was {saved['config'][k]} and is {now[k]}" for k in changed)
@@ -187,7 +197,7 @@ class _Run:
     def _save(self) -> None:
         """Written aside and renamed, so that a kill leaves the previous checkpoint."""
         state = {
-            "config": asdict(self.config),
+            "config": self.config.model_dump(),
             "step": self.step,
             "rows": self.rows,
             "loss": self._loss,
@@ -207,6 +217,7 @@ class _Run:
     def export(self) -> Path:
         """The model in bf16 with its tokenizer, as transformers saves them."""
         folder = self.out / "model"
+        self.model.config.tokenizer_hash = vocabulary_hash(self.tokenizer)
         self.model.to(torch.bfloat16).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return folder
@@ -219,8 +230,7 @@ def _optimizers(model: LlamaForCausalLM, config: TrainConfig) -> list[torch.opti
     rest = [p for p in model.parameters() if id(p) not in chosen]
     muon = torch.optim.Muon(matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=config.weight_decay)
-    # Updates of Muon are spread evenly over all directions, so they may be larger.
-    muon.param_groups[0]["scale"], adam.param_groups[0]["scale"] = 2.0, 1.0
+    muon.param_groups[0]["scale"], adam.param_groups[0]["scale"] = 2.0, 3.0
     return [muon, adam]
 
 

@@ -13,6 +13,12 @@ import yaml
 from lagkit.errors import ConfigError
 
 NAMES_IN_POOL = 640
+# How a name begins, goes on behind a vowel, and ends.
+_SYLLABLES = (
+    "B Br C D Dr F G Gr H J K L M N P Pr R S St T Tr V W Z",
+    "l m n r rn ld v st nd rv",
+    "a en is o um or eth ia",
+)
 
 
 @dataclass(frozen=True)
@@ -77,9 +83,7 @@ def plain(relation: str) -> str:
 def name_pool() -> tuple[str, ...]:
     """The names of all worlds: which entity bears which is drawn anew for each world, so nothing can be memorised."""
     rng = random.Random("names")
-    starts = "B Br C D Dr F G Gr H J K L M N P Pr R S St T Tr V W Z".split()
-    middles = "l m n r rn ld v st nd rv".split()
-    ends = "a en is o um or eth ia".split()
+    starts, middles, ends = (part.split() for part in _SYLLABLES)
     names: dict[str, None] = {}
     while len(names) < NAMES_IN_POOL:
         names[rng.choice(starts) + rng.choice("aeiou") + rng.choice(middles) + rng.choice(ends)] = None

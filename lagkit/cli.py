@@ -1,0 +1,52 @@
+"""What the command lines of lagkit have in common: exit codes, `key=value` settings, tables."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lagkit.errors import ConfigError, LagkitError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def exit_code(command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """Run a command; 0 or what it returns, 2 after an error, which is told in one line, 130 when interrupted."""
+    try:
+        return command(args) or 0
+    except (LagkitError, OSError) as error:
+        # A full disk or a folder without permission is no fault of the program either.
+        print("lagkit:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted; the same command resumes.", file=sys.stderr)
+        return 130
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The option `--set key=value ...`."""
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="key=value", help="override settings")
+
+
+def settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """`key=value` words as settings; values are YAML. Raises ConfigError for anything else."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise ConfigError(f"--set takes key=value; {pair!r} is not.")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"The value of --set {pair!r} is not YAML: {error}") from error
+    return found
+
+
+def show(table: pd.DataFrame, title: str) -> None:
+    """Print a table under its title."""
+    print(f"\n{title}\n{table.to_string(float_format='{:.3f}'.format)}")

@@ -1,0 +1,80 @@
+"""The testbed's command line: `python -m lagkit.testbed world|train|study`; `--help` behind any of them says more."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lagkit import cli
+
+# Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 (an error), 130 (interrupted)."""
+    args = _parser().parse_args(argv)
+    return cli.exit_code(args.command, args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lagkit.testbed", description="A world with known ground truth.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("world", world, "write a test world as a data set in MuSiQue's shape"),
+        ("train", train, "train the model; the same command resumes"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("out", type=Path, metavar="FOLDER")
+        cli.add_settings(sub)
+        sub.set_defaults(command=command)
+    text = "measure base quality and all variants on several worlds; the same command resumes"
+    sub = commands.add_parser("study", help=text, description=text)
+    sub.add_argument(
+        "config", type=Path, metavar="CONFIG.yaml", help="settings of each world's run, as for `lagkit run`"
+    )
+    sub.add_argument("--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED")
+    sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
+    sub.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    cli.add_settings(sub)
+    sub.set_defaults(command=study)
+    return parser
+
+
+def world(args: argparse.Namespace) -> None:
+    """Write a world and say what is in it."""
+    from lagkit.data import load
+    from lagkit.testbed.dataset import Controls, write
+
+    controls = Controls.parse(cli.settings(args.set))
+    print(f"{args.out}: {load(write(args.out, controls), 'musique')}")
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train, or go on training."""
+    from lagkit.progress import quiet
+    from lagkit.testbed.train import TrainConfig, train
+
+    quiet()
+    print(f"The model is in {train(args.out, TrainConfig.parse(cli.settings(args.set)))}.")
+
+
+def study(args: argparse.Namespace) -> None:
+    """Run the worlds, print the tables and write them down."""
+    from lagkit.config import RunConfig
+    from lagkit.progress import quiet
+    from lagkit.testbed.dataset import Controls
+    from lagkit.testbed.page import markdown
+    from lagkit.testbed.study import run
+
+    quiet()
+    config = RunConfig.read(args.config, cli.settings(args.set))
+    page = markdown(run(config, Controls(), args.worlds, args.contradicted), config)
+    print(page)
+    if args.page:
+        args.page.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
