@@ -7,7 +7,7 @@ not, in each of the places where a policy may put logs; KV is never injected.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
@@ -21,6 +21,8 @@ from lagkit.types import Passage, Question, Round, Trace
 
 PROMPT = Prompt.load("qa_short")
 _HERE = "$user"  # stands for the user's turn in a chat that is rendered once
+
+_PART = 6  # facts in a part of what passages tell
 
 Stage = Literal["easy", "full"]
 Facts = dict[tuple[str, str], str]  # (subject, relation) -> object
@@ -54,20 +56,26 @@ class _Scene:
     told: Facts = field(default_factory=dict)
 
     @property
+    def plainly(self) -> float:
+        """The share of facts that passages tell in the agent's own wording, over what chance brings."""
+        return 0.6 if self.stage == "easy" else 0.0
+
+    @property
     def max_hops(self) -> int:
+        """The longest chains."""
         return 2 if self.stage == "easy" else 4
 
 
 def lessons(seed: str, tokenizer: PreTrainedTokenizerBase, *, stage: Stage, count: int) -> list[Lesson]:
     """At most `count` rounds with the same passages and earlier work that differ in their question; drawn by `seed`.
 
-    Easy ones have at most two hops, few passages, mostly in the agent's own wording, and no earlier work; half of them
-    are no rounds yet but passages that are told again.
+    Easy ones have at most two hops, few passages, mostly in the agent's own wording, and no earlier work. Some are no
+    rounds at all but passages that are told again: sooner than by questions, facts are learned to be found by that.
     """
     rng = random.Random(f"lesson {seed}")
     scene = _Scene(rng, make_world(f"lesson {seed}", rng.randint(30, 60)), stage)
-    if stage == "easy" and rng.random() < 0.5:
-        return [_retelling(scene, tokenizer)]
+    if rng.random() < (0.6 if stage == "easy" else 0.35):
+        return _retellings(scene, tokenizer)
     scene.chains = [walk(scene.world, scene.max_hops, rng) for _ in range(1 if stage == "easy" else rng.randint(1, 3))]
     if stage == "full" and rng.random() < 0.6:
         _work_before(scene)
@@ -78,18 +86,27 @@ def lessons(seed: str, tokenizer: PreTrainedTokenizerBase, *, stage: Stage, coun
     return _rounds(scene, tokenizer, count)
 
 
-def _retelling(scene: _Scene, tokenizer: PreTrainedTokenizerBase) -> Lesson:
-    """Passages, and their facts again in the agent's words: each object has to be looked up."""
-    names = scene.rng.sample(list(scene.world.kinds), scene.rng.randint(2, 6))
-    pages = [list(scene.world.of[name].values()) for name in names]
-    passages = [
-        Passage("", name, tell(facts, scene.rng, plainly=0.5)) for name, facts in zip(names, pages, strict=True)
-    ]
+def _retellings(scene: _Scene, tokenizer: PreTrainedTokenizerBase) -> list[Lesson]:
+    """Passages, and behind them what they tell in the agent's words, and that the rest is unknown; first in full, then
+    in parts. Every fourth token is a fact to look up, several times as many as in rounds.
+    """
+    rng, world = scene.rng, scene.world
+    names = rng.sample(list(world.kinds), rng.randint(2, 6) if scene.stage == "easy" else rng.randint(5, 9))
+    pages = [_page(scene, name) for name in names]
+    texts = [tell(facts, rng, plainly=scene.plainly) for facts in pages]
+    passages = [Passage("", name, text) for name, text in zip(names, texts, strict=True)]
     book = PROMPT.user_turn(Question("", "", ()), passages).rsplit(SEPARATOR, 1)[0]
-    again = [fact for facts in pages for fact in facts]
-    scene.rng.shuffle(again)
-    reply = " ".join(fact.sentence(plain(fact.relation)) for fact in again)
-    return Lesson("", f"{tokenizer.bos_token}{book}{SEPARATOR}", reply, 1, "retelling")
+    told = {fact for facts in pages for fact in facts}
+    mentioned = [fact.object for fact in told if fact.object not in names]
+    asked = [fact for name in names for fact in world.of[name].values()]
+    asked += [rng.choice(list(world.of[name].values())) for name in rng.sample(sorted(mentioned), len(names) // 2)]
+    context = f"{tokenizer.bos_token}{book}{SEPARATOR}"
+    made = []
+    for part in (len(asked), *[_PART] * 6):
+        again = rng.sample(asked, min(part, len(asked)))
+        said = [(f if f in told else replace(f, object="unknown")).sentence(plain(f.relation)) for f in again]
+        made.append(Lesson("", context, " ".join(said), 1, "retelling"))
+    return made
 
 
 def _rounds(scene: _Scene, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Lesson]:
@@ -169,7 +186,7 @@ def _open_book(scene: _Scene) -> None:
             vague.append(subjects[found])
     others = rng.choices(list(world.kinds), k=1 if scene.stage == "easy" else rng.randint(1, 3))
     pages = {name: _page(scene, name) for name in dict.fromkeys([*wanted[:8], *others])}
-    texts = [(name, tell(facts, rng, plainly=0.6 if scene.stage == "easy" else 0.0)) for name, facts in pages.items()]
+    texts = [(name, tell(facts, rng, plainly=scene.plainly)) for name, facts in pages.items()]
     vague = [name for name in dict.fromkeys([*vague, rng.choice(others)]) if rng.random() < 0.35]
     texts += [(name, tell(trivia(name, rng.randint(3, 5), rng), rng)) for name in vague]
     rng.shuffle(texts)
