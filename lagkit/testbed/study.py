@@ -93,7 +93,10 @@ def _misled(experiment: Experiment, config: RunConfig) -> pd.DataFrame:
         shutil.copytree(experiment.out / "store", run.out / "store.new").rename(run.out / "store")
     for name in config.policies:
         run.answer(name, "unseen")
-    before = {question.text: question.answers for question in experiment.data.unseen}
-    other = {question.id: before[question.text] != question.answers for question in run.data.unseen}
+    # A chain that leads elsewhere now has another id; its question is the same.
+    before = {question.text: question for question in experiment.data.unseen}
+    was = {question.id: before[question.text] for question in run.data.unseen}
+    other = {question.id: was[question.id].answers != question.answers for question in run.data.unseen}
     results = run.report()
-    return results.assign(other=[other[id] for id in results["question_id"]])
+    ids = results["question_id"]
+    return results.assign(other=ids.map(other), question_id=ids.map({id: question.id for id, question in was.items()}))
