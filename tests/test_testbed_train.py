@@ -12,7 +12,9 @@ import torch
 
 from lagkit.errors import ConfigError, DataError, ModelNotFound
 from lagkit.model import LM
-from lagkit.testbed.train import TrainConfig, train
+from lagkit.testbed.checkpoint import read_facts
+from lagkit.testbed.tokenizer import make_tokenizer
+from lagkit.testbed.train import TrainConfig, new_model, train
 
 TINY = TrainConfig(
     steps=6,
@@ -64,17 +66,17 @@ def test_a_killed_run_resumes_at_its_last_checkpoint(tmp_path):
     run = subprocess.Popen([sys.executable, "-m", "lagkit.testbed", "train", str(tmp_path), "--set", *words])
     try:
         limit = time.monotonic() + 120
-        while not (tmp_path / "checkpoint.pt").exists():
+        while not (tmp_path / "checkpoint.safetensors").exists():
             assert run.poll() is None
             assert time.monotonic() < limit
             time.sleep(0.2)
     finally:
         run.kill()
         run.wait()
-    step = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]
+    step = read_facts(tmp_path / "checkpoint.safetensors")["step"]
     assert step >= 2
     train(tmp_path, TrainConfig(**{**settings, "steps": step + 2, "decay": 1e-9}))
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == step + 2
+    assert read_facts(tmp_path / "checkpoint.safetensors")["step"] == step + 2
 
 
 def test_the_log_has_a_row_for_each_check(in_one_go):
@@ -89,10 +91,10 @@ def test_other_settings_are_refused_in_the_same_folder(in_one_go):
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
-    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(DataError, match=r"checkpoint\.pt cannot be read"):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"no checkpoint")
+    with pytest.raises(DataError, match=r"checkpoint\.safetensors cannot be read"):
         train(tmp_path, TINY)
-    assert (tmp_path / "checkpoint.pt").read_bytes() == b"no checkpoint"
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == b"no checkpoint"
 
 
 @pytest.mark.parametrize(
@@ -126,3 +128,14 @@ def test_a_model_with_another_models_tokenizer_is_refused(in_one_go, tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
     with pytest.raises(ModelNotFound, match="tokenizer is not the one that its model was trained with"):
         LM.load(str(tmp_path))
+
+
+def test_at_the_start_the_first_layers_heads_look_one_two_and_three_places_back():
+    model = new_model(TrainConfig(), make_tokenizer())
+    model.set_attn_implementation("eager")
+    ids = torch.randint(0, 1000, (1, 60), generator=torch.Generator().manual_seed(0))
+    [attention] = model.model(ids, output_attentions=True).attentions[0]
+    for head, weights in enumerate(attention):
+        back = weights.diagonal(-(head + 1))[10:]
+        assert back.mean() > 0.7
+        assert (weights[20:].argmax(-1) == torch.arange(20, 60) - (head + 1)).float().mean() > 0.95
