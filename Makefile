@@ -2,14 +2,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-DEMO := notebooks/00_sanity_check.ipynb
+SANITY := notebooks/00_sanity_check.ipynb
 RESULTS := docs/results/wikihop-smollm2
 DATA ?= data/wikihop
+# The variants that the demo has time for; `make study` runs all.
+DEMO := no_logs, text_last_round, kv_last_action, kv_last_round, kv_block, kv_last_round_prefix
 
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo test test-all bench results lint format clean
+.PHONY: help install demo sanity test test-all bench study results lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,10 +24,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/demo
-	$(BIN)/python -m lagkit.notebook $(DEMO) runs/demo
-	$(BIN)/jupyter nbconvert --log-level WARN --to html runs/demo/$(notdir $(DEMO))
-	@echo "Executed notebook, HTML page and metrics.json are in runs/demo/"
+demo: $(STAMP)  ## build logs in a test world and answer 300 questions under six variants, results in runs/demo
+	$(BIN)/python -m lagkit.testbed world runs/demo/world
+	$(BIN)/python -m lagkit run data/testbed/run.yaml --set "policies=[$(DEMO)]"
+
+sanity: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/sanity
+	$(BIN)/python -m lagkit.notebook $(SANITY) runs/sanity
+	$(BIN)/jupyter nbconvert --log-level WARN --to html runs/sanity/$(notdir $(SANITY))
+	@echo "Executed notebook, HTML page and metrics.json are in runs/sanity/"
 
 test: $(STAMP)  ## the fast tests, and the first notebook; fetches two small models once (180 MB)
 	$(BIN)/pytest -m "not slow"
@@ -36,6 +42,9 @@ test-all: $(STAMP)  ## all tests
 bench: $(STAMP)  ## measure speed and size, into runs/bench.json
 	@mkdir -p runs
 	$(BIN)/python -m lagkit bench --out runs/bench.json
+
+study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all variants
+	$(BIN)/python -m lagkit.testbed study data/testbed/run.yaml --set out=runs/study --page docs/results/testbed.md
 
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
 	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(DATA)

@@ -238,6 +238,23 @@ def build_cache(
     return _RoomyCache([_RoomyLayer(capacity, k, v, longest) for k, v in zip(keys, values, strict=True)]), mask
 
 
+def split_rows(cache: Cache, spans: Sequence[tuple[int, int]]) -> list[Cache]:
+    """A cache of one row each, of the slots `start` .. `stop` of the cache's rows; views, not copies."""
+    if not cache.get_seq_length():
+        return [_RoomyCache([_RoomyLayer(0) for _ in cache.layers]) for _ in spans]
+    return [
+        _RoomyCache(
+            [
+                _RoomyLayer(
+                    0, *(states[row : row + 1, :, start:stop] for states in (layer.keys, layer.values)), stop - start
+                )
+                for layer in cache.layers
+            ]
+        )
+        for row, (start, stop) in enumerate(spans)
+    ]
+
+
 def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
     """Put caches of one row each side by side, padded on the left to the longest, with `capacity` more slots.
 

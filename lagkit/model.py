@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from transformers import (
 
 from lagkit.errors import ContextTooLong, ModelNotFound
 from lagkit.hub import resolve_model
-from lagkit.kv import KVBlock, build_cache, merge_rows, read_cache
+from lagkit.kv import KVBlock, build_cache, merge_rows, read_cache, split_rows
 from lagkit.rope import probe
 from lagkit.types import Usage
 
@@ -33,6 +33,9 @@ _STOP_WINDOW = 12
 
 # Rows that have ended leave the batch once they are a quarter of it: taking them out copies the others' cache.
 _CROWDED = 0.75
+
+# Slots of a batch, padding included, up to which prompts are prefilled together.
+_PREFILLED = 2048
 
 # For models that come without a chat template.
 _PLAIN_CHAT = (
@@ -179,7 +182,7 @@ class LM:
     def logits(self, context: Context) -> torch.Tensor:
         """Logits `[tokens, vocab]` of the context's ids, given its injected blocks. Raises ContextTooLong."""
         self.check(context, 0)
-        return self.model(**self._inputs(context)).logits[0]
+        return self.model(**self._inputs([context])).logits[0]
 
     @torch.inference_mode()
     def encode(self, context: Context, start: int, stop: int) -> KVBlock:
@@ -188,17 +191,28 @@ class LM:
         Raises ContextTooLong.
         """
         self.check(context, 0)
-        inputs = self._inputs(context)
+        inputs = self._inputs([context])
         self.model.base_model(**inputs)
         ids = torch.cat([*(block.ids.cpu() for block in context.blocks), torch.tensor(context.ids, dtype=torch.long)])
         return read_cache(inputs["past_key_values"], self.realigner, ids[start:stop], start, stop)
 
-    def _inputs(self, context: Context) -> dict[str, Any]:
-        """Arguments of one plain forward pass; its cache then holds the injected and the prefilled tokens."""
-        cache, mask = build_cache([context.blocks], self.model, self.realigner, len(context.ids))
-        ids = torch.tensor([context.ids], dtype=torch.long, device=self.device)
-        mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-        positions = torch.arange(context.injected, mask.shape[1], device=self.device)[None]
+    def _inputs(self, contexts: Sequence[Context]) -> dict[str, Any]:
+        """Arguments of one plain forward pass; its cache then holds the injected and the prefilled tokens.
+
+        Rows are padded on the left of what is injected and on the right of the prompt, so that none has a hole.
+        """
+        lengths = torch.tensor([[len(context.ids)] for context in contexts])
+        injected = torch.tensor([[context.injected] for context in contexts])
+        longest = int(lengths.max())
+        cache, prefix = build_cache([context.blocks for context in contexts], self.model, self.realigner, longest)
+        places = torch.arange(longest)[None]
+        ids = torch.zeros(len(contexts), longest, dtype=torch.long)
+        for row, context in zip(ids, contexts, strict=True):
+            row[: len(context.ids)] = torch.tensor(context.ids, dtype=torch.long)
+        # Padding repeats the last position: a farther one could change how RoPE scales for the whole batch.
+        positions = injected + torch.minimum(places, (lengths - 1).clamp(min=0))
+        mask = torch.cat([prefix, (places < lengths).to(self.device, prefix.dtype)], dim=1)
+        ids, positions = ids.to(self.device), positions.to(self.device)
         return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
 
     def generate(
@@ -220,14 +234,16 @@ class LM:
 
     @torch.inference_mode()
     def _generate_batch(self, contexts: list[Context], max_new_tokens: int, stop: Sequence[str]) -> list[Generation]:
-        """Prefill row by row, which wastes nothing on padding, then decode all rows together."""
+        """Prefill some rows at a time, then decode all together."""
         began = time.perf_counter()
-        caches = []
-        for context in contexts:
-            inputs = self._inputs(Context(context.ids[:-1], context.blocks))
-            if len(context.ids) > 1:
+        caches: list[Cache] = []
+        for some in _groups(contexts):
+            inputs = self._inputs([Context(context.ids[:-1], context.blocks) for context in some])
+            if inputs["input_ids"].numel():
                 self.model.base_model(**inputs)
-            caches.append(inputs["past_key_values"])
+            ends = inputs["attention_mask"].shape[1] - inputs["input_ids"].shape[1]
+            spans = [(ends - context.injected, ends + len(context.ids) - 1) for context in some]
+            caches += split_rows(inputs["past_key_values"], spans)
         cache, mask = merge_rows(caches, max_new_tokens + 1)
         last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
         new = self._decode(last, cache, mask.to(self.device), max_new_tokens, stop)
@@ -287,6 +303,18 @@ class LM:
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None})
+
+
+def _groups(contexts: Sequence[Context]) -> Iterator[list[Context]]:
+    """Neighbours that are prefilled together: a forward pass has a price of its own, which long prompts outweigh."""
+    group: list[Context] = []
+    for context in contexts:
+        longest = [max(sizes) for sizes in zip(*((c.injected, len(c.ids)) for c in (*group, context)), strict=True)]
+        if group and (len(group) + 1) * sum(longest) > _PREFILLED:
+            yield group
+            group = []
+        group.append(context)
+    yield group
 
 
 def best_device() -> str:

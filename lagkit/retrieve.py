@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, HashingVectorizer
 
 from lagkit.embedcache import VectorCache
 from lagkit.errors import DataError, ModelNotFound
@@ -44,21 +44,26 @@ class Embedder(Protocol):
 
 
 class HashEmbedder:
-    """Counts of hashed words: a lexical baseline that needs no model. A text without words is the zero vector."""
+    """Counts of hashed words: a lexical baseline that needs no model.
 
-    name = "hash"
+    Function words count only in a text that has no others; a text without words is the zero vector. Words that share
+    one of the `dim` numbers are taken for each other.
+    """
 
-    def __init__(self, dim: int = 1024) -> None:
-        self.dim = dim
+    def __init__(self, dim: int = 4096) -> None:
+        self.name, self.dim = f"hash-{dim}", dim
+        how = {"n_features": dim, "alternate_sign": False, "dtype": np.float32, "token_pattern": r"\w+"}
+        self._words = HashingVectorizer(**how)
+        self._content = HashingVectorizer(**how, stop_words=[*ENGLISH_STOP_WORDS, "s"])  # as in "Eiffel's"
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, dim]; the same for queries as for documents."""
-        vectors = np.zeros((len(texts), self.dim), np.float32)
-        for row, text in zip(vectors, texts, strict=True):
-            for word in re.findall(r"\w+", text.lower()):
-                row[zlib.crc32(word.encode()) % self.dim] += 1
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.where(norms == 0, 1, norms)
+        if not texts:
+            return np.empty((0, self.dim), np.float32)
+        vectors = self._content.transform(texts).toarray()
+        for empty in np.flatnonzero(~vectors.any(axis=1)):
+            vectors[empty] = self._words.transform([texts[empty]]).toarray()[0]
+        return vectors
 
     documents = queries
 
@@ -117,12 +122,13 @@ class CachedEmbedder:
 
 
 def load_embedder(name: str | Path = "minilm", device: str = "cpu") -> Embedder:
-    """The embedder `name`: "hash", an alias of `hub.EMBEDDERS`, a hub id or a folder; cached under `lagkit_home()`.
+    """The embedder `name`: "hash" or "hash-DIM", an alias of `hub.EMBEDDERS`, a hub id or a folder.
 
-    Raises ModelNotFound when there is none of that name or it cannot be loaded.
+    Vectors of a model are cached under `lagkit_home()`. Raises ModelNotFound when there is none of that name or it
+    cannot be loaded.
     """
-    if name == HashEmbedder.name:
-        return HashEmbedder()
+    if hashed := re.fullmatch(r"hash(?:-([1-9]\d*))?", str(name)):
+        return HashEmbedder(*(int(dim) for dim in hashed.groups() if dim))
     where = resolve_embedder(name)
     quiet()
     from sentence_transformers import SentenceTransformer  # here, since it takes seconds to import

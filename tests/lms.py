@@ -189,7 +189,9 @@ def short_prompt(kind: TaskKind = "qa", **changes: object) -> Prompt:
 def open_store(path: Path, lm: LM, *traces: Trace) -> LogStore:
     """A log store of these traces, open for writing; `HashEmbedder` is its embedder."""
     embedder = HashEmbedder()
-    store = LogStore.open_or_create(path, model=lm.fingerprint, embedder="hash", dim=embedder.dim, dtype="float32")
+    store = LogStore.open_or_create(
+        path, model=lm.fingerprint, embedder=embedder.name, dim=embedder.dim, dtype="float32"
+    )
     vectors = embedder.documents([trace.key for trace in traces])
     store.add_many((trace, vector, {}) for trace, vector in zip(traces, vectors, strict=True))
     return store

@@ -283,7 +283,7 @@ def test_prune_to_a_size(tmp_path, capsys):
 
 def test_search_by_the_stores_embedder(tmp_path, capsys):
     embedder = load_embedder("hash")
-    with stores.new_store(tmp_path / "store", embedder="hash", dim=embedder.dim) as store:
+    with stores.new_store(tmp_path / "store", embedder=embedder.name, dim=embedder.dim) as store:
         traces = [stores.trace(i) for i in range(5)]
         store.add_many((t, v, {}) for t, v in zip(traces, embedder.documents([t.key for t in traces]), strict=True))
     assert main(["store", str(tmp_path / "store"), "search", "Who is 3?", "-k", "2"]) == 0

@@ -123,7 +123,7 @@ def test_folder_is_taken_as_it_is(tmp_path):
     assert hub.resolve_model(tmp_path) == tmp_path
 
 
-@pytest.mark.parametrize("name", ["./nowhere", "data/testbed/model", "~/nowhere-at-all", Path("one/two")])
+@pytest.mark.parametrize("name", ["./nowhere", "data/testbed/models", "~/nowhere-at-all", Path("one/two")])
 def test_missing_folder_is_not_taken_for_a_hub_id(name, asked):
     with pytest.raises(ModelNotFound, match=r"The folder .* does not exist; give an existing folder, a hub id or"):
         hub.resolve_model(name)

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lagkit.retrieve
@@ -49,12 +49,18 @@ def lines(monkeypatch, capsys):
 
 
 @given(st.lists(st.text(max_size=40), max_size=5))
+@settings(deadline=None)
 def test_hashed_vectors_have_length_one_or_zero(texts):
     vectors = HashEmbedder().queries(texts)
-    assert vectors.shape == (len(texts), 1024)
+    assert vectors.shape == (len(texts), 4096)
     assert vectors.dtype == np.float32
     worded = [any(letter.isalnum() or letter == "_" for letter in text) for text in texts]
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1)[worded], 1, rtol=1e-6)
+
+
+def test_function_words_count_only_among_themselves():
+    vectors = HashEmbedder().queries(["who is in the lake's tower", "lake tower", "who is", "is who"])
+    np.testing.assert_allclose(vectors @ vectors.T, np.kron(np.eye(2), np.ones((2, 2))), atol=1e-6)
 
 
 def test_hashed_vectors_measure_shared_words():
@@ -191,6 +197,8 @@ def test_sentence_embedder_uses_the_models_own_prompts():
 
 def test_embedders_are_loaded_by_name():
     assert isinstance(load_embedder("hash"), HashEmbedder)
+    small = load_embedder("hash-16")
+    assert (small.name, small.dim) == ("hash-16", 16)
     with pytest.raises(ModelNotFound, match="'minilmm' is no known embedder: the aliases are arctic, minilm, a hub id"):
         load_embedder("minilmm")
 
@@ -220,7 +228,7 @@ def test_passages_are_found_by_title_and_text():
     index = PassageIndex(PASSAGES, HashEmbedder())
     found = index.search(HashEmbedder().queries(["deepest lake", "gustave", "penguins"]), 1)
     assert [index.passage(hits[0].id).id for hits in found] == ["p2", "p1", "p3"]
-    assert (len(index), repr(index)) == (3, "PassageIndex(3 passages, vectors of 1024)")
+    assert (len(index), repr(index)) == (3, "PassageIndex(3 passages, vectors of 4096)")
 
 
 def test_what_is_embedded_is_title_newline_text():

@@ -22,7 +22,9 @@ TINY = TrainConfig(hidden=32, layers=2, heads=2, inner=64)
 
 def told_in(lesson: Lesson) -> dict[tuple[str, str], str]:
     """What a reader of the lesson's text knows: facts of its passages and of earlier work."""
-    text = re.sub(r"<[^>]*>|\[\d+\] \w+:|[^.\n?]*\?", ". ", lesson.before + lesson.context).replace("\n", " ")
+    text = re.sub(
+        r"<[^>]*>|\[\d+\] \w+:|Notes from earlier work:|[^.\n?]*\?", ". ", lesson.before + lesson.context
+    ).replace("\n", " ")
     return {(s, r): o for s, r, o in facts_in(text) if o != "unknown"}
 
 
@@ -71,14 +73,27 @@ def test_easy_rounds_are_short_and_half_are_told_again():
     assert 0.3 < Counter(scenes)["retelling"] / 60 < 0.7
 
 
+def test_the_drill_tells_facts_again_that_subject_relation_or_both_tell_apart():
+    shapes = set()
+    for seed in range(100):
+        for lesson in lessons(f"drill {seed}", TOKENIZER, stage="drill", count=1):
+            told = facts_in(lesson.context.removeprefix("<s>"))
+            assert sorted(told) == sorted(facts_in(lesson.reply))
+            assert len({target for _, _, target in told}) == len(told) >= 2
+        subjects, relations = len({s for s, _, _ in told}), len({r for _, r, _ in told})
+        assert len(told) == subjects * relations
+        shapes.add((subjects > 1, relations > 1))
+    assert shapes == {(True, False), (False, True), (True, True)}
+
+
 def test_the_seed_decides():
     assert lessons("a", TOKENIZER, stage="full", count=4) == lessons("a", TOKENIZER, stage="full", count=4)
     assert lessons("a", TOKENIZER, stage="full", count=4) != lessons("b", TOKENIZER, stage="full", count=4)
 
 
-@pytest.fixture(scope="module")
-def batch():
-    return make_batch("test", TOKENIZER, rows=3, tokens=384)
+@pytest.fixture(scope="module", params=["drill", "full"])
+def batch(request):
+    return make_batch("test", TOKENIZER, rows=4, tokens=384, stage=request.param)
 
 
 def test_a_branch_of_a_tree_reads_as_if_it_stood_alone(batch):
@@ -104,7 +119,10 @@ def test_labels_are_the_next_tokens_of_replies_and_nothing_else(batch):
         for i, lesson in enumerate(rounds, 1):
             labels = batch.labels[row, batch.branch[row] == i]
             said = TOKENIZER.decode(labels[labels != IGNORED].tolist())
-            assert said.strip() == f"{lesson.reply.strip()}<|end|>"
+            if lesson.kind == "retelling":
+                assert said.split() == re.findall(r" is (\w+)\.", lesson.reply)
+            else:
+                assert said.strip() == f"{lesson.reply.strip()}<|end|>"
         assert (batch.labels[row, batch.branch[row] <= 0] == IGNORED).all()
 
 

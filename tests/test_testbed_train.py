@@ -7,18 +7,21 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import torch
 
 from lagkit.errors import ConfigError, DataError, ModelNotFound
 from lagkit.model import LM
 from lagkit.testbed.checkpoint import read_facts
+from lagkit.testbed.packing import make_batch
 from lagkit.testbed.tokenizer import make_tokenizer
 from lagkit.testbed.train import TrainConfig, new_model, train
 
 TINY = TrainConfig(
     steps=6,
-    easy_steps=3,
+    drill_steps=2,
+    easy_steps=2,
     rows=2,
     tokens=320,
     hidden=32,
@@ -50,7 +53,7 @@ def test_a_trained_model_loads_in_bf16_and_speaks_its_tokenizer(in_one_go):
     assert lm.chat([{"role": "user", "content": "a"}], open_turn=True) == "<s><|user|>a<|end|><|assistant|>"
 
 
-def test_training_in_pieces_gives_the_same_model_and_log(in_one_go, tmp_path):
+def test_training_in_pieces_gives_the_same_model(in_one_go, tmp_path):
     # The rate of a step depends on how many there will be; without decay at the end it does not.
     flat = {"decay": 1e-9}
     train(tmp_path / "a", TINY.model_copy(update=flat))
@@ -139,3 +142,27 @@ def test_at_the_start_the_first_layers_heads_look_one_two_and_three_places_back(
         back = weights.diagonal(-(head + 1))[10:]
         assert back.mean() > 0.7
         assert (weights[20:].argmax(-1) == torch.arange(20, 60) - (head + 1)).float().mean() > 0.95
+
+
+def test_an_interrupted_run_resumes_to_the_same_model_and_log(in_one_go, tmp_path, monkeypatch):
+    def interrupted(seed, *args, **kwargs):
+        if seed == "0.5":  # behind the checkpoint at 4, between the checks at 3 and 6
+            raise KeyboardInterrupt
+        return make_batch(seed, *args, **kwargs)
+
+    monkeypatch.setattr("lagkit.testbed.train.make_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, TINY)
+    monkeypatch.undo()
+    resumed = train(tmp_path, TINY)
+    a, b = weights(in_one_go), weights(resumed)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    logs = [
+        pd.read_csv(folder / "log.csv").drop(columns="tokens_per_second") for folder in (in_one_go.parent, tmp_path)
+    ]
+    pd.testing.assert_frame_equal(*logs)
+
+
+def test_rows_too_short_for_any_round_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="No round fits into 20 tokens"):
+        train(tmp_path, TINY.model_copy(update={"tokens": 40}))

@@ -123,7 +123,7 @@ def world_folder(tmp_path_factory):
 
 def test_the_same_loader_reads_a_world(world_folder):
     world = data.load(world_folder, "musique")
-    assert (len(world.seen), len(world.unseen), len(world.passages)) == (40, 40, 180)
+    assert (len(world.seen), len(world.unseen), len(world.passages)) == (40, 40, 270)
     passages = {passage.id: passage for passage in world.passages}
     for question in (*world.seen, *world.unseen):
         entity = re.match(r"\w+ is (\w+)'s", question.text)[1]

@@ -1,4 +1,4 @@
-"""The testbed's command line: `python -m lagkit.testbed world|train`; `--help` behind any of them says more."""
+"""The testbed's command line: `python -m lagkit.testbed world|train|study`; `--help` behind any of them says more."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("out", type=Path, metavar="FOLDER")
         cli.add_settings(sub)
         sub.set_defaults(command=command)
+    text = "measure base quality and all variants on several worlds; the same command resumes"
+    sub = commands.add_parser("study", help=text, description=text)
+    sub.add_argument(
+        "config", type=Path, metavar="CONFIG.yaml", help="settings of each world's run, as for `lagkit run`"
+    )
+    sub.add_argument("--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED")
+    sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
+    sub.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    cli.add_settings(sub)
+    sub.set_defaults(command=study)
     return parser
 
 
@@ -48,6 +58,22 @@ def train(args: argparse.Namespace) -> None:
 
     quiet()
     print(f"The model is in {train(args.out, TrainConfig.parse(cli.settings(args.set)))}.")
+
+
+def study(args: argparse.Namespace) -> None:
+    """Run the worlds, print the tables and write them down."""
+    from lagkit.config import RunConfig
+    from lagkit.progress import quiet
+    from lagkit.testbed.dataset import Controls
+    from lagkit.testbed.page import markdown
+    from lagkit.testbed.study import run
+
+    quiet()
+    config = RunConfig.read(args.config, cli.settings(args.set))
+    page = markdown(run(config, Controls(), args.worlds, args.contradicted), config)
+    print(page)
+    if args.page:
+        args.page.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,16 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import pairwise
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from lagkit.encode import SEPARATOR
+from lagkit.errors import ConfigError
 from lagkit.testbed.rounds import Lesson, Stage, lessons
 
 IGNORED = -100  # the label of tokens that are not learned
 _FARTHEST = 600  # positions that may lie between earlier work and the prompt
+_TRIES = 50  # scenes that are drawn before it is said that none fits
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Batch:
     """Trees of tokens: a token attends to those before it in the shared stem and in its own branch.
 
     ids, positions, labels, branch: `[rows, tokens]`; labels are the next token's id or `IGNORED`, branch is 0 in the
-    stem, 1.. in the branches and -1 in the padding. hops and kinds belong to the branches, `[rows][branches]`.
+    stem, 1.. in the branches and -1 in the padding. lessons: those of the branches, `[rows][branches]`.
     """
 
     ids: torch.Tensor
@@ -54,7 +56,7 @@ def make_batch(
 
 def _row(seed: str, tokenizer: PreTrainedTokenizerBase, tokens: int, stage: Stage, branches: int) -> tuple:
     """ids, positions, labels, branch and lessons of the first scene under `seed` of which a round fits."""
-    for attempt in count():
+    for attempt in range(_TRIES):
         scene = f"{seed}.{attempt}"
         drawn = lessons(scene, tokenizer, stage=stage, count=branches)
         row = _Row(tokenizer, drawn, random.Random(f"positions {scene}"))
@@ -62,7 +64,7 @@ def _row(seed: str, tokenizer: PreTrainedTokenizerBase, tokens: int, stage: Stag
             row.add(lesson, tokens)
         if row.lessons:
             return row.padded(tokens)
-    raise AssertionError("count() does not end")
+    raise ConfigError(f"No round fits into {tokens} tokens: ask for longer rows.")
 
 
 class _Row:
@@ -77,6 +79,7 @@ class _Row:
         self.labels = [IGNORED] * len(self.ids)
         self.branch = [0] * len(self.ids)
         self._next = len(self.ids) + skipped
+        self._stop = self._ids("x.")[-1]
         self.lessons: list[Lesson] = []
 
     def add(self, lesson: Lesson, tokens: int) -> None:
@@ -88,10 +91,16 @@ class _Row:
             return
         self.lessons.append(lesson)
         # A token's label is what follows it: the reply is learned from the last token of the prompt on.
-        self.labels += [IGNORED] * (len(ask) - 1) + reply + [IGNORED]
+        self.labels += [IGNORED] * (len(ask) - 1) + self._learned(lesson, reply) + [IGNORED]
         self.ids += ask + reply
         self.positions += range(self._next, self._next + size)
         self.branch += [len(self.lessons)] * size
+
+    def _learned(self, lesson: Lesson, reply: list[int]) -> list[int]:
+        """The reply; of what is told again only the objects, as who is told of next is anyone's guess."""
+        if lesson.kind != "retelling":
+            return reply
+        return [token if after == self._stop else IGNORED for token, after in pairwise([*reply, IGNORED])]
 
     def padded(self, tokens: int) -> tuple:
         """Lists of length `tokens`, and the lessons that are in them."""

@@ -7,6 +7,7 @@ not, in each of the places where a policy may put logs; KV is never injected.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from lagkit.encode import SEPARATOR, kept_text
 from lagkit.prompts import Prompt
 from lagkit.testbed.questions import Chain, respond, walk
-from lagkit.testbed.world import Fact, World, make_world, plain, tell, trivia
+from lagkit.testbed.world import Fact, World, language, make_world, name_pool, plain, tell, trivia
 from lagkit.types import Passage, Question, Round, Trace
 
 PROMPT = Prompt.load("qa_short")
@@ -24,7 +25,7 @@ _HERE = "$user"  # stands for the user's turn in a chat that is rendered once
 
 _PART = 6  # facts in a part of what passages tell
 
-Stage = Literal["easy", "full"]
+Stage = Literal["drill", "easy", "full"]
 Facts = dict[tuple[str, str], str]  # (subject, relation) -> object
 
 
@@ -58,7 +59,7 @@ class _Scene:
     @property
     def plainly(self) -> float:
         """The share of facts that passages tell in the agent's own wording, over what chance brings."""
-        return 0.6 if self.stage == "easy" else 0.0
+        return 0.0 if self.stage == "full" else 0.6
 
     @property
     def max_hops(self) -> int:
@@ -71,10 +72,13 @@ def lessons(seed: str, tokenizer: PreTrainedTokenizerBase, *, stage: Stage, coun
 
     Easy ones have at most two hops, few passages, mostly in the agent's own wording, and no earlier work. Some are no
     rounds at all but passages that are told again: sooner than by questions, facts are learned to be found by that.
+    The drill is nothing else, and its facts have nothing to be told apart by but their names and relations.
     """
     rng = random.Random(f"lesson {seed}")
+    if stage == "drill":
+        return _drill(rng, tokenizer)
     scene = _Scene(rng, make_world(f"lesson {seed}", rng.randint(30, 60)), stage)
-    if rng.random() < (0.6 if stage == "easy" else 0.35):
+    if rng.random() < (0.5 if stage == "easy" else 0.3):
         return _retellings(scene, tokenizer)
     scene.chains = [walk(scene.world, scene.max_hops, rng) for _ in range(1 if stage == "easy" else rng.randint(1, 3))]
     if stage == "full" and rng.random() < 0.6:
@@ -86,12 +90,37 @@ def lessons(seed: str, tokenizer: PreTrainedTokenizerBase, *, stage: Stage, coun
     return _rounds(scene, tokenizer, count)
 
 
+def _drill(rng: random.Random, tokenizer: PreTrainedTokenizerBase) -> list[Lesson]:
+    """Facts that differ in their subjects, in their relations or in both, and are told again in another order.
+
+    Where other cues do, a model takes them: passages about entities of different kinds are told apart by relations
+    alone, and a model that has learned so does not learn any more to look at the subject.
+    """
+    subjects, relations = rng.choice(
+        [(rng.randint(2, 8), 1), (1, rng.randint(2, 8)), (rng.randint(2, 4), rng.randint(2, 4))]
+    )
+    names = rng.sample(name_pool(), subjects * (1 + relations))
+    chosen = rng.sample(list(language().by_name), relations)
+    pairs = [(subject, relation) for subject in names[:subjects] for relation in chosen]
+    facts = [Fact(-1, *pair, target) for pair, target in zip(pairs, names[subjects:], strict=True)]
+    context = f"{tokenizer.bos_token}{tell(facts, rng, plainly=0.8)}{SEPARATOR}"
+    return [_again(context, rng.sample(facts, len(facts))) for _ in range(12)]
+
+
+def _again(context: str, facts: Sequence[Fact]) -> Lesson:
+    return Lesson("", context, " ".join(fact.sentence(plain(fact.relation)) for fact in facts), 1, "retelling")
+
+
 def _retellings(scene: _Scene, tokenizer: PreTrainedTokenizerBase) -> list[Lesson]:
     """Passages, and behind them what they tell in the agent's words, and that the rest is unknown; first in full, then
     in parts. Every fourth token is a fact to look up, several times as many as in rounds.
     """
     rng, world = scene.rng, scene.world
-    names = rng.sample(list(world.kinds), rng.randint(2, 6) if scene.stage == "easy" else rng.randint(5, 9))
+    names = list(world.kinds)
+    if rng.random() < 0.5:  # all of one kind
+        kind = world.kinds[rng.choice(names)]
+        names = [name for name in names if world.kinds[name] == kind]
+    names = rng.sample(names, min(len(names), rng.randint(2, 6) if scene.stage == "easy" else rng.randint(5, 9)))
     pages = [_page(scene, name) for name in names]
     texts = [tell(facts, rng, plainly=scene.plainly) for facts in pages]
     passages = [Passage("", name, text) for name, text in zip(names, texts, strict=True)]
@@ -100,13 +129,10 @@ def _retellings(scene: _Scene, tokenizer: PreTrainedTokenizerBase) -> list[Lesso
     mentioned = [fact.object for fact in told if fact.object not in names]
     asked = [fact for name in names for fact in world.of[name].values()]
     asked += [rng.choice(list(world.of[name].values())) for name in rng.sample(sorted(mentioned), len(names) // 2)]
+    said = [fact if fact in told else replace(fact, object="unknown") for fact in asked]
     context = f"{tokenizer.bos_token}{book}{SEPARATOR}"
-    made = []
-    for part in (len(asked), *[_PART] * 6):
-        again = rng.sample(asked, min(part, len(asked)))
-        said = [(f if f in told else replace(f, object="unknown")).sentence(plain(f.relation)) for f in again]
-        made.append(Lesson("", context, " ".join(said), 1, "retelling"))
-    return made
+    parts = (len(said), *[min(_PART, len(said))] * 6)
+    return [_again(context, rng.sample(said, part)) for part in parts]
 
 
 def _rounds(scene: _Scene, tokenizer: PreTrainedTokenizerBase, count: int) -> list[Lesson]:

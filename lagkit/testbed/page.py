@@ -1,0 +1,149 @@
+"""A study's results as a page of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from lagkit import manifest, metrics
+from lagkit.config import RunConfig
+from lagkit.report import interval, table
+from lagkit.testbed.study import Study
+
+
+def markdown(study: Study, config: RunConfig) -> str:
+    """The page: base quality, all variants, overlap, changed worlds, and what it was made with."""
+    parts = [
+        "# The testbed's claims, measured",
+        _base(study),
+        _variants(study),
+        _worlds(study),
+        _overlap(study),
+        _changed(study),
+        _made_with(config),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _base(study: Study) -> str:
+    """What the agent can do without logs, by world."""
+    plain = study.variants[study.variants["policy"] == "no_logs"]
+    rows = []
+    for world, given in study.given_all.groupby("world"):
+        hops = given.groupby("hops")["em"].mean()
+        none = study.given_none[study.given_none["world"] == world]
+        loop, logs = plain[plain["world"] == world], study.logs[study.logs["world"] == world]
+        rows.append(
+            [
+                world,
+                *(_percent(hops.get(n)) for n in range(1, 5)),
+                f"{_percent(none['em'].mean())} (chance {_percent(none['chance'].iloc[0])})",
+                _percent(loop["em"].mean()),
+                f"{loop['rounds'].mean():.2f}",
+                _percent(loop["abstained"].mean()),
+                f"{int(logs['right'].sum())} of {len(logs)}",
+            ]
+        )
+    names = [
+        "world",
+        "1 hop",
+        "2 hops",
+        "3 hops",
+        "4 hops",
+        "no passage",
+        "loop EM",
+        "rounds",
+        "no answer",
+        "right logs",
+    ]
+    return (
+        "## The base agent\n\n"
+        "EM in percent on worlds that were drawn after training: in one round with all supporting passages and four "
+        "others, by hops; forced to name something without any passage; and in the whole loop without logs.\n\n"
+        + table(names, rows)
+    )
+
+
+def _variants(study: Study) -> str:
+    """All variants over all worlds, each against no logs."""
+    results = study.variants
+    means = metrics.summarize(results).droplevel("split")
+    differences = metrics.compare(results, study.clusters).droplevel("split")
+    base = means.loc["no_logs"]
+    rows = []
+    for policy, row in means.iterrows():
+        against = ["", "", ""]
+        if policy != "no_logs":
+            em, rounds = (differences.loc[(policy, metric)] for metric in ("em", "rounds"))
+            against = [interval(em, "em"), interval(rounds, "rounds"), f"{row['rounds'] / base['rounds']:.2f}"]
+        costs = [f"{row[name]:.0f}" for name in ("prefilled", "injected", "generated")]
+        rows.append([f"`{policy}`", _percent(row["em"]), against[0], f"{row['rounds']:.2f}", *against[1:], *costs])
+    names = ["variant", "EM", "against no_logs", "rounds", "against no_logs", "share of its rounds"]
+    count = f"{results['world'].nunique()} worlds, {means['n'].iloc[0]} unseen questions"
+    return (
+        f"## All variants ({count})\n\n"
+        "EM in percent, differences in points with 95% intervals, paired by question and resampled over clusters of "
+        "questions that share a hop. Tokens are means per question.\n\n"
+        + table([*names, "prefilled", "injected", "generated"], rows)
+    )
+
+
+def _worlds(study: Study) -> str:
+    """Differences in EM to no logs, by world."""
+    columns = {}
+    for world, part in study.variants.groupby("world"):
+        found = metrics.compare(part, study.clusters).droplevel("split")
+        columns[f"world {world}"] = {
+            policy: interval(found.loc[(policy, "em")], "em") for policy in found.index.unique("policy")
+        }
+    return f"## EM against no_logs, world by world\n\n{_wide(columns)}"
+
+
+def _overlap(study: Study) -> str:
+    """Differences in EM and rounds to no logs, by what a question shares with the logged ones."""
+    columns = {}
+    for stratum, part in study.variants.groupby("overlap"):
+        found = metrics.compare(part, study.clusters).droplevel("split")
+        name = f"{stratum} ({part['question_id'].nunique()})"
+        columns[f"{name}: EM"] = {p: interval(found.loc[(p, "em")], "em") for p in found.index.unique("policy")}
+    return (
+        "## EM against no_logs, by overlap\n\n"
+        "By the hops that a question shares with the log-store questions (and the number of such questions).\n\n"
+        + _wide(columns)
+    )
+
+
+def _changed(study: Study) -> str:
+    """Differences to no logs in worlds that have changed since the logs were made."""
+    columns = {}
+    for other, part in study.changed.groupby("other"):
+        found = metrics.compare(part, study.clusters).droplevel("split")
+        name = "another answer now" if other else "the same answer"
+        base = part[part["policy"] == "no_logs"]["em"].mean()
+        columns[f"{name} ({part['question_id'].nunique()}; no_logs {_percent(base)})"] = {
+            policy: interval(found.loc[(policy, "em")], "em") for policy in found.index.unique("policy")
+        }
+    return (
+        "## Logs of a world that has changed\n\n"
+        "EM against no_logs when facts were changed after the logs were made, by whether a question's answer changed "
+        "with them.\n\n" + _wide(columns)
+    )
+
+
+def _made_with(config: RunConfig) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.versions().items())
+    state = manifest.git_state() or {"commit": "unknown", "changed": True}
+    commit = state["commit"] + (" (with changes)" if state["changed"] else "")
+    settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in ("data", "out")}
+    said = "\n".join(f"- `{key}`: {value}" for key, value in settings.items() if value is not None)
+    return f"## Made with\n\n`make study`, at commit {commit}; {versions}.\n\n{said}"
+
+
+def _wide(columns: Mapping[str, Mapping[str, str]]) -> str:
+    frame = pd.DataFrame(columns)
+    return table(["variant", *frame.columns], [[f"`{policy}`", *row] for policy, row in frame.iterrows()])
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None or pd.isna(share) else f"{100 * share:.1f}"

@@ -1,0 +1,102 @@
+"""The testbed's claims, measured on several worlds: base quality, all variants, and logs of a changed world."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from lagkit import data
+from lagkit.config import RunConfig
+from lagkit.experiment import Experiment
+from lagkit.model import LM
+from lagkit.progress import say
+from lagkit.retrieve import load_embedder
+from lagkit.testbed import quality
+from lagkit.testbed.dataset import Controls, write
+
+MISLED = ("no_logs", "text_last_round", "kv_last_round")  # the variants that meet a changed world
+
+
+@dataclass(frozen=True)
+class Study:
+    """Results of several test worlds, a row per world and question; ids of questions tell the worlds apart.
+
+    variants: as `Experiment.run` gives them, with `world`, `hops` and `overlap`. changed: the same questions under
+    `MISLED` after facts were changed, with the logs of the world as it was; `other` is True where the right answer is
+    another one now. given_all, given_none: as in `quality`. logs: a row per log, whether it was `right` and its rounds.
+    clusters: question id -> cluster of questions of its world that share a hop.
+    """
+
+    variants: pd.DataFrame
+    changed: pd.DataFrame
+    given_all: pd.DataFrame
+    given_none: pd.DataFrame
+    logs: pd.DataFrame
+    clusters: dict[str, int]
+
+
+def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicted: float) -> Study:
+    """Run the worlds of `seeds`, each in its folder of `config.out`; the same call resumes.
+
+    contradicted: share of the facts that change. Raises what `Experiment` and `write` raise.
+    """
+    lm = LM.load(config.model, device=config.device, dtype=config.dtype)
+    embedder = load_embedder(config.embedder)
+    parts = []
+    for seed in seeds:
+        say(f"World {seed}")
+        folder = Path(config.out) / f"world-{seed}"
+        world = write(folder / "data", controls.model_copy(update={"seed": seed}))
+        changes = {"seed": seed, "contradicted": contradicted}
+        changed = write(folder / "changed", controls.model_copy(update=changes))
+        settings = {"data": world, "out": folder / "run", "splits": ("unseen",)}
+        experiment = Experiment(config.model_copy(update=settings), lm=lm, embedder=embedder)
+        settings = {"data": changed, "out": folder / "run-changed", "splits": ("unseen",), "policies": MISLED}
+        parts.append(_measure(experiment, config.model_copy(update=settings), seed))
+    tables = [pd.concat(tables, ignore_index=True) for tables in zip(*(part[0] for part in parts), strict=True)]
+    clusters: dict[str, int] = {}
+    for _, found in parts:
+        clusters |= {id: number + len(clusters) for id, number in found.items()}
+    return Study(*tables, clusters)
+
+
+def _measure(experiment: Experiment, changed: RunConfig, seed: int) -> tuple[list[pd.DataFrame], dict[str, int]]:
+    """The tables of one world, in the order of `Study`, and its clusters."""
+    variants, world, lm = experiment.run(), experiment.data, experiment.lm
+    misled = _misled(experiment, changed)
+    logs = [{"question_id": t.question_id, "right": t.correct, "rounds": len(t.rounds)} for t in experiment.logs()]
+    facts = pd.DataFrame(
+        {"question_id": q.id, "hops": len(q.hops), "overlap": data.overlap(world.seen, q)} for q in world.unseen
+    )
+    tables = [
+        variants.merge(facts, on="question_id"),
+        misled,
+        quality.given_all(lm, world, seed=seed),
+        quality.given_none(lm, world),
+        pd.DataFrame(logs),
+    ]
+    named = [table.assign(world=seed, question_id=[f"{seed}:{id}" for id in table["question_id"]]) for table in tables]
+    return named, {f"{seed}:{id}": number for id, number in data.clusters(world.unseen).items()}
+
+
+def _misled(experiment: Experiment, config: RunConfig) -> pd.DataFrame:
+    """Answer a changed world's questions with the logs of the world as it was."""
+    run = Experiment(config, lm=experiment.lm, embedder=experiment.embedder)
+    if not (run.out / "store").exists():
+        (run.out / "traces").mkdir(exist_ok=True)
+        shutil.copy(experiment.out / "traces" / "log.jsonl", run.out / "traces")
+        shutil.rmtree(run.out / "store.new", ignore_errors=True)
+        shutil.copytree(experiment.out / "store", run.out / "store.new").rename(run.out / "store")
+    for name in config.policies:
+        run.answer(name, "unseen")
+    # A chain that leads elsewhere now has another id; its question is the same.
+    before = {question.text: question for question in experiment.data.unseen}
+    was = {question.id: before[question.text] for question in run.data.unseen}
+    other = {question.id: was[question.id].answers != question.answers for question in run.data.unseen}
+    results = run.report()
+    ids = results["question_id"]
+    return results.assign(other=ids.map(other), question_id=ids.map({id: question.id for id, question in was.items()}))
