@@ -239,20 +239,15 @@ def build_cache(
 
 
 def split_rows(cache: Cache, spans: Sequence[tuple[int, int]]) -> list[Cache]:
-    """A cache of one row each, of the slots `start` .. `stop` of the cache's rows; views, not copies."""
-    if not cache.get_seq_length():
-        return [_RoomyCache([_RoomyLayer(0) for _ in cache.layers]) for _ in spans]
-    return [
-        _RoomyCache(
-            [
-                _RoomyLayer(
-                    0, *(states[row : row + 1, :, start:stop] for states in (layer.keys, layer.values)), stop - start
-                )
-                for layer in cache.layers
-            ]
-        )
-        for row, (start, stop) in enumerate(spans)
-    ]
+    """A cache of one row each, of the row's slots `[start, stop)`; views, not copies."""
+
+    def cut(layer: _RoomyLayer, row: int, start: int, stop: int) -> _RoomyLayer:
+        if stop == start:
+            return _RoomyLayer(0)
+        keys, values = (states[row : row + 1, :, start:stop] for states in (layer.keys, layer.values))
+        return _RoomyLayer(0, keys, values, stop - start)
+
+    return [_RoomyCache([cut(layer, row, *span) for layer in cache.layers]) for row, span in enumerate(spans)]
 
 
 def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
@@ -274,8 +269,9 @@ def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
         slots = []
         for name in ("keys", "values"):
             like = getattr(layer, name)
-            slot = like.new_zeros(len(caches), like.shape[1], longest + capacity, like.shape[3])
+            slot = like.new_empty(len(caches), like.shape[1], longest + capacity, like.shape[3])
             for row, tokens in enumerate(lengths):
+                slot[row, :, : longest - tokens] = 0  # as in `build_cache`: masked slots must be finite
                 if tokens:
                     slot[row, :, longest - tokens : longest] = getattr(caches[row].layers[number], name)[0]
             slots.append(slot)

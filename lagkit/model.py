@@ -31,8 +31,8 @@ from lagkit.types import Usage
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
 
-# Rows that have ended leave the batch once they are a quarter of it: taking them out copies the others' cache.
-_CROWDED = 0.75
+# Rows that have ended leave the batch once they are half of it: taking them out copies the others' cache.
+_CROWDED = 0.5
 
 # Slots of a batch, padding included, up to which prompts are prefilled together.
 _PREFILLED = 2048
@@ -308,11 +308,12 @@ class LM:
 def _groups(contexts: Sequence[Context]) -> Iterator[list[Context]]:
     """Neighbours that are prefilled together: a forward pass has a price of its own, which long prompts outweigh."""
     group: list[Context] = []
+    injected = prompt = 0
     for context in contexts:
-        longest = [max(sizes) for sizes in zip(*((c.injected, len(c.ids)) for c in (*group, context)), strict=True)]
-        if group and (len(group) + 1) * sum(longest) > _PREFILLED:
+        injected, prompt = max(injected, context.injected), max(prompt, len(context.ids))
+        if group and (len(group) + 1) * (injected + prompt) > _PREFILLED:
             yield group
-            group = []
+            group, injected, prompt = [], context.injected, len(context.ids)
         group.append(context)
     yield group
 

@@ -11,7 +11,16 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lagkit.errors import ContextTooLong, StoreMismatch
-from lagkit.kv import KVBlock, build_cache, has_recurrent_state, prefill, read_cache, stack_layers
+from lagkit.kv import (
+    KVBlock,
+    build_cache,
+    has_recurrent_state,
+    merge_rows,
+    prefill,
+    read_cache,
+    split_rows,
+    stack_layers,
+)
 from lagkit.rope import Realigner, probe
 from tests.models import FAMILIES, VOCAB, block_of, tiny
 
@@ -145,6 +154,20 @@ def test_padding_is_zero_and_masked_and_on_the_left() -> None:
         for tensor in stack_layers(cache, 0, 5, row):
             assert (tensor[:, :, :pad] == 0).all()
             assert (tensor[:, :, pad:] != 0).all()
+
+
+def test_rows_taken_apart_and_put_side_by_side_again_hold_the_same_tokens() -> None:
+    model = tiny("llama")
+    cache, mask = build_cache([block_of(2), None, block_of(5, seed=1)], model, probe(model), 3)
+    rows = split_rows(cache, [(3, 5), (5, 5), (0, 5)])
+    assert [row.get_seq_length() for row in rows] == [2, 0, 5]
+    merged, merged_mask = merge_rows(rows, 3)
+    assert torch.equal(merged_mask, mask)
+    for row in range(3):
+        for found, expected in zip(stack_layers(merged, 0, 5, row), stack_layers(cache, 0, 5, row), strict=True):
+            assert torch.equal(found, expected)
+    empty, empty_mask = merge_rows(split_rows(merged, [(5, 5)] * 2), 3)
+    assert (empty.get_seq_length(), empty_mask.shape) == (0, (2, 0))
 
 
 def test_decoding_writes_in_place_and_grows_beyond_its_capacity() -> None:

@@ -70,7 +70,10 @@ def study(args: argparse.Namespace) -> None:
 
     quiet()
     config = RunConfig.read(args.config, cli.settings(args.set))
-    page = markdown(run(config, Controls(), args.worlds, args.contradicted), config)
+    if args.page:
+        args.page.parent.mkdir(parents=True, exist_ok=True)
+    controls = Controls()
+    page = markdown(run(config, controls, args.worlds, args.contradicted), config, controls)
     print(page)
     if args.page:
         args.page.write_text(page, encoding="utf-8")

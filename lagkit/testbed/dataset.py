@@ -33,12 +33,12 @@ class Controls(Settings):
     seed: int = 0
     entities: PositiveInt = 400
     hops: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4), min_length=1)
-    log_hops: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4), min_length=1)
+    log_hops: tuple[PositiveInt, ...] = Field(default=(2, 3, 4), min_length=1)
     log_questions: PositiveInt = 150
     unseen_questions: PositiveInt = 300
     passages_per_fact: PositiveInt = 1
     distractors: NonNegativeInt = 2
-    overlap: dict[Stratum, float] = Field(default={"all": 0.6, "final": 0.2, "other": 0.1, "none": 0.1})
+    overlap: dict[Stratum, float] = Field(default={"all": 0.7, "final": 0.1, "other": 0.1, "none": 0.1})
     contradicted: float = Field(default=0.0, ge=0, le=1)
 
     @field_validator("hops", "log_hops")

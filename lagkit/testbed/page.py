@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, get_args
 
 import pandas as pd
 
 from lagkit import manifest, metrics
 from lagkit.config import RunConfig
+from lagkit.data import Stratum
 from lagkit.report import interval, table
+from lagkit.testbed.dataset import Controls
 from lagkit.testbed.study import Study
 
 
-def markdown(study: Study, config: RunConfig) -> str:
+def markdown(study: Study, config: RunConfig, controls: Controls) -> str:
     """The page: base quality, all variants, overlap, changed worlds, and what it was made with."""
     parts = [
         "# The testbed's claims, measured",
@@ -21,7 +24,7 @@ def markdown(study: Study, config: RunConfig) -> str:
         _worlds(study),
         _overlap(study),
         _changed(study),
-        _made_with(config),
+        _made_with(config, controls),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -91,26 +94,22 @@ def _variants(study: Study) -> str:
 
 def _worlds(study: Study) -> str:
     """Differences in EM to no logs, by world."""
-    columns = {}
-    for world, part in study.variants.groupby("world"):
-        found = metrics.compare(part, study.clusters).droplevel("split")
-        columns[f"world {world}"] = {
-            policy: interval(found.loc[(policy, "em")], "em") for policy in found.index.unique("policy")
-        }
-    return f"## EM against no_logs, world by world\n\n{_wide(columns)}"
+    columns = {f"world {world}": part for world, part in study.variants.groupby("world")}
+    return f"## EM against no_logs, world by world\n\n{_against_no_logs(columns, study, 'em')}"
 
 
 def _overlap(study: Study) -> str:
     """Differences in EM and rounds to no logs, by what a question shares with the logged ones."""
-    columns = {}
-    for stratum, part in study.variants.groupby("overlap"):
-        found = metrics.compare(part, study.clusters).droplevel("split")
-        name = f"{stratum} ({part['question_id'].nunique()})"
-        columns[f"{name}: EM"] = {p: interval(found.loc[(p, "em")], "em") for p in found.index.unique("policy")}
+    strata = dict(list(study.variants.groupby("overlap")))
+    columns = {
+        f"{name} ({strata[name]['question_id'].nunique()})": strata[name]
+        for name in get_args(Stratum)
+        if name in strata
+    }
     return (
-        "## EM against no_logs, by overlap\n\n"
-        "By the hops that a question shares with the log-store questions (and the number of such questions).\n\n"
-        + _wide(columns)
+        "## EM and rounds against no_logs, by overlap\n\n"
+        "By the hops that a question shares with the log-store questions (and the number of such questions). EM:\n\n"
+        f"{_against_no_logs(columns, study, 'em')}\n\nRounds:\n\n{_against_no_logs(columns, study, 'rounds')}"
     )
 
 
@@ -118,31 +117,43 @@ def _changed(study: Study) -> str:
     """Differences to no logs in worlds that have changed since the logs were made."""
     columns = {}
     for other, part in study.changed.groupby("other"):
-        found = metrics.compare(part, study.clusters).droplevel("split")
+        base = _percent(part[part["policy"] == "no_logs"]["em"].mean())
         name = "another answer now" if other else "the same answer"
-        base = part[part["policy"] == "no_logs"]["em"].mean()
-        columns[f"{name} ({part['question_id'].nunique()}; no_logs {_percent(base)})"] = {
-            policy: interval(found.loc[(policy, "em")], "em") for policy in found.index.unique("policy")
-        }
+        columns[f"{name} ({part['question_id'].nunique()}; no_logs {base})"] = part
     return (
         "## Logs of a world that has changed\n\n"
         "EM against no_logs when facts were changed after the logs were made, by whether a question's answer changed "
-        "with them.\n\n" + _wide(columns)
+        "with them.\n\n" + _against_no_logs(columns, study, "em")
     )
 
 
-def _made_with(config: RunConfig) -> str:
+def _against_no_logs(parts: Mapping[str, pd.DataFrame], study: Study, metric: str) -> str:
+    """A table of differences to no logs: a row per variant, a column per part of the results."""
+    columns = {}
+    for name, part in parts.items():
+        found = metrics.compare(part, study.clusters).droplevel("split")
+        columns[name] = {
+            policy: interval(found.loc[(policy, metric)], metric) for policy in found.index.unique("policy")
+        }
+    frame = pd.DataFrame(columns)
+    return table(["variant", *frame.columns], [[f"`{policy}`", *row] for policy, row in frame.iterrows()])
+
+
+def _made_with(config: RunConfig, controls: Controls) -> str:
+    """Code, versions, and the settings of the runs and of the worlds."""
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions().items())
     state = manifest.git_state() or {"commit": "unknown", "changed": True}
     commit = state["commit"] + (" (with changes)" if state["changed"] else "")
-    settings = {k: v for k, v in config.model_dump(mode="json").items() if k not in ("data", "out")}
-    said = "\n".join(f"- `{key}`: {value}" for key, value in settings.items() if value is not None)
-    return f"## Made with\n\n`make study`, at commit {commit}; {versions}.\n\n{said}"
+    settings = _listed(config.model_dump(mode="json", exclude={"data", "out"}))
+    worlds = _listed(controls.model_dump(mode="json", exclude={"seed", "contradicted"}))
+    return (
+        f"## Made with\n\n`make study`, at commit {commit}; {versions}.\n\nEach run:\n\n{settings}\n\n"
+        f"Each world:\n\n{worlds}"
+    )
 
 
-def _wide(columns: Mapping[str, Mapping[str, str]]) -> str:
-    frame = pd.DataFrame(columns)
-    return table(["variant", *frame.columns], [[f"`{policy}`", *row] for policy, row in frame.iterrows()])
+def _listed(settings: Mapping[str, Any]) -> str:
+    return "\n".join(f"- `{key}`: {value}" for key, value in settings.items() if value is not None)
 
 
 def _percent(share: float | None) -> str:

@@ -42,17 +42,20 @@ class Study:
 def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicted: float) -> Study:
     """Run the worlds of `seeds`, each in its folder of `config.out`; the same call resumes.
 
-    contradicted: share of the facts that change. Raises what `Experiment` and `write` raise.
+    contradicted: share of the facts that change. Raises what `Experiment` and `write` raise; ConfigError before
+    anything is computed if a seed or the share is none.
     """
+    worlds = {}
+    for seed in seeds:
+        plain = {**controls.model_dump(), "seed": seed}
+        worlds[seed] = Controls.parse(plain), Controls.parse({**plain, "contradicted": contradicted})
     lm = LM.load(config.model, device=config.device, dtype=config.dtype)
     embedder = load_embedder(config.embedder)
     parts = []
-    for seed in seeds:
+    for seed, (before, after) in worlds.items():
         say(f"World {seed}")
         folder = Path(config.out) / f"world-{seed}"
-        world = write(folder / "data", controls.model_copy(update={"seed": seed}))
-        changes = {"seed": seed, "contradicted": contradicted}
-        changed = write(folder / "changed", controls.model_copy(update=changes))
+        world, changed = write(folder / "data", before), write(folder / "changed", after)
         settings = {"data": world, "out": folder / "run", "splits": ("unseen",)}
         experiment = Experiment(config.model_copy(update=settings), lm=lm, embedder=embedder)
         settings = {"data": changed, "out": folder / "run-changed", "splits": ("unseen",), "policies": MISLED}

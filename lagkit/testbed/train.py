@@ -24,15 +24,9 @@ from lagkit.testbed.packing import IGNORED, Batch, make_batch
 from lagkit.testbed.rounds import Stage
 from lagkit.testbed.tokenizer import make_tokenizer
 
-_MAY_CHANGE = {
-    "steps",
-    "drill_steps",
-    "easy_steps",
-    "decay",
-    "compile",
-    "save_every",
-    "check_every",
-}  # of a run that is resumed
+# Of a run that is resumed.
+_MAY_CHANGE = {"steps", "drill_steps", "easy_steps", "decay", "compile", "save_every", "check_every"}
+
 _CHECK_BATCHES = 6
 _ROTATIONS = 6  # how many of RoPE's rotations tell the heads of the first layer where to look at the start ...
 _SHARPNESS = 2.0  # ... and how strongly

@@ -1,0 +1,100 @@
+"""The study of several worlds, in miniature: its tables, its page, and that it resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lagkit.config import RunConfig
+from lagkit.errors import ConfigError
+from lagkit.model import LM
+from lagkit.testbed.__main__ import main
+from lagkit.testbed.dataset import Controls
+from lagkit.testbed.page import markdown
+from lagkit.testbed.study import MISLED, run
+
+ROOT = Path(__file__).parents[1]
+SMALL = Controls(entities=90, log_questions=12, unseen_questions=16)
+SEEDS = (7, 8)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    settings = {
+        "data": "unused",
+        "out": str(tmp_path_factory.mktemp("study")),
+        "model": str(ROOT / "data" / "testbed" / "model"),
+        "policies": list(MISLED),
+        "embedder": "hash",
+    }
+    return RunConfig.read(ROOT / "data" / "testbed" / "run.yaml", settings)
+
+
+@pytest.fixture(scope="module")
+def study(config):
+    return run(config, SMALL, SEEDS, 0.5)
+
+
+def test_each_world_has_all_its_rows(study):
+    for table in (study.variants, study.changed):
+        assert table.groupby(["world", "policy"]).size().unique().tolist() == [16]
+        assert not table["failed"].any()
+    assert study.given_all.groupby("world").size().tolist() == [16, 16]
+    assert study.logs.groupby("world").size().tolist() == [12, 12]
+    assert set(study.variants["question_id"]) == set(study.changed["question_id"]) == set(study.clusters)
+
+
+def test_questions_of_two_worlds_never_share_a_cluster(study):
+    numbers = pd.Series(study.clusters)
+    world = numbers.index.str.split(":").str[0]
+    assert not set(numbers[world == "7"]) & set(numbers[world == "8"])
+
+
+def test_a_changed_world_asks_the_same_and_answers_some_otherwise(study):
+    assert study.changed.groupby("question_id")["other"].nunique().max() == 1
+    others = study.changed[study.changed["policy"] == "no_logs"]["other"].mean()
+    assert 0.3 < others <= 1
+    # Without logs a change does not matter; the logs of the old world do.
+    before = study.variants[study.variants["policy"] == "no_logs"]["em"].mean()
+    after = study.changed[study.changed["policy"] == "no_logs"]["em"].mean()
+    assert abs(before - after) < 0.3
+
+
+def test_the_page_shows_what_the_tables_hold(study, config):
+    page = markdown(study, config, SMALL)
+    for policy in MISLED:
+        em = 100 * study.variants.loc[study.variants["policy"] == policy, "em"].mean()
+        [row] = [line for line in page.splitlines() if line.startswith(f"| `{policy}` | {em:.1f} |")]
+        assert row.count("[") == (0 if policy == "no_logs" else 2)
+    right = study.logs[study.logs["world"] == 7]["right"].sum()
+    assert f"| {right} of 12 |" in page
+    assert "2 worlds, 32 unseen questions" in page
+    assert "- `entities`: 90" in page
+    assert str(config.out) not in page
+
+
+def test_the_same_call_answers_nothing_anew(study, config, monkeypatch):
+    real = LM.generate
+
+    def generate(self, contexts, max_new_tokens, **settings):
+        # The checks of base quality, which are not journalled, ask all at once.
+        assert settings["batch_size"] == 64
+        return real(self, contexts, max_new_tokens, **settings)
+
+    monkeypatch.setattr(LM, "generate", generate)
+    pd.testing.assert_frame_equal(run(config, SMALL, SEEDS, 0.5).variants, study.variants)
+
+
+def test_an_impossible_share_is_refused_before_anything_is_written(config, tmp_path):
+    config = config.model_copy(update={"out": tmp_path / "out"})
+    with pytest.raises(ConfigError, match="contradicted: Input should be less than or equal to 1"):
+        run(config, SMALL, SEEDS, 1.5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_what_is_wrong(tmp_path, capsys):
+    code = main(["study", str(tmp_path / "no.yaml"), "--set", "out=x"])
+    assert code == 2
+    assert "no.yaml" in capsys.readouterr().err
