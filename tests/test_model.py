@@ -155,10 +155,12 @@ def test_rows_that_have_ended_leave_the_batch_and_the_others_go_on(family, monke
         return forward(*args, **inputs)
 
     monkeypatch.setattr(type(lm.model), "forward", counted)
-    said = lm.generate(contexts, 40, stop=(stop,))
+    # Two rows that are the same end together, and are half of the batch.
+    said = lm.generate([*contexts, contexts[1]], 40, stop=(stop,))
     assert [said[0].ids, said[2].ids] == [alone[0].ids, alone[2].ids]
     assert said[1].text == alone[1].text[: alone[1].text.index(stop) + len(stop)]
-    assert sizes == [3] * len(said[1].ids) + [2] * (40 - len(said[1].ids))
+    assert said[3].ids == said[1].ids
+    assert sizes == [4] * len(said[1].ids) + [2] * (40 - len(said[1].ids))
 
 
 @pytest.mark.parametrize("where", ["tokenizer", "generation config"])
