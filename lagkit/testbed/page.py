@@ -14,6 +14,8 @@ from lagkit.report import interval, table
 from lagkit.testbed.dataset import Controls
 from lagkit.testbed.study import Study
 
+_MAIN = "kv_last_round"
+
 
 def markdown(study: Study, config: RunConfig, controls: Controls) -> str:
     """The page: base quality, all variants, overlap, changed worlds, and what it was made with."""
@@ -21,6 +23,7 @@ def markdown(study: Study, config: RunConfig, controls: Controls) -> str:
         "# The testbed's claims, measured",
         _base(study),
         _variants(study),
+        _forms(study),
         _worlds(study),
         _overlap(study),
         _changed(study),
@@ -92,24 +95,35 @@ def _variants(study: Study) -> str:
     )
 
 
+def _forms(study: Study) -> str:
+    """The authors' variant against every other form in which the same logs can be handed over."""
+    forms = study.variants[study.variants["policy"] != "no_logs"]
+    columns = {f"EM against `{_MAIN}`": (forms, "em"), f"rounds against `{_MAIN}`": (forms, "rounds")}
+    return (
+        "## The form of the log\n\nThe same logs as text, encoded without what stood before them (`kv_block`), cut shorter "
+        f"or left longer, each against `{_MAIN}`.\n\n" + _against(columns, study, _MAIN)
+    )
+
+
 def _worlds(study: Study) -> str:
     """Differences in EM to no logs, by world."""
-    columns = {f"world {world}": part for world, part in study.variants.groupby("world")}
-    return f"## EM against no_logs, world by world\n\n{_against_no_logs(columns, study, 'em')}"
+    columns = {f"world {world}": (part, "em") for world, part in study.variants.groupby("world")}
+    return f"## EM against no_logs, world by world\n\n{_against(columns, study)}"
 
 
 def _overlap(study: Study) -> str:
     """Differences in EM and rounds to no logs, by what a question shares with the logged ones."""
     strata = dict(list(study.variants.groupby("overlap")))
-    columns = {
+    named = {
         f"{name} ({strata[name]['question_id'].nunique()})": strata[name]
         for name in get_args(Stratum)
         if name in strata
     }
+    em, rounds = ({name: (part, metric) for name, part in named.items()} for metric in ("em", "rounds"))
     return (
         "## EM and rounds against no_logs, by overlap\n\n"
         "By the hops that a question shares with the log-store questions (and the number of such questions). EM:\n\n"
-        f"{_against_no_logs(columns, study, 'em')}\n\nRounds:\n\n{_against_no_logs(columns, study, 'rounds')}"
+        f"{_against(em, study)}\n\nRounds:\n\n{_against(rounds, study)}"
     )
 
 
@@ -119,19 +133,19 @@ def _changed(study: Study) -> str:
     for other, part in study.changed.groupby("other"):
         base = _percent(part[part["policy"] == "no_logs"]["em"].mean())
         name = "another answer now" if other else "the same answer"
-        columns[f"{name} ({part['question_id'].nunique()}; no_logs {base})"] = part
+        columns[f"{name} ({part['question_id'].nunique()}; no_logs {base})"] = part, "em"
     return (
         "## Logs of a world that has changed\n\n"
         "EM against no_logs when facts were changed after the logs were made, by whether a question's answer changed "
-        "with them.\n\n" + _against_no_logs(columns, study, "em")
+        "with them.\n\n" + _against(columns, study)
     )
 
 
-def _against_no_logs(parts: Mapping[str, pd.DataFrame], study: Study, metric: str) -> str:
-    """A table of differences to no logs: a row per variant, a column per part of the results."""
+def _against(parts: Mapping[str, tuple[pd.DataFrame, str]], study: Study, baseline: str = "no_logs") -> str:
+    """A table of differences to the baseline: a row per variant, a column per part of the results and its metric."""
     columns = {}
-    for name, part in parts.items():
-        found = metrics.compare(part, study.clusters).droplevel("split")
+    for name, (part, metric) in parts.items():
+        found = metrics.compare(part, study.clusters, baseline).droplevel("split")
         columns[name] = {
             policy: interval(found.loc[(policy, metric)], metric) for policy in found.index.unique("policy")
         }
