@@ -100,8 +100,8 @@ def _forms(study: Study) -> str:
     forms = study.variants[study.variants["policy"] != "no_logs"]
     columns = {f"EM against `{_MAIN}`": (forms, "em"), f"rounds against `{_MAIN}`": (forms, "rounds")}
     return (
-        "## The form of the log\n\nThe same logs as text, encoded without what stood before them (`kv_block`), cut shorter "
-        f"or left longer, each against `{_MAIN}`.\n\n" + _against(columns, study, _MAIN)
+        "## The form of the log\n\nThe same logs as text, encoded without what stood before them (`kv_block`), cut "
+        f"shorter or left longer, each against `{_MAIN}`.\n\n" + _against(columns, study, _MAIN)
     )
 
 
