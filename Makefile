@@ -23,8 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## build logs in a test world and answer 300 questions under all variants, results in runs/demo
-	$(BIN)/python -m lagkit.testbed world runs/demo/world
-	$(BIN)/python -m lagkit run data/testbed/run.yaml
+	$(BIN)/python -m lagkit run testbed --set out=runs/demo splits=[unseen]
 
 sanity: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/sanity
 	$(BIN)/python -m lagkit.notebook $(SANITY) runs/sanity
@@ -42,7 +41,7 @@ bench: $(STAMP)  ## measure speed and size, into runs/bench.json
 	$(BIN)/python -m lagkit bench --out runs/bench.json
 
 study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all variants
-	$(BIN)/python -m lagkit.testbed study data/testbed/run.yaml --set out=runs/study --page docs/results/testbed.md
+	$(BIN)/python -m lagkit.testbed study testbed --set out=runs/study --page docs/results/testbed.md
 
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
 	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(DATA)

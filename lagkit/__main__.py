@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
         ("encode", encode, "build and encode the logs of a run, and stop there"),
     ):
         sub = commands.add_parser(name, help=text, description=f"From a run file: {text}. The same command resumes.")
-        sub.add_argument("config", metavar="CONFIG.yaml", help="settings of the run (lagkit.config.RunConfig)")
+        sub.add_argument(
+            "tier", metavar="TIER|CONFIG.yaml", help="testbed, smollm2, paper, or a file of settings (lagkit.config)"
+        )
         add_settings(sub)
         sub.set_defaults(command=command)
     _add_store(commands.add_parser("store", help="look after a log store; needs no model"))
@@ -161,7 +163,7 @@ def _experiment(args: argparse.Namespace) -> Experiment:
     from lagkit.progress import quiet
 
     quiet()
-    return Experiment(RunConfig.read(args.config, overrides))
+    return Experiment(RunConfig.of(args.tier, **overrides))
 
 
 def _open(path: Path, *, write: bool = False) -> LogStore:

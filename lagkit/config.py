@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from lagkit.agent import Limits
 from lagkit.errors import ConfigError
@@ -14,6 +14,9 @@ from lagkit.policy import POLICIES, get_policy
 
 Split = Literal["seen", "unseen"]
 Wording = Literal["examples", "plain", "short"]
+
+# Settings that belong to a model, by its size: `testbed`, `smollm2`, `paper`. What they leave out, a run adds.
+TIERS = {path.stem: path for path in sorted((Path(__file__).parent / "tiers").glob("*.yaml"))}
 
 
 class Settings(BaseModel):
@@ -53,7 +56,8 @@ class Settings(BaseModel):
 class RunConfig(Settings):
     """Everything that a run depends on; defaults are the authors' (paper, section 4) on a model for two cores.
 
-    data: folder in the LAG layout. dataset: its format, by default the folder's name. out: where results go.
+    data: folder in the LAG layout. dataset: its format, by default the folder's name. world: instead of `data`, the
+    controls of a test world (`lagkit.testbed.dataset.Controls`), which is drawn into `out`. out: where results go.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
     that were trained on the protocol. log_questions, seen_questions, unseen_questions: sizes of seeded samples (None
     takes all); seen questions are drawn from those that the log store was built on.
@@ -61,7 +65,8 @@ class RunConfig(Settings):
 
     what: ClassVar[str] = "run settings"
 
-    data: Path
+    data: Path | None = None
+    world: dict[str, Any] | None = None
     out: Path
     dataset: str | None = None
     model: str = "smollm2"
@@ -81,6 +86,19 @@ class RunConfig(Settings):
     max_new_tokens: PositiveInt = 1024
     batch_size: PositiveInt = Field(default=16, description="questions in flight at once")
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.data is None) == (self.world is None):
+            raise ValueError("give either `data`, a folder of questions, or `world`, the controls of a test world")
+        return self
+
+    @field_validator("world")
+    @classmethod
+    def _all_controls(cls, world: dict[str, Any] | None) -> dict[str, Any] | None:
+        from lagkit.testbed.dataset import Controls  # here, since controls are settings themselves
+
+        return world if world is None else Controls.parse(world).model_dump(mode="json")
+
     @field_validator("policies")
     @classmethod
     def _known_policies(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -99,6 +117,19 @@ class RunConfig(Settings):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]} stands twice")
         return names
+
+    @classmethod
+    def of(cls, tier: str | Path, **settings: Any) -> Self:
+        """The settings of a tier (a key of `TIERS`, or a YAML file), changed to `settings`.
+
+        `data` takes the place of a tier's world. Raises ConfigError as `read` does.
+        """
+        if settings.get("data"):
+            settings = {"world": None, **settings}
+        path = TIERS.get(str(tier), Path(tier))
+        if not path.is_file() and path.suffix not in (".yaml", ".yml"):
+            raise ConfigError(f"There is no tier {str(tier)!r}: use one of {', '.join(TIERS)}, or a YAML file.")
+        return cls.read(path, settings)
 
     @property
     def limits(self) -> Limits:

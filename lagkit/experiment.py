@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,7 +16,7 @@ from lagkit import data, manifest, metrics, report
 from lagkit.agent import Agent
 from lagkit.config import RunConfig, Split
 from lagkit.encode import Encoder
-from lagkit.errors import ContextTooLong
+from lagkit.errors import ConfigError, ContextTooLong
 from lagkit.journal import Journal
 from lagkit.model import LM
 from lagkit.policy import Policy, get_policy
@@ -23,20 +24,22 @@ from lagkit.progress import progress
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.store import LogStore
+from lagkit.testbed.dataset import Controls
+from lagkit.testbed.dataset import write as write_world
 from lagkit.types import Question, Trace
 
 
 class Experiment:
     """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and `summary.csv`.
 
-    `lm` and `embedder` may be handed in, to share them between runs. Raises DataError or ConfigError at once when the
-    data are missing or too few, or the folder holds a run with other settings.
+    A run on a test world has it in `world/`. `lm` and `embedder` may be handed in, to share them between runs.
+    Raises DataError or ConfigError at once when the data are missing or too few, or the folder holds another run.
     """
 
     def __init__(self, config: RunConfig, *, lm: LM | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
         self.out = Path(config.out)
-        self.data = data.load(config.data, config.dataset)
+        self.data = data.load(config.data, config.dataset) if config.data else self._draw_world()
         for split in ("seen", "unseen"):
             self.questions(split)
         manifest.claim(self.out, config, self.prompt)
@@ -76,6 +79,16 @@ class Experiment:
             return self.data.sample("unseen", self.config.unseen_questions, self.config.seed)
         logged = replace(self.data, seen=self.log_questions)
         return logged.sample("seen", self.config.seen_questions, self.config.seed)
+
+    def _draw_world(self) -> data.Dataset:
+        """The test world of the settings, written into the run's folder unless it is there already."""
+        controls, folder = Controls.parse(self.config.world or {}), self.out / "world"
+        kept = folder / "controls.json"
+        if not kept.exists():
+            write_world(folder, controls)
+        elif json.loads(kept.read_text(encoding="utf-8")) != controls.model_dump(mode="json"):
+            raise ConfigError(f"{self.out} holds a run on another test world (see {kept}): choose another folder.")
+        return data.load(folder, "musique")
 
     def store(self, *, write: bool = False) -> LogStore:
         """The run's log store."""

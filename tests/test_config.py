@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lagkit.agent import Limits
-from lagkit.config import RunConfig
+from lagkit.config import TIERS, RunConfig
 from lagkit.errors import ConfigError
 from lagkit.policy import POLICIES
 
@@ -30,7 +30,7 @@ def test_limits_are_the_agent_s_share():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_round": 3}, "max_round: Extra inputs are not permitted (keys are data, out, dataset, model, "),
+        ({"max_round": 3}, "max_round: Extra inputs are not permitted (keys are data, world, out, dataset, model, "),
         (
             {"Seed": 3, "logz": 1},
             "Seed: Extra inputs are not permitted; logz: Extra inputs are not permitted (keys are",
@@ -54,10 +54,37 @@ def test_unknown_keys_and_wrong_values_are_named(settings, message):
         RunConfig.parse({**PATHS, **settings})
 
 
-@pytest.mark.parametrize("missing", ["data", "out"])
-def test_paths_are_needed(missing):
-    with pytest.raises(ConfigError, match=f"Wrong run settings: {missing}: Field required"):
-        RunConfig.parse({key: value for key, value in PATHS.items() if key != missing})
+def test_a_folder_for_results_is_needed():
+    with pytest.raises(ConfigError, match="Wrong run settings: out: Field required"):
+        RunConfig.parse({"data": "data/sample"})
+
+
+@pytest.mark.parametrize("sources", [{}, {"data": "data/sample", "world": {}}])
+def test_questions_come_from_a_folder_or_a_test_world(sources):
+    with pytest.raises(ConfigError, match="give either `data`, a folder of questions, or `world`, the controls"):
+        RunConfig.parse({"out": "runs/x", **sources})
+
+
+def test_controls_of_a_test_world_are_checked_and_filled_in():
+    world = RunConfig.parse({"out": "runs/x", "world": {"seed": 5}}).world
+    assert (world["seed"], world["hops"]) == (5, [1, 2, 3, 4])
+    with pytest.raises(ConfigError, match=r"hops.*31 hops are more than this language allows"):
+        RunConfig.parse({"out": "runs/x", "world": {"hops": [31]}})
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_tier_takes_a_folder_of_questions(tier):
+    config = RunConfig.of(tier, data="data/sample", out="runs/x", seed=3)
+    assert (config.data, config.world, config.seed) == (Path("data/sample"), None, 3)
+
+
+def test_the_testbed_s_tier_brings_its_questions():
+    assert RunConfig.of("testbed", out="runs/x").world["seed"] == 0
+
+
+def test_an_unknown_tier_names_the_known_ones():
+    with pytest.raises(ConfigError, match="There is no tier 'big': use one of paper, smollm2, testbed, or a YAML file"):
+        RunConfig.of("big", out="runs/x")
 
 
 def test_a_run_cannot_be_changed_on_the_way():

@@ -114,9 +114,9 @@ def test_the_search_for_machine_paths_finds_them(word):
     assert MACHINE_PATH.search(f"open('/{word}/me/x')")
 
 
-def test_there_are_notebooks_and_their_names_begin_with_a_number():
+def test_there_are_notebooks_and_their_names_begin_with_a_number_but_the_template_s():
     assert NOTEBOOKS
-    assert [path.name for path in NOTEBOOKS if not re.match(r"\d\d_", path.name)] == []
+    assert [path.name for path in NOTEBOOKS if not re.match(r"\d\d_", path.name)] == ["_template.ipynb"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -144,6 +144,11 @@ def notebook_faults(notebook):
             faults.append(f"code cell {number} has more than 25 lines")
         if re.search(r"^\s*class ", cell.source, re.MULTILINE):
             faults.append(f"code cell {number} defines a class")
+    words = {
+        kind: sum(len(c.source.split()) for c in notebook.cells if c.cell_type == kind) for kind in ("markdown", "code")
+    }
+    if words["markdown"] < words["code"]:
+        faults.append("has more code than prose")
     return faults
 
 
@@ -158,4 +163,5 @@ def test_the_contract_can_be_broken():
         "code cell 0 holds outputs or a count",
         "code cell 0 defines a class",
         "code cell 1 has more than 25 lines",
+        "has more code than prose",
     ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -15,7 +13,6 @@ from lagkit.testbed.dataset import Controls
 from lagkit.testbed.page import markdown
 from lagkit.testbed.study import MISLED, run
 
-ROOT = Path(__file__).parents[1]
 SMALL = Controls(entities=90, log_questions=12, unseen_questions=16)
 SEEDS = (7, 8)
 
@@ -23,13 +20,11 @@ SEEDS = (7, 8)
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     settings = {
-        "data": "unused",
         "out": str(tmp_path_factory.mktemp("study")),
-        "model": str(ROOT / "data" / "testbed" / "model"),
         "policies": list(MISLED),
         "embedder": "hash",
     }
-    return RunConfig.read(ROOT / "data" / "testbed" / "run.yaml", settings)
+    return RunConfig.of("testbed", **settings)
 
 
 @pytest.fixture(scope="module")

@@ -31,9 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
     text = "measure base quality and all variants on several worlds; the same command resumes"
     sub = commands.add_parser("study", help=text, description=text)
-    sub.add_argument(
-        "config", type=Path, metavar="CONFIG.yaml", help="settings of each world's run, as for `lagkit run`"
-    )
+    sub.add_argument("tier", metavar="TIER|CONFIG.yaml", help="settings of each world's run, as for `lagkit run`")
     sub.add_argument("--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED")
     sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
     sub.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
@@ -69,7 +67,7 @@ def study(args: argparse.Namespace) -> None:
     from lagkit.testbed.study import run
 
     quiet()
-    config = RunConfig.read(args.config, cli.settings(args.set))
+    config = RunConfig.of(args.tier, **cli.settings(args.set))
     if args.page:
         args.page.parent.mkdir(parents=True, exist_ok=True)
     controls = Controls()

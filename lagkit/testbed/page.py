@@ -158,7 +158,7 @@ def _made_with(config: RunConfig, controls: Controls) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions().items())
     state = manifest.git_state() or {"commit": "unknown", "changed": True}
     commit = state["commit"] + (" (with changes)" if state["changed"] else "")
-    settings = _listed(config.model_dump(mode="json", exclude={"data", "out"}))
+    settings = _listed(config.model_dump(mode="json", exclude={"data", "world", "out"}))
     worlds = _listed(controls.model_dump(mode="json", exclude={"seed", "contradicted"}))
     return (
         f"## Made with\n\n`make study`, at commit {commit}; {versions}.\n\nEach run:\n\n{settings}\n\n"

@@ -16,7 +16,7 @@ from lagkit.model import LM
 from lagkit.progress import say
 from lagkit.retrieve import load_embedder
 from lagkit.testbed import quality
-from lagkit.testbed.dataset import Controls, write
+from lagkit.testbed.dataset import Controls
 
 MISLED = ("no_logs", "text_last_round", "kv_last_round")  # the variants that meet a changed world
 
@@ -55,10 +55,9 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
     for seed, (before, after) in worlds.items():
         say(f"World {seed}")
         folder = Path(config.out) / f"world-{seed}"
-        world, changed = write(folder / "data", before), write(folder / "changed", after)
-        settings = {"data": world, "out": folder / "run", "splits": ("unseen",)}
+        settings = {"data": None, "out": folder / "run", "splits": ("unseen",), "world": before.model_dump(mode="json")}
         experiment = Experiment(config.model_copy(update=settings), lm=lm, embedder=embedder)
-        settings = {"data": changed, "out": folder / "run-changed", "splits": ("unseen",), "policies": MISLED}
+        settings |= {"out": folder / "run-changed", "policies": MISLED, "world": after.model_dump(mode="json")}
         parts.append(_measure(experiment, config.model_copy(update=settings), seed))
     tables = [pd.concat(tables, ignore_index=True) for tables in zip(*(part[0] for part in parts), strict=True)]
     clusters: dict[str, int] = {}

@@ -1,0 +1,67 @@
+"""What every notebook begins and ends with: a run opened from its parameters, and findings put on record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from IPython.display import Markdown
+
+from lagkit import manifest, plots
+from lagkit.config import RunConfig
+from lagkit.errors import DataError
+from lagkit.experiment import Experiment
+from lagkit.progress import quiet
+from lagkit.report import interval
+
+
+def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **settings: Any) -> Experiment:
+    """A run of `tier` in the folder `run`, whose finished stages stay as they are; also sets figures and warnings up.
+
+    `data`: a folder of questions, where the tier's own are not wanted. `seed`: of the test world, or of the samples
+    that are drawn from `data`. `settings`: as in `RunConfig`; an empty one (`""`, 0, None) leaves the tier's.
+    Raises ConfigError, DataError.
+    """
+    quiet()
+    plots.for_notebooks()
+    given = {name: value for name, value in settings.items() if value not in ("", 0, None, (), [])}
+    if data:
+        given["data"] = data
+    config = RunConfig.of(tier, out=run, seed=seed, **given)
+    if config.world is not None:
+        config = RunConfig.of(tier, out=run, seed=seed, **given, world={**config.world, "seed": seed})
+    return Experiment(config)
+
+
+def difference(policy: str, row: Mapping[str, float], metric: str, baseline: str = "no_logs") -> str:
+    """A sentence on a row of `metrics.compare`: a gain, a loss, or that none was detected."""
+    name = metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"
+    shown = f"{interval(row, metric)} {name}"
+    if not (row["low"] > 0 or row["high"] < 0):
+        return f"`{policy}` against `{baseline}`: no difference detected ({shown})."
+    return f"`{policy}` against `{baseline}`: {'more' if row['mean'] > 0 else 'less'} ({shown})."
+
+
+def conclude(out: str | Path, measured: Mapping[str, Any], findings: Sequence[str], run: Experiment) -> Markdown:
+    """Write `metrics.json` into `out`, made with `run`'s settings; returns the findings as a list to show.
+
+    measured: a name and a finite number each, which the nightly gates compare.
+    Raises DataError if one is not a finite number.
+    """
+    for name, value in measured.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+            raise DataError(f"The metric {name} is {value!r}: metrics.json holds finite numbers only.")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "metrics": {name: float(value) for name, value in measured.items()},
+        "findings": list(findings),
+        "settings": run.config.model_dump(mode="json"),
+        "git": manifest.git_state(),
+        "machine": manifest.machine(),
+    }
+    manifest.write_json(folder / "metrics.json", record)
+    return Markdown("\n".join(f"- {finding}" for finding in findings))

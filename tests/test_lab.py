@@ -1,0 +1,80 @@
+"""What notebooks begin with: a run opened from parameters, on a test world or on a folder of questions."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from lagkit.errors import ConfigError, DataError
+from lagkit.lab import conclude, difference, open_run
+
+
+def test_a_test_world_is_drawn_into_the_run_and_stays(tmp_path):
+    run = open_run("testbed", tmp_path / "run", seed=5, log_questions=10, unseen_questions=0)
+    assert (len(run.data.seen), len(run.questions("unseen")), len(run.log_questions)) == (150, 300, 10)
+    assert run.config.world["seed"] == run.config.seed == 5
+    questions = tmp_path / "run" / "world" / "dev_test.json"
+    before = questions.stat().st_mtime_ns
+    assert open_run("testbed", tmp_path / "run", seed=5, log_questions=10).questions("unseen") == run.questions(
+        "unseen"
+    )
+    assert questions.stat().st_mtime_ns == before
+
+
+def test_another_world_in_the_same_folder_is_refused(tmp_path):
+    open_run("testbed", tmp_path, seed=5)
+    held = (tmp_path / "world" / "dev_test.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"holds a run on another test world .*: choose another folder"):
+        open_run("testbed", tmp_path, seed=6)
+    assert (tmp_path / "world" / "dev_test.json").read_bytes() == held
+
+
+def test_a_folder_of_questions_takes_the_place_of_the_world(tmp_path, pytestconfig):
+    run = open_run("testbed", tmp_path, data=str(pytestconfig.rootpath / "data" / "sample"), dataset="musique")
+    assert run.config.world is None
+    assert not (tmp_path / "world").exists()
+
+
+def test_an_unknown_setting_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=re.escape("max_round: Extra inputs are not permitted")):
+        open_run("testbed", tmp_path, max_round=3)
+
+
+@pytest.mark.parametrize(
+    ("row", "metric", "said"),
+    [
+        ((0.133, 0.066, 0.169), "em", "`kv` against `no_logs`: more (+13.3 [+6.6, +16.9] points of EM)."),
+        ((-0.8, -0.92, -0.54), "rounds", "`kv` against `no_logs`: less (-0.80 [-0.92, -0.54] rounds)."),
+        (
+            (0.01, -0.02, 0.03),
+            "accuracy",
+            "`kv` against `no_logs`: no difference detected (+1.0 [-2.0, +3.0] points of accuracy).",
+        ),
+        (
+            (0.01, float("nan"), float("nan")),
+            "f1",
+            "`kv` against `no_logs`: no difference detected (+1.0 [+nan, +nan] points of F1).",
+        ),
+    ],
+)
+def test_a_difference_in_a_sentence(row, metric, said):
+    assert difference("kv", dict(zip(("mean", "low", "high"), row, strict=True)), metric) == said
+
+
+def test_findings_and_numbers_are_put_on_record(tmp_path):
+    run = open_run("testbed", tmp_path / "run")
+    shown = conclude(tmp_path / "out", {"em": 0.5, "n": 3}, ["One.", "Two."], run)
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert shown.data == "- One.\n- Two."
+    assert (record["metrics"], record["findings"]) == ({"em": 0.5, "n": 3.0}, ["One.", "Two."])
+    assert record["settings"]["model"] == "testbed"
+
+
+@pytest.mark.parametrize("value", [float("nan"), "high", True, None])
+def test_a_metric_that_no_gate_could_compare_is_refused(tmp_path, value):
+    run = open_run("testbed", tmp_path / "run")
+    with pytest.raises(DataError, match=r"The metric em is .*: metrics.json holds finite numbers only"):
+        conclude(tmp_path / "out", {"em": value}, [], run)
+    assert not (tmp_path / "out").exists()
