@@ -1,4 +1,4 @@
-"""Plotly figures from DataFrames."""
+"""Figures that any experiment can use, and how figures look and survive export."""
 
 from __future__ import annotations
 
