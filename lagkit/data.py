@@ -117,25 +117,9 @@ def stratum_of(shared: Sequence[bool]) -> Stratum:
     return "all" if all(shared) else "final" if shared[-1] else "other"
 
 
-def clusters(questions: Sequence[Question]) -> dict[str, int]:
-    """Question id -> number of its cluster: questions that share a hop, directly or through others, fall into one.
-
-    Numbered from 0 in order of first appearance; a question without hops is a cluster of its own.
-    """
-    parent = list(range(len(questions)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
-    first: dict[str, int] = {}
-    for i, question in enumerate(questions):
-        for hop in question.hops:
-            a, b = root(first.setdefault(hop.id, i)), root(i)
-            parent[max(a, b)] = min(a, b)
-    numbers: dict[int, int] = {}
-    return {question.id: numbers.setdefault(root(i), len(numbers)) for i, question in enumerate(questions)}
+def hops(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
+    """Question id -> ids of its hops: questions that share one are not independent of each other."""
+    return {question.id: tuple(hop.id for hop in question.hops) for question in questions}
 
 
 def _questions(path: Path, layout: Layout, passages: frozenset[str], ids: dict[str, str]) -> tuple[Question, ...]:

@@ -178,16 +178,12 @@ class Experiment:
         ]
 
     def differences(self, results: pd.DataFrame) -> pd.DataFrame:
-        """Paired differences to `no_logs`, resampled over clusters of questions that share sub-questions.
+        """Paired differences to `no_logs`; questions that share a sub-question count as dependent.
 
         The log store is taken as given: two questions that share none with each other, but one each with the same log,
         are not tied together by it.
         """
-        clusters: dict[str, int] = {}
-        for split in self.config.splits:
-            found = data.clusters(self.questions(split))
-            clusters |= {id: number + len(clusters) for id, number in found.items()}
-        return metrics.compare(results, clusters)
+        return metrics.compare(results, data.hops((*self.data.seen, *self.data.unseen)))
 
     def _traces(self, name: str, split: Split) -> dict[str, Trace]:
         journal = "log" if name == "no_logs" and split == "seen" else f"{name}.{split}"

@@ -1,4 +1,4 @@
-"""Scores of single answers, tables over a run, and differences between policies with cluster-bootstrap intervals.
+"""Scores of single answers, tables over a run, and differences between policies with their intervals.
 
 A table of results has one row per policy, split and question: `policy`, `split`, `question_id`, `answer`, the scores
 (`em` and `f1`, or `accuracy` and `accuracy_flexible`), `rounds`, `abstained`, `failed`, `error`, the tokens
@@ -10,18 +10,17 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, fields
 
-import numpy as np
 import pandas as pd
 
 from lagkit.errors import ConfigError, DataError
+from lagkit.intervals import Difference, paired_interval
 from lagkit.types import Question
 
 SCORES = ("em", "f1", "accuracy", "accuracy_flexible")
 COSTS = ("prefilled", "injected", "generated", "seconds")
-_BATCH = 1_000  # bootstrap samples drawn at once: 10 MB for the 1,200 questions of the largest split
 
 
 def normalize(text: str) -> str:
@@ -100,65 +99,14 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([groups.size().rename("n"), means, counts, groups[list(COSTS)].mean()], axis=1)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A mean difference over `n` questions in `clusters` clusters, with its interval (NaN from a single cluster)."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-    clusters: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-
-def paired_bootstrap(
-    a: pd.Series,
-    b: pd.Series,
-    clusters: Mapping[str, int],
-    *,
-    samples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Difference:
-    """The mean of `b - a` over questions, with a percentile interval from resampling whole clusters.
-
-    `a` and `b` are values by question id, in any order; `clusters` is question id -> cluster. Questions that share
-    sub-questions go right or wrong together, so a bootstrap that draws them singly makes intervals too narrow. A sample
-    draws as many clusters as there are, with replacement; its mean weighs each question alike.
-
-    Raises DataError unless both series hold the same ids, each once, without gaps, and `clusters` knows them all.
-    """
-    _check_pairs(a, b, clusters)
-    difference = b.reindex(a.index).to_numpy(float) - a.to_numpy(float)
-    _, member = np.unique([clusters[i] for i in a.index], return_inverse=True)
-    totals, sizes = np.bincount(member, weights=difference), np.bincount(member)
-    low = high = float("nan")
-    if len(sizes) > 1:
-        rng = np.random.default_rng(seed)
-        means = []
-        for start in range(0, samples, _BATCH):
-            draws = rng.integers(len(sizes), size=(min(_BATCH, samples - start), len(sizes)))
-            means.append(totals[draws].sum(axis=1) / sizes[draws].sum(axis=1))
-        low, high = map(float, np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2]))
-    return Difference(float(difference.mean()), low, high, len(a), len(sizes))
-
-
 def compare(
-    results: pd.DataFrame,
-    clusters: Mapping[str, int],
-    baseline: str = "no_logs",
-    *,
-    samples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
+    results: pd.DataFrame, hops: Mapping[str, Collection[str]], baseline: str = "no_logs", *, level: float = 0.95
 ) -> pd.DataFrame:
     """Each policy against the baseline: one row per policy, split and metric (the scores and `rounds`).
 
-    Columns: `mean`, `low`, `high`, `n`, `clusters`, as in `paired_bootstrap`; a failed question scores 0. Raises
-    ConfigError when the results do not hold the baseline, DataError when a policy answered other questions than it.
+    `hops`: question id -> ids of its hops. Columns: `mean`, `low`, `high`, `n`, `effective`, as in `Difference`; a
+    failed question scores 0. Raises ConfigError when the results do not hold the baseline, DataError when a policy
+    answered other questions than it.
     """
     _require(results, ("policy", "split", "question_id", "rounds"))
     rows = {}
@@ -171,8 +119,7 @@ def compare(
         for policy, own in by_policy.items():
             for metric in (*_scores(results), "rounds") if policy != baseline else ():
                 base = by_policy[baseline][metric]
-                found = paired_bootstrap(base, own[metric], clusters, samples=samples, level=level, seed=seed)
-                rows[policy, split, metric] = asdict(found)
+                rows[policy, split, metric] = asdict(paired_interval(base, own[metric], hops, level=level))
     index = pd.MultiIndex.from_tuples(list(rows), names=["policy", "split", "metric"])
     return pd.DataFrame(list(rows.values()), index=index, columns=[f.name for f in fields(Difference)])
 
@@ -190,19 +137,3 @@ def _require(results: pd.DataFrame, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in results]
     if missing or not _scores(results):
         raise DataError(f"results lack the column(s) {', '.join(missing or ['em or accuracy'])}")
-
-
-def _check_pairs(a: pd.Series, b: pd.Series, clusters: Mapping[str, int]) -> None:
-    for values in (a, b):
-        if values.index.has_duplicates:
-            raise DataError(f"question {values.index[values.index.duplicated()][0]!r} has two values: one is needed")
-        if values.isna().any():
-            raise DataError(f"question {values.index[values.isna()][0]!r} has no value: only pairs can be compared")
-    if len(a) == 0:
-        raise DataError("there are no questions to compare")
-    if len(alone := a.index.symmetric_difference(b.index)):
-        raise DataError(
-            f"{len(alone)} question(s) have one value and not two, first {alone[0]!r}: compare the same ones"
-        )
-    if unknown := [i for i in a.index if i not in clusters]:
-        raise DataError(f"{len(unknown)} question(s) are in no cluster, first {unknown[0]!r}: pass clusters of all")

@@ -8,10 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lagkit.data import Dataset, clusters, load, overlap
+from lagkit.data import Dataset, hops, load, overlap
 from lagkit.errors import ConfigError, DataError
 from lagkit.types import Hop, Passage, Question
 
@@ -161,14 +159,13 @@ def test_mmlupro_options_keep_their_order(real):
         assert (q.hops, q.category) == ((), record["category"])
 
 
-def test_clusters_of_real_questions(real):
-    data = real("musique")
-    grouped = clusters(data.unseen)
-    assert (len(grouped), len(set(grouped.values()))) == (48, 36)
-    assert len(set(clusters(real("mmlupro").unseen).values())) == 300  # no hops: each on its own
+def test_hops_of_real_questions(real):
+    shared = Counter(hop for own in hops(real("musique").unseen).values() for hop in own)
+    assert sum(count > 1 for count in shared.values()) == 10
+    assert set(hops(real("mmlupro").unseen).values()) == {()}
 
 
-# Splits, samples, strata and clusters
+# Splits, samples, strata and hops
 
 
 def test_split_and_sample_are_seeded_nested_and_in_file_order(sample):
@@ -194,20 +191,8 @@ def test_overlap_strata():
     assert {hops: overlap(seen, question("q", *hops)) for hops in expected} == expected
 
 
-def test_clusters_chain_through_shared_hops():
-    questions = [question("p", "a"), question("q", "b"), question("r"), question("s", "a", "b"), question("t", "c")]
-    assert clusters(questions) == {"p": 0, "q": 0, "r": 1, "s": 0, "t": 2}
-
-
-@given(st.lists(st.sets(st.integers(0, 12), max_size=3), max_size=12))
-def test_clusters_are_the_finest_grouping_that_keeps_shared_hops_together(hops):
-    questions = [question(str(i), *map(str, sorted(ids))) for i, ids in enumerate(hops)]
-    reached = [{i} | {j for j, other in enumerate(hops) if own & other} for i, own in enumerate(hops)]
-    for _ in hops:  # transitive closure
-        reached = [set().union(*(reached[j] for j in group)) for group in reached]
-    grouped = clusters(questions)
-    for i in range(len(hops)):
-        assert {j for j in range(len(hops)) if grouped[str(j)] == grouped[str(i)]} == reached[i]
+def test_hops_are_named_by_question():
+    assert hops([question("p", "a", "b"), question("q")]) == {"p": ("a", "b"), "q": ()}
 
 
 # Folders that are wrong in one place

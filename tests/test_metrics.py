@@ -16,7 +16,6 @@ from lagkit.metrics import (
     f1,
     is_right,
     normalize,
-    paired_bootstrap,
     score,
     summarize,
 )
@@ -181,104 +180,26 @@ def test_summary_names_the_missing_column():
         summarize(results().drop(columns=["em", "f1"]))
 
 
+APART = {"x": ("a", "b"), "y": ("c",)}
+
+
 def test_compare_pairs_by_question_and_not_by_row():
-    table = compare(results(), {"x": 0, "y": 1}, samples=200)
+    table = compare(results(), APART)
     assert list(table.index) == [("kv", "unseen", "em"), ("kv", "unseen", "f1"), ("kv", "unseen", "rounds")]
     em, rounds = table.loc[("kv", "unseen", "em")], table.loc[("kv", "unseen", "rounds")]
     # x: 0 - 1 = -1, y: 1 - 0 = +1; rounds x: 3 - 2 = +1, y: 1 - 8 = -7
-    assert (em["mean"], em["low"], em["high"], em["n"], em["clusters"]) == (0.0, -1.0, 1.0, 2, 2)
-    assert (rounds["mean"], rounds["low"], rounds["high"]) == (-3.0, -7.0, 1.0)
+    assert (em["mean"], em["n"], em["effective"], rounds["mean"]) == (0.0, 2, 2, -3.0)
+    # Two values at a distance of 2 and of 8: Student's quantile for one degree of freedom times half the distance.
+    assert (em["high"], rounds["low"]) == pytest.approx((12.706, -3 - 4 * 12.706), abs=1e-2)
 
 
 def test_compare_of_the_baseline_alone_is_an_empty_table():
-    table = compare(results().head(2), {"x": 0, "y": 1})
-    assert (len(table), list(table.columns)) == (0, ["mean", "low", "high", "n", "clusters"])
+    table = compare(results().head(2), APART)
+    assert (len(table), list(table.columns)) == (0, ["mean", "low", "high", "n", "effective"])
 
 
 def test_compare_without_its_baseline_or_with_other_questions_is_refused():
     with pytest.raises(ConfigError, match="no results of the baseline 'text_last_round' on unseen questions"):
-        compare(results(), {"x": 0, "y": 1}, baseline="text_last_round")
+        compare(results(), APART, baseline="text_last_round")
     with pytest.raises(DataError, match=r"1 question\(s\) have one value and not two, first 'x'"):
-        compare(results().head(3), {"x": 0, "y": 1})
-
-
-def test_a_constant_difference_has_no_width():
-    ids = [f"q{i}" for i in range(40)]
-    a = pd.Series(np.arange(40.0), index=ids)
-    found = paired_bootstrap(a, (a + 0.25).sample(frac=1, random_state=1), {q: i // 3 for i, q in enumerate(ids)})
-    assert (found.mean, found.low, found.high, found.n, found.clusters) == (0.25, 0.25, 0.25, 40, 14)
-    assert str(found) == "+0.250 [+0.250, +0.250]"
-
-
-def simulate(rng: np.random.Generator, clusters: int, effect: float) -> tuple[pd.Series, pd.Series, dict[str, int]]:
-    """Clusters of 1 to 4 questions whose differences share most of their noise."""
-    member = np.repeat(np.arange(clusters), rng.integers(1, 5, clusters))
-    ids = [f"q{i}" for i in range(len(member))]
-    noise = rng.normal(size=clusters)[member] + 0.3 * rng.normal(size=len(member))
-    a = pd.Series(rng.normal(size=len(member)), index=ids)
-    return a, a + effect + noise, dict(zip(ids, member.tolist(), strict=True))
-
-
-def test_intervals_cover_the_true_difference_as_often_as_they_say():
-    rng = np.random.default_rng(7)
-    covered = {"clusters": 0, "singly": 0}
-    for _ in range(300):
-        a, b, clusters = simulate(rng, 50, effect=0.4)
-        for how, grouping in (("clusters", clusters), ("singly", {q: i for i, q in enumerate(a.index)})):
-            found = paired_bootstrap(a, b, grouping, samples=1_000)
-            covered[how] += found.low <= 0.4 <= found.high
-    assert 0.91 <= covered["clusters"] / 300 <= 0.98  # 0.95 with a standard error of 0.013, less a little
-    assert covered["singly"] / 300 < 0.86  # questions drawn singly: too narrow
-
-
-def test_clusters_widen_the_interval_when_they_agree_and_leave_it_when_they_do_not():
-    rng = np.random.default_rng(3)
-    ids = [f"q{i}" for i in range(600)]
-    zero = pd.Series(0.0, index=ids)
-    fours, singles = {q: i // 4 for i, q in enumerate(ids)}, {q: i for i, q in enumerate(ids)}
-    alike = pd.Series(np.repeat(rng.normal(size=150), 4), index=ids)
-    apart = pd.Series(rng.normal(size=600), index=ids)
-
-    def width(values: pd.Series, clusters: dict[str, int]) -> float:
-        found = paired_bootstrap(zero, values, clusters, samples=4_000)
-        return found.high - found.low
-
-    assert width(alike, fours) / width(alike, singles) == pytest.approx(2.0, rel=0.1)  # the square root of four
-    assert width(apart, fours) / width(apart, singles) == pytest.approx(1.0, rel=0.15)
-    # 2 x 1.96 standard errors of a mean of 600 normal values
-    assert width(apart, singles) == pytest.approx(2 * 1.96 * apart.std() / np.sqrt(600), rel=0.06)
-
-
-def test_the_interval_follows_its_seed_and_level():
-    a, b, clusters = simulate(np.random.default_rng(0), 30, effect=0.0)
-    first = paired_bootstrap(a, b, clusters, samples=2_500, seed=5)
-    assert paired_bootstrap(a, b, clusters, samples=2_500, seed=5) == first
-    assert paired_bootstrap(a, b, clusters, samples=2_500, seed=6).low != first.low
-    narrow = paired_bootstrap(a, b, clusters, samples=2_500, seed=5, level=0.5)
-    assert first.low < narrow.low < narrow.mean < narrow.high < first.high
-
-
-def test_one_cluster_gives_a_mean_but_no_interval():
-    found = paired_bootstrap(pd.Series({"x": 0.0, "y": 0.0}), pd.Series({"x": 1.0, "y": 0.0}), {"x": 0, "y": 0})
-    assert (found.mean, found.n, found.clusters) == (0.5, 2, 1)
-    assert np.isnan([found.low, found.high]).all()
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "clusters", "message"),
-    [
-        ({"x": 1, "y": 0}, {"x": 1, "z": 0}, {"x": 0, "y": 0, "z": 0}, r"2 question\(s\) have one value .* 'y'"),
-        ({"x": 1, "y": 0}, {"x": 1, "y": np.nan}, {"x": 0, "y": 1}, "question 'y' has no value"),
-        ({"x": 1, "y": 0}, {"x": 1, "y": 1}, {"x": 0}, r"1 question\(s\) are in no cluster, first 'y'"),
-        ({}, {}, {}, "no questions to compare"),
-    ],
-)
-def test_misaligned_pairs_are_refused(a, b, clusters, message):
-    with pytest.raises(DataError, match=message):
-        paired_bootstrap(pd.Series(a, dtype=float), pd.Series(b, dtype=float), clusters)
-
-
-def test_a_question_with_two_values_is_refused():
-    twice = pd.Series([1.0, 0.0], index=["x", "x"])
-    with pytest.raises(DataError, match="question 'x' has two values"):
-        paired_bootstrap(twice, twice, {"x": 0})
+        compare(results().head(3), APART)

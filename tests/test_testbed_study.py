@@ -38,13 +38,16 @@ def test_each_world_has_all_its_rows(study):
         assert not table["failed"].any()
     assert study.given_all.groupby("world").size().tolist() == [16, 16]
     assert study.logs.groupby("world").size().tolist() == [12, 12]
-    assert set(study.variants["question_id"]) == set(study.changed["question_id"]) == set(study.clusters)
+    assert set(study.variants["question_id"]) == set(study.changed["question_id"]) == set(study.hops)
 
 
-def test_questions_of_two_worlds_never_share_a_cluster(study):
-    numbers = pd.Series(study.clusters)
-    world = numbers.index.str.split(":").str[0]
-    assert not set(numbers[world == "7"]) & set(numbers[world == "8"])
+def test_questions_of_two_worlds_never_share_a_hop(study):
+    first, second = (
+        {hop for id, own in study.hops.items() if id.startswith(world) for hop in own} for world in ("7:", "8:")
+    )
+    assert first
+    assert second
+    assert not first & second
 
 
 def test_a_changed_world_asks_the_same_and_answers_some_otherwise(study):

@@ -75,7 +75,7 @@ def _variants(study: Study) -> str:
     """All variants over all worlds, each against no logs."""
     results = study.variants
     means = metrics.summarize(results).droplevel("split")
-    differences = metrics.compare(results, study.clusters).droplevel("split")
+    differences = metrics.compare(results, study.hops).droplevel("split")
     base = means.loc["no_logs"]
     rows = []
     for policy, row in means.iterrows():
@@ -89,8 +89,8 @@ def _variants(study: Study) -> str:
     count = f"{results['world'].nunique()} worlds, {means['n'].iloc[0]} unseen questions"
     return (
         f"## All variants ({count})\n\n"
-        "EM in percent, differences in points with 95% intervals, paired by question and resampled over clusters of "
-        "questions that share a hop. Tokens are means per question.\n\n"
+        "EM in percent, differences in points with 95% intervals, paired by question, in which questions that share a "
+        "hop count as dependent. Tokens are means per question.\n\n"
         + table([*names, "prefilled", "injected", "generated"], rows)
     )
 
@@ -145,7 +145,7 @@ def _against(parts: Mapping[str, tuple[pd.DataFrame, str]], study: Study, baseli
     """A table of differences to the baseline: a row per variant, a column per part of the results and its metric."""
     columns = {}
     for name, (part, metric) in parts.items():
-        found = metrics.compare(part, study.clusters, baseline).droplevel("split")
+        found = metrics.compare(part, study.hops, baseline).droplevel("split")
         columns[name] = {
             policy: interval(found.loc[(policy, metric)], metric) for policy in found.index.unique("policy")
         }

@@ -28,7 +28,7 @@ class Study:
     variants: as `Experiment.run` gives them, with `world`, `hops` and `overlap`. changed: the same questions under
     `MISLED` after facts were changed, with the logs of the world as it was; `other` is True where the right answer is
     another one now. given_all, given_none: as in `quality`. logs: a row per log, whether it was `right` and its rounds.
-    clusters: question id -> cluster of questions of its world that share a hop.
+    hops: question id -> ids of its hops, of its world.
     """
 
     variants: pd.DataFrame
@@ -36,7 +36,7 @@ class Study:
     given_all: pd.DataFrame
     given_none: pd.DataFrame
     logs: pd.DataFrame
-    clusters: dict[str, int]
+    hops: dict[str, tuple[str, ...]]
 
 
 def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicted: float) -> Study:
@@ -60,14 +60,13 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
         settings |= {"out": folder / "run-changed", "policies": MISLED, "world": after.model_dump(mode="json")}
         parts.append(_measure(experiment, config.model_copy(update=settings), seed))
     tables = [pd.concat(tables, ignore_index=True) for tables in zip(*(part[0] for part in parts), strict=True)]
-    clusters: dict[str, int] = {}
-    for _, found in parts:
-        clusters |= {id: number + len(clusters) for id, number in found.items()}
-    return Study(*tables, clusters)
+    return Study(*tables, {id: own for _, found in parts for id, own in found.items()})
 
 
-def _measure(experiment: Experiment, changed: RunConfig, seed: int) -> tuple[list[pd.DataFrame], dict[str, int]]:
-    """The tables of one world, in the order of `Study`, and its clusters."""
+def _measure(
+    experiment: Experiment, changed: RunConfig, seed: int
+) -> tuple[list[pd.DataFrame], dict[str, tuple[str, ...]]]:
+    """The tables of one world, in the order of `Study`, and its hops."""
     variants, world, lm = experiment.run(), experiment.data, experiment.lm
     misled = _misled(experiment, changed)
     logs = [{"question_id": t.question_id, "right": t.correct, "rounds": len(t.rounds)} for t in experiment.logs()]
@@ -82,7 +81,7 @@ def _measure(experiment: Experiment, changed: RunConfig, seed: int) -> tuple[lis
         pd.DataFrame(logs),
     ]
     named = [table.assign(world=seed, question_id=[f"{seed}:{id}" for id in table["question_id"]]) for table in tables]
-    return named, {f"{seed}:{id}": number for id, number in data.clusters(world.unseen).items()}
+    return named, {f"{seed}:{id}": tuple(f"{seed}:{hop}" for hop in own) for id, own in data.hops(world.unseen).items()}
 
 
 def _misled(experiment: Experiment, config: RunConfig) -> pd.DataFrame:

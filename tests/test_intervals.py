@@ -1,0 +1,141 @@
+"""Intervals of paired differences: they cover what they say they cover, also where questions share hops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lagkit.errors import DataError
+from lagkit.intervals import paired_interval
+
+Simulated = tuple[pd.Series, pd.Series, dict[str, tuple[str, ...]]]
+
+
+def singly(ids: pd.Index) -> dict[str, tuple[str, ...]]:
+    """Hops of questions that share none."""
+    return {id: (id,) for id in ids}
+
+
+def width(values: pd.Series, hops: dict[str, tuple[str, ...]]) -> float:
+    found = paired_interval(values * 0, values, hops)
+    return found.high - found.low
+
+
+def clustered(rng: np.random.Generator, effect: float) -> Simulated:
+    """50 clusters of 1 to 4 questions whose differences share most of their noise."""
+    member = np.repeat(np.arange(50), rng.integers(1, 5, 50))
+    noise = rng.normal(size=50)[member] + 0.3 * rng.normal(size=len(member))
+    return pairs(rng, effect + noise, [(str(own),) for own in member])
+
+
+def chained(rng: np.random.Generator, effect: float) -> Simulated:
+    """300 questions of 1 to 4 hops out of 250, which hang together as those of a test world do; hops make the noise."""
+    hops = [tuple(rng.choice(250, size=rng.integers(1, 5), replace=False)) for _ in range(300)]
+    of_hop = rng.normal(size=250)
+    noise = np.array([of_hop[list(own)].mean() for own in hops]) + 0.3 * rng.normal(size=300)
+    return pairs(rng, effect + noise, [tuple(map(str, own)) for own in hops])
+
+
+def pairs(rng: np.random.Generator, difference: np.ndarray, hops: list[tuple[str, ...]]) -> Simulated:
+    ids = [f"q{i}" for i in range(len(difference))]
+    a = pd.Series(rng.normal(size=len(ids)), index=ids)
+    return a, a + difference, dict(zip(ids, hops, strict=True))
+
+
+@pytest.mark.parametrize(("simulate", "too_narrow"), [(clustered, 0.86), (chained, 0.88)])
+def test_intervals_cover_the_true_difference_as_often_as_they_say(simulate, too_narrow):
+    rng = np.random.default_rng(7)
+    covered = {"sharing": 0, "singly": 0}
+    for _ in range(400):
+        a, b, hops = simulate(rng, effect=0.4)
+        for how, grouping in (("sharing", hops), ("singly", singly(a.index))):
+            found = paired_interval(a, b, grouping)
+            covered[how] += found.low <= 0.4 <= found.high
+    assert 0.92 <= covered["sharing"] / 400 <= 0.98  # 0.95 with a standard error of 0.011
+    assert covered["singly"] / 400 < too_narrow
+
+
+def test_hops_widen_the_interval_when_they_agree_and_leave_it_when_they_do_not():
+    rng = np.random.default_rng(3)
+    ids = [f"q{i}" for i in range(600)]
+    fours = {q: (str(i // 4),) for i, q in enumerate(ids)}
+    alike = pd.Series(np.repeat(rng.normal(size=150), 4), index=ids)
+    apart = pd.Series(rng.normal(size=600), index=ids)
+    assert width(alike, fours) / width(alike, singly(alike.index)) == pytest.approx(2.0, rel=0.05)  # the root of four
+    assert width(apart, fours) / width(apart, singly(apart.index)) == pytest.approx(1.0, rel=0.15)
+
+
+def test_independent_questions_get_the_textbook_interval():
+    values = pd.Series([0.0, 1.0, 0.0, -1.0, 1.0], index=list("abcde"))
+    found = paired_interval(values * 0, values, singly(values.index))
+    half = 2.7764 * values.std() / np.sqrt(5)  # Student's 97.5% quantile for 4 degrees of freedom
+    assert (found.low, found.high) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-4)
+    assert found.effective == found.n == 5
+
+
+def test_disjoint_clusters_get_the_cluster_robust_interval():
+    values = pd.Series([1.0, 1.0, 0.0, 1.0, 0.0, -1.0], index=list("abcdef"))
+    found = paired_interval(values * 0, values, {q: (str(i // 2),) for i, q in enumerate(values.index)})
+    off = (values - values.mean()).to_numpy().reshape(3, 2).sum(axis=1)
+    half = 4.3027 * np.sqrt((off**2).sum() * 3 / 2) / 6  # 2 degrees of freedom
+    assert found.high - found.mean == pytest.approx(half, abs=1e-4)
+    assert found.effective == 3
+
+
+@given(st.lists(st.sets(st.integers(0, 6), max_size=4), min_size=2, max_size=12), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_an_interval_is_never_narrower_than_that_of_independent_questions(hops, seed):
+    values = pd.Series(np.random.default_rng(seed).integers(-1, 2, len(hops)).astype(float))
+    values.index = values.index.astype(str)
+    own = {str(i): tuple(map(str, sorted(hop))) for i, hop in enumerate(hops)}
+    found = paired_interval(values * 0, values, own)
+    if np.isnan(found.low):  # all of them share hops with all
+        assert found.effective == 1
+    else:
+        assert found.high - found.low >= width(values, singly(values.index)) - 1e-9
+    assert 1 <= found.effective <= found.n
+
+
+def test_a_constant_difference_has_no_width():
+    ids = [f"q{i}" for i in range(40)]
+    a = pd.Series(np.arange(40.0), index=ids)
+    found = paired_interval(
+        a, (a + 0.25).sample(frac=1, random_state=1), {q: (str(i // 4),) for i, q in enumerate(ids)}
+    )
+    assert (found.mean, found.low, found.high, found.n, found.effective) == (0.25, 0.25, 0.25, 40, 10)
+    assert str(found) == "+0.250 [+0.250, +0.250]"
+
+
+def test_the_interval_follows_its_level():
+    a, b, hops = clustered(np.random.default_rng(0), effect=0.0)
+    wide, narrow = paired_interval(a, b, hops), paired_interval(a, b, hops, level=0.5)
+    assert wide.low < narrow.low < narrow.mean == wide.mean < narrow.high < wide.high
+
+
+def test_questions_that_all_share_a_hop_give_a_mean_but_no_interval():
+    found = paired_interval(pd.Series({"x": 0.0, "y": 0.0}), pd.Series({"x": 1.0, "y": 0.0}), {"x": "h", "y": "h"})
+    assert (found.mean, found.n, found.effective) == (0.5, 2, 1)
+    assert np.isnan([found.low, found.high]).all()
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "hops", "message"),
+    [
+        ({"x": 1, "y": 0}, {"x": 1, "z": 0}, {"x": (), "y": (), "z": ()}, r"2 question\(s\) have one value .* 'y'"),
+        ({"x": 1, "y": 0}, {"x": 1, "y": np.nan}, {"x": (), "y": ()}, "question 'y' has no value"),
+        ({"x": 1, "y": 0}, {"x": 1, "y": 1}, {"x": ()}, r"the hops of 1 question\(s\) are not given, first 'y'"),
+        ({}, {}, {}, "no questions to compare"),
+    ],
+)
+def test_misaligned_pairs_are_refused(a, b, hops, message):
+    with pytest.raises(DataError, match=message):
+        paired_interval(pd.Series(a, dtype=float), pd.Series(b, dtype=float), hops)
+
+
+def test_a_question_with_two_values_is_refused():
+    twice = pd.Series([1.0, 0.0], index=["x", "x"])
+    with pytest.raises(DataError, match="question 'x' has two values"):
+        paired_interval(twice, twice, {"x": ()})
