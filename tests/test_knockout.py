@@ -183,3 +183,14 @@ def test_unseen_questions_meet_their_nearest_log(run):
         assert [case.log.id for case in met] == [found[0].id for found in store.search(vectors, k=1)]
     assert all(case.stranger.question_id != case.log.question_id for case in met)
     assert all(case.question.text in case.user_turn for case in met)
+
+
+def test_policies_are_compared_on_the_same_questions(run):
+    met = cases.revisit(run, 2)
+    answers = knockout.reuse(run, met, ["kv_last_round", "kv_block", "kv_last_action"])
+    assert answers["condition"].tolist() == ["intact", "kv_block", "kv_last_action"] * 2
+    gold = answers.pivot(index="condition", columns="question_id", values="gold")
+    _, cut = knockout.knock_out(run, met, POLICY)
+    intact = cut[cut["condition"] == "intact"].set_index("question_id")["gold"]
+    assert gold.loc["intact"].to_dict() == pytest.approx(intact.to_dict(), abs=1e-4)
+    assert gold.loc["kv_last_action"].to_dict() != pytest.approx(intact.to_dict(), abs=1e-3)

@@ -23,7 +23,7 @@ from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
 from lagkit.kv import KVBlock
 from lagkit.model import Context
-from lagkit.policy import Policy
+from lagkit.policy import Policy, get_policy
 from lagkit.progress import progress
 from lagkit.types import Trace
 
@@ -81,19 +81,41 @@ def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[p
     tokens where the log's last response first names it, and `right`, whether the first round answers rightly.
     """
     augmenter = Augmenter(run.lm, run.prompt, policy)
-    moved, conditions, contexts = [], [], []
+    moved, read = [], []
     for case in progress(cases, "Encoding with attention cut"):
         blocks = versions(augmenter.encoder, case.log, policy)
         for name, block in blocks.items():
             if name != INTACT:
                 moved.append(change(blocks[INTACT], block).assign(question_id=case.question.id, condition=name))
         shown = {name: (block,) for name, block in blocks.items()} | {NO_LOG: ()}
-        read = {name: augmenter.around(case.question, case.user_turn, block) for name, block in shown.items()}
-        gold = _gold(run, case, read)
-        conditions += [{"question_id": case.question.id, "condition": name, "gold": gold[name]} for name in read]
-        contexts += [(case, context) for context in read.values()]
-    answers = pd.DataFrame(conditions).assign(right=_right(run, contexts))
-    return pd.concat(moved, ignore_index=True) if moved else pd.DataFrame(), answers
+        read.append({name: augmenter.around(case.question, case.user_turn, block) for name, block in shown.items()})
+    return pd.concat(moved, ignore_index=True) if moved else pd.DataFrame(), _score(run, cases, read)
+
+
+def reuse(run: Experiment, cases: Sequence[Case], policies: Sequence[str]) -> pd.DataFrame:
+    """The second table of `knock_out`, with KV policies, by name, as conditions; the first is called `intact`."""
+    named = zip([INTACT, *policies[1:]], map(get_policy, policies), strict=True)
+    augmenters = {name: Augmenter(run.lm, run.prompt, policy) for name, policy in named}
+
+    def context(case: Case, augmenter: Augmenter) -> Context:
+        block = augmenter.encoder.encode(case.log, augmenter.policy)
+        return augmenter.around(case.question, case.user_turn, (block,))
+
+    read = [
+        {name: context(case, augmenter) for name, augmenter in augmenters.items()}
+        for case in progress(cases, "Encoding as other policies do")
+    ]
+    return _score(run, cases, read)
+
+
+def _score(run: Experiment, cases: Sequence[Case], read: Sequence[dict[str, Context]]) -> pd.DataFrame:
+    """One row per case and condition (its context by name): `question_id`, `condition`, `gold`, `right`."""
+    rows = []
+    for case, contexts in progress(list(zip(cases, read, strict=True)), "Scoring answers"):
+        gold = _gold(run, case, contexts)
+        rows += [{"question_id": case.question.id, "condition": name, "gold": gold[name]} for name in contexts]
+    asked = [(case, context) for case, contexts in zip(cases, read, strict=True) for context in contexts.values()]
+    return pd.DataFrame(rows).assign(right=_right(run, asked))
 
 
 def _cut(reading: Reading, rounds: Collection[int]) -> Tensor:
