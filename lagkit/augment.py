@@ -38,13 +38,18 @@ class Augmenter:
 
         Logs inside the user turn are part of `user_turn` already (see `notes`).
         """
+        return self.around(question, user_turn, *self._shown(logs))
+
+    def around(
+        self, question: Question, user_turn: str, blocks: Sequence[KVBlock], words: Sequence[int] = ()
+    ) -> Context:
+        """The context of a round with these blocks, or token ids, where the policy puts what it keeps of logs."""
         turn = [{"role": "user", "content": user_turn}]
         head, tail = split_chat(self.lm, self.prompt.head(), turn)
         head_ids = self.lm.tokenize(head)
         tail_ids = self.lm.tokenize(tail + self.prompt.open_turn(question))
-        blocks, words = self._shown(logs)
         if self.policy and self.policy.place == "front" and (blocks or words):
-            return Context((*words, *head_ids, *tail_ids), blocks)
+            return Context((*words, *head_ids, *tail_ids), tuple(blocks))
         shared = (self.lm.head_block(head_ids),) if head_ids else ()
         return Context((*words, *tail_ids), (*shared, *blocks))
 

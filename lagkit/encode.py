@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lagkit.actions import last_action_span
@@ -29,12 +30,17 @@ def kept_text(trace: Trace, keep: Keep) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is prefilled of a log behind the head: its text, the tokens' ids and character spans, and which are kept."""
+    """What a model reads of a log. Slots are tokens of `context`, counted from the first injected one.
 
+    text, spans: the words that are prefilled, and in them the characters `[start, stop)` of each of the context's ids.
+    kept: slots of what is stored. rounds: slots of each response that is read, oldest first.
+    """
+
+    context: Context
     text: str
-    ids: tuple[int, ...]
     spans: tuple[Span, ...]
     kept: tuple[int, ...]
+    rounds: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -62,43 +68,48 @@ class Encoder:
 
         A trace without responses gives a block of no tokens. Raises ContextTooLong.
         """
-        reading = self.read(trace, policy)
-        kept = reading.kept
-        reads_head = policy.place == "prefix" or policy.encode == "conversation"
-        head = (self.head_block(),) if reads_head else ()
-        context = Context(reading.ids, head)
-        if not kept:
+        return self.prefill(self.read(trace, policy))
+
+    def prefill(self, reading: Reading) -> KVBlock:
+        """The KV of what is kept of a reading. Raises ContextTooLong."""
+        if not reading.kept:
             return self.head_block().slice(0, 0)
-        first, last = kept[0], kept[-1]
-        block = self.lm.encode(context, context.injected + first, context.injected + last + 1)
-        return block.take([i - first for i in kept])
+        first, last = reading.kept[0], reading.kept[-1]
+        return self.lm.encode(reading.context, first, last + 1).take([slot - first for slot in reading.kept])
 
     def read(self, trace: Trace, policy: Policy) -> Reading:
         """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is."""
-        text, spans = self._text(trace, policy)
+        text, kept, rounds = self._text(trace, policy)
         encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        reads_head = policy.place == "prefix" or policy.encode == "conversation"
+        context = Context(tuple(encoded["input_ids"]), (self.head_block(),) if reads_head else ())
         tokens = tuple((start, stop) for start, stop in encoded["offset_mapping"])
-        kept = (i for i, (start, stop) in enumerate(tokens) if any(start < b and stop > a for a, b in spans))
-        return Reading(text, tuple(encoded["input_ids"]), tokens, tuple(kept))
+
+        def slots(spans: Sequence[Span]) -> tuple[int, ...]:
+            held = (i for i, (start, stop) in enumerate(tokens) if any(start < b and stop > a for a, b in spans))
+            return tuple(context.injected + i for i in held)
+
+        return Reading(context, text, tokens, slots(kept), tuple(slots([span]) for span in rounds))
 
     def _head(self) -> str:
         return split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])[0]
 
-    def _text(self, trace: Trace, policy: Policy) -> tuple[str, list[Span]]:
-        """What is prefilled after the head (if any), and the character spans of it that are kept."""
+    def _text(self, trace: Trace, policy: Policy) -> tuple[str, list[Span], list[Span]]:
+        """What is prefilled after the head (if any), and the character spans of it: what is kept, and each response."""
         responses = _responses(trace)
         kept = _kept(responses, policy.keep)
         if policy.encode == "kept":
-            text = kept_text(trace, policy.keep)
-            return text, [(0, len(text))]
+            pieces = [responses[i][start:stop] for i, (start, stop) in kept]
+            text = SEPARATOR.join(pieces)
+            return text, [(0, len(text))], _laid_out(pieces)
         if policy.encode == "conversation":
             text, starts = self._conversation(trace)
-            return text, [(starts[i] + a, starts[i] + b) for i, (a, b) in kept]
-        text = SEPARATOR.join(responses)
-        starts = [len(SEPARATOR.join([*responses[:i], ""])) for i in range(len(responses))]
-        spans = [(starts[i] + a, starts[i] + b) for i, (a, b) in kept]
+            rounds = [(start, start + len(said)) for start, said in zip(starts, responses, strict=True)]
+            return text, [(starts[i] + a, starts[i] + b) for i, (a, b) in kept], rounds
+        rounds = _laid_out(responses)
+        spans = [(rounds[i][0] + a, rounds[i][0] + b) for i, (a, b) in kept]
         # Kept rounds are neighbours here: what separates them is kept too, as it is in their text.
-        return text, [(spans[0][0], spans[-1][1])] if spans else []
+        return SEPARATOR.join(responses), [(spans[0][0], spans[-1][1])] if spans else [], rounds
 
     def _conversation(self, trace: Trace) -> tuple[str, list[int]]:
         """All rounds as a chat, without the head, and where in it each response starts."""
@@ -125,6 +136,12 @@ class Encoder:
                     f"The chat template of {self.lm.name} rewrites earlier responses, so a conversation cannot be cut "
                     "by offsets: use encode=responses."
                 )
+
+
+def _laid_out(pieces: list[str]) -> list[Span]:
+    """Where each piece stands in all of them joined."""
+    starts = [len(SEPARATOR.join([*pieces[:i], ""])) for i in range(len(pieces))]
+    return [(start, start + len(piece)) for start, piece in zip(starts, pieces, strict=True)]
 
 
 def _responses(trace: Trace) -> list[str]:

@@ -118,10 +118,10 @@ def test_marked_tokens_are_those_that_the_encoder_keeps(lm, name):
     encoder, trace = Encoder(lm, PROMPT), TRACES[1]
     block = encoder.encode(trace, POLICIES[name])
     reading = encoder.read(trace, POLICIES[name])
-    assert [reading.ids[i] for i in reading.kept] == block.ids.tolist()
+    assert [reading.context.ids[slot - reading.context.injected] for slot in reading.kept] == block.ids.tolist()
     page = kept_html(trace, name, encoder)
     assert page.count("<mark") == len(block)
-    assert f"keeps {len(block)} of the {len(reading.ids)} tokens" in page
+    assert f"keeps {len(block)} of the {len(reading.context.ids)} tokens" in page
     assert f"{block.nbytes / 1024:,.0f} KiB" in page
 
 

@@ -48,9 +48,9 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
     else:
         reading, head = encoder.read(trace, policy), encoder.head_block()
         told, kept = reading.text, set(reading.kept)
-        marked = [span for i, span in enumerate(reading.spans) if i in kept]
+        marked = [span for slot, span in enumerate(reading.spans, reading.context.injected) if slot in kept]
         size = f", {len(kept) * head.nbytes / len(head) / 1024:,.0f} KiB of KV" if len(head) else ""
-        how = f"keeps {len(kept)} of the {len(reading.ids)} tokens that it reads{size}"
+        how = f"keeps {len(kept)} of the {len(reading.context.ids)} tokens that it reads{size}"
     body = f"<div style='{_TEXT};{_BOX}'>{_highlighted(told, marked) or 'The log has no response.'}</div>"
     return f"<div><b><code>{escape(policy_name)}</code></b> <span style='{_GREY}'>{how}</span>{body}</div>"
 
