@@ -86,6 +86,18 @@ def test_variants_are_compared(run, tmp_path):
     assert any(re.match(r"Of 12 unseen questions, `kv_last_round` turned \d+ wrong", f) for f in record["findings"])
 
 
+def test_one_run_gives_all_budgets(tmp_path):
+    shown, record = execute(
+        "04_round_budget", tmp_path, run=str(tmp_path / "run"), policies="text_last_round", max_rounds=3, **FEW
+    )
+    measured = record["metrics"]
+    scores = [measured[f"em.no_logs.round_{limit}"] for limit in (1, 2, 3)]
+    assert scores == sorted(scores)
+    assert {f"em_diff.text_last_round.round_{limit}" for limit in (1, 2, 3)} < set(measured)
+    assert measured["rounds_to_ceiling.no_logs"] in (1, 2, 3)
+    assert len(figures(shown)) == 2
+
+
 @pytest.mark.slow
 def test_variants_are_compared_on_multiple_choice(choice, tmp_path):
     _, record = execute("02_compare_variants", tmp_path / "out", policies="kv_last_round", seen_questions=3, **choice)
