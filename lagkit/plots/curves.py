@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from lagkit.plots.basic import COLOURS, _laid_out
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
+_APART = 1.25  # the factor between marks of one size
+_SHAPES = {"last_action": "triangle-up", "last_round": "circle", "last_two_rounds": "square", "all_rounds": "diamond"}
 
 
 def by_rounds(
@@ -44,9 +47,40 @@ def by_rounds(
     return _below(_laid_out(figure, title, height=460))
 
 
-def _bars(table: pd.DataFrame) -> dict[str, object]:
-    """Intervals around the means, in points."""
-    up, down = 100 * (table["high"] - table["mean"]), 100 * (table["mean"] - table["low"])
+def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.Figure:
+    """A mark for each policy over the bytes of its logs (log axis), a panel for each of `measures` (metric -> title).
+
+    table: as `storage.outcomes` gives. Colour says how a log was encoded, the mark's shape what is kept of it; bars are
+    intervals of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
+    """
+    figure = make_subplots(1, len(measures), horizontal_spacing=0.08, subplot_titles=[*measures.values()])
+    encodes = list(dict.fromkeys(table["encode"]))
+    for column, metric in enumerate(measures, 1):
+        part, scale = table[table["metric"] == metric], 1 if metric == "rounds" else 100
+        for row in part.itertuples(index=False):
+            place = encodes.index(row.encode)
+            figure.add_scatter(
+                x=[row.bytes * _APART ** (place - (len(encodes) - 1) / 2)],
+                y=[scale * row.mean],
+                error_y=_bars(pd.DataFrame([row]), scale),
+                mode="markers",
+                marker={"color": COLOURS[place], "symbol": _SHAPES[row.keep], "size": 11},
+                name=row.policy,
+                legendgroup=row.policy,
+                showlegend=column == 1,
+                hovertemplate=f"{row.policy}: {row.bytes:,.0f} bytes, %{{y:.2f}}<extra></extra>",
+                row=1,
+                col=column,
+            )
+        line = {"color": "#888", "width": 1, "dash": "dash"}
+        figure.add_hline(y=scale * part["base"].iloc[0], line=line, row=1, col=column)
+    figure.update_xaxes(type="log", title_text="bytes per log", exponentformat="power", dtick=1)
+    return _below(_laid_out(figure, title, height=500))
+
+
+def _bars(table: pd.DataFrame, scale: int = 100) -> dict[str, object]:
+    """Intervals around the means, in points unless `scale` says otherwise."""
+    up, down = scale * (table["high"] - table["mean"]), scale * (table["mean"] - table["low"])
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
 
 
