@@ -93,6 +93,16 @@ class Agent:
             active = [run for run in active if id(run) not in ended]
             yield from ended.values()
 
+    def follow(self, question: Question) -> Iterator[Trace]:
+        """Yield one question's trace after each of its rounds; the last is what `run` gives.
+
+        A round begins when the next trace is asked for: who stops asking stops the work.
+        """
+        run = _Run(question, question.text)
+        while not (ended := self._step([run])):
+            yield self._trace(run)
+        yield from ended.values()
+
     def _step(self, active: list[_Run]) -> dict[int, Trace]:
         """One round of every active question; the traces of those that end with it, by the run's identity."""
         ended: dict[int, Trace] = {}

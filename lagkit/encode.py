@@ -28,6 +28,16 @@ def kept_text(trace: Trace, keep: Keep) -> str:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What is prefilled of a log behind the head: its text, the tokens' ids and character spans, and which are kept."""
+
+    text: str
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Encoder:
     """Turns traces into KV blocks, as one model and prompt read them."""
 
@@ -50,24 +60,26 @@ class Encoder:
     def encode(self, trace: Trace, policy: Policy) -> KVBlock:
         """Prefill what `policy.encode` says and keep the tokens that `policy.keep` says (paper, section 3.1).
 
-        A token is kept if any of its characters is. A trace without responses gives a block of no tokens.
-        Raises ContextTooLong.
+        A trace without responses gives a block of no tokens. Raises ContextTooLong.
         """
-        text, spans = self._text(trace, policy)
-        encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        kept = [
-            i
-            for i, (start, stop) in enumerate(encoded["offset_mapping"])
-            if any(start < b and stop > a for a, b in spans)
-        ]
+        reading = self.read(trace, policy)
+        kept = reading.kept
         reads_head = policy.place == "prefix" or policy.encode == "conversation"
         head = (self.head_block(),) if reads_head else ()
-        context = Context(tuple(encoded["input_ids"]), head)
+        context = Context(reading.ids, head)
         if not kept:
             return self.head_block().slice(0, 0)
         first, last = kept[0], kept[-1]
         block = self.lm.encode(context, context.injected + first, context.injected + last + 1)
         return block.take([i - first for i in kept])
+
+    def read(self, trace: Trace, policy: Policy) -> Reading:
+        """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is."""
+        text, spans = self._text(trace, policy)
+        encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokens = tuple((start, stop) for start, stop in encoded["offset_mapping"])
+        kept = (i for i, (start, stop) in enumerate(tokens) if any(start < b and stop > a for a, b in spans))
+        return Reading(text, tuple(encoded["input_ids"]), tokens, tuple(kept))
 
     def _head(self) -> str:
         return split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])[0]

@@ -31,9 +31,14 @@ def progress_mode() -> Mode:
         return wanted  # type: ignore[return-value]
     if wanted:
         raise ConfigError(f"LAGKIT_PROGRESS is {wanted!r}; set it to one of {', '.join(get_args(Mode))}, or unset it.")
-    kernel = _kernel()
-    watched = _is_live(kernel) if kernel else sys.stderr.isatty()
+    watched = in_live_notebook() if _kernel() else sys.stderr.isatty()
     return "bar" if watched else "lines"
+
+
+def in_live_notebook() -> bool:
+    """Whether a person runs this cell in a notebook, not a headless runner such as papermill."""
+    kernel = _kernel()
+    return kernel is not None and _is_live(kernel)
 
 
 def say(text: str) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lagkit.errors import DamagedBlock, StoreError
+from lagkit.index import Vectors
 from lagkit.kv import KVBlock
 from lagkit.store import upkeep
 from lagkit.store.archive import write_archive
@@ -132,6 +133,18 @@ class StoredLogs:
         query = "SELECT key, count(*), sum(tokens), sum(bytes) FROM blocks GROUP BY key ORDER BY key"
         return pd.DataFrame(self._db.read(query), columns=["key", "logs", "tokens", "bytes"]).set_index("key")
 
+    def sizes(self) -> pd.DataFrame:
+        """For each log, oldest first: its KV blocks, their tokens and bytes; 0 where nothing is encoded yet."""
+        query = (
+            "SELECT id, count(key), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0) "
+            "FROM logs LEFT JOIN blocks USING (seq) GROUP BY seq ORDER BY seq"
+        )
+        return pd.DataFrame(self._db.read(query), columns=["log", "blocks", "tokens", "bytes"]).set_index("log")
+
+    def embeddings(self) -> Vectors:
+        """The embeddings of all logs, float32 `[logs, dim]`, in the order of `ids`."""
+        return self._vectors.all()
+
     @property
     def nbytes(self) -> int:
         """The bytes of all files in the store's folder."""
@@ -148,7 +161,6 @@ class StoredLogs:
         return Path(path)
 
     def __repr__(self) -> str:
-        mode = "writable" if getattr(self, "writable", False) else "read-only"
         mode = "writable" if self.writable else "read-only"
         return f"LogStore({str(self.path)!r}, {mode}, {len(self)} logs)"
 

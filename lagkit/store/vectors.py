@@ -37,6 +37,11 @@ class LogVectors:
             raise EmptyStore(f"The log store at {self._db.folder} has no logs yet: add some, or run with no_logs.")
         return index.search(rows, k, offset, exclude)
 
+    def all(self) -> NDArray[np.float32]:
+        """See `LogStore.embeddings`."""
+        rows = self._db.read("SELECT embedding FROM logs ORDER BY seq")
+        return self._matrix(tuple(blob for (blob,) in rows))
+
     def _current(self) -> VectorIndex:
         # The count of deletions is read first: should another process delete in between, the next search sees it.
         [(deletions,)] = self._db.read("SELECT deletions FROM counters")

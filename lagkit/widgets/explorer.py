@@ -1,0 +1,171 @@
+"""`LogExplorer`: look through a log store, and delete from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+
+from lagkit.encode import Encoder
+from lagkit.policy import POLICIES
+from lagkit.retrieve import Embedder, load_embedder
+from lagkit.store import LogStore
+from lagkit.widgets.logs import delete_log, logs_table, project, search_table, similarity_map
+from lagkit.widgets.pages import kept_html, log_names, trace_html
+from lagkit.widgets.parts import Panel, show_figure
+
+_MAP = 2  # the number of the map's tab
+_SHOWN = 70  # characters of a question in the list
+_KIB = 1024
+
+
+class LogExplorer(Panel):
+    """Search, filter, read and delete logs; see what each policy keeps of one, and a map of all.
+
+    embedder: for searching; by default the store's own, loaded at the first search. encoder: shows tokens instead of
+    words in what is kept. policies: those that are offered, by name.
+    """
+
+    def __init__(
+        self,
+        store: LogStore,
+        *,
+        embedder: Embedder | None = None,
+        encoder: Encoder | None = None,
+        policies: Sequence[str] = tuple(name for name, policy in POLICIES.items() if policy),
+    ) -> None:
+        super().__init__()
+        self.store, self.encoder = store, encoder
+        self._embedder, self._places = embedder, None
+        self.found = pd.DataFrame()
+        self._build_filters()
+        self.logs = widgets.Select(rows=16, layout={"width": "100%"})
+        self.policy = widgets.Dropdown(options=policies, description="policy")
+        if "kv_last_round" in policies:
+            self.policy.value = "kv_last_round"
+        self.trace, self.kept, self.map = widgets.HTML(), widgets.HTML(), widgets.Output()
+        self.delete = widgets.Button(description="Delete this log", icon="trash", layout={"width": "150px"})
+        self.confirm = widgets.Button(description="Yes, delete it", button_style="danger")
+        self.keep = widgets.Button(description="No, keep it")
+        self.question = widgets.HTML()
+        self.asking = widgets.HBox([self.question, self.confirm, self.keep], layout={"display": "none"})
+        self.tabs = widgets.Tab(
+            [self.trace, widgets.VBox([self.policy, self.kept]), self.map],
+            titles=("Trace", "What is kept", "Map of the store"),
+            layout={"flex": "1 1 60%", "min_width": "0"},
+        )
+        self._connect()
+        self._search()
+
+    def _build_filters(self) -> None:
+        table = logs_table(self.store)
+        rounds = max(int(table["rounds"].max()), 1) if len(table) else 1
+        size = max(int(table["bytes"].max()) // _KIB + 1, 1) if len(table) else 1
+        wide = {"width": "100%"}
+        label = {"description_width": "60px"}
+        self.query = widgets.Text(
+            placeholder="search by meaning: some words, then Enter", layout=wide, continuous_update=False
+        )
+        kinds = [("right or wrong", ""), ("right only", "right"), ("wrong only", "wrong"), ("not judged", "not judged")]
+        self.right = widgets.Dropdown(options=kinds, layout={"width": "160px"})
+        self.rounds = widgets.IntRangeSlider(
+            value=(0, rounds), min=0, max=rounds, description="rounds", style=label, continuous_update=False
+        )
+        self.size = widgets.IntRangeSlider(
+            value=(0, size), min=0, max=size, description="KiB of KV", style=label, continuous_update=False
+        )
+
+    def _connect(self) -> None:
+        for control in (self.query, self.right, self.rounds, self.size):
+            control.observe(lambda _: self._search(), "value")
+        self.logs.observe(lambda _: self._read(), "value")
+        self.policy.observe(lambda _: self._read(), "value")
+        self.tabs.observe(lambda _: self._draw(), "selected_index")
+        self.delete.on_click(lambda _: self._ask())
+        self.confirm.on_click(lambda _: self._delete())
+        self.keep.on_click(lambda _: self._close_question())
+
+    @cached_property
+    def view(self) -> widgets.Widget:
+        """Filters above; the list on the left, and what is known of the chosen log on the right."""
+        filters = widgets.HBox([self.right, self.rounds, self.size], layout={"flex_flow": "row wrap"})
+        left = widgets.VBox([self.logs, self.delete, self.asking], layout={"flex": "1 1 40%", "min_width": "280px"})
+        return widgets.VBox(
+            [self.query, filters, self.message, widgets.HBox([left, self.tabs], layout={"align_items": "flex-start"})]
+        )
+
+    @property
+    def log(self) -> str | None:
+        """The id of the chosen log."""
+        return self.logs.value
+
+    def _search(self) -> None:
+        self._close_question()
+        with self.telling():
+            self.found = self._find()
+            chosen = self.log
+            options = [
+                (_label(row), log) for log, row in zip(self.found.index, self.found.to_dict("records"), strict=True)
+            ]
+            self.logs.options = options
+            if chosen in self.found.index and not self.query.value.strip():
+                self.logs.value = chosen
+            self._read()
+            self._draw()
+            self.say(f"{len(self.found):,} of {len(self.store):,} logs.")
+
+    def _find(self) -> pd.DataFrame:
+        if self._embedder is None and self.query.value.strip():
+            self.say(f"Loading the embedder {self.store.embedder} …")
+            self._embedder = load_embedder(self.store.embedder)
+        low, high = self.size.value
+        limits: dict[str, Any] = {"rounds": self.rounds.value, "nbytes": (low * _KIB, high * _KIB)}
+        return search_table(self.store, self._embedder, self.query.value, right=self.right.value, **limits)
+
+    def _read(self) -> None:
+        self._close_question()
+        self.delete.disabled = self.log is None
+        if self.log is None:
+            self.trace.value = self.kept.value = "<p>No log is chosen.</p>"
+            return
+        with self.telling():
+            trace = self.store.get(self.log)
+            self.trace.value = trace_html(trace, log_names(self.store, [trace]))
+            self.kept.value = kept_html(trace, self.policy.value, self.encoder)
+
+    def _draw(self) -> None:
+        """The map, if it is being looked at: a figure that is drawn unseen gets a wrong size, and it takes a while."""
+        if self.tabs.selected_index != _MAP:
+            return
+        with self.telling():
+            ids = self.store.ids
+            if self._places is None or self._places[0] != ids:
+                self._places = ids, project(self.store.embeddings())
+            marked = list(self.found.index[:10]) if self.query.value.strip() else []
+            show_figure(self.map, similarity_map(self.store, marked, self._places[1]))
+
+    def _ask(self) -> None:
+        if self.log is not None:
+            self.question.value = "It goes with its KV, for good. Sure?"
+            self.asking.layout.display = "flex"
+
+    def _close_question(self) -> None:
+        self.asking.layout.display = "none"
+
+    def _delete(self) -> None:
+        log, said = self.log, ""
+        with self.telling():
+            said = self.store.get(log).question
+            delete_log(self.store, log)
+            self._search()
+            self.say(f"The log of “{said}” was deleted; {len(self.store):,} are left.")
+
+
+def _label(row: dict[str, Any]) -> str:
+    """A log in one line of the list."""
+    score = f"{row['cosine']:.2f}  " if "cosine" in row else ""
+    words = row["question"] if len(row["question"]) <= _SHOWN else row["question"][: _SHOWN - 1] + "…"
+    return f"{score}{words}  ({row['right']}, {row['rounds']} round{'s' * (row['rounds'] != 1)})"

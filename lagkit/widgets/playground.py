@@ -1,0 +1,182 @@
+"""`Playground`: ask a question under several variants and look at what happens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import ipywidgets as widgets
+
+from lagkit.agent import ROUND_LIMIT, Limits
+from lagkit.model import LM
+from lagkit.plots.explore import attention_bars
+from lagkit.policy import POLICIES
+from lagkit.prompts import Prompt
+from lagkit.retrieve import Embedder, PassageIndex
+from lagkit.store import LogStore
+from lagkit.types import Question, Trace
+from lagkit.widgets.asking import attention_table, follow
+from lagkit.widgets.pages import answers_html, log_names
+from lagkit.widgets.parts import Panel, sentence, show_figure, titled
+
+_OWN = "a question of your own"
+
+
+class Playground(Panel):
+    """Ask, see each variant's logs, rounds, answer and costs side by side, and what an answer attends to.
+
+    prompt, embedder, passages, limits: as in `Agent`. questions: examples to choose from, whose gold answers are known.
+    variants: the names that are ticked at first, of all in `POLICIES`. Work runs in a thread of its own, one piece at a
+    time, and stops between two rounds when that is asked for.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        store: LogStore,
+        *,
+        prompt: Prompt,
+        embedder: Embedder,
+        passages: PassageIndex | None = None,
+        limits: Limits | None = None,
+        questions: Sequence[Question] = (),
+        variants: Sequence[str] = ("no_logs", "text_last_round", "kv_last_round"),
+    ) -> None:
+        super().__init__()
+        self.lm, self.store, self.prompt, self.passages = lm, store, prompt, passages
+        self._settings = {"embedder": embedder, "passages": passages, "limits": limits or Limits()}
+        self._max_rounds = self._settings["limits"].max_rounds or ROUND_LIMIT[prompt.kind]
+        self.traces: dict[str, Trace] = {}
+        self._asked: Question | None = None
+        self._stopping, self._thread = threading.Event(), None
+        self._build_controls(questions, variants)
+        self._connect()
+
+    def _build_controls(self, questions: Sequence[Question], variants: Sequence[str]) -> None:
+        wide, label = {"width": "100%"}, {"description_width": "70px"}
+        examples = [(_OWN, None), *((q.text, q) for q in questions)]
+        self.example = widgets.Dropdown(options=examples, description="example", layout=wide, style=label)
+        self.question = widgets.Text(
+            description="question", placeholder="type a question, or choose an example", layout=wide, style=label
+        )
+        names = dict.fromkeys((*POLICIES, *variants))
+        self.variants = {
+            name: widgets.Checkbox(name in variants, description=name, indent=False, layout={"width": "210px"})
+            for name in names
+        }
+        self.ask_button = widgets.Button(description="Ask", button_style="primary", icon="play")
+        self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self.progress = widgets.IntProgress(value=0, max=1, layout={"width": "200px"})
+        self.answers = widgets.HTML()
+        self.attended = widgets.Dropdown(description="variant", disabled=True, style=label)
+        self.attend_button = widgets.Button(
+            description="What does the answer attend to?", disabled=True, layout={"width": "260px"}
+        )
+        self.attention = widgets.Output()
+
+    def _connect(self) -> None:
+        self.example.observe(lambda change: self._take_example(change.new), "value")
+        self.ask_button.on_click(lambda _: self.ask())
+        self.stop_button.on_click(lambda _: self.stop())
+        self.attend_button.on_click(lambda _: self.attend())
+
+    @cached_property
+    def view(self) -> widgets.Widget:
+        """Question and variants above, answers side by side, attention below."""
+        boxes = widgets.Box(list(self.variants.values()), layout={"flex_flow": "row wrap"})
+        buttons = widgets.HBox([self.ask_button, self.stop_button, self.progress, self.message])
+        looking = widgets.HBox([self.attended, self.attend_button])
+        return widgets.VBox(
+            [self.example, self.question, titled("Variants"), boxes, buttons, self.answers, looking, self.attention]
+        )
+
+    def ask(self) -> None:
+        """Start to answer the question under the ticked variants; does nothing while something runs."""
+        chosen, words = self.example.value, self.question.value
+        asked = chosen if chosen is not None and words.strip() == chosen.text else words
+        names = [name for name, box in self.variants.items() if box.value]
+        self._start(lambda: self._answer(asked, names))
+
+    def attend(self) -> None:
+        """Start to look at what the chosen variant's answer attends to."""
+        name = self.attended.value
+        self._start(lambda: self._look(name))
+
+    def stop(self) -> None:
+        """Ask what runs to stop after the round it is in."""
+        self._stopping.set()
+        if self.busy:
+            self.say("Stopping after this round …")
+
+    @property
+    def busy(self) -> bool:
+        """Whether something runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for what runs, at most so long; returns whether it has ended."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        return not self.busy
+
+    def _take_example(self, question: Question | None) -> None:
+        if question is not None:
+            self.question.value = question.text
+
+    def _start(self, work: Callable[[], None]) -> None:
+        if self.busy:
+            return
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._enable(False)
+        self._thread.start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        self.progress.bar_style = ""
+        try:
+            work()
+        except Exception as error:  # told to the person who pressed the button
+            self.say(sentence(error), bad=True)
+            self.progress.bar_style = "danger"
+        finally:
+            self._enable(True)
+
+    def _enable(self, idle: bool) -> None:
+        self.ask_button.disabled, self.stop_button.disabled = not idle, idle
+        self.attended.disabled = self.attend_button.disabled = not (idle and self.traces)
+
+    def _answer(self, asked: Question | str, names: Sequence[str]) -> None:
+        self.traces, self._asked = {}, asked if isinstance(asked, Question) else None
+        self.attended.options, self.attention.outputs, self.answers.value = (), (), ""
+        self.progress.value, self.progress.max = 0, max(len(names), 1) * self._max_rounds
+        self.say("Working …")
+        with self._reader() as store:
+            for name, trace in follow(self.lm, store, asked, names, prompt=self.prompt, **self._settings):
+                self.traces[name] = trace
+                done = (len(self.traces) - 1) * self._max_rounds + len(trace.rounds)
+                self.progress.value = done
+                self.say(f"{name}: round {len(trace.rounds)} of at most {self._max_rounds}")
+                self.answers.value = answers_html(self.traces, log_names(store, self.traces.values()))
+                if self._stopping.is_set():
+                    break
+        self.attended.options = [name for name, trace in self.traces.items() if trace.rounds]
+        if self._stopping.is_set():
+            self.say("Stopped; what was done until then is shown.")
+            return
+        self.progress.value, self.progress.bar_style = self.progress.max, "success"
+        self.say(f"Done: {len(self.traces)} variant{'s' * (len(self.traces) != 1)}.")
+
+    def _look(self, name: str | None) -> None:
+        if name is None:
+            return
+        self.say(f"Reading {name}'s last round once more …")
+        with self._reader() as store:
+            about = {"prompt": self.prompt, "passages": self.passages, "question": self._asked}
+            table = attention_table(self.lm, store, self.traces[name], **about)
+        show_figure(self.attention, attention_bars(table, f"What the last response of {name} attends to"))
+        self.say("Done.")
+
+    def _reader(self) -> LogStore:
+        """The store once more: its database connection belongs to the thread that opened it."""
+        return LogStore.open(self.store.path, model=self.store.model, embedder=self.store.embedder)
