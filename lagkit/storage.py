@@ -1,4 +1,4 @@
-"""What logs cost: the tokens and bytes that each policy keeps, and the time that it takes to make them."""
+"""What logs are worth and cost: how often they are right, the tokens and bytes kept of them, seconds to encode."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import get_args
 
 import pandas as pd
 
+from lagkit.data import hops
 from lagkit.encode import Encoder, kept_text
 from lagkit.experiment import Experiment
+from lagkit.intervals import mean_interval
 from lagkit.policy import POLICIES, Encode, Keep, Policy, get_policy
 from lagkit.progress import progress
 from lagkit.types import Trace
@@ -26,6 +28,27 @@ def ablation(*, grid: bool = False) -> tuple[str, ...]:
         if grid or keep == usual.keep or encode == usual.encode
     ]
     return tuple(names.get(policy) or str(policy) for policy in wanted)
+
+
+def right_logs(experiment: Experiment) -> pd.DataFrame:
+    """How often the run's logs are right: a row for `all logs`, then one for each number of hops.
+
+    Columns: `logs`, `right` (share) with `low` and `high` of its interval, in which questions that share a hop count as
+    dependent, and mean `rounds`.
+    """
+    questions = {question.id: question for question in experiment.log_questions}
+    table = pd.DataFrame(
+        [(t.question_id, float(bool(t.correct)), len(t.rounds)) for t in experiment.logs()],
+        columns=["question_id", "right", "rounds"],
+    ).set_index("question_id")
+    number = pd.Series({id: len(questions[id].hops) for id in table.index})
+    parts = {"all logs": table, **{f"{n} hop{'s' * (n != 1)}": own for n, own in table.groupby(number)}}
+    rows = {}
+    for name, own in parts.items():
+        found = mean_interval(own["right"], hops(questions.values()))
+        bounds = {"low": max(found.low, 0.0), "high": min(found.high, 1.0)}
+        rows[name] = {"logs": found.n, "right": found.mean, **bounds, "rounds": own["rounds"].mean()}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def stored(experiment: Experiment, names: Iterable[str]) -> pd.DataFrame:

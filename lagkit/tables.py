@@ -10,7 +10,7 @@ from lagkit.report import interval
 
 _FORMATS = {
     **dict.fromkeys((*SCORES, "abstention"), "{:.1%}"),
-    "right": "{:.1%}",
+    **dict.fromkeys(("right", "low", "high"), "{:.1%}"),
     "rounds": "{:.2f}",
     "seconds": "{:.3f}",
     **dict.fromkeys(("prefilled", "injected", "generated", "tokens", "bytes", "text_bytes"), "{:,.0f}"),

@@ -98,6 +98,26 @@ def test_one_run_gives_all_budgets(tmp_path):
     assert len(figures(shown)) == 2
 
 
+def test_logs_are_built_and_looked_into(run, tmp_path):
+    shown, record = execute("01_build_logs", tmp_path, run=str(run), timed=1, **FEW)
+    measured = record["metrics"]
+    assert measured["logs"] == 12
+    assert measured["bytes.text_last_round"] < measured["bytes.kv_last_action"] < measured["bytes.kv_all_rounds"]
+    assert 0 <= measured["found.1"] <= measured["found.3"] <= 1
+    pages = "".join(data["text/html"] for data in shown if "text/html" in data)
+    assert "Round 1" in pages
+    assert "because" in pages
+
+
+def test_storage_is_weighed_against_what_it_buys(run, tmp_path):
+    shown, record = execute("03_storage_ablation", tmp_path, run=str(run), **FEW)
+    measured = record["metrics"]
+    assert measured["bytes.kv_last_action"] < measured["bytes.kv_last_round"] < measured["bytes.kv_all_rounds"]
+    assert measured["bytes.kv/last_round/conversation/front"] == measured["bytes.kv_block"]
+    assert {"em.no_logs", "rounds.kv_block", "em_diff.kv_last_two_rounds"} < set(measured)
+    assert len(figures(shown)) == 2
+
+
 @pytest.mark.slow
 def test_variants_are_compared_on_multiple_choice(choice, tmp_path):
     _, record = execute("02_compare_variants", tmp_path / "out", policies="kv_last_round", seen_questions=3, **choice)

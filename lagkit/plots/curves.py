@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from lagkit.plots.basic import COLOURS, _laid_out
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
-_APART = 1.25  # the factor between marks of one size
+_APART = 1.6  # the factor between marks of one size
 _SHAPES = {"last_action": "triangle-up", "last_round": "circle", "last_two_rounds": "square", "all_rounds": "diamond"}
 
 
@@ -57,14 +57,16 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     encodes = list(dict.fromkeys(table["encode"]))
     for column, metric in enumerate(measures, 1):
         part, scale = table[table["metric"] == metric], 1 if metric == "rounds" else 100
+        same = part.groupby("bytes")["bytes"]
+        part = part.assign(shift=same.cumcount() - (same.transform("size") - 1) / 2)
         for row in part.itertuples(index=False):
-            place = encodes.index(row.encode)
+            colour = COLOURS[encodes.index(row.encode)]
             figure.add_scatter(
-                x=[row.bytes * _APART ** (place - (len(encodes) - 1) / 2)],
+                x=[row.bytes * _APART**row.shift],
                 y=[scale * row.mean],
                 error_y=_bars(pd.DataFrame([row]), scale),
                 mode="markers",
-                marker={"color": COLOURS[place], "symbol": _SHAPES[row.keep], "size": 11},
+                marker={"color": colour, "symbol": _SHAPES[row.keep], "size": 11},
                 name=row.policy,
                 legendgroup=row.policy,
                 showlegend=column == 1,
