@@ -61,6 +61,11 @@ def paired_interval(
     return Difference(mean, low, high, n, effective)
 
 
+def mean_interval(values: pd.Series, hops: Mapping[str, Collection[str]], *, level: float = 0.95) -> Difference:
+    """The mean of `values` by question id, with an interval as in `paired_interval`; none wide if all are equal."""
+    return paired_interval(values * 0.0, values, hops, level=level)
+
+
 def _sharing(hops: list[Collection[str]]) -> NDArray[np.float64]:
     """1 where two questions share a hop, and on the diagonal: `[questions, questions]`."""
     number: dict[str, int] = {}
