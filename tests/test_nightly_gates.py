@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,16 +13,12 @@ from lagkit.nightly.gates import Baselines, Gate, JobGates, changes, compare, de
 from lagkit.nightly.profile import plan
 from tests import nights
 
-CHANCE = {"em.*": 0.0, "kl": 3.0, "*": 1.0}
 
-
-@pytest.fixture
-def wanted(tmp_path):
-    """A plan of one job, with a chance value for each of its metrics."""
-    from dataclasses import replace
-
-    found = plan(nights.project(tmp_path, [{"notebook": "a"}], [("a", "1")]), "small")
-    return replace(found, chance={"a": {name: value for name, value in CHANCE.items() if name != "*"}})
+@pytest.fixture(scope="module")
+def wanted(tmp_path_factory):
+    """A plan of one job, with chance values."""
+    found = plan(nights.project(tmp_path_factory.mktemp("gates"), [{"notebook": "a"}], [("a", "1")]), "small")
+    return replace(found, chance={"a": {"em.*": 0.0, "kl": 3.0}})
 
 
 @pytest.mark.parametrize(
@@ -44,26 +42,14 @@ def test_only_the_way_towards_chance_fails(value, chance, found, verdict):
     values=st.lists(st.floats(-10, 10), min_size=2, max_size=4),
     chance=st.floats(-10, 10),
 )
-def test_no_gate_is_made_that_passes_at_chance(tmp_path_factory, values, chance):
-    wanted = _plan(tmp_path_factory, chance)
+def test_no_gate_is_made_that_passes_at_chance(wanted, values, chance):
+    wanted = replace(wanted, chance={"a": {"m": chance}})
     baselines, left_out = derive(wanted, range(len(values)), [{"a": {"m": value}} for value in values])
     gates = [gate for job in baselines.jobs.values() for gate in job.metrics.values()]
     assert len(gates) + len(left_out) == 1
     for gate in gates:
         assert gate.verdict(gate.value) == "ok"
         assert gate.verdict(gate.chance) == "regression"
-
-
-_PLANS = {}
-
-
-def _plan(factory, chance):
-    from dataclasses import replace
-
-    if not _PLANS:
-        path = nights.project(factory.mktemp("gates"), [{"notebook": "a"}], [("a", "1")])
-        _PLANS["a"] = plan(path, "small")
-    return replace(_PLANS["a"], chance={"a": {"m": chance}})
 
 
 def test_tolerances_come_from_the_spread_between_seeds(wanted):

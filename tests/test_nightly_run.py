@@ -11,6 +11,7 @@ import time
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from lagkit.__main__ import main
 from lagkit.nightly import run as running
@@ -97,14 +98,10 @@ def test_jobs_of_one_shared_folder_never_run_together(quick, tmp_path):
         (folder := pathlib.Path(run)).mkdir(parents=True, exist_ok=True)
         assert not (folder / "busy").exists()
         (folder / "busy").touch(); time.sleep(1); (folder / "busy").unlink()
-        (folder / "results.parquet").write_text(out)
     """
     path = nights.project(tmp_path, [{"notebook": name} for name in "ab"], [("a", cell), ("b", cell)])
     outcomes = running.run(plan(path, "small"), tmp_path / "night", jobs=2)
     assert [outcome.status for outcome in outcomes.values()] == ["ok", "ok"]
-    # What a notebook left there is kept with its job, before the next one writes.
-    kept = [(tmp_path / "night" / "jobs" / name / "results.parquet").read_text() for name in "ab"]
-    assert [text.rpartition("/")[2] for text in kept] == ["a", "b"]
 
 
 def test_an_interrupted_run_leaves_no_process_and_resumes(quick, tmp_path, capsys):
@@ -175,9 +172,45 @@ def test_gates_from_their_derivation_to_their_failure(quick, tmp_path, capsys, m
     assert "no gates" in capsys.readouterr().out
 
 
-def test_two_runs_of_one_folder_are_refused(tmp_path, capsys):
-    from filelock import FileLock
+VARIANTS = """
+import json, pathlib
+numbers = {"n": 4, "em": 0.5, "f1": 0.625, "rounds": 3.0, "abstention": 0.25}
+numbers |= {"em_diff": [0.0, 0.0, 0.0], "rounds_ratio": 1.0}
+kv = {**numbers, "em": 0.75, "rounds": 1.5, "em_diff": [0.25, -0.125, None], "rounds_ratio": 0.5}
+summary = {"seconds": 1e6, "variants": {"no_logs": {"seen": numbers, "unseen": numbers}, "kv": {"unseen": kv}}}
+pathlib.Path(out, "summary.json").write_text(json.dumps(summary))
+"""
 
+
+def test_the_table_of_variants_ends_the_run_that_asks_for_it(quick, tmp_path, capsys):
+    path = nights.project(tmp_path, [{"notebook": "a"}], [("a", GOOD, VARIANTS)], summary="a")
+    out = tmp_path / "night"
+    words = ["nightly", str(path), "--profile", "small", "--out", str(out)]
+    assert main(words) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["unseen", "no_logs", "4", "50.0", "62.5", "3.00", "25%"] in lines
+    assert ["kv", "4", "75.0", "62.5", "+25.0", "[-12.5,", "?]", "1.50", "0.50", "25%"] in lines
+    assert lines[-1][-2:] == ["Report:", str(out / "report.html")]
+    summary = json.loads((out / "summary.json").read_text())
+    assert 0 < summary["seconds"] < 60
+    assert summary["variants"]["kv"] == {
+        "unseen": {
+            **{"n": 4, "em": 0.75, "f1": 0.625, "rounds": 1.5, "abstention": 0.25},
+            **{"em_diff": [0.25, -0.125, None], "rounds_ratio": 0.5},
+        }
+    }
+    assert "+25.0 [-12.5, ?]" in (out / "report.html").read_text()
+    assert main(words) == 0  # kept, with the seconds that it took
+    assert 0 < json.loads((out / "summary.json").read_text())["seconds"] < 60
+
+
+def test_a_job_without_a_summary_cannot_be_the_one(quick, tmp_path, capsys):
+    path = nights.project(tmp_path, [{"notebook": "a"}], [("a", GOOD)], summary="a")
+    assert main(["nightly", str(path), "--profile", "small", "--out", str(tmp_path / "night")]) == 2
+    assert "The job a wrote no summary.json: name one that does" in capsys.readouterr().err
+
+
+def test_two_runs_of_one_folder_are_refused(tmp_path, capsys):
     path = nights.project(tmp_path, [{"notebook": "a"}], [("a", GOOD)])
     (tmp_path / "night").mkdir()
     with FileLock(tmp_path / "night" / "lock"):

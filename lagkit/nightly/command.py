@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,16 +14,16 @@ from filelock import FileLock, Timeout
 
 from lagkit import cli
 from lagkit.errors import ConfigError, NotebookFailed
-from lagkit.manifest import write_json
 from lagkit.nightly import gates, history, page
 from lagkit.nightly.profile import Plan, plan
 from lagkit.nightly.run import Outcome, metrics, run
-from lagkit.nightly.summary import shown, summarize
+from lagkit.nightly.summary import lift, shown
 from lagkit.progress import say
 
 
 def nightly(args: argparse.Namespace) -> int:
     """Returns the exit code: 0, 1 when a gate failed, 2 when a job did."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the jobs' processes would live on
     overrides = cli.settings(args.set)
     wanted = plan(args.config, args.profile, overrides)
     out = args.out or Path("runs/nightly") / args.profile
@@ -54,9 +55,7 @@ def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds
     """Write `summary.json` where the profile asks for it; returns its table. Jobs kept count with their own seconds."""
     if wanted.summary is None or outcomes[wanted.summary].status != "ok":
         return ""
-    summary = summarize(out / "jobs" / wanted.summary, seconds)
-    write_json(out / "summary.json", summary)
-    return shown(summary)
+    return shown(lift(out / "jobs" / wanted.summary, out, seconds))
 
 
 def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, report: Path) -> int:

@@ -21,8 +21,6 @@ from lagkit.nightly.fingerprint import Fingerprint
 from lagkit.nightly.profile import Plan, Task
 from lagkit.progress import say
 
-RESULTS = ("results.parquet", "differences.csv")  # of a shared run, which the next notebook may write anew
-
 COMMAND = (sys.executable, "-m", "lagkit.nightly.job")  # of one job, followed by its folder
 
 _POLL_SECONDS = 0.1
@@ -137,10 +135,10 @@ class _Starter:
         (folder / "metrics.json").unlink(missing_ok=True)
         outcome = Outcome(task.name, "interrupted", key, datetime.now(UTC).isoformat(timespec="milliseconds"))
         write_json(folder / "status.json", asdict(outcome))
-        shared = self.answers / task.run if task.run else None
         parameters = dict(task.parameters)
-        if shared:
-            shared.parent.mkdir(parents=True, exist_ok=True)
+        if task.run is not None:
+            self.answers.mkdir(parents=True, exist_ok=True)
+            shared = self.answers / task.run
             parameters["run"] = os.path.relpath(shared.resolve(), task.notebook.resolve().parent)
         write_json(
             folder / job.FILE,
@@ -149,16 +147,14 @@ class _Starter:
         self.started += 1
         say(f"{task.name}: started ({self.started} of {self.total})")
         threads = str(max(1, (os.cpu_count() or 1) // self.width))
-        return _Running(task, folder, shared, outcome, {"OMP_NUM_THREADS": threads, **os.environ})
+        return _Running(task, folder, outcome, {"OMP_NUM_THREADS": threads, **os.environ})
 
 
 class _Running:
     """A job's process."""
 
-    def __init__(
-        self, task: Task, folder: Path, shared: Path | None, outcome: Outcome, environment: Mapping[str, str]
-    ) -> None:
-        self.task, self._folder, self._shared, self._outcome = task, folder, shared, outcome
+    def __init__(self, task: Task, folder: Path, outcome: Outcome, environment: Mapping[str, str]) -> None:
+        self.task, self._folder, self._outcome = task, folder, outcome
         self._began, self._late = time.monotonic(), False
         self._log = folder / "log.txt"
         with open(self._log, "wb") as log:
@@ -195,7 +191,7 @@ class _Running:
             self._process.wait()
 
     def end(self) -> Outcome:
-        """Note how the job ended, and keep the shared run's results as they are now."""
+        """Note how the job ended."""
         status = "timeout" if self._late else "ok" if self._process.returncode == 0 else "failed"
         error = f"It took more than {self.task.timeout} s." if self._late else ""
         if status == "failed":
@@ -205,9 +201,6 @@ class _Running:
             )
         seconds = round(self.seconds, 1)
         outcome = Outcome(self.task.name, status, self._outcome.key, self._outcome.started, seconds, error)
-        for name in RESULTS:
-            if status == "ok" and self._shared and (self._shared / name).exists():
-                shutil.copyfile(self._shared / name, self._folder / name)
         write_json(self._folder / "status.json", asdict(outcome))
         say(f"{self.task.name}: {status}, {seconds:.0f} s" + (f". {error}" if error else ""))
         return outcome
