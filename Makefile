@@ -4,12 +4,12 @@ STAMP := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SANITY := notebooks/00_sanity_check.ipynb
 RESULTS := docs/results/wikihop-smollm2
-DATA ?= data/wikihop
+PROFILE ?= demo
 
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo sanity test test-all bench study results lint format clean
+.PHONY: help install demo nightly sanity test test-all bench study results lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -22,8 +22,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## build logs in a test world and answer 300 questions under all variants, results in runs/demo
-	$(BIN)/python -m lagkit run testbed --set out=runs/demo splits=[unseen]
+demo: $(STAMP)  ## build logs in a test world and answer its questions under all variants, results in runs/demo
+	$(BIN)/python -m lagkit nightly --profile demo --out runs/demo
+
+nightly: $(STAMP)  ## run PROFILE=demo|real|paper|test of nightly.yaml against its baselines, results in runs/nightly
+	$(BIN)/python -m lagkit nightly --profile $(PROFILE) --out runs/nightly/$(PROFILE) $(if $(DATA),--set data=$(DATA))
 
 sanity: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/sanity
 	$(BIN)/python -m lagkit.notebook $(SANITY) runs/sanity
@@ -44,7 +47,7 @@ study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all varia
 	$(BIN)/python -m lagkit.testbed study testbed --set out=runs/study --page docs/results/testbed.md
 
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
-	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(DATA)
+	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(or $(DATA),data/wikihop)
 	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv results.parquet manifest.json) $(RESULTS)/
 
 lint: $(STAMP)  ## what the pre-commit hooks check

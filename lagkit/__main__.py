@@ -1,4 +1,4 @@
-"""Headless use: `python -m lagkit run|encode|store|bench`; `--help` behind any of them says more."""
+"""Headless use: `python -m lagkit run|encode|store|bench|nightly`; `--help` behind any of them says more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 1 (`verify` found something), 2 (an error), 130 (interrupted)."""
+    """Run one command; returns the exit code: 0, 1 (`verify` or a gate), 2 (an error), 130 (interrupted)."""
     args = _parser().parse_args(argv)
     return exit_code(args.command, args)
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON to write")
     sub.add_argument("--quick", action="store_true", help="small sizes, to try it out")
     sub.set_defaults(command=bench)
+    _add_nightly(commands.add_parser("nightly", help="run a profile of notebooks and hold it against its baselines"))
     return parser
 
 
@@ -66,6 +67,24 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     searching = add("search", search, "the logs nearest to a text, by the store's own embedder")
     searching.add_argument("text", metavar="TEXT")
     searching.add_argument("-k", type=int, default=3, help="how many (default: 3)")
+
+
+def _add_nightly(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Run a profile of notebooks; exit code 1 when a gate failed, 2 on an error. It resumes."
+    parser.add_argument("config", nargs="?", default="nightly.yaml", type=Path, metavar="nightly.yaml")
+    parser.add_argument(
+        "--profile", default="demo", metavar="NAME", help="which of the file's profiles (default: demo)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results (default: runs/nightly/NAME)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at once (default: by cores)")
+    parser.add_argument("--fresh", action="store_true", help="run again what is unchanged, too")
+    parser.add_argument(
+        "--update-baselines", action="store_true", help="derive the gates from several seeds; show them"
+    )
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds for that (default: 3)")
+    parser.add_argument("--yes", action="store_true", help="and write them")
+    add_settings(parser)
+    parser.set_defaults(command=nightly)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -154,6 +173,13 @@ def bench(args: argparse.Namespace) -> None:
     from lagkit.bench import run_bench
 
     run_bench(args.out, quick=args.quick)
+
+
+def nightly(args: argparse.Namespace) -> int:
+    """Run a profile, or derive its baselines."""
+    from lagkit.nightly import command
+
+    return command.nightly(args)
 
 
 def _experiment(args: argparse.Namespace) -> Experiment:
