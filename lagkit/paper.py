@@ -50,9 +50,10 @@ def agreement(theirs: pd.DataFrame, ours: pd.DataFrame, metric: str) -> pd.DataF
     own = ours.xs(metric, level="metric").droplevel("source")
     rows = {}
     for source, part in theirs.xs(metric, level="metric").groupby(level="source", sort=False):
-        pairs = part.droplevel("source")[["mean"]].join(own, rsuffix="_ours", how="inner")
+        published = part.droplevel("source")["mean"].rename("published")
+        pairs = own.join(published, how="inner")
         clear = (pairs["low"] > 0) | (pairs["high"] < 0)
-        same = pairs["mean"] * pairs["mean_ours"] > 0
+        same = pairs["mean"] * pairs["published"] > 0
         rows[source] = {"same": sum(clear & same), "opposite": sum(clear & ~same), "undetected": sum(~clear)}
     return pd.DataFrame.from_dict(rows, orient="index")
 

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from lagkit.errors import DataError
 from lagkit.gallery.executed import PLOTLY, Executed, outputs
 from lagkit.gallery.files import write
+from lagkit.gallery.pictures import HEIGHT
 
 SCRIPT = "plotly.min.js"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -111,7 +112,7 @@ def _element(figure: NotebookNode, number: int) -> str:
         full_html=False,
         validate=False,
         div_id=f"figure-{number}",
-        default_height=f"{figure['layout'].get('height', 450)}px",
+        default_height=f"{figure['layout'].get('height', HEIGHT)}px",
     )
 
 

@@ -15,6 +15,7 @@ from lagkit.errors import ConfigError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTH = 900  # CSS pixels, the width of a notebook's page
+HEIGHT = 450  # of a figure whose layout says none, here and on pages
 _SCALE = 1.5  # sharp enough on dense screens, at half the bytes of 2
 
 
@@ -42,7 +43,9 @@ def png(figures: Sequence[dict[str, Any]]) -> list[bytes]:
     try:
         with TemporaryDirectory() as folder:
             files = [Path(folder) / f"{number}.png" for number in range(len(figures))]
-            pio.write_images(list(figures), files, format="png", width=WIDTH, scale=_SCALE)
+            # Given each, since Plotly's default goes before the height of the layout.
+            heights = [figure["layout"].get("height", HEIGHT) for figure in figures]
+            pio.write_images(list(figures), files, format="png", width=WIDTH, height=heights, scale=_SCALE)
             return [file.read_bytes() for file in files]
     except RuntimeError as error:
         raise ConfigError(f"The figures could not be drawn with {path}: {' '.join(str(error).split())}") from error
