@@ -1,0 +1,64 @@
+"""A run in a few numbers that other programs read: `summary.json`, and the same as flat metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lagkit import manifest, metrics
+from lagkit.experiment import Experiment
+
+Digest = dict[str, Any]
+
+
+def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_logs") -> Digest:
+    """`{"seconds": s, "variants": {policy: {split: numbers}}}`.
+
+    seconds: wall time of the run's sessions that came to an end. numbers: `n`, the mean scores (`em` and `f1`, or
+    `accuracy` and `accuracy_flexible`), `rounds`, `abstention`; and against the baseline, whose own are 0 and 1:
+    `em_diff` (or `accuracy_diff`) as `[mean, low, high]`, where a bound that cannot be told is null, and
+    `rounds_ratio`, the quotient of mean rounds.
+    """
+    means, differences = metrics.summarize(results), experiment.differences(results)
+    scores = [name for name in metrics.SCORES if name in results]
+    variants: dict[str, dict[str, Digest]] = {}
+    for (policy, split), row in means.iterrows():
+        against = [0.0, 0.0, 0.0]
+        if policy != baseline:
+            found = differences.loc[(policy, split, scores[0])]
+            against = [_number(found[name]) for name in ("mean", "low", "high")]
+        variants.setdefault(policy, {})[split] = {
+            "n": int(row["n"]),
+            **{name: float(row[name]) for name in (*scores, "rounds", "abstention")},
+            f"{scores[0]}_diff": against,
+            "rounds_ratio": float(row["rounds"] / means.loc[(baseline, split), "rounds"]),
+        }
+    sessions = manifest.read_manifest(experiment.out).get("sessions", ())
+    return {"seconds": sum(session["seconds"] or 0.0 for session in sessions), "variants": variants}
+
+
+def write(path: str | Path, summary: Digest) -> None:
+    """Write a digest as JSON, whole or not at all; makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_json(path, summary)
+
+
+def flat(summary: Mapping[str, Any], baseline: str = "no_logs") -> dict[str, float]:
+    """A digest's numbers as `name.policy.split`, for `lab.conclude`: of differences the mean, none of the baseline."""
+    measured = {}
+    for policy, splits in summary["variants"].items():
+        for split, numbers in splits.items():
+            for name, value in numbers.items():
+                against = name == "rounds_ratio" or name.endswith("_diff")
+                if name != "n" and not (against and policy == baseline):
+                    measured[f"{name}.{policy}.{split}"] = value[0] if isinstance(value, list) else value
+    return measured
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

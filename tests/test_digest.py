@@ -1,0 +1,60 @@
+"""A run's digest: what other programs read of it, in the form that they rely on."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from lagkit import digest, manifest
+from lagkit.lab import open_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run = open_run("testbed", tmp_path_factory.mktemp("run"), splits=("unseen",), unseen_questions=4, log_questions=4)
+    sessions = [{"seconds": 2.5}, {"seconds": None}, {"seconds": 1.0}]
+    manifest.write_json(run.out / "manifest.json", {**manifest.read_manifest(run.out), "sessions": sessions})
+    return run
+
+
+def results(run, score="em"):
+    rows = []
+    for policy, right, rounds in (("no_logs", (1, 0, 0, 0), 4), ("kv_last_round", (1, 1, 1, 0), 3)):
+        for question, value in zip(run.questions("unseen"), right, strict=True):
+            row = {"policy": policy, "split": "unseen", "question_id": question.id, score: float(value)}
+            costs = dict.fromkeys(("prefilled", "injected", "generated", "seconds"), 1.0)
+            rows.append({**row, "rounds": rounds, "abstained": not value, "failed": False, **costs})
+    return pd.DataFrame(rows)
+
+
+def test_the_digest_has_means_differences_and_the_time_of_finished_sessions(run):
+    found = digest.digest(run, results(run))
+    assert found["seconds"] == 3.5
+    numbers = found["variants"]["kv_last_round"]["unseen"]
+    mean, low, high = numbers.pop("em_diff")
+    assert numbers == {"n": 4, "em": 0.75, "rounds": 3.0, "abstention": 0.25, "rounds_ratio": 0.75}
+    assert low < mean == 0.5 < high
+    assert found["variants"]["no_logs"]["unseen"]["em_diff"] == [0.0, 0.0, 0.0]
+    assert found["variants"]["no_logs"]["unseen"]["rounds_ratio"] == 1.0
+
+
+def test_multiple_choice_has_accuracy_instead(run):
+    assert "accuracy_diff" in digest.digest(run, results(run, "accuracy"))["variants"]["kv_last_round"]["unseen"]
+
+
+def test_a_bound_that_cannot_be_told_is_null_in_json(run, tmp_path):
+    one = results(run).query("question_id == @run.questions('unseen')[0].id")
+    digest.write(tmp_path / "new" / "summary.json", digest.digest(run, one))
+    text = (tmp_path / "new" / "summary.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["variants"]["kv_last_round"]["unseen"]["em_diff"] == [0.0, None, None]
+
+
+def test_flat_names_leave_out_what_holds_by_definition(run):
+    flat = digest.flat(digest.digest(run, results(run)))
+    assert flat["em_diff.kv_last_round.unseen"] == 0.5
+    assert flat["rounds_ratio.kv_last_round.unseen"] == 0.75
+    assert flat["em.no_logs.unseen"] == 0.25
+    assert not {"em_diff.no_logs.unseen", "rounds_ratio.no_logs.unseen", "n.no_logs.unseen"} & set(flat)

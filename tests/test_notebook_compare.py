@@ -1,0 +1,92 @@
+"""The notebooks that compare variants, run on few questions: they end with findings and finite numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lagkit import notebook as nb
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+CHOICE = """
+model: testbed
+dtype: float32
+embedder: hash-16384
+wording: examples
+max_rounds: 2
+max_new_tokens: 4
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder of logs and answers that the notebooks share."""
+    return tmp_path_factory.mktemp("shared") / "run"
+
+
+@pytest.fixture
+def choice(tmp_path):
+    """Multiple choice: a tier and a folder of questions, as parameters."""
+    (tmp_path / "choice.yaml").write_text(CHOICE)
+    folder = tmp_path / "mmlupro"
+    folder.mkdir()
+    for file, first in (("dev_train.json", 0), ("dev_test.json", 100)):
+        questions = [
+            {
+                "question_id": first + i,
+                "question": f"Is it {i}?",
+                "options": ["no", "yes"],
+                "answer": "A",
+                "category": "c",
+            }
+            for i in range(6)
+        ]
+        (folder / file).write_text(json.dumps(questions))
+    return {
+        "tier": str(tmp_path / "choice.yaml"),
+        "data": str(folder),
+        "run": str(tmp_path / "run"),
+        "log_questions": 4,
+    }
+
+
+def execute(name, out, **parameters):
+    """The executed notebook's outputs, and its metrics; a cell that failed or warned fails the test."""
+    executed = nbformat.read(nb.execute(NOTEBOOKS / f"{name}.ipynb", out, parameters), as_version=4)
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+    record = json.loads((out / "metrics.json").read_text())
+    told = "".join(output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {}))
+    assert record["findings"]
+    assert all(finding in told for finding in record["findings"])
+    return [output.data for output in outputs if "data" in output], record
+
+
+def figures(shown):
+    return [data["application/vnd.plotly.v1+json"] for data in shown if "application/vnd.plotly.v1+json" in data]
+
+
+FEW = {"log_questions": 12, "unseen_questions": 12}
+
+
+def test_variants_are_compared(run, tmp_path):
+    shown, record = execute(
+        "02_compare_variants", tmp_path, run=str(run), policies="text_last_round", seen_questions=6, **FEW
+    )
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert list(summary["variants"]) == ["no_logs", "text_last_round", "kv_last_round"]
+    numbers = summary["variants"]["kv_last_round"]["unseen"]
+    assert (numbers["n"], len(numbers["em_diff"])) == (12, 3)
+    assert record["metrics"]["em_diff.kv_last_round.unseen"] == numbers["em_diff"][0]
+    assert len(figures(shown)) == 4
+    assert any(re.match(r"Of 12 unseen questions, `kv_last_round` turned \d+ wrong", f) for f in record["findings"])
+
+
+@pytest.mark.slow
+def test_variants_are_compared_on_multiple_choice(choice, tmp_path):
+    _, record = execute("02_compare_variants", tmp_path / "out", policies="kv_last_round", seen_questions=3, **choice)
+    assert "accuracy_diff.kv_last_round.unseen" in record["metrics"]

@@ -1,0 +1,81 @@
+"""Forest plots show each mean where it belongs, with its interval, and tell clear differences from unclear ones."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from lagkit.plots import COLOURS
+from lagkit.plots.forest import flips, forest
+
+ROWS = {
+    ("kv", "unseen", "em"): (0.10, 0.05, 0.20),
+    ("kv", "unseen", "rounds"): (-0.5, -0.7, -0.4),
+    ("kv", "seen", "em"): (0.30, -0.10, 0.40),
+    ("kv", "seen", "rounds"): (0.0, float("nan"), float("nan")),
+    ("text", "unseen", "em"): (-0.2, -0.3, -0.1),
+    ("text", "unseen", "rounds"): (0.1, -0.1, 0.3),
+}
+TABLE = pd.DataFrame(
+    list(ROWS.values()),
+    index=pd.MultiIndex.from_tuples(list(ROWS), names=["policy", "split", "metric"]),
+    columns=["mean", "low", "high"],
+)
+
+
+@pytest.fixture(scope="module")
+def figure():
+    return forest(TABLE, {"em": "EM, points", "rounds": "rounds"}, "Title")
+
+
+def marks(figure, axis, group):
+    [found] = [t for t in figure.data if t.xaxis == axis and t.name == group and t.x[0] is not None]
+    return found
+
+
+def test_scores_are_points_and_rounds_are_rounds(figure):
+    em, rounds = marks(figure, "x", "unseen"), marks(figure, "x2", "unseen")
+    assert list(em.x) == pytest.approx([10, -20])
+    assert list(em.error_x.array) == pytest.approx([10, 10])
+    assert list(em.error_x.arrayminus) == pytest.approx([5, 10])
+    assert list(rounds.x) == pytest.approx([-0.5, 0.1])
+
+
+def test_hollow_marks_are_those_that_cover_zero_or_have_no_interval(figure):
+    assert list(marks(figure, "x", "unseen").marker.symbol) == ["circle", "circle"]
+    assert list(marks(figure, "x2", "unseen").marker.symbol) == ["circle", "circle-open"]
+    assert list(marks(figure, "x", "seen").marker.symbol) == ["circle-open"]
+    assert list(marks(figure, "x2", "seen").marker.symbol) == ["circle-open"]
+
+
+def test_marks_stand_at_their_row_and_do_not_cover_each_other(figure):
+    unseen, seen = marks(figure, "x", "unseen"), marks(figure, "x", "seen")
+    assert [round(y) for y in unseen.y] == [0, 1]
+    assert unseen.y[0] != seen.y[0]
+    assert [name.strip() for name in figure.layout.yaxis.ticktext] == ["kv", "text"]
+    assert figure.layout.yaxis.range[0] > figure.layout.yaxis.range[1], "the first row belongs at the top"
+
+
+def test_the_legend_names_each_group_once_in_its_colour(figure):
+    shown = {trace.name: trace.marker.color for trace in figure.data if trace.showlegend is not False}
+    assert shown == {"unseen": COLOURS[0], "seen": COLOURS[1]}
+    assert marks(figure, "x2", "seen").marker.color == COLOURS[1]
+
+
+def test_rows_and_colours_may_be_other_levels():
+    table = TABLE.xs("unseen", level="split").assign(hops="2 (9)").set_index("hops", append=True)
+    figure = forest(table, {"em": "EM"}, "Title", rows="hops", by="policy")
+    assert [name.strip() for name in figure.layout.yaxis.ticktext] == ["2 (9)"]
+    assert list(marks(figure, "x", "text").x) == pytest.approx([-20])
+
+
+def test_flips_stand_on_their_side_of_zero():
+    counts = pd.DataFrame({"wrong to right": [7, 0], "right to wrong": [2, 3]}, index=["kv", "text"])
+    figure = flips(counts, "Title")
+    lost, gained = figure.data
+    assert (lost.name, list(lost.x), list(lost.text)) == ("right to wrong", [-2, -3], [2, 3])
+    assert (gained.name, list(gained.x), list(gained.text)) == ("wrong to right", [7, 0], [7, 0])
+    assert list(figure.layout.yaxis.categoryarray) == ["text", "kv"]
+    low, high = figure.layout.xaxis.range
+    assert low < -3
+    assert high > 7
