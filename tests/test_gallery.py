@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -258,6 +259,26 @@ def test_a_copy_that_is_too_large_is_refused_before_anything_is_written(tmp_path
     with pytest.raises(DataError, match=r"large\.ipynb would take 1\.5 MB, and 1\.5 MB are allowed: show fewer"):
         copies.write_copies([one], tmp_path / "docs", {"large": [image + bytes(2_000)]})
     assert not (tmp_path / "docs").exists()
+
+
+SHARED = Path(__file__).parents[1] / "docs" / "gallery"
+
+
+@pytest.mark.parametrize("path", sorted(SHARED.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_copy_in_the_repository_keeps_what_is_promised(path):
+    assert path.stat().st_size <= copies.LIMIT
+    one = Executed.read(path)
+    assert all(output.data["image/png"] for output in one.figures)
+    assert not any("text/html" in output.data for output in one.figures)
+    assert set(one.notebook.metadata) == {"kernelspec", "language_info"}
+    assert (path.parents[2] / "notebooks" / path.name).exists()
+
+
+@pytest.mark.parametrize("page", [SHARED / "README.md", SHARED.parents[1] / "README.md"], ids=["gallery", "project"])
+def test_pictures_that_a_page_shows_are_there(page):
+    shown = re.findall(r"!\[[^\]]*\]\(([^):]+)\)", page.read_text(encoding="utf-8"))
+    assert shown
+    assert [name for name in shown if not (page.parent / name).is_file()] == []
 
 
 # What is refused
