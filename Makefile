@@ -9,7 +9,7 @@ PROFILE ?= demo
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo nightly sanity test test-all bench study results lint format clean
+.PHONY: help install demo nightly sanity test test-all bench study results gallery lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,6 +49,13 @@ study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all varia
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
 	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(or $(DATA),data/wikihop)
 	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv results.parquet manifest.json) $(RESULTS)/
+
+gallery: export LAGKIT_PROGRESS = off
+gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offline) and docs/gallery (for GitHub)
+	@for notebook in $(sort $(filter-out notebooks/_%,$(NOTEBOOKS))); do \
+		$(BIN)/python -m lagkit.notebook $$notebook runs/gallery/$$(basename $$notebook .ipynb) || exit; \
+	done
+	$(BIN)/python -m lagkit.gallery runs/gallery --copies docs/gallery
 
 lint: $(STAMP)  ## what the pre-commit hooks check
 	$(BIN)/ruff check .

@@ -144,13 +144,7 @@ class Experiment:
 
     def report(self) -> pd.DataFrame:
         """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`."""
-        rows = []
-        for name in self.config.policies:
-            for split in self.config.splits:
-                traces = self._traces(name, split)
-                asked = [q for q in self.questions(split) if q.id in traces]
-                rows += [{"policy": name, "split": split, **result_row(q, traces[q.id])} for q in asked]
-        results = pd.DataFrame(rows)
+        results = self.scored(self.config.policies, self.config.splits)
         results.to_parquet(self.out / "results.parquet")
         summary, differences = metrics.summarize(results), self.differences(results)
         summary.to_csv(self.out / "summary.csv")
@@ -160,6 +154,16 @@ class Experiment:
         page = report.markdown(summary, differences, logs, manifest.read_manifest(self.out), self._facts())
         (self.out / "report.md").write_text(page, encoding="utf-8")
         return results
+
+    def scored(self, policies: Sequence[str], splits: Sequence[Split]) -> pd.DataFrame:
+        """The traces that there are, scored: one row per policy, split and question."""
+        rows = []
+        for name in policies:
+            for split in splits:
+                traces = self._traces(name, split)
+                asked = [q for q in self.questions(split) if q.id in traces]
+                rows += [{"policy": name, "split": split, **result_row(q, traces[q.id])} for q in asked]
+        return pd.DataFrame(rows)
 
     def logs(self) -> list[Trace]:
         """The traces of the log questions that did not fail."""
