@@ -30,10 +30,10 @@ class Limits:
 
     passages: int = 2
     logs: int = 3
-    min_similarity: float | None = None
     max_rounds: int | None = None
     max_new_tokens: int = 1024
     batch_size: int = 16
+    min_similarity: float | None = None
 
 
 @dataclass

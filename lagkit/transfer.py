@@ -62,7 +62,8 @@ class Transfer:
 
     Answers are kept in the run's folder, and the changed world with its logs in `changed-SHARE` there. Data that are
     no test world have no changed one (`changed` is None). No question finds its own log, so the answers to log-store
-    questions are leave-one-out. changed_facts: the share of facts that differ. Raises ConfigError for a share outside 0..1, and what `Experiment` raises.
+    questions are leave-one-out. `changed_facts`: the share of the facts that differ. Raises ConfigError for a share
+    outside 0..1, and what `Experiment` raises.
     """
 
     def __init__(self, run: Experiment, changed_facts: float = 0.5) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.plots.basic import COLOURS
+from lagkit.plots.basic import COLOURS, _laid_out
 
 # Blue and red of the palette: what logs gave and what they took.
 SIDES = {"positive": COLOURS[0], "negative": COLOURS[1]}
@@ -48,13 +48,14 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
             )
         figure.update_xaxes(title_text=axis, ticksuffix="%", tickvals=sorted(100 * rows["share"].unique()), col=number)
     figure.update_yaxes(title_text="share of questions", ticksuffix="%", rangemode="tozero", row=1, col=1)
-    return _laid_out(figure, title, height=460)
+    return _finished(figure, title, height=460)
 
 
 def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figure:
     """How many questions went which way, by the similarity of their best log: a panel for each `kind` of that log.
 
-    outcomes: as `lagkit.transfer.Transfer.outcomes` gives them; questions without a log are left out. `width`: of a bin.
+    outcomes: as `lagkit.transfer.Transfer.outcomes` gives them; questions without a log are left out. `width`: of
+    a bin.
     """
     found = outcomes.dropna(subset=["best"])
     bins = np.floor(found["best"] / width + 1e-9).astype(int)
@@ -85,7 +86,7 @@ def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figur
         figure.update_xaxes(title_text="similarity, from", type="category", row=1, col=number)
     figure.update_yaxes(title_text="questions", row=1, col=1)
     figure.update_layout(barmode="stack")
-    return _laid_out(figure, title, height=440)
+    return _finished(figure, title, height=440)
 
 
 def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], title: str) -> go.Figure:
@@ -114,7 +115,7 @@ def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], 
     figure.add_hline(y=0, line={"color": "grey", "width": 1})
     figure.update_xaxes(title_text="logs are used from this similarity on", type="category")
     figure.update_yaxes(title_text="right answers, points against all logs", tickformat="+.0f")
-    return _laid_out(figure, title, height=440)
+    return _finished(figure, title, height=440)
 
 
 def _label(threshold: float) -> str:
@@ -126,13 +127,8 @@ def _bars(rows: pd.DataFrame) -> dict[str, object]:
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 4}
 
 
-def _laid_out(figure: go.Figure, title: str, height: int) -> go.Figure:
-    figure.update_layout(
-        title={"text": title, "x": 0, "xref": "container", "pad": {"l": 12}},
-        height=height,
-        margin={"l": 20, "r": 20, "t": 90, "b": 110},
-        legend={"orientation": "h", "y": -0.24, "yanchor": "top", "x": 0, "traceorder": "normal"},
-    )
-    figure.update_annotations(font_size=13)
-    figure.update_yaxes(automargin=True)
+def _finished(figure: go.Figure, title: str, height: int) -> go.Figure:
+    """As every figure looks, with room for the axis titles above the legend."""
+    _laid_out(figure, title, height)
+    figure.update_layout(margin_b=110, legend_y=-0.24)
     return figure
