@@ -11,7 +11,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import pandas as pd
 
@@ -22,7 +22,8 @@ from lagkit.experiment import Experiment
 from lagkit.policy import get_policy
 from lagkit.types import Question, Trace
 
-Kind = Literal["helpful", "irrelevant", "contradicting"]
+Kind = Literal["contradicting", "helpful", "irrelevant"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 ALL = -1.0  # no cosine similarity is lower: the threshold at which every log is used
 
 
@@ -117,20 +118,23 @@ class Transfer:
         """What logs did to each question: a row each, by its id.
 
         Columns: `stratum`, the question's overlap with the (other) logged ones; whether it is right `without` and
-        `with_logs`; `best`, the highest similarity of a log that it found, and `kind`, what that log is to it (None
-        where it found none).
+        `with_logs`; `kind`: contradicting if any log that it found is, else helpful if any is, else irrelevant (None
+        where it found none); `best`, the highest similarity of a log of that kind.
         """
         before, after = self.answers("no_logs", split), self.answers(policy, split, mix, min_similarity)
         rows = {}
         for question in self.questions(split):
-            hits = [hit for round in after[question.id].rounds for hit in round.logs]
-            best = max(hits, key=lambda hit: hit.score, default=None)
+            best: dict[Kind, float] = {}
+            for hit in (hit for round in after[question.id].rounds for hit in round.logs):
+                kind = kind_of(question, self._logged[hit.id])
+                best[kind] = max(hit.score, best.get(kind, ALL))
+            kind = next((kind for kind in KINDS if kind in best), None)
             rows[question.id] = {
                 "stratum": data.overlap([q for q in self.run.log_questions if q.id != question.id], question),
                 "without": bool(before[question.id].correct),
                 "with_logs": bool(after[question.id].correct),
-                "best": best.score if best else float("nan"),
-                "kind": kind_of(question, self._logged[best.id]) if best else None,
+                "kind": kind,
+                "best": best.get(kind, float("nan")),
             }
         return pd.DataFrame.from_dict(rows, orient="index")
 

@@ -38,11 +38,12 @@ def test_transfer_by_share_has_a_line_for_each_side_and_policy_in_each_panel():
     for line in figure.data:
         side = line.name.split(",")[0]
         assert line.line.color == SIDES[side]
-        assert list(line.x) == [0, 50]
+        assert list(line.x) == ([0, 50] if line.name.endswith("text") else [2, 52])
         assert list(line.y) == pytest.approx([10, 15] if side == "positive" else [2, 2])
         assert list(line.error_y.array) == pytest.approx(list(line.y))
         assert list(line.error_y.arrayminus) == pytest.approx([y / 2 for y in line.y])
     assert {line.line.dash for line in figure.data if line.name.endswith("kv")} == {"dot"}
+    assert list(figure.layout.xaxis.ticktext) == ["0%", "50%"]
     assert (figure.layout.xaxis.title.text, figure.layout.xaxis2.title.text) == tuple(PANELS.values())
 
 
@@ -60,17 +61,17 @@ def test_outcomes_are_counted_by_kind_and_similarity():
     )
     figure = by_score(table, "Title")
     assert [note.text for note in figure.layout.annotations] == [
-        "best log is helpful (n = 3)",
-        "best log is contradicting (n = 2)",
+        "some log contradicts (n = 2)",
+        "some help, none contradicts (n = 3)",
     ]
     shown = {(bar.xaxis, bar.name): dict(zip(bar.x, bar.y, strict=True)) for bar in figure.data}
     nothing = {"0.3": 0, "0.4": 0, "0.5": 0}
     assert shown == {
         **{(axis, name): nothing for axis in ("x", "x2") for name in OUTCOMES},
-        ("x", "wrong, then right"): nothing | {"0.3": 2},
-        ("x", "right both times"): nothing | {"0.5": 1},
-        ("x2", "right, then wrong"): nothing | {"0.5": 1},
-        ("x2", "wrong both times"): nothing | {"0.4": 1},
+        ("x2", "wrong, then right"): nothing | {"0.3": 2},
+        ("x2", "right both times"): nothing | {"0.5": 1},
+        ("x", "right, then wrong"): nothing | {"0.5": 1},
+        ("x", "wrong both times"): nothing | {"0.4": 1},
     }
 
 

@@ -12,7 +12,7 @@ from lagkit.config import RunConfig
 from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
 from lagkit.model import LM
-from lagkit.transfer import ALL, Mix, Transfer, choose, kind_of, transfer
+from lagkit.transfer import ALL, KINDS, Mix, Transfer, choose, kind_of, transfer
 from lagkit.types import Hop, Question
 from tests.lms import ActingLM, new_lm, small_run
 
@@ -105,6 +105,17 @@ def test_no_question_finds_its_own_log_in_either_world(study):
 def test_removed_logs_leave_irrelevant_ones(study):
     assert set(study.outcomes("kv_last_round", "unseen", Mix(removed=1.0))["kind"]) == {"irrelevant"}
     assert "helpful" in set(study.outcomes("kv_last_round", "unseen")["kind"])
+
+
+def test_a_question_s_kind_is_that_of_its_worst_log_and_its_similarity_that_of_the_best_of_these(study):
+    outcomes = study.outcomes("kv_last_round", "unseen", Mix(changed=1.0))
+    logged = {t.id: q for q in study.changed.log_questions for t in study.changed.logs() if t.question == q.text}
+    traces = study.answers("kv_last_round", "unseen", Mix(changed=1.0))
+    for asked in study.run.questions("unseen"):
+        hits = [hit for round in traces[asked.id].rounds for hit in round.logs]
+        scores = {kind: [h.score for h in hits if kind_of(asked, logged[h.id]) == kind] for kind in KINDS}
+        worst = next(kind for kind in KINDS if scores[kind])
+        assert tuple(outcomes.loc[asked.id, ["kind", "best"]]) == (worst, max(scores[worst]))
 
 
 def test_changed_logs_are_those_of_the_changed_world(study):

@@ -12,14 +12,20 @@ from plotly.subplots import make_subplots
 from lagkit.plots.basic import COLOURS, _laid_out
 
 # Blue and red of the palette: what logs gave and what they took.
-SIDES = {"positive": COLOURS[0], "negative": COLOURS[1]}
+SIDES = {"positive": COLOURS[4], "negative": COLOURS[1]}
 OUTCOMES = {
     "wrong, then right": SIDES["positive"],
     "right, then wrong": SIDES["negative"],
-    "right both times": COLOURS[6],
+    "right both times": COLOURS[0],
     "wrong both times": COLOURS[10],
 }
+KINDS = {
+    "contradicting": "some log contradicts",
+    "helpful": "some help, none contradicts",
+    "irrelevant": "all are irrelevant",
+}
 _DASHES = ("solid", "dot", "dash", "dashdot")
+_APART = 2.0  # percent of logs between the points of two policies, so that their intervals can be seen
 
 
 def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.Figure:
@@ -34,7 +40,7 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
         rows = table[table["panel"] == panel]
         for (policy, side), line in rows.groupby(["policy", "side"], sort=False):
             figure.add_scatter(
-                x=100 * line["share"],
+                x=100 * line["share"] + _APART * list(dashes).index(policy),
                 y=100 * line["mean"],
                 error_y=_bars(line),
                 name=f"{side}, {policy}",
@@ -42,17 +48,18 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
                 showlegend=number == 1,
                 mode="lines+markers",
                 line={"color": SIDES[side], "dash": dashes[policy]},
-                hovertemplate="%{x:.0f}%: %{y:.1f}%<extra></extra>",
+                hovertemplate="%{y:.1f}%",
                 row=1,
                 col=number,
             )
-        figure.update_xaxes(title_text=axis, ticksuffix="%", tickvals=sorted(100 * rows["share"].unique()), col=number)
+        marks = sorted(100 * rows["share"].unique())
+        figure.update_xaxes(title_text=axis, tickvals=marks, ticktext=[f"{mark:.0f}%" for mark in marks], col=number)
     figure.update_yaxes(title_text="share of questions", ticksuffix="%", rangemode="tozero", row=1, col=1)
     return _finished(figure, title, height=460)
 
 
 def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figure:
-    """How many questions went which way, by the similarity of their best log: a panel for each `kind` of that log.
+    """How many questions went which way, by the similarity of their logs: a panel for each `kind` of logs.
 
     outcomes: as `lagkit.transfer.Transfer.outcomes` gives them; questions without a log are left out. `width`: of
     a bin.
@@ -65,9 +72,9 @@ def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figur
         default=list(OUTCOMES)[3],
     )
     counts = pd.crosstab([found["kind"], said], bins)
-    kinds = [kind for kind in ("helpful", "irrelevant", "contradicting") if kind in counts.index.get_level_values(0)]
+    kinds = [kind for kind in KINDS if kind in counts.index.get_level_values(0)]
     columns = range(bins.min(), bins.max() + 1)
-    titles = [f"best log is {kind} (n = {counts.loc[kind].to_numpy().sum()})" for kind in kinds]
+    titles = [f"{KINDS[kind]} (n = {counts.loc[kind].to_numpy().sum()})" for kind in kinds]
     figure = make_subplots(1, len(kinds), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
     for number, kind in enumerate(kinds, 1):
         rows = counts.loc[kind].reindex(index=list(OUTCOMES), columns=columns, fill_value=0)
@@ -96,7 +103,7 @@ def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], 
     is marked with a star.
     """
     figure = go.Figure()
-    for colour, (name, sweep) in zip(COLOURS[2:], sweeps.items(), strict=False):
+    for colour, (name, sweep) in zip(COLOURS[3:], sweeps.items(), strict=False):
         labels = [_label(threshold) for threshold in sweep.index]
         figure.add_scatter(
             x=labels,
