@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -23,13 +23,17 @@ ROUND_LIMIT: dict[TaskKind, int] = {"qa": 8, "choice": 3}
 
 @dataclass(frozen=True)
 class Limits:
-    """The authors' hyper-parameters (paper, section 4): what a query brings, and when a run ends."""
+    """The authors' hyper-parameters (paper, section 4): what a query brings, and when a run ends.
+
+    min_similarity: logs whose cosine similarity to the query is lower are not used; None, as the authors', uses all.
+    """
 
     passages: int = 2
     logs: int = 3
     max_rounds: int | None = None
     max_new_tokens: int = 1024
     batch_size: int = 16
+    min_similarity: float | None = None
 
 
 @dataclass
@@ -62,8 +66,12 @@ class Agent:
         store: LogStore | None = None,
         limits: Limits | None = None,
         policy_name: str | None = None,
+        exclude: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        """Raises ConfigError when passages or a store are missing, and EmptyStore when the store has no logs."""
+        """`exclude`: question id -> ids of logs that it does not find, its own where it helped to build the store.
+
+        Raises ConfigError when passages or a store are missing, and EmptyStore when the store has no logs.
+        """
         if prompt.kind == "qa" and passages is None:
             raise ConfigError("Question answering searches passages: give the agent a PassageIndex.")
         if policy and store is None:
@@ -71,7 +79,7 @@ class Agent:
         if policy and not len(store):
             raise EmptyStore(f"The log store {store.path} is empty: build logs before reusing them.")
         self.lm, self.prompt, self.embedder, self.passages = lm, prompt, embedder, passages
-        self.limits = limits or Limits()
+        self.limits, self.exclude = limits or Limits(), exclude or {}
         self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[prompt.kind]
         self.policy_name = policy_name or (str(policy) if policy else "no_logs")
         self.augmenter = Augmenter(lm, prompt, policy, store)
@@ -148,16 +156,19 @@ class Agent:
         """New passages and new logs; a query that was asked before brings the next best ones."""
         before = run.asked[run.query]
         run.asked[run.query] += 1
-        found = []
-        for index, k, seen in (
-            (self.passages, self.limits.passages, run.passages),
-            (self.augmenter.store if self.augmenter.policy else None, self.limits.logs, run.logs),
-        ):
-            hits = index.search(vector[None], k, offset=before * k)[0] if index is not None else []
-            new = tuple(hit for hit in hits if hit.id not in seen)
-            seen.update((hit.id, hit) for hit in new)
-            found.append(new)
-        return found[0], found[1]
+        passages, logs = self._passages(vector, before), self._logs(run.question, vector, before)
+        return _new(passages, run.passages), _new(logs, run.logs)
+
+    def _passages(self, vector: Vectors, before: int) -> list[Hit]:
+        k = self.limits.passages
+        return self.passages.search(vector[None], k, offset=before * k)[0] if self.passages is not None else []
+
+    def _logs(self, question: Question, vector: Vectors, before: int) -> list[Hit]:
+        if not self.augmenter.policy:
+            return []
+        k, least, barred = self.limits.logs, self.limits.min_similarity, self.exclude.get(question.id, ())
+        hits = self.augmenter.store.search(vector[None], k, offset=before * k, exclude=barred)[0]
+        return [hit for hit in hits if least is None or hit.score >= least]
 
     def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
         """Cheatsheet only: write notes anew for every question that has found new logs."""
@@ -218,3 +229,10 @@ class Agent:
             error=said,
             policy=self.policy_name,
         )
+
+
+def _new(hits: Sequence[Hit], seen: dict[str, Hit]) -> tuple[Hit, ...]:
+    """The hits that a question has not seen yet, which it has from now on."""
+    new = tuple(hit for hit in hits if hit.id not in seen)
+    seen.update((hit.id, hit) for hit in new)
+    return new

@@ -60,7 +60,8 @@ class RunConfig(Settings):
     controls of a test world (`lagkit.testbed.dataset.Controls`), which is drawn into `out`. out: where results go.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
     that were trained on the protocol. log_questions, seen_questions, unseen_questions: sizes of seeded samples (None
-    takes all); seen questions are drawn from those that the log store was built on.
+    takes all); seen questions are drawn from those that the log store was built on. min_similarity: a log less similar
+    to the query is not used (None uses all).
     """
 
     what: ClassVar[str] = "run settings"
@@ -82,6 +83,7 @@ class RunConfig(Settings):
     seed: int = 1234
     passages: PositiveInt = 2
     logs: PositiveInt = 3
+    min_similarity: float | None = Field(default=None, ge=-1, le=1)
     max_rounds: PositiveInt | None = None
     max_new_tokens: PositiveInt = 1024
     batch_size: PositiveInt = Field(default=16, description="questions in flight at once")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lagkit import data, manifest, metrics, report
-from lagkit.agent import Agent
+from lagkit.agent import Agent, Limits
 from lagkit.config import RunConfig, Split
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, ContextTooLong
@@ -114,7 +114,7 @@ class Experiment:
         Raises StoreMismatch, before anything is answered, if the run's store was built with another model.
         """
         with self.store(write=True) as store:
-            self._answer("log", None, "no_logs", self.log_questions, None)
+            self.ask("log", None, "no_logs", self.log_questions, None)
             traces = {trace.question_id: trace for trace in self._journal("log").traces()}
             # In the order of the questions: that of their ends depends on interruptions, and ranks equal scores.
             ordered = [traces[question.id] for question in self.log_questions]
@@ -140,7 +140,7 @@ class Experiment:
             return
         policy, questions = get_policy(name), self.questions(split)
         with self.store() if policy else nullcontext() as store:
-            self._answer(f"{name}.{split}", policy, name, questions, store)
+            self.ask(f"{name}.{split}", policy, name, questions, store)
 
     def report(self) -> pd.DataFrame:
         """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`."""
@@ -196,15 +196,26 @@ class Experiment:
     def _journal(self, name: str) -> Journal:
         return Journal(self.out / "traces" / f"{name.replace('/', '-')}.jsonl")
 
-    def _answer(
-        self, journal: str, policy: Policy | None, name: str, questions: Sequence[Question], store: LogStore | None
-    ) -> None:
-        """Run the agent over what the journal does not hold yet, journalling each trace as it ends."""
+    def ask(
+        self,
+        journal: str,
+        policy: Policy | None,
+        name: str,
+        questions: Sequence[Question],
+        store: LogStore | None,
+        *,
+        limits: Limits | None = None,
+        exclude: Mapping[str, Collection[str]] | None = None,
+    ) -> list[Trace]:
+        """Answer what the journal does not hold yet; each trace is on disk as it ends. All, in the questions' order.
+
+        `limits` are the run's own by default; `exclude` as in `Agent`. A journal's name has to tell them apart.
+        """
         book = self._journal(journal)
-        done = {trace.question_id for trace in book.traces()}
-        todo = {q.id: q for q in questions if q.id not in done}
+        found = {trace.question_id: trace for trace in book.traces()}
+        todo = {q.id: q for q in questions if q.id not in found}
         if not todo:
-            return
+            return [found[q.id] for q in questions]
         agent = Agent(
             self.lm,
             self.prompt,
@@ -212,12 +223,15 @@ class Experiment:
             passages=self.passages,
             policy=policy,
             store=store,
-            limits=self.config.limits,
+            limits=limits or self.config.limits,
             policy_name=name,
+            exclude=exclude,
         )
         for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
             trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
             book.append(trace)
+            found[trace.question_id] = trace
+        return [found[q.id] for q in questions]
 
 
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:

@@ -45,10 +45,13 @@ def difference(policy: str, row: Mapping[str, float], metric: str, baseline: str
     return f"`{policy}` against `{baseline}`: {'more' if row['mean'] > 0 else 'less'} ({shown})."
 
 
-def conclude(out: str | Path, measured: Mapping[str, Any], findings: Sequence[str], run: Experiment) -> Markdown:
-    """Write `metrics.json` into `out`, made with `run`'s settings; returns the findings as a list to show.
+def conclude(
+    out: str | Path, measured: Mapping[str, Any], findings: Sequence[str], settings: Experiment | Mapping[str, Any]
+) -> Markdown:
+    """Write `metrics.json` into `out`; returns the findings as a list to show.
 
-    measured: a name and a finite number each, which the nightly gates compare.
+    measured: a name and a finite number each, which the nightly gates compare. settings: what they were made with, by
+    name, or the run whose settings these are.
     Raises DataError if one is not a finite number.
     """
     for name, value in measured.items():
@@ -59,7 +62,7 @@ def conclude(out: str | Path, measured: Mapping[str, Any], findings: Sequence[st
     record = {
         "metrics": {name: float(value) for name, value in measured.items()},
         "findings": list(findings),
-        "settings": run.config.model_dump(mode="json"),
+        "settings": settings.config.model_dump(mode="json") if isinstance(settings, Experiment) else dict(settings),
         "git": manifest.git_state(),
         "machine": manifest.machine(),
     }

@@ -151,6 +151,40 @@ def test_multiple_choice_shows_the_previous_response_and_searches_all_sub_questi
     assert IDS[6] in ids(trace.rounds[1].logs)
 
 
+@pytest.mark.parametrize(("place", "kept"), [(0, 3), (1, 2), (2, 1)])
+def test_logs_below_the_least_similarity_are_not_used(lm, store, place, kept):
+    lm.play({RIVER.text: [" <keywords>river</keywords>", " <ans>x</ans>"]})
+    similar = EMBEDDER.queries([RIVER.text]) @ EMBEDDER.documents([log.key for log in LOGS[:3]]).T
+    least = float(similar[0, 2 - place])
+    [trace] = agent(lm, policy=Policy("kv"), store=store, min_similarity=least - 1e-6).run([RIVER])
+    assert ids(trace.rounds[0].logs) == IDS[: 3 - place]
+    assert len(trace.rounds[0].logs) == kept
+    assert all(hit.score >= least - 1e-6 for r in trace.rounds for hit in r.logs)
+    assert lm.seen[RIVER.text][0][0] == "".join(f"<ans>Log{i}</ans>" for i in range(kept))
+
+
+@pytest.mark.parametrize("policy", ["kv_last_round", "text_last_round", "text_last_round_user_turn", "cheatsheet"])
+def test_where_no_log_is_similar_enough_the_context_is_that_without_logs(lm, store, policy):
+    said = {RIVER.text: [" <keywords>w5 river</keywords>", " <ans>x</ans>"]}
+    [plain] = agent(lm.play(said)).run([RIVER])
+    read = lm.seen[RIVER.text]
+    [trace] = agent(lm.play(said), policy=POLICIES[policy], store=store, min_similarity=1).run([RIVER])
+    assert [r.logs for r in trace.rounds] == [(), ()]
+    assert lm.seen[RIVER.text] == read
+    assert [r.prompt for r in trace.rounds] == [r.prompt for r in plain.rounds]
+
+
+def test_excluded_logs_are_passed_over_for_their_question_alone(lm, store):
+    search = [" <keywords>river</keywords>", " <keywords>river</keywords>", " <ans>x</ans>"]
+    other = Question("other", "Which river then?", ("?",))
+    lm.play({RIVER.text: search, other.text: search})
+    found = agent(lm, policy=Policy("kv"), store=store)
+    found.exclude = {RIVER.id: {IDS[0], IDS[2]}}
+    traces = by_question(found.run([RIVER, other]))
+    assert [ids(r.logs) for r in traces[RIVER.id].rounds] == [[IDS[1], IDS[3], IDS[4]], [], IDS[5:]]
+    assert ids(traces["other"].rounds[0].logs) == IDS[:3]
+
+
 def test_logs_as_text_stand_in_the_user_turn(lm, store):
     lm.play({RIVER.text: [" <ans>x</ans>"]})
     [trace] = agent(lm, policy=POLICIES["text_last_round_user_turn"], store=store).run([RIVER])

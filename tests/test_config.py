@@ -18,12 +18,13 @@ PATHS = {"data": "data/sample", "out": "runs/x"}
 def test_defaults_are_the_authors_hyper_parameters():
     config = RunConfig.parse(PATHS)
     assert (config.data, config.out) == (Path("data/sample"), Path("runs/x"))
-    assert config.limits == Limits() == Limits(2, 3, None, 1024, 16)
+    assert config.limits == Limits() == Limits(2, 3, None, 1024, 16, min_similarity=None)
     assert (config.seed, config.policies, config.splits) == (1234, tuple(POLICIES), ("seen", "unseen"))
 
 
 def test_limits_are_the_agent_s_share():
     chosen = {"passages": 1, "logs": 2, "max_rounds": 3, "max_new_tokens": 4, "batch_size": 5}
+    chosen |= {"min_similarity": 0.5}
     assert RunConfig.parse({**PATHS, **chosen}).limits == Limits(**chosen)
 
 

@@ -42,6 +42,7 @@ def journal(experiment: Experiment, name: str) -> list[Trace]:
         ({"logs": 1, "max_rounds": 3}, "logs was 3 and is 1, max_rounds was 2 and is 3|max_rounds .*, logs"),
         ({"model": "other"}, "model was 'smollm2' and is 'other'"),
         ({"log_questions": 9}, "log_questions was 6 and is 9"),
+        ({"min_similarity": 0.5}, "min_similarity was None and is 0.5"),
     ],
 )
 def test_other_settings_in_the_folder_of_a_run_are_refused_and_named(begun, lm, changed, message):

@@ -78,3 +78,8 @@ def test_a_metric_that_no_gate_could_compare_is_refused(tmp_path, value):
     with pytest.raises(DataError, match=r"The metric em is .*: metrics.json holds finite numbers only"):
         conclude(tmp_path / "out", {"em": value}, [], run)
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_are_no_run_s_are_put_on_record_as_they_are(tmp_path):
+    conclude(tmp_path, {"em": 0.5}, ["One."], {"model": "smollm2", "seed": 7})
+    assert json.loads((tmp_path / "metrics.json").read_text())["settings"] == {"model": "smollm2", "seed": 7}

@@ -139,7 +139,7 @@ def test_a_failing_cell_is_told_and_what_ran_before_it_is_kept(tmp_path, cell, t
 
 @pytest.fixture(scope="module")
 def sanity(tmp_path_factory):
-    """The executed notebook on SmolLM2, its metrics, and the folder."""
+    """The executed notebook on SmolLM2, and its record."""
     try:
         resolve_model("smollm2"), resolve_embedder("minilm")
     except ModelNotFound as reason:
@@ -150,31 +150,36 @@ def sanity(tmp_path_factory):
 
 
 def test_smollm2_answers_from_a_log_that_was_read_in_advance(sanity):
-    _, metrics = sanity
-    conditions = metrics["conditions"]
-    assert metrics["retrieved"] == 1.0
-    assert metrics["parity"] < 1e-3
-    assert conditions["no log"]["right"] == conditions["another fact's log"]["right"] == 0.0
-    assert conditions["log as KV"]["right"] == conditions["log as text"]["right"] >= 0.8
-    assert conditions["log as KV"]["logprob"] > conditions["no log"]["logprob"] + 3
+    numbers = sanity[1]["metrics"]
+    assert numbers["retrieved"] == 1.0
+    assert numbers["parity"] < 1e-3
+    assert numbers["right.no_log"] == numbers["right.other_log"] == 0.0
+    assert numbers["right.log_as_kv"] == numbers["right.log_as_text"] >= 0.8
+    assert numbers["logprob.log_as_kv"] > numbers["logprob.no_log"] + 3
 
 
 def test_each_failure_has_its_signature(sanity):
-    _, metrics = sanity
-    conditions = metrics["conditions"]
-    stale, misled = conditions["stale keys (2,048 too far)"], conditions["log states a wrong fact"]
-    assert stale["right"] == 0.0
-    assert min(stale["kl"], stale["kl_no_log"]) > 1
-    assert conditions["keys rotated twice"]["right"] < 0.5
-    assert conditions["all keys at one position"]["kl"] > 0.01
-    assert metrics["masked_against_no_log"] < 1e-3
-    assert conditions["log masked"]["right"] == conditions["no log"]["right"]
-    assert misled["misled"] > 0.4
-    assert misled["right"] == 0.0
+    numbers = sanity[1]["metrics"]
+    assert numbers["right.stale_keys"] == 0.0
+    assert min(numbers["kl.stale_keys"], numbers["kl_no_log.stale_keys"]) > 1
+    assert numbers["right.keys_rotated_twice"] < 0.5
+    assert numbers["kl.keys_at_one_position"] > 0.01
+    assert numbers["masked_against_no_log"] < 1e-3
+    assert numbers["right.log_masked"] == numbers["right.no_log"]
+    assert numbers["misled.wrong_log"] > 0.4
+    assert numbers["right.wrong_log"] == 0.0
+    assert numbers["kl.displaced_0"] == 0.0 < numbers["kl.displaced_32"]
+
+
+def test_the_record_is_of_the_common_form(sanity):
+    _, record = sanity
+    assert set(record) == {"metrics", "findings", "settings", "git", "machine"}
+    assert all(type(value) is float for value in record["metrics"].values())
+    assert record["settings"] == {"model": "smollm2", "embedder": "minilm", "dtype": "float32", "seed": 1234}
 
 
 def test_the_executed_notebook_can_be_read_without_running_it(sanity):
-    executed, metrics = sanity
+    executed, record = sanity
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     figures = [output for output in outputs if "application/vnd.plotly.v1+json" in output.get("data", {})]
     assert len(figures) == 2
@@ -182,4 +187,4 @@ def test_the_executed_notebook_can_be_read_without_running_it(sanity):
     assert [output for output in outputs if output.get("name") == "stderr"] == []
     assert len(json.dumps(outputs)) < 200_000
     told = "".join(output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {}))
-    assert all(finding in told for finding in metrics["findings"])
+    assert all(finding in told for finding in record["findings"])
