@@ -8,17 +8,18 @@ may still be wrong.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
 import pandas as pd
 
-from lagkit import data, metrics
+from lagkit import data
 from lagkit.config import Split
 from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
+from lagkit.intervals import paired_interval
 from lagkit.policy import get_policy
 from lagkit.types import Question, Trace
 
@@ -142,14 +143,14 @@ class Transfer:
         """Thresholds on the log-store split, leave-one-out: a row each, `ALL` first.
 
         Columns: `right`, the share of right answers; `positive` and `negative` transfer; the paired difference in
-        right answers to using all logs, as in `metrics.Difference`.
+        right answers to using all logs, as in `intervals.Difference`.
         """
-        clusters = data.clusters(self.questions("seen"))
+        hops = data.hops(self.questions("seen"))
         found = {threshold: self.outcomes(policy, "seen", mix, threshold) for threshold in (ALL, *thresholds)}
         rows = {}
         for threshold, outcomes in found.items():
-            moved = transfer(outcomes, clusters)["mean"]
-            gain = metrics.paired_bootstrap(found[ALL]["with_logs"], outcomes["with_logs"], clusters)
+            moved = transfer(outcomes, hops)["mean"]
+            gain = paired_interval(found[ALL]["with_logs"], outcomes["with_logs"], hops)
             rows[threshold] = {"right": outcomes["with_logs"].mean(), **moved[["positive", "negative"]], **asdict(gain)}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
 
@@ -198,18 +199,18 @@ def kind_of(question: Question, logged: Question) -> Kind:
     return "irrelevant" if not agree else "helpful" if all(agree) else "contradicting"
 
 
-def transfer(outcomes: pd.DataFrame, clusters: Mapping[str, int]) -> pd.DataFrame:
-    """`positive`, `negative` and `net` transfer as shares of the questions, with their cluster-bootstrap intervals.
+def transfer(outcomes: pd.DataFrame, hops: Mapping[str, Collection[str]]) -> pd.DataFrame:
+    """`positive`, `negative` and `net` transfer as shares of the questions, with their intervals.
 
     Positive: wrong without logs and right with them. Negative: the other way round. Net: the first less the second.
-    Columns as in `metrics.Difference`. Raises DataError as `metrics.paired_bootstrap` does.
+    Columns as in `intervals.Difference`. Raises DataError as `paired_interval` does.
     """
     before, after = outcomes["without"], outcomes["with_logs"]
     nothing = pd.Series(0.0, outcomes.index)
     found = {
-        "positive": metrics.paired_bootstrap(nothing, after & ~before, clusters),
-        "negative": metrics.paired_bootstrap(nothing, before & ~after, clusters),
-        "net": metrics.paired_bootstrap(before, after, clusters),
+        "positive": paired_interval(nothing, after & ~before, hops),
+        "negative": paired_interval(nothing, before & ~after, hops),
+        "net": paired_interval(before, after, hops),
     }
     return pd.DataFrame({name: asdict(difference) for name, difference in found.items()}).T
 

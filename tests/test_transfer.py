@@ -50,12 +50,12 @@ def test_transfer_counts_both_sides():
     after = [1, 1, 1, 0, 1, 1, 1, 0]
     ids = [f"q{i}" for i in range(8)]
     outcomes = pd.DataFrame({"without": before, "with_logs": after}, index=ids, dtype=bool)
-    found = transfer(outcomes, {id: i // 2 for i, id in enumerate(ids)})
+    found = transfer(outcomes, {id: (str(i // 2),) for i, id in enumerate(ids)})
     assert found["mean"].to_dict() == {"positive": 3 / 8, "negative": 1 / 8, "net": 2 / 8}
-    assert (found["clusters"] == 4).all()
+    assert (found["effective"] == 4).all()
     assert (found["low"] <= found["mean"]).all()
     assert (found["mean"] <= found["high"]).all()
-    assert found.loc["negative", "low"] == 0 < found.loc["negative", "high"]
+    assert found.loc["negative", "low"] < 0 < found.loc["negative", "high"]
 
 
 def test_of_equally_good_thresholds_the_lowest_is_chosen():
