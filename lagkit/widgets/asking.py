@@ -62,10 +62,10 @@ def as_question(question: Question | str, prompt: Prompt) -> Question:
 
 
 def answers_table(traces: Mapping[str, Trace]) -> pd.DataFrame:
-    """One row per variant: `answer`, `right`, `rounds`, logs retrieved, tokens by origin and seconds of generation."""
+    """One row per variant: answer (empty if none), right, rounds, logs retrieved, tokens by origin and seconds."""
     rows = {
         name: {
-            "answer": trace.answer,
+            "answer": trace.answer or "",
             "right": trace.correct,
             "rounds": len(trace.rounds),
             "logs": sum(len(r.logs) for r in trace.rounds),

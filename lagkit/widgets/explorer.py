@@ -111,8 +111,8 @@ class LogExplorer(Panel):
                 (_label(row), log) for log, row in zip(self.found.index, self.found.to_dict("records"), strict=True)
             ]
             self.logs.options = options
-            if chosen in self.found.index and not self.query.value.strip():
-                self.logs.value = chosen
+            stays = chosen in self.found.index and not self.query.value.strip()
+            self.logs.value = chosen if stays else next(iter(self.found.index), None)
             self._read()
             self._draw()
             self.say(f"{len(self.found):,} of {len(self.store):,} logs.")

@@ -58,7 +58,7 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
 def answers_html(traces: Mapping[str, Trace], names: Mapping[str, str]) -> str:
     """Traces of one question side by side, one column per variant; `names` as in `trace_html`."""
     columns = "".join(
-        f"<div style='flex:1 1 300px;min-width:0;max-width:620px'><h4 style='margin:4px 0'>"
+        f"<div style='flex:1 1 230px;min-width:0;max-width:620px'><h4 style='margin:4px 0'>"
         f"<code>{escape(name)}</code></h4>{_outcome(trace, cost=True)}"
         f"{''.join(_round(number, r, names) for number, r in enumerate(trace.rounds, 1))}</div>"
         for name, trace in traces.items()

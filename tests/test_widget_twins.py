@@ -1,0 +1,238 @@
+"""What the widgets show, from the plain functions behind them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lagkit.agent import Agent, Limits
+from lagkit.encode import Encoder, kept_text
+from lagkit.errors import ConfigError, DataError, EmptyStore
+from lagkit.plots import COLOURS
+from lagkit.plots.explore import attention_bars, log_map
+from lagkit.policy import POLICIES
+from lagkit.retrieve import HashEmbedder, PassageIndex
+from lagkit.store import LogStore
+from lagkit.types import Hit, Round
+from lagkit.widgets import (
+    answers_html,
+    answers_table,
+    ask,
+    attention_table,
+    delete_log,
+    follow,
+    kept_html,
+    log_names,
+    logs_table,
+    search_table,
+    similarity_map,
+    trace_html,
+)
+from lagkit.widgets.logs import project
+from tests.lms import ScriptedLM, new_lm, open_store, passages_about, qa, short_prompt, trace_of
+
+PROMPT, EMBEDDER = short_prompt(), HashEmbedder()
+QUESTION = qa("Where does the Danube end?", "Black Sea")
+SEARCH, ANSWER = "Not told. <keywords>Danube</keywords>", "It is told. <ans>Black Sea</ans>"
+TRACES = (
+    replace(trace_of("In the <ans>Sea</ans>", question="Where does the Danube end?", id="q1"), correct=False),
+    replace(trace_of(SEARCH, "<ans>Ice</ans>", question="What is cold?", id="q2"), correct=True, answer="Ice"),
+    trace_of("Hm.", "Hm.", "Hm.", question="What is warm?", id="q3"),
+)
+PASSAGES = PassageIndex(passages_about("danube", "ice"), EMBEDDER)
+SETTINGS = {"prompt": PROMPT, "embedder": EMBEDDER, "passages": PASSAGES, "limits": Limits(max_rounds=3)}
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return new_lm(ScriptedLM)
+
+
+@pytest.fixture
+def store(tmp_path, lm):
+    with open_store(tmp_path / "store", lm, *TRACES) as made:
+        yield made
+
+
+def test_logs_are_listed_with_their_size(store, lm):
+    block = Encoder(lm, PROMPT).encode(TRACES[0], POLICIES["kv_last_round"])
+    store.put_block(TRACES[0].id, "a", block)
+    store.put_block(TRACES[0].id, "b", block)
+    table = logs_table(store)
+    assert list(table.index) == [trace.id for trace in TRACES]
+    assert table["right"].tolist() == ["wrong", "right", "not judged"]
+    assert table["answer"].tolist() == ["", "Ice", ""]
+    assert table["rounds"].tolist() == [1, 2, 3]
+    assert table["tokens"].tolist() == [2 * len(block), 0, 0]
+    assert table["bytes"].tolist() == [store.summary()["bytes"].sum(), 0, 0]
+
+
+def test_a_search_ranks_all_that_fits(store):
+    table = search_table(store, EMBEDDER, "Where does the Danube end?")
+    assert table.index[0] == TRACES[0].id
+    assert table["cosine"].is_monotonic_decreasing
+    [hits] = store.search(EMBEDDER.queries(["Where does the Danube end?"]), k=3)
+    assert table["cosine"].tolist() == [hit.score for hit in hits]
+    assert list(search_table(store, EMBEDDER, "Danube", right="right").index) == [TRACES[1].id]
+    assert list(search_table(store, EMBEDDER, rounds=(2, 3)).index) == [TRACES[1].id, TRACES[2].id]
+    assert len(search_table(store, EMBEDDER, "cold", k=1)) == 1
+    assert len(search_table(store, EMBEDDER, nbytes=(1, 10))) == 0
+
+
+def test_an_empty_store_is_listed_but_not_searched(tmp_path, lm):
+    with open_store(tmp_path / "empty", lm) as empty:
+        assert len(logs_table(empty)) == len(search_table(empty, EMBEDDER)) == 0
+        with pytest.raises(EmptyStore):
+            search_table(empty, EMBEDDER, "cold")
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_a_log_is_deleted_through_a_store_open_for_reading_too(store, write):
+    if write:
+        delete_log(store, TRACES[1].id)
+    else:
+        store.close()
+        with LogStore.open(store.path) as reader:
+            delete_log(reader, TRACES[1].id)
+            assert TRACES[1].id not in reader
+    with LogStore.open(store.path) as after:
+        assert after.ids == [TRACES[0].id, TRACES[2].id]
+        assert after.embeddings().shape == (2, EMBEDDER.dim)
+
+
+def test_a_trace_is_told_with_all_text_escaped():
+    evil = "<script>alert(1)</script>"
+    told = Round(evil, f"{evil}<keywords>{evil}</keywords>", evil, (Hit(evil, 0.5),), (Hit("l1", 0.25),))
+    page = trace_html(replace(trace_of(question=evil), rounds=(told,), answer=evil, error=evil), {"l1": evil})
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") == 9
+    assert "0.25" in page
+    assert "&lt;keywords&gt;" in page
+    assert "<script" not in kept_html(replace(trace_of(evil), answer=evil), "kv_last_round")
+
+
+@pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy and policy.inject == "kv"])
+def test_marked_tokens_are_those_that_the_encoder_keeps(lm, name):
+    encoder, trace = Encoder(lm, PROMPT), TRACES[1]
+    block = encoder.encode(trace, POLICIES[name])
+    reading = encoder.read(trace, POLICIES[name])
+    assert [reading.ids[i] for i in reading.kept] == block.ids.tolist()
+    page = kept_html(trace, name, encoder)
+    assert page.count("<mark") == len(block)
+    assert f"keeps {len(block)} of the {len(reading.ids)} tokens" in page
+    assert f"{block.nbytes / 1024:,.0f} KiB" in page
+
+
+def test_without_an_encoder_words_are_marked():
+    page = kept_html(TRACES[1], "kv_last_action")
+    assert page.count("<mark") == 1
+    assert ">&lt;ans&gt;Ice&lt;/ans&gt;</mark>" in page
+    assert kept_text(TRACES[1], "last_action") == "<ans>Ice</ans>"
+    assert "reuses no logs" in kept_html(TRACES[1], "no_logs")
+    assert "as text" in kept_html(TRACES[1], "text_last_round")
+    with pytest.raises(ConfigError, match="Unknown policy"):
+        kept_html(TRACES[1], "kv_nothing")
+
+
+def test_the_map_has_a_point_for_each_log_and_rings_what_was_found(store):
+    figure = similarity_map(store, [TRACES[1].id])
+    shown = {trace.name: trace for trace in figure.data}
+    assert list(shown) == ["right (1)", "wrong (1)", "not judged (1)", "found by the search (1)"]
+    assert (shown["right (1)"].x[0], shown["right (1)"].y[0]) == (
+        shown["found by the search (1)"].x[0],
+        shown["found by the search (1)"].y[0],
+    )
+    assert shown["right (1)"].text[0] == "What is cold?<br>answered: Ice<br>rounds: 2"
+    assert "two principal components" in figure.layout.title.text
+
+
+def test_neighbours_stay_neighbours_on_the_map():
+    corners = np.eye(4, dtype=np.float32).repeat(8, axis=0) + np.random.default_rng(0).normal(0, 0.01, (32, 4))
+    places, method = project((corners / np.linalg.norm(corners, axis=1, keepdims=True)).astype(np.float32))
+    assert method == "t-SNE"
+    near = ((places[:, None] - places) ** 2).sum(-1).argsort(axis=1)[:, 1]
+    assert (near // 8 == np.arange(32) // 8).all()
+    assert project(np.ones((1, 4), np.float32))[0].shape == (1, 2)
+
+
+def test_labels_of_figures_are_escaped(store):
+    table = logs_table(store).assign(x=0.0, y=0.0, marked=False, question="<b>?")
+    assert all(text.startswith("&lt;b&gt;?") for trace in log_map(table, "t").data for text in trace.text)
+
+
+def test_following_gives_every_round_and_stops_when_nobody_asks(store, lm):
+    lm.play({QUESTION.text: [SEARCH, ANSWER] * 2})
+    steps = [(name, len(t.rounds), t.correct) for name, t in follow(lm, store, QUESTION, ["no_logs"], **SETTINGS)]
+    assert steps == [("no_logs", 1, None), ("no_logs", 2, True)]
+    going = follow(lm, store, QUESTION, ["no_logs", "kv_last_round"], **SETTINGS)
+    next(going)
+    going.close()
+    assert lm.turn[QUESTION.text] == 3
+
+
+def test_following_ends_with_what_a_run_gives(store, lm):
+    settings = {key: value for key, value in SETTINGS.items() if key != "prompt"}
+    lm.play({QUESTION.text: [SEARCH, SEARCH, ANSWER] * 2})
+    [run] = Agent(lm, PROMPT, **settings).run([QUESTION])
+    *_, followed = Agent(lm, PROMPT, **settings).follow(QUESTION)
+    assert followed == run
+
+
+def test_answers_stand_side_by_side(store, lm):
+    lm.play({QUESTION.text: [SEARCH, ANSWER, ANSWER]})
+    traces = ask(lm, store, QUESTION, ["no_logs", "kv_last_round"], **SETTINGS)
+    table = answers_table(traces)
+    assert table["answer"].tolist() == ["Black Sea", "Black Sea"]
+    assert table["rounds"].tolist() == [2, 1]
+    assert table["logs"].tolist() == [0, 3]
+    assert table["injected"].tolist() == [trace.usage.injected for trace in traces.values()]
+    page = answers_html(traces, log_names(store, traces.values()))
+    assert page.index("no_logs") < page.index("kv_last_round") < page.index("What is cold?")
+    assert log_names(store, traces.values()) == {trace.id: trace.question for trace in TRACES}
+
+
+@pytest.mark.parametrize(
+    ("name", "logs"),
+    [
+        ("no_logs", 0),
+        ("kv_last_round", 3),
+        ("kv_last_round_prefix", 3),
+        ("text_last_round", 1),
+        ("text/last_round/responses/prefix", 1),
+        ("text_last_round_user_turn", 1),
+    ],
+)
+def test_attention_is_shared_out_over_all_parts(store, lm, name, logs):
+    lm.play({QUESTION.text: [SEARCH, ANSWER]})
+    trace = ask(lm, store, QUESTION, [name], **SETTINGS)[name]
+    table = attention_table(lm, store, trace, prompt=PROMPT, passages=PASSAGES, question=QUESTION)
+    assert table["share"].sum() == pytest.approx(1, abs=1e-5)
+    assert table["even"].sum() == pytest.approx(1, abs=1e-5)
+    assert table.index.str.startswith("log").sum() == logs
+    assert {"question", "opening of the answer", "its own words", "passage 1: Danube"} <= set(table.index)
+    last = trace.rounds[-1].usage
+    own = table["tokens"]["its own words"]
+    assert table["tokens"].sum() - own == last.prefilled + last.injected
+    texts = [len(lm.tokenize(t.rounds[-1].response)) for t in TRACES]
+    if POLICIES.get(name) and POLICIES[name].inject == "kv":
+        assert sorted(table["tokens"][table.index.str.startswith("log")]) == pytest.approx(sorted(texts), abs=1)
+
+
+def test_a_trace_that_failed_at_once_has_no_attention(store, lm):
+    with pytest.raises(DataError, match="no response whose attention"):
+        attention_table(lm, store, trace_of(), prompt=PROMPT, passages=PASSAGES)
+
+
+def test_bars_show_shares_and_marks_even_ones(store, lm):
+    lm.play({QUESTION.text: [ANSWER]})
+    trace = ask(lm, store, QUESTION, ["kv_last_round"], **SETTINGS)["kv_last_round"]
+    table = attention_table(lm, store, trace, prompt=PROMPT, passages=PASSAGES)
+    bar, mark = (figure := attention_bars(table, "Title")).data
+    assert list(bar.x) == table["share"].tolist()
+    assert list(mark.x) == table["even"].tolist()
+    assert bar.marker.color == COLOURS[0]
+    assert len(figure.layout.yaxis.ticktext) == len(table)
+    assert figure.layout.yaxis.ticktext[0].startswith("log 1: ")
+    assert bar.text[0] == f"{table['share'].iloc[0]:.1%} on {table['tokens'].iloc[0]:,} tokens"
