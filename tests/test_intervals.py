@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lagkit.errors import DataError
-from lagkit.intervals import paired_interval
+from lagkit.intervals import mean_interval, paired_interval
 
 Simulated = tuple[pd.Series, pd.Series, dict[str, tuple[str, ...]]]
 
@@ -139,3 +139,11 @@ def test_a_question_with_two_values_is_refused():
     twice = pd.Series([1.0, 0.0], index=["x", "x"])
     with pytest.raises(DataError, match="question 'x' has two values"):
         paired_interval(twice, twice, {"x": ()})
+
+
+def test_a_mean_has_the_interval_of_its_difference_from_zero():
+    values, hops = pd.Series({"x": 1.0, "y": 0.0, "z": 1.0}), {"x": ("a",), "y": ("b",), "z": ("c",)}
+    found = mean_interval(values, hops)
+    assert found == paired_interval(pd.Series(0.0, values.index), values, hops)
+    assert found.mean == pytest.approx(2 / 3)
+    assert found.low < found.mean < found.high

@@ -119,6 +119,19 @@ def test_storage_is_weighed_against_what_it_buys(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_variants_are_compared_on_multiple_choice(choice, tmp_path):
-    _, record = execute("02_compare_variants", tmp_path / "out", policies="kv_last_round", seen_questions=3, **choice)
-    assert "accuracy_diff.kv_last_round.unseen" in record["metrics"]
+@pytest.mark.parametrize(
+    ("name", "parameters", "metric"),
+    [
+        ("01_build_logs", {"timed": 1}, "right"),
+        (
+            "02_compare_variants",
+            {"policies": "kv_last_round", "seen_questions": 3},
+            "accuracy_diff.kv_last_round.unseen",
+        ),
+        ("03_storage_ablation", {}, "accuracy_diff.kv_block"),
+        ("04_round_budget", {"policies": "kv_last_round", "max_rounds": 2}, "accuracy.kv_last_round.round_2"),
+    ],
+)
+def test_multiple_choice_has_accuracy(choice, tmp_path, name, parameters, metric):
+    _, record = execute(name, tmp_path / "out", **parameters, **choice)
+    assert metric in record["metrics"]

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from lagkit.plots.basic import COLOURS, _laid_out
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
-_APART = 1.6  # the factor between marks of one size
+_APART = 1.4  # the factor between marks of one size
 _SHAPES = {"last_action": "triangle-up", "last_round": "circle", "last_two_rounds": "square", "all_rounds": "diamond"}
 
 
