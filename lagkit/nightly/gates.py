@@ -22,7 +22,8 @@ Metrics = Mapping[str, Mapping[str, float]]  # job -> metric -> value
 FAILED = ("regression", "missing")
 
 _SPREADS = 2.0  # a tolerance is so many standard deviations between seeds ...
-_SHARE = 0.02  # ... and at least this share of the way to chance: rounding differs between processors
+_SHARE = 0.02  # ... and at least this share of the way to chance, and ...
+_LEAST = 0.01  # ... this much: rounding, which differs between processors, turns a question or two
 _NOT_COMPARED = {"data"}  # a folder's place says nothing of what is in it
 
 
@@ -116,7 +117,7 @@ def derive(plan: Plan, seeds: Sequence[int], measured: Sequence[Metrics]) -> tup
                 left_out.append(f"{task.name}: {metric} is not gated: {why}.")
                 continue
             spread = float(np.std(values, ddof=1))
-            tolerance = max(_SPREADS * spread, _SHARE * abs(value - chance))
+            tolerance = max(_SPREADS * spread, _SHARE * abs(value - chance), _LEAST)
             gate = Gate(value=_rounded(value), tolerance=_rounded(tolerance), chance=chance)
             if gate.verdict(chance) == "regression":
                 gates[metric] = gate
