@@ -29,13 +29,8 @@ def encoder(family: str = "llama") -> Encoder:
 @pytest.mark.parametrize("policy", [POLICY, POLICIES["kv_last_round_prefix"], Policy("kv", encode="conversation")])
 def test_cutting_nothing_changes_nothing(family, policy):
     plain, uncut = encoder(family).encode(LOG, policy), knockout.encode(encoder(family), LOG, policy)
-    assert torch.equal(plain.ids, uncut.ids)
-    # sdpa sums in another order when it is given the causal mask spelled out.
-    for part in ("keys", "values"):
-        torch.testing.assert_close(getattr(plain, part), getattr(uncut, part), atol=2e-5, rtol=1e-5)
-    again = knockout.encode(encoder(family), LOG, policy, ())
-    assert torch.equal(uncut.keys, again.keys)
-    assert torch.equal(uncut.values, again.values)
+    for part in ("keys", "values", "ids"):
+        assert torch.equal(getattr(plain, part), getattr(uncut, part))
 
 
 @pytest.mark.parametrize("cut", [0, 1])
