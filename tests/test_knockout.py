@@ -91,6 +91,13 @@ def test_a_policy_that_reads_no_earlier_rounds_is_refused():
         knockout.encode(encoder(), LOG, POLICIES["kv_block"])
 
 
+@pytest.mark.parametrize("name", ["no_logs", "text_last_round", "kv_block", "kv_all_rounds"])
+def test_a_notebook_s_policy_is_checked_before_anything_is_built(name):
+    with pytest.raises(ConfigError, match=f"Policy {name} has no earlier rounds behind what it keeps"):
+        knockout.reading_policy(name)
+    assert knockout.reading_policy("kv_last_round") is POLICY
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run whose logs are written down: three rounds each, all right."""
