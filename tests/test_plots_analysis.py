@@ -91,6 +91,7 @@ def test_a_panel_for_each_dtype_and_place(moved):
     line = figure.data[2]
     assert (list(line.x), list(line.y)) == (["0", "16"], [0.0, 32.0])
     assert (line.line.color, line.line.dash) == (COLOURS[1], "solid")
+    assert figure.data[0].line.width > line.line.width
 
 
 def test_zero_is_drawn_at_the_floor_of_a_logarithmic_axis(moved):

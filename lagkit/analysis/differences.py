@@ -34,7 +34,8 @@ def against_null(table: pd.DataFrame, hops: Hops, by: Sequence[str] = (), *, lev
 def heads_apart(table: pd.DataFrame, hops: Hops, by: str) -> pd.DataFrame:
     """For each value of `by`, how many heads give `more` and `less` than the null, of how many `heads`.
 
-    Intervals are widened by the number of heads (Bonferroni), so that one head in twenty groups is found by chance.
+    Intervals are widened by the number of heads (Bonferroni): chance alone finds some head in at most one group of
+    twenty.
     """
     counts = {}
     for key, part in table.groupby(by):

@@ -91,7 +91,7 @@ def _variants(lm: LM, context: Context, shift: int) -> dict[str, Tensor]:
         BARE: displaced(lm, context, lambda positions: positions * 0),
         STALE: displaced(lm, context, lambda positions: positions + shift),
     }
-    return {name: lm.logits(moved) for name, moved in contexts.items()} | {DENSE: _dense(lm, context, shift)}
+    return {DENSE: _dense(lm, context, shift)} | {name: lm.logits(moved) for name, moved in contexts.items()}
 
 
 def _context(lm: LM, prompt: Prompt, case: Case, log: Trace, place: Place, shift: int) -> Context:

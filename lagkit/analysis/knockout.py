@@ -30,6 +30,16 @@ from lagkit.types import Trace
 INTACT, NO_LOG, ALL_EARLIER = "intact", "no log", "all earlier"
 
 
+def reading_policy(name: str) -> Policy:
+    """The policy of this name; raises ConfigError unless it reads earlier rounds before those that it keeps as KV."""
+    policy = get_policy(name)
+    if policy is None or policy.inject != "kv" or policy.encode == "kept" or policy.keep == "all_rounds":
+        raise ConfigError(
+            f"Policy {name} has no earlier rounds behind what it keeps: choose one such as kv_last_round."
+        )
+    return policy
+
+
 def encode(encoder: Encoder, trace: Trace, policy: Policy, cut: Collection[int] = ()) -> KVBlock:
     """As `Encoder.encode`, but no token behind round i sees round i, for every i of `cut` (counted from 0).
 

@@ -44,10 +44,11 @@ def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool
 
 
 def _lines(panel: pd.DataFrame, measure: str, log: bool, *, first: bool) -> list[go.Scatter]:
-    """One line for each variant and content."""
+    """One line for each variant and content; the first variant, the reference, lies broad beneath the others."""
     means = panel.groupby(["variant", "content", "shift"], sort=False)[measure].mean()
     traces = []
-    for colour, variant in zip(COLOURS, panel["variant"].unique(), strict=False):
+    variants = list(panel["variant"].unique())
+    for colour, variant in zip(COLOURS, variants, strict=False):
         for dash, content in zip(DASHES, panel["content"].unique(), strict=False):
             line = means[variant][content].sort_index()
             name = f"{variant}, {content} log"
@@ -59,7 +60,7 @@ def _lines(panel: pd.DataFrame, measure: str, log: bool, *, first: bool) -> list
                     name=name,
                     legendgroup=name,
                     showlegend=first,
-                    line={"color": colour, "dash": dash},
+                    line={"color": colour, "dash": dash, "width": 7 if variant == variants[0] else 2},
                     hovertemplate="%{x}: %{y:.3g}<extra>" + name + "</extra>",
                 )
             )
