@@ -58,7 +58,7 @@ def copy_of(one: Executed, images: Sequence[bytes]) -> str:
 
 
 def _without_run(notebook: NotebookNode) -> NotebookNode:
-    """A copy without papermill's notes and lines of progress (hours, durations), and with folders of this machine cut."""
+    """A copy without papermill's notes and lines of progress (hours, durations), and without this machine's folders."""
     clean = _relative(deepcopy(notebook), _roots())
     clean.metadata = NotebookNode({name: clean.metadata[name] for name in _KEPT if name in clean.metadata})
     language = clean.metadata.get("language_info", {})
