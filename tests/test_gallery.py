@@ -179,7 +179,7 @@ def visit(browser, path: Path) -> tuple[list[dict], list[str]]:
     sizes = page.evaluate(
         """[...document.querySelectorAll(".plotly-graph-div")].map(div => {
             const box = div.querySelector("svg.main-svg")?.getBoundingClientRect() ?? {width: 0, height: 0};
-            return {width: box.width, height: box.height, marks: div.querySelectorAll(".trace, .point").length};
+            return {width: box.width, height: box.height, marks: div.querySelectorAll(".trace, .point, .hm").length};
         })"""
     )
     context.close()
@@ -229,6 +229,13 @@ def test_a_copy_tells_nothing_of_the_run_s_place_and_hour(made):
     assert "version" not in copy["metadata"]["language_info"]
     assert [cell["metadata"] for cell in copy["cells"]][1] == {"tags": ["parameters"]}
     assert "word" in "".join(copy["cells"][2]["source"])  # the parameters that were given stay
+
+
+def test_lines_of_progress_stay_out_of_a_copy(tmp_path):
+    said = new_output("stream", name="stdout", text="Encoding logs: 48 of 48, 2 s\nkept: 3 s of it\n")
+    only = new_output("stream", name="stdout", text="Answering: log: 7, 12 s\n")
+    copy = json.loads(copies.copy_of(Executed.read(write(tmp_path, "told", said, only)), []))
+    assert [output["text"] for output in copy["cells"][1]["outputs"]] == [["kept: 3 s of it\n"]]
 
 
 def test_the_listing_shows_each_notebook_and_its_first_figure(made):
@@ -295,6 +302,13 @@ def test_a_notebook_that_did_not_come_to_its_end_is_refused(tmp_path):
         Executed.read(tmp_path / "torn.ipynb")
     with pytest.raises(DataError, match="must begin with a Markdown cell of a `# title` and a paragraph"):
         _ = Executed.read(write(tmp_path, "mute", opening="Just words.")).opening
+
+
+def test_a_question_that_ends_in_a_colon_takes_its_list_along(tmp_path):
+    source = write(tmp_path, "listed", opening="# Two\n\nWe ask\ntwo things:\n\n- this;\n- that.\n\nNot this.")
+    one = Executed.read(source)
+    assert one.opening == ("Two", "We ask two things:\n\n- this;\n- that.")
+    assert "<li>this;</li>" in pages.index([one], set())
 
 
 def test_a_folder_needs_notebooks_of_different_names(tmp_path):

@@ -20,6 +20,7 @@ from lagkit.gallery.files import write
 LIMIT = 1_500_000  # bytes; GitHub does not show notebooks that are much larger
 _KEPT = ("kernelspec", "language_info")
 _LANGUAGE = ("name", "file_extension", "mimetype", "pygments_lexer")
+_PROGRESS = re.compile(r"^.+: \d+(?: of \d+)?, \d+ s\n", re.MULTILINE)
 _PERSONAL = re.compile(r"/(?:home|root|tmp|work|Users)/[^\s\"'\\]*")
 
 
@@ -57,7 +58,7 @@ def copy_of(one: Executed, images: Sequence[bytes]) -> str:
 
 
 def _without_run(notebook: NotebookNode) -> NotebookNode:
-    """A copy without papermill's notes (paths, hours, durations), and with folders of this machine cut off."""
+    """A copy without papermill's notes and lines of progress (hours, durations), and without this machine's folders."""
     clean = _relative(deepcopy(notebook), _roots())
     clean.metadata = NotebookNode({name: clean.metadata[name] for name in _KEPT if name in clean.metadata})
     language = clean.metadata.get("language_info", {})
@@ -65,7 +66,16 @@ def _without_run(notebook: NotebookNode) -> NotebookNode:
     for cell in clean.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = NotebookNode({"tags": tags} if tags else {})
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(_without_progress, cell.outputs) if output.get("text") != ""]
     return clean
+
+
+def _without_progress(output: NotebookNode) -> NotebookNode:
+    """Printed text without the lines of `lagkit.progress`: they differ from run to run, and nobody reads them later."""
+    if output.output_type == "stream":
+        output.text = _PROGRESS.sub("", output.text)
+    return output
 
 
 def _roots() -> list[str]:

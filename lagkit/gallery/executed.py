@@ -48,12 +48,18 @@ class Executed:
 
     @cached_property
     def opening(self) -> tuple[str, str]:
-        """The title and the first paragraph after it, as Markdown; raises DataError if there are none."""
+        """The title and the first paragraph after it (with its list, if it ends in a colon), as Markdown.
+
+        Raises DataError if there are none.
+        """
         first = next((cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"), "")
-        found = re.match(r"\s*#\s+(.+?)\s*\n\s*\n(.+?)(?:\n\s*\n|\Z)", first + "\n", re.DOTALL)
-        if not found:
+        title, *blocks = [block.strip() for block in re.split(r"\n\s*\n", first)]
+        if not title.startswith("# ") or not blocks:
             raise DataError(f"{self.path} must begin with a Markdown cell of a `# title` and a paragraph.")
-        return found[1], " ".join(found[2].split())
+        question = " ".join(blocks[0].split())
+        if question.endswith(":"):
+            question = "\n\n".join([question, *blocks[1:2]])
+        return title.removeprefix("# ").strip(), question
 
     @cached_property
     def figures(self) -> list[NotebookNode]:
@@ -67,7 +73,7 @@ class Executed:
         facts: dict[str, str] = {}
         if run.get("end_time"):
             facts["made"] = f"{run['end_time'][:16].replace('T', ' ')} UTC, in {run['duration']:.0f} s"
-        given = {name: value for name, value in run.get("parameters", {}).items() if name != "out"}
+        given = {name: value for name, value in run.get("parameters", {}).items() if name not in ("out", "run")}
         facts["parameters"] = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "defaults"
         if version := self.notebook.metadata.get("language_info", {}).get("version"):
             facts["Python"] = version

@@ -59,7 +59,7 @@ def index(executed: Sequence[Executed], previewed: set[str]) -> str:
         {
             "name": one.name,
             "title": _inline(one.opening[0]),
-            "question": _inline(one.opening[1]),
+            "question": markdown2html(one.opening[1]),
             "preview": one.name in previewed,
             "figures": len(one.figures),
             "made": one.made,
