@@ -19,10 +19,10 @@ TINY = {"variants": ["kv_last_round"], "shares": [1.0], "thresholds": [0.4]}
 @pytest.fixture
 def tier(tmp_path) -> Path:
     """The testbed with a world, an embedder and limits that are small."""
-    world = {"entities": 90, "log_questions": 9, "unseen_questions": 8, "hops": [1, 2]}
+    world = {"entities": 90, "log_questions": 8, "unseen_questions": 6, "hops": [1, 2]}
     settings = yaml.safe_load(TIERS["testbed"].read_text(encoding="utf-8"))
     path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump({**settings, "world": world, "embedder": "hash", "max_rounds": 3}))
+    path.write_text(yaml.safe_dump({**settings, "world": world, "embedder": "hash", "max_rounds": 2}))
     return path
 
 
@@ -35,7 +35,7 @@ def run(tmp_path: Path, **parameters: object) -> tuple[dict, list]:
 
 
 def test_on_a_test_world_all_three_kinds_of_logs_and_both_stores_are_measured(tier, tmp_path):
-    record, outputs = run(tmp_path, tier=str(tier), unseen_questions=8)
+    record, outputs = run(tmp_path, tier=str(tier), unseen_questions=6)
     assert {name.split(".")[2] for name in record["metrics"] if name.startswith("net.")} == {
         *("removed-0", "removed-1", "changed-0", "changed-1"),
     }
@@ -53,7 +53,7 @@ def test_on_a_test_world_all_three_kinds_of_logs_and_both_stores_are_measured(ti
 def test_of_data_that_cannot_be_changed_the_contradicting_part_is_left_out(tier, tmp_path, pytestconfig):
     sample = str(pytestconfig.rootpath / "data" / "sample")
     tier.write_text(tier.read_text() + "\ndataset: musique\n")
-    record, outputs = run(tmp_path, tier=str(tier), data=sample, log_questions=6, unseen_questions=4)
+    record, outputs = run(tmp_path, tier=str(tier), data=sample, log_questions=4, unseen_questions=3)
     assert not any("changed" in name or "aged" in name for name in record["metrics"])
     printed = "".join(output["text"] for output in outputs if output.get("name") == "stdout")
     assert "they cannot be changed, so contradicting logs are left out" in printed
