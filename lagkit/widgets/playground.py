@@ -148,7 +148,7 @@ class Playground(Panel):
 
     def _answer(self, asked: Question | str, names: Sequence[str]) -> None:
         self.traces, self._asked = {}, asked if isinstance(asked, Question) else None
-        self.attended.options, self.attention.outputs, self.answers.value = (), (), ""
+        self.attention.outputs, self.answers.value = (), ""
         self.progress.value, self.progress.max = 0, max(len(names), 1) * self._max_rounds
         self.say("Working …")
         with self._reader() as store:
