@@ -14,11 +14,11 @@ import pandas as pd
 
 from lagkit import data, manifest, metrics, report
 from lagkit.agent import Agent, Limits
+from lagkit.backend import Backend, load_model
 from lagkit.config import RunConfig, Split
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, ContextTooLong
 from lagkit.journal import Journal
-from lagkit.model import LM
 from lagkit.policy import Policy, get_policy
 from lagkit.progress import progress
 from lagkit.prompts import Prompt
@@ -26,17 +26,18 @@ from lagkit.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.store import LogStore
 from lagkit.testbed.dataset import Controls
 from lagkit.testbed.dataset import write as write_world
-from lagkit.types import Question, Trace
+from lagkit.types import Question, Trace, Usage
 
 
 class Experiment:
     """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and `summary.csv`.
 
     A run on a test world has it in `world/`. `lm` and `embedder` may be handed in, to share them between runs.
-    Raises DataError or ConfigError at once when the data are missing or too few, or the folder holds another run.
+    Raises DataError or ConfigError at once when the data are missing or too few, the folder holds another run, or `lm`
+    cannot follow a policy.
     """
 
-    def __init__(self, config: RunConfig, *, lm: LM | None = None, embedder: Embedder | None = None) -> None:
+    def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
         self.out = Path(config.out)
         self.data = data.load(config.data, config.dataset) if config.data else self._draw_world()
@@ -44,14 +45,17 @@ class Experiment:
             self.questions(split)
         manifest.claim(self.out, config, self.prompt)
         if lm is not None:
+            for name in config.policies:
+                lm.augmenter(self.prompt, get_policy(name))  # refuses here what it cannot follow
             self.lm = lm
         if embedder is not None:
             self.embedder = embedder
 
     @cached_property
-    def lm(self) -> LM:
+    def lm(self) -> Backend:
         """The language model, loaded when first needed."""
-        return LM.load(self.config.model, device=self.config.device, dtype=self.config.dtype)
+        config = self.config
+        return load_model(config.model, device=config.device, dtype=config.dtype, api=config.api)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -162,8 +166,13 @@ class Experiment:
             for split in splits:
                 traces = self._traces(name, split)
                 asked = [q for q in self.questions(split) if q.id in traces]
-                rows += [{"policy": name, "split": split, **result_row(q, traces[q.id])} for q in asked]
+                rows += [{"policy": name, "split": split, **self._row(q, traces[q.id])} for q in asked]
         return pd.DataFrame(rows)
+
+    def _row(self, question: Question, trace: Trace) -> dict[str, Any]:
+        """A question's outcome; of a model behind an API, with its price."""
+        cost = {"cost": self.config.api.cost(trace.usage)} if self.config.api else {}
+        return {**result_row(question, trace), **cost}
 
     def logs(self) -> list[Trace]:
         """The traces of the log questions that did not fail."""
@@ -174,12 +183,25 @@ class Experiment:
         traces = self.logs()
         sharing = [data.overlap(self.log_questions, q) for q in self.questions("unseen")]
         right = sum(bool(t.correct) for t in traces)
-        return [
+        facts = [
             f"The log store holds {len(traces)} logs, of which {right} answer their question rightly.",
             f"{len(sharing) - sharing.count('none')} of {len(sharing)} unseen questions share a hop with a logged one.",
             "Injected tokens are those of logs, and of the prompt's shared head where it stands at position 0.",
             "Seconds are generation alone, a batch's wall time divided by its rows; encoding is not in them.",
         ]
+        if self.config.api:
+            used = self._spent()
+            facts.append(
+                f"The endpoint read {used.prefilled:,} tokens and wrote {used.generated:,} for logs and answers, at a "
+                f"cost of {self.config.api.cost(used):.4g}."
+            )
+        return facts
+
+    def _spent(self) -> Usage:
+        """What logs and answers have cost, counting those that were asked for before, too."""
+        asked = [(name, split) for name in self.config.policies for split in self.config.splits]
+        books = {"log", *(f"{name}.{split}" for name, split in asked if (name, split) != ("no_logs", "seen"))}
+        return sum((trace.usage for book in sorted(books) for trace in self._journal(book).traces()), Usage())
 
     def differences(self, results: pd.DataFrame) -> pd.DataFrame:
         """Paired differences to `no_logs`; questions that share a sub-question count as dependent.

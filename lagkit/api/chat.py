@@ -1,0 +1,63 @@
+"""Contexts for a model that is reached through a chat alone: messages, and policies that can be told in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lagkit.augment import LogTexts
+from lagkit.errors import ConfigError
+from lagkit.policy import POLICIES, Policy
+from lagkit.types import Question
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What a generation starts from: messages with `role` and `content`."""
+
+    messages: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class ChatAugmenter(LogTexts):
+    """Builds chats under one policy; raises ConfigError for a policy that no chat can follow (see `refusal`).
+
+    The assistant's turn cannot be opened through a chat API, so the prompt's opening, a restatement of the question, is
+    dropped: what the model says is its whole turn. On the testbed's log-store questions (without logs, through its
+    own chat template) that costs nothing, since the model restates the question by itself: 66.0% right answers, as with
+    the opening. The restatement at the end of the user's turn makes 13.3% of it, as a finished turn of the assistant
+    10.0%. Models that follow instructions are asked for the protocol by the system message anyway.
+    """
+
+    def __post_init__(self) -> None:
+        if self.policy and (reason := refusal(self.policy)):
+            raise ConfigError(reason)
+
+    def opening(self, question: Question) -> str:
+        """None: the model opens its turn itself."""
+        return ""
+
+    def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Chat:
+        """The chat for one round: the shared head, and the user's turn, in which logs stand already (see `notes`)."""
+        return Chat((*self.prompt.head(), {"role": "user", "content": user_turn}))
+
+    def distil_context(self, question: Question, logs: Sequence[str]) -> Chat:
+        """The chat in which the model writes notes on logs for a coming question."""
+        return Chat(tuple(self.distil_messages(question, logs)))
+
+
+def refusal(policy: Policy) -> str:
+    """Why a model behind an API cannot follow a policy, and what to do; empty if it can."""
+    able = ", ".join(name for name, known in POLICIES.items() if known and known.place == "user_turn")
+    if policy.inject == "kv":
+        return (
+            f"The policy {policy} injects KV, and the KV of a model behind an API can be neither read nor put in: "
+            f"choose among no_logs, {able}."
+        )
+    if policy.place != "user_turn":
+        where = "in front of BOS" if policy.place == "front" else "between the turns"
+        return (
+            f"The policy {policy} puts the text of logs {where}, which cannot be reached through a chat API: "
+            f"choose place user_turn ({able})."
+        )
+    return ""
