@@ -26,7 +26,7 @@ class ContextTooLong(LagkitError):
 
 
 class EndpointError(LagkitError):
-    """An endpoint cannot be used, whatever it is asked: it is down, refuses the key, or limits the rate for too long."""
+    """An endpoint cannot be used, whatever it is asked: it is down, refuses the key, or limits the rate too long."""
 
 
 class RequestRefused(LagkitError):

@@ -89,8 +89,8 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     """One row per policy and split, in order of first appearance.
 
     Columns: `n`, the mean scores (a failed question scores 0), mean `rounds`, `abstention` (the share of questions left
-    without an answer), `failures` (their number), and per question the mean tokens `prefilled`, `injected`, `generated`,
-    `seconds`, and `cost` if the results have it. Raises DataError when a column is missing.
+    without an answer), `failures` (their number), and per question the mean tokens `prefilled`, `injected` and
+    `generated`, `seconds`, and `cost` if the results have it. Raises DataError when a column is missing.
     """
     _require(results, ("policy", "split", "question_id", "rounds", "abstained", "failed", *COSTS))
     groups = _scored(results).groupby(["policy", "split"], sort=False)

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -76,10 +76,8 @@ def playing(script: Sequence[Reply] | Callable[[dict[str, Any]], Reply]) -> Iter
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            try:
+            with suppress(OSError):  # who asked may have gone
                 self.wfile.write(body)
-            except OSError:
-                pass  # who asked has gone
 
         def log_message(self, *_: object) -> None:
             pass

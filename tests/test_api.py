@@ -295,8 +295,8 @@ def test_without_the_client_a_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(api_model, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'lagkit\[api\]'"):
         APIModel("m")
+    monkeypatch.undo()
     with pytest.raises(ConfigError, match="has no name"):
-        monkeypatch.undo()
         load_model("api:")
 
 
