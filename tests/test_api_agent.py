@@ -144,7 +144,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(tmp_path):
 def test_another_temperature_is_another_run(tmp_path):
     with playing([said(ANSWER)]) as played:
         api_run(tmp_path, played.model()).run()
-        with pytest.raises(ConfigError, match="temperature was 0.0 and is 1.0"):
+        with pytest.raises(ConfigError, match=r"temperature was 0\.0 and is 1\.0"):
             api_run(tmp_path, played.model(), api={"temperature": 1.0})
 
 

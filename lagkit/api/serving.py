@@ -19,6 +19,7 @@ from lagkit.config import Requests
 from lagkit.errors import ConfigError, EndpointError
 from lagkit.hub import resolve_model
 
+_SERVE = (sys.executable, "-m", "transformers.cli.transformers", "serve")
 _HOST = "127.0.0.1"
 _NEEDS = ("openai", "fastapi", "uvicorn")
 _PAUSE = 0.2  # seconds between two looks whether the server is there
@@ -47,9 +48,8 @@ def serving(
         if Path(name).is_dir():  # requests and manifests name what is loaded: no path of this machine
             name, target = Path(model).name, Path(name).resolve()
             Path(folder, name).symlink_to(target, target_is_directory=True)
-        command = [sys.executable, "-m", "transformers.cli.transformers", "serve", name]
         options = ["--host", _HOST, "--port", str(port), "--dtype", dtype, "--device", device]
-        server = subprocess.Popen([*command, *options], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen([*_SERVE, name, *options], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait(server, port, seconds, Path(log.name))
             yield APIModel(name, endpoint=Endpoint(f"http://{_HOST}:{port}/v1", "none"), requests=requests)
