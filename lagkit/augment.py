@@ -82,6 +82,10 @@ class Augmenter(LogTexts):
         shared = (self.lm.head_block(head_ids),) if head_ids else ()
         return Context((*words, *tail_ids), (*shared, *blocks))
 
+    def proceed(self, context: Context, said: str) -> Context:
+        """The context in which the model goes on from words that it has said, or is made to say."""
+        return Context((*context.ids, *self.lm.tokenize(said)), context.blocks)
+
     def distil_context(self, question: Question, logs: Sequence[str]) -> Context:
         """The context in which the model writes notes on logs for a coming question."""
         chat = self.lm.chat(self.distil_messages(question, logs), open_turn=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lagkit.types import Question
 
 if TYPE_CHECKING:
+    from lagkit.agent import Limits
     from lagkit.config import Requests
     from lagkit.errors import LagkitError
     from lagkit.model import Generation
@@ -33,6 +34,9 @@ class Contexts(Protocol):
     def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Any:
         """The context for one round."""
 
+    def proceed(self, context: Any, said: str) -> Any:
+        """The context in which the model goes on from these words of its own turn (for `force_answer`)."""
+
     def distil_context(self, question: Question, logs: Sequence[str]) -> Any:
         """The context in which notes on logs are written."""
 
@@ -48,10 +52,16 @@ class Backend(Protocol):
     fingerprint: Mapping[str, str]
 
     def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: LogStore | None = None) -> Contexts:
-        """Builds its contexts under `policy`; raises ConfigError for one that it cannot follow."""
+        """Builds its contexts under `policy`."""
+
+    def admit(self, policy: Policy | None, limits: Limits) -> None:
+        """Raise ConfigError, with the reason, for a policy or limits that it cannot follow."""
 
     def check(self, context: Any, new_tokens: int) -> None:
         """Raise ContextTooLong where it is known beforehand."""
+
+    def confidence(self, said: Generation, start: int, stop: int) -> float | None:
+        """The mean log-probability of the tokens of `said.text[start:stop]`; None where it is not known, or empty."""
 
     def generate(
         self, contexts: Sequence[Any], max_new_tokens: int, *, stop: Sequence[str] = (), batch_size: int = 16

@@ -21,8 +21,9 @@ from lagkit.agent import Limits
 from lagkit.api.chat import refusal
 from lagkit.backend import API
 from lagkit.errors import ConfigError
-from lagkit.policy import POLICIES, get_policy
+from lagkit.policy import POLICIES
 from lagkit.types import Usage
+from lagkit.variant import Variant
 
 Split = Literal["seen", "unseen"]
 Wording = Literal["examples", "plain", "short"]
@@ -100,8 +101,9 @@ class RunConfig(Settings):
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
     that were trained on the protocol. log_questions, seen_questions, unseen_questions: sizes of seeded samples (None
     takes all); seen questions are drawn from those that the log store was built on. min_similarity: a log less similar
-    to the query is not used (None uses all). model: as `backend.load_model` takes it; `api` says how one behind an API
-    is asked.
+    to the query is not used (None uses all). policies: variants, each a policy and what it changes of the limits
+    (`lagkit.variant`). passages to force_answer: the limits, as in `lagkit.agent.Limits`. model:
+    as `backend.load_model` takes it; `api` says how one behind an API is asked.
     """
 
     what: ClassVar[str] = "run settings"
@@ -127,6 +129,8 @@ class RunConfig(Settings):
     max_rounds: PositiveInt | None = None
     max_new_tokens: PositiveInt = 1024
     batch_size: PositiveInt = Field(default=16, description="questions in flight at once")
+    best_log: Literal["first", "last"] = "first"
+    force_answer: bool = False
     api: Requests | None = None
 
     @model_validator(mode="after")
@@ -137,8 +141,8 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _within_reach(self) -> Self:
-        for policy in map(get_policy, self.policies if self.model.startswith(API) else ()):
-            if policy and (reason := refusal(policy)):
+        for variant in map(Variant.parse, self.policies if self.model.startswith(API) else ()):
+            if reason := refusal(variant.policy, variant.limits(self.limits)):
                 raise ValueError(reason)
         return self
 
@@ -154,7 +158,7 @@ class RunConfig(Settings):
     def _known_policies(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             try:
-                get_policy(name)
+                Variant.parse(name)
             except ConfigError as error:
                 raise ValueError(str(error)) from error
         if "no_logs" not in names:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lagkit import manifest
+from lagkit.agent import Limits
 from lagkit.api.chat import refusal
 from lagkit.api.model import APIModel
 from lagkit.backend import API
@@ -16,7 +17,7 @@ from lagkit.config import RunConfig
 from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
 from lagkit.intervals import paired_interval
-from lagkit.policy import get_policy
+from lagkit.variant import Variant
 
 Hops = Mapping[str, Collection[str]]
 
@@ -45,8 +46,8 @@ def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out
 
 def reachable(variants: Sequence[str]) -> tuple[str, ...]:
     """`no_logs` and the variants; raises ConfigError for one that a model behind an API cannot follow."""
-    for policy in map(get_policy, variants):
-        if policy and (reason := refusal(policy)):
+    for variant in map(Variant.parse, variants):
+        if reason := refusal(variant.policy, variant.limits(Limits())):
             raise ConfigError(reason)
     return tuple(dict.fromkeys(["no_logs", *variants]))
 
@@ -56,10 +57,8 @@ def lend_logs(source: Experiment, borrower: Experiment) -> None:
 
     Both runs have one embedder. Logs that are there already stay.
     """
-    with source.store() as logs, borrower.store(write=True) as store:
-        new = [trace for trace in logs.traces() if trace.id not in store]
-        vectors = borrower.embedder.documents([trace.key for trace in new])
-        store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
+    with source.store() as logs:
+        borrower.fill(list(logs.traces()))
 
 
 def gains(results: pd.DataFrame, reference: tuple[str, str], hops: Hops, score: str) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from email.utils import format_datetime
 import pytest
 
 from lagkit.actions import close, cut
+from lagkit.agent import Limits
 from lagkit.api import model as api_model
 from lagkit.api.asking import Gate, _seconds
 from lagkit.api.chat import Chat, refusal
@@ -303,10 +304,13 @@ def test_without_the_client_a_sentence_says_what_to_install(monkeypatch):
 # What it cannot do
 
 
-@pytest.mark.parametrize("name", [n for n, p in POLICIES.items() if p and p.place != "user_turn"])
+OUT_OF_REACH = [n for n, p in POLICIES.items() if p and p.place != "user_turn" and p.inject != "copy"]
+
+
+@pytest.mark.parametrize("name", OUT_OF_REACH)
 def test_policies_out_of_reach_are_refused_with_a_reason_before_anything_runs(name, tmp_path):
     policy = POLICIES[name]
-    reason = refusal(policy)
+    reason = refusal(policy, Limits())
     wanted = "KV of a model behind an API" if policy.inject == "kv" else "in front of BOS, which cannot be reached"
     assert wanted in reason
     assert "text_last_round_user_turn, text_all_rounds_user_turn" in reason
@@ -315,11 +319,22 @@ def test_policies_out_of_reach_are_refused_with_a_reason_before_anything_runs(na
     assert reason in str(caught.value)
     model = APIModel("m", endpoint=Endpoint("https://example.org/v1", KEY))
     with pytest.raises(ConfigError) as caught:
-        model.augmenter(None, policy)
+        model.admit(policy, Limits())
     assert str(caught.value) == reason
 
 
-def test_policies_in_the_user_turn_are_within_reach():
-    named = [POLICIES[name] for name in ("text_last_round_user_turn", "text_all_rounds_user_turn", "cheatsheet")]
-    assert [refusal(policy) for policy in named] == ["", "", ""]
-    assert "choose place user_turn" in refusal(Policy("text", place="prefix"))
+@pytest.mark.parametrize("name", ["no_logs", "copy_nearest", "cheatsheet", "text_all_rounds_user_turn"])
+def test_policies_in_the_user_turn_are_within_reach(name):
+    assert refusal(POLICIES[name], Limits()) == ""
+    assert refusal(POLICIES[name], Limits(force_answer=True)).startswith("force_answer has the model go on")
+
+
+def test_forced_answers_are_refused_for_a_variant_alone_too(tmp_path):
+    settings = {"data": tmp_path, "out": tmp_path, "model": "api:m"}
+    for more in (
+        {"policies": ["no_logs", "no_logs+force_answer=true"]},
+        {"policies": ["no_logs"], "force_answer": True},
+    ):
+        with pytest.raises(ConfigError, match="force_answer has the model go on from an answer"):
+            RunConfig.parse({**settings, **more})
+    assert "choose place user_turn" in refusal(Policy("text", place="prefix"), Limits())

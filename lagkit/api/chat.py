@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lagkit.augment import LogTexts
-from lagkit.errors import ConfigError
 from lagkit.policy import POLICIES, Policy
 from lagkit.types import Question
+
+if TYPE_CHECKING:
+    from lagkit.agent import Limits
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class ChatAugmenter(LogTexts):
-    """Builds chats under one policy; raises ConfigError for a policy that no chat can follow (see `refusal`).
+    """Builds chats under one policy; what no chat can follow is refused beforehand (see `refusal`).
 
     The assistant's turn cannot be opened through a chat API, so the prompt's opening, a restatement of the question, is
     dropped: what the model says is its whole turn. On the testbed's log-store questions (without logs, through its
@@ -28,10 +31,6 @@ class ChatAugmenter(LogTexts):
     the opening. The restatement at the end of the user's turn makes 13.3% of it, as a finished turn of the assistant
     10.0%. Models that follow instructions are asked for the protocol by the system message anyway.
     """
-
-    def __post_init__(self) -> None:
-        if self.policy and (reason := refusal(self.policy)):
-            raise ConfigError(reason)
 
     def opening(self, question: Question) -> str:
         """None: the model opens its turn itself."""
@@ -41,13 +40,24 @@ class ChatAugmenter(LogTexts):
         """The chat for one round: the shared head, and the user's turn, in which logs stand already (see `notes`)."""
         return Chat((*self.prompt.head(), {"role": "user", "content": user_turn}))
 
+    def proceed(self, context: Chat, said: str) -> Chat:
+        """Not to be had: `refusal` keeps the agent from asking for it."""
+        raise NotImplementedError("A chat cannot go on from words in the assistant's turn.")
+
     def distil_context(self, question: Question, logs: Sequence[str]) -> Chat:
         """The chat in which the model writes notes on logs for a coming question."""
         return Chat(tuple(self.distil_messages(question, logs)))
 
 
-def refusal(policy: Policy) -> str:
-    """Why a model behind an API cannot follow a policy, and what to do; empty if it can."""
+def refusal(policy: Policy | None, limits: Limits) -> str:
+    """Why a model behind an API cannot follow a policy under these limits, and what to do; empty if it can."""
+    if limits.force_answer:
+        return (
+            "force_answer has the model go on from an answer that was begun for it, which cannot be done through a "
+            "chat API: leave it out."
+        )
+    if policy is None or policy.inject == "copy":
+        return ""
     able = ", ".join(name for name, known in POLICIES.items() if known and known.place == "user_turn")
     if policy.inject == "kv":
         return (

@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from lagkit.actions import close, cut
-from lagkit.api.chat import Chat, ChatAugmenter
+from lagkit.agent import Limits
+from lagkit.api.chat import Chat, ChatAugmenter, refusal
 from lagkit.api.endpoint import Endpoint
 from lagkit.config import Requests
 from lagkit.errors import ConfigError, ContextTooLong, LagkitError, RequestRefused
@@ -68,8 +69,17 @@ class APIModel:
         return self.requests.cost(self.spent)
 
     def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: LogStore | None = None) -> ChatAugmenter:
-        """Builds this model's chats; raises ConfigError for a policy with KV, or with logs outside the user turn."""
+        """Builds this model's chats."""
         return ChatAugmenter(self, prompt, policy, store)
+
+    def admit(self, policy: Policy | None, limits: Limits) -> None:
+        """Raise ConfigError for KV, for logs outside the user turn and for forced answers (see `chat.refusal`)."""
+        if reason := refusal(policy, limits):
+            raise ConfigError(reason)
+
+    def confidence(self, said: Generation, start: int, stop: int) -> float | None:
+        """None: an endpoint need not tell the probabilities of its tokens."""
+        return None
 
     def check(self, context: Chat, new_tokens: int) -> None:
         """Nothing can be said beforehand: the endpoint alone knows its tokens, and what fits."""
