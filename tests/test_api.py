@@ -124,6 +124,18 @@ def test_a_wrong_key_is_told_at_once_and_not_repeated():
     assert len(played.asked) == 1
 
 
+def test_one_that_fails_for_all_ends_the_others_and_is_the_one_that_is_told():
+    def by_number(asked):
+        number = int(asked["messages"][0]["content"])
+        return failed(401, "{no} such key") if number == 3 else Reply(200, said("x").body, seconds=0.3)
+
+    chats = [Chat(({"role": "user", "content": str(i)},)) for i in range(30)]
+    with playing(by_number) as played:
+        with pytest.raises(EndpointError, match=r"refuses the key \(401: {no} such key\)"):
+            played.model().generate(chats, 8, batch_size=4)
+        assert len(played.asked) < 10
+
+
 def test_a_rate_limit_is_waited_for_as_long_as_the_endpoint_asks():
     with playing([failed(429, "slow down", retry_after="0.4"), said("<ans>x</ans>")]) as played:
         model = played.model()

@@ -86,11 +86,11 @@ class Asking:
             else:
                 self._reached = True
                 return reply
-            if wait > self.requests.patience:
+            if tries == self.requests.retries or wait > self.requests.patience:
                 break
             self._gate.hold(wait)
             given_up.wait(wait * random.uniform(1.0, 1.5))  # apart, so that those held together don't come together
-        tried = f"{tries + 1} times" if tries else "once"
+        tried = "once" if tries == 0 else f"{tries + 1} times"
         raise EndpointError(f"{trouble} (tried {tried}). What has ended is kept: the same command resumes.")
 
     def _count(self, tries: int) -> None:
@@ -112,35 +112,34 @@ class Asking:
             ) from None
         if not isinstance(error, openai.APIStatusError):
             return f"{where} does not answer in the form of OpenAI's API: {said}"
-        self._raise_lasting(error, f"{where} {{}} ({error.status_code}: {said}): {{}}.")
+        self._reached = True
+        self._raise_lasting(error, said)
         if error.status_code == 429:
             return f"{where} limits the rate of requests, lower api.per_minute: {said}"
         return f"{where} fails with {error.status_code}: {said}"
 
-    def _raise_lasting(self, error: openai.APIStatusError, told: str) -> None:
+    def _raise_lasting(self, error: openai.APIStatusError, said: str) -> None:
         """Raise for what the same request would meet again."""
         status, code = error.status_code, str(error.code)
         if code == _NO_MONEY:
-            raise EndpointError(told.format("has no credit left for this key", "add some")) from None
-        if status in (401, 403):
-            raise EndpointError(
-                told.format("refuses the key", "set the endpoint's key beside its address, in LAGKIT_API_KEY")
-            ) from None
-        if status == 404:
-            raise EndpointError(
-                told.format(f"has no model {self.model!r}, or not at this address", "compare both with its manual")
-            ) from None
-        if status not in (400, 413, 422):
+            kind, trouble, remedy = EndpointError, "has no credit left for this key", "add some"
+        elif status in (401, 403):
+            kind, trouble = EndpointError, "refuses the key"
+            remedy = "set the endpoint's key beside its address, in LAGKIT_API_KEY"
+        elif status == 404:
+            kind, trouble = EndpointError, f"has no model {self.model!r}, or not at this address"
+            remedy = "compare both with its manual"
+        elif status not in (400, 413, 422):
             return
-        if "context_length" in code or _TOO_LONG.search(self._said(error)):
-            raise ContextTooLong(
-                told.format("finds a request too long", "show fewer logs, or lower max_new_tokens")
-            ) from None
-        if "content" in code:
-            raise RequestRefused(told.format("refuses a request for its content", "leave the question out")) from None
-        raise EndpointError(
-            told.format("does not understand the request", "see the settings under `api` for what it may not know")
-        ) from None
+        elif "context_length" in code or _TOO_LONG.search(said):
+            kind, trouble = ContextTooLong, "finds a request too long"
+            remedy = "show fewer logs, or lower max_new_tokens"
+        elif "content" in code:
+            kind, trouble, remedy = RequestRefused, "refuses a request for its content", "leave the question out"
+        else:
+            kind, trouble = EndpointError, "does not understand the request"
+            remedy = "see the settings under `api` for what it may not know"
+        raise kind(f"{self.endpoint.shown} {trouble} ({status}: {said}): {remedy}.") from None
 
     def _said(self, error: Exception) -> str:
         """The endpoint's own words in one line, without the key, should they repeat it."""
@@ -148,8 +147,8 @@ class Asking:
         words = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
         if isinstance(error, openai.APIConnectionError) and error.__cause__:
             words = str(error.__cause__)
-        told = " ".join(str(words or error).split())[:_SAID].rstrip(".")
-        return told.replace(self.endpoint.key, "[the key]")
+        told = " ".join(str(words or error).split()).replace(self.endpoint.key, "[the key]")
+        return told[:_SAID].rstrip(".")
 
     def _wait(self, error: Exception, tries: int) -> float:
         """Seconds until the next try: what the endpoint asks for, or else twice as long each time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from importlib.util import find_spec
 from typing import Any
 
@@ -98,6 +98,9 @@ class APIModel:
         with ThreadPoolExecutor(max(1, min(batch_size, len(contexts)))) as pool:
             waiting = [pool.submit(self._answer, chat, max_new_tokens, stop, given_up) for chat in contexts]
             try:
+                wait(waiting, return_when=FIRST_EXCEPTION)
+                for broken in (one for one in waiting if one.done() and one.exception()):
+                    raise broken.exception()
                 answers = [one.result() for one in waiting]
             except BaseException:
                 given_up.set()

@@ -52,7 +52,7 @@ def serving(
         server = subprocess.Popen([*_SERVE, name, *options], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait(server, port, seconds, Path(log.name))
-            yield APIModel(name, endpoint=Endpoint(f"http://{_HOST}:{port}/v1", "none"), requests=requests)
+            yield APIModel(name, endpoint=Endpoint(f"http://{_HOST}:{port}/v1", "not-needed"), requests=requests)
         finally:
             server.terminate()
             try:
