@@ -45,7 +45,7 @@ class Settings(BaseModel):
             return cls.model_validate(settings)
         except ValidationError as error:
             known = ", ".join(cls.model_fields)
-            lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            lines = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
             unknown = any(e["type"] == "extra_forbidden" for e in error.errors())
             hint = f" (keys are {known})" if unknown else ""
             raise ConfigError(f"Wrong {cls.what}: " + "; ".join(lines) + hint + ".") from error
@@ -143,7 +143,7 @@ class RunConfig(Settings):
     def _within_reach(self) -> Self:
         for variant in map(Variant.parse, self.policies if self.model.startswith(API) else ()):
             if reason := refusal(variant.policy, variant.limits(self.limits)):
-                raise ValueError(reason)
+                raise ValueError(reason.rstrip("."))
         return self
 
     @field_validator("world")
