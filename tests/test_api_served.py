@@ -56,6 +56,23 @@ def test_the_server_says_what_the_same_model_says_on_the_spot(lm, local):
     assert [answer.usage.generated for answer in there] == [answer.usage.generated for answer in here]
 
 
+def test_without_its_opening_the_model_restates_the_question_and_in_the_user_turn_it_misleads(local):
+    model, prompt = local.lm, local.prompt
+    told = {passage.id: passage for passage in local.data.passages}
+    said: dict[str, list[str]] = {"opened": [], "dropped": [], "in the user turn": []}
+    for question in local.log_questions:
+        user = prompt.user_turn(question, [told[hop.passage_id] for hop in question.hops])
+        opening = prompt.open_turn(question)
+        forms = {"opened": (user, opening), "dropped": (user, ""), "in the user turn": (f"{user}\n\n{opening}", "")}
+        for form, (turn, opened) in forms.items():
+            chat = model.chat([*prompt.head(), {"role": "user", "content": turn}], open_turn=True)
+            [answer] = model.generate([Context(tuple(model.tokenize(chat + opened)))], 64, stop=STOP)
+            said[form].append((opened + answer.text).strip())
+    same = {form: sum(a == b for a, b in zip(said["opened"], said[form], strict=True)) for form in said}
+    assert same["dropped"] == len(local.log_questions) == 10
+    assert same["in the user turn"] <= 5
+
+
 @served
 def test_answers_that_are_cut_short_stay_open(lm, local):
     [answer] = lm.generate([Chat((*local.prompt.head(), {"role": "user", "content": "Question: Who?"}))], 2, stop=STOP)

@@ -26,10 +26,9 @@ class ChatAugmenter(LogTexts):
     """Builds chats under one policy; what no chat can follow is refused beforehand (see `refusal`).
 
     The assistant's turn cannot be opened through a chat API, so the prompt's opening, a restatement of the question, is
-    dropped: what the model says is its whole turn. On the testbed's log-store questions (without logs, through its
-    own chat template) that costs nothing, since the model restates the question by itself: 66.0% right answers, as with
-    the opening. The restatement at the end of the user's turn makes 13.3% of it, as a finished turn of the assistant
-    10.0%. Models that follow instructions are asked for the protocol by the system message anyway.
+    dropped: what the model says is its whole turn. The testbed's model restates the question by itself then, and says
+    the same as behind the opening; with the restatement at the end of the user's turn it goes astray (a test shows
+    both). Models that follow instructions are told the protocol by the system message anyway.
     """
 
     def opening(self, question: Question) -> str:
