@@ -7,7 +7,7 @@ import pytest
 
 from lagkit.data import overlap
 from lagkit.lab import open_run
-from lagkit.strata import differences_by, facts
+from lagkit.strata import counted, differences_by, facts
 
 
 @pytest.fixture(scope="module")
@@ -37,5 +37,6 @@ def test_a_difference_is_found_in_the_kind_that_has_it(run):
     found = differences_by(run, pd.DataFrame(rows), kind)
     assert found.index.names == ["hops", "policy", "split", "metric"]
     means = found.xs(("kv_last_round", "unseen", "em"), level=("policy", "split", "metric"))["mean"]
+    assert means.to_dict() == {1: 0.0, 2: 0.0, 3: 0.0, 4: 1.0}
     counts = kind.value_counts().sort_index()
-    assert means.to_dict() == {f"{hops} ({n})": float(hops == 4) for hops, n in counts.items()}
+    assert list(counted(found).index.unique("hops")) == [f"{hops} ({n})" for hops, n in counts.items()]
