@@ -86,6 +86,9 @@ class Experiment:
         """The test world of the settings, written into the run's folder unless it is there already."""
         controls, folder = Controls.parse(self.config.world or {}), self.out / "world"
         kept = folder / "controls.json"
+        if controls.contradicted and self.config.split == "disjoint":
+            # Changed facts lead to other hops, and so to other components than those of the world that the logs are of.
+            raise ConfigError("A world with contradicted facts cannot be split anew: use split=authors.")
         if not kept.exists():
             write_world(folder, controls)
         elif json.loads(kept.read_text(encoding="utf-8")) != controls.model_dump(mode="json"):
@@ -96,9 +99,6 @@ class Experiment:
         """The data as the settings split them."""
         if self.config.split == "authors":
             return self.loaded
-        if (self.config.world or {}).get("contradicted"):
-            # Changed facts lead to other hops, so the two worlds would fall into other components.
-            raise ConfigError("A world with contradicted facts cannot be split anew: use split=authors.")
         return components.disjoint(self.loaded, self.config.seed)
 
     def store(self, *, write: bool = False) -> LogStore:
