@@ -65,7 +65,7 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
         figure.update_xaxes(range=_span(own, 1 if metric == "rounds" else 100), row=row)
         for column, group in enumerate(groups, 1):
             part = own[own[columns] == group]
-            marks = _marks(part, metric, [names.index(name) for name in part["policy"]], COLOURS[row - 1])
+            marks = _marks(part, metric, [names.index(name) for name in part["policy"]], COLOURS[4])
             figure.add_trace(marks.update(showlegend=False, name=str(group), text=part["policy"]), row=row, col=column)
             figure.add_vline(x=0, line={"color": "#888", "width": 1}, row=row, col=column)
     figure.update_yaxes(range=[len(names) - 0.5, -0.5], showgrid=True, zeroline=False, tickvals=list(range(len(names))))
