@@ -19,7 +19,7 @@ from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, ContextTooLong
 from lagkit.journal import Journal
 from lagkit.model import LM
-from lagkit.policy import Policy, get_policy
+from lagkit.policy import Policy, Unit, get_policy
 from lagkit.progress import progress
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
@@ -27,6 +27,9 @@ from lagkit.store import LogStore
 from lagkit.testbed.dataset import Controls
 from lagkit.testbed.dataset import write as write_world
 from lagkit.types import Question, Trace
+from lagkit.variant import Variant
+
+_STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
 
 
 class Experiment:
@@ -101,9 +104,9 @@ class Experiment:
             return self.loaded
         return components.disjoint(self.loaded, self.config.seed)
 
-    def store(self, *, write: bool = False) -> LogStore:
-        """The run's log store."""
-        path, model, embedder = self.out / "store", self.lm.fingerprint, self.embedder
+    def store(self, unit: Unit = "trace", *, write: bool = False) -> LogStore:
+        """The run's log store, whose logs are traces, or the one whose logs are their steps."""
+        path, model, embedder = self.out / _STORES[unit], self.lm.fingerprint, self.embedder
         if not write:
             return LogStore.open(path, model=model, embedder=embedder.name)
         dtype = str(self.lm.dtype).removeprefix("torch.")
@@ -128,30 +131,44 @@ class Experiment:
             self.ask("log", None, "no_logs", self.log_questions, None)
             traces = {trace.question_id: trace for trace in self._journal("log").traces()}
             # In the order of the questions: that of their ends depends on interruptions, and ranks equal scores.
-            ordered = [traces[question.id] for question in self.log_questions]
-            new = [t for t in ordered if not t.error and t.id not in store]
-            vectors = self.embedder.documents([t.key for t in new])
-            store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
+            ordered = [trace for question in self.log_questions if not (trace := traces[question.id]).error]
+            self._add(store, ordered)
+        if "step" in self._units:
+            with self.store("step", write=True) as steps:
+                self._add(steps, [step for trace in ordered for step in trace.steps])
+
+    def _add(self, store: LogStore, traces: Sequence[Trace]) -> None:
+        new = [trace for trace in traces if trace.id not in store]
+        vectors = self.embedder.documents([trace.key for trace in new])
+        store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
+
+    @property
+    def _units(self) -> set[Unit]:
+        """What logs are under the run's policies."""
+        return {policy.unit for policy in map(get_policy, self.config.policies) if policy}
 
     def encode(self) -> None:
         """Encode each log as the KV policies ask; what is encoded already stays. Too long a log is left out."""
         encoder = Encoder(self.lm, self.prompt)
-        policies = {encoder.key(p): p for p in map(get_policy, self.config.policies) if p and p.inject == "kv"}
-        with self.store(write=True) as store:
-            todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
-            for log, key in progress(todo, "Encoding logs"):
-                try:
-                    store.put_block(log, key, encoder.encode(store.get(log), policies[key]))
-                except ContextTooLong as error:
-                    print(f"Log {log} is not encoded as {key}: {error}")
+        wanted = [policy for policy in map(get_policy, self.config.policies) if policy and policy.inject == "kv"]
+        for unit in sorted(self._units):
+            policies = {encoder.key(policy): policy for policy in wanted if policy.unit == unit}
+            with self.store(unit, write=True) as store:
+                todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
+                for log, key in progress(todo, "Encoding logs" if unit == "trace" else "Encoding steps"):
+                    try:
+                        store.put_block(log, key, encoder.encode(store.get(log), policies[key]))
+                    except ContextTooLong as error:
+                        print(f"Log {log} is not encoded as {key}: {error}")
 
     def answer(self, name: str, split: Split) -> None:
         """Answer a split's questions under one policy. Seen ones without logs were answered to build the store."""
         if name == "no_logs" and split == "seen":
             return
-        policy, questions = get_policy(name), self.questions(split)
-        with self.store() if policy else nullcontext() as store:
-            self.ask(f"{name}.{split}", policy, name, questions, store)
+        variant = Variant.parse(name)
+        with self.store(variant.policy.unit) if variant.policy else nullcontext() as store:
+            limits = variant.limits(self.config.limits)
+            self.ask(f"{name}.{split}", variant.policy, name, self.questions(split), store, limits=limits)
 
     def report(self) -> pd.DataFrame:
         """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`.
@@ -261,6 +278,7 @@ def result_row(question: Question, trace: Trace) -> dict[str, Any]:
         **metrics.score(question, trace.answer),
         "rounds": len(trace.rounds),
         "abstained": trace.answer is None and trace.error is None,
+        "confidence": trace.confidence,
         "failed": trace.error is not None,
         "error": trace.error,
         "prefilled": usage.prefilled,

@@ -13,7 +13,19 @@ from lagkit.journal import Journal
 from lagkit.types import Question, Round, Trace, Usage
 from tests.lms import ActingLM, ScriptedLM, new_lm, small_run
 
-COLUMNS = ["policy", "split", "question_id", "answer", "em", "f1", "rounds", "abstained", "failed", "error"]
+COLUMNS = [
+    "policy",
+    "split",
+    "question_id",
+    "answer",
+    "em",
+    "f1",
+    "rounds",
+    "abstained",
+    "confidence",
+    "failed",
+    "error",
+]
 COLUMNS += ["prefilled", "injected", "generated", "seconds"]
 POLICIES = ["no_logs", "kv_last_round", "text_last_round_user_turn"]
 
@@ -138,7 +150,7 @@ def test_one_question_s_row():
     answered = result_row(question, Trace("q", "?", "s", rounds, answer="river Danube"))
     assert answered == {
         **{"question_id": "q", "answer": "river Danube", "em": 0.0, "f1": pytest.approx(2 / 3), "rounds": 2},
-        **{"abstained": False, "failed": False, "error": None},
+        **{"abstained": False, "confidence": None, "failed": False, "error": None},
         **{"prefilled": 6, "injected": 4, "generated": 3, "seconds": 0.75},
     }
     abstained = result_row(question, Trace("q", "?", "s", rounds))
