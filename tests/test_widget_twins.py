@@ -295,3 +295,11 @@ def test_bars_show_shares_and_marks_even_ones(store, lm):
     assert figure.layout.yaxis.ticktext[0].startswith("log 1: ")
     assert told.text[0].strip() == f"{table['share'].iloc[0]:.1%} on {table['tokens'].iloc[0]:,} tokens"
     assert list(told.x) == np.maximum(table["share"], table["even"]).tolist()
+
+
+def test_variants_may_change_the_limits(lm, store):
+    traces = ask(lm, store, QUESTION, ["no_logs+max_rounds=1", "copy_nearest"], **SETTINGS)
+    assert len(traces["no_logs+max_rounds=1"].rounds) == 1
+    with pytest.raises(DataError, match="was copied from a log, so the model attended to nothing"):
+        attention_table(lm, store, traces["copy_nearest"], prompt=PROMPT, passages=PASSAGES)
+    assert "shows the model nothing of a log" in kept_html(TRACES[0], "copy_nearest")

@@ -41,6 +41,8 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
     policy = get_policy(policy_name)
     if policy is None:
         return _sentence(f"`{policy_name}` reuses no logs, so it keeps nothing.")
+    if policy.inject == "copy":
+        return _sentence(f"`{policy_name}` shows the model nothing of a log: the log's answer is given as it is.")
     if encoder is None or policy.inject != "kv":
         told, marked = _kept_words(trace, policy.keep)
         count = f"{len(encoder.lm.tokenize(kept_text(trace, policy.keep)))} tokens, as text" if encoder else "as text"

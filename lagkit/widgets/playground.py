@@ -60,7 +60,9 @@ class Playground(Panel):
         self.question = widgets.Text(
             description="question", placeholder="type a question, or choose an example", layout=wide, style=label
         )
-        names = dict.fromkeys((*POLICIES, *variants))
+        # A store has traces or steps for logs: here it has traces.
+        of_traces = (name for name, policy in POLICIES.items() if policy is None or policy.unit == "trace")
+        names = dict.fromkeys((*of_traces, *variants))
         self.variants = {
             name: widgets.Checkbox(name in variants, description=name, indent=False, layout={"width": "210px"})
             for name in names
