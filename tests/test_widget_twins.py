@@ -298,6 +298,7 @@ def test_bars_show_shares_and_marks_even_ones(store, lm):
 
 
 def test_variants_may_change_the_limits(lm, store):
+    lm.play({QUESTION.text: [" Unknown. <keywords>river</keywords>"]})
     traces = ask(lm, store, QUESTION, ["no_logs+max_rounds=1", "copy_nearest"], **SETTINGS)
     assert len(traces["no_logs+max_rounds=1"].rounds) == 1
     with pytest.raises(DataError, match="was copied from a log, so the model attended to nothing"):
