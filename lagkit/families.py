@@ -92,7 +92,7 @@ FAMILIES: Mapping[str, Family] = {
     "llama_longrope": Family("llama", "longrope scaling", _rope(**_LONG)),
     "llama4": Family(
         "llama4_text",
-        "one layer in four without RoPE",
+        "interleaved pairs, one layer in four without RoPE, experts",
         {**_EXPERTS, **_DEEP, "head_dim": 8, "intermediate_size_mlp": 48},
     ),
     "mistral": Family("mistral", "sliding window", _SLIDING),
@@ -132,7 +132,7 @@ FAMILIES: Mapping[str, Family] = {
     "smollm3": Family("smollm3", "some layers without RoPE", {**_DEEP, "no_rope_layers": [1, 1, 0, 1]}),
     "gpt_neox": Family("gpt_neox", "half of the dimensions turn", _rope(partial_rotary_factor=0.5)),
     "gpt_oss": Family(
-        "gpt_oss", "yarn scaling, sliding window, attention sinks", {**_EXPERTS, **_SLIDING, "head_dim": 8}
+        "gpt_oss", "yarn scaling, sliding window, attention sinks, experts", {**_EXPERTS, **_SLIDING, "head_dim": 8}
     ),
     "starcoder2": Family("starcoder2", "bias on keys, sliding window", _SLIDING),
     "cohere": Family("cohere", "interleaved pairs"),

@@ -16,6 +16,7 @@ from lagkit.analysis.drift import dense, divergence
 from lagkit.errors import LagkitError, UnsupportedModel
 from lagkit.experiment import Experiment
 from lagkit.kv import KVBlock, build_cache, prefill, stack_layers
+from lagkit.metrics import summarize
 from lagkit.model import LM, Context
 from lagkit.progress import progress
 from lagkit.sanity import displaced
@@ -43,7 +44,7 @@ class Sizes:
     log: int = 48
     prompt: int = 32
     shift: int = 48
-    texts: int = 4
+    texts: int = 8
     timed: int = 256
     repeats: int = 7
 
@@ -75,18 +76,24 @@ def measure(name: str, load: Load, sizes: Sizes, *, dtypes: Sequence[str] = DTYP
     return row | anatomy(lm) | cost(lm, sizes, seed)
 
 
-def compare(names: Iterable[str], open_run: Callable[[str], Experiment]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Run the experiment of each model; results of all, with the column `model`, and the reasons of those that failed.
+def compare(
+    names: Iterable[str], open_run: Callable[[str], Experiment]
+) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """Run each model's experiment: summaries, differences to `no_logs`, and the reasons of models that failed.
 
-    `open_run` gives a model's run; its finished stages stay as they are.
+    `open_run` gives a model's run; its finished stages stay as they are. The tables are those of `metrics.summarize`
+    and `Experiment.differences`, with the model as their first level.
     """
-    parts, reasons = [], {}
+    summaries, differences, reasons = {}, {}, {}
     for name in names:
         try:
-            parts.append(open_run(name).run().assign(model=name))
+            experiment = open_run(name)
+            results = experiment.run()
+            summaries[name], differences[name] = summarize(results), experiment.differences(results)
         except LagkitError as error:
             reasons[name] = str(error)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(), reasons
+    tables = [pd.concat(parts, names=["model"]) if parts else pd.DataFrame() for parts in (summaries, differences)]
+    return *tables, reasons
 
 
 def fidelity(lm: LM, sizes: Sizes, seed: int = 0) -> dict[str, float]:
