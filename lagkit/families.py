@@ -205,14 +205,22 @@ FAMILIES: Mapping[str, Family] = {
 SUPPORTED = tuple(name for name, family in FAMILIES.items() if not family.refused)
 
 
+def listed(names: str) -> list[str]:
+    """The families that `names` lists with commas, all of them if it is empty; raises ConfigError for an unknown one."""
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in found if name not in FAMILIES]:
+        raise ConfigError(
+            f"{unknown[0]!r} is no family that lagkit has a tiny model of: these are {', '.join(FAMILIES)}."
+        )
+    return found or list(FAMILIES)
+
+
 def tiny(family: str, **overrides: object) -> PreTrainedModel:
     """The family's model in fp32 and eval mode, with the same weights every time; `overrides` go to its configuration.
 
     Raises ConfigError for a family that is not in `FAMILIES`.
     """
-    if family not in FAMILIES:
-        raise ConfigError(f"{family!r} is no family that lagkit has a tiny model of: these are {', '.join(FAMILIES)}.")
-    found = FAMILIES[family]
+    found = FAMILIES[listed(family)[0]]
     config = AutoConfig.for_model(found.model_type, **{**_SIZES, **(found.config or {}), **overrides})
     with torch.random.fork_rng():
         torch.manual_seed(11)

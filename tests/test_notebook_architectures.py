@@ -61,7 +61,8 @@ def test_it_can_be_read_without_running_it(executed):
 
 
 def test_without_models_or_movable_families_there_still_is_a_table(tmp_path):
-    execute(NOTEBOOK, tmp_path, {"families": "gpt2", "models": "", "run": str(tmp_path / "run")})
+    copy = execute(NOTEBOOK, tmp_path, {"families": "gpt2", "models": "", "run": str(tmp_path / "run")})
+    assert "stderr" not in copy.read_text(encoding="utf-8")
     record = json.loads((tmp_path / "metrics.json").read_text())
     assert record["metrics"] == {"families_supported": 0, "families_refused": 1}
     assert record["findings"] == ["Families: 1 refused."]

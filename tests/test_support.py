@@ -128,9 +128,14 @@ def test_comparison_goes_on_without_a_model_that_cannot_be_run() -> None:
     assert reasons == {"a": "a has no data.", "b": "b has no data."}
 
 
-def test_unknown_family_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match="'llamas' is no family that lagkit has a tiny model of: these are llama, "):
-        families.tiny("llamas")
+def test_families_are_listed_by_name_and_an_unknown_one_is_refused() -> None:
+    assert families.listed(" llama, gpt2 ,") == ["llama", "gpt2"]
+    assert families.listed("") == list(FAMILIES)
+    for wrong in (lambda: families.listed("llama, llamas"), lambda: families.tiny("llamas")):
+        with pytest.raises(
+            ConfigError, match="'llamas' is no family that lagkit has a tiny model of: these are llama, "
+        ):
+            wrong()
 
 
 def test_short_table_groups_by_what_turns_and_by_reason(surveyed: pd.DataFrame) -> None:

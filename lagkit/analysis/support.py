@@ -55,7 +55,8 @@ def survey(
     """A row per model, named by the index; the columns are those of `measure`. One model is in memory at a time."""
     names = list(names)
     rows = [measure(name, load, sizes, dtypes=dtypes, seed=seed) for name in progress(names, "Measuring models")]
-    return pd.DataFrame(rows, index=pd.Index(names, name="model"))
+    columns = None if rows else ["verdict", "reason"]
+    return pd.DataFrame(rows, pd.Index(names, name="model", dtype=object), columns)
 
 
 def measure(name: str, load: Load, sizes: Sizes, *, dtypes: Sequence[str] = DTYPES, seed: int = 0) -> dict[str, Any]:
