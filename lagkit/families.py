@@ -206,13 +206,9 @@ SUPPORTED = tuple(name for name, family in FAMILIES.items() if not family.refuse
 
 
 def listed(names: str) -> list[str]:
-    """The families that `names` lists with commas, all of them if it is empty; raises ConfigError for an unknown one."""
+    """The families that `names` lists with commas, all if it is empty. Raises ConfigError for an unknown one."""
     found = [name.strip() for name in names.split(",") if name.strip()]
-    if unknown := [name for name in found if name not in FAMILIES]:
-        raise ConfigError(
-            f"{unknown[0]!r} is no family that lagkit has a tiny model of: these are {', '.join(FAMILIES)}."
-        )
-    return found or list(FAMILIES)
+    return [_known(name) for name in found] or list(FAMILIES)
 
 
 def tiny(family: str, **overrides: object) -> PreTrainedModel:
@@ -220,7 +216,7 @@ def tiny(family: str, **overrides: object) -> PreTrainedModel:
 
     Raises ConfigError for a family that is not in `FAMILIES`.
     """
-    found = FAMILIES[listed(family)[0]]
+    found = FAMILIES[_known(family)]
     config = AutoConfig.for_model(found.model_type, **{**_SIZES, **(found.config or {}), **overrides})
     with torch.random.fork_rng():
         torch.manual_seed(11)
@@ -235,3 +231,9 @@ def load(family: str, *, dtype: str = "float32") -> LM:
     """
     words = Tokenizer(WordLevel({str(id): id for id in range(VOCAB)}, unk_token="0"))
     return LM(tiny(family).to(getattr(torch, dtype)), PreTrainedTokenizerFast(tokenizer_object=words), family)
+
+
+def _known(name: str) -> str:
+    if name not in FAMILIES:
+        raise ConfigError(f"{name!r} is no family that lagkit has a tiny model of: these are {', '.join(FAMILIES)}.")
+    return name
