@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from importlib.util import find_spec
@@ -134,6 +135,14 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words_and_ended(monk
         pytest.fail("it started")
     assert str(caught.value) == f"`transformers serve` {message}"
     assert time.monotonic() - began < 20
+
+
+def test_a_server_ends_when_whoever_started_it_is_gone():
+    command = [*serving_module._SERVE, "nothing", "--port", "0"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert server.poll() is None
+    server.stdin.close()
+    assert server.wait(30) == 1
 
 
 def test_packages_that_are_missing_are_named(monkeypatch):

@@ -19,7 +19,7 @@ from lagkit.config import Requests
 from lagkit.errors import ConfigError, EndpointError
 from lagkit.hub import resolve_model
 
-_SERVE = (sys.executable, "-m", "transformers.cli.transformers", "serve")
+_SERVE = (sys.executable, "-m", "lagkit.api.served")
 _HOST = "127.0.0.1"
 _NEEDS = ("openai", "fastapi", "uvicorn")
 _PAUSE = 0.2  # seconds between two looks whether the server is there
@@ -49,7 +49,9 @@ def serving(
             name, target = Path(model).name, Path(name).resolve()
             Path(folder, name).symlink_to(target, target_is_directory=True)
         options = ["--host", _HOST, "--port", str(port), "--dtype", dtype, "--device", device]
-        server = subprocess.Popen([*_SERVE, name, *options], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            [*_SERVE, name, *options], cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             _wait(server, port, seconds, Path(log.name))
             yield APIModel(name, endpoint=Endpoint(f"http://{_HOST}:{port}/v1", "not-needed"), requests=requests)
@@ -60,6 +62,7 @@ def serving(
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
+            server.stdin.close()
 
 
 def _wait(server: subprocess.Popen[bytes], port: int, seconds: float, log: Path) -> None:
