@@ -13,6 +13,7 @@ import pytest
 from lagkit.api import serving as serving_module
 from lagkit.api.chat import Chat
 from lagkit.api.model import APIModel
+from lagkit.api.served import ALONE
 from lagkit.api.serving import serving
 from lagkit.config import RunConfig
 from lagkit.errors import ConfigError, EndpointError
@@ -142,7 +143,7 @@ def test_a_server_ends_when_whoever_started_it_is_gone():
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert server.poll() is None
     server.stdin.close()
-    assert server.wait(30) == 1
+    assert server.wait(30) == ALONE
 
 
 def test_packages_that_are_missing_are_named(monkeypatch):

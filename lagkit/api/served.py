@@ -9,6 +9,8 @@ import os
 import sys
 import threading
 
+ALONE = 3  # the exit code of a server that nobody holds any more
+
 
 def main() -> None:
     """Serve until standard input is closed."""
@@ -21,7 +23,7 @@ def main() -> None:
 
 def _until_alone() -> None:
     sys.stdin.buffer.read()
-    os._exit(1)
+    os._exit(ALONE)
 
 
 if __name__ == "__main__":
