@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 
 from lagkit.analysis import placement
-from lagkit.analysis.placement import EARLIER, HEAD, NO_LOGS, QUESTIONS, REST
+from lagkit.analysis.placement import EARLIER, HEAD, LEAD, NO_LOGS, QUESTIONS, REST
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
@@ -99,15 +100,16 @@ def test_only_kv_of_whole_logs_is_held_against_dense_prefill(run, met, name):
 def test_hiding_changes_kv_by_what_is_hidden_only():
     lm, policy = tiny_lm(), get_policy(CONVERSATION)
     log = trace_of("It starts in the hills. <keywords>mouth</keywords>", "It ends in the sea.")
+    log = replace(log, rounds=tuple(replace(r, prompt=r.prompt.replace(" Q", "\n\nQ")) for r in log.rounds))
     encoder = Encoder(lm, short_prompt())
     intact, parts = encoder.encode(log, policy), placement.hidden(encoder, log, policy)
-    assert list(parts) == [HEAD, EARLIER, QUESTIONS, REST]
+    assert list(parts) == [HEAD, EARLIER, QUESTIONS, LEAD, REST]
     for block in parts.values():
         assert torch.equal(block.ids, intact.ids)
         assert torch.allclose(block.keys[0], intact.keys[0], atol=1e-5)
         assert (block.values[-1] - intact.values[-1]).norm() > 1e-3 * intact.values[-1].norm()
     reading = encoder.read(log, policy)
-    slots = placement._parts(reading, log)
+    slots = placement._parts(encoder.prompt, reading, log)
     words = {
         name: lm.tokenizer.decode([reading.context.ids[s - reading.context.injected] for s in sorted(own)])
         for name, own in slots.items()
@@ -115,7 +117,8 @@ def test_hiding_changes_kv_by_what_is_hidden_only():
     }
     assert words[EARLIER] == "It starts in the hills. <keywords>mouth</keywords>"
     assert words[QUESTIONS].replace(" ", "") == "Wheredoestheriverend?" * 2
-    assert words[REST].replace(" ", "") == "Passage1.Question:Passage2.Question:"
+    assert words[LEAD].split() == ["Question:"] * 2
+    assert words[REST].replace(" ", "") == "Passage1.Passage2."
 
 
 def test_a_log_of_one_round_has_no_earlier_responses_to_hide():
@@ -126,7 +129,7 @@ def test_a_log_of_one_round_has_no_earlier_responses_to_hide():
 
 def test_hidden_pairs_are_one_for_each_part_and_for_conversations_only(run, met):
     found = placement.hidden_pairs(run, met, CONVERSATION)
-    assert [pair.variant for pair in found] == [HEAD, EARLIER, QUESTIONS, REST] * 3
+    assert [pair.variant for pair in found] == [HEAD, EARLIER, QUESTIONS, LEAD, REST] * 3
     assert len({id(pair.dense) for pair in found}) == 3
     with pytest.raises(ConfigError, match="kv_last_round reads no conversation"):
         placement.hidden_pairs(run, met, "kv_last_round")

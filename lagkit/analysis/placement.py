@@ -6,7 +6,8 @@ the prompt's head, or nothing, and the logs in front of it; injected KV has read
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import get_args
@@ -20,18 +21,20 @@ from lagkit.analysis.attention import Watch, mass, watching
 from lagkit.analysis.cases import first_turns
 from lagkit.analysis.drift import divergence
 from lagkit.augment import Augmenter
-from lagkit.encode import Encoder, Reading
+from lagkit.encode import Encoder, Reading, Span
 from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
 from lagkit.kv import KVBlock
 from lagkit.model import LM, Context
 from lagkit.policy import POLICIES, Before, Encode, Place, Policy, get_policy
 from lagkit.progress import progress
+from lagkit.prompts import Prompt
 from lagkit.types import Question, Trace
 from lagkit.variant import Variant
 
 LAST, NO_LOGS = "+best_log=last", "no_logs"
-HEAD, EARLIER, QUESTIONS, REST = "head", "earlier responses", "questions", "rest of the user turns"
+HEAD, EARLIER, QUESTIONS = "head", "earlier responses", "questions"
+LEAD, REST = "words before the questions", "rest of the user turns"
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def hidden_pairs(run: Experiment, met: Sequence[Meeting], name: str) -> list[Pai
     found = [
         _pair(augmenter, meeting, part, [blocks[log.id][part] for log in meeting.logs])
         for meeting in met
-        for part in (HEAD, EARLIER, QUESTIONS, REST)
+        for part in (HEAD, EARLIER, QUESTIONS, LEAD, REST)
     ]
     return _answered(run, found)
 
@@ -135,7 +138,10 @@ def hidden(encoder: Encoder, trace: Trace, policy: Policy) -> dict[str, KVBlock]
     The very first slot stays visible: attention rests there when it has nowhere to go.
     """
     reading = encoder.read(trace, policy)
-    return {part: _prefill_without(encoder, reading, slots) for part, slots in _parts(reading, trace).items()}
+    return {
+        part: _prefill_without(encoder, reading, slots)
+        for part, slots in _parts(encoder.prompt, reading, trace).items()
+    }
 
 
 def fidelity(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
@@ -218,24 +224,30 @@ def _shares(lm: LM, pair: Pair, context: Context) -> dict[str, float]:
     return dict(zip(spans, shares.tolist(), strict=True))
 
 
-def _parts(reading: Reading, trace: Trace) -> Mapping[str, set[int]]:
-    """Slots of what stands before the kept tokens of a conversation, by part."""
-    read, end = reading.context.injected, 0
-    asked: set[int] = set()
-    turns: set[int] = set()
+def _parts(prompt: Prompt, reading: Reading, trace: Trace) -> dict[str, set[int]]:
+    """Slots of what stands before the kept tokens of a conversation, by part; a token in two is the first one's."""
+    lead = re.split(r"\$\w+", prompt.user.partition("$question")[0])[-1]  # what the template says before the question
+    spans: dict[str, list[Span]] = {QUESTIONS: [], LEAD: [], REST: []}
+    end = 0
     for round_ in (round_ for round_ in trace.rounds if round_.response):
         start = reading.text.index(round_.prompt, end)
         end = start + len(round_.prompt)
-        first = start + round_.prompt.rindex(trace.question)
-        edges = {"turn": (start, end), "asked": (first, first + len(trace.question))}
-        slots = {
-            name: {read + i for i, (a, b) in enumerate(reading.spans) if a < stop and b > begin}
-            for name, (begin, stop) in edges.items()
-        }
-        turns |= slots["turn"]
-        asked |= slots["asked"]
-    earlier = {slot for round_ in reading.rounds[:-1] for slot in round_}
-    return {HEAD: set(range(read)), EARLIER: earlier, QUESTIONS: asked, REST: turns - asked}
+        asked = start + round_.prompt.rindex(trace.question)
+        spans[QUESTIONS].append((asked, asked + len(trace.question)))
+        spans[LEAD].append((max(start, asked - len(lead)), asked))
+        spans[REST].append((start, end))
+    parts = {HEAD: set(range(reading.context.injected))}
+    parts[EARLIER] = {slot for round_ in reading.rounds[:-1] for slot in round_}
+    for part, own in spans.items():
+        taken = set().union(*parts.values())
+        parts[part] = {slot for slot in _slots(reading, own) if slot not in taken}
+    return parts
+
+
+def _slots(reading: Reading, spans: Sequence[Span]) -> list[int]:
+    """Slots of the tokens that have a character in one of `spans`."""
+    tokens = enumerate(reading.spans, reading.context.injected)
+    return [slot for slot, (a, b) in tokens if any(a < stop and b > start for start, stop in spans)]
 
 
 def _prefill_without(encoder: Encoder, reading: Reading, slots: Collection[int]) -> KVBlock:
