@@ -35,4 +35,4 @@ def test_every_cell_is_measured_and_the_conversation_is_what_harms(tmp_path):
     # It is what sets the question off from the passages that does it, not the head.
     hiding = {part: found[f"kl_log10_diff.{part}_hidden"] for part in ("head", "words_before_the_questions")}
     assert hiding["words_before_the_questions"] < min(-1, hiding["head"])
-    assert len(record["findings"]) == 21
+    assert len(record["findings"]) == 24
