@@ -55,7 +55,7 @@ def test_an_unknown_setting_is_refused(tmp_path):
         (
             (0.01, float("nan"), float("nan")),
             "f1",
-            "`kv` against `no_logs`: no difference detected (+1.0 [+nan, +nan] points of F1).",
+            "`kv` against `no_logs`: no difference detected (+1.0 [no interval] points of F1).",
         ),
     ],
 )
