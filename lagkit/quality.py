@@ -12,15 +12,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from functools import cached_property
 
-import numpy as np
 import pandas as pd
 
 from lagkit import metrics
-from lagkit.data import hops, overlap
+from lagkit.data import hops, overlaps
 from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment, result_row
 from lagkit.intervals import share_interval
-from lagkit.policy import get_policy
 from lagkit.types import Passage, Question, Trace
 from lagkit.variant import Variant
 
@@ -87,16 +85,19 @@ class Logs:
     def results(self, policy: str, logs: Collection[str], label: str = "") -> pd.DataFrame:
         """The unseen questions, answered under a policy with these logs (ids) alone: as `metrics.compare` takes them.
 
-        `label` stands in the place of the policy's name.
+        `label` stands in the place of the policy's name. Raises ConfigError for a policy whose logs are single steps.
         """
-        questions = self.asked.questions("unseen")
+        questions, variant = self.asked.questions("unseen"), Variant.parse(policy)
+        if variant.policy is None or variant.policy.unit != "trace":
+            raise ConfigError(f"Logs are chosen as whole traces: {policy!r} does not reuse these.")
+        limits = variant.limits(self.asked.config.limits)
         with self.run.store() as store:
             out_of_reach = set(store.ids) - set(logs)
             journal = f"{policy}.unseen"
             if out_of_reach or self.run is not self.asked:
                 journal += f".only-{len(logs)}-{_address(logs)}"
             exclude = dict.fromkeys((question.id for question in questions), out_of_reach)
-            traces = self.asked.ask(journal, get_policy(policy), policy, questions, store, exclude=exclude)
+            traces = self.asked.ask(journal, variant.policy, policy, questions, store, limits=limits, exclude=exclude)
         return _rows(questions, traces, label or policy)
 
     def without(self) -> pd.DataFrame:
@@ -128,9 +129,12 @@ class Logs:
         return right[: self.size - bad] + wrong[:bad]
 
     def reach(self, logs: Collection[str]) -> float:
-        """The share of unseen questions that share a hop with the question of one of these logs."""
+        """The share of unseen questions that share a hop with the question of one of these logs; NaN without hops."""
+        if self.asked.data.no_strata:
+            return float("nan")
         told = [self._questions[self.traces[log].question_id] for log in logs]
-        return float(np.mean([overlap(told, question) != "none" for question in self.asked.questions("unseen")]))
+        strata = overlaps(told, self.asked.questions("unseen"))
+        return 1 - strata.count("none") / len(strata)
 
     def at_random(self, number: int) -> list[str]:
         """So many logs, drawn by the run's seed; more of them contain fewer."""

@@ -197,6 +197,17 @@ def test_means_and_differences_by_share_are_paired_with_no_logs(logs):
     rounds = table.query("metric == 'rounds' and share == 0").iloc[0]
     assert rounds["mean"] == pytest.approx((own["rounds"] - base["rounds"]).mean())
     assert rounds["reach"] == logs.reach(logs.mixture(0.0))
+    shared = {hop.id for question in logs.run.log_questions for hop in question.hops}
+    asked = logs.run.questions("unseen")
+    assert logs.reach(logs.keep("all")) == sum(any(h.id in shared for h in q.hops) for q in asked) / len(asked)
+
+
+def test_a_variant_s_own_limits_hold(logs):
+    logs.results("kv_last_round+logs=1", logs.keep("right"))
+    traces = logs.run._journal(
+        f"kv_last_round+logs=1.unseen.only-{len(logs.keep('right'))}-{quality._address(logs.keep('right'))}"
+    ).traces()
+    assert {len(trace.rounds[0].logs) for trace in traces} == {1}
 
 
 def test_gains_are_against_all_logs_and_against_as_many(forced):
@@ -216,6 +227,9 @@ def test_a_second_run_that_repeats_the_first_or_reuses_logs_is_refused(run, logs
         Logs(run, second="kv_last_round")
     with pytest.raises(ConfigError, match="There is no filter 'luck': use one of all, right, wrong, answered"):
         logs.keep("luck")
+    for policy in ("kv_step", "no_logs"):
+        with pytest.raises(ConfigError, match=f"Logs are chosen as whole traces: '{policy}' does not reuse these"):
+            logs.results(policy, logs.keep("all"))
     assert [logs.unusable(choice) for choice in FILTERS] == [""] * 4
 
 
