@@ -150,16 +150,20 @@ class Logs:
         if why := self.unusable(choice):
             raise ConfigError(why)
         table = self.table
-        if choice == "confidence":
-            sure = table["confidence"].dropna().sort_values(ascending=False, kind="stable")
-            chosen = set(sure.index[: round(SURE * len(sure))])
-        elif choice in ("agreement", "supported"):
-            holds = self._agrees if choice == "agreement" else self._supported
-            chosen = {log for log, trace in self.traces.items() if holds(trace)}
-        else:
-            columns = {"all": table["right"] | True, "wrong": ~table["right"]}
-            chosen = set(table.index[columns[choice] if choice in columns else table[choice]])
-        return [log for log in table.index if log in chosen]
+        match choice:
+            case "all":
+                kept = table.index
+            case "wrong":
+                kept = table.index[~table["right"]]
+            case "right" | "answered":
+                kept = table.index[table[choice]]
+            case "confidence":
+                sure = table["confidence"].dropna().sort_values(ascending=False, kind="stable")
+                kept = table.index[table.index.isin(sure.index[: round(SURE * len(sure))])]
+            case _:
+                holds = self._agrees if choice == "agreement" else self._supported
+                kept = [log for log, trace in self.traces.items() if holds(trace)]
+        return list(kept)
 
     def unusable(self, choice: str) -> str:
         """Why the run has nothing that a choice could go by, in a sentence; empty if it has."""
