@@ -106,27 +106,31 @@ class Logs:
         return _rows(questions, self.asked.ask("no_logs.unseen", None, "no_logs", questions, None), "no_logs")
 
     @cached_property
-    def size(self) -> int:
-        """How many logs a mixture has: as many as there are of the rarer kind. Raises DataError if one is missing."""
-        right = int(self.table["right"].sum())
-        if not 0 < right < len(self.table):
+    def pairs(self) -> list[tuple[str, str]]:
+        """Pairs of a right and a wrong log whose questions have as many hops; as many as can be made, in drawn order.
+
+        Agents fail at long questions: without pairs, right and wrong logs would differ in what they tell of as well.
+        Raises DataError if there is none.
+        """
+        wrong_of: dict[str, str] = {}
+        for _, same in self.table.loc[self._order].groupby("hops"):
+            wrong_of |= zip(same.index[same["right"]], same.index[~same["right"]], strict=False)
+        if not wrong_of:
             raise DataError(
-                f"{right} of {len(self.table)} logs are right: shares of wrong logs need some of both kinds, so build "
-                "more logs (log_questions)."
+                f"{self.table['right'].sum()} of {len(self.table)} logs are right, and none of them belongs to a "
+                "question of as many hops as a wrong one's: build more logs (log_questions)."
             )
-        return min(right, len(self.table) - right)
+        return [(log, wrong_of[log]) for log in self._order if log in wrong_of]
 
     def mixture(self, share: float) -> list[str]:
-        """`size` logs, of which this share is wrong; from one share to the next as few as possible change.
+        """A log of each of the `pairs`, the wrong one in this share of them; a larger share contains a smaller one.
 
         Raises ConfigError for a share outside 0..1.
         """
         if not 0 <= share <= 1:
             raise ConfigError(f"A share of wrong logs lies between 0 and 1, and {share} does not.")
-        right = [log for log in self._order if self.table.loc[log, "right"]]
-        wrong = [log for log in self._order if not self.table.loc[log, "right"]]
-        bad = round(share * self.size)
-        return right[: self.size - bad] + wrong[:bad]
+        bad = round(share * len(self.pairs))
+        return [wrong if place < bad else right for place, (right, wrong) in enumerate(self.pairs)]
 
     def reach(self, logs: Collection[str]) -> float:
         """The share of unseen questions that share a hop with the question of one of these logs; NaN without hops."""

@@ -96,17 +96,19 @@ def test_wrong_logs_are_of_two_kinds_and_forced_ones_all_have_an_answer(logs, fo
     assert answered < set(forced.table.index)  # who answers in time is not forced
 
 
-def test_mixtures_are_of_one_size_and_differ_by_the_fewest_logs(logs):
-    right = logs.table["right"]
-    before = None
+def test_mixtures_are_of_one_size_and_of_questions_of_one_length_and_differ_by_the_fewest_logs(logs):
+    right, hops = logs.table["right"], logs.table["hops"]
+    both = pd.crosstab(hops, right)
+    assert len(logs.pairs) == both.min(axis=1).sum() > 1
+    before: set[str] = set()
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         mixture = logs.mixture(share)
-        assert len(set(mixture)) == len(mixture) == logs.size == min(right.sum(), (~right).sum()) > 1
-        wrong = sum(not right[log] for log in mixture)
-        assert wrong == round(share * logs.size)
-        if before:
-            assert len(set(mixture) - before[0]) == wrong - before[1]
-        before = set(mixture), wrong
+        assert len(set(mixture)) == len(mixture) == len(logs.pairs)
+        assert hops[mixture].value_counts().to_dict() == {h: n for h, n in both.min(axis=1).items() if n}
+        wrong = {log for log in mixture if not right[log]}
+        assert len(wrong) == round(share * len(logs.pairs))
+        assert before <= wrong
+        before = wrong
     with pytest.raises(ConfigError, match=r"lies between 0 and 1, and 1\.5 does not"):
         logs.mixture(1.5)
 
@@ -239,7 +241,9 @@ def test_logs_that_do_not_tell_and_logs_of_one_kind_are_refused(tmp_path):
     logs.build()
     with pytest.raises(ConfigError, match="build them anew to filter by confidence"):
         logs.keep("confidence")
-    with pytest.raises(DataError, match="0 of 3 logs are right: shares of wrong logs need some of both kinds"):
+    with pytest.raises(
+        DataError, match="0 of 3 logs are right, and none of them belongs to a question of as many hops"
+    ):
         logs.mixture(0.5)
 
 
