@@ -90,9 +90,9 @@ class Experiment:
             raise ConfigError(f"{self.out} holds a run on another test world (see {kept}): choose another folder.")
         return data.load(folder, "musique")
 
-    def store(self, *, write: bool = False) -> LogStore:
-        """The run's log store."""
-        path, model, embedder = self.out / "store", self.lm.fingerprint, self.embedder
+    def store(self, folder: Path | None = None, *, write: bool = False) -> LogStore:
+        """The run's log store, or another one for its model and embedder in `folder`."""
+        path, model, embedder = folder or self.out / "store", self.lm.fingerprint, self.embedder
         if not write:
             return LogStore.open(path, model=model, embedder=embedder.name)
         dtype = str(self.lm.dtype).removeprefix("torch.")
@@ -216,7 +216,24 @@ class Experiment:
         todo = {q.id: q for q in questions if q.id not in found}
         if not todo:
             return [found[q.id] for q in questions]
-        agent = Agent(
+        agent = self.agent(policy, name, store, limits=limits, exclude=exclude)
+        for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
+            trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
+            book.append(trace)
+            found[trace.question_id] = trace
+        return [found[q.id] for q in questions]
+
+    def agent(
+        self,
+        policy: Policy | None,
+        name: str,
+        store: LogStore | None,
+        *,
+        limits: Limits | None = None,
+        exclude: Mapping[str, Collection[str]] | None = None,
+    ) -> Agent:
+        """An agent with the run's model, prompt and passages; `limits` are the run's own by default."""
+        return Agent(
             self.lm,
             self.prompt,
             embedder=self.embedder,
@@ -227,11 +244,6 @@ class Experiment:
             policy_name=name,
             exclude=exclude,
         )
-        for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
-            trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
-            book.append(trace)
-            found[trace.question_id] = trace
-        return [found[q.id] for q in questions]
 
 
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:
