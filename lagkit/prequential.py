@@ -6,14 +6,14 @@ intervals are those of paired differences between questions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from lagkit.intervals import mean_interval, paired_interval
+from lagkit.intervals import paired_interval
 
 Hops = Mapping[str, Collection[str]]
 FOUND = ("none that helps", "only right ones", "some wrong one")
@@ -34,30 +34,45 @@ def by_question(
     return pd.concat([online[part["condition"].unique()], fixed.loc[online.index]], axis=1).astype(float)
 
 
-def differences(table: pd.DataFrame, hops: Hops, baseline: str = "no_logs") -> pd.DataFrame:
-    """Each column of `by_question` against one of them: a row per condition, as in `intervals.Difference`."""
-    others = [name for name in table if name != baseline]
-    rows = {name: asdict(paired_interval(table[baseline], table[name], hops)) for name in others}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("condition")
+def compare(
+    results: pd.DataFrame,
+    references: pd.DataFrame,
+    hops: Hops,
+    metrics: Sequence[str],
+    baselines: Sequence[str],
+    places: tuple[int, int] | None = None,
+) -> pd.DataFrame:
+    """Conditions and references against each of `baselines`, paired by question: a row per baseline, condition, metric.
+
+    places: as in `by_question`. Columns as in `intervals.Difference`.
+    """
+    tables = {metric: by_question(results, references, metric, places) for metric in metrics}
+    rows = {
+        (baseline, name, metric): asdict(paired_interval(table[baseline], table[name], hops))
+        for baseline in baselines
+        for name in tables[metrics[0]]
+        for metric, table in tables.items()
+        if name != baseline
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["baseline", "condition", "metric"])
 
 
 def curve(
     results: pd.DataFrame, references: pd.DataFrame, metric: str, hops: Hops, windows: int, baseline: str = "no_logs"
 ) -> pd.DataFrame:
-    """The stream in `windows` parts of equal length: a row per window and condition, references included.
+    """The stream in `windows` parts of equal length: a row per part and condition, references included.
 
-    Columns: `condition`, `first` and `last` place, `mean`, `low`, `high`, and `difference`, `difference_low`,
-    `difference_high` to the baseline on the same questions (0 for itself).
+    Columns: `condition`, `first` and `last` place, `mean`, `low`, `high`. The interval is that of the paired difference
+    to the baseline, around the mean: it reaches the baseline's mean where no difference was detected.
     """
     edges = np.linspace(0, results["place"].max(), windows + 1).round().astype(int)
     rows = []
     for first, last in pairwise(edges):
         table = by_question(results, references, metric, (first, last))
         for name, values in table.items():
-            alone, apart = mean_interval(values, hops), paired_interval(table[baseline], values, hops)
-            row = {"condition": name, "first": first + 1, "last": last}
-            row |= {"mean": alone.mean, "low": alone.low, "high": alone.high}
-            rows.append(row | {"difference": apart.mean, "difference_low": apart.low, "difference_high": apart.high})
+            apart, base = paired_interval(table[baseline], values, hops), table[baseline].mean()
+            row = {"condition": name, "first": first + 1, "last": last, "mean": values.mean()}
+            rows.append({**row, "low": base + apart.low, "high": base + apart.high})
     return pd.DataFrame(rows)
 
 
@@ -70,12 +85,10 @@ def by_errors(results: pd.DataFrame, references: pd.DataFrame, metric: str, hops
     found = np.select([results["wrong_helpful"] > 0, results["helpful"] > 0], FOUND[:0:-1], default=FOUND[0])
     rows = {}
     for condition, own in results.assign(found=found).groupby("condition", sort=False):
-        for group in FOUND:
+        for group in (group for group in FOUND if group in set(own["found"])):
             part = own[own["found"] == group]
-            if part.empty:
-                continue
             table = by_question(part, references, metric)
-            apart = asdict(paired_interval(table["no_logs"], table[condition], hops))
-            rows[condition, group] = {"answers": len(part), **table[[condition, "no_logs"]].mean(), **apart}
-            rows[condition, group]["online"] = rows[condition, group].pop(condition)
+            apart = paired_interval(table["no_logs"], table[condition], hops)
+            means = {"online": table[condition].mean(), "no_logs": table["no_logs"].mean()}
+            rows[condition, group] = {"answers": len(part), **means, **asdict(apart)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["condition", "found"])
