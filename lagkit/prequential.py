@@ -16,7 +16,7 @@ import pandas as pd
 from lagkit.intervals import paired_interval
 
 Hops = Mapping[str, Collection[str]]
-FOUND = ("none that helps", "only right ones", "some wrong one")
+FOUND = ("none helps", "those that help are right", "one that helps is wrong")
 
 
 def by_question(

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from lagkit.plots.basic import COLOURS, _laid_out
 
 _REFERENCES = {"no_logs": ("#444", "dash"), "static": ("#888", "dot")}
-_DODGE = 0.025  # of a part of the stream: bars that would meet stay apart
+_DODGE = 0.09  # of a part of the stream: bars that would meet stay apart
 
 
 def prequential(curves: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
@@ -50,7 +50,7 @@ def prequential(curves: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
                 row=1,
                 col=column,
             )
-        figure.update_xaxes(title_text="tasks so far", range=[0, table["last"].max()], row=1, col=column)
+        figure.update_xaxes(title_text="tasks so far", range=[0, 1.04 * table["last"].max()], row=1, col=column)
     return _laid_out(figure, title, height=480).update_layout(legend_y=-0.2, margin_b=90)
 
 
@@ -92,6 +92,7 @@ def stores(results: pd.DataFrame, ends: pd.DataFrame, axes: Sequence[str], title
     figure.update_xaxes(title_text="MB in the end", rangemode="tozero", row=1, col=2)
     for column, name in enumerate(axes, 1):
         figure.update_yaxes(title_text=name, row=1, col=column)
+    figure.update_xaxes(range=[0, 1.04 * results["place"].max()], row=1, col=1)
     return _laid_out(figure, title, height=460).update_layout(legend_y=-0.2, margin_b=90)
 
 
