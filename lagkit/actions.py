@@ -12,6 +12,8 @@ from lagkit.types import TaskKind
 # come in numbers, so they don't.
 STOP_STRINGS: dict[TaskKind, tuple[str, ...]] = {"qa": ("</ans>", "</keywords>"), "choice": ("</ans>",)}
 
+OPEN_ANSWER, CLOSE_ANSWER = "<ans>", "</ans>"
+
 _TAGS = re.compile(r"<(ans|keywords|subquestion)>(.*?)</\1>", re.DOTALL)
 _SEARCH_TAG: dict[TaskKind, str] = {"qa": "keywords", "choice": "subquestion"}
 
@@ -38,6 +40,18 @@ def parse(response: str, task: TaskKind) -> Action:
     if not searches:
         return Action("search", response.strip())
     return Action("search", searches[-1] if task == "qa" else " ".join(dict.fromkeys(searches)))
+
+
+def answer_span(response: str) -> tuple[int, int] | None:
+    """Character span `[start, stop)` of the answer that `parse` finds, without its tags; None if there is none."""
+    spans = [m.span(2) for m in _TAGS.finditer(response) if m[1] == "ans" and m[2].strip()]
+    return spans[-1] if spans else None
+
+
+def before_action(response: str) -> str:
+    """A response up to its last opening tag, whether the action is finished or not; all of it if there is no tag."""
+    start = max(response.rfind(tag) for tag in (OPEN_ANSWER, "<keywords>", "<subquestion>"))
+    return response if start < 0 else response[:start]
 
 
 def last_action_span(response: str) -> tuple[int, int]:

@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Annotated, Literal
 
-from lagkit.actions import STOP_STRINGS, Action, parse
+from pydantic import Field, PositiveInt
+
+from lagkit.actions import CLOSE_ANSWER, OPEN_ANSWER, STOP_STRINGS, Action, answer_span, before_action, parse
 from lagkit.augment import Augmenter
 from lagkit.errors import ConfigError, EmptyStore, LagkitError
 from lagkit.index import Vectors
@@ -26,14 +29,18 @@ class Limits:
     """The authors' hyper-parameters (paper, section 4): what a query brings, and when a run ends.
 
     min_similarity: logs whose cosine similarity to the query is lower are not used; None, as the authors', uses all.
+    best_log: whether logs are shown in the order in which they were found, the best `first`, or the other way round.
+    force_answer: whether a question that is not answered when its rounds are used up has to be answered all the same.
     """
 
-    passages: int = 2
-    logs: int = 3
-    max_rounds: int | None = None
-    max_new_tokens: int = 1024
-    batch_size: int = 16
-    min_similarity: float | None = None
+    passages: PositiveInt = 2
+    logs: PositiveInt = 3
+    max_rounds: PositiveInt | None = None
+    max_new_tokens: PositiveInt = 1024
+    batch_size: PositiveInt = 16
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
+    best_log: Literal["first", "last"] = "first"
+    force_answer: bool = False
 
 
 @dataclass
@@ -49,7 +56,11 @@ class _Run:
     notes: str = ""
     user_turn: str = ""
     new: tuple[tuple[Hit, ...], tuple[Hit, ...]] = ((), ())
+    confidence: float | None = None
     spent: Usage = field(default_factory=Usage)
+
+
+_Result = tuple[_Run, Generation | Exception]
 
 
 class Agent:
@@ -115,6 +126,8 @@ class Agent:
         """One round of every active question; the traces of those that end with it, by the run's identity."""
         ended: dict[int, Trace] = {}
         self._retrieve(active, ended)
+        if self.augmenter.policy and self.augmenter.policy.inject == "copy":
+            return ended | {id(run): self._copy(run) for run in active if id(run) not in ended}
         self._distil(active, ended)
         ready: list[tuple[_Run, Context]] = []
         for run in active:
@@ -124,8 +137,10 @@ class Agent:
                 ready.append((run, self._context(run)))
             except LagkitError as error:
                 ended[id(run)] = self._trace(run, error=error)
-        stop = STOP_STRINGS[self.prompt.kind]
-        for run, result in self._generate(ready, stop):
+        results = list(self._generate(ready, STOP_STRINGS[self.prompt.kind]))
+        if self.limits.force_answer:
+            results = self._force(ready, results)
+        for run, result in results:
             ended |= self._advance(run, result)
         return ended
 
@@ -135,6 +150,8 @@ class Agent:
             return {id(run): self._trace(run, error=result)}
         response = (self.prompt.open_turn(run.question) + result.text).strip()
         action = parse(response, self.prompt.kind)
+        if result.logprobs and (span := answer_span(result.text)):
+            run.confidence = self.lm.confidence(result, *span)
         passages, logs = run.new
         run.rounds.append(Round(run.user_turn, response, run.query, passages, logs, run.spent + result.usage))
         run.spent = Usage()
@@ -142,6 +159,35 @@ class Agent:
             return {id(run): self._trace(run, action=action)}
         run.query = action.text
         return {}
+
+    def _force(self, ready: Sequence[tuple[_Run, Context]], results: Sequence[_Result]) -> list[_Result]:
+        """The results, where whoever would end without an answer has gone on from one that was begun for it."""
+        contexts = {id(run): context for run, context in ready}
+        begun: dict[int, tuple[str, Generation]] = {}
+        for run, said in results:
+            last = len(run.rounds) + 1 == self.max_rounds
+            if last and isinstance(said, Generation) and parse(said.text, self.prompt.kind).kind != "answer":
+                begun[id(run)] = before_action(said.text) + OPEN_ANSWER, said
+        again = [
+            (run, self.augmenter.proceed(contexts[id(run)], begun[id(run)][0])) for run, _ in ready if id(run) in begun
+        ]
+        forced: dict[int, Generation | Exception] = {}
+        for run, result in self._generate(again, STOP_STRINGS[self.prompt.kind]):
+            if isinstance(result, Generation):
+                start, said = begun[id(run)]
+                answer = result.text.removesuffix(CLOSE_ANSWER)
+                run.confidence = self.lm.confidence(result, 0, len(answer))
+                usage = said.usage + result.usage
+                result = Generation(start + answer + CLOSE_ANSWER, (*said.ids, *result.ids), usage)
+            forced[id(run)] = result
+        return [(run, forced.get(id(run), result)) for run, result in results]
+
+    def _copy(self, run: _Run) -> Trace:
+        """The end of a question that is given the answer of the most similar log."""
+        _, logs = run.new
+        response = self.augmenter.store.get(logs[0].id).rounds[-1].response if logs else ""
+        run.rounds.append(Round(run.question.text, response, run.query, (), logs))
+        return self._trace(run, action=parse(response, self.prompt.kind))
 
     def _retrieve(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
         """Search passages and logs for every question; one whose query cannot be searched for fails alone."""
@@ -193,16 +239,14 @@ class Agent:
     def _context(self, run: _Run) -> Context:
         passages = [self.passages.passage(i) for i in run.passages] if self.passages is not None else []
         previous = run.rounds[-1].response if self.prompt.kind == "choice" and run.rounds else ""
-        logs = list(run.logs)
+        logs = list(run.logs) if self.limits.best_log == "first" else list(reversed(run.logs))
         notes = run.notes or self.augmenter.notes(logs)
         run.user_turn = self.prompt.user_turn(run.question, passages, previous=previous, notes=notes)
         context = self.augmenter.context(run.question, run.user_turn, logs)
         self.lm.check(context, self.limits.max_new_tokens)
         return context
 
-    def _generate(
-        self, ready: Sequence[tuple[_Run, Context]], stop: Sequence[str]
-    ) -> Iterator[tuple[_Run, Generation | Exception]]:
+    def _generate(self, ready: Sequence[tuple[_Run, Context]], stop: Sequence[str]) -> Iterator[_Result]:
         """Generate in a batch; when the batch fails, one by one, so that only the culprit fails."""
         if not ready:
             return
@@ -228,6 +272,7 @@ class Agent:
             answer=answer,
             error=said,
             policy=self.policy_name,
+            confidence=run.confidence,
         )
 
 

@@ -53,6 +53,10 @@ class Augmenter:
         shared = (self.lm.head_block(head_ids),) if head_ids else ()
         return Context((*words, *tail_ids), (*shared, *blocks))
 
+    def proceed(self, context: Context, said: str) -> Context:
+        """The context in which the model goes on from words that it has said, or is made to say."""
+        return Context((*context.ids, *self.lm.tokenize(said)), context.blocks)
+
     def notes(self, logs: Sequence[str]) -> str:
         """The kept text of logs as it stands in a user turn; empty where the policy puts logs elsewhere."""
         in_turn = self.policy and self.policy.inject == "text" and self.policy.place == "user_turn"

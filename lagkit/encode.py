@@ -17,7 +17,10 @@ from lagkit.types import Trace
 # Stands between the responses of a log, and between logs shown as text.
 SEPARATOR = "\n\n"
 
-_ROUNDS_BACK: dict[Keep, int | None] = {"last_action": 1, "last_round": 1, "last_two_rounds": 2, "all_rounds": None}
+_ROUNDS_BACK: dict[Keep, int | None] = {
+    **{"last_action": 1, "last_round": 1, "last_two_rounds": 2, "all_rounds": None},
+    "step": 1,  # a step is the last round of a log of its own
+}
 
 Span = tuple[int, int]
 

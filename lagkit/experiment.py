@@ -12,14 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import data, manifest, metrics, report
+from lagkit import components, data, manifest, metrics, report, strata
 from lagkit.agent import Agent, Limits
 from lagkit.config import RunConfig, Split
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, ContextTooLong
 from lagkit.journal import Journal
 from lagkit.model import LM
-from lagkit.policy import Policy, get_policy
+from lagkit.policy import Policy, Unit, get_policy
 from lagkit.progress import progress
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
@@ -27,19 +27,24 @@ from lagkit.store import LogStore
 from lagkit.testbed.dataset import Controls
 from lagkit.testbed.dataset import write as write_world
 from lagkit.types import Question, Trace
+from lagkit.variant import Variant
+
+_STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
 
 
 class Experiment:
-    """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and `summary.csv`.
+    """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and tables.
 
-    A run on a test world has it in `world/`. `lm` and `embedder` may be handed in, to share them between runs.
+    A run on a test world has it in `world/`. `loaded` are the data as their authors split them, `data` as the run does;
+    the same unless `split` is disjoint. `lm` and `embedder` may be handed in, to share them between runs.
     Raises DataError or ConfigError at once when the data are missing or too few, or the folder holds another run.
     """
 
     def __init__(self, config: RunConfig, *, lm: LM | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
         self.out = Path(config.out)
-        self.data = data.load(config.data, config.dataset) if config.data else self._draw_world()
+        self.loaded = data.load(config.data, config.dataset) if config.data else self._draw_world()
+        self.data = self._split()
         for split in ("seen", "unseen"):
             self.questions(split)
         manifest.claim(self.out, config, self.prompt)
@@ -84,15 +89,24 @@ class Experiment:
         """The test world of the settings, written into the run's folder unless it is there already."""
         controls, folder = Controls.parse(self.config.world or {}), self.out / "world"
         kept = folder / "controls.json"
+        if controls.contradicted and self.config.split == "disjoint":
+            # Changed facts lead to other hops, and so to other components than those of the world that the logs are of.
+            raise ConfigError("A world with contradicted facts cannot be split anew: use split=authors.")
         if not kept.exists():
             write_world(folder, controls)
         elif json.loads(kept.read_text(encoding="utf-8")) != controls.model_dump(mode="json"):
             raise ConfigError(f"{self.out} holds a run on another test world (see {kept}): choose another folder.")
         return data.load(folder, "musique")
 
-    def store(self, folder: Path | None = None, *, write: bool = False) -> LogStore:
-        """The run's log store, or another one for its model and embedder in `folder`."""
-        path, model, embedder = folder or self.out / "store", self.lm.fingerprint, self.embedder
+    def _split(self) -> data.Dataset:
+        """The data as the settings split them."""
+        if self.config.split == "authors":
+            return self.loaded
+        return components.disjoint(self.loaded, self.config.seed)
+
+    def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> LogStore:
+        """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
+        path, model, embedder = folder or self.out / _STORES[unit], self.lm.fingerprint, self.embedder
         if not write:
             return LogStore.open(path, model=model, embedder=embedder.name)
         dtype = str(self.lm.dtype).removeprefix("torch.")
@@ -117,41 +131,62 @@ class Experiment:
             self.ask("log", None, "no_logs", self.log_questions, None)
             traces = {trace.question_id: trace for trace in self._journal("log").traces()}
             # In the order of the questions: that of their ends depends on interruptions, and ranks equal scores.
-            ordered = [traces[question.id] for question in self.log_questions]
-            new = [t for t in ordered if not t.error and t.id not in store]
-            vectors = self.embedder.documents([t.key for t in new])
-            store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
+            ordered = [trace for question in self.log_questions if not (trace := traces[question.id]).error]
+            self._add(store, ordered)
+        if "step" in self._units:
+            with self.store("step", write=True) as steps:
+                self._add(steps, [step for trace in ordered for step in trace.steps])
+
+    def _add(self, store: LogStore, traces: Sequence[Trace]) -> None:
+        new = [trace for trace in traces if trace.id not in store]
+        vectors = self.embedder.documents([trace.key for trace in new])
+        store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
+
+    @property
+    def _units(self) -> set[Unit]:
+        """What logs are under the run's policies."""
+        return {policy.unit for policy in map(get_policy, self.config.policies) if policy}
 
     def encode(self) -> None:
         """Encode each log as the KV policies ask; what is encoded already stays. Too long a log is left out."""
         encoder = Encoder(self.lm, self.prompt)
-        policies = {encoder.key(p): p for p in map(get_policy, self.config.policies) if p and p.inject == "kv"}
-        with self.store(write=True) as store:
-            todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
-            for log, key in progress(todo, "Encoding logs"):
-                try:
-                    store.put_block(log, key, encoder.encode(store.get(log), policies[key]))
-                except ContextTooLong as error:
-                    print(f"Log {log} is not encoded as {key}: {error}")
+        wanted = [policy for policy in map(get_policy, self.config.policies) if policy and policy.inject == "kv"]
+        for unit in sorted(self._units):
+            policies = {encoder.key(policy): policy for policy in wanted if policy.unit == unit}
+            with self.store(unit, write=True) as store:
+                todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
+                for log, key in progress(todo, "Encoding logs" if unit == "trace" else "Encoding steps"):
+                    try:
+                        store.put_block(log, key, encoder.encode(store.get(log), policies[key]))
+                    except ContextTooLong as error:
+                        print(f"Log {log} is not encoded as {key}: {error}")
 
     def answer(self, name: str, split: Split) -> None:
         """Answer a split's questions under one policy. Seen ones without logs were answered to build the store."""
         if name == "no_logs" and split == "seen":
             return
-        policy, questions = get_policy(name), self.questions(split)
-        with self.store() if policy else nullcontext() as store:
-            self.ask(f"{name}.{split}", policy, name, questions, store)
+        variant = Variant.parse(name)
+        with self.store(variant.policy.unit) if variant.policy else nullcontext() as store:
+            limits = variant.limits(self.config.limits)
+            self.ask(f"{name}.{split}", variant.policy, name, self.questions(split), store, limits=limits)
 
     def report(self) -> pd.DataFrame:
-        """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`."""
+        """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`.
+
+        With unseen questions, and if the data name hops, also `strata.csv`: `Strata.table()`.
+        """
         results = self.scored(self.config.policies, self.config.splits)
         results.to_parquet(self.out / "results.parquet")
         summary, differences = metrics.summarize(results), self.differences(results)
         summary.to_csv(self.out / "summary.csv")
         differences.to_csv(self.out / "differences.csv")
+        by_overlap = None
+        if "unseen" in self.config.splits and not self.data.no_strata:
+            by_overlap = strata.outcomes(self, results)
+            by_overlap.table().to_csv(self.out / "strata.csv")
         with self.store() as store:
             logs = store.summary()
-        page = report.markdown(summary, differences, logs, manifest.read_manifest(self.out), self._facts())
+        page = report.markdown(summary, differences, by_overlap, logs, manifest.read_manifest(self.out), self._facts())
         (self.out / "report.md").write_text(page, encoding="utf-8")
         return results
 
@@ -172,11 +207,11 @@ class Experiment:
     def _facts(self) -> list[str]:
         """What a reader should know before the scores."""
         traces = self.logs()
-        sharing = [data.overlap(self.log_questions, q) for q in self.questions("unseen")]
         right = sum(bool(t.correct) for t in traces)
         return [
             f"The log store holds {len(traces)} logs, of which {right} answer their question rightly.",
-            f"{len(sharing) - sharing.count('none')} of {len(sharing)} unseen questions share a hop with a logged one.",
+            *([components.told(self.loaded, self.data)] if self.config.split == "disjoint" else []),
+            strata.about(self),
             "Injected tokens are those of logs, and of the prompt's shared head where it stands at position 0.",
             "Seconds are generation alone, a batch's wall time divided by its rows; encoding is not in them.",
         ]
@@ -255,6 +290,7 @@ def result_row(question: Question, trace: Trace) -> dict[str, Any]:
         **metrics.score(question, trace.answer),
         "rounds": len(trace.rounds),
         "abstained": trace.answer is None and trace.error is None,
+        "confidence": trace.confidence,
         "failed": trace.error is not None,
         "error": trace.error,
         "prefilled": usage.prefilled,

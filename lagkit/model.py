@@ -61,12 +61,14 @@ class Context:
 class Generation:
     """Newly generated text and its cost; `text` ends with the stop string that ended it, if one did.
 
-    `usage.seconds` is the batch's wall time divided by its rows.
+    `usage.seconds` is the batch's wall time divided by its rows. `logprobs` are the natural logarithms of the
+    probabilities of `ids`; empty where they are not known.
     """
 
     text: str
     ids: tuple[int, ...] = field(repr=False)
     usage: Usage
+    logprobs: tuple[float, ...] = field(default=(), repr=False)
 
 
 class LM:
@@ -252,23 +254,27 @@ class LM:
 
     def _decode(
         self, last: torch.Tensor, cache: Cache, mask: torch.Tensor, max_new_tokens: int, stop: Sequence[str]
-    ) -> list[list[int]]:
-        """Greedy tokens of each row after `last` `[batch, 1]`; `mask` `[batch, cached]`. Rows that end leave the batch.
+    ) -> list[list[tuple[int, float]]]:
+        """Greedy tokens of each row after `last` `[batch, 1]`, with their log-probabilities; `mask` `[batch, cached]`.
 
-        Without that, the few longest responses of a batch would cost as much as if all were as long.
+        Rows that end leave the batch. Without that, the few longest responses of a batch would cost as much as if all
+        were as long.
         """
-        new: list[list[int]] = [[] for _ in last]
+        new: list[list[tuple[int, float]]] = [[] for _ in last]
         rows = list(range(len(new)))
         ended: set[int] = set()
         for _ in range(max_new_tokens):
             mask = torch.cat([mask, torch.ones_like(last)], dim=1)
             positions = mask.sum(dim=1, keepdim=True) - 1
             out = self.model(input_ids=last, attention_mask=mask, position_ids=positions, past_key_values=cache)
-            last = out.logits[:, -1:].argmax(dim=-1)
-            for row, token in zip(rows, last[:, 0].tolist(), strict=True):
+            logits = out.logits[:, -1].float()
+            best, last = logits.max(dim=-1)
+            logprobs = best - logits.logsumexp(dim=-1)
+            for row, token, logprob in zip(rows, last.tolist(), logprobs.tolist(), strict=True):
                 if row not in ended:
-                    new[row].append(token)
+                    new[row].append((token, logprob))
                     ended |= {row} if self._has_ended(new[row], stop) else set()
+            last = last[:, None]
             going = [i for i, row in enumerate(rows) if row not in ended]
             if not going:
                 break
@@ -278,15 +284,18 @@ class LM:
                 cache.batch_select_indices(kept)
         return new
 
-    def _has_ended(self, new: list[int], stop: Sequence[str]) -> bool:
+    def _has_ended(self, new: list[tuple[int, float]], stop: Sequence[str]) -> bool:
         """Whether the newest token is an end token, or completes a stop string."""
-        if new[-1] in self._end_ids:
+        if new[-1][0] in self._end_ids:
             return True
-        tail = self.tokenizer.decode(new[-_STOP_WINDOW:])
+        tail = self.tokenizer.decode([token for token, _ in new[-_STOP_WINDOW:]])
         return any(s in tail for s in stop)
 
-    def _finish(self, context: Context, new: list[int], stop: Sequence[str], seconds: float) -> Generation:
+    def _finish(
+        self, context: Context, made: list[tuple[int, float]], stop: Sequence[str], seconds: float
+    ) -> Generation:
         """Cut a row at its end token, or behind its stop string."""
+        new = [token for token, _ in made]
         ends = [i for i, token in enumerate(new) if token in self._end_ids]
         spent = new[: ends[0] + 1] if ends else new
         text = self.tokenizer.decode(spent[:-1] if ends else spent)
@@ -295,7 +304,13 @@ class LM:
             text = text[: min(found)]
             spent = _shortest_that_says(self.tokenizer, spent, text)
         usage = Usage(len(context.ids), context.injected, len(spent), seconds)
-        return Generation(text, tuple(spent), usage)
+        return Generation(text, tuple(spent), usage, tuple(logprob for _, logprob in made[: len(spent)]))
+
+    def confidence(self, said: Generation, start: int, stop: int) -> float | None:
+        """The mean log-probability of the tokens of `said.text[start:stop]`; None where it is not known, or empty."""
+        first, last = (len(_shortest_that_says(self.tokenizer, said.ids, said.text[:end])) for end in (start, stop))
+        logprobs = said.logprobs[first:last]
+        return sum(logprobs) / len(logprobs) if logprobs else None
 
     @cached_property
     def _end_ids(self) -> list[int]:
@@ -325,7 +340,7 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str) -> list[int]:
+def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> Sequence[int]:
     """The fewest leading tokens whose decoding covers `text`."""
     low, high = 0, len(ids)
     while low < high:

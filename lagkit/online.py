@@ -97,13 +97,16 @@ class Step:
 class Online:
     """A run's log-store and unseen questions as streams, answered under one policy, in `online/` of the run's folder.
 
-    Each stream has a rule and an order, and its own journal and store. Raises ConfigError for a policy without logs.
+    Each stream has a rule and an order, and its own journal and store. Raises ConfigError for a policy without logs, or
+    whose logs are single steps.
     """
 
     def __init__(self, run: Experiment, policy: str) -> None:
         self.run, self.name, self.policy = run, policy, get_policy(policy)
         if self.policy is None:
             raise ConfigError(f"{policy} uses no logs, so nothing comes of logging: name a policy that reuses them.")
+        if self.policy.unit != "trace":
+            raise ConfigError(f"{policy} reuses single steps, and a stream logs whole traces: name another policy.")
         seen, unseen = run.log_questions, run.questions("unseen")
         self.questions = (*seen, *unseen)
         self._asked = {question.id: question for question in self.questions}
@@ -133,7 +136,7 @@ class Online:
         answered, kept, steps = book.traces(), Kept(rule), []
         if [trace.question_id for trace in answered] != [question.id for question in order[: len(answered)]]:
             raise DataError(f"{book.path} is not the beginning of its stream: delete its folder, and it starts anew.")
-        with self.run.store(self.folder(rule, number) / "store", write=True) as store:
+        with self.run.store(folder=self.folder(rule, number) / "store", write=True) as store:
             for trace in answered:
                 steps.append(self._logged(trace, kept))
             kept.write(store)  # a kill may have come between a task and this
@@ -193,7 +196,7 @@ class Online:
             ends = []
             for number in range(orders):
                 tasks = [step.trace for step in self.stream(rule, number)]
-                with self.run.store(self.folder(rule, number) / "store") as store:
+                with self.run.store(folder=self.folder(rule, number) / "store") as store:
                     ends.append(self._state(store, tasks))
             rows[condition] = pd.DataFrame(ends).mean()
         tasks = self._static

@@ -7,9 +7,10 @@ from typing import Literal, get_args
 
 from lagkit.errors import ConfigError
 
-Inject = Literal["kv", "text", "cheatsheet"]
+Inject = Literal["kv", "text", "cheatsheet", "copy"]
 Encode = Literal["conversation", "responses", "kept"]
-Keep = Literal["last_action", "last_round", "last_two_rounds", "all_rounds"]
+Keep = Literal["last_action", "last_round", "last_two_rounds", "all_rounds", "step"]
+Unit = Literal["trace", "step"]
 Place = Literal["front", "prefix", "user_turn"]
 
 _CHOICES = {"inject": Inject, "encode": Encode, "keep": Keep, "place": Place}
@@ -19,8 +20,10 @@ _CHOICES = {"inject": Inject, "encode": Encode, "keep": Keep, "place": Place}
 class Policy:
     """One way to reuse logs.
 
-    inject: as KV, as text, or as notes that the model first distils from their text (`cheatsheet`).
-    keep: which tokens are stored, or shown.
+    inject: as KV, as text, or as notes that the model first distils from their text (`cheatsheet`); with `copy` the
+        model is not asked at all, and the answer of the most similar log is given.
+    keep: which tokens are stored, or shown. With `step`, each round of a trace is a log of its own, found by what it
+        searched for and said, and all of it is kept.
     encode: what the model reads before the kept tokens (KV only): the whole `conversation`, all `responses`
         joined by blank lines (the authors' code), or only what is `kept` (Block-Attention, arXiv 2409.15355).
     place: `front` of the BOS token (the authors' code), after the shared head of the prompt (`prefix`: BOS, system
@@ -43,9 +46,16 @@ class Policy:
             raise ConfigError("KV cannot stand inside the user turn: choose place front or prefix, or inject text.")
         if self.inject == "cheatsheet" and self.place != "user_turn":
             raise ConfigError("A cheatsheet stands inside the user turn: choose place user_turn.")
+        if self.inject == "copy" and (self.keep, self.encode, self.place) != ("last_round", "responses", "front"):
+            raise ConfigError("A copied answer shows the model nothing of a log: leave out keep, encode and place.")
 
     def __str__(self) -> str:
         return "/".join((self.inject, self.keep, self.encode, self.place))
+
+    @property
+    def unit(self) -> Unit:
+        """What a log of the store is: a whole trace, or one step of it."""
+        return "step" if self.keep == "step" else "trace"
 
     def block_key(self, head_hash: str) -> str:
         """The name under which a store keeps this policy's blocks: KV depends on all that was read before it.
@@ -71,14 +81,20 @@ POLICIES: dict[str, Policy | None] = {
     "kv_block": Policy("kv", encode="kept"),
     "kv_last_round_prefix": Policy("kv", place="prefix"),
     "cheatsheet": Policy("cheatsheet", place="user_turn"),
+    # Not of the paper: single steps as logs, and the answer of the nearest log, which reuse has to beat.
+    "text_step": Policy("text", keep="step"),
+    "kv_step": Policy("kv", keep="step"),
+    "copy_nearest": Policy("copy"),
 }
 
 
 def get_policy(name: str) -> Policy | None:
     """A policy by its name in `POLICIES`, or spelled out as `inject/keep/encode/place`; None means no logs.
 
+    What stands behind a `+` changes the agent's limits (see `lagkit.variant`) and is passed over.
     Raises ConfigError for an unknown name.
     """
+    name = name.partition("+")[0]
     if name in POLICIES:
         return POLICIES[name]
     parts = name.split("/")

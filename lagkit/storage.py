@@ -25,7 +25,7 @@ def ablation(*, grid: bool = False) -> tuple[str, ...]:
         Policy("kv", keep=keep, encode=encode)
         for encode in get_args(Encode)
         for keep in get_args(Keep)
-        if grid or keep == usual.keep or encode == usual.encode
+        if keep != "step" and (grid or keep == usual.keep or encode == usual.encode)
     ]
     return tuple(names.get(policy) or str(policy) for policy in wanted)
 

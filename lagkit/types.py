@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 TaskKind = Literal["qa", "choice"]
@@ -87,7 +87,8 @@ class Round:
 class Trace:
     """The reasoning of one task. `answer` is None when none was given; `error` says why a task failed.
 
-    `correct` is kept for analysis only (right or wrong logs); neither retrieval nor the agent reads it.
+    `correct` is kept for analysis only (right or wrong logs); neither retrieval nor the agent reads it. `confidence` is
+    the mean log-probability of the answer's tokens; None without an answer, or where a model doesn't tell.
     """
 
     question_id: str
@@ -98,6 +99,7 @@ class Trace:
     error: str | None = None
     correct: bool | None = None
     policy: str = "no_logs"
+    confidence: float | None = None
 
     @property
     def id(self) -> str:
@@ -110,6 +112,15 @@ class Trace:
         """The text a log is found by: the question and the last response (paper, section 3.2)."""
         last = self.rounds[-1].response if self.rounds else ""
         return f"{self.question}\n{last}".strip()
+
+    @property
+    def steps(self) -> tuple[Trace, ...]:
+        """Each round as the last one of a trace of its own, whose question is what that round searched for."""
+        last = len(self.rounds) - 1
+        return tuple(
+            replace(self, question=r.query, rounds=self.rounds[: i + 1], answer=self.answer if i == last else None)
+            for i, r in enumerate(self.rounds)
+        )
 
     @property
     def usage(self) -> Usage:

@@ -43,7 +43,7 @@ def pieces(name: str, encode: str, keep: str) -> list[tuple[str, bool]]:
     """The text behind the head in pieces, each with whether it is kept."""
     prompts = [r.prompt for r, said in zip(trace(name).rounds, MARKED[name], strict=True) if said]
     marked = [said for said in MARKED[name] if said]
-    first = len(marked) - {"last_action": 1, "last_round": 1, "last_two_rounds": 2, "all_rounds": 99}[keep]
+    first = len(marked) - {"last_two_rounds": 2, "all_rounds": 99}.get(keep, 1)
     found: list[tuple[str, bool]] = []
     for i, (prompt, said) in enumerate(zip(prompts, marked, strict=True)):
         kept = i >= first

@@ -147,7 +147,7 @@ def state(streams: Online, rule: Rule, number: int = 0) -> tuple:
     kept = Kept(rule)
     for one in traces:
         kept.take(one, streams.run.embedder.documents([one.key])[0])
-    with streams.run.store(streams.folder(rule, number) / "store", write=True) as store:
+    with streams.run.store(folder=streams.folder(rule, number) / "store", write=True) as store:
         store.prune()
         blocks = {log: {key: store.block(log, key).keys.tolist() for key in store.block_keys(log)} for log in store}
         assert store.ids == list(kept.logs)
@@ -182,7 +182,7 @@ def test_a_store_of_one_log_never_has_more(streams):
     assert [step.logs for step in steps] == [1] * 5
     for before, step in pairwise(steps):
         assert recalled(step.trace) == {before.trace.id}
-    with streams.run.store(streams.folder(Rule(cap=1), 0) / "store") as store:
+    with streams.run.store(folder=streams.folder(Rule(cap=1), 0) / "store") as store:
         assert store.ids == [steps[-1].trace.id]
 
 
@@ -230,9 +230,11 @@ def test_what_is_answered_is_not_answered_again(streams, monkeypatch):
     assert state(Online(Experiment(streams.run.config, lm=streams.run.lm), "kv_last_round"), CAPPED) == before
 
 
-def test_a_policy_without_logs_is_refused(streams):
+def test_policies_without_logs_or_with_steps_as_logs_are_refused(streams):
     with pytest.raises(ConfigError, match="no_logs uses no logs"):
         Online(streams.run, "no_logs")
+    with pytest.raises(ConfigError, match="kv_step reuses single steps, and a stream logs whole traces"):
+        Online(streams.run, "kv_step")
 
 
 def test_a_journal_of_another_order_is_refused(streams):
@@ -330,5 +332,5 @@ def test_a_lost_store_is_filled_again(tmp_path, lm, streams):
     again = online(tmp_path / "run", lm)
     shutil.rmtree(again.folder(CAPPED, 0) / "store")
     again.stream(CAPPED, 0)
-    with again.run.store(again.folder(CAPPED, 0) / "store") as store:
+    with again.run.store(folder=again.folder(CAPPED, 0) / "store") as store:
         assert store.ids == [log for log, _ in state(streams, CAPPED)[1]]

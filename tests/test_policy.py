@@ -13,8 +13,9 @@ from lagkit.policy import POLICIES, Encode, Inject, Keep, Place, Policy, get_pol
 GRID = list(product(get_args(Inject), get_args(Keep), get_args(Encode), get_args(Place)))
 
 
-def is_legal(inject: str, place: str) -> bool:
-    return {"kv": place != "user_turn", "text": True, "cheatsheet": place == "user_turn"}[inject]
+def is_legal(inject: str, keep: str, encode: str, place: str) -> bool:
+    copied = (keep, encode, place) == ("last_round", "responses", "front")
+    return {"kv": place != "user_turn", "text": True, "cheatsheet": place == "user_turn", "copy": copied}[inject]
 
 
 def test_names_are_those_that_papers_use():
@@ -31,20 +32,27 @@ def test_names_are_those_that_papers_use():
         "kv_block": ("kv", "last_round", "kept", "front"),
         "kv_last_round_prefix": ("kv", "last_round", "responses", "prefix"),
         "cheatsheet": ("cheatsheet", "last_round", "responses", "user_turn"),
+        "text_step": ("text", "step", "responses", "front"),
+        "kv_step": ("kv", "step", "responses", "front"),
+        "copy_nearest": ("copy", "last_round", "responses", "front"),
     }
 
 
 def test_every_combination_is_a_policy_or_refused():
     legal = 0
     for inject, keep, encode, place in GRID:
-        if is_legal(inject, place):
+        if is_legal(inject, keep, encode, place):
             policy = Policy(inject, keep, encode, place)
             assert get_policy(str(policy)) == policy
             legal += 1
         else:
-            with pytest.raises(ConfigError, match="user turn"):
+            with pytest.raises(ConfigError, match=r"user turn|shows the model nothing of a log"):
                 Policy(inject, keep, encode, place)
-    assert (legal, len(GRID)) == (4 * 3 * (2 + 3 + 1), 108)
+    assert (legal, len(GRID)) == (5 * 3 * (2 + 3 + 1) + 1, 180)
+
+
+def test_only_steps_are_logs_of_another_unit():
+    assert {name for name, policy in POLICIES.items() if policy and policy.unit == "step"} == {"text_step", "kv_step"}
 
 
 @pytest.mark.parametrize("name", ["no_logs", "kv_block"])
@@ -55,12 +63,12 @@ def test_a_name_gives_its_policy(name):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("kv_last_rond", r"Unknown policy 'kv_last_rond': use one of no_logs, .*, cheatsheet, or spell it out as"),
+        ("kv_last_rond", r"Unknown policy 'kv_last_rond': use one of no_logs, .*, copy_nearest, or spell it out as"),
         ("kv/last_round/responses", "Unknown policy"),
         ("", "Unknown policy ''"),
         ("kv/last_word/responses/front", "keep is one of last_action, last_round, .*; 'last_word' is not"),
         ("kv/last_round/all/front", "encode is one of conversation, responses, kept; 'all' is not"),
-        ("kvs/last_round/kept/front", "inject is one of kv, text, cheatsheet; 'kvs' is not"),
+        ("kvs/last_round/kept/front", "inject is one of kv, text, cheatsheet, copy; 'kvs' is not"),
         ("kv/last_round/kept/back", "place is one of front, prefix, user_turn; 'back' is not"),
     ],
 )
@@ -70,14 +78,14 @@ def test_unknown_names_and_values_are_refused(name, message):
 
 
 def test_blocks_are_shared_exactly_where_the_same_text_was_read():
-    keys = {str(p): p.block_key("h1") for p in (Policy("kv", *rest) for i, *rest in GRID if is_legal("kv", rest[2]))}
-    assert len(keys) == 4 * 3 * 2
+    keys = {str(p): p.block_key("h1") for p in (Policy("kv", *rest) for i, *rest in GRID if is_legal("kv", *rest))}
+    assert len(keys) == 5 * 3 * 2
     # What reads the head depends on it; a conversation is the same wherever it is put.
     assert keys["kv/last_round/conversation/front"] == keys["kv/last_round/conversation/prefix"]
     assert keys["kv/last_round/responses/front"] == "responses.last_round.bare"
     assert keys["kv/last_round/responses/prefix"] == "responses.last_round.h1"
     assert keys["kv/all_rounds/kept/prefix"] == "kept.all_rounds.h1"
-    assert len(set(keys.values())) == 24 - 4
+    assert len(set(keys.values())) == 30 - 5
     other = {p: get_policy(p).block_key("h2") for p in keys}
     assert {p for p in keys if other[p] == keys[p]} == {
         f"kv/{keep}/{encode}/front" for keep in get_args(Keep) for encode in ("responses", "kept")
