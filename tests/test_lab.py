@@ -70,6 +70,7 @@ def test_findings_and_numbers_are_put_on_record(tmp_path):
     assert shown.data == "- One.\n- Two."
     assert (record["metrics"], record["findings"]) == ({"em": 0.5, "n": 3.0}, ["One.", "Two."])
     assert record["settings"]["model"] == "testbed"
+    assert conclude(tmp_path / "out", {}, ["`a` says <b>."], run).data == "- `a` says &lt;b>."
 
 
 @pytest.mark.parametrize("value", [float("nan"), "high", True, None])
