@@ -251,7 +251,7 @@ def test_what_was_asked_before_is_not_searched_again(monkeypatch):
     first[0].clear()  # what a caller does to a list stays with him
     asked = []
     monkeypatch.setattr(index._index, "search", lambda *found: asked.append(found) or [[]])
-    assert [hit.id for hit in index.search(query[:1], 2)[0]] == ["p2", "p3"]
+    assert [hit.id for hit in index.search(query[:1], 2)[0]] == ["p2", "p1"]
     assert index.search(query[1:], 1) == [[]]  # another k is another search
     assert len(asked) == 1
 
