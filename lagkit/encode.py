@@ -64,7 +64,7 @@ class Encoder:
 
     def head_block(self) -> KVBlock:
         """KV of the shared head, at positions 0.. ."""
-        return self.lm.head_block(self.lm.tokenize(self._head()))
+        return self.lm.head_block(self._head_ids())
 
     def encode(self, trace: Trace, policy: Policy) -> KVBlock:
         """Prefill what `policy.encode` says and keep the tokens that `policy.keep` says (paper, section 3.1).
@@ -84,8 +84,7 @@ class Encoder:
         """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is."""
         text, kept, rounds = self._text(trace, policy)
         encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        reads_head = policy.place == "prefix" or policy.encode == "conversation"
-        context = Context(tuple(encoded["input_ids"]), (self.head_block(),) if reads_head else ())
+        context = Context(tuple(encoded["input_ids"]), self._before(policy))
         tokens = tuple((start, stop) for start, stop in encoded["offset_mapping"])
 
         def slots(spans: Sequence[Span]) -> tuple[int, ...]:
@@ -93,6 +92,15 @@ class Encoder:
             return tuple(context.injected + i for i in held)
 
         return Reading(context, text, tokens, slots(kept), tuple(slots([span]) for span in rounds))
+
+    def _before(self, policy: Policy) -> tuple[KVBlock, ...]:
+        """What stands before a log while it is read; nothing of it is kept."""
+        if policy.reads_first == "nothing":
+            return ()
+        return (self.lm.head_block(self._head_ids()[: 1 if policy.reads_first == "bos" else None]),)
+
+    def _head_ids(self) -> list[int]:
+        return self.lm.tokenize(self._head())
 
     def _head(self) -> str:
         return split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])[0]

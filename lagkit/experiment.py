@@ -108,9 +108,9 @@ class Experiment:
             return self.loaded
         return components.disjoint(self.loaded, self.config.seed)
 
-    def store(self, unit: Unit = "trace", *, write: bool = False) -> LogStore:
-        """The run's log store, whose logs are traces, or the one whose logs are their steps."""
-        path, model, embedder = self.out / _STORES[unit], self.lm.fingerprint, self.embedder
+    def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> LogStore:
+        """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
+        path, model, embedder = folder or self.out / _STORES[unit], self.lm.fingerprint, self.embedder
         if not write:
             return LogStore.open(path, model=model, embedder=embedder.name)
         dtype = str(self.lm.dtype).removeprefix("torch.")
@@ -277,7 +277,24 @@ class Experiment:
         todo = {q.id: q for q in questions if q.id not in found}
         if not todo:
             return [found[q.id] for q in questions]
-        agent = Agent(
+        agent = self.agent(policy, name, store, limits=limits, exclude=exclude)
+        for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
+            trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
+            book.append(trace)
+            found[trace.question_id] = trace
+        return [found[q.id] for q in questions]
+
+    def agent(
+        self,
+        policy: Policy | None,
+        name: str,
+        store: LogStore | None,
+        *,
+        limits: Limits | None = None,
+        exclude: Mapping[str, Collection[str]] | None = None,
+    ) -> Agent:
+        """An agent with the run's model, prompt and passages; `limits` are the run's own by default."""
+        return Agent(
             self.lm,
             self.prompt,
             embedder=self.embedder,
@@ -288,11 +305,6 @@ class Experiment:
             policy_name=name,
             exclude=exclude,
         )
-        for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
-            trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
-            book.append(trace)
-            found[trace.question_id] = trace
-        return [found[q.id] for q in questions]
 
 
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
         given["data"] = data
     config = RunConfig.of(tier, out=run, seed=seed, **given)
     if config.world is not None:
-        config = RunConfig.of(tier, out=run, seed=seed, **given, world={**config.world, "seed": seed})
+        given["world"] = {**config.world, "seed": seed}
+        config = RunConfig.of(tier, out=run, seed=seed, **given)
     return Experiment(config)
 
 

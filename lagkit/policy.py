@@ -1,4 +1,4 @@
-"""What is kept of a log and how it is shown: four choices, and names for the combinations that papers use."""
+"""What is kept of a log and how it is shown: five choices, and names for the combinations that papers use."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ Encode = Literal["conversation", "responses", "kept"]
 Keep = Literal["last_action", "last_round", "last_two_rounds", "all_rounds", "step"]
 Unit = Literal["trace", "step"]
 Place = Literal["front", "prefix", "user_turn"]
+Before = Literal["usual", "nothing", "bos", "head"]
 
-_CHOICES = {"inject": Inject, "encode": Encode, "keep": Keep, "place": Place}
+# In the order in which a policy is spelled out.
+_CHOICES = {"inject": Inject, "keep": Keep, "encode": Encode, "place": Place, "before": Before}
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Policy:
         joined by blank lines (the authors' code), or only what is `kept` (Block-Attention, arXiv 2409.15355).
     place: `front` of the BOS token (the authors' code), after the shared head of the prompt (`prefix`: BOS, system
         message and worked examples), or inside the `user_turn` (text and cheatsheet only).
+    before: what stands before all that while a log is encoded (KV only): `nothing`, the first token of the prompt's
+        shared head (`bos`), or the whole `head`. None of it is kept. `usual` is the head where the log is to stand
+        behind it (`prefix`) or was said behind it (`conversation`), and nothing otherwise.
 
     Raises ConfigError for an unknown value or a combination that means nothing.
     """
@@ -36,6 +41,7 @@ class Policy:
     keep: Keep = "last_round"
     encode: Encode = "responses"
     place: Place = "front"
+    before: Before = "usual"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -48,9 +54,19 @@ class Policy:
             raise ConfigError("A cheatsheet stands inside the user turn: choose place user_turn.")
         if self.inject == "copy" and (self.keep, self.encode, self.place) != ("last_round", "responses", "front"):
             raise ConfigError("A copied answer shows the model nothing of a log: leave out keep, encode and place.")
+        if self.inject != "kv" and self.before != "usual":
+            raise ConfigError("Only KV is encoded ahead of its use: leave out what stands before, or inject kv.")
 
     def __str__(self) -> str:
-        return "/".join((self.inject, self.keep, self.encode, self.place))
+        parts = (self.inject, self.keep, self.encode, self.place, self.before)
+        return "/".join(parts[:-1] if self.before == "usual" else parts)
+
+    @property
+    def reads_first(self) -> Before:
+        """What stands before a log while it is encoded: `before`, with `usual` resolved."""
+        if self.before != "usual":
+            return self.before
+        return "head" if self.place == "prefix" or self.encode == "conversation" else "nothing"
 
     @property
     def unit(self) -> Unit:
@@ -60,11 +76,11 @@ class Policy:
     def block_key(self, head_hash: str) -> str:
         """The name under which a store keeps this policy's blocks: KV depends on all that was read before it.
 
-        `head_hash` identifies the shared head of the prompt; blocks encoded without it (front of BOS, responses or
-        kept tokens only) are shared by all heads.
+        `head_hash` identifies the shared head of the prompt; blocks encoded behind nothing or behind its first token
+        are shared by all heads.
         """
-        reads_head = self.place == "prefix" or self.encode == "conversation"
-        return f"{self.encode}.{self.keep}.{head_hash if reads_head else 'bare'}"
+        read = {"nothing": "bare", "bos": "bos", "head": head_hash}[self.reads_first]
+        return f"{self.encode}.{self.keep}.{read}"
 
 
 # Our name -> the authors': no_logs = base, text_last_round = log_text, text_all_rounds = log_text_all,
@@ -90,8 +106,9 @@ POLICIES: dict[str, Policy | None] = {
 
 
 def get_policy(name: str) -> Policy | None:
-    """A policy by its name in `POLICIES`, or spelled out as `inject/keep/encode/place`; None means no logs.
+    """A policy by its name in `POLICIES`, or spelled out as `inject/keep/encode/place` or `.../before`.
 
+    None means no logs.
     What stands behind a `+` changes the agent's limits (see `lagkit.variant`) and is passed over.
     Raises ConfigError for an unknown name.
     """
@@ -99,8 +116,9 @@ def get_policy(name: str) -> Policy | None:
     if name in POLICIES:
         return POLICIES[name]
     parts = name.split("/")
-    if len(parts) == len(_CHOICES):
+    if len(parts) in (len(_CHOICES) - 1, len(_CHOICES)):
         return Policy(*parts)  # type: ignore[arg-type]
     raise ConfigError(
-        f"Unknown policy {name!r}: use one of {', '.join(POLICIES)}, or spell it out as inject/keep/encode/place."
+        f"Unknown policy {name!r}: use one of {', '.join(POLICIES)}, or spell it out as inject/keep/encode/place, "
+        "with /before behind it if need be."
     )

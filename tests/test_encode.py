@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 from typing import get_args
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 
 from lagkit.encode import Encoder, kept_text
 from lagkit.errors import ConfigError, ContextTooLong
-from lagkit.model import LM
+from lagkit.model import LM, Context
 from lagkit.policy import Encode, Keep, Policy
 from tests.lms import FORGETFUL_CHAT, NO_SYSTEM_CHAT, new_lm, short_prompt, tiny_lm, tokenizer, trace_of
 
@@ -109,6 +109,52 @@ def test_every_combination_keeps_what_a_plain_reading_has_there(encode, keep, pl
         assert close(block.values, values[:, :, index])
 
 
+@pytest.mark.parametrize(
+    ("before", "read"), [("nothing", ""), ("bos", "<s>"), ("head", "<s><|system|>\nBe brief.</s>\n")]
+)
+@pytest.mark.parametrize("encode", ENCODES)
+def test_what_stands_before_is_read_and_not_kept(encode, before, read):
+    lm = tiny_lm()
+    blocks = [
+        Encoder(lm, PROMPT).encode(trace("three rounds"), Policy("kv", "last_round", encode, place, before))
+        for place in ("front", "prefix")
+    ]
+    rest, kept = picked(lm, pieces("three rounds", encode, "last_round"))
+    head = lm.tokenize(read)
+    index = [len(head) + i for i, is_kept in enumerate(kept) if is_kept]
+    keys, values = plain_kv(lm, head + rest)
+    for block in blocks:  # where it will stand makes no difference
+        assert block.ids.tolist() == [(head + rest)[i] for i in index]
+        assert close(block.keys, keys[:, :, index])
+        assert close(block.values, values[:, :, index])
+
+
+@pytest.mark.parametrize("encode", ["responses", "kept"])
+def test_what_stands_before_makes_other_blocks(encode):
+    encoder = Encoder(tiny_lm(), PROMPT)
+    blocks = [
+        encoder.encode(trace("one round"), Policy("kv", encode=encode, before=b)) for b in ("nothing", "bos", "head")
+    ]
+    for one, other in combinations(blocks, 2):
+        assert one.ids.tolist() == other.ids.tolist()
+        # The keys of the first layer have read nothing yet.
+        assert close(one.keys[:1], other.keys[:1])
+        assert (one.keys[-1] - other.keys[-1]).norm() > 1e-2 * one.keys[-1].norm()
+
+
+def test_one_log_behind_what_it_has_read_is_dense_prefill():
+    """Kept alone and put back behind the same tokens, KV is what a reading of all words in one go has there."""
+    lm, log = tiny_lm(), trace("one round")
+    tail = lm.tokenize("<|user|>\nWhere?</s>\n<|assistant|>\n")
+    for before, read in (("nothing", ""), ("bos", "<s>"), ("head", "<s><|system|>\nBe brief.</s>\n")):
+        block = Encoder(lm, PROMPT).encode(log, Policy("kv", encode="kept", place="prefix", before=before))
+        head = lm.tokenize(read)
+        given = lm.logits(Context(tuple(tail), (*([lm.head_block(head)] if head else []), block)))
+        with torch.no_grad():
+            dense = lm.model(torch.tensor([[*head, *block.ids.tolist(), *tail]])).logits[0, -len(tail) :]
+        assert torch.allclose(given, dense, atol=1e-5)
+
+
 def test_the_reference_tells_apart_equal_words_in_different_places():
     lm = tiny_lm()
     twice = trace("action twice")
@@ -171,7 +217,9 @@ def test_a_chat_without_any_shared_head(encode, name):
     lm = LM(model, tokenizer(NO_SYSTEM_CHAT, bos_token=None), "headless")
     encoder = Encoder(lm, PROMPT)
     front, prefix = (encoder.encode(trace(name), Policy("kv", encode=encode, place=p)) for p in ("front", "prefix"))
+    bos = encoder.encode(trace(name), Policy("kv", encode=encode, before="bos"))
     assert torch.equal(front.keys, prefix.keys)
+    assert torch.equal(front.keys, bos.keys)
     assert bool(len(front)) == (name == "three rounds")
 
 

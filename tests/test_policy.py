@@ -1,4 +1,4 @@
-"""Policies: the four choices, their names, and what a store keeps blocks under."""
+"""Policies: the five choices, their names, and what a store keeps blocks under."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from lagkit.errors import ConfigError
-from lagkit.policy import POLICIES, Encode, Inject, Keep, Place, Policy, get_policy
+from lagkit.policy import POLICIES, Before, Encode, Inject, Keep, Place, Policy, get_policy
 
 GRID = list(product(get_args(Inject), get_args(Keep), get_args(Encode), get_args(Place)))
 
@@ -52,6 +52,26 @@ def test_every_combination_is_a_policy_or_refused():
     assert (legal, len(GRID)) == (5 * 3 * (2 + 3 + 1) + 1, 180)
 
 
+@pytest.mark.parametrize("before", ["nothing", "bos", "head"])
+def test_what_stands_before_is_spelled_out_last_and_for_kv_only(before):
+    for keep, encode, place in product(get_args(Keep), get_args(Encode), ("front", "prefix")):
+        policy = Policy("kv", keep, encode, place, before)
+        assert str(policy) == f"kv/{keep}/{encode}/{place}/{before}"
+        assert get_policy(str(policy)) == policy
+        assert policy.reads_first == before
+    for inject, place in (("text", "prefix"), ("cheatsheet", "user_turn"), ("copy", "front")):
+        with pytest.raises(ConfigError, match="Only KV is encoded ahead of its use"):
+            Policy(inject, place=place, before=before)
+
+
+def test_usually_the_head_stands_before_what_was_said_or_will_stand_behind_it():
+    usual = {str(p): p.reads_first for p in (Policy("kv", *rest) for i, *rest in GRID if is_legal("kv", *rest))}
+    assert {name for name, before in usual.items() if before == "head"} == {
+        name for name in usual if "conversation" in name or "prefix" in name
+    }
+    assert set(usual.values()) == {"head", "nothing"}
+
+
 def test_only_steps_are_logs_of_another_unit():
     assert {name for name, policy in POLICIES.items() if policy and policy.unit == "step"} == {"text_step", "kv_step"}
 
@@ -70,6 +90,8 @@ def test_a_name_gives_its_policy(name):
         ("kv/last_word/responses/front", "keep is one of last_action, last_round, .*; 'last_word' is not"),
         ("kv/last_round/all/front", "encode is one of conversation, responses, kept; 'all' is not"),
         ("kvs/last_round/kept/front", "inject is one of kv, text, cheatsheet, copy; 'kvs' is not"),
+        ("kv/last_round/kept/front/eos", "before is one of usual, nothing, bos, head; 'eos' is not"),
+        ("kv/last_round/kept/front/bos/bos", "Unknown policy"),
         ("kv/last_round/kept/back", "place is one of front, prefix, user_turn; 'back' is not"),
     ],
 )
@@ -91,3 +113,16 @@ def test_blocks_are_shared_exactly_where_the_same_text_was_read():
     assert {p for p in keys if other[p] == keys[p]} == {
         f"kv/{keep}/{encode}/front" for keep in get_args(Keep) for encode in ("responses", "kept")
     }
+
+
+def test_blocks_tell_apart_what_stood_before_and_share_what_is_the_same_computation():
+    for keep, encode in product(get_args(Keep), get_args(Encode)):
+        keys = {
+            (place, before): Policy("kv", keep, encode, place, before).block_key("h1")
+            for place, before in product(("front", "prefix"), get_args(Before))
+        }
+        assert {key for (_, before), key in keys.items() if before == "nothing"} == {f"{encode}.{keep}.bare"}
+        assert {key for (_, before), key in keys.items() if before == "bos"} == {f"{encode}.{keep}.bos"}
+        assert {key for (_, before), key in keys.items() if before == "head"} == {f"{encode}.{keep}.h1"}
+        assert keys["prefix", "usual"] == keys["front", "head"]
+        assert keys["front", "usual"] == keys["front", "head" if encode == "conversation" else "nothing"]

@@ -40,6 +40,18 @@ def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
     return _cases(run, [(asked[log.question_id], log) for log in drawn], logs)
 
 
+def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
+    """What each question's first user turn says: the passages that the question itself finds, and the question."""
+    turns = []
+    for question, vector in zip(questions, run.embedder.queries([q.text for q in questions]), strict=True):
+        passages = []
+        if run.passages is not None:
+            found = run.passages.search(vector[None], run.config.passages)[0]
+            passages = [run.passages.passage(hit.id) for hit in found]
+        turns.append(run.prompt.user_turn(question, passages))
+    return turns
+
+
 def meet(run: Experiment, n: int) -> list[Case]:
     """The first `n` unseen questions, each with its nearest log. The run's logs must be built; strangers as above."""
     questions = run.questions("unseen")[:n]
@@ -50,15 +62,12 @@ def meet(run: Experiment, n: int) -> list[Case]:
 
 
 def _cases(run: Experiment, pairs: Sequence[tuple[Question, Trace]], logs: Sequence[Trace]) -> list[Case]:
-    draw, cases = random.Random(run.config.seed), []
-    vectors = run.embedder.queries([question.text for question, _ in pairs])
-    for (question, log), vector in zip(pairs, vectors, strict=True):
-        passages = []
-        if run.passages is not None:
-            found = run.passages.search(vector[None], run.config.passages)[0]
-            passages = [run.passages.passage(hit.id) for hit in found]
-        cases.append(Case(question, run.prompt.user_turn(question, passages), log, _stranger(log, logs, draw)))
-    return cases
+    draw = random.Random(run.config.seed)
+    turns = first_turns(run, [question for question, _ in pairs])
+    return [
+        Case(question, turn, log, _stranger(log, logs, draw))
+        for (question, log), turn in zip(pairs, turns, strict=True)
+    ]
 
 
 def _stranger(log: Trace, logs: Sequence[Trace], draw: random.Random) -> Trace:

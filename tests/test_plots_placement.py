@@ -1,0 +1,29 @@
+"""The figure of divergence by cell shows each question in the box of its cell."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lagkit.plots.placement import FLOOR, by_cell
+
+
+def test_a_box_for_each_panel_and_colour_with_every_question():
+    rows = [
+        {"place": place, "before": before, "best_log": best, "kl": kl * (1 + (place == "prefix"))}
+        for place in ("front", "prefix")
+        for before in ("nothing", "bos")
+        for best in ("first", "last")
+        for kl in (0.0, 0.5)
+    ]
+    figure = by_cell(pd.DataFrame(rows), "Title", panel="place", x="before", by="best_log")
+    assert [note.text for note in figure.layout.annotations] == ["place: front", "place: prefix"]
+    assert [(box.name, box.showlegend) for box in figure.data] == [
+        ("best_log: first", True),
+        ("best_log: last", True),
+        ("best_log: first", False),
+        ("best_log: last", False),
+    ]
+    for box, most in zip(figure.data, (0.5, 0.5, 1.0, 1.0), strict=True):
+        assert list(box.x) == ["nothing", "nothing", "bos", "bos"]
+        assert list(box.y) == [FLOOR, most] * 2
+    assert figure.layout.yaxis.type == "log"
