@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +41,19 @@ def parse(response: str, task: TaskKind) -> Action:
     if not searches:
         return Action("search", response.strip())
     return Action("search", searches[-1] if task == "qa" else " ".join(dict.fromkeys(searches)))
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+    """`text` up to its first stop string, with it; all of it if there is none."""
+    ends = [text.index(s) + len(s) for s in stop if s in text]
+    return text[: min(ends)] if ends else text
+
+
+def close(text: str, stop: Sequence[str]) -> str:
+    """`text` with the stop string that an endpoint has cut off: that of `stop` which closes the tag left open last."""
+    opened = {s: text.rfind(s.replace("</", "<", 1)) for s in stop}
+    last = max(stop, key=lambda s: opened[s], default="")
+    return text + last if last and opened[last] > text.rfind(last) else text
 
 
 def answer_span(response: str) -> tuple[int, int] | None:

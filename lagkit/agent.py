@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
 from lagkit.actions import CLOSE_ANSWER, OPEN_ANSWER, STOP_STRINGS, Action, answer_span, before_action, parse
-from lagkit.augment import Augmenter
-from lagkit.errors import ConfigError, EmptyStore, LagkitError
+from lagkit.backend import Backend
+from lagkit.errors import ConfigError, EmptyStore, EndpointError, LagkitError
 from lagkit.index import Vectors
-from lagkit.model import LM, Context, Generation
+from lagkit.model import Generation
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex
@@ -68,7 +68,7 @@ class Agent:
 
     def __init__(
         self,
-        lm: LM,
+        lm: Backend,
         prompt: Prompt,
         *,
         embedder: Embedder,
@@ -81,7 +81,8 @@ class Agent:
     ) -> None:
         """`exclude`: question id -> ids of logs that it does not find, its own where it helped to build the store.
 
-        Raises ConfigError when passages or a store are missing, and EmptyStore when the store has no logs.
+        Raises ConfigError when passages or a store are missing or the model cannot follow the policy or the limits, and
+        EmptyStore when the store has no logs.
         """
         if prompt.kind == "qa" and passages is None:
             raise ConfigError("Question answering searches passages: give the agent a PassageIndex.")
@@ -93,13 +94,15 @@ class Agent:
         self.limits, self.exclude = limits or Limits(), exclude or {}
         self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[prompt.kind]
         self.policy_name = policy_name or (str(policy) if policy else "no_logs")
-        self.augmenter = Augmenter(lm, prompt, policy, store)
+        lm.admit(policy, self.limits)
+        self.augmenter = lm.augmenter(prompt, policy, store)
 
     def run(self, questions: Iterable[Question]) -> Iterator[Trace]:
         """Yield each question's trace as soon as it ends, in order of ending.
 
         A question that fails (its prompt is too long, a block is damaged, ...) yields a trace with `error` and no
-        answer; the others go on. Questions fill the batch as places become free.
+        answer; the others go on. Questions fill the batch as places become free. Raises EndpointError when the
+        endpoint of a model behind an API cannot be used.
         """
         waiting = iter(questions)
         active: list[_Run] = []
@@ -129,7 +132,7 @@ class Agent:
         if self.augmenter.policy and self.augmenter.policy.inject == "copy":
             return ended | {id(run): self._copy(run) for run in active if id(run) not in ended}
         self._distil(active, ended)
-        ready: list[tuple[_Run, Context]] = []
+        ready: list[tuple[_Run, Any]] = []
         for run in active:
             if id(run) in ended:
                 continue
@@ -148,7 +151,7 @@ class Agent:
         """Record a round; the trace if the question ends with it."""
         if isinstance(result, Exception):
             return {id(run): self._trace(run, error=result)}
-        response = (self.prompt.open_turn(run.question) + result.text).strip()
+        response = (self.augmenter.opening(run.question) + result.text).strip()
         action = parse(response, self.prompt.kind)
         if result.logprobs and (span := answer_span(result.text)):
             run.confidence = self.lm.confidence(result, *span)
@@ -160,7 +163,7 @@ class Agent:
         run.query = action.text
         return {}
 
-    def _force(self, ready: Sequence[tuple[_Run, Context]], results: Sequence[_Result]) -> list[_Result]:
+    def _force(self, ready: Sequence[tuple[_Run, Any]], results: Sequence[_Result]) -> list[_Result]:
         """The results, where whoever would end without an answer has gone on from one that was begun for it."""
         contexts = {id(run): context for run, context in ready}
         begun: dict[int, tuple[str, Generation]] = {}
@@ -236,7 +239,7 @@ class Agent:
             else:
                 run.notes, run.spent = result.text.strip(), result.usage
 
-    def _context(self, run: _Run) -> Context:
+    def _context(self, run: _Run) -> Any:
         passages = [self.passages.passage(i) for i in run.passages] if self.passages is not None else []
         previous = run.rounds[-1].response if self.prompt.kind == "choice" and run.rounds else ""
         logs = list(run.logs) if self.limits.best_log == "first" else list(reversed(run.logs))
@@ -246,14 +249,19 @@ class Agent:
         self.lm.check(context, self.limits.max_new_tokens)
         return context
 
-    def _generate(self, ready: Sequence[tuple[_Run, Context]], stop: Sequence[str]) -> Iterator[_Result]:
-        """Generate in a batch; when the batch fails, one by one, so that only the culprit fails."""
+    def _generate(self, ready: Sequence[tuple[_Run, Any]], stop: Sequence[str]) -> Iterator[_Result]:
+        """Generate in a batch; when the batch fails, one by one, so that only the culprit fails.
+
+        An endpoint that cannot be used is no question's fault, and ends the run.
+        """
         if not ready:
             return
         settings = {"stop": stop, "batch_size": self.limits.batch_size}
         try:
             results = self.lm.generate([c for _, c in ready], self.limits.max_new_tokens, **settings)
             yield from zip((run for run, _ in ready), results, strict=True)
+        except EndpointError:
+            raise
         except (RuntimeError, LagkitError) as error:
             if len(ready) == 1:
                 yield ready[0][0], error

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from lagkit.backend import Backend
 from lagkit.encode import SEPARATOR, Encoder, kept_text
 from lagkit.kv import KVBlock
 from lagkit.model import LM, Context
@@ -16,22 +17,50 @@ from lagkit.types import Question
 
 
 @dataclass(frozen=True)
-class Augmenter:
-    """Builds contexts under one policy. `policy=None` uses no logs, and `store` may then be None.
+class LogTexts:
+    """Logs as text under one policy: what any model can read. `policy=None` uses no logs; `store` may then be None."""
+
+    lm: Backend
+    prompt: Prompt
+    policy: Policy | None = None
+    store: LogStore | None = None
+
+    def notes(self, logs: Sequence[str]) -> str:
+        """The kept text of logs as it stands in a user turn; empty where the policy puts logs elsewhere."""
+        in_turn = self.policy and self.policy.inject == "text" and self.policy.place == "user_turn"
+        return self.texts(logs) if in_turn else ""
+
+    def texts(self, logs: Sequence[str]) -> str:
+        """The kept text of logs, one after the other."""
+        texts = (kept_text(self.store.get(log), self.policy.keep) for log in logs)
+        return SEPARATOR.join(text for text in texts if text)
+
+    def distil_messages(self, question: Question, logs: Sequence[str]) -> list[dict[str, str]]:
+        """The messages that ask for notes on logs for a coming question."""
+        return [
+            {"role": "system", "content": self.prompt.distil_system},
+            {"role": "user", "content": self.prompt.distil_turn(question, self.texts(logs))},
+        ]
+
+
+@dataclass(frozen=True)
+class Augmenter(LogTexts):
+    """Builds contexts of tokens and KV for a model whose cache can be reached.
 
     The prompt's shared head is injected from a cache wherever it stands at position 0. In front of BOS it cannot be:
     there it has read the logs, and is prefilled each time.
     """
 
     lm: LM
-    prompt: Prompt
-    policy: Policy | None = None
-    store: LogStore | None = None
 
     @cached_property
     def encoder(self) -> Encoder:
         """Encodes logs as this model and prompt read them."""
         return Encoder(self.lm, self.prompt)
+
+    def opening(self, question: Question) -> str:
+        """The words with which the assistant's turn is opened for the model."""
+        return self.prompt.open_turn(question)
 
     def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Context:
         """The context for one round; `logs` are ids in the order in which they are shown.
@@ -47,7 +76,7 @@ class Augmenter:
         turn = [{"role": "user", "content": user_turn}]
         head, tail = split_chat(self.lm, self.prompt.head(), turn)
         head_ids = self.lm.tokenize(head)
-        tail_ids = self.lm.tokenize(tail + self.prompt.open_turn(question))
+        tail_ids = self.lm.tokenize(tail + self.opening(question))
         if self.policy and self.policy.place == "front" and (blocks or words):
             return Context((*words, *head_ids, *tail_ids), tuple(blocks))
         shared = (self.lm.head_block(head_ids),) if head_ids else ()
@@ -57,23 +86,10 @@ class Augmenter:
         """The context in which the model goes on from words that it has said, or is made to say."""
         return Context((*context.ids, *self.lm.tokenize(said)), context.blocks)
 
-    def notes(self, logs: Sequence[str]) -> str:
-        """The kept text of logs as it stands in a user turn; empty where the policy puts logs elsewhere."""
-        in_turn = self.policy and self.policy.inject == "text" and self.policy.place == "user_turn"
-        return self.texts(logs) if in_turn else ""
-
-    def texts(self, logs: Sequence[str]) -> str:
-        """The kept text of logs, one after the other."""
-        texts = (kept_text(self.store.get(log), self.policy.keep) for log in logs)
-        return SEPARATOR.join(text for text in texts if text)
-
     def distil_context(self, question: Question, logs: Sequence[str]) -> Context:
         """The context in which the model writes notes on logs for a coming question."""
-        messages = [
-            {"role": "system", "content": self.prompt.distil_system},
-            {"role": "user", "content": self.prompt.distil_turn(question, self.texts(logs))},
-        ]
-        return Context(tuple(self.lm.tokenize(self.lm.chat(messages, open_turn=True))))
+        chat = self.lm.chat(self.distil_messages(question, logs), open_turn=True)
+        return Context(tuple(self.lm.tokenize(chat)))
 
     def block(self, log: str) -> KVBlock:
         """A log's KV under this policy, from the store or, if it is not there yet, encoded (and stored if writable)."""

@@ -6,11 +6,23 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from lagkit.agent import Limits
+from lagkit.api.chat import refusal
+from lagkit.backend import API
 from lagkit.errors import ConfigError
 from lagkit.policy import POLICIES
+from lagkit.types import Usage
 from lagkit.variant import Variant
 
 Split = Literal["seen", "unseen"]
@@ -33,7 +45,7 @@ class Settings(BaseModel):
             return cls.model_validate(settings)
         except ValidationError as error:
             known = ", ".join(cls.model_fields)
-            lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            lines = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
             unknown = any(e["type"] == "extra_forbidden" for e in error.errors())
             hint = f" (keys are {known})" if unknown else ""
             raise ConfigError(f"Wrong {cls.what}: " + "; ".join(lines) + hint + ".") from error
@@ -54,6 +66,33 @@ class Settings(BaseModel):
         return cls.parse({**raw, **(overrides or {})})
 
 
+class Requests(Settings):
+    """How a model behind an API is asked, and what that costs.
+
+    per_minute: so many requests at most (None: no limit). retries: of a request that failed for a reason that may pass,
+    first after `backoff` seconds, then twice as long each time, or when the endpoint says; not if that is more than
+    `patience` seconds. timeout: seconds to wait for an answer. temperature: None leaves it to the endpoint, which some
+    models ask for. limit: the name under which the endpoint knows the largest number of new tokens. input_price,
+    output_price: of a million tokens, in any currency.
+    """
+
+    what: ClassVar[str] = "settings of `api`"
+
+    per_minute: PositiveInt | None = None
+    retries: NonNegativeInt = 5
+    backoff: float = Field(default=1.0, ge=0)
+    patience: float = Field(default=120.0, ge=0)
+    timeout: float = Field(default=120.0, gt=0)
+    temperature: float | None = Field(default=0.0, ge=0)
+    limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    input_price: float = Field(default=0.0, ge=0)
+    output_price: float = Field(default=0.0, ge=0)
+
+    def cost(self, usage: Usage) -> float:
+        """The price of what was read and written; tokens that the endpoint has cached count like others."""
+        return (self.input_price * usage.prefilled + self.output_price * usage.generated) / 1e6
+
+
 class RunConfig(Settings):
     """Everything that a run depends on; defaults are the authors' (paper, section 4) on a model for two cores.
 
@@ -65,7 +104,7 @@ class RunConfig(Settings):
     which unseen: as the `authors` split them, or `disjoint`, by `seed`, so that they share no hop
     (`lagkit.components`). min_similarity: a log less similar to the query is not used (None uses all). policies:
     variants, each a policy and what it changes of the limits (`lagkit.variant`). passages to force_answer: the limits,
-    as in `lagkit.agent.Limits`.
+    as in `lagkit.agent.Limits`. model: as `backend.load_model` takes it; `api` says how one behind an API is asked.
     """
 
     what: ClassVar[str] = "run settings"
@@ -94,11 +133,19 @@ class RunConfig(Settings):
     batch_size: PositiveInt = Field(default=16, description="questions in flight at once")
     best_log: Literal["first", "last"] = "first"
     force_answer: bool = False
+    api: Requests | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.data is None) == (self.world is None):
             raise ValueError("give either `data`, a folder of questions, or `world`, the controls of a test world")
+        return self
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> Self:
+        for variant in map(Variant.parse, self.policies if self.model.startswith(API) else ()):
+            if reason := refusal(variant.policy, variant.limits(self.limits)):
+                raise ValueError(reason.rstrip("."))
         return self
 
     @field_validator("world")

@@ -25,6 +25,14 @@ class ContextTooLong(LagkitError):
     """Injected tokens, prompt and new tokens do not fit into the model's context."""
 
 
+class EndpointError(LagkitError):
+    """An endpoint cannot be used, whatever it is asked: it is down, refuses the key, or limits the rate too long."""
+
+
+class RequestRefused(LagkitError):
+    """An endpoint will not answer one request, for what stands in it."""
+
+
 class StoreError(LagkitError):
     """A log store cannot be opened or changed as asked."""
 

@@ -14,11 +14,11 @@ import pandas as pd
 
 from lagkit import components, data, manifest, metrics, report, strata
 from lagkit.agent import Agent, Limits
+from lagkit.backend import Backend, load_model
 from lagkit.config import RunConfig, Split
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, ContextTooLong
 from lagkit.journal import Journal
-from lagkit.model import LM
 from lagkit.policy import Policy, Unit, get_policy
 from lagkit.progress import progress
 from lagkit.prompts import Prompt
@@ -26,7 +26,7 @@ from lagkit.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.store import LogStore
 from lagkit.testbed.dataset import Controls
 from lagkit.testbed.dataset import write as write_world
-from lagkit.types import Question, Trace
+from lagkit.types import Question, Trace, Usage
 from lagkit.variant import Variant
 
 _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
@@ -37,10 +37,11 @@ class Experiment:
 
     A run on a test world has it in `world/`. `loaded` are the data as their authors split them, `data` as the run does;
     the same unless `split` is disjoint. `lm` and `embedder` may be handed in, to share them between runs.
-    Raises DataError or ConfigError at once when the data are missing or too few, or the folder holds another run.
+    Raises DataError or ConfigError at once when the data are missing or too few, the folder holds another run, or `lm`
+    cannot follow a policy.
     """
 
-    def __init__(self, config: RunConfig, *, lm: LM | None = None, embedder: Embedder | None = None) -> None:
+    def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
         self.out = Path(config.out)
         self.loaded = data.load(config.data, config.dataset) if config.data else self._draw_world()
@@ -49,14 +50,17 @@ class Experiment:
             self.questions(split)
         manifest.claim(self.out, config, self.prompt)
         if lm is not None:
+            for variant in map(Variant.parse, config.policies):
+                lm.admit(variant.policy, variant.limits(config.limits))
             self.lm = lm
         if embedder is not None:
             self.embedder = embedder
 
     @cached_property
-    def lm(self) -> LM:
+    def lm(self) -> Backend:
         """The language model, loaded when first needed."""
-        return LM.load(self.config.model, device=self.config.device, dtype=self.config.dtype)
+        config = self.config
+        return load_model(config.model, device=config.device, dtype=config.dtype, api=config.api)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -127,15 +131,19 @@ class Experiment:
 
         Raises StoreMismatch, before anything is answered, if the run's store was built with another model.
         """
-        with self.store(write=True) as store:
+        with self.store(write=True):
             self.ask("log", None, "no_logs", self.log_questions, None)
-            traces = {trace.question_id: trace for trace in self._journal("log").traces()}
-            # In the order of the questions: that of their ends depends on interruptions, and ranks equal scores.
-            ordered = [trace for question in self.log_questions if not (trace := traces[question.id]).error]
-            self._add(store, ordered)
+        traces = {trace.question_id: trace for trace in self._journal("log").traces()}
+        # In the order of the questions: that of their ends depends on interruptions, and ranks equal scores.
+        self.fill([trace for question in self.log_questions if not (trace := traces[question.id]).error])
+
+    def fill(self, logs: Sequence[Trace]) -> None:
+        """Put logs into the run's stores: as they are, and step by step where a policy asks for that."""
+        with self.store(write=True) as store:
+            self._add(store, logs)
         if "step" in self._units:
             with self.store("step", write=True) as steps:
-                self._add(steps, [step for trace in ordered for step in trace.steps])
+                self._add(steps, [step for trace in logs for step in trace.steps])
 
     def _add(self, store: LogStore, traces: Sequence[Trace]) -> None:
         new = [trace for trace in traces if trace.id not in store]
@@ -197,8 +205,13 @@ class Experiment:
             for split in splits:
                 traces = self._traces(name, split)
                 asked = [q for q in self.questions(split) if q.id in traces]
-                rows += [{"policy": name, "split": split, **result_row(q, traces[q.id])} for q in asked]
+                rows += [{"policy": name, "split": split, **self._row(q, traces[q.id])} for q in asked]
         return pd.DataFrame(rows)
+
+    def _row(self, question: Question, trace: Trace) -> dict[str, Any]:
+        """A question's outcome; of a model behind an API, with its price."""
+        cost = {"cost": self.config.api.cost(trace.usage)} if self.config.api else {}
+        return {**result_row(question, trace), **cost}
 
     def logs(self) -> list[Trace]:
         """The traces of the log questions that did not fail."""
@@ -208,13 +221,26 @@ class Experiment:
         """What a reader should know before the scores."""
         traces = self.logs()
         right = sum(bool(t.correct) for t in traces)
-        return [
+        facts = [
             f"The log store holds {len(traces)} logs, of which {right} answer their question rightly.",
             *([components.told(self.loaded, self.data)] if self.config.split == "disjoint" else []),
             strata.about(self),
             "Injected tokens are those of logs, and of the prompt's shared head where it stands at position 0.",
             "Seconds are generation alone, a batch's wall time divided by its rows; encoding is not in them.",
         ]
+        if self.config.api:
+            used = self._spent()
+            facts.append(
+                f"The endpoint read {used.prefilled:,} tokens and wrote {used.generated:,} for logs and answers, at a "
+                f"cost of {self.config.api.cost(used):.4g}."
+            )
+        return facts
+
+    def _spent(self) -> Usage:
+        """What logs and answers have cost, counting those that were asked for before, too."""
+        asked = [(name, split) for name in self.config.policies for split in self.config.splits]
+        books = {"log", *(f"{name}.{split}" for name, split in asked if (name, split) != ("no_logs", "seen"))}
+        return sum((trace.usage for book in sorted(books) for trace in self._journal(book).traces()), Usage())
 
     def differences(self, results: pd.DataFrame) -> pd.DataFrame:
         """Paired differences to `no_logs`; questions that share a sub-question count as dependent.

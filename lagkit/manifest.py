@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from lagkit.config import RunConfig
+from lagkit.config import Requests, RunConfig
 from lagkit.errors import ConfigError, DataError
 from lagkit.prompts import Prompt
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("lagkit", "torch", "transformers", "faiss-cpu", "sentence-transformers", "pandas")
 
 # Settings that may change between resumptions of one run: they decide what is answered next, not what an answer is.
-_MAY_CHANGE = {"out", "data", "policies", "splits", "device", "batch_size", "seen_questions", "unseen_questions"}
+_MAY_CHANGE = {"out", "data", "policies", "splits", "device", "batch_size", "seen_questions", "unseen_questions", "api"}
 
 
 def claim(out: Path, config: RunConfig, prompt: Prompt) -> None:
@@ -39,12 +39,18 @@ def claim(out: Path, config: RunConfig, prompt: Prompt) -> None:
         # A setting that is younger than the run: its default is what the run was made with.
         defaults = {k: field.get_default() for k, field in RunConfig.model_fields.items() if not field.is_required()}
         earlier, now = {"prompt": wording, **defaults, **before, **before["settings"]}, {"prompt": wording, **settings}
+        earlier["temperature"], now["temperature"] = _temperature(earlier), _temperature(now)
         changed = [k for k in now if k not in _MAY_CHANGE and now[k] != earlier.get(k)]
         if changed:
             what = ", ".join(f"{k} was {earlier.get(k)!r} and is {now[k]!r}" for k in changed)
             raise ConfigError(f"{out} holds a run with other settings ({what}): choose another folder.")
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "manifest.json", {**before, "settings": settings, "prompt": wording})
+
+
+def _temperature(settings: dict[str, Any]) -> float | None:
+    """The one of the settings of `api` that answers depend on."""
+    return Requests(**(settings.get("api") or {})).temperature
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

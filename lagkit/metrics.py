@@ -2,7 +2,7 @@
 
 A table of results has one row per policy, split and question: `policy`, `split`, `question_id`, `answer`, the scores
 (`em` and `f1`, or `accuracy` and `accuracy_flexible`), `rounds`, `abstained`, `failed`, `error`, the tokens
-`prefilled`, `injected` and `generated`, and `seconds`.
+`prefilled`, `injected` and `generated`, `seconds`, and the `cost` of a model behind an API.
 """
 
 from __future__ import annotations
@@ -89,14 +89,15 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     """One row per policy and split, in order of first appearance.
 
     Columns: `n`, the mean scores (a failed question scores 0), mean `rounds`, `abstention` (the share of questions left
-    without an answer), `failures` (their number), and per question the mean tokens `prefilled`, `injected`, `generated`
-    and `seconds`. Raises DataError when a column is missing.
+    without an answer), `failures` (their number), and per question the mean tokens `prefilled`, `injected` and
+    `generated`, `seconds`, and `cost` if the results have it. Raises DataError when a column is missing.
     """
     _require(results, ("policy", "split", "question_id", "rounds", "abstained", "failed", *COSTS))
     groups = _scored(results).groupby(["policy", "split"], sort=False)
     means = groups[[*_scores(results), "rounds"]].mean()
     counts = groups.agg(abstention=("abstained", "mean"), failures=("failed", "sum"))
-    return pd.concat([groups.size().rename("n"), means, counts, groups[list(COSTS)].mean()], axis=1)
+    costs = [*COSTS, *(["cost"] if "cost" in results else [])]
+    return pd.concat([groups.size().rename("n"), means, counts, groups[costs].mean()], axis=1)
 
 
 def compare(

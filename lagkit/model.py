@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import TemplateError
@@ -22,11 +22,19 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lagkit.actions import cut
 from lagkit.errors import ContextTooLong, ModelNotFound
 from lagkit.hub import resolve_model
 from lagkit.kv import KVBlock, build_cache, merge_rows, read_cache, split_rows
 from lagkit.rope import probe
 from lagkit.types import Usage
+
+if TYPE_CHECKING:
+    from lagkit.agent import Limits
+    from lagkit.augment import Augmenter
+    from lagkit.policy import Policy
+    from lagkit.prompts import Prompt
+    from lagkit.store import LogStore
 
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
@@ -142,6 +150,15 @@ class LM:
             "tokenizer": vocabulary_hash(self.tokenizer),
             "weights": _digest(b"".join(weights)),
         }
+
+    def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: LogStore | None = None) -> Augmenter:
+        """Builds this model's contexts under a policy."""
+        from lagkit.augment import Augmenter  # here, since contexts are made with a model
+
+        return Augmenter(self, prompt, policy, store)
+
+    def admit(self, policy: Policy | None, limits: Limits) -> None:
+        """Raise ConfigError for what this model cannot follow; there is nothing of the kind."""
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of `text` as it stands: special tokens that are spelled out count, none are added."""
@@ -299,9 +316,8 @@ class LM:
         ends = [i for i, token in enumerate(new) if token in self._end_ids]
         spent = new[: ends[0] + 1] if ends else new
         text = self.tokenizer.decode(spent[:-1] if ends else spent)
-        found = [text.index(s) + len(s) for s in stop if s in text]
-        if found:
-            text = text[: min(found)]
+        if any(s in text for s in stop):
+            text = cut(text, stop)
             spent = _shortest_that_says(self.tokenizer, spent, text)
         usage = Usage(len(context.ids), context.injected, len(spent), seconds)
         return Generation(text, tuple(spent), usage, tuple(logprob for _, logprob in made[: len(spent)]))

@@ -90,6 +90,7 @@ POLICIES: dict[str, Policy | None] = {
     "text_last_round": Policy("text"),
     "text_all_rounds": Policy("text", keep="all_rounds"),
     "text_last_round_user_turn": Policy("text", place="user_turn"),
+    "text_all_rounds_user_turn": Policy("text", keep="all_rounds", place="user_turn"),
     "kv_last_action": Policy("kv", keep="last_action"),
     "kv_last_round": Policy("kv"),
     "kv_last_two_rounds": Policy("kv", keep="last_two_rounds"),

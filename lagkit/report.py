@@ -10,7 +10,9 @@ import pandas as pd
 from lagkit.strata import Strata
 
 _SCORE_NAMES = {"em": "EM", "f1": "F1", "accuracy": "accuracy", "accuracy_flexible": "accuracy (flexible)"}
-_COSTS = ("prefilled", "injected", "generated", "seconds")
+# What stands over a column of costs, and how its numbers are shown.
+_COSTS = {name: (f"{name} tokens", ".0f") for name in ("prefilled", "injected", "generated")}
+_COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}
 _FOLDERS = ("data", "out")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
@@ -96,11 +98,9 @@ def _at(frame: pd.DataFrame, level: str, value: str) -> pd.DataFrame:
 
 
 def _costs(part: pd.DataFrame) -> str:
-    rows = [
-        [f"`{policy}`", *(f"{row[c]:.2f}" if c == "seconds" else f"{row[c]:.0f}" for c in _COSTS)]
-        for policy, row in part.iterrows()
-    ]
-    return table(["variant", *(name if name == "seconds" else f"{name} tokens" for name in _COSTS)], rows)
+    names = [name for name in _COSTS if name in part]
+    rows = [[f"`{policy}`", *(format(row[name], _COSTS[name][1]) for name in names)] for policy, row in part.iterrows()]
+    return table(["variant", *(_COSTS[name][0] for name in names)], rows)
 
 
 def interval(row: pd.Series, metric: str) -> str:

@@ -17,6 +17,7 @@ _FORMATS = {
     "seconds": "{:.3f}",
     **dict.fromkeys(("prefilled", "injected", "generated", "tokens", "bytes", "text_bytes"), "{:,.0f}"),
     "score": "{:.2f}",
+    "cost": "{:.3g}",
 }
 
 

@@ -47,6 +47,7 @@ READ = {
     "text_last_round": ("", f"{LAST}\n\n{ROME}{HEAD}{TURN}"),
     "text_all_rounds": ("", f"{ROUNDS}\n\n{ROME}{HEAD}{TURN}"),
     "text_last_round_user_turn": (HEAD, TURN),
+    "text_all_rounds_user_turn": (HEAD, TURN),
     "kv_last_action": (" <ans>Black Sea</ans> <ans>Rome</ans>", HEAD + TURN),
     "kv_last_round": (LAST + ROME, HEAD + TURN),
     "kv_last_two_rounds": (ROUNDS + ROME, HEAD + TURN),
@@ -85,9 +86,9 @@ def test_logs_stand_in_the_order_given(lm, store):
 
 
 def test_notes_are_for_text_in_the_user_turn_only(lm, store):
+    expected = {"text_last_round_user_turn": f"{LAST}\n\n{ROME}", "text_all_rounds_user_turn": f"{ROUNDS}\n\n{ROME}"}
     for name, policy in POLICIES.items():
-        expected = f"{LAST}\n\n{ROME}" if name == "text_last_round_user_turn" else ""
-        assert augmenter(lm, policy, store).notes(IDS) == expected
+        assert augmenter(lm, policy, store).notes(IDS) == expected.get(name, "")
     actions = augmenter(lm, Policy("text", "last_action", place="user_turn"), store)
     assert actions.notes(IDS) == "<ans>Black Sea</ans>\n\n<ans>Rome</ans>"
 

@@ -35,7 +35,7 @@ def folder(run, tmp_path):
 def test_a_finished_run_gives_the_results_that_it_reported_without_a_model(run, folder, monkeypatch):
     for name in ("results.parquet", "summary.csv", "differences.csv", "report.md"):
         (folder / name).unlink()  # another notebook may have reported other variants here
-    monkeypatch.setattr("lagkit.experiment.LM.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("lagkit.model.LM.load", lambda *_, **__: pytest.fail("a model was loaded"))
     experiment, results = finished.reopen(folder)
     expected = run[1].query("split == 'unseen'").reset_index(drop=True)
     order = list(results["policy"].unique())

@@ -25,6 +25,7 @@ def test_names_are_those_that_papers_use():
         "text_last_round": ("text", "last_round", "responses", "front"),
         "text_all_rounds": ("text", "all_rounds", "responses", "front"),
         "text_last_round_user_turn": ("text", "last_round", "responses", "user_turn"),
+        "text_all_rounds_user_turn": ("text", "all_rounds", "responses", "user_turn"),
         "kv_last_action": ("kv", "last_action", "responses", "front"),
         "kv_last_round": ("kv", "last_round", "responses", "front"),
         "kv_last_two_rounds": ("kv", "last_two_rounds", "responses", "front"),

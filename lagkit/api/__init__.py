@@ -1,0 +1,1 @@
+"""Language models behind OpenAI-compatible endpoints, which read and write text alone."""
