@@ -48,8 +48,8 @@ class Gate:
         similar = "all logs" if self.min_similarity <= ALL else f"logs from {self.min_similarity:g} on"
         if self.margin is None:
             return similar
-        rules = {BACKUP: "else without", LAST_RESORT: "where none without"}
-        return f"{similar}, {rules.get(self.margin, f'confidence at most {self.margin:g} lower')}"
+        rules = {BACKUP: "else without", LAST_RESORT: "where none without", 0.0: "if confidence does not fall"}
+        return f"{similar}, {rules.get(self.margin, f'if confidence falls by {self.margin:g} at most')}"
 
 
 def takes_logs(without: Trace, with_logs: Trace, margin: float) -> bool:

@@ -141,11 +141,20 @@ def test_each_kind_of_gate_is_the_best_of_its_own_and_of_equal_ones_that_which_i
 
 def test_gates_tell_what_they_do():
     assert [
-        str(gate) for gate in (Gate(), Gate(0.5), Gate(0.5, 0.01), Gate(margin=BACKUP), Gate(margin=LAST_RESORT))
+        str(gate)
+        for gate in (
+            Gate(),
+            Gate(0.5),
+            Gate(0.5, 0.01),
+            Gate(margin=0.0),
+            Gate(margin=BACKUP),
+            Gate(margin=LAST_RESORT),
+        )
     ] == [
         "all logs",
         "logs from 0.5 on",
-        "logs from 0.5 on, confidence at most 0.01 lower",
+        "logs from 0.5 on, if confidence falls by 0.01 at most",
+        "all logs, if confidence does not fall",
         "all logs, else without",
         "all logs, where none without",
     ]
