@@ -120,4 +120,4 @@ def test_doubts_are_drawn_by_kind_and_outcome_and_questions_without_an_answer_at
     for line in (line for line in figure.data if line.mode == "markers"):
         assert line.marker.color == OUTCOMES[line.name]
     assert figure.layout.xaxis.range == figure.layout.yaxis.range
-    assert "no answer" in figure.layout.yaxis.ticktext
+    assert "none" in figure.layout.yaxis.ticktext

@@ -11,7 +11,7 @@ from lagkit.plots.transfer import KINDS, OUTCOMES, _finished, told_outcome
 
 _LEAST = 1e-7  # nats: a float32 model cannot doubt less without being certain
 _NONE = 10.0  # where questions stand that were left without an answer: off the scale of those that were not
-_TICKS = {1e-7: "10<sup>-7</sup>", 1e-5: "10<sup>-5</sup>", 1e-3: "10<sup>-3</sup>", 0.1: "0.1", _NONE: "no answer"}
+_TICKS = {1e-7: "10<sup>-7</sup>", 1e-5: "10<sup>-5</sup>", 1e-3: "10<sup>-3</sup>", 0.1: "0.1", _NONE: "none"}
 _SHAPES = dict(zip(OUTCOMES, ("triangle-up", "x", "circle-open", "circle-open"), strict=True))
 
 
@@ -54,7 +54,7 @@ def doubts(outcomes: pd.DataFrame, title: str) -> go.Figure:
                 **place,
             )
         figure.update_xaxes(title_text="doubt without logs", **place)
-    reach = [np.log10(_LEAST) - 0.4, np.log10(_NONE) + 1.0]
+    reach = [np.log10(_LEAST) - 0.4, np.log10(_NONE) + 0.4]
     axis = {"type": "log", "range": reach, "tickvals": list(_TICKS), "ticktext": list(_TICKS.values())}
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
