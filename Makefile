@@ -9,7 +9,7 @@ PROFILE ?= demo
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo nightly sanity test test-all bench study results gallery lint format clean
+.PHONY: help install demo nightly sanity test test-all bench study support results gallery lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,9 +46,13 @@ bench: $(STAMP)  ## measure speed and size, into runs/bench.json
 study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all variants
 	$(BIN)/python -m lagkit.testbed study testbed --set out=runs/study --page docs/results/testbed.md
 
+support: $(STAMP)  ## remake docs/results/support.md: families and models that re-alignment works with
+	$(BIN)/python -m lagkit.notebook notebooks/10_architectures.ipynb runs/10_architectures
+	cp runs/10_architectures/support.md docs/results/support.md
+
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
 	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(or $(DATA),data/wikihop)
-	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv results.parquet manifest.json) $(RESULTS)/
+	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv strata.csv results.parquet manifest.json) $(RESULTS)/
 
 gallery: export LAGKIT_PROGRESS = off
 gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offline) and docs/gallery (for GitHub)

@@ -1,4 +1,4 @@
-"""Headless use: `python -m lagkit run|encode|store|bench|nightly`; `--help` behind any of them says more."""
+"""Headless use: `python -m lagkit run|encode|store|overlap|bench|nightly`; `--help` behind any of them says more."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         add_settings(sub)
         sub.set_defaults(command=command)
     _add_store(commands.add_parser("store", help="look after a log store; needs no model"))
+    _add_overlap(commands.add_parser("overlap", help="what the unseen questions of data folders share with seen ones"))
     sub = commands.add_parser("bench", help="measure speed and size on this machine")
     sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON to write")
     sub.add_argument("--quick", action="store_true", help="small sizes, to try it out")
@@ -67,6 +68,14 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     searching = add("search", search, "the logs nearest to a text, by the store's own embedder")
     searching.add_argument("text", metavar="TEXT")
     searching.add_argument("-k", type=int, default=3, help="how many (default: 3)")
+
+
+def _add_overlap(parser: argparse.ArgumentParser) -> None:
+    parser.description = "What unseen questions share with seen ones, under both splits, as a table in Markdown."
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of questions")
+    parser.add_argument("--dataset", metavar="NAME", help="the layout of folders that are not named by theirs")
+    parser.add_argument("--seed", type=int, default=1234, metavar="N", help="of the disjoint split (default: 1234)")
+    parser.set_defaults(command=overlap)
 
 
 def _add_nightly(parser: argparse.ArgumentParser) -> None:
@@ -166,6 +175,20 @@ def search(args: argparse.Namespace) -> None:
         for hit in hits:
             trace = store.get(hit.id)
             print(f"{hit.score:.3f}  {hit.id}  {trace.question}  ->  {trace.answer or 'no answer'}")
+
+
+def overlap(args: argparse.Namespace) -> None:
+    """A column for each folder."""
+    from lagkit import components, data
+    from lagkit.layouts import LAYOUTS
+    from lagkit.report import table
+
+    found = {
+        folder.name: components.survey(data.load(folder, None if folder.name in LAYOUTS else args.dataset), args.seed)
+        for folder in args.folders
+    }
+    rows = {name: [numbers[name] for numbers in found.values()] for name in next(iter(found.values()))}
+    print(table(["", *found], [[name, *numbers] for name, numbers in rows.items()]))
 
 
 def bench(args: argparse.Namespace) -> None:

@@ -61,9 +61,11 @@ class RunConfig(Settings):
     controls of a test world (`lagkit.testbed.dataset.Controls`), which is drawn into `out`. out: where results go.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
     that were trained on the protocol. log_questions, seen_questions, unseen_questions: sizes of seeded samples (None
-    takes all); seen questions are drawn from those that the log store was built on. min_similarity: a log less similar
-    to the query is not used (None uses all). policies: variants, each a policy and what it changes of the limits
-    (`lagkit.variant`). passages to force_answer: the limits, as in `lagkit.agent.Limits`.
+    takes all); seen questions are drawn from those that the log store was built on. split: which questions are seen and
+    which unseen: as the `authors` split them, or `disjoint`, by `seed`, so that they share no hop
+    (`lagkit.components`). min_similarity: a log less similar to the query is not used (None uses all). policies:
+    variants, each a policy and what it changes of the limits (`lagkit.variant`). passages to force_answer: the limits,
+    as in `lagkit.agent.Limits`.
     """
 
     what: ClassVar[str] = "run settings"
@@ -78,6 +80,7 @@ class RunConfig(Settings):
     embedder: str = "minilm"
     wording: Wording = "examples"
     policies: tuple[str, ...] = tuple(POLICIES)
+    split: Literal["authors", "disjoint"] = "authors"
     splits: tuple[Split, ...] = Field(default=("seen", "unseen"), min_length=1)
     log_questions: PositiveInt | None = None
     seen_questions: PositiveInt | None = None

@@ -56,18 +56,28 @@ class Dataset:
         random.Random(seed).shuffle(order)
         return tuple(questions[i] for i in sorted(order[:n]))
 
+    @property
+    def no_strata(self) -> str | None:
+        """Why it cannot be told what unseen questions share with seen ones, in a sentence; None if it can."""
+        if all(any(question.hops for question in split) for split in (self.seen, self.unseen)):
+            return None
+        return (
+            f"The data set {self.name} names no sub-questions or evidences, so what an unseen question shares with the "
+            "logged ones is not known: there are no strata."
+        )
+
     def __repr__(self) -> str:
         sizes = f"{len(self.seen)} seen and {len(self.unseen)} unseen questions, {len(self.passages)} passages"
         return f"Dataset({self.name!r}, {self.kind}: {sizes})"
 
     def _repr_html_(self) -> str:
-        strata = Counter(overlap(self.seen, question) for question in self.unseen)
+        strata = Counter(overlaps(self.seen, self.unseen))
         shares = ", ".join(f"{stratum} {strata[stratum]}" for stratum in get_args(Stratum))
         rows = {
             "kind": "multiple choice" if self.kind == "choice" else "question answering",
             "seen questions": len(self.seen),
             "unseen questions": len(self.unseen),
-            "… by hops shared with the seen ones": shares,
+            "… by hops shared with the seen ones": "not known" if self.no_strata else shares,
             "passages": len(self.passages),
         }
         cells = "".join(f"<tr><th>{key}</th><td>{value}</td></tr>" for key, value in rows.items())
@@ -104,10 +114,16 @@ def overlap(seen: Iterable[Question], question: Question) -> Stratum:
     """How much of a question's gold reasoning the questions of a log store share, by hop id.
 
     `"all"` of its hops, the `"final"` one (but not all), only an `"other"` one, or `"none"`; a question without hops
-    has none to share. For 2Wiki's comparisons the final hop is the last evidence triple.
+    has none to share: `Dataset.no_strata` tells data of which that holds throughout. For 2Wiki's comparisons the final
+    hop is the last evidence triple.
     """
+    return overlaps(seen, [question])[0]
+
+
+def overlaps(seen: Iterable[Question], questions: Iterable[Question]) -> list[Stratum]:
+    """`overlap` of each of the questions."""
     shared = {hop.id for other in seen for hop in other.hops}
-    return stratum_of([hop.id in shared for hop in question.hops])
+    return [stratum_of([hop.id in shared for hop in question.hops]) for question in questions]
 
 
 def stratum_of(shared: Sequence[bool]) -> Stratum:

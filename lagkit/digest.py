@@ -9,36 +9,49 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import manifest, metrics
+from lagkit import manifest, metrics, strata
 from lagkit.experiment import Experiment
 
 Digest = dict[str, Any]
 
 
 def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_logs") -> Digest:
-    """`{"seconds": s, "variants": {policy: {split: numbers}}}`.
+    """`{"seconds": s, "variants": {policy: {split: numbers}}, "strata": {policy: {stratum: numbers}}}`.
 
     seconds: wall time of the run's sessions that came to an end. numbers: `n`, the mean scores (`em` and `f1`, or
     `accuracy` and `accuracy_flexible`), `rounds`, `abstention`; and against the baseline, whose own are 0 and 1:
     `em_diff` (or `accuracy_diff`) as `[mean, low, high]`, where a bound that cannot be told is null, and
-    `rounds_ratio`, the quotient of mean rounds.
+    `rounds_ratio`, the quotient of mean rounds. strata: the unseen questions by what they share with the logged ones;
+    where the data name no hops it is empty, and `no_strata` says why.
     """
     means, differences = metrics.summarize(results), experiment.differences(results)
-    scores = [name for name in metrics.SCORES if name in results]
-    variants: dict[str, dict[str, Digest]] = {}
-    for (policy, split), row in means.iterrows():
+    by_overlap: Digest = {"strata": {}}
+    if experiment.data.no_strata:
+        by_overlap["no_strata"] = experiment.data.no_strata
+    elif "unseen" in set(results["split"]):
+        found = strata.outcomes(experiment, results)
+        by_overlap["strata"] = _numbers(*(frame.swaplevel(0, 1) for frame in found), baseline)
+    sessions = manifest.read_manifest(experiment.out).get("sessions", ())
+    seconds = sum(session["seconds"] or 0.0 for session in sessions)
+    return {"seconds": seconds, "variants": _numbers(means, differences, baseline), **by_overlap}
+
+
+def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> dict[str, dict[str, Digest]]:
+    """What is told of each policy in each part of the questions; `means` are by (policy, part)."""
+    scores = [name for name in metrics.SCORES if name in means]
+    told: dict[str, dict[str, Digest]] = {}
+    for (policy, part), row in means.iterrows():
         against = [0.0, 0.0, 0.0]
         if policy != baseline:
-            found = differences.loc[(policy, split, scores[0])]
+            found = differences.loc[(policy, part, scores[0])]
             against = [_number(found[name]) for name in ("mean", "low", "high")]
-        variants.setdefault(policy, {})[split] = {
+        told.setdefault(policy, {})[part] = {
             "n": int(row["n"]),
             **{name: float(row[name]) for name in (*scores, "rounds", "abstention")},
             f"{scores[0]}_diff": against,
-            "rounds_ratio": float(row["rounds"] / means.loc[(baseline, split), "rounds"]),
+            "rounds_ratio": float(row["rounds"] / means.loc[(baseline, part), "rounds"]),
         }
-    sessions = manifest.read_manifest(experiment.out).get("sessions", ())
-    return {"seconds": sum(session["seconds"] or 0.0 for session in sessions), "variants": variants}
+    return told
 
 
 def write(path: str | Path, summary: Digest) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import data, manifest, metrics, report
+from lagkit import components, data, manifest, metrics, report, strata
 from lagkit.agent import Agent, Limits
 from lagkit.config import RunConfig, Split
 from lagkit.encode import Encoder
@@ -33,16 +33,18 @@ _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
 
 
 class Experiment:
-    """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and `summary.csv`.
+    """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and tables.
 
-    A run on a test world has it in `world/`. `lm` and `embedder` may be handed in, to share them between runs.
+    A run on a test world has it in `world/`. `loaded` are the data as their authors split them, `data` as the run does;
+    the same unless `split` is disjoint. `lm` and `embedder` may be handed in, to share them between runs.
     Raises DataError or ConfigError at once when the data are missing or too few, or the folder holds another run.
     """
 
     def __init__(self, config: RunConfig, *, lm: LM | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
         self.out = Path(config.out)
-        self.data = data.load(config.data, config.dataset) if config.data else self._draw_world()
+        self.loaded = data.load(config.data, config.dataset) if config.data else self._draw_world()
+        self.data = self._split()
         for split in ("seen", "unseen"):
             self.questions(split)
         manifest.claim(self.out, config, self.prompt)
@@ -87,15 +89,24 @@ class Experiment:
         """The test world of the settings, written into the run's folder unless it is there already."""
         controls, folder = Controls.parse(self.config.world or {}), self.out / "world"
         kept = folder / "controls.json"
+        if controls.contradicted and self.config.split == "disjoint":
+            # Changed facts lead to other hops, and so to other components than those of the world that the logs are of.
+            raise ConfigError("A world with contradicted facts cannot be split anew: use split=authors.")
         if not kept.exists():
             write_world(folder, controls)
         elif json.loads(kept.read_text(encoding="utf-8")) != controls.model_dump(mode="json"):
             raise ConfigError(f"{self.out} holds a run on another test world (see {kept}): choose another folder.")
         return data.load(folder, "musique")
 
-    def store(self, unit: Unit = "trace", *, write: bool = False) -> LogStore:
-        """The run's log store, whose logs are traces, or the one whose logs are their steps."""
-        path, model, embedder = self.out / _STORES[unit], self.lm.fingerprint, self.embedder
+    def _split(self) -> data.Dataset:
+        """The data as the settings split them."""
+        if self.config.split == "authors":
+            return self.loaded
+        return components.disjoint(self.loaded, self.config.seed)
+
+    def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> LogStore:
+        """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
+        path, model, embedder = folder or self.out / _STORES[unit], self.lm.fingerprint, self.embedder
         if not write:
             return LogStore.open(path, model=model, embedder=embedder.name)
         dtype = str(self.lm.dtype).removeprefix("torch.")
@@ -160,15 +171,22 @@ class Experiment:
             self.ask(f"{name}.{split}", variant.policy, name, self.questions(split), store, limits=limits)
 
     def report(self) -> pd.DataFrame:
-        """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`."""
+        """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`.
+
+        With unseen questions, and if the data name hops, also `strata.csv`: `Strata.table()`.
+        """
         results = self.scored(self.config.policies, self.config.splits)
         results.to_parquet(self.out / "results.parquet")
         summary, differences = metrics.summarize(results), self.differences(results)
         summary.to_csv(self.out / "summary.csv")
         differences.to_csv(self.out / "differences.csv")
+        by_overlap = None
+        if "unseen" in self.config.splits and not self.data.no_strata:
+            by_overlap = strata.outcomes(self, results)
+            by_overlap.table().to_csv(self.out / "strata.csv")
         with self.store() as store:
             logs = store.summary()
-        page = report.markdown(summary, differences, logs, manifest.read_manifest(self.out), self._facts())
+        page = report.markdown(summary, differences, by_overlap, logs, manifest.read_manifest(self.out), self._facts())
         (self.out / "report.md").write_text(page, encoding="utf-8")
         return results
 
@@ -189,11 +207,11 @@ class Experiment:
     def _facts(self) -> list[str]:
         """What a reader should know before the scores."""
         traces = self.logs()
-        sharing = [data.overlap(self.log_questions, q) for q in self.questions("unseen")]
         right = sum(bool(t.correct) for t in traces)
         return [
             f"The log store holds {len(traces)} logs, of which {right} answer their question rightly.",
-            f"{len(sharing) - sharing.count('none')} of {len(sharing)} unseen questions share a hop with a logged one.",
+            *([components.told(self.loaded, self.data)] if self.config.split == "disjoint" else []),
+            strata.about(self),
             "Injected tokens are those of logs, and of the prompt's shared head where it stands at position 0.",
             "Seconds are generation alone, a batch's wall time divided by its rows; encoding is not in them.",
         ]
@@ -233,7 +251,24 @@ class Experiment:
         todo = {q.id: q for q in questions if q.id not in found}
         if not todo:
             return [found[q.id] for q in questions]
-        agent = Agent(
+        agent = self.agent(policy, name, store, limits=limits, exclude=exclude)
+        for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
+            trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
+            book.append(trace)
+            found[trace.question_id] = trace
+        return [found[q.id] for q in questions]
+
+    def agent(
+        self,
+        policy: Policy | None,
+        name: str,
+        store: LogStore | None,
+        *,
+        limits: Limits | None = None,
+        exclude: Mapping[str, Collection[str]] | None = None,
+    ) -> Agent:
+        """An agent with the run's model, prompt and passages; `limits` are the run's own by default."""
+        return Agent(
             self.lm,
             self.prompt,
             embedder=self.embedder,
@@ -244,11 +279,6 @@ class Experiment:
             policy_name=name,
             exclude=exclude,
         )
-        for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
-            trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
-            book.append(trace)
-            found[trace.question_id] = trace
-        return [found[q.id] for q in questions]
 
 
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t
+from scipy.stats import norm, t
 
 from lagkit.errors import DataError
 
@@ -64,6 +64,19 @@ def paired_interval(
 def mean_interval(values: pd.Series, hops: Mapping[str, Collection[str]], *, level: float = 0.95) -> Difference:
     """The mean of `values` by question id, with an interval as in `paired_interval`; none wide if all are equal."""
     return paired_interval(values * 0.0, values, hops, level=level)
+
+
+def share_interval(holds: pd.Series, hops: Mapping[str, Collection[str]], *, level: float = 0.95) -> Difference:
+    """The share of questions of which `holds` is true, with Wilson's interval for `effective` independent ones.
+
+    For shares that may be 0 or 1, where `mean_interval` would be none wide; questions that share a hop are taken to
+    stand or fall together, so it is rather too wide. Raises DataError as `paired_interval` does.
+    """
+    found = mean_interval(holds.astype(float), hops, level=level)
+    share, n, z = found.mean, found.effective, float(norm.ppf((1 + level) / 2))
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Difference(share, max(0.0, float(middle - half)), min(1.0, float(middle + half)), found.n, n)
 
 
 def _sharing(hops: list[Collection[str]]) -> NDArray[np.float64]:

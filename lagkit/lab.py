@@ -32,7 +32,8 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
         given["data"] = data
     config = RunConfig.of(tier, out=run, seed=seed, **given)
     if config.world is not None:
-        config = RunConfig.of(tier, out=run, seed=seed, **given, world={**config.world, "seed": seed})
+        given["world"] = {**config.world, "seed": seed}
+        config = RunConfig.of(tier, out=run, seed=seed, **given)
     return Experiment(config)
 
 
@@ -48,7 +49,7 @@ def difference(policy: str, row: Mapping[str, float], metric: str, baseline: str
 def conclude(
     out: str | Path, measured: Mapping[str, Any], findings: Sequence[str], settings: Experiment | Mapping[str, Any]
 ) -> Markdown:
-    """Write `metrics.json` into `out`; returns the findings as a list to show.
+    """Write `metrics.json` into `out`; returns the findings as a list to show, where a log's tags are mere text.
 
     measured: a name and a finite number each, which the nightly gates compare. settings: what they were made with, by
     name, or the run whose settings these are.
@@ -67,4 +68,4 @@ def conclude(
         "machine": manifest.machine(),
     }
     manifest.write_json(folder / "metrics.json", record)
-    return Markdown("\n".join(f"- {finding}" for finding in findings))
+    return Markdown("\n".join(f"- {finding.replace('<', '&lt;')}" for finding in findings))

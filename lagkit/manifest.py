@@ -36,7 +36,9 @@ def claim(out: Path, config: RunConfig, prompt: Prompt) -> None:
     settings, wording = config.model_dump(mode="json"), {"name": prompt.name, "hash": prompt.hash}
     before = read_manifest(out)
     if before and (out / "traces").exists():
-        earlier, now = {"prompt": wording, **before, **before["settings"]}, {"prompt": wording, **settings}
+        # A setting that is younger than the run: its default is what the run was made with.
+        defaults = {k: field.get_default() for k, field in RunConfig.model_fields.items() if not field.is_required()}
+        earlier, now = {"prompt": wording, **defaults, **before, **before["settings"]}, {"prompt": wording, **settings}
         changed = [k for k in now if k not in _MAY_CHANGE and now[k] != earlier.get(k)]
         if changed:
             what = ", ".join(f"{k} was {earlier.get(k)!r} and is {now[k]!r}" for k in changed)

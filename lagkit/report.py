@@ -7,17 +7,27 @@ from typing import Any
 
 import pandas as pd
 
+from lagkit.strata import Strata
+
 _SCORE_NAMES = {"em": "EM", "f1": "F1", "accuracy": "accuracy", "accuracy_flexible": "accuracy (flexible)"}
 _COSTS = ("prefilled", "injected", "generated", "seconds")
 _FOLDERS = ("data", "out")
+_IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
+_SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
 
 
 def markdown(
-    summary: pd.DataFrame, differences: pd.DataFrame, logs: pd.DataFrame, manifest: dict[str, Any], facts: Sequence[str]
+    summary: pd.DataFrame,
+    differences: pd.DataFrame,
+    strata: Strata | None,
+    logs: pd.DataFrame,
+    manifest: dict[str, Any],
+    facts: Sequence[str],
 ) -> str:
     """The report of one run.
 
-    summary, differences: as `metrics.summarize` and `metrics.compare` give them. logs: `LogStore.summary()`. facts:
+    summary, differences: as `metrics.summarize` and `metrics.compare` give them. strata: the unseen questions by
+    overlap, None where it is not known (`facts` should say so). logs: `LogStore.summary()`. facts:
     sentences on the questions and logs, for the reader to judge the numbers by.
     """
     settings = manifest["settings"]
@@ -26,9 +36,11 @@ def markdown(
     for split in summary.index.unique("split"):
         part = summary.xs(split, level="split")
         parts.append(f"## {split.capitalize()} questions (n = {part['n'].iloc[0]})")
-        parts.append(_outcomes(part, differences, split, scores))
+        parts.append(_outcomes(part, _at(differences, "split", split), scores) + f"\n\n{_IN_PARENTHESES}")
         parts.append(f"Per question:\n\n{_costs(part)}")
         parts.append("\n".join(f"- {sentence}" for sentence in findings(differences, split)))
+        if strata and split == "unseen":
+            parts += _by_overlap(strata, scores)
     parts.append(f"## Stored logs\n\n{table(['block', *logs.columns], logs.reset_index().values.tolist())}")
     shown = [[name, _plain(value)] for name, value in settings.items() if name not in _FOLDERS]
     parts.append(f"## Settings\n\n{table(['setting', 'value'], shown)}")
@@ -38,10 +50,7 @@ def markdown(
 def findings(differences: pd.DataFrame, split: str) -> list[str]:
     """One sentence per policy: what differs from no logs, and what cannot be told apart from it."""
     sentences = []
-    part = differences.xs(split, level="split") if split in differences.index.get_level_values("split") else None
-    if part is None:
-        return sentences
-    for policy, rows in part.groupby(level="policy", sort=False):
+    for policy, rows in _at(differences, "split", split).groupby(level="policy", sort=False):
         told = []
         for (_, metric), row in rows.iterrows():
             name, size = _SCORE_NAMES.get(metric, metric), interval(row, metric)
@@ -57,18 +66,33 @@ def findings(differences: pd.DataFrame, split: str) -> list[str]:
     return sentences
 
 
-def _outcomes(part: pd.DataFrame, differences: pd.DataFrame, split: str, scores: Sequence[str]) -> str:
+def _by_overlap(strata: Strata, scores: Sequence[str]) -> list[str]:
+    """A heading and a table for each stratum."""
+    parts = ["### Unseen questions by what they share with logged ones", _IN_PARENTHESES]
+    for stratum in strata.means.index.unique("overlap"):
+        means, differences = (_at(frame, "overlap", stratum) for frame in strata)
+        parts.append(f"#### {_SHARED[stratum]} (n = {means['n'].iloc[0]})")
+        parts.append(_outcomes(means, differences, scores))
+    return parts
+
+
+def _outcomes(part: pd.DataFrame, differences: pd.DataFrame, scores: Sequence[str]) -> str:
     rows = []
     for policy, row in part.iterrows():
         cells = [f"`{policy}`"]
         for metric in (*scores, "rounds"):
             value = f"{row[metric]:.2f}" if metric == "rounds" else f"{100 * row[metric]:.1f}"
-            if (policy, split, metric) in differences.index:
-                value += f" ({interval(differences.loc[(policy, split, metric)], metric)})"
+            if (policy, metric) in differences.index:
+                value += f" ({interval(differences.loc[(policy, metric)], metric)})"
             cells.append(value)
         rows.append([*cells, f"{100 * row['abstention']:.0f}%", int(row["failures"])])
     heads = ["variant", *(_SCORE_NAMES[s] for s in scores), "rounds", "abstained", "failed"]
-    return table(heads, rows) + "\n\nIn parentheses: difference to `no_logs` with its 95% interval."
+    return table(heads, rows)
+
+
+def _at(frame: pd.DataFrame, level: str, value: str) -> pd.DataFrame:
+    """The rows at one label of a level, which may be none: a run without variants has no differences."""
+    return frame[frame.index.get_level_values(level) == value].droplevel(level)
 
 
 def _costs(part: pd.DataFrame) -> str:
@@ -80,10 +104,10 @@ def _costs(part: pd.DataFrame) -> str:
 
 
 def interval(row: pd.Series, metric: str) -> str:
-    """Mean and interval; scores in points of 100."""
+    """Mean and interval; scores in points of 100. Without a second independent question there is no interval."""
     scale, digits = (1, 2) if metric == "rounds" else (100, 1)
     mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]" if row["low"] == row["low"] else f"{mean} [no interval]"
 
 
 def _plain(value: Any) -> str:

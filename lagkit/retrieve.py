@@ -22,6 +22,7 @@ from lagkit.types import Hit, Passage
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+_REMEMBERED = 20_000  # searches
 _CHUNK = 256  # texts embedded between two writes to the cache, so that a kill loses little
 
 
@@ -165,6 +166,7 @@ class PassageIndex:
                 raise DataError(f"Two passages have the id {passage.id!r}; give each its own.")
             self._passages[passage.id] = passage
         self._index = VectorIndex(embedder.dim)
+        self._found: dict[tuple[bytes, int, int], list[Hit]] = {}
         texts = [f"{passage.title}\n{passage.text}".strip() for passage in self._passages.values()]
         self._index.add(list(self._passages), embedder.documents(texts))
 
@@ -175,8 +177,19 @@ class PassageIndex:
         return f"PassageIndex({len(self)} passages, vectors of {self._index.dim})"
 
     def search(self, vectors: Vectors, k: int, offset: int = 0) -> list[list[Hit]]:
-        """For each query vector [n, dim], hits number `offset` .. `offset + k`, the most similar first."""
-        return self._index.search(vectors, k, offset)
+        """For each query vector [n, dim], hits number `offset` .. `offset + k`, the most similar first.
+
+        Passages never change, and variants that are compared ask the same things: what was found is remembered.
+        """
+        if len(self._found) > _REMEMBERED:
+            self._found.clear()
+        return [self._search(row, k, offset) for row in vectors]
+
+    def _search(self, vector: Vectors, k: int, offset: int) -> list[Hit]:
+        key = hashlib.blake2b(np.ascontiguousarray(vector)).digest(), k, offset
+        if key not in self._found:
+            [self._found[key]] = self._index.search(vector[None], k, offset)
+        return list(self._found[key])
 
     def passage(self, id: str) -> Passage:
         """The passage of a hit; raises DataError when there is none with that id."""

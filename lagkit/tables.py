@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 import pandas as pd
 from pandas.io.formats.style import Styler
 
@@ -19,14 +21,15 @@ _FORMATS = {
 
 
 def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
-    """The table with each column in the form of its name; text stands left, and missing values stay empty."""
+    """The table with each column in the form of its name; text is escaped and stands left, missing values are empty."""
     forms = dict.fromkeys(frame.select_dtypes("integer"), "{:,}")
     forms |= {name: _FORMATS[name] for name in frame.select_dtypes("floating") if name in _FORMATS}
     words = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     style = frame.style.format(forms, na_rep="", escape="html")
+    style = style.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
     style = style.set_properties(subset=words, **{"text-align": "left"})
     style = style.apply_index(lambda heads: ["text-align: left" if head in words else "" for head in heads], axis=1)
-    return style.set_caption(caption) if caption else style
+    return style.set_caption(escape(caption)) if caption else style
 
 
 def intervals(differences: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from lagkit import data
 from lagkit.config import Split
-from lagkit.errors import ConfigError
+from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
 from lagkit.intervals import paired_interval
 from lagkit.policy import get_policy
@@ -65,10 +65,12 @@ class Transfer:
     Answers are kept in the run's folder, and the changed world with its logs in `changed-SHARE` there. Data that are
     no test world have no changed one (`changed` is None). No question finds its own log, so the answers to log-store
     questions are leave-one-out. `changed_facts`: the share of the facts that differ. Raises ConfigError for a share
-    outside 0..1, and what `Experiment` raises.
+    outside 0..1, DataError for data that name no hops, by which logs are told apart, and what `Experiment` raises.
     """
 
     def __init__(self, run: Experiment, changed_facts: float = 0.5) -> None:
+        if run.data.no_strata:
+            raise DataError(f"{run.data.no_strata} So helpful logs cannot be told from irrelevant ones.")
         self.run, self.changed_facts = run, changed_facts
         self.changed = None
         if run.config.world is not None:

@@ -15,12 +15,12 @@ from transformers import PreTrainedTokenizerFast
 
 from lagkit.config import RunConfig
 from lagkit.experiment import Experiment
+from lagkit.families import tiny
 from lagkit.model import LM, Context, Generation
 from lagkit.prompts import Prompt
 from lagkit.retrieve import HashEmbedder
 from lagkit.store import LogStore
 from lagkit.types import Passage, Question, Round, TaskKind, Trace, Usage
-from tests.models import tiny
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 VOCAB = 600

@@ -11,10 +11,10 @@ import torch
 from lagkit import bench, data
 from lagkit.__main__ import main
 from lagkit.errors import ConfigError
+from lagkit.families import tiny
 from lagkit.model import LM
 from lagkit.retrieve import HashEmbedder
 from tests.lms import VOCAB, ActingLM, tokenizer
-from tests.models import tiny
 
 
 def load(dtype, kind=ActingLM, **config):

@@ -314,6 +314,27 @@ def test_store_errors(tmp_path, capsys):
     assert "'lost' is no known embedder" in fails(capsys, "store", tmp_path / "lost", "search", "x")
 
 
+def test_overlap_has_a_column_for_each_folder(capsys, tmp_path):
+    shutil.copytree(SAMPLE, tmp_path / "mine")
+    assert main(["overlap", SAMPLE, str(tmp_path / "mine"), "--dataset", "musique"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "|  | sample | mine |"
+    assert "| components of shared hops | 13 | 13 |" in lines
+    assert "| unseen by what they share: final | 5 | 5 |" in lines
+    assert lines[-1] == "| unseen that share a hop | 0 | 0 |"
+    assert "no data layout is called 'mine'" in fails(capsys, "overlap", tmp_path / "mine")
+
+
+def test_overlap_of_multiple_choice_is_refused(capsys, tmp_path):
+    for number, name in enumerate(("dev_train", "dev_test")):
+        record = {"question_id": number, "question": "?", "options": ["x", "y"], "answer": "B", "category": "law"}
+        (tmp_path / f"{name}.json").write_text(json.dumps([record]))
+    said = fails(capsys, "overlap", tmp_path, "--dataset", "mmlupro")
+    assert said.startswith(
+        "The data set mmlupro names no sub-questions or evidences, so what an unseen question shares"
+    )
+
+
 @pytest.mark.parametrize("argv", [[], ["fly"], ["store", "x"], ["store", "x", "fly"], ["bench"], ["run"]])
 def test_wrong_words_show_the_usage(argv, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -38,6 +39,26 @@ def test_the_digest_has_means_differences_and_the_time_of_finished_sessions(run)
     assert low < mean == 0.5 < high
     assert found["variants"]["no_logs"]["unseen"]["em_diff"] == [0.0, 0.0, 0.0]
     assert found["variants"]["no_logs"]["unseen"]["rounds_ratio"] == 1.0
+
+
+def test_the_digest_tells_strata_of_unseen_questions(run):
+    found = digest.digest(run, results(run))
+    strata = found["strata"]["kv_last_round"]
+    assert sum(numbers["n"] for numbers in strata.values()) == 4
+    assert set(strata) == set(found["strata"]["no_logs"]) <= {"all", "final", "other", "none"}
+    right = sum(numbers["n"] * numbers["em"] for numbers in strata.values())
+    assert right == pytest.approx(3)
+    assert all(numbers["rounds_ratio"] == 0.75 and len(numbers["em_diff"]) == 3 for numbers in strata.values())
+    assert not any("strata" in name or name.split(".")[-1] in strata for name in digest.flat(found))
+
+
+def test_without_hops_the_digest_says_why_there_are_no_strata(run, monkeypatch):
+    bare = tuple(replace(question, hops=()) for question in run.data.seen)
+    monkeypatch.setattr(run, "data", replace(run.data, seen=bare))
+    found = digest.digest(run, results(run))
+    assert found["strata"] == {}
+    assert found["no_strata"].endswith("there are no strata.")
+    assert found["variants"]["kv_last_round"]["unseen"]["n"] == 4
 
 
 def test_multiple_choice_has_accuracy_instead(run):

@@ -85,7 +85,13 @@ def test_tables_are_on_disk_too(run):
     assert summary["rounds"].to_dict() == mean.to_dict()
     differences = pd.read_csv(experiment.out / "differences.csv", index_col=["policy", "split", "metric"])
     assert set(differences.index.get_level_values("policy")) == set(POLICIES[1:])
-    assert (experiment.out / "report.md").read_text().count("`kv_last_round` against `no_logs`") == 2
+    page = (experiment.out / "report.md").read_text()
+    assert page.count("`kv_last_round` against `no_logs`") == 2
+    strata = pd.read_csv(experiment.out / "strata.csv", index_col=["overlap", "policy"])
+    assert strata["n"].groupby("policy").sum().to_dict() == dict.fromkeys(POLICIES, 3)
+    assert page.count("\n#### ") == len(strata.index.unique("overlap"))
+    unseen = results[results["split"] == "unseen"].groupby("policy")["rounds"].sum()
+    assert (strata["n"] * strata["rounds"]).groupby("policy").sum().to_dict() == pytest.approx(unseen.to_dict())
 
 
 def test_seen_questions_without_logs_are_those_that_built_the_store(run):
@@ -117,6 +123,18 @@ def test_the_manifest_says_what_the_run_was_made_with(run, lm):
     session = manifest["sessions"][0]
     assert session["seconds"] > 0
     assert {"python", "torch", "transformers", "lagkit"} <= set(session["versions"])
+
+
+def test_a_disjoint_run_shares_no_hop_and_says_so(tmp_path, lm):
+    experiment = small_run(tmp_path, lm, split="disjoint", log_questions=None, unseen_questions=None)
+    assert (len(experiment.log_questions), len(experiment.questions("unseen"))) == (21, 9)
+    logged = {hop.id for question in experiment.log_questions for hop in question.hops}
+    assert not logged & {hop.id for question in experiment.questions("unseen") for hop in question.hops}
+    small_run(tmp_path, lm, split="disjoint", policies=("no_logs",), unseen_questions=9).run()
+    page = (tmp_path / "report.md").read_text()
+    assert "- The split is disjoint, so no unseen question shares a hop with a seen one: 30 questions fall" in page
+    assert "- 0 of 9 unseen questions share a hop with a logged one (by what they share: all 0, final 0," in page
+    assert "| split | disjoint |" in page
 
 
 def test_a_run_that_is_done_is_not_done_again(run, lm, monkeypatch):

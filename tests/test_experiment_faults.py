@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lagkit import data
+from lagkit import data, manifest
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, ContextTooLong, DataError, EmptyStore, ModelNotFound, StoreMismatch
 from lagkit.experiment import Experiment
@@ -41,6 +41,7 @@ def journal(experiment: Experiment, name: str) -> list[Trace]:
         ({"seed": 7}, "seed was 1234 and is 7"),
         ({"logs": 1, "max_rounds": 3}, "logs was 3 and is 1, max_rounds was 2 and is 3|max_rounds .*, logs"),
         ({"model": "other"}, "model was 'smollm2' and is 'other'"),
+        ({"split": "disjoint"}, "split was 'authors' and is 'disjoint'"),
         ({"log_questions": 9}, "log_questions was 6 and is 9"),
         ({"min_similarity": 0.5}, "min_similarity was None and is 0.5"),
     ],
@@ -59,6 +60,16 @@ def test_another_wording_of_the_prompt_is_another_setting(begun, lm, monkeypatch
     monkeypatch.setattr(Experiment, "prompt", other)
     with pytest.raises(ConfigError, match=rf"prompt was .*{begun.prompt.hash}.* and is .*{other.hash}"):
         small_run(begun.out, lm)
+
+
+def test_a_run_that_is_older_than_a_setting_was_made_with_its_default(tmp_path, lm):
+    small_run(tmp_path, lm).build()
+    noted = manifest.read_manifest(tmp_path)
+    del noted["settings"]["split"]
+    manifest.write_json(tmp_path / "manifest.json", noted)
+    with pytest.raises(ConfigError, match="split was 'authors' and is 'disjoint'"):
+        small_run(tmp_path, lm, split="disjoint")
+    assert small_run(tmp_path, lm).config.split == "authors"
 
 
 def test_a_run_can_grow(tmp_path, lm):
@@ -152,6 +163,12 @@ def test_a_log_that_is_too_long_to_encode_is_left_out_and_said(tmp_path, lm, mon
         ({"log_questions": 99}, ConfigError, "cannot draw 99 questions: sample has 21 seen ones"),
         ({"seen_questions": 9}, ConfigError, "cannot draw 9 questions: sample has 6 seen ones"),
         ({"unseen_questions": 99}, ConfigError, "cannot draw 99 questions: sample has 9 unseen ones"),
+        ({"split": "disjoint", "unseen_questions": 10}, ConfigError, "cannot draw 10 questions: sample has 9 unseen"),
+        (
+            {"data": None, "world": {"contradicted": 0.5}, "split": "disjoint"},
+            ConfigError,
+            r"contradicted facts cannot be split anew: use split=authors",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_refused_at_once_and_claims_no_folder(tmp_path, lm, settings, error, message):

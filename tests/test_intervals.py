@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lagkit.errors import DataError
-from lagkit.intervals import mean_interval, paired_interval
+from lagkit.intervals import mean_interval, paired_interval, share_interval
 
 Simulated = tuple[pd.Series, pd.Series, dict[str, tuple[str, ...]]]
 
@@ -147,3 +147,21 @@ def test_a_mean_has_the_interval_of_its_difference_from_zero():
     assert found == paired_interval(pd.Series(0.0, values.index), values, hops)
     assert found.mean == pytest.approx(2 / 3)
     assert found.low < found.mean < found.high
+
+
+def test_the_interval_of_a_share_is_wilson_s_and_open_on_one_side_at_the_ends():
+    alone = {str(i): () for i in range(10)}
+    found = share_interval(pd.Series([True] * 8 + [False] * 2, list(alone)), alone)
+    # As in Wilson (1927), for 8 of 10.
+    assert (found.mean, found.n, found.effective) == (0.8, 10, 10)
+    assert (found.low, found.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    none, all_ = (share_interval(pd.Series(value, list(alone)), alone) for value in (False, True))
+    assert (none.mean, none.low, none.high) == pytest.approx((0, 0, 0.2775), abs=1e-4)
+    assert (all_.mean, all_.low, all_.high) == pytest.approx((1, 0.7225, 1), abs=1e-4)
+
+
+def test_questions_that_share_a_hop_widen_the_interval_of_a_share():
+    shares = pd.Series([True] * 8 + [False] * 2, [str(i) for i in range(10)])
+    apart, pairs = ({str(i): (str(i // size),) for i in range(10)} for size in (1, 2))
+    assert share_interval(shares, pairs).effective == 5
+    assert share_interval(shares, pairs).low < share_interval(shares, apart).low

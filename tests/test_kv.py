@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lagkit.errors import ContextTooLong, StoreMismatch
+from lagkit.families import SUPPORTED, VOCAB, tiny
 from lagkit.kv import (
     KVBlock,
     build_cache,
@@ -22,7 +23,7 @@ from lagkit.kv import (
     stack_layers,
 )
 from lagkit.rope import Realigner, probe
-from tests.models import FAMILIES, VOCAB, block_of, tiny
+from tests.blocks import block_of
 
 NEW_TOKENS = 10
 UNEQUAL = (9, 4, 7, 6)
@@ -76,7 +77,7 @@ def logits_behind(model: PreTrainedModel, realigner: Realigner, row: object, pro
 # Generation
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUPPORTED)
 def test_injected_block_at_zero_gives_the_logits_of_the_text_in_front(family: str) -> None:
     model = tiny(family)
     realigner = probe(model)
@@ -92,7 +93,7 @@ def test_injected_block_at_zero_gives_the_logits_of_the_text_in_front(family: st
     assert (wrong - expected).norm() / expected.norm() > 1e-2
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUPPORTED)
 @pytest.mark.parametrize("lengths", [(7, 7, 7, 7), UNEQUAL], ids=["equal", "unequal"])
 def test_batch_equals_one_by_one_equals_reading_the_whole_text(family: str, lengths: tuple[int, ...]) -> None:
     model = tiny(family)

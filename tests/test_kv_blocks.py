@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lagkit.errors import DamagedBlock
 from lagkit.kv import KVBlock
-from tests.models import block_of, same
+from tests.blocks import block_of, same
 
 MAPS = Path("/proc/self/maps")
 

@@ -55,7 +55,7 @@ def test_an_unknown_setting_is_refused(tmp_path):
         (
             (0.01, float("nan"), float("nan")),
             "f1",
-            "`kv` against `no_logs`: no difference detected (+1.0 [+nan, +nan] points of F1).",
+            "`kv` against `no_logs`: no difference detected (+1.0 [no interval] points of F1).",
         ),
     ],
 )
@@ -70,6 +70,7 @@ def test_findings_and_numbers_are_put_on_record(tmp_path):
     assert shown.data == "- One.\n- Two."
     assert (record["metrics"], record["findings"]) == ({"em": 0.5, "n": 3.0}, ["One.", "Two."])
     assert record["settings"]["model"] == "testbed"
+    assert conclude(tmp_path / "out", {}, ["`a` says <b>."], run).data == "- `a` says &lt;b>."
 
 
 @pytest.mark.parametrize("value", [float("nan"), "high", True, None])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lagkit.errors import ModelNotFound, UnsupportedModel
+from lagkit.families import tiny
 from lagkit.model import LM, Context
 from tests.lms import new_lm, tiny_lm, tokenizer
-from tests.models import tiny
 
 
 def asked(lm: LM) -> Context:

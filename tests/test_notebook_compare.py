@@ -82,8 +82,34 @@ def test_variants_are_compared(run, tmp_path):
     numbers = summary["variants"]["kv_last_round"]["unseen"]
     assert (numbers["n"], len(numbers["em_diff"])) == (12, 3)
     assert record["metrics"]["em_diff.kv_last_round.unseen"] == numbers["em_diff"][0]
+    assert [sum(stratum["n"] for stratum in of.values()) for of in summary["strata"].values()] == [12, 12, 12]
     assert len(figures(shown)) == 4
     assert any(re.match(r"Of 12 unseen questions, `kv_last_round` turned \d+ wrong", f) for f in record["findings"])
+
+
+@pytest.mark.slow
+def test_variants_are_compared_where_nothing_is_shared(tmp_path):
+    parameters = {"run": str(tmp_path / "run"), "split": "disjoint", "policies": "kv_last_round", "seen_questions": 4}
+    shown, record = execute("02_compare_variants", tmp_path, **parameters, **FEW)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {policy: list(strata) for policy, strata in summary["strata"].items()} == {
+        "no_logs": ["none"],
+        "kv_last_round": ["none"],
+    }
+    assert summary["strata"]["kv_last_round"]["none"] == summary["variants"]["kv_last_round"]["unseen"]
+    [told] = [finding for finding in record["findings"] if finding.startswith("The split is disjoint")]
+    assert "the largest of 424; 26 are seen and 424 unseen, as near to the authors' 150 and 300 as" in told
+    assert len(figures(shown)) == 4
+
+
+@pytest.mark.slow
+def test_multiple_choice_has_no_strata_and_that_is_said(choice, tmp_path):
+    parameters = {"policies": "kv_last_round", "seen_questions": 3, **choice}
+    shown, record = execute("02_compare_variants", tmp_path / "out", **parameters)
+    assert [f for f in record["findings"] if f.startswith("The data set mmlupro names no sub-questions")]
+    assert not [f for f in record["findings"] if "overlap" in f]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["strata"] == {}
+    assert len(figures(shown)) == 2
 
 
 def test_one_run_gives_all_budgets(tmp_path):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lagkit.plots import COLOURS
-from lagkit.plots.forest import flips, forest
+from lagkit.plots.forest import flips, forest, grid
 
 ROWS = {
     ("kv", "unseen", "em"): (0.10, 0.05, 0.20),
@@ -67,6 +67,32 @@ def test_rows_and_colours_may_be_other_levels():
     figure = forest(table, {"em": "EM"}, "Title", rows="hops", by="policy")
     assert [name.strip() for name in figure.layout.yaxis.ticktext] == ["2 (9)"]
     assert list(marks(figure, "x", "text").x) == pytest.approx([-20])
+
+
+def test_small_multiples_have_a_panel_for_each_label_and_measure_on_one_axis():
+    rows = {
+        ("all (9)", "kv", "em"): (0.10, 0.05, 0.20, 9),
+        ("all (9)", "text", "em"): (-0.10, -0.15, 0.05, 9),
+        ("none (2)", "kv", "em"): (0.30, -6.0, 6.0, 2),
+        ("all (9)", "kv", "rounds"): (-0.5, -0.7, -0.4, 9),
+        ("all (9)", "text", "rounds"): (0.1, -0.1, 0.3, 9),
+        ("none (2)", "kv", "rounds"): (0.0, float("nan"), float("nan"), 2),
+    }
+    index = pd.MultiIndex.from_tuples(list(rows), names=["overlap", "policy", "metric"])
+    table = pd.DataFrame(list(rows.values()), index=index, columns=["mean", "low", "high", "n"])
+    figure = grid(table, {"em": "EM", "rounds": "rounds"}, "Title", columns="overlap")
+    panels = {(trace.name, trace.xaxis): trace for trace in figure.data}
+    assert list(panels[("all (9)", "x")].x) == pytest.approx([10, -10])
+    assert list(panels[("all (9)", "x")].marker.symbol) == ["circle", "circle-open"]
+    assert list(panels[("none (2)", "x2")].x) == pytest.approx([30])
+    assert list(panels[("all (9)", "x3")].x) == pytest.approx([-0.5, 0.1])
+    assert [name.strip() for name in figure.layout.yaxis.ticktext] == ["kv", "text"]
+    assert figure.layout.xaxis.range == figure.layout.xaxis2.range
+    low, high = figure.layout.xaxis.range  # from the lowest bound of the nine to the mean of the two
+    assert -20 < low < -15
+    assert 30 < high < 36
+    titles = {annotation.text for annotation in figure.layout.annotations}
+    assert {"all (9)", "none (2)", "EM", "rounds"} <= titles
 
 
 def test_flips_stand_on_their_side_of_zero():

@@ -245,6 +245,17 @@ def test_the_same_query_again_brings_the_next_passages():
     assert pages == [["p2", "p3"], ["p1"], []]
 
 
+def test_what_was_asked_before_is_not_searched_again(monkeypatch):
+    index, query = PassageIndex(PASSAGES, HashEmbedder()), HashEmbedder().queries(["the deepest lake", "penguins"])
+    first = index.search(query, 2)
+    first[0].clear()  # what a caller does to a list stays with him
+    asked = []
+    monkeypatch.setattr(index._index, "search", lambda *found: asked.append(found) or [[]])
+    assert [hit.id for hit in index.search(query[:1], 2)[0]] == ["p2", "p3"]
+    assert index.search(query[1:], 1) == [[]]  # another k is another search
+    assert len(asked) == 1
+
+
 def test_passage_ids_are_checked():
     with pytest.raises(DataError, match="Two passages have the id 'p1'; give each its own"):
         PassageIndex([PASSAGES[0], PASSAGES[0]], HashEmbedder())

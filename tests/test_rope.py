@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lagkit import rope
 from lagkit.errors import ContextTooLong, UnsupportedModel
+from lagkit.families import FAMILIES, SUPPORTED, VOCAB, tiny
 from lagkit.kv import prefill, stack_layers
 from lagkit.rope import Realigner, probe
-from tests.models import FAMILIES, REFUSED, VOCAB, tiny
 
 EXACT = 1e-5
 KINDS = {
@@ -25,6 +26,24 @@ KINDS = {
     "llama_longrope": "longrope",
     "gemma3": "default+linear",
     "phi3": "longrope",
+    "ministral3": "yarn",
+    "gpt_oss": "yarn",
+    "apertus": "llama3",
+}
+INTERLEAVED = ("cohere", "cohere2", "glm", "glm4", "ernie4_5", "helium", "llama4")
+NO_ROPE, RECURRENT = (
+    "it has 0 rotary embeddings where one is needed",
+    "it keeps a recurrent state outside keys and values",
+)
+OTHER_SHAPE = "layer 0 holds keys and values of another shape"
+REASONS = {
+    **dict.fromkeys(("gpt2", "opt", "gpt_bigcode", "gpt_neo", "bloom", "mpt", "gptj", "rwkv"), NO_ROPE),
+    **dict.fromkeys(("mamba", "mamba2", "recurrent_gemma", "jamba", "falcon_h1", "bamba", "lfm2"), RECURRENT),
+    **dict.fromkeys(("qwen3_next", "minimax"), RECURRENT),
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "minicpm3"), OTHER_SHAPE),
+    "falcon_alibi": "its keys do not depend on position_ids",
+    "gemma4": "its layer types rotate different numbers of dimensions",
+    "nanochat": "re-aligned keys differ from prefilled ones by",
 }
 
 
@@ -43,7 +62,7 @@ def error(expected: Tensor, found: Tensor) -> float:
     return float((gap / expected.float().flatten(1).norm(dim=1)).max())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUPPORTED)
 def test_moved_keys_are_the_keys_prefilled_there(family: str) -> None:
     model, ids = tiny(family), random_ids(20)
     realigner = probe(model)
@@ -56,15 +75,15 @@ def test_moved_keys_are_the_keys_prefilled_there(family: str) -> None:
     assert error(prefilled_there, prefilled_here) > 0.1, "these positions would not tell right from wrong"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", SUPPORTED)
 def test_kind_layout_and_limit_are_the_model_s(family: str) -> None:
     realigner = probe(tiny(family))
     assert realigner.kind == KINDS.get(family, "default")
-    assert realigner.layout == ("interleaved" if family.startswith("cohere") else "half")
+    assert realigner.layout == ("interleaved" if family in INTERLEAVED else "half")
     assert realigner.limit == (128 if realigner.kind in ("dynamic", "longrope") else None)
 
 
-@pytest.mark.parametrize(("family", "bare"), [("smollm3", [2]), ("cohere2", [3])])
+@pytest.mark.parametrize(("family", "bare"), [("smollm3", [2]), ("cohere2", [3]), ("exaone4", [3]), ("llama4", [3])])
 def test_layers_without_rope_are_left_alone(family: str, bare: list[int]) -> None:
     realigner = probe(tiny(family))
     keys = torch.randn(4, 2, 9, 8)
@@ -99,24 +118,33 @@ def test_unrotate_divides_out_the_attention_scaling() -> None:
     assert realigner.unrotate(keys, at).norm() / keys.norm() == pytest.approx(1 / scaling, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("family", "reason"),
-    [
-        ("gpt2", "it has 0 rotary embeddings where one is needed"),
-        ("bloom", "it has 0 rotary embeddings where one is needed"),
-        ("jamba", "it keeps a recurrent state outside keys and values"),
-        ("falcon_h1", "it keeps a recurrent state outside keys and values"),
-        ("gemma4", "its layer types rotate different numbers of dimensions"),
-        ("deepseek_v3", "layer 0 holds keys and values of another shape"),
-    ],
-)
-def test_other_architectures_are_refused_by_name_and_reason(family: str, reason: str) -> None:
-    assert family in REFUSED
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.refused])
+def test_other_architectures_are_refused_by_name_and_reason(family: str) -> None:
     model = tiny(family)
     with pytest.raises(UnsupportedModel) as refusal:
         probe(model)
     assert str(refusal.value).startswith(f"KV of a {model.config.model_type} model cannot be reused")
-    assert reason in str(refusal.value)
+    assert REASONS[family] in str(refusal.value)
+
+
+def test_experts_that_rounding_chooses_otherwise_are_no_reason_to_refuse() -> None:
+    model = tiny("phimoe").bfloat16()
+    near, far = torch.arange(16), torch.arange(16) + 37
+    (_, values), (_, moved) = (rope._read_at(model, at) for at in (near, far))
+    off, whole = (t[1].transpose(0, 1).flatten(1).norm(dim=1) for t in (values - moved, values))
+    assert (off / whole > 0.1).sum() == 1, "no token of the probe is sent to another expert: this tests nothing"
+    assert probe(model).kind == "default"
+
+
+@pytest.mark.parametrize("tokens", [8, 16])
+def test_a_fault_that_half_of_the_tokens_share_is_seen(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def some_off(self: Realigner, keys: Tensor, positions: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        late = (positions >= 37) & (positions < 37 + tokens + 1)
+        return cos_sin(self, keys, positions + late, factor)
+
+    monkeypatch.setattr(Realigner, "_cos_sin", some_off)
+    with pytest.raises(UnsupportedModel, match="re-aligned keys differ from prefilled ones by"):
+        probe(tiny("llama"))
 
 
 def test_model_that_adds_absolute_positions_to_its_values_is_refused() -> None:

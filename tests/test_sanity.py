@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lagkit import sanity
+from lagkit.families import tiny
 from lagkit.model import LM, Context
 from lagkit.policy import POLICIES, Policy
 from lagkit.retrieve import HashEmbedder
 from lagkit.sanity import Fact, Reading
 from tests.lms import tiny_lm, tokenizer
-from tests.models import tiny
 
 FACTS = [
     Fact("What is the code of the tower?", "Which code opens the tower?", "7264", "1935"),

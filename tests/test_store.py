@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -275,3 +277,26 @@ def test_the_iterable_may_read_the_store_but_not_change_it(store):
     assert store.ids == [first, trace(2).id]
     store.delete([first])
     assert same(store.block(trace(2).id, "k"), kv(1))
+
+
+def test_any_thread_may_use_a_store(tmp_path):
+    with new_store(tmp_path / "s") as writer, LogStore.open(tmp_path / "s") as reader:
+        ids = fill(writer, range(3))
+        added = threading.Thread(target=lambda: ids.extend(fill(writer, range(3, 60))))
+        added.start()
+
+        def ask(i: int) -> None:
+            for store in (writer, reader):
+                assert store.get(ids[i % 3]) == trace(i % 3)
+                assert store.search([vector(i % 3)], k=1)[0][0].id == ids[i % 3]
+                assert same(store.block(ids[i % 3], "last"), kv(i % 3))
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(ask, range(60)))
+        added.join(60)
+        assert writer.ids == reader.ids == ids
+        assert len(writer.search([vector(0)], k=100)[0]) == len(ids) == 60
+        closer = threading.Thread(target=writer.close)
+        closer.start()
+        closer.join(60)
+        LogStore.open(tmp_path / "s", write=True).close()

@@ -43,10 +43,13 @@ def endless_writer(path, first, pipe):
             i += 1
 
 
-def play_back(pipe, logs):
-    """Apply what the writer said to `logs` (number -> keys); returns the step that was begun and not done."""
-    open_step = None
-    while pipe.poll():
+def play_back(pipe, logs, messages=None, open_step=None):
+    """Apply what the writer said to `logs` (number -> keys); returns the step that was begun and not done.
+
+    Waits for so many messages, or takes those that there are. `open_step`: what was begun and not done before them.
+    """
+    while messages != 0 and pipe.poll(20 if messages else 0):
+        messages = messages and messages - 1
         try:
             state, what, n = pipe.recv()
         except EOFError:
@@ -87,12 +90,13 @@ def test_kills_at_random_moments_lose_no_committed_log(store):
         child = fork.Process(target=endless_writer, args=(store.path, 1000 * turn, sender))
         child.start()
         sender.close()
-        assert receiver.poll(20)
-        time.sleep(chance.uniform(0, 0.12))
+        # By steps, not by the clock: a busy machine gets as far as an idle one.
+        open_step = play_back(receiver, logs, messages=chance.randrange(1, 20))
+        time.sleep(chance.uniform(0, 0.01))
         os.kill(child.pid, signal.SIGKILL)
         child.join(20)
         assert child.exitcode == -signal.SIGKILL
-        open_step = play_back(receiver, logs)
+        open_step = play_back(receiver, logs, open_step=open_step)
         with LogStore.open(store.path, write=True) as after:  # the lock went with the process
             found = held(after)
             if found != logs:

@@ -14,9 +14,15 @@ def test_columns_have_the_form_of_their_names():
     assert all(f">{cell}<" in page for cell in ("12.5%", "2.50", "1,234,567", "4,000", "About"))
 
 
-def test_text_is_escaped_and_missing_values_are_empty():
-    page = shown(pd.DataFrame({"answer": ["<b>bold</b>", None]})).to_html()
+def test_text_is_escaped_everywhere():
+    page = shown(pd.DataFrame({"answer": ["<b>bold</b>"]})).to_html()
     assert "&lt;b&gt;bold" in page
+    page = shown(pd.DataFrame({"<i>": [1]}, index=["<u>"]), "<s>").to_html()
+    assert all(f"&lt;{tag}&gt;" in page and f"<{tag}>" not in page for tag in "ius")
+
+
+def test_missing_values_are_empty():
+    page = shown(pd.DataFrame({"answer": ["x", None]})).to_html()
     assert "None" not in page
     assert "nan" not in page
 

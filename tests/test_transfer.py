@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lagkit.config import RunConfig
-from lagkit.errors import ConfigError
+from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
 from lagkit.model import LM
 from lagkit.transfer import ALL, KINDS, Mix, Transfer, choose, kind_of, transfer
@@ -43,6 +43,14 @@ def test_the_kind_of_a_log_goes_by_the_hops_that_it_shares(logged, kind):
 def test_impossible_mixes_are_refused(shares):
     with pytest.raises(ConfigError, match="give shares that add up to at most 1"):
         Mix(**shares)
+
+
+def test_data_without_hops_are_refused(tmp_path, monkeypatch):
+    run = small_run(tmp_path, new_lm(ActingLM))
+    bare = tuple(replace(question, hops=()) for question in run.data.seen)
+    monkeypatch.setattr(run, "data", replace(run.data, seen=bare))
+    with pytest.raises(DataError, match=r"there are no strata\. So helpful logs cannot be told from irrelevant ones"):
+        Transfer(run)
 
 
 def test_transfer_counts_both_sides():

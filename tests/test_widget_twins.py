@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
+from nbconvert.filters import markdown2html
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from lagkit import tables
 from lagkit.agent import Agent, Limits
+from lagkit.data import Dataset
 from lagkit.encode import Encoder, kept_text
 from lagkit.errors import ConfigError, DataError, EmptyStore
+from lagkit.gallery.executed import PLOTLY, Executed
+from lagkit.gallery.pages import page as gallery_page
+from lagkit.lab import conclude
 from lagkit.plots import COLOURS
 from lagkit.plots.explore import attention_bars, log_map
 from lagkit.policy import POLICIES
 from lagkit.retrieve import HashEmbedder, PassageIndex
 from lagkit.store import LogStore
-from lagkit.types import Hit, Round
+from lagkit.types import Hit, Round, Trace
 from lagkit.widgets import (
     answers_html,
     answers_table,
@@ -42,6 +51,7 @@ TRACES = (
     trace_of("Hm.", "Hm.", "Hm.", question="What is warm?", id="q3"),
 )
 PASSAGES = PassageIndex(passages_about("danube", "ice"), EMBEDDER)
+EVIL = "</div><script>alert(1)</script><img src=x onerror=alert(2)> & 'so' \"on\""
 SETTINGS = {"prompt": PROMPT, "embedder": EMBEDDER, "passages": PASSAGES, "limits": Limits(max_rounds=3)}
 
 
@@ -102,15 +112,63 @@ def test_a_log_is_deleted_through_a_store_open_for_reading_too(store, write):
         assert after.embeddings().shape == (2, EMBEDDER.dim)
 
 
-def test_a_trace_is_told_with_all_text_escaped():
-    evil = "<script>alert(1)</script>"
-    told = Round(evil, f"{evil}<keywords>{evil}</keywords>", evil, (Hit(evil, 0.5),), (Hit("l1", 0.25),))
-    page = trace_html(replace(trace_of(question=evil), rounds=(told,), answer=evil, error=evil), {"l1": evil})
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 9
-    assert "0.25" in page
-    assert "&lt;keywords&gt;" in page
-    assert "<script" not in kept_html(replace(trace_of(evil), answer=evil), "kv_last_round")
+def hostile() -> Trace:
+    """A log whose every text is markup that would run a script."""
+    told = Round(EVIL, f"{EVIL}<keywords>{EVIL}</keywords>", EVIL, (Hit(EVIL, 0.5),), (Hit("l1", 0.25),))
+    return replace(trace_of(question=EVIL, id="evil"), rounds=(told,), answer=EVIL, error=EVIL)
+
+
+class Seen(HTMLParser):
+    """What a browser would make of a page: its tags, and the text that is read."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.text = set(), ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_hostile_logs_are_text_on_every_page(tmp_path, lm):
+    evil = hostile()
+    with open_store(tmp_path / "hostile", lm, evil) as store:
+        pages = {
+            "trace": trace_html(evil, {"l1": EVIL}),
+            "kept words": kept_html(evil, "kv_last_round"),
+            "kept tokens": kept_html(evil, "kv_all_rounds", Encoder(lm, PROMPT)),
+            "answers": answers_html({EVIL: evil}, {"l1": EVIL}),
+            "logs": logs_table(store).to_html(),
+            "table": tables.shown(pd.DataFrame({EVIL: [EVIL]}, index=[EVIL]), EVIL).to_html(),
+            "findings": markdown2html(conclude(tmp_path, {}, [f"The best log: “{EVIL}”."], {}).data),
+            "data": Dataset(EVIL, "qa", (), (), ())._repr_html_(),
+        }
+        assert Seen(store._repr_html_()).tags.isdisjoint({"script", "img"})
+    for name, page in pages.items():
+        seen = Seen(page)
+        assert seen.tags.isdisjoint({"script", "img"}), name
+        assert "alert(1)" in seen.text, name
+    assert Seen(pages["trace"]).text.count("alert(1)") == 9
+    assert "&lt;keywords&gt;" in pages["trace"]
+
+
+def test_hostile_logs_are_text_in_figures_and_on_the_gallery_page(tmp_path, lm):
+    with open_store(tmp_path / "hostile", lm, hostile()) as store:
+        map_, parts = similarity_map(store), pd.DataFrame({"tokens": [1], "share": [0.5], "even": [0.5]}, [EVIL])
+    bars = attention_bars(parts, "Title")
+    for text in (map_.data[0].text[0], bars.data[0].customdata[0], bars.layout.yaxis.ticktext[0]):
+        assert "<" not in text.replace("<br>", "")
+        assert "&lt;script&gt;alert(1)" in text
+    data = [{PLOTLY: figure.to_plotly_json()} for figure in (map_, bars)] + [{"text/html": trace_html(hostile())}]
+    outputs = [new_output("display_data", data=one) for one in data]
+    cells = [new_markdown_cell("# A\n\nB."), new_code_cell("1", outputs=outputs, execution_count=1)]
+    assert "<script>alert" not in (page := gallery_page(Executed(tmp_path, new_notebook(cells=cells))))
+    assert "<img src=x" not in page
+    assert page.count("alert(1)") > 10
 
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy and policy.inject == "kv"])
@@ -229,10 +287,20 @@ def test_bars_show_shares_and_marks_even_ones(store, lm):
     lm.play({QUESTION.text: [ANSWER]})
     trace = ask(lm, store, QUESTION, ["kv_last_round"], **SETTINGS)["kv_last_round"]
     table = attention_table(lm, store, trace, prompt=PROMPT, passages=PASSAGES)
-    bar, mark = (figure := attention_bars(table, "Title")).data
+    bar, mark, told = (figure := attention_bars(table, "Title")).data
     assert list(bar.x) == table["share"].tolist()
     assert list(mark.x) == table["even"].tolist()
     assert bar.marker.color == COLOURS[0]
     assert len(figure.layout.yaxis.ticktext) == len(table)
     assert figure.layout.yaxis.ticktext[0].startswith("log 1: ")
-    assert bar.text[0] == f"{table['share'].iloc[0]:.1%} on {table['tokens'].iloc[0]:,} tokens"
+    assert told.text[0].strip() == f"{table['share'].iloc[0]:.1%} on {table['tokens'].iloc[0]:,} tokens"
+    assert list(told.x) == np.maximum(table["share"], table["even"]).tolist()
+
+
+def test_variants_may_change_the_limits(lm, store):
+    lm.play({QUESTION.text: [" Unknown. <keywords>river</keywords>"]})
+    traces = ask(lm, store, QUESTION, ["no_logs+max_rounds=1", "copy_nearest"], **SETTINGS)
+    assert len(traces["no_logs+max_rounds=1"].rounds) == 1
+    with pytest.raises(DataError, match="was copied from a log, so the model attended to nothing"):
+        attention_table(lm, store, traces["copy_nearest"], prompt=PROMPT, passages=PASSAGES)
+    assert "shows the model nothing of a log" in kept_html(TRACES[0], "copy_nearest")

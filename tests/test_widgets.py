@@ -122,8 +122,32 @@ def test_the_map_is_drawn_when_it_is_looked_at(explorer):
     [shown] = explorer.map.outputs
     assert "application/vnd.plotly.v1+json" in shown["data"]
     explorer.query.value = "cold"
-    figure = explorer.map.outputs[0]["data"]["application/vnd.plotly.v1+json"]
+    [shown] = explorer.map.outputs
+    assert list(shown["data"]) == ["application/vnd.plotly.v1+json"], "nothing that loads a script from elsewhere"
+    figure = shown["data"]["application/vnd.plotly.v1+json"]
     assert any("found by the search" in trace["name"] for trace in figure["data"])
+
+
+def test_callbacks_may_come_from_any_thread(explorer, store):
+    """JupyterLab sends them to a thread of its own once that has started."""
+    said = []
+
+    def press():
+        explorer.tabs.selected_index = 2
+        explorer.query.value = "cold"
+        explorer.delete.click()
+        explorer.confirm.click()
+        said.append(explorer.message.value)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    thread.join(60)
+    assert "was deleted; 1 are left" in said[0]
+    assert (
+        "1 logs by similarity"
+        in explorer.map.outputs[0]["data"]["application/vnd.plotly.v1+json"]["layout"]["title"]["text"]
+    )
+    assert store.ids == listed(explorer) == [TRACES[0].id]
 
 
 def test_the_playground_answers_under_each_ticked_variant(playground, lm):
@@ -143,7 +167,16 @@ def test_the_playground_answers_under_each_ticked_variant(playground, lm):
     assert "tokens prefilled" in shown
     assert playground.progress.value == playground.progress.max
     assert list(playground.attended.options) == ["no_logs", "kv_last_round"]
+    assert playground.attended.value == "no_logs"
     assert (playground.ask_button.disabled, playground.stop_button.disabled) == (False, True)
+
+
+def test_other_words_than_the_examples_are_a_question_of_ones_own(playground):
+    assert playground.example.label == "a question of your own"
+    playground.example.value = QUESTION
+    assert playground.question.value == QUESTION.text
+    playground.question.value = "Where does the Rhine end?"
+    assert playground.example.label == "a question of your own"
 
 
 def test_a_question_in_words_is_not_judged(playground, lm):

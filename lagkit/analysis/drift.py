@@ -66,13 +66,13 @@ def drift(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place, distances
     rows = []
     for case in progress(cases, f"Moving logs, {place}"):
         for content, log in (("retrieved", case.log), ("random", case.stranger)):
-            dense = _dense(lm, _context(lm, prompt, case, log, place, 0), 0)
+            expected = dense(lm, _context(lm, prompt, case, log, place, 0), 0)
             for shift in distances:
                 context = _context(lm, prompt, case, log, place, shift)
                 for variant, found in _variants(lm, context, shift).items():
                     rows.append(
                         {"question_id": case.question.id, "content": content, "variant": variant, "shift": shift}
-                        | divergence(dense, found)
+                        | divergence(expected, found)
                     )
     return pd.DataFrame(rows)
 
@@ -84,6 +84,15 @@ def divergence(expected: Tensor, found: Tensor) -> dict[str, float]:
     return {"kl": float(kl), "agreement": float((p.argmax(-1) == q.argmax(-1)).float().mean())}
 
 
+@torch.inference_mode()
+def dense(lm: LM, context: Context, shift: int) -> Tensor:
+    """Logits of the prompt `[tokens, vocab]` when the whole context is read as words, at shifted positions."""
+    words = torch.tensor([_words(context)], device=lm.device)
+    positions = torch.arange(words.shape[1], device=lm.device)[None] + shift
+    out = lm.model(words, attention_mask=torch.ones_like(words), position_ids=positions, use_cache=False)
+    return out.logits[0, context.injected :]
+
+
 def _variants(lm: LM, context: Context, shift: int) -> dict[str, Tensor]:
     """Logits of the prompt for each way to treat the log's keys."""
     contexts = {
@@ -91,7 +100,7 @@ def _variants(lm: LM, context: Context, shift: int) -> dict[str, Tensor]:
         BARE: displaced(lm, context, lambda positions: positions * 0),
         STALE: displaced(lm, context, lambda positions: positions + shift),
     }
-    return {DENSE: _dense(lm, context, shift)} | {name: lm.logits(moved) for name, moved in contexts.items()}
+    return {DENSE: dense(lm, context, shift)} | {name: lm.logits(moved) for name, moved in contexts.items()}
 
 
 def _context(lm: LM, prompt: Prompt, case: Case, log: Trace, place: Place, shift: int) -> Context:
@@ -111,15 +120,6 @@ def _read_late(encoder: Encoder, log: Trace, policy: Policy, shift: int) -> KVBl
         start, stop = reading.kept[0], reading.kept[-1] + 1
         keys, values = stack_layers(cache, start, stop)
         return KVBlock(lm.realigner.unrotate(keys, positions[start:stop]), values, words[0, start:stop])
-
-
-@torch.inference_mode()
-def _dense(lm: LM, context: Context, shift: int) -> Tensor:
-    """Logits of the prompt `[tokens, vocab]` when the whole context is read as words, at shifted positions."""
-    words = torch.tensor([_words(context)], device=lm.device)
-    positions = torch.arange(words.shape[1], device=lm.device)[None] + shift
-    out = lm.model(words, attention_mask=torch.ones_like(words), position_ids=positions, use_cache=False)
-    return out.logits[0, context.injected :]
 
 
 def _words(context: Context) -> list[int]:

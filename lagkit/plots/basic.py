@@ -18,6 +18,9 @@ COLOURS = qualitative.Safe
 
 def for_notebooks() -> None:
     """Make figures survive the export of an executed notebook."""
+    # Its opening script would load plotly.js, which each figure's HTML does by itself, and without a network it fails
+    # on the page although JupyterLab needs neither.
+    pio.renderers["notebook_connected"].global_init = False
     pio.renderers.default = RENDERER
     pio.templates.default = "plotly_white"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from html import escape
 
 import pandas as pd
@@ -11,6 +12,7 @@ from lagkit.plots.basic import COLOURS, _laid_out
 
 _RIGHT = {"right": (COLOURS[3], "circle"), "wrong": (COLOURS[1], "x"), "not judged": ("#888888", "diamond")}
 _SHOWN = 60  # characters of a label
+_WIDE, _MANY = 80, 5  # characters and lines under the pointer
 
 
 def log_map(table: pd.DataFrame, title: str) -> go.Figure:
@@ -41,7 +43,9 @@ def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
     An even share is what the part would get if attention fell on all tokens alike.
     """
     names = [_short(name) for name in table.index]
-    label = [f"{share:.1%} on {tokens:,} tokens" for share, tokens in zip(table["share"], table["tokens"], strict=True)]
+    label = [
+        f"  {share:.1%} on {tokens:,} tokens" for share, tokens in table[["share", "tokens"]].itertuples(index=False)
+    ]
     figure = go.Figure()
     figure.add_bar(
         x=table["share"],
@@ -49,10 +53,7 @@ def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
         orientation="h",
         name="attention",
         marker_color=COLOURS[0],
-        text=label,
-        textposition="outside",
-        cliponaxis=False,
-        customdata=[escape(str(name)) for name in table.index],
+        customdata=[_lines(name) for name in table.index],
         hovertemplate="%{customdata}: %{x:.1%}<extra></extra>",
     )
     mark = {"symbol": "line-ns", "size": 16, "line": {"width": 3, "color": COLOURS[1]}, "color": COLOURS[1]}
@@ -64,11 +65,14 @@ def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
         marker=mark,
         hovertemplate="even share: %{x:.1%}<extra></extra>",
     )
+    # Beyond the mark: a bar's own label would be struck through by it.
+    end = table[["share", "even"]].max(axis=1)
+    label_look = {"mode": "text", "textposition": "middle right", "cliponaxis": False}
+    figure.add_scatter(x=end, y=list(range(len(names))), text=label, hoverinfo="skip", showlegend=False, **label_look)
     # By number and not by name: two parts may read alike once they are cut to fit.
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed", ticksuffix=" ")
     figure.update_yaxes(automargin=True, showgrid=False)
-    most = max(table["share"].max(), table["even"].max())
-    figure.update_xaxes(range=[0, 1.5 * most], tickformat=".0%", title_text="mean share of attention")
+    figure.update_xaxes(range=[0, 1.5 * end.max()], tickformat=".0%", title_text="mean share of attention")
     figure = _laid_out(figure, title, height=210 + 34 * len(names))
     return figure.update_layout(margin_t=60, legend_y=-60 / (80 + 34 * len(names)))
 
@@ -79,9 +83,19 @@ def _points(figure: go.Figure, rows: pd.DataFrame, name: str, look: dict[str, ob
 
 
 def _told(question: str, answer: str, rounds: int) -> str:
-    return f"{escape(question)}<br>answered: {escape(answer or 'nothing')}<br>rounds: {rounds}"
+    return f"{_lines(question)}<br>answered: {_lines(answer or 'nothing')}<br>rounds: {rounds}"
+
+
+def _lines(text: object) -> str:
+    """Text under the pointer: escaped, in a few short lines."""
+    return "<br>".join(_plain(line) for line in textwrap.wrap(str(text), _WIDE, max_lines=_MANY, placeholder=" …"))
+
+
+def _plain(text: str) -> str:
+    # Quotes as they are: Plotly reads a few tags and entities, and would show `&quot;` letter by letter.
+    return escape(text, quote=False)
 
 
 def _short(text: object) -> str:
     words = str(text)
-    return escape(words if len(words) <= _SHOWN else words[: _SHOWN - 1].rstrip() + "…")
+    return _plain(words if len(words) <= _SHOWN else words[: _SHOWN - 1].rstrip() + "…")

@@ -42,6 +42,45 @@ def forest(
     return _laid_out(figure, title, height=200 + max(30, 15 * len(groups) + 6) * len(names))
 
 
+def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, columns: str) -> go.Figure:
+    """Small multiples of forests: a row of panels for each of `measures`, a column for each label of a level.
+
+    differences: as `metrics.compare` gives them, with the levels `columns`, `policy` and `metric`, for one split. The
+    panels of a measure have one axis, so that they can be compared; it spans the intervals of columns of five questions
+    and more, and those of fewer may run out. Marks as in `forest`.
+    """
+    table = differences.reset_index()
+    names, groups = (list(dict.fromkeys(table[level])) for level in ("policy", columns))
+    figure = make_subplots(
+        len(measures),
+        len(groups),
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+        vertical_spacing=0.1,
+        subplot_titles=[f"{group}" for group in groups],
+        row_titles=[*measures.values()],
+    )
+    for row, metric in enumerate(measures, 1):
+        own = table[table["metric"] == metric]
+        figure.update_xaxes(range=_span(own, 1 if metric == "rounds" else 100), row=row)
+        for column, group in enumerate(groups, 1):
+            part = own[own[columns] == group]
+            marks = _marks(part, metric, [names.index(name) for name in part["policy"]], COLOURS[4])
+            figure.add_trace(marks.update(showlegend=False, name=str(group), text=part["policy"]), row=row, col=column)
+            figure.add_vline(x=0, line={"color": "#888", "width": 1}, row=row, col=column)
+    figure.update_yaxes(range=[len(names) - 0.5, -0.5], showgrid=True, zeroline=False, tickvals=list(range(len(names))))
+    figure.update_yaxes(ticktext=[f"{name} " for name in names], automargin=True, col=1)
+    return _laid_out(figure, title, height=150 + len(measures) * (70 + 22 * len(names)))
+
+
+def _span(table: pd.DataFrame, scale: int) -> list[float]:
+    """From the lowest to the highest mark and bound, with some room; bounds of few questions don't stretch it."""
+    bounds = table.loc[table["n"] >= 5, ["low", "high"]]
+    shown = scale * pd.concat([table["mean"], bounds.stack(), pd.Series([0.0])]).dropna()
+    room = 0.06 * ((shown.max() - shown.min()) or 1)
+    return [shown.min() - room, shown.max() + room]
+
+
 def flips(counts: pd.DataFrame, title: str) -> go.Figure:
     """For each row of `counts` (named by its index): questions turned wrong to the left, turned right to the right.
 

@@ -106,7 +106,7 @@ class LogStore(StoredLogs):
 
     @classmethod
     def _locked(cls, folder: Path, head: Header) -> LogStore:
-        lock = FileLock(folder / LOCK, timeout=0)
+        lock = FileLock(folder / LOCK, timeout=0, thread_local=False)  # any thread may close the store
         try:
             lock.acquire()
         except Timeout as error:

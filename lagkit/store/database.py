@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from lagkit.errors import StoreError
 
 NAME = "logs.sqlite"
+# Threads take turns (see Database), which is all that SQLite asks of those who share a connection.
+_HOW: dict[str, Any] = {"timeout": 10, "isolation_level": None, "check_same_thread": False}
 
 # Migration n takes the database from user_version n - 1 to n; a published one is never edited, only followed.
 # A log's row is small (traces stand apart), so that reading all embeddings does not page through the traces.
@@ -46,10 +49,15 @@ MIGRATIONS: tuple[str, ...] = (
 
 
 class Database:
-    """One connection to a store's database; every error of SQLite becomes a StoreError that names the store."""
+    """One connection to a store's database; every error of SQLite becomes a StoreError that names the store.
+
+    Any thread may use it: a widget's callbacks run in threads that JupyterLab picks. They take turns, statement by
+    statement or transaction by transaction.
+    """
 
     def __init__(self, folder: Path, write: bool) -> None:
         self.folder = folder
+        self._turn = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         try:
             self._connection = _connect_to_write(folder) if write else _connect_to_read(folder)
@@ -80,16 +88,16 @@ class Database:
     def read(self, sql: str, *values: Any) -> list[tuple]:
         """All rows of a query."""
         try:
-            return self._open().execute(sql, values).fetchall()
+            with self._turn:
+                return self._open().execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"The database of the log store at {self.folder} cannot be read ({error}).") from error
 
     @contextmanager
     def transaction(self, needed: int = 0) -> Iterator[sqlite3.Connection]:
         """All changes or none; `needed` is their size in bytes, for the message when they do not fit."""
-        connection = self._open()
         try:
-            with connection:
+            with self._turn, self._open() as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
         except sqlite3.Error as error:
@@ -102,11 +110,12 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """What is read inside is one state of the database, whatever is committed meanwhile."""
-        self.read("BEGIN")
-        try:
-            yield
-        finally:
-            self.read("ROLLBACK")
+        with self._turn:
+            self.read("BEGIN")
+            try:
+                yield
+            finally:
+                self.read("ROLLBACK")
 
     @property
     def nbytes(self) -> int:
@@ -125,16 +134,18 @@ class Database:
         self.read("PRAGMA wal_checkpoint(TRUNCATE)")
         try:
             # As a script: it answers with a row for each page, and a plain execute stops at the first.
-            self._open().executescript("PRAGMA incremental_vacuum")
+            with self._turn:
+                self._open().executescript("PRAGMA incremental_vacuum")
         except sqlite3.Error as error:
             raise StoreError(f"The database at {self.folder} could not be made smaller ({error}).") from error
         self.read("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the connection; a second time does nothing."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._turn:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -143,7 +154,7 @@ class Database:
 
 
 def _connect_to_write(folder: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(folder / NAME, timeout=10, isolation_level=None)
+    connection = sqlite3.connect(folder / NAME, **_HOW)
     # auto_vacuum counts only before the first table; FULL: a commit survives a power cut, not only a kill.
     for setting in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
@@ -152,7 +163,7 @@ def _connect_to_write(folder: Path) -> sqlite3.Connection:
 
 def _connect_to_read(folder: Path) -> sqlite3.Connection:
     uri = (folder / NAME).resolve().as_uri() + "?mode=ro"
-    connection = sqlite3.connect(uri, timeout=10, isolation_level=None, uri=True)
+    connection = sqlite3.connect(uri, uri=True, **_HOW)
     try:
         connection.execute("PRAGMA user_version")
     except sqlite3.OperationalError:
@@ -161,5 +172,5 @@ def _connect_to_read(folder: Path) -> sqlite3.Connection:
         if os.access(folder, os.W_OK) or (unfinished.exists() and unfinished.stat().st_size):
             raise
         # SQLite makes its -shm file even to read, which a read-only folder does not allow; nobody writes there.
-        connection = sqlite3.connect(uri + "&immutable=1", isolation_level=None, uri=True)
+        connection = sqlite3.connect(uri + "&immutable=1", uri=True, **_HOW)
     return connection

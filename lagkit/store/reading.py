@@ -28,7 +28,8 @@ PAGE = 256
 class StoredLogs:
     """The reading half of `LogStore`. Iterating gives log ids, oldest first.
 
-    What another process commits is seen at once. Every method raises StoreError on a closed or unreadable store.
+    What another process commits is seen at once, and any thread may ask. Every method raises StoreError on a closed or
+    unreadable store.
     """
 
     def __init__(self, folder: Path, header: Header, write: bool) -> None:

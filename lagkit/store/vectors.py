@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
 from typing import Any
 
@@ -24,6 +25,7 @@ class LogVectors:
     def __init__(self, db: Database, dim: int) -> None:
         self.dim = dim
         self._db = db
+        self._turn = threading.Lock()  # no thread adds to the index while another searches it
         self._index: VectorIndex | None = None
         self._deletions = self._last = 0
 
@@ -32,10 +34,11 @@ class LogVectors:
         rows = unit_rows(vectors, self.dim, "A query")
         if k < 1 or offset < 0:
             raise StoreError(f"A search needs k >= 1 and offset >= 0; k={k} and offset={offset} were given.")
-        index = self._current()
-        if not len(index):
-            raise EmptyStore(f"The log store at {self._db.folder} has no logs yet: add some, or run with no_logs.")
-        return index.search(rows, k, offset, exclude)
+        with self._turn:
+            index = self._current()
+            if not len(index):
+                raise EmptyStore(f"The log store at {self._db.folder} has no logs yet: add some, or run with no_logs.")
+            return index.search(rows, k, offset, exclude)
 
     def all(self) -> NDArray[np.float32]:
         """See `LogStore.embeddings`."""

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lagkit import metrics
-from lagkit.agent import Agent
+from lagkit.agent import Agent, Limits
 from lagkit.analysis.attention import mass, uniform_mass
 from lagkit.augment import Augmenter
 from lagkit.errors import ConfigError, DataError
@@ -19,6 +19,7 @@ from lagkit.prompts import Prompt, split_chat
 from lagkit.retrieve import PassageIndex
 from lagkit.store import LogStore
 from lagkit.types import Question, Trace
+from lagkit.variant import Variant
 
 _REST = "instructions and chat marks"
 
@@ -39,11 +40,13 @@ def follow(
     as in `Agent`. Raises ConfigError for an unknown variant, an empty question or one without its options, EmptyStore.
     """
     asked = as_question(question, prompt)
-    policies = {name: get_policy(name) for name in variants}
-    if not policies:
+    limits = settings.pop("limits", None) or Limits()
+    chosen = [Variant.parse(name) for name in variants]
+    if not chosen:
         raise ConfigError("Choose at least one variant to ask.")
-    for name, policy in policies.items():
-        agent = Agent(lm, prompt, policy=policy, store=store if policy else None, policy_name=name, **settings)
+    for name, policy, own in ((variant.name, variant.policy, variant.limits(limits)) for variant in chosen):
+        logs = store if policy else None
+        agent = Agent(lm, prompt, policy=policy, store=logs, limits=own, policy_name=name, **settings)
         for trace in agent.follow(asked):
             ended = trace.answer is not None or trace.error or len(trace.rounds) == agent.max_rounds
             judged = metrics.is_right(asked, trace.answer) if ended and asked.answers else None
@@ -97,8 +100,11 @@ def attention_table(
     """
     if not trace.rounds:
         raise DataError("There is no response whose attention could be shown: the question failed in its first round.")
+    policy = get_policy(trace.policy)
+    if policy and policy.inject == "copy":
+        raise DataError("The answer was copied from a log, so the model attended to nothing: choose another variant.")
     asked = question or Question(trace.question_id, trace.question, ())
-    context, parts = _context(Augmenter(lm, prompt, get_policy(trace.policy), store), asked, trace, passages)
+    context, parts = _context(Augmenter(lm, prompt, policy, store), asked, trace, passages)
     opening = prompt.open_turn(asked)
     said = lm.tokenize(trace.rounds[-1].response.removeprefix(opening))
     first = context.injected + len(context.ids)

@@ -18,8 +18,9 @@ from lagkit.widgets.pages import kept_html, log_names, trace_html
 from lagkit.widgets.parts import Panel, show_figure
 
 _MAP = 2  # the number of the map's tab
-_SHOWN = 70  # characters of a question in the list
 _KIB = 1024
+_SIDE_BY_SIDE = {"align_items": "flex-start", "flex_flow": "row wrap", "grid_gap": "12px"}
+_PAGE = {"max_height": "640px", "overflow": "auto"}  # a long log must not push the list out of sight
 
 
 class LogExplorer(Panel):
@@ -42,7 +43,7 @@ class LogExplorer(Panel):
         self._embedder, self._places = embedder, None
         self.found = pd.DataFrame()
         self._build_filters()
-        self.logs = widgets.Select(rows=16, layout={"width": "100%"})
+        self.logs = widgets.Select(rows=16, layout={"width": "auto"})
         self.policy = widgets.Dropdown(options=policies, description="policy")
         if "kv_last_round" in policies:
             self.policy.value = "kv_last_round"
@@ -51,11 +52,12 @@ class LogExplorer(Panel):
         self.confirm = widgets.Button(description="Yes, delete it", button_style="danger")
         self.keep = widgets.Button(description="No, keep it")
         self.question = widgets.HTML()
-        self.asking = widgets.HBox([self.question, self.confirm, self.keep], layout={"display": "none"})
+        answers = widgets.HBox([self.confirm, self.keep])
+        self.asking = widgets.VBox([self.question, answers], layout={"display": "none"})
         self.tabs = widgets.Tab(
-            [self.trace, widgets.VBox([self.policy, self.kept]), self.map],
+            [widgets.Box([self.trace], layout=_PAGE), widgets.VBox([self.policy, self.kept], layout=_PAGE), self.map],
             titles=("Trace", "What is kept", "Map of the store"),
-            layout={"flex": "1 1 60%", "min_width": "0"},
+            layout={"flex": "2 1 420px", "min_width": "0"},
         )
         self._connect()
         self._search()
@@ -64,10 +66,11 @@ class LogExplorer(Panel):
         table = logs_table(self.store)
         rounds = max(int(table["rounds"].max()), 1) if len(table) else 1
         size = max(int(table["bytes"].max()) // _KIB + 1, 1) if len(table) else 1
-        wide = {"width": "100%"}
         label = {"description_width": "60px"}
         self.query = widgets.Text(
-            placeholder="search by meaning: some words, then Enter", layout=wide, continuous_update=False
+            placeholder="search by meaning: some words, then Enter",
+            layout={"width": "auto"},
+            continuous_update=False,
         )
         kinds = [("right or wrong", ""), ("right only", "right"), ("wrong only", "wrong"), ("not judged", "not judged")]
         self.right = widgets.Dropdown(options=kinds, layout={"width": "160px"})
@@ -92,10 +95,9 @@ class LogExplorer(Panel):
     def view(self) -> widgets.Widget:
         """Filters above; the list on the left, and what is known of the chosen log on the right."""
         filters = widgets.HBox([self.right, self.rounds, self.size], layout={"flex_flow": "row wrap"})
-        left = widgets.VBox([self.logs, self.delete, self.asking], layout={"flex": "1 1 40%", "min_width": "280px"})
-        return widgets.VBox(
-            [self.query, filters, self.message, widgets.HBox([left, self.tabs], layout={"align_items": "flex-start"})]
-        )
+        left = widgets.VBox([self.logs, self.delete, self.asking], layout={"flex": "1 1 280px", "min_width": "0"})
+        both = widgets.HBox([left, self.tabs], layout=_SIDE_BY_SIDE)
+        return widgets.VBox([self.query, filters, self.message, both])
 
     @property
     def log(self) -> str | None:
@@ -165,7 +167,6 @@ class LogExplorer(Panel):
 
 
 def _label(row: dict[str, Any]) -> str:
-    """A log in one line of the list."""
+    """A log in one line of the list; the question comes last, for the list may be too narrow for it."""
     score = f"{row['cosine']:.2f}  " if "cosine" in row else ""
-    words = row["question"] if len(row["question"]) <= _SHOWN else row["question"][: _SHOWN - 1] + "…"
-    return f"{score}{words}  ({row['right']}, {row['rounds']} round{'s' * (row['rounds'] != 1)})"
+    return f"{score}{row['right']}, {row['rounds']} round{'s' * (row['rounds'] != 1)}: {row['question']}"

@@ -13,11 +13,13 @@ from lagkit.types import Hit, Round, Trace
 
 _TAGS = re.compile(r"(&lt;(ans|keywords|subquestion)&gt;.*?&lt;/\2&gt;)", re.DOTALL)
 _GREY = "color:var(--jp-ui-font-color2,#666)"
-_TEXT = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.45"
+_PAGE = "line-height:1.45"  # a widget's own suits single lines only
+_TEXT = "white-space:pre-wrap;overflow-wrap:anywhere"
 _BOX = "border-left:3px solid var(--jp-border-color1,#bbb);padding:2px 0 2px 10px;margin:6px 0 12px"
 _MARK = "background:#ffe08a;color:#222;border-radius:2px"
 _NEW = "border-left:1px solid #c99700"
 _ACTION = "background:rgba(68,170,153,.22);border-radius:3px"
+_INJECTED = "keys and values of logs, and of the head that all prompts share, which is computed once"
 _JUDGED = {True: ("right", "#117733"), False: ("wrong", "#cc3344"), None: ("not judged", "#777777")}
 
 
@@ -27,7 +29,7 @@ def trace_html(trace: Trace, names: Mapping[str, str] | None = None) -> str:
     `names`: questions of logs by id, to name the logs that were retrieved.
     """
     rounds = "".join(_round(number, r, names or {}) for number, r in enumerate(trace.rounds, 1))
-    return f"<div><h4 style='margin:4px 0'>{escape(trace.question)}</h4>{_outcome(trace)}{rounds}</div>"
+    return f"<div style='{_PAGE}'><h4 style='margin:4px 0'>{escape(trace.question)}</h4>{_outcome(trace)}{rounds}</div>"
 
 
 def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) -> str:
@@ -39,6 +41,8 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
     policy = get_policy(policy_name)
     if policy is None:
         return _sentence(f"`{policy_name}` reuses no logs, so it keeps nothing.")
+    if policy.inject == "copy":
+        return _sentence(f"`{policy_name}` shows the model nothing of a log: the log's answer is given as it is.")
     if encoder is None or policy.inject != "kv":
         told, marked = _kept_words(trace, policy.keep)
         count = f"{len(encoder.lm.tokenize(kept_text(trace, policy.keep)))} tokens, as text" if encoder else "as text"
@@ -52,7 +56,8 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
         size = f", {len(kept) * head.nbytes / len(head) / 1024:,.0f} KiB of KV" if len(head) else ""
         how = f"keeps {len(kept)} of the {len(reading.context.ids)} tokens that it reads{size}"
     body = f"<div style='{_TEXT};{_BOX}'>{_highlighted(told, marked) or 'The log has no response.'}</div>"
-    return f"<div><b><code>{escape(policy_name)}</code></b> <span style='{_GREY}'>{how}</span>{body}</div>"
+    name = f"<b><code>{escape(policy_name)}</code></b>"
+    return f"<div style='{_PAGE}'>{name} <span style='{_GREY}'>{how}</span>{body}</div>"
 
 
 def answers_html(traces: Mapping[str, Trace], names: Mapping[str, str]) -> str:
@@ -63,7 +68,7 @@ def answers_html(traces: Mapping[str, Trace], names: Mapping[str, str]) -> str:
         f"{''.join(_round(number, r, names) for number, r in enumerate(trace.rounds, 1))}</div>"
         for name, trace in traces.items()
     )
-    return f"<div style='display:flex;flex-wrap:wrap;gap:20px'>{columns}</div>"
+    return f"<div style='{_PAGE};display:flex;flex-wrap:wrap;gap:20px'>{columns}</div>"
 
 
 def log_names(store: StoredLogs, traces: Iterable[Trace]) -> dict[str, str]:
@@ -81,7 +86,7 @@ def _outcome(trace: Trace, cost: bool = False) -> str:
         used = trace.usage
         facts += [
             f"{used.prefilled:,} tokens prefilled",
-            f"{used.injected:,} injected",
+            f"<span title='{_INJECTED}'>{used.injected:,} injected</span>",
             f"{used.generated:,} generated",
         ]
         facts += [f"{used.seconds:.2f} s"]

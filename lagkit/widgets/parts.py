@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,14 +14,17 @@ import plotly.io as pio
 from IPython.display import HTML, display
 
 from lagkit.errors import LagkitError
-from lagkit.plots.basic import RENDERER
 from lagkit.progress import in_live_notebook
 
 
 class Panel:
-    """Something with a `view` to press and read, made when it is first shown to a person."""
+    """Something with a `view` to press and read, made when it is first shown to a person.
+
+    JupyterLab runs callbacks in a thread of its own once that has started, and in the kernel's main thread before.
+    """
 
     def __init__(self) -> None:
+        self._turn = threading.RLock()
         self.message = widgets.HTML()
 
     @cached_property
@@ -42,9 +46,10 @@ class Panel:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """What goes wrong inside is told in a sentence: who presses a button has no use for a traceback."""
+        """One thread at a time; what goes wrong is told in a sentence: a traceback is of no use at a button."""
         try:
-            yield
+            with self._turn:
+                yield
         except Exception as error:
             self.say(sentence(error), bad=True)
 
@@ -58,11 +63,9 @@ def sentence(error: Exception) -> str:
 
 
 def show_figure(output: widgets.Output, figure: go.Figure) -> None:
-    """Replace what `output` shows, from any thread."""
-    plain, data = figure.to_plotly_json(), {}
-    for name in RENDERER.split("+"):
-        data |= pio.renderers[name].to_mimebundle(plain)
-    output.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+    """Replace what `output` shows, from any thread; JupyterLab draws it with what plotly brings, without a network."""
+    plain = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_plotly_json())
+    output.outputs = ({"output_type": "display_data", "data": plain, "metadata": {}},)
 
 
 def titled(title: str) -> widgets.HTML:

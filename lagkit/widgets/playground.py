@@ -54,13 +54,15 @@ class Playground(Panel):
         self._connect()
 
     def _build_controls(self, questions: Sequence[Question], variants: Sequence[str]) -> None:
-        wide, label = {"width": "100%"}, {"description_width": "70px"}
-        examples = [(_OWN, None), *((q.text, q) for q in questions)]
+        wide, label = {"width": "auto"}, {"description_width": "70px"}
+        examples = [(_OWN, ""), *((q.text, q) for q in questions)]  # None would stand for no choice at all
         self.example = widgets.Dropdown(options=examples, description="example", layout=wide, style=label)
         self.question = widgets.Text(
             description="question", placeholder="type a question, or choose an example", layout=wide, style=label
         )
-        names = dict.fromkeys((*POLICIES, *variants))
+        # A store has traces or steps for logs: here it has traces.
+        of_traces = (name for name, policy in POLICIES.items() if policy is None or policy.unit == "trace")
+        names = dict.fromkeys((*of_traces, *variants))
         self.variants = {
             name: widgets.Checkbox(name in variants, description=name, indent=False, layout={"width": "210px"})
             for name in names
@@ -77,6 +79,7 @@ class Playground(Panel):
 
     def _connect(self) -> None:
         self.example.observe(lambda change: self._take_example(change.new), "value")
+        self.question.observe(lambda change: self._take_words(change.new), "value")
         self.ask_button.on_click(lambda _: self.ask())
         self.stop_button.on_click(lambda _: self.stop())
         self.attend_button.on_click(lambda _: self.attend())
@@ -84,17 +87,17 @@ class Playground(Panel):
     @cached_property
     def view(self) -> widgets.Widget:
         """Question and variants above, answers side by side, attention below."""
-        boxes = widgets.Box(list(self.variants.values()), layout={"flex_flow": "row wrap"})
-        buttons = widgets.HBox([self.ask_button, self.stop_button, self.progress, self.message])
-        looking = widgets.HBox([self.attended, self.attend_button])
+        wraps = {"flex_flow": "row wrap"}
+        boxes = widgets.Box(list(self.variants.values()), layout=wraps)
+        buttons = widgets.HBox([self.ask_button, self.stop_button, self.progress, self.message], layout=wraps)
+        looking = widgets.HBox([self.attended, self.attend_button], layout=wraps)
         return widgets.VBox(
             [self.example, self.question, titled("Variants"), boxes, buttons, self.answers, looking, self.attention]
         )
 
     def ask(self) -> None:
         """Start to answer the question under the ticked variants; does nothing while something runs."""
-        chosen, words = self.example.value, self.question.value
-        asked = chosen if chosen is not None and words.strip() == chosen.text else words
+        asked = self.example.value or self.question.value
         names = [name for name, box in self.variants.items() if box.value]
         self._start(lambda: self._answer(asked, names))
 
@@ -120,9 +123,14 @@ class Playground(Panel):
             self._thread.join(seconds)
         return not self.busy
 
-    def _take_example(self, question: Question | None) -> None:
-        if question is not None:
-            self.question.value = question.text
+    def _take_example(self, example: Question | str) -> None:
+        if isinstance(example, Question):
+            self.question.value = example.text
+
+    def _take_words(self, words: str) -> None:
+        """Other words than the example's are a question of one's own."""
+        if isinstance(self.example.value, Question) and words.strip() != self.example.value.text:
+            self.example.value = ""
 
     def _start(self, work: Callable[[], None]) -> None:
         if self.busy:
@@ -148,19 +156,19 @@ class Playground(Panel):
 
     def _answer(self, asked: Question | str, names: Sequence[str]) -> None:
         self.traces, self._asked = {}, asked if isinstance(asked, Question) else None
-        self.attention.outputs, self.answers.value = (), ""
+        self.attention.outputs, self.answers.value, self.attended.options = (), "", ()
         self.progress.value, self.progress.max = 0, max(len(names), 1) * self._max_rounds
         self.say("Working …")
-        with self._reader() as store:
-            for name, trace in follow(self.lm, store, asked, names, prompt=self.prompt, **self._settings):
-                self.traces[name] = trace
-                done = (len(self.traces) - 1) * self._max_rounds + len(trace.rounds)
-                self.progress.value = done
-                self.say(f"{name}: round {len(trace.rounds)} of at most {self._max_rounds}")
-                self.answers.value = answers_html(self.traces, log_names(store, self.traces.values()))
-                if self._stopping.is_set():
-                    break
+        for name, trace in follow(self.lm, self.store, asked, names, prompt=self.prompt, **self._settings):
+            self.traces[name] = trace
+            done = (len(self.traces) - 1) * self._max_rounds + len(trace.rounds)
+            self.progress.value = done
+            self.say(f"{name}: round {len(trace.rounds)} of at most {self._max_rounds}")
+            self.answers.value = answers_html(self.traces, log_names(self.store, self.traces.values()))
+            if self._stopping.is_set():
+                break
         self.attended.options = [name for name, trace in self.traces.items() if trace.rounds]
+        self.attended.index = 0 if self.attended.options else None
         if self._stopping.is_set():
             self.say("Stopped; what was done until then is shown.")
             return
@@ -171,12 +179,7 @@ class Playground(Panel):
         if name is None:
             return
         self.say(f"Reading {name}'s last round once more …")
-        with self._reader() as store:
-            about = {"prompt": self.prompt, "passages": self.passages, "question": self._asked}
-            table = attention_table(self.lm, store, self.traces[name], **about)
+        about = {"prompt": self.prompt, "passages": self.passages, "question": self._asked}
+        table = attention_table(self.lm, self.store, self.traces[name], **about)
         show_figure(self.attention, attention_bars(table, f"What the last response of {name} attends to"))
         self.say("Done.")
-
-    def _reader(self) -> LogStore:
-        """The store once more: its database connection belongs to the thread that opened it."""
-        return LogStore.open(self.store.path, model=self.store.model, embedder=self.store.embedder)
