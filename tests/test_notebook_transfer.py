@@ -44,7 +44,16 @@ def test_on_a_test_world_all_three_kinds_of_logs_and_both_stores_are_measured(ti
         gave, took, net = (numbers[f"{side}.kv_last_round.{mix}.unseen"] for side in ("positive", "negative", "net"))
         assert net == pytest.approx(gave - took)
     assert {numbers[f"threshold.kv_last_round.{store}"] for store in ("store_as_it_is", "aged_store")} <= {-1.0, 0.4}
-    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 3
+    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == 4
+    without = (
+        numbers["gated_em.kv_last_round.store_as_it_is.all_logs.unseen"] - numbers["net.kv_last_round.removed-0.unseen"]
+    )
+    for store in ("store_as_it_is", "aged_store"):
+        em, difference = (f"{name}.kv_last_round.{store}" for name in ("gated_em", "gated_em_diff"))
+        every = numbers[f"{em}.all_logs.unseen"]
+        for use in ("all_logs", "similar_logs", "confident_answers", "both", "last_resort"):
+            assert numbers[f"{difference}.{use}.unseen"] == pytest.approx(numbers[f"{em}.{use}.unseen"] - every)
+        assert numbers[f"{em}.last_resort.unseen"] >= without
     assert [output for output in outputs if output.get("name") == "stderr"] == []
     told = "".join(output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {}))
     assert all(finding in told for finding in record["findings"])

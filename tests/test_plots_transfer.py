@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 
+from lagkit.plots.gating import doubts
 from lagkit.plots.transfer import OUTCOMES, SIDES, by_score, by_share, thresholds
 
 PANELS = {"removed": "logs taken away", "changed": "logs that contradict"}
@@ -84,3 +87,37 @@ def test_thresholds_are_drawn_with_intervals_and_the_chosen_one_is_a_star():
     assert list(plain.error_y.array) == pytest.approx([0, 3])
     assert list(plain.error_y.arrayminus) == pytest.approx([0, 3])
     assert (plain.marker.symbol, aged.marker.symbol) == (("circle", "star"), ("star", "circle"))
+
+
+def test_doubts_are_drawn_by_kind_and_outcome_and_questions_without_an_answer_at_the_edge():
+    table = pd.DataFrame(
+        [
+            ("helpful", False, True, math.nan, -1e-3),
+            ("helpful", True, True, -0.5, -3.0),
+            ("helpful", True, True, -0.5, 0.0),
+            ("contradicting", True, False, -1e-4, -1e-2),
+            ("contradicting", False, False, math.nan, math.nan),
+            (None, True, True, -0.1, -0.1),
+        ],
+        columns=["kind", "without", "with_logs", "sure_without", "sure_with_logs"],
+    )
+    figure = doubts(table, "Title")
+    assert [note.text for note in figure.layout.annotations] == [
+        "some log contradicts (n = 2)",
+        "some help, none contradicts (n = 3)",
+    ]
+    points = {
+        (line.xaxis, line.name): list(zip(line.x, line.y, strict=True))
+        for line in figure.data
+        if line.mode == "markers" and len(line.x)
+    }
+    assert points == {
+        ("x", "right, then wrong"): [(1e-4, 1e-2)],
+        ("x", "wrong both times"): [(10, 10)],
+        ("x2", "wrong, then right"): [(10, 1e-3)],
+        ("x2", "right both times"): [(0.5, 1), (0.5, 1e-7)],
+    }
+    for line in (line for line in figure.data if line.mode == "markers"):
+        assert line.marker.color == OUTCOMES[line.name]
+    assert figure.layout.xaxis.range == figure.layout.yaxis.range
+    assert "none" in figure.layout.yaxis.ticktext

@@ -66,11 +66,7 @@ def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figur
     """
     found = outcomes.dropna(subset=["best"])
     bins = np.floor(found["best"] / width + 1e-9).astype(int)
-    said = np.select(
-        [found["with_logs"] & ~found["without"], found["without"] & ~found["with_logs"], found["with_logs"]],
-        list(OUTCOMES)[:3],
-        default=list(OUTCOMES)[3],
-    )
+    said = told_outcome(found)
     counts = pd.crosstab([found["kind"], said], bins)
     kinds = [kind for kind in KINDS if kind in counts.index.get_level_values(0)]
     columns = range(bins.min(), bins.max() + 1)
@@ -123,6 +119,13 @@ def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], 
     figure.update_xaxes(title_text="logs are used from this similarity on", type="category")
     figure.update_yaxes(title_text="right answers, points against all logs", tickformat="+.0f")
     return _finished(figure, title, height=440)
+
+
+def told_outcome(outcomes: pd.DataFrame) -> np.ndarray:
+    """The key of `OUTCOMES` for each row, by its columns `without` and `with_logs`."""
+    before, after = outcomes["without"], outcomes["with_logs"]
+    won, lost, both, neither = OUTCOMES
+    return np.select([after & ~before, before & ~after, after], [won, lost, both], default=neither)
 
 
 def _label(threshold: float) -> str:
