@@ -157,7 +157,8 @@ def import_(args: argparse.Namespace) -> None:
     if not (args.path / header.NAME).exists():
         with Archive(args.file) as archive:
             made = archive.header
-        LogStore.create(args.path, model=made.model, embedder=made.embedder, dim=made.dim, dtype=made.dtype).close()
+        own = {name: getattr(made, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
+        LogStore.create(args.path, **own).close()
     with _open(args.path, write=True) as store:
         before = len(store)
         found = store.import_archive(args.file)
@@ -222,7 +223,10 @@ def _open(path: Path, *, write: bool = False) -> LogStore:
 
 
 def _describe(store: LogStore) -> None:
-    print(f"{store.path}: {len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, embedder {store.embedder}")
+    print(
+        f"{store.path}: {len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, codec {store.codec}, "
+        f"embedder {store.embedder}"
+    )
     print(f"model: {', '.join(f'{key} {value}' for key, value in store.model.items())}")
     blocks = store.summary()
     if blocks.empty:

@@ -28,7 +28,7 @@ def store(tmp_path):
 # Full disks
 
 
-def disk_full(block, path):
+def disk_full(block, path, codec):
     path.write_bytes(b"half a block")
     raise OSError(errno.ENOSPC, "No space left on device")
 
