@@ -198,7 +198,7 @@ def test_a_checksum_is_computed_once_for_each_file(store, monkeypatch):
         assert len(checked) == 1
 
 
-def vanishing(path):
+def vanishing(path, codec):
     raise RuntimeError(f"unable to open file <{path}> in read-only mode")
 
 

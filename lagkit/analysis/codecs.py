@@ -26,6 +26,7 @@ from lagkit.analysis.drift import divergence
 from lagkit.augment import Augmenter
 from lagkit.codec import dequantise, quantise
 from lagkit.encode import Encoder
+from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment, result_row
 from lagkit.intervals import paired_interval
 from lagkit.kv import KVBlock, build_cache
@@ -85,11 +86,16 @@ ANSWERED = ("int8", "int4 with offsets")
 class Loss:
     """A run, its stored logs under one KV policy, and what schemes make of them; answers are kept in the run's folder.
 
-    The run's own store has to be uncompressed. `cases`: for how many unseen questions divergence is measured.
+    `cases`: for how many unseen questions divergence is measured. Raises ConfigError for a run whose own store is
+    compressed, and for a policy that injects no KV, or that of single steps.
     """
 
     def __init__(self, run: Experiment, policy: str, cases: int) -> None:
         self.run, self.name, self.policy, self.cases = run, policy, get_policy(policy), cases
+        if run.config.codec != "none":
+            raise ConfigError(f"The run's own store is kept as {run.config.codec}: compare with one of codec none.")
+        if self.policy is None or self.policy.inject != "kv" or self.policy.unit != "trace":
+            raise ConfigError(f"{policy} keeps no KV of whole logs, so no codec changes it: name another policy.")
         self.key = Encoder(run.lm, run.prompt).key(self.policy)
 
     @cached_property
