@@ -40,16 +40,16 @@ def pack(keys: Tensor, values: Tensor, codec: Codec) -> dict[str, Tensor]:
     return dict(zip(_TENSORS[codec], (keys, key_scales.squeeze(2), values, value_scales.squeeze(3)), strict=True))
 
 
-def unpack(tensors: Mapping[str, Tensor], codec: Codec, dtype: str | None) -> tuple[Tensor, Tensor]:
+def unpack(tensors: Mapping[str, Tensor], codec: Codec, dtype: str) -> tuple[Tensor, Tensor]:
     """Keys and values again; int8 in the `dtype` of torch with this name.
 
     Raises ValueError if the tensors are not what `pack` makes, or the dtype is none of floating point.
     """
     if codec == "none":
         return tensors["keys"], tensors["values"]
-    wanted = getattr(torch, str(dtype), None)
+    wanted = getattr(torch, dtype, None)
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
-        raise ValueError(f"its dtype is {dtype}")
+        raise ValueError(f"its dtype is {dtype or 'not told'}")
     keys, key_scales, values, value_scales = (tensors[name] for name in _TENSORS[codec])
     return dequantise(keys, key_scales, 2, wanted), dequantise(values, value_scales, 3, wanted)
 

@@ -84,10 +84,10 @@ class KVBlock:
         Raises OSError or SafetensorError if that fails, and ValueError for numbers that the codec cannot hold.
         """
         tensors = {**codecs.pack(self.keys, self.values, codec), "ids": self.ids.to(torch.int32)}
-        about = {"format": FORMATS[codec]}
-        if codec != "none":  # where the tensors do not tell
-            about["dtype"] = str(self.keys.dtype).removeprefix("torch.")
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata=about)
+        format = FORMATS[codec]
+        if codec != "none":  # The tensors do not tell. Not an entry of its own: several are written in any order.
+            format += "/" + str(self.keys.dtype).removeprefix("torch.")
+        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": format})
 
     @classmethod
     def load(cls, path: str | Path, codec: Codec = "none") -> KVBlock:
@@ -98,11 +98,11 @@ class KVBlock:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
-                if (found := about.get("format", "none")) != FORMATS[codec]:
+                found, _, dtype = (file.metadata() or {}).get("format", "none").partition("/")
+                if found != FORMATS[codec]:
                     raise ValueError(f"its format is {found}, not {FORMATS[codec]}")
                 tensors = {name: file.get_tensor(name) for name in (*codecs.names(codec), "ids")}
-            return cls(*codecs.unpack(tensors, codec, about.get("dtype")), tensors["ids"].long())
+            return cls(*codecs.unpack(tensors, codec, dtype), tensors["ids"].long())
         except (OSError, SafetensorError, ValueError) as error:
             raise DamagedBlock(f"KV block {path} cannot be used ({error}): encode its log again.") from error
 

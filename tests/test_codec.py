@@ -141,16 +141,18 @@ def test_a_block_comes_back_from_its_file_in_its_dtype(tmp_path, dtype):
         ({"value_scales": None}, "value_scales"),
         ({"values": torch.zeros(2, 2, 20, 8)}, "for torch.float32"),
         ({"ids": torch.zeros(19, dtype=torch.int32)}, "do not fit together"),
-        ({"dtype": "int8"}, "its dtype is int8"),
-        ({"dtype": "nonsense"}, "its dtype is nonsense"),
+        ({"dtype": "/int8"}, "its dtype is int8"),
+        ({"dtype": "/nonsense"}, "its dtype is nonsense"),
+        ({"dtype": ""}, "its dtype is not told"),
     ],
 )
 def test_damaged_scales_are_named(tmp_path, change, message):
     path = tmp_path / "block"
     block_of(20).save(path, "int8")
-    tensors, about = load_file(path), {"format": "lagkit-kv-int8-1", "dtype": change.pop("dtype", "float32")}
-    kept = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
-    save_file(kept, path, metadata=about)
+    changed = {**load_file(path), **change}
+    dtype = changed.pop("dtype", "/float32")
+    kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
+    save_file(kept, path, metadata={"format": f"lagkit-kv-int8-1{dtype}"})
     with pytest.raises(DamagedBlock, match=message) as damage:
         KVBlock.load(path, "int8")
     assert str(damage.value).startswith(f"KV block {path} cannot be used (")
