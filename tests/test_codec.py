@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from lagkit.__main__ import main
+from lagkit.augment import Augmenter
 from lagkit.codec import SCALES, dequantise, pack, packed_bytes, quantise, unpack
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, DamagedBlock, StoreError, StoreMismatch
@@ -199,13 +201,17 @@ def test_verify_and_prune_know_damaged_scales(store):
     assert (store.verify().empty, store.block_keys(one), store.block_keys(two)) == (True, [], ["last"])
 
 
-def test_archives_keep_the_codec(store, tmp_path):
+def test_archives_keep_the_codec(store, tmp_path, capsys):
     store.add_many((trace(i), vector(i), {"last": long(i)}) for i in (1, 2))
     store.export(tmp_path / "logs.tar")
     with new_store(tmp_path / "copy", codec="int8") as copy:
         copy.import_archive(tmp_path / "logs.tar")
         assert content(copy) == content(store)
         assert copy.verify().empty
+    made = str(tmp_path / "made")
+    assert main(["store", made, "import", str(tmp_path / "logs.tar")]) == 0
+    assert main(["store", made, "summary"]) == 0
+    assert "float32, codec int8, embedder mini" in capsys.readouterr().out
     with new_store(tmp_path / "plain") as plain:
         with pytest.raises(
             StoreMismatch, match='was built with codec "int8", but "none" was asked for: use the same codec'
@@ -261,6 +267,17 @@ def test_an_int8_run_gives_the_answers_of_an_uncompressed_one(tmp_path):
     assert sizes["int8"] < 0.35 * sizes["none"]  # of float32
     with pytest.raises(StoreMismatch, match="was built with codec"):
         small_run(tmp_path / "int8", tiny_lm(), codec="int8").store(folder=tmp_path / "none" / "store")
+
+
+def test_a_log_that_is_encoded_when_it_is_asked_for_is_used_as_it_will_be_read(tmp_path):
+    run, policy = small_run(tmp_path, tiny_lm(), codec="int8"), get_policy("kv_last_round")
+    run.build()
+    with run.store(write=True) as store:
+        [log, *_] = store.ids
+        augmenter = Augmenter(run.lm, run.prompt, policy, store)
+        first, second = augmenter.block(log), augmenter.block(log)
+        assert same(first, second)
+        assert not torch.equal(first.keys, augmenter.encoder.encode(store.get(log), policy).keys)
 
 
 def test_a_run_holds_to_its_codec(tmp_path):

@@ -108,7 +108,7 @@ class BlockFiles:
         )
 
     def load(self, sha256: str, nbytes: int) -> KVBlock:
-        """A memory-mapped block; its checksum is computed the first time. Raises DamagedBlock, naming the file."""
+        """A block; its checksum is computed the first time. Raises DamagedBlock, naming the file."""
         if sha256 not in self._sound:
             self.check(sha256, nbytes)
             self._sound.add(sha256)
