@@ -4,7 +4,6 @@ STAMP := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SANITY := notebooks/00_sanity_check.ipynb
 RESULTS := docs/results/wikihop-smollm2
-CODEC := docs/results/codec
 PROFILE ?= demo
 
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
@@ -51,8 +50,8 @@ support: $(STAMP)  ## remake docs/results/support.md: families and models that r
 	$(BIN)/python -m lagkit.notebook notebooks/10_architectures.ipynb runs/10_architectures
 	cp runs/10_architectures/support.md docs/results/support.md
 
-codec: $(STAMP)  ## remake docs/results/codec.md: logs in fewer bits; with 2WikiMultiHopQA in data/wikihop on that too
-	$(BIN)/python -m lagkit codec $(CODEC)/testbed.yaml $(CODEC)/sample.yaml $(if $(wildcard data/wikihop),$(CODEC)/wikihop.yaml) \
+codec: $(STAMP)  ## remake docs/results/codec.md: what logs in fewer bits cost
+	$(BIN)/python -m lagkit codec $(addprefix docs/results/codec/,testbed.yaml smollm2-float32.yaml smollm2-bfloat16.yaml) \
 		--out runs/codec --page docs/results/codec.md
 
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
