@@ -66,11 +66,11 @@ def test_the_shortest_block_that_meets_the_target(tmp_path):
 def test_a_run_is_measured_and_resumes(tmp_path, monkeypatch):
     run = small_run(tmp_path, tiny_lm(), splits=("unseen",), policies=("no_logs", "kv_last_round"))
     loss = Loss(run, "kv_last_round", 2)
+    answers = loss.answers()
     schemes = loss.schemes()
     assert list(schemes.index) == list(SCHEMES)
     assert 0 < schemes.loc["int8", "keys"] < 0.01 < schemes.loc["int4", "keys"] < 0.15
     assert 0 < schemes.loc["int8", "kl"] < schemes.loc["int4", "kl"]
-    answers = loss.answers()
     assert list(answers.index) == [AGAIN, *ANSWERED]
     assert answers["n"].tolist() == [3, 3, 3]
     assert answers.loc[AGAIN, "same_responses"] == 3  # in float32 answers do not depend on batches
@@ -94,7 +94,8 @@ def measured(same: dict[str, int], worst: float = 0.52) -> Measured:
     row = {"n": 100, "low": 0.9, "high": 1.0, "same_responses": 90, "right": 0.5, "right_before": 0.5}
     answers = pd.DataFrame({name: {**row, "same": number} for name, number in same.items()}).T
     files = {"all": 0.51, "worst": worst, "worst_tokens": 15, "tokens": 20.0, "from_tokens": 13}
-    return Measured({}, 10, pd.DataFrame(), answers, files, {})
+    schemes = pd.DataFrame({"keys": [0.005, 0.004], "bytes": [0.51, 0.56]}, index=["int8", "int8 with offsets"])
+    return Measured({}, 10, schemes, answers, files, {})
 
 
 def test_findings_follow_from_the_numbers():
@@ -103,9 +104,13 @@ def test_findings_follow_from_the_numbers():
     told = findings({"a": good, "b": bad})
     assert told[0].startswith("`int8` misses the target for some logs: bytes of its files over those of bf16 are 0.510")
     assert findings({"a": good})[0].startswith("`int8` meets the target for every log")
-    assert told[1].startswith("`int8` meets it: of 99% same answers, it gives 99 of 100 (99.0% [90.0, 100.0]) in a; ")
-    assert told[2].startswith("`int4 with offsets` misses it in b: ")
-    assert told[3].startswith("Rounding alone, by the uncompressed store in other batches, leaves 100 of 100")
+    assert told[1].startswith("`int8` meets the target everywhere, 99% of the answers the same: 99 of 100 (99.0% ")
+    assert told[2].startswith("`int4 with offsets` misses the target in b, 99% of the answers the same: 99 of ")
+    offsets = (
+        "In a offsets would change the error of int8 keys from 0.0050 to 0.0040, and the bytes from 0.510 to 0.560."
+    )
+    assert told[3:5] == [offsets, offsets.replace("In a", "In b")]
+    assert told[5].startswith("Rounding alone, by the uncompressed store in other batches, leaves 100 of 100")
 
 
 def test_the_command_writes_the_page(tmp_path, monkeypatch, capsys):

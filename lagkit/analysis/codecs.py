@@ -101,11 +101,14 @@ class Loss:
     @cached_property
     def blocks(self) -> dict[str, KVBlock]:
         """The run's logs as they were encoded, by id, without those of no tokens."""
-        self.run.build()
-        self.run.encode()
+        self._build()
         with self.run.store() as store:
             found = {log: store.block(log, self.key) for log in store if store.has_block(log, self.key)}
         return {log: block for log, block in found.items() if len(block)}
+
+    def _build(self) -> None:
+        self.run.build()
+        self.run.encode()
 
     def schemes(self) -> pd.DataFrame:
         """A row per scheme, means over logs.
@@ -147,6 +150,7 @@ class Loss:
         `n`; `same` answers with their share's Wilson interval `low`, `high`; `same_responses`, in all rounds; `right`
         and `right_before`, shares; `gain`, their paired difference with its interval.
         """
+        self._build()
         with self.run.store() as store:
             plain = self._ask("", store)
             half = max(1, self.run.config.batch_size // 2)

@@ -54,8 +54,9 @@ def findings(runs: Mapping[str, Measured]) -> list[str]:
         rows = {run: found.answers.loc[name] for run, found in runs.items()}
         counts = "; ".join(f"{_share(row)} in {run}" for run, row in rows.items())
         missed = [run for run, row in rows.items() if row["same"] < TARGET_AGREEMENT * row["n"]]
-        verdict = f"misses it in {' and '.join(missed)}" if missed else "meets it"
-        told.append(f"`{name}` {verdict}: of {TARGET_AGREEMENT:.0%} same answers, it gives {counts}.")
+        verdict = f"misses the target in {' and '.join(missed)}" if missed else "meets the target everywhere"
+        told.append(f"`{name}` {verdict}, {TARGET_AGREEMENT:.0%} of the answers the same: {counts}.")
+    told += [_offsets(name, run.schemes) for name, run in runs.items()]
     again = "; ".join(f"{_share(run.answers.loc[AGAIN])} in {name}" for name, run in runs.items())
     told.append(f"Rounding alone, by the uncompressed store in other batches, leaves {again} the same.")
     return told
@@ -70,6 +71,14 @@ def _bytes(runs: Mapping[str, Measured]) -> str:
     )
     verdict = "meets the target for every log" if worst <= TARGET_BYTES else "misses the target for some logs"
     return f"`int8` {verdict}: bytes of its files over those of bf16 are {parts}."
+
+
+def _offsets(name: str, schemes: pd.DataFrame) -> str:
+    plain, offset = (schemes.loc[scheme] for scheme in ("int8", "int8 with offsets"))
+    return (
+        f"In {name} offsets would change the error of int8 keys from {plain['keys']:.4f} to {offset['keys']:.4f}, and "
+        f"the bytes from {plain['bytes']:.3f} to {offset['bytes']:.3f}."
+    )
 
 
 def _share(row: pd.Series) -> str:
