@@ -52,7 +52,7 @@ support: $(STAMP)  ## remake docs/results/support.md: families and models that r
 
 codec: $(STAMP)  ## remake docs/results/codec.md: what logs in fewer bits cost
 	$(BIN)/python -m lagkit codec $(addprefix docs/results/codec/,testbed.yaml smollm2-float32.yaml smollm2-bfloat16.yaml) \
-		--out runs/codec --page docs/results/codec.md
+		--out runs/codec --page docs/results/codec.md --cases 12
 
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
 	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(or $(DATA),data/wikihop)
