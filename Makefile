@@ -9,7 +9,7 @@ PROFILE ?= demo
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo nightly sanity test test-all bench study support results gallery lint format clean
+.PHONY: help install demo nightly sanity test test-all bench study support codec results gallery lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,6 +49,10 @@ study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all varia
 support: $(STAMP)  ## remake docs/results/support.md: families and models that re-alignment works with
 	$(BIN)/python -m lagkit.notebook notebooks/10_architectures.ipynb runs/10_architectures
 	cp runs/10_architectures/support.md docs/results/support.md
+
+codec: $(STAMP)  ## remake docs/results/codec.md: what logs in fewer bits cost
+	$(BIN)/python -m lagkit codec $(addprefix docs/results/codec/,testbed.yaml smollm2-float32.yaml smollm2-bfloat16.yaml) \
+		--out runs/codec --page docs/results/codec.md --cases 12
 
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
 	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(or $(DATA),data/wikihop)

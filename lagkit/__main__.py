@@ -1,4 +1,4 @@
-"""Headless use: `python -m lagkit run|encode|store|overlap|bench|nightly`; `--help` behind any of them says more."""
+"""Headless use: `python -m lagkit run|encode|store|overlap|bench|codec|nightly`; `--help` behind each says more."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON to write")
     sub.add_argument("--quick", action="store_true", help="small sizes, to try it out")
     sub.set_defaults(command=bench)
+    _add_codec(commands.add_parser("codec", help="measure what KV blocks in fewer bits cost"))
     _add_nightly(commands.add_parser("nightly", help="run a profile of notebooks and hold it against its baselines"))
     return parser
 
@@ -76,6 +77,17 @@ def _add_overlap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", metavar="NAME", help="the layout of folders that are not named by theirs")
     parser.add_argument("--seed", type=int, default=1234, metavar="N", help="of the disjoint split (default: 1234)")
     parser.set_defaults(command=overlap)
+
+
+def _add_codec(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Bytes, errors and answers of logs in fewer bits, against uncompressed ones; it resumes."
+    parser.add_argument("tiers", nargs="+", metavar="TIER|CONFIG.yaml", help="settings of each run, as for `run`")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the runs")
+    parser.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    parser.add_argument("--policy", default="kv_last_round", metavar="NAME", help="whose blocks (default: %(default)s)")
+    parser.add_argument("--cases", type=int, default=20, metavar="N", help="prompts to compare (default: %(default)s)")
+    add_settings(parser)
+    parser.set_defaults(command=codec)
 
 
 def _add_nightly(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +169,8 @@ def import_(args: argparse.Namespace) -> None:
     if not (args.path / header.NAME).exists():
         with Archive(args.file) as archive:
             made = archive.header
-        LogStore.create(args.path, model=made.model, embedder=made.embedder, dim=made.dim, dtype=made.dtype).close()
+        own = {name: getattr(made, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
+        LogStore.create(args.path, **own).close()
     with _open(args.path, write=True) as store:
         before = len(store)
         found = store.import_archive(args.file)
@@ -198,6 +211,26 @@ def bench(args: argparse.Namespace) -> None:
     run_bench(args.out, quick=args.quick)
 
 
+def codec(args: argparse.Namespace) -> None:
+    """Measure each run's loss, print the page and write it down."""
+    overrides = settings(args.set)
+    from lagkit.analysis.codecs import Loss
+    from lagkit.analysis.codecs_page import Measured, markdown
+    from lagkit.config import RunConfig
+    from lagkit.experiment import Experiment
+    from lagkit.progress import quiet
+
+    quiet()
+    chosen = {**overrides, "policies": ["no_logs", args.policy]}
+    configs = {Path(tier).stem: RunConfig.of(tier, **chosen, out=args.out / Path(tier).stem) for tier in args.tiers}
+    runs = {name: Experiment(config) for name, config in configs.items()}
+    page = markdown({name: Measured.of(Loss(run, args.policy, args.cases)) for name, run in runs.items()})
+    print(page)
+    if args.page:
+        args.page.parent.mkdir(parents=True, exist_ok=True)
+        args.page.write_text(page, encoding="utf-8")
+
+
 def nightly(args: argparse.Namespace) -> int:
     """Run a profile, or derive its baselines."""
     from lagkit.nightly import command
@@ -222,7 +255,10 @@ def _open(path: Path, *, write: bool = False) -> LogStore:
 
 
 def _describe(store: LogStore) -> None:
-    print(f"{store.path}: {len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, embedder {store.embedder}")
+    print(
+        f"{store.path}: {len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, codec {store.codec}, "
+        f"embedder {store.embedder}"
+    )
     print(f"model: {', '.join(f'{key} {value}' for key, value in store.model.items())}")
     blocks = store.summary()
     if blocks.empty:

@@ -97,9 +97,10 @@ class Augmenter(LogTexts):
         if self.store.has_block(log, key):
             return self.store.block(log, key)
         block = self.encoder.encode(self.store.get(log), self.policy)
-        if self.store.writable:
-            self.store.put_block(log, key, block)
-        return block
+        if not self.store.writable:
+            return block
+        self.store.put_block(log, key, block)
+        return self.store.block(log, key)  # as every later reader finds it: a codec may have changed it
 
     def _shown(self, logs: Sequence[str]) -> tuple[tuple[KVBlock, ...], list[int]]:
         """Logs as KV blocks, or as tokens to prefill; neither for logs inside the user turn."""

@@ -20,6 +20,7 @@ from pydantic import (
 from lagkit.agent import Limits
 from lagkit.api.chat import refusal
 from lagkit.backend import API
+from lagkit.codec import Codec
 from lagkit.errors import ConfigError
 from lagkit.policy import POLICIES
 from lagkit.types import Usage
@@ -98,6 +99,7 @@ class RunConfig(Settings):
 
     data: folder in the LAG layout. dataset: its format, by default the folder's name. world: instead of `data`, the
     controls of a test world (`lagkit.testbed.dataset.Controls`), which is drawn into `out`. out: where results go.
+    codec: what the store's files hold of a KV block; int8 halves a bfloat16 one (`lagkit.codec`).
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
     that were trained on the protocol. log_questions, seen_questions, unseen_questions: sizes of seeded samples (None
     takes all); seen questions are drawn from those that the log store was built on. split: which questions are seen and
@@ -116,6 +118,7 @@ class RunConfig(Settings):
     model: str = "smollm2"
     device: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    codec: Codec = "none"
     embedder: str = "minilm"
     wording: Wording = "examples"
     policies: tuple[str, ...] = tuple(POLICIES)

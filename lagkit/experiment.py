@@ -111,10 +111,11 @@ class Experiment:
     def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> LogStore:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
         path, model, embedder = folder or self.out / _STORES[unit], self.lm.fingerprint, self.embedder
+        same = {"model": model, "embedder": embedder.name, "codec": self.config.codec}
         if not write:
-            return LogStore.open(path, model=model, embedder=embedder.name)
+            return LogStore.open(path, **same)
         dtype = str(self.lm.dtype).removeprefix("torch.")
-        return LogStore.open_or_create(path, model=model, embedder=embedder.name, dim=embedder.dim, dtype=dtype)
+        return LogStore.open_or_create(path, **same, dim=embedder.dim, dtype=dtype)
 
     def run(self) -> pd.DataFrame:
         """All stages; returns the results, one row per policy, split and question."""

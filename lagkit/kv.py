@@ -17,12 +17,14 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
+from lagkit import codec as codecs
+from lagkit.codec import Codec
 from lagkit.errors import ContextTooLong, DamagedBlock, StoreMismatch
 
 if TYPE_CHECKING:
     from lagkit.rope import Realigner
 
-FORMAT = "lagkit-kv-1"
+FORMATS: dict[Codec, str] = {"none": "lagkit-kv-1", "int8": "lagkit-kv-int8-1"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,21 +78,31 @@ class KVBlock:
         keys, values = (t.to(device=device, dtype=dtype) for t in (self.keys, self.values))
         return KVBlock(keys, values, self.ids.to(device=device))
 
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file; the ids take 4 bytes each. Raises OSError or SafetensorError if that fails."""
-        tensors = {"keys": self.keys, "values": self.values, "ids": self.ids.to(torch.int32)}
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": FORMAT})
+    def save(self, path: str | Path, codec: Codec = "none") -> None:
+        """Write a safetensors file; the ids take 4 bytes each.
+
+        Raises OSError or SafetensorError if that fails, and ValueError for numbers that the codec cannot hold.
+        """
+        tensors = {**codecs.pack(self.keys, self.values, codec), "ids": self.ids.to(torch.int32)}
+        format = FORMATS[codec]
+        if codec != "none":  # The tensors do not tell. Not an entry of its own: several are written in any order.
+            format += "/" + str(self.keys.dtype).removeprefix("torch.")
+        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": format})
 
     @classmethod
-    def load(cls, path: str | Path) -> KVBlock:
-        """Memory-map a file that `save` wrote: bytes are read when used. Raises DamagedBlock naming the file."""
+    def load(cls, path: str | Path, codec: Codec = "none") -> KVBlock:
+        """Read a file that `save` wrote, in the dtype that it was saved from.
+
+        Without a codec it is memory-mapped: bytes are read when used. Raises DamagedBlock naming the file, also for
+        one of another codec.
+        """
         try:
             with safe_open(path, framework="pt") as file:
-                found = (file.metadata() or {}).get("format", "none")
-                if found != FORMAT:
-                    raise ValueError(f"its format is {found}, not {FORMAT}")
-                keys, values, ids = (file.get_tensor(name) for name in ("keys", "values", "ids"))
-            return cls(keys, values, ids.long())
+                found, _, dtype = (file.metadata() or {}).get("format", "none").partition("/")
+                if found != FORMATS[codec]:
+                    raise ValueError(f"its format is {found}, not {FORMATS[codec]}")
+                tensors = {name: file.get_tensor(name) for name in (*codecs.names(codec), "ids")}
+            return cls(*codecs.unpack(tensors, codec, dtype), tensors["ids"].long())
         except (OSError, SafetensorError, ValueError) as error:
             raise DamagedBlock(f"KV block {path} cannot be used ({error}): encode its log again.") from error
 

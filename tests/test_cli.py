@@ -226,11 +226,11 @@ def test_empty_store(config, capsys, tmp_path):
 def test_full_disk_loses_nothing(config, capsys, tmp_path, monkeypatch):
     path, save, saved = config(), KVBlock.save, []
 
-    def full(self, target):
+    def full(self, target, codec):
         if len(saved) == 2:
             raise OSError(errno.ENOSPC, "No space left on device", str(target))
         saved.append(target)
-        save(self, target)
+        save(self, target, codec)
 
     monkeypatch.setattr(KVBlock, "save", full)
     said = fails(capsys, "encode", path)

@@ -87,7 +87,7 @@ def test_what_is_no_store_is_refused(tmp_path):
     new_store(tmp_path / "s").close()
     head = json.loads((tmp_path / "s" / "store.json").read_text())
     for changed, message in [
-        ({**head, "format": 2}, "format 2, newer than the 1"),
+        ({**head, "format": 3}, "format 3, newer than the 2"),
         ({**head, "kind": "shop"}, "does not describe a log store"),
         ({**head, "colour": "red"}, "does not describe a log store"),
         ({**head, "dim": "8"}, "'8' was given"),

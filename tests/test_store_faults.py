@@ -28,7 +28,7 @@ def store(tmp_path):
 # Full disks
 
 
-def disk_full(block, path):
+def disk_full(block, path, codec):
     path.write_bytes(b"half a block")
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -198,7 +198,7 @@ def test_a_checksum_is_computed_once_for_each_file(store, monkeypatch):
         assert len(checked) == 1
 
 
-def vanishing(path):
+def vanishing(path, codec):
     raise RuntimeError(f"unable to open file <{path}> in read-only mode")
 
 

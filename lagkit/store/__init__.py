@@ -13,6 +13,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike
 
+from lagkit.codec import Codec
 from lagkit.errors import StoreError, StoreLocked
 from lagkit.kv import KVBlock
 from lagkit.store import database, header, upkeep
@@ -47,12 +48,22 @@ class LogStore(StoredLogs):
         self._loose: set[str] = set()
 
     @classmethod
-    def create(cls, path: str | Path, *, model: Mapping[str, Any], embedder: str, dim: int, dtype: str) -> LogStore:
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        model: Mapping[str, Any],
+        embedder: str,
+        dim: int,
+        dtype: str,
+        codec: Codec = "none",
+    ) -> LogStore:
         """A new store, open for writing. `model` is a fingerprint that JSON can hold, `dim` the embeddings' dimension.
 
-        Raises StoreError where a store, or anything else, is already.
+        codec: what files hold of a block; `int8` halves a bfloat16 block (`lagkit.codec`). Raises StoreError where a
+        store, or anything else, is already.
         """
-        folder, head = Path(path), Header.new(model, embedder, dim, dtype)
+        folder, head = Path(path), Header.new(model, embedder, dim, dtype, codec)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = {entry.name for entry in folder.iterdir()}
@@ -81,27 +92,35 @@ class LogStore(StoredLogs):
         *,
         model: Mapping[str, Any] | None = None,
         embedder: str | None = None,
+        codec: Codec | None = None,
         write: bool = False,
     ) -> LogStore:
         """An existing store, by default for reading only, whatever its size in the same time.
 
-        Raises StoreMismatch, with both fingerprints, if it was built with another `model` or `embedder` than given,
+        Raises StoreMismatch, naming both sides, if it was built with another `model`, `embedder` or `codec` than given,
         StoreLocked if another writer has it, and StoreError where there is no store or one of a newer format.
         """
         folder, head = Path(path), Header.read(Path(path))
-        head.check(folder, model=model, embedder=embedder)
+        head.check(folder, model=model, embedder=embedder, codec=codec)
         return cls._locked(folder, head) if write else cls(folder, head, None)
 
     @classmethod
     def open_or_create(
-        cls, path: str | Path, *, model: Mapping[str, Any], embedder: str, dim: int, dtype: str
+        cls,
+        path: str | Path,
+        *,
+        model: Mapping[str, Any],
+        embedder: str,
+        dim: int,
+        dtype: str,
+        codec: Codec = "none",
     ) -> LogStore:
         """The store at `path` for writing, made if there is none; raises what `open` and `create` raise."""
         folder = Path(path)
         if not (folder / header.NAME).exists():
-            return cls.create(folder, model=model, embedder=embedder, dim=dim, dtype=dtype)
+            return cls.create(folder, model=model, embedder=embedder, dim=dim, dtype=dtype, codec=codec)
         head = Header.read(folder)
-        head.check(folder, model=model, embedder=embedder, dim=dim, dtype=dtype)
+        head.check(folder, model=model, embedder=embedder, dim=dim, dtype=dtype, codec=codec)
         return cls._locked(folder, head)
 
     @classmethod
@@ -138,7 +157,8 @@ class LogStore(StoredLogs):
         """Store a trace, the embedding of its key (float32 [dim], length 1) and its KV blocks; returns the log's id.
 
         A trace that is there already stays as it is and gets the blocks it lacks. Raises StoreError, with nothing
-        changed, for a wrong embedding, a block of another dtype, a full disk or a store open for reading.
+        changed, for a wrong embedding, a block of another dtype or with numbers that the codec cannot hold, a full
+        disk or a store open for reading.
         """
         return self.add_many([(trace, embedding, blocks or {})])[0]
 
@@ -213,10 +233,11 @@ class LogStore(StoredLogs):
         """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.
 
         The file is checked throughout first: raises StoreError for one that is damaged or something else, and
-        StoreMismatch for one of another model, embedder, dimension or dtype, with nothing changed.
+        StoreMismatch for one of another model, embedder, dimension, dtype or codec, with nothing changed.
         """
         with self._writing(), Archive(Path(path)) as archive:
-            archive.header.check(path, model=self.model, embedder=self.embedder, dim=self.dim, dtype=self.dtype)
+            own = {name: getattr(self, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
+            archive.header.check(path, **own)
             rows = [self._row(trace, vector) for trace, vector in zip(archive.traces, archive.embeddings, strict=True)]
             new = [
                 (id, block)

@@ -10,11 +10,13 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from safetensors import SafetensorError
 
+from lagkit.codec import Codec, packed_bytes
 from lagkit.errors import DamagedBlock, StoreError
 from lagkit.kv import KVBlock
 from lagkit.store.header import publish, sync_folder
@@ -42,10 +44,14 @@ def dtype_name(block: KVBlock) -> str:
 
 
 class BlockFiles:
-    """The block files of the store in `folder`. Equal blocks share one file, so a file may serve several logs."""
+    """The block files of the store in `folder`, all of one codec.
 
-    def __init__(self, folder: Path) -> None:
+    Equal blocks share one file, so a file may serve several logs.
+    """
+
+    def __init__(self, folder: Path, codec: Codec) -> None:
         self.folder = folder
+        self.codec = codec
         self._sound: set[str] = set()
 
     def path(self, sha256: str) -> Path:
@@ -54,7 +60,14 @@ class BlockFiles:
 
     def save(self, block: KVBlock, what: str) -> tuple[str, int]:
         """Write a block; returns its file's sha256 and bytes. Raises StoreError (a full disk, say), naming `what`."""
-        return self._place(block.save, block.nbytes, what)
+        try:
+            needed = packed_bytes(block.keys, block.values, self.codec)
+            return self._place(partial(block.save, codec=self.codec), needed, what)
+        except ValueError as error:
+            raise StoreError(
+                f"{what} cannot be kept as {self.codec} ({error}): look at the model's keys and values, or use a store "
+                "with codec none."
+            ) from error
 
     def adopt(self, source: BinaryIO, nbytes: int, what: str) -> tuple[str, int]:
         """Copy a block file from a stream, as `save`."""
@@ -95,12 +108,12 @@ class BlockFiles:
         )
 
     def load(self, sha256: str, nbytes: int) -> KVBlock:
-        """A memory-mapped block; its checksum is computed the first time. Raises DamagedBlock, naming the file."""
+        """A block; its checksum is computed the first time. Raises DamagedBlock, naming the file."""
         if sha256 not in self._sound:
             self.check(sha256, nbytes)
             self._sound.add(sha256)
         try:
-            return KVBlock.load(self.path(sha256))
+            return KVBlock.load(self.path(sha256), self.codec)
         except RuntimeError as error:  # torch's, when the file goes away between opening and mapping it
             raise DamagedBlock(f"The KV block {self.path(sha256)} vanished while it was read ({error}).") from error
 

@@ -11,23 +11,30 @@ from typing import Any
 
 import torch
 
+from lagkit.codec import CODECS, Codec
 from lagkit.errors import StoreError, StoreMismatch
 
 NAME = "store.json"
 KIND = "lagkit log store"
-FORMAT = 1
+FORMAT = 2
+
+# What a store is written in: the oldest format whose readers understand it. Those of format 1 know no codec.
+_OLDEST: dict[Codec, int] = {"none": 1, "int8": 2}
 
 
 @dataclass(frozen=True)
 class Header:
-    """The model whose KV is stored (a JSON-able fingerprint), the embedder, its dimension and the blocks' dtype."""
+    """The model whose KV is stored (a JSON-able fingerprint), the embedder, its dimension, the blocks' dtype and codec.
+
+    The dtype is that of blocks in memory, whatever the codec makes of them on disk.
+    """
 
     model: dict[str, Any]
     embedder: str
     dim: int
     dtype: str
-    codec: str = "safetensors"
-    format: int = FORMAT
+    codec: Codec = "none"
+    format: int = 1
     kind: str = KIND
 
     def __post_init__(self) -> None:
@@ -37,11 +44,14 @@ class Header:
             raise StoreError(f"Embeddings have a whole number of dimensions, at least one; {self.dim!r} was given.")
         if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
             raise StoreError(f"{self.dtype!r} is no dtype of KV blocks; give torch's name of one, such as bfloat16.")
+        if self.codec not in CODECS:
+            raise StoreError(f"{self.codec!r} is no codec of KV blocks; give one of {', '.join(CODECS)}.")
 
     @classmethod
-    def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: str) -> Header:
-        """Raises StoreError for a fingerprint that JSON cannot hold, a dimension below 1 or an unknown dtype."""
-        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."))
+    def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: str, codec: Codec = "none") -> Header:
+        """Raises StoreError for a fingerprint that JSON cannot hold, a dimension below 1, an unknown dtype or codec."""
+        format = _OLDEST.get(codec, FORMAT)
+        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."), codec, format)
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> Header:
@@ -55,6 +65,8 @@ class Header:
                     f"{where} has store format {raw['format']}, newer than the {FORMAT} that this lagkit reads: "
                     "update lagkit."
                 )
+            if raw.get("codec") == "safetensors":  # how the first stores were headed
+                raw["codec"] = "none"
             return cls(**raw)
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{where} does not describe a log store ({error}).") from error

@@ -35,9 +35,10 @@ class StoredLogs:
     def __init__(self, folder: Path, header: Header, write: bool) -> None:
         self.path = folder
         self.writable = write
-        self.model, self.embedder, self.dim, self.dtype = header.model, header.embedder, header.dim, header.dtype
+        self.model, self.embedder, self.dim = header.model, header.embedder, header.dim
+        self.dtype, self.codec = header.dtype, header.codec
         self._header = header
-        self._files = BlockFiles(folder)
+        self._files = BlockFiles(folder, header.codec)
         self._db = Database(folder, write)
         self._vectors = LogVectors(self._db, header.dim)
 
@@ -89,8 +90,9 @@ class StoredLogs:
         return self._block_row(log, key) is not None
 
     def block(self, log: str, key: str) -> KVBlock:
-        """A log's KV block, memory-mapped: bytes are read when used, but for the checksum at the first time.
+        """A log's KV block in the store's dtype; its checksum is computed at the first time.
 
+        Without a codec it is memory-mapped: bytes are read when used.
         Raises StoreError for an unknown log or key, and DamagedBlock, naming the file, for one that is missing,
         truncated or altered; all other blocks stay usable.
         """
@@ -170,6 +172,7 @@ class StoredLogs:
             "model": self.model.get("name", json.dumps(self.model)),
             "embedder": f"{self.embedder} ({self.dim} dimensions)",
             "dtype": self.dtype,
+            "codec": self.codec,
             "logs": f"{len(self):,}",
             "on disk": f"{self.nbytes:,} bytes",
         }
