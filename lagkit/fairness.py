@@ -1,4 +1,4 @@
-"""What an answer costs, and each variant against doing without logs at no smaller a budget of tokens."""
+"""What an answer costs, and each variant against doing without logs at the nearest budget of tokens."""
 
 from __future__ import annotations
 
