@@ -12,6 +12,9 @@ from lagkit.policy import get_policy
 
 Hops = Mapping[str, Collection[str]]
 
+# What reuse has to beat, beside the policies: more read for each query, more rounds, and no abstaining.
+BASELINES = ("no_logs+passages=2", "no_logs+max_rounds=10", "no_logs+force_answer=true")
+
 READ = ("prefilled", "injected")  # a token in sight costs attention at every later step, however it came there
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
@@ -62,7 +63,23 @@ def declared(notebook: Path) -> dict[str, type]:
         papermill_log.level = before
     if not found:
         raise ConfigError(f"The notebook {notebook} has no parameters: tag a cell of `name: type = value` lines.")
+    if unread := _assigned(notebook) - set(found):
+        raise ConfigError(
+            f"The parameter {min(unread)} of {notebook} cannot be read: give each a line of its own, with no `=` in it "
+            "but the one before its value."
+        )
     return {name: _TYPES.get(p["inferred_type_name"]) or _type_of(name, p["default"]) for name, p in found.items()}
+
+
+def _assigned(notebook: Path) -> set[str]:
+    """What the cell tagged `parameters` assigns; papermill passes over lines that it cannot read."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = [
+        node for source in tagged for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)
+    ]
+    targets = (node.targets[0] if isinstance(node, ast.Assign) else node.target for node in lines)
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def check(notebook: Path, known: Mapping[str, type], given: Mapping[str, Any]) -> dict[str, Any]:

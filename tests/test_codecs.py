@@ -114,7 +114,7 @@ def test_findings_follow_from_the_numbers():
 
 
 def test_the_command_writes_the_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lagkit.experiment.LM.load", lambda *args, **kwargs: tiny_lm())
+    monkeypatch.setattr("lagkit.model.LM.load", lambda *args, **kwargs: tiny_lm())
     settings = ["dtype=float32", "embedder=hash", "wording=plain", "log_questions=4", "seen_questions=2"]
     settings += ["unseen_questions=2", "max_rounds=1", "max_new_tokens=3", "splits=[unseen]", f"data={SAMPLE}"]
     page = tmp_path / "pages" / "codec.md"

@@ -214,7 +214,7 @@ def test_figures_of_a_copy_carry_a_picture_beside_the_interactive_form(made):
     images = [base64.b64decode(data["image/png"]) for data in bundles]
     assert all(image.startswith(PNG) for image in images)
     # Width and height in the header: 900 pixels times the scale, and the layout's own height.
-    assert [int.from_bytes(images[0][start : start + 4]) for start in (16, 20)] == [1350, 450]
+    assert [int.from_bytes(images[0][start : start + 4]) for start in (16, 20)] == [1125, 375]
     assert (made[1] / "10_two.png").read_bytes() == images[0]
     assert (made[1] / "10_two.ipynb").stat().st_size < copies.LIMIT
 
@@ -341,5 +341,5 @@ def test_copies_do_not_land_among_the_executed_notebooks(tmp_path, capsys):
 @needs_browser
 def test_pictures_come_in_the_order_of_the_figures():
     found = pictures.png([figure(height=200), figure(height=400)])
-    assert [int.from_bytes(image[20:24]) for image in found] == [300, 600]
+    assert [int.from_bytes(image[20:24]) for image in found] == [250, 500]
     assert pictures.png([]) == []

@@ -74,16 +74,19 @@ FEW = {"log_questions": 12, "unseen_questions": 12}
 
 
 def test_variants_are_compared(run, tmp_path):
-    shown, record = execute(
-        "02_compare_variants", tmp_path, run=str(run), policies="text_last_round", seen_questions=6, **FEW
-    )
+    chosen = {"policies": "text_last_round", "baselines": "no_logs+passages=2", "seen_questions": 6}
+    shown, record = execute("02_compare_variants", tmp_path, run=str(run), **chosen, **FEW)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert list(summary["variants"]) == ["no_logs", "text_last_round", "kv_last_round"]
+    assert list(summary["variants"]) == ["no_logs", "text_last_round", "no_logs+passages=2", "kv_last_round"]
     numbers = summary["variants"]["kv_last_round"]["unseen"]
     assert (numbers["n"], len(numbers["em_diff"])) == (12, 3)
     assert record["metrics"]["em_diff.kv_last_round.unseen"] == numbers["em_diff"][0]
-    assert [sum(stratum["n"] for stratum in of.values()) for of in summary["strata"].values()] == [12, 12, 12]
-    assert len(figures(shown)) == 4
+    assert [sum(stratum["n"] for stratum in of.values()) for of in summary["strata"].values()] == [12] * 4
+    assert len(figures(shown)) == 5
+    told = (
+        r"At the nearest budget of doing without \(\d+ tokens read, \d+ with logs\), `kv_last_round` against `no_logs"
+    )
+    assert any(re.match(told, finding) for finding in record["findings"])
     assert any(re.match(r"Of 12 unseen questions, `kv_last_round` turned \d+ wrong", f) for f in record["findings"])
 
 
@@ -99,7 +102,7 @@ def test_variants_are_compared_where_nothing_is_shared(tmp_path):
     assert summary["strata"]["kv_last_round"]["none"] == summary["variants"]["kv_last_round"]["unseen"]
     [told] = [finding for finding in record["findings"] if finding.startswith("The split is disjoint")]
     assert "the largest of 424; 26 are seen and 424 unseen, as near to the authors' 150 and 300 as" in told
-    assert len(figures(shown)) == 4
+    assert len(figures(shown)) == 5
 
 
 @pytest.mark.slow

@@ -115,6 +115,8 @@ def test_notebooks_that_cannot_be_run_are_refused(tmp_path):
         nb.execute(tmp_path / "torn.ipynb", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"small\.ipynb has no parameters: tag a cell of `name: type = value` lines"):
         nb.execute(write(tmp_path, parameters="# nothing here"), tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"The parameter name of .*small\.ipynb cannot be read: .* with no `=` in it"):
+        nb.execute(write(tmp_path, parameters='size: int = 3\nname: str = "a=b"'), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"The executed copy would replace .*small\.ipynb: choose another folder\."):
         nb.execute(write(tmp_path), tmp_path)
     assert not (tmp_path / "out").exists()

@@ -87,7 +87,8 @@ def _laid_out(figure: go.Figure, title: str, height: int) -> go.Figure:
         title={"text": title, "x": 0, "xref": "container", "pad": {"l": 12}},
         height=height,
         margin={"l": 20, "r": 20, "t": 90, "b": 70},
-        legend={"orientation": "h", "y": -0.08, "yanchor": "top", "x": 0, "traceorder": "normal"},
+        # So many pixels below the axis, whatever the height.
+        legend={"orientation": "h", "y": -42 / (height - 160), "yanchor": "top", "x": 0, "traceorder": "normal"},
         bargap=0.3,
     )
     figure.update_annotations(font_size=13)
