@@ -15,7 +15,10 @@ STOP_STRINGS: dict[TaskKind, tuple[str, ...]] = {"qa": ("</ans>", "</keywords>")
 
 OPEN_ANSWER, CLOSE_ANSWER = "<ans>", "</ans>"
 
-_TAGS = re.compile(r"<(ans|keywords|subquestion)>(.*?)</\1>", re.DOTALL)
+_NAMES = ("ans", "keywords", "subquestion")
+TAGS = tuple(tag for name in _NAMES for tag in (f"<{name}>", f"</{name}>"))
+
+_TAGS = re.compile(rf"<({'|'.join(_NAMES)})>(.*?)</\1>", re.DOTALL)
 _SEARCH_TAG: dict[TaskKind, str] = {"qa": "keywords", "choice": "subquestion"}
 
 
@@ -54,6 +57,16 @@ def close(text: str, stop: Sequence[str]) -> str:
     opened = {s: text.rfind(s.replace("</", "<", 1)) for s in stop}
     last = max(stop, key=lambda s: opened[s], default="")
     return text + last if last and opened[last] > text.rfind(last) else text
+
+
+def without_tags(text: str) -> str:
+    """A text whose tags are broken by a space, `< ans>`, so that they are not read as what the model says.
+
+    For words of the question that stand in the model's own turn.
+    """
+    for tag in TAGS:
+        text = text.replace(tag, f"< {tag[1:]}")
+    return text
 
 
 def answer_span(response: str) -> tuple[int, int] | None:

@@ -76,7 +76,7 @@ class Augmenter(LogTexts):
         turn = [{"role": "user", "content": user_turn}]
         head, tail = split_chat(self.lm, self.prompt.head(), turn)
         head_ids = self.lm.tokenize(head)
-        tail_ids = self.lm.tokenize(tail + self.opening(question))
+        tail_ids = self.lm.tokenize(tail + self.lm.plain(self.opening(question)))
         if self.policy and self.policy.place == "front" and (blocks or words):
             return Context((*words, *head_ids, *tail_ids), tuple(blocks))
         shared = (self.lm.head_block(head_ids),) if head_ids else ()
@@ -84,7 +84,7 @@ class Augmenter(LogTexts):
 
     def proceed(self, context: Context, said: str) -> Context:
         """The context in which the model goes on from words that it has said, or is made to say."""
-        return Context((*context.ids, *self.lm.tokenize(said)), context.blocks)
+        return Context((*context.ids, *self.lm.tokenize(self.lm.plain(said))), context.blocks)
 
     def distil_context(self, question: Question, logs: Sequence[str]) -> Context:
         """The context in which the model writes notes on logs for a coming question."""
@@ -108,4 +108,4 @@ class Augmenter(LogTexts):
             return (), []
         if self.policy.inject == "kv":
             return tuple(self.block(log) for log in logs), []
-        return (), self.lm.tokenize(self.texts(logs))
+        return (), self.lm.tokenize(self.lm.plain(self.texts(logs)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lagkit.actions import last_action_span
 from lagkit.errors import ConfigError
@@ -82,7 +82,7 @@ class Encoder:
 
     def read(self, trace: Trace, policy: Policy) -> Reading:
         """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is."""
-        text, kept, rounds = self._text(trace, policy)
+        text, kept, rounds = self._text(self._plain(trace), policy)
         encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         context = Context(tuple(encoded["input_ids"]), self._before(policy))
         tokens = tuple((start, stop) for start, stop in encoded["offset_mapping"])
@@ -101,6 +101,14 @@ class Encoder:
 
     def _head_ids(self) -> list[int]:
         return self.lm.tokenize(self._head())
+
+    def _plain(self, trace: Trace) -> Trace:
+        """A log is data: what it says is broken where it spells special tokens, before anything is counted in it."""
+        plain = self.lm.plain
+        return replace(
+            trace,
+            rounds=tuple(replace(r, prompt=plain(r.prompt), response=plain(r.response)) for r in trace.rounds),
+        )
 
     def _head(self) -> str:
         return split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from lagkit.hub import resolve_model
 from lagkit.kv import KVBlock, build_cache, merge_rows, read_cache, split_rows
 from lagkit.rope import probe
 from lagkit.types import Usage
+from lagkit.untrusted import breaker, marks
 
 if TYPE_CHECKING:
     from lagkit.agent import Limits
@@ -161,14 +162,23 @@ class LM:
         """Raise ConfigError for what this model cannot follow; there is nothing of the kind."""
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of `text` as it stands: special tokens that are spelled out count, none are added."""
+        """Token ids of `text` as it stands: special tokens that are spelled out count, none are added.
+
+        What comes from data has to go through `plain` first, unless `chat` has made it part of a conversation.
+        """
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
+    @cached_property
+    def plain(self) -> Callable[[str], str]:
+        """Text to text in which nothing is a special token: `<|im_end|>` becomes `< |im_end|>` (`lagkit.untrusted`)."""
+        return breaker(marks(self.tokenizer))
+
     def chat(self, messages: Sequence[dict[str, str]], *, open_turn: bool) -> str:
-        """Messages through the model's own chat template; `open_turn` starts the assistant's turn.
+        """Messages, made `plain`, through the model's own chat template; `open_turn` starts the assistant's turn.
 
         Where the template knows no system message, its words go in front of the first user turn.
         """
+        messages = [{**message, "content": self.plain(message["content"])} for message in messages]
         try:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn)
         except TemplateError:

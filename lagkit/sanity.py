@@ -127,7 +127,7 @@ def read(
 
 
 def _read(lm: LM, contexts: Sequence[Context], answers: Sequence[str], hide_log: bool, new_tokens: int) -> Reading:
-    golds = [lm.tokenize(f" {answer}") for answer in answers]
+    golds = [lm.tokenize(lm.plain(f" {answer}")) for answer in answers]
     spare = max(map(len, golds)) - 1
     cache, prefix = build_cache([c.blocks for c in contexts], lm.model, lm.realigner, _longest(contexts) + spare + 8)
     if hide_log:

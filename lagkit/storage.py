@@ -112,6 +112,6 @@ def outcomes(sizes: pd.DataFrame, means: pd.DataFrame, differences: pd.DataFrame
 def _size_of_text(encoder: Encoder, policy: Policy, traces: Sequence[Trace]) -> dict[str, float]:
     texts = [kept_text(trace, policy.keep) for trace in traces]
     return {
-        "tokens": sum(len(encoder.lm.tokenize(text)) for text in texts) / len(texts),
+        "tokens": sum(len(encoder.lm.tokenize(encoder.lm.plain(text))) for text in texts) / len(texts),
         "bytes": sum(len(text.encode()) for text in texts) / len(texts),
     }

@@ -126,7 +126,8 @@ def _pairs(found: Tensor) -> list[tuple[int, int]]:
 def _swapped(encoder: Encoder, context: Context, spans: Spans, stranger: Trace) -> Context:
     """The context with a stranger's words, repeated or cut to fit, in the slots of `spans`."""
     slots = sorted(slot - context.injected for span in spans.values() for slot in span)
-    words = encoder.lm.tokenize(" ".join(round_.response for round_ in stranger.rounds))
+    lm = encoder.lm
+    words = lm.tokenize(lm.plain(" ".join(round_.response for round_ in stranger.rounds)))
     ids = list(context.ids)
     for slot, word in zip(slots, islice(cycle(words), len(slots)), strict=True):
         ids[slot] = word

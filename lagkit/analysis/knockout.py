@@ -147,7 +147,7 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     """
     said = case.log.rounds[-1].response.removeprefix(run.prompt.open_turn(case.question))
     named = re.search(rf"(?<!\w){re.escape(case.log.answer)}(?!\w)", said)
-    before = tuple(run.lm.tokenize(said[: named.start()].rstrip()))
+    before = tuple(run.lm.tokenize(run.lm.plain(said[: named.start()].rstrip())))
     asked = {name: [Context((*context.ids, *before), context.blocks)] for name, context in read.items()}
     readings = sanity.read(run.lm, asked, [case.log.answer], new_tokens=0)
     return {name: float(reading.gold[0]) for name, reading in readings.items()}

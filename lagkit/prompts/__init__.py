@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from lagkit.actions import without_tags
 from lagkit.errors import ConfigError
 from lagkit.model import LM
 from lagkit.types import Passage, Question, TaskKind
@@ -65,8 +66,8 @@ class Prompt:
         return f"{self._fill(self.notes, notes=notes)}\n\n{task}" if notes else task
 
     def open_turn(self, question: Question) -> str:
-        """The words with which the assistant's turn is opened for the model."""
-        return self._fill(self.opening, question=question.text)
+        """The words with which the assistant's turn is opened for the model; a tag in the question is none of it."""
+        return self._fill(self.opening, question=without_tags(question.text))
 
     def distil_turn(self, question: Question, logs: str) -> str:
         """The user's turn that asks for notes on earlier work (Dynamic Cheatsheet, arXiv 2504.07952)."""

@@ -106,7 +106,7 @@ def attention_table(
     asked = question or Question(trace.question_id, trace.question, ())
     context, parts = _context(Augmenter(lm, prompt, policy, store), asked, trace, passages)
     opening = prompt.open_turn(asked)
-    said = lm.tokenize(trace.rounds[-1].response.removeprefix(opening))
+    said = lm.tokenize(lm.plain(trace.rounds[-1].response.removeprefix(opening)))
     first = context.injected + len(context.ids)
     whole = Context((*context.ids, *said), context.blocks)
     spoken = list(range(first, first + len(said)))
@@ -125,7 +125,7 @@ def _context(
     logs = list(dict.fromkeys(hit.id for r in trace.rounds for hit in r.logs))
     context = augmenter.context(question, last.prompt, logs)
     _, tail = split_chat(lm, prompt.head(), [{"role": "user", "content": last.prompt}])
-    tail += prompt.open_turn(question)
+    tail += lm.plain(prompt.open_turn(question))
     spans = lm.tokenizer(tail, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     total = context.injected + len(context.ids)
     begin = total - len(spans)  # the first slot of the tail
@@ -144,7 +144,7 @@ def _log_parts(augmenter: Augmenter, context: Context, logs: list[str], begin: i
     if not logs or policy is None or policy.place == "user_turn":
         return {}
     if policy.inject == "text":
-        words = len(augmenter.lm.tokenize(augmenter.texts(logs)))
+        words = len(augmenter.lm.tokenize(augmenter.lm.plain(augmenter.texts(logs))))
         first = context.injected if policy.place == "front" else begin - words
         return {"logs, as text": list(range(first, first + words))}
     parts: dict[str, list[int]] = {}
@@ -161,13 +161,15 @@ def _text_parts(
     augmenter: Augmenter, question: Question, trace: Trace, passages: PassageIndex | None, tail: str, logs: list[str]
 ) -> dict[str, tuple[int, int]]:
     """Character spans of what the tail of the prompt is made of; what is not found in it is left out."""
-    opening = augmenter.prompt.open_turn(question)
+    plain = augmenter.lm.plain  # as the tail itself is
+    opening, asked, notes = map(plain, (augmenter.prompt.open_turn(question), question.text, augmenter.notes(logs)))
     body = len(tail) - len(opening)
-    found = {"logs, as text": (tail.find(notes), len(notes))} if (notes := augmenter.notes(logs)) else {}
+    found = {"logs, as text": (tail.find(notes), len(notes))} if notes else {}
     for number, hit in enumerate((hit for r in trace.rounds for hit in r.passages), 1):
         passage = passages.passage(hit.id)
-        found[f"passage {number}: {passage.title}"] = (tail.rfind(passage.text, 0, body), len(passage.text))
-    found["question"] = (tail.rfind(question.text, 0, body), len(question.text))
+        words = plain(passage.text)
+        found[f"passage {number}: {passage.title}"] = (tail.rfind(words, 0, body), len(words))
+    found["question"] = (tail.rfind(asked, 0, body), len(asked))
     found["opening of the answer"] = (body, len(opening))
     return {name: (start, start + length) for name, (start, length) in found.items() if start >= 0 and length}
 

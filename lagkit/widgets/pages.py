@@ -45,7 +45,8 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
         return _sentence(f"`{policy_name}` shows the model nothing of a log: the log's answer is given as it is.")
     if encoder is None or policy.inject != "kv":
         told, marked = _kept_words(trace, policy.keep)
-        count = f"{len(encoder.lm.tokenize(kept_text(trace, policy.keep)))} tokens, as text" if encoder else "as text"
+        lm, words = encoder and encoder.lm, kept_text(trace, policy.keep)
+        count = f"{len(lm.tokenize(lm.plain(words)))} tokens, as text" if lm else "as text"
         how = (
             f"keeps {count}: the model reads them anew each time" if policy.inject != "kv" else "keeps the marked words"
         )
