@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from lagkit.errors import ConfigError, LagkitError
+from lagkit.plainyaml import load_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,10 +39,7 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise ConfigError(f"--set takes key=value; {pair!r} is not.")
-        try:
-            found[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The value of --set {pair!r} is not YAML: {error}") from error
+        found[key] = load_yaml(value, f"The value of --set {pair!r}")
     return found
 
 

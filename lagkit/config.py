@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,6 +21,7 @@ from lagkit.api.chat import refusal
 from lagkit.backend import API
 from lagkit.codec import Codec
 from lagkit.errors import ConfigError
+from lagkit.plainyaml import load_yaml
 from lagkit.policy import POLICIES
 from lagkit.types import Usage
 from lagkit.variant import Variant
@@ -55,13 +55,12 @@ class Settings(BaseModel):
     def read(cls, path: Path | str, overrides: dict[str, Any] | None = None) -> Self:
         """From a YAML file and overrides; raises ConfigError when it is missing or not a mapping."""
         try:
-            raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"The file {path} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"The file {path} cannot be read: it is not UTF-8 text.") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"The file {path} is not YAML: {error}") from error
+        raw = load_yaml(text, f"The file {path}")
         if not isinstance(raw, dict):
             raise ConfigError(f"The file {path} must hold `key: value` lines.")
         return cls.parse({**raw, **(overrides or {})})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lagkit.errors import DataError
-from lagkit.types import Trace
+from lagkit.types import MALFORMED, Trace
 
 
 class Journal:
@@ -25,7 +25,7 @@ class Journal:
         for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 found.append(Trace.from_dict(json.loads(line)))
-            except (ValueError, KeyError, TypeError) as error:
+            except MALFORMED as error:
                 raise DataError(
                     f"Line {number} of {self.path} is damaged ({error!r}): delete that line, and the run "
                     "answers its question again."
@@ -37,7 +37,9 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             self._cut_torn_line(file)
-            file.write(json.dumps(trace.to_dict(), ensure_ascii=False).encode() + b"\n")
+            # A log may have brought lone surrogates into a prompt; json.loads takes them back in this form.
+            line = json.dumps(trace.to_dict(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+            file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

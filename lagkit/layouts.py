@@ -79,7 +79,7 @@ def _supporting_title(subject: str, i: int, titles: Sequence[str], *, aligned: b
 class Mmlupro(Record):
     question_id: int
     question: str
-    options: list[str]
+    options: list[str] = Field(max_length=len(LETTERS))
     answer: str
     category: str
 
@@ -96,7 +96,7 @@ class Mmlupro(Record):
 
 class Gpqa(Record):
     question: str
-    choices: list[str]
+    choices: list[str] = Field(max_length=len(LETTERS))
     answer: str
 
     @model_validator(mode="after")

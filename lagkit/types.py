@@ -5,9 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 TaskKind = Literal["qa", "choice"]
+
+# Whatever reading a stranger's JSON as one of these values may raise.
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -133,17 +139,35 @@ class Trace:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Trace:
-        """The inverse of `to_dict`; raises KeyError or TypeError on another shape."""
+        """The inverse of `to_dict`; raises KeyError or TypeError on another shape or type."""
         rounds = tuple(_round_from_dict(r) for r in raw["rounds"])
-        return cls(**{**raw, "rounds": rounds})
+        return _typed(cls(**{**raw, "rounds": rounds}))
 
 
 def _round_from_dict(raw: dict[str, Any]) -> Round:
-    return Round(
-        **{
-            **raw,
-            "passages": tuple(Hit(**h) for h in raw["passages"]),
-            "logs": tuple(Hit(**h) for h in raw["logs"]),
-            "usage": Usage(**raw["usage"]),
-        }
+    return _typed(
+        Round(
+            **{
+                **raw,
+                "passages": tuple(_typed(Hit(**h)) for h in raw["passages"]),
+                "logs": tuple(_typed(Hit(**h)) for h in raw["logs"]),
+                "usage": _typed(Usage(**raw["usage"])),
+            }
+        )
     )
+
+
+def _typed(value: T) -> T:
+    """`value`, a dataclass, if its fields hold what they declare; raises TypeError otherwise."""
+    for name, types in _field_types(type(value)).items():
+        if not isinstance(getattr(value, name), types):
+            raise TypeError(f"{name!r} of a {type(value).__name__} cannot be {getattr(value, name)!r:.80}")
+    return value
+
+
+@cache
+def _field_types(kind: type) -> dict[str, tuple[type, ...]]:
+    """What each field may hold; a whole number is a float, too."""
+    declared = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
+    plain = {name: types for name, types in declared.items() if get_origin(get_type_hints(kind)[name]) is not tuple}
+    return {name: (*types, int) if float in types else types for name, types in plain.items()}

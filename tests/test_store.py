@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,17 +102,37 @@ def test_what_is_no_store_is_refused(tmp_path):
 def test_migrations_run_once_in_order_and_only_when_writing(tmp_path, monkeypatch):
     with new_store(tmp_path / "s") as store:
         before = fill(store, [1, 2])
+    now = len(database.MIGRATIONS)
     steps = (*database.MIGRATIONS, "ALTER TABLE logs ADD COLUMN note TEXT DEFAULT 'old';", "CREATE TABLE third (x);")
     monkeypatch.setattr(database, "MIGRATIONS", steps)
-    with pytest.raises(StoreError, match="schema 1, older than 3: open it once with write=True"):
+    with pytest.raises(StoreError, match=f"schema {now}, older than {now + 2}: open it once with write=True"):
         LogStore.open(tmp_path / "s")
     with LogStore.open(tmp_path / "s", write=True) as store:
         assert store._db.read("SELECT id, note FROM logs ORDER BY seq") == [(id, "old") for id in before]
-        assert store._db.read("PRAGMA user_version") == [(3,)]
+        assert store._db.read("PRAGMA user_version") == [(now + 2,)]
     LogStore.open(tmp_path / "s", write=True).close()
     monkeypatch.undo()
-    with pytest.raises(StoreError, match="schema 3, newer than the 1 that this lagkit knows: update lagkit"):
+    with pytest.raises(
+        StoreError, match=f"schema {now + 2}, newer than the {now} that this lagkit knows: update lagkit"
+    ):
         LogStore.open(tmp_path / "s")
+
+
+def test_a_store_without_checksums_of_its_rows_gets_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:1])
+    new_store(tmp_path / "s").close()
+    with sqlite3.connect(tmp_path / "s" / "logs.sqlite") as raw:
+        told = json.dumps(trace(1).to_dict())
+        raw.execute("INSERT INTO logs (id, embedding) VALUES (?, ?)", [trace(1).id, vector(1).tobytes()])
+        raw.execute("INSERT INTO traces (seq, json) VALUES (1, ?)", [told])
+    raw.close()
+    monkeypatch.undo()
+    with LogStore.open(tmp_path / "s", write=True) as store:
+        assert store.verify().empty
+        assert store.get(trace(1).id) == trace(1)
+        fill(store, [1, 2])
+        assert store.verify().empty
+        assert len(store) == 2
 
 
 def test_a_failed_migration_changes_nothing(tmp_path, monkeypatch):

@@ -239,7 +239,7 @@ def test_orphans_and_unfinished_files_are_listed_and_removed(store):
     assert (store.verify().empty, same(store.block(log, "last"), kv(1))) == (True, True)
 
 
-def test_altered_rows_are_found(store):
+def test_altered_rows_are_found_and_pruned(store, tmp_path):
     one, two, three, four = fill(store, [1, 2, 3, 4])
     store.close()
     with sqlite3.connect(store.path / "logs.sqlite") as raw:
@@ -251,16 +251,21 @@ def test_altered_rows_are_found(store):
     with LogStore.open(store.path, write=True) as store:
         problems = store.verify()
         assert problems["log"].tolist() == [one, two, three, four]
-        assert problems["problem"][0].startswith("its trace is not what was stored: it is log1-")
-        assert "unreadable" in problems["problem"][1]
-        assert problems["problem"][2] == "its embedding has 1 bytes instead of 32"
-        assert problems["problem"][3] == "its trace is not what was stored: it is missing"
-        with pytest.raises(StoreError, match=f"The trace of {two} in .* cannot be read .*: delete this log"):
-            store.get(two)
-        with pytest.raises(StoreError, match=r"embeddings of a wrong length: verify\(\) names their logs"):
+        assert problems["problem"].tolist() == [
+            *["its trace is damaged"] * 2, "its embedding is damaged (1 bytes)", "its trace is missing",
+        ]  # fmt: skip
+        for log in (one, two):
+            with pytest.raises(StoreError, match=rf"The trace of {log} in .* is damaged: prune\(\) removes this log"):
+                store.get(log)
+        with pytest.raises(StoreError, match=r"damaged embeddings: verify\(\) names their logs, prune\(\) removes"):
             store.search(vector(1)[None], 1)
-        store.delete([one, two, three, four])
-        assert store.verify().empty
+        with pytest.raises(StoreError, match=rf"Log {one} cannot be exported: its trace is damaged\. prune"):
+            store.export(tmp_path / "logs.tar")
+        pruned = store.prune()
+        assert pruned["problem"].tolist()[:4] == problems["problem"].tolist()
+        assert (len(store), store.verify().empty, files_of(store)) == (0, True, [])
+        fill(store, [1, 2])
+        assert content(store).keys() == {one, two}
 
 
 def test_a_ruined_database_is_a_store_error(store):

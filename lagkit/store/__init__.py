@@ -206,19 +206,23 @@ class LogStore(StoredLogs):
                 connection.executemany("DELETE FROM logs WHERE id = ?", [(log,) for log in logs])
 
     def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
-        """Remove blocks whose file is missing or damaged and files that no log names; returns what went, with bytes.
+        """Remove blocks whose file is missing or damaged, damaged rows and files that no log names.
 
-        With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or no log is left. All files
-        are read; traces and embeddings of damaged blocks stay. Raises StoreError for a negative `max_bytes`.
+        Returns what went, with bytes. A log whose trace or embedding is damaged goes as a whole, one whose block is
+        damaged keeps both. With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or no log
+        is left. All files are read. Raises StoreError for a negative `max_bytes`.
         """
         if max_bytes is not None and max_bytes < 0:
             raise StoreError(f"A store cannot be pruned to {max_bytes} bytes; give 0 or more.")
         with self._writing():
+            rows = list(upkeep.row_problems(self._db, self.dim))
+            upkeep.delete_damaged_rows(self._db)
             damaged = list(upkeep.block_problems(self._db, self._files))
             with self._db.transaction() as connection:
                 broken = {Path(problem.file).stem for problem in damaged}
                 connection.executemany("DELETE FROM blocks WHERE sha256 = ?", [(sha256,) for sha256 in broken])
-            gone = [(*problem, self._files.remove(problem.file)) for problem in damaged]
+            gone = [(*problem, 0) for problem in rows]
+            gone += [(*problem, self._files.remove(problem.file)) for problem in damaged]
             gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
@@ -306,9 +310,11 @@ class LogStore(StoredLogs):
         with self._db.transaction(needed) as connection:
             connection.executemany("INSERT OR IGNORE INTO logs (id, embedding) VALUES (?, ?)", [r[:2] for r in logs])
             connection.executemany(
-                "INSERT OR IGNORE INTO traces SELECT seq, ? FROM logs WHERE id = ?", [(t, id) for id, _, t in logs]
+                "INSERT OR IGNORE INTO traces (seq, json) SELECT seq, ? FROM logs WHERE id = ?",
+                [(t, id) for id, _, t in logs],
             )
             connection.executemany(
-                "INSERT OR REPLACE INTO blocks SELECT seq, ?, ?, ?, ? FROM logs WHERE id = ?",
+                "INSERT OR REPLACE INTO blocks (seq, key, tokens, bytes, sha256) "
+                "SELECT seq, ?, ?, ?, ? FROM logs WHERE id = ?",
                 [(*block, id) for id, block in blocks],
             )

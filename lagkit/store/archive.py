@@ -31,20 +31,19 @@ from lagkit.store.database import Database
 from lagkit.store.files import BlockFiles, BlockRow, block_name, dtype_name
 from lagkit.store.header import NAME as HEADER
 from lagkit.store.header import Header, publish
+from lagkit.store.upkeep import row_problems
 from lagkit.store.vectors import unit_rows
-from lagkit.types import Trace
+from lagkit.types import MALFORMED, Trace
 
 LOGS, EMBEDDINGS, CHECKSUMS = "logs.jsonl", "embeddings.safetensors", "checksums.json"
 _MEMBER = re.compile(rf"{HEADER}|{LOGS}|{EMBEDDINGS}|{CHECKSUMS}|kv/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.safetensors")
 
 # Whatever parsing a stranger's bytes may raise.
 _MALFORMED = (
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RecursionError,
+    *MALFORMED,
     OSError,
+    OverflowError,
+    MemoryError,  # what a header promises is allocated before it is read
     tarfile.TarError,
     SafetensorError,
 )
@@ -66,6 +65,8 @@ def write_archive(path: Path, header: Header, db: Database, files: BlockFiles) -
 
 
 def _fill(tar: tarfile.TarFile, header: Header, db: Database, files: BlockFiles) -> None:
+    for problem in row_problems(db, header.dim):
+        raise StoreError(f"Log {problem.log} cannot be exported: {problem.problem}. prune() removes what is damaged.")
     logs, vectors, sizes = [], [], {}
     for seq, id, embedding, trace in db.read(
         "SELECT seq, id, embedding, json FROM logs JOIN traces USING (seq) ORDER BY seq"
@@ -113,7 +114,7 @@ class Archive:
         self.path = path
         try:
             self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by __exit__
-        except (OSError, tarfile.TarError) as error:
+        except _MALFORMED as error:
             raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
         try:
             self._members = {member.name: member for member in self._checked_members()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,41 @@ from typing import Any
 from lagkit.errors import StoreError
 
 NAME = "logs.sqlite"
+# The second: what sqlite3 makes of a message that quotes damaged text.
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 # Threads take turns (see Database), which is all that SQLite asks of those who share a connection.
 _HOW: dict[str, Any] = {"timeout": 10, "isolation_level": None, "check_same_thread": False}
+
 
 # Migration n takes the database from user_version n - 1 to n; a published one is never edited, only followed.
 # A log's row is small (traces stand apart), so that reading all embeddings does not page through the traces.
 # AUTOINCREMENT never gives a number twice: with the count of deletions, that is all an index needs to catch up.
+# SQLite notices when its pages are damaged, not when the words in them are. `crc` does; these say whether it is right.
+def _crc(*columns: str) -> str:
+    return f"crc32({', '.join(f'typeof({column}), CAST({column} AS BLOB)' for column in columns)})"
+
+
+_OWNER = "(SELECT id FROM logs WHERE logs.seq = {}.seq)"
+SOUND_LOG = f"logs.crc IS {_crc('logs.id', 'logs.embedding')}"
+SOUND_EMBEDDING = f"CASE WHEN {SOUND_LOG} THEN embedding END"
+SOUND_TRACE = f"traces.crc IS {_crc(_OWNER.format('traces'), 'traces.json')}"
+SOUND_JSON = f"CASE WHEN {SOUND_TRACE} THEN json END"
+_BLOCK = tuple(f"blocks.{column}" for column in ("key", "tokens", "bytes", "sha256"))
+SOUND_BLOCK = f"blocks.crc IS {_crc(_OWNER.format('blocks'), *_BLOCK)}"
+
+
+def _seal(table: str, sound: str, key: str) -> str:
+    """SQL that gives a table its `crc`, for the rows that it has and for all that come."""
+    crc = sound.partition(" IS ")[2]
+    return f"""
+    ALTER TABLE {table} ADD COLUMN crc INTEGER;
+    UPDATE {table} SET crc = {crc};
+    CREATE TRIGGER seal_{table} AFTER INSERT ON {table} BEGIN
+        UPDATE {table} SET crc = {crc} WHERE {key};
+    END;
+    """
+
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE logs (
@@ -45,6 +75,9 @@ MIGRATIONS: tuple[str, ...] = (
         UPDATE counters SET deletions = deletions + 1;
     END;
     """,
+    _seal("logs", SOUND_LOG, "seq = NEW.seq")
+    + _seal("traces", SOUND_TRACE, "seq = NEW.seq")
+    + _seal("blocks", SOUND_BLOCK, "seq = NEW.seq AND key = NEW.key"),
 )
 
 
@@ -62,7 +95,7 @@ class Database:
         try:
             self._connection = _connect_to_write(folder) if write else _connect_to_read(folder)
             self._migrate(write)
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             self.close()
             raise StoreError(f"The database of the log store at {folder} cannot be opened ({error}).") from error
         except BaseException:
@@ -90,7 +123,7 @@ class Database:
         try:
             with self._turn:
                 return self._open().execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise StoreError(f"The database of the log store at {self.folder} cannot be read ({error}).") from error
 
     @contextmanager
@@ -100,7 +133,7 @@ class Database:
             with self._turn, self._open() as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             change = f"take {needed:,} bytes of rows" if needed else "be changed"
             raise StoreError(
                 f"The log store at {self.folder} could not {change} ({error}); it is as it was at its last commit. "
@@ -136,7 +169,7 @@ class Database:
             # As a script: it answers with a row for each page, and a plain execute stops at the first.
             with self._turn:
                 self._open().executescript("PRAGMA incremental_vacuum")
-        except sqlite3.Error as error:
+        except UNREADABLE as error:
             raise StoreError(f"The database at {self.folder} could not be made smaller ({error}).") from error
         self.read("PRAGMA wal_checkpoint(TRUNCATE)")
 
@@ -153,8 +186,23 @@ class Database:
         return self._connection
 
 
+def _crc32(*values: str | bytes | None) -> int:
+    """Of the types and contents of a row's columns, in turn: CRC-32 finds every flipped bit."""
+    crc = 0
+    for value in values:
+        raw = value.encode() if isinstance(value, str) else value or b""
+        crc = zlib.crc32(raw, zlib.crc32(b"%d" % len(raw), crc))
+    return crc
+
+
+def _connect(target: Path | str, **how: Any) -> sqlite3.Connection:
+    connection = sqlite3.connect(target, **how, **_HOW)
+    connection.create_function("crc32", -1, _crc32, deterministic=True)
+    return connection
+
+
 def _connect_to_write(folder: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(folder / NAME, **_HOW)
+    connection = _connect(folder / NAME)
     # auto_vacuum counts only before the first table; FULL: a commit survives a power cut, not only a kill.
     for setting in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
@@ -163,7 +211,7 @@ def _connect_to_write(folder: Path) -> sqlite3.Connection:
 
 def _connect_to_read(folder: Path) -> sqlite3.Connection:
     uri = (folder / NAME).resolve().as_uri() + "?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, **_HOW)
+    connection = _connect(uri, uri=True)
     try:
         connection.execute("PRAGMA user_version")
     except sqlite3.OperationalError:
@@ -172,5 +220,5 @@ def _connect_to_read(folder: Path) -> sqlite3.Connection:
         if os.access(folder, os.W_OK) or (unfinished.exists() and unfinished.stat().st_size):
             raise
         # SQLite makes its -shm file even to read, which a read-only folder does not allow; nobody writes there.
-        connection = sqlite3.connect(uri + "&immutable=1", uri=True, **_HOW)
+        connection = _connect(uri + "&immutable=1", uri=True)
     return connection

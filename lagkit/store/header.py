@@ -13,6 +13,7 @@ import torch
 
 from lagkit.codec import CODECS, Codec
 from lagkit.errors import StoreError, StoreMismatch
+from lagkit.types import MALFORMED
 
 NAME = "store.json"
 KIND = "lagkit log store"
@@ -43,9 +44,11 @@ class Header:
         if not isinstance(self.dim, int) or self.dim < 1:
             raise StoreError(f"Embeddings have a whole number of dimensions, at least one; {self.dim!r} was given.")
         if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
-            raise StoreError(f"{self.dtype!r} is no dtype of KV blocks; give torch's name of one, such as bfloat16.")
+            raise StoreError(
+                f"{self.dtype!r:.80} is no dtype of KV blocks; give torch's name of one, such as bfloat16."
+            )
         if self.codec not in CODECS:
-            raise StoreError(f"{self.codec!r} is no codec of KV blocks; give one of {', '.join(CODECS)}.")
+            raise StoreError(f"{self.codec!r:.80} is no codec of KV blocks; give one of {', '.join(CODECS)}.")
 
     @classmethod
     def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: str, codec: Codec = "none") -> Header:
@@ -60,16 +63,15 @@ class Header:
             raw = json.loads(text)
             if not isinstance(raw, dict) or raw.get("kind") != KIND:
                 raise ValueError(f"its kind is not {KIND!r}")
-            if raw["format"] > FORMAT:
-                raise StoreError(
-                    f"{where} has store format {raw['format']}, newer than the {FORMAT} that this lagkit reads: "
-                    "update lagkit."
-                )
-            if raw.get("codec") == "safetensors":  # how the first stores were headed
-                raw["codec"] = "none"
-            return cls(**raw)
-        except (ValueError, KeyError, TypeError) as error:
+            if raw["format"] <= FORMAT:
+                if raw.get("codec") == "safetensors":  # how the first stores were headed
+                    raw["codec"] = "none"
+                return cls(**raw)
+        except (*MALFORMED, StoreError) as error:
             raise StoreError(f"{where} does not describe a log store ({error}).") from error
+        raise StoreError(
+            f"{where} has store format {raw['format']}, newer than the {FORMAT} that this lagkit reads: update lagkit."
+        )
 
     @classmethod
     def read(cls, folder: Path) -> Header:

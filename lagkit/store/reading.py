@@ -16,11 +16,11 @@ from lagkit.index import Vectors
 from lagkit.kv import KVBlock
 from lagkit.store import upkeep
 from lagkit.store.archive import write_archive
-from lagkit.store.database import Database
+from lagkit.store.database import SOUND_BLOCK, SOUND_JSON, Database
 from lagkit.store.files import BlockFiles, BlockRow
 from lagkit.store.header import Header
 from lagkit.store.vectors import LogVectors
-from lagkit.types import Hit, Trace
+from lagkit.types import MALFORMED, Hit, Trace
 
 PAGE = 256
 
@@ -58,22 +58,25 @@ class StoredLogs:
 
     def get(self, log: str) -> Trace:
         """The trace of a log; raises StoreError for an unknown id."""
-        rows = self._db.read("SELECT json FROM traces JOIN logs USING (seq) WHERE id = ?", log)
+        rows = self._db.read(f"SELECT {SOUND_JSON} FROM traces JOIN logs USING (seq) WHERE id = ?", log)
         if not rows:
             raise self._unknown(log)
         return self._trace(log, rows[0][0])
 
     def traces(self) -> Iterator[Trace]:
         """All traces, oldest first, a few in memory at a time."""
-        last, page = 0, "SELECT seq, id, json FROM traces JOIN logs USING (seq) WHERE seq > ? ORDER BY seq LIMIT ?"
+        last = 0
+        page = f"SELECT seq, id, {SOUND_JSON} FROM traces JOIN logs USING (seq) WHERE seq > ? ORDER BY seq LIMIT ?"
         while rows := self._db.read(page, last, PAGE):
             yield from (self._trace(log, text) for _, log, text in rows)
             last = rows[-1][0]
 
-    def _trace(self, log: str, text: str) -> Trace:
+    def _trace(self, log: str, text: str | None) -> Trace:
+        if text is None:
+            raise StoreError(f"The trace of {log} in {self.path} is damaged: prune() removes this log.")
         try:
             return Trace.from_dict(json.loads(text))
-        except (ValueError, KeyError, TypeError) as error:
+        except MALFORMED as error:
             raise StoreError(f"The trace of {log} in {self.path} cannot be read ({error}): delete this log.") from error
 
     def _unknown(self, log: str) -> StoreError:
@@ -83,7 +86,8 @@ class StoredLogs:
         """The keys under which a log has KV blocks, sorted; raises StoreError for an unknown id."""
         if log not in self:
             raise self._unknown(log)
-        return [key for (key,) in self._db.read("SELECT key FROM blocks JOIN logs USING (seq) WHERE id = ?", log)]
+        query = f"SELECT key FROM blocks JOIN logs USING (seq) WHERE id = ? AND {SOUND_BLOCK}"
+        return [key for (key,) in self._db.read(query, log)]
 
     def has_block(self, log: str, key: str) -> bool:
         """Whether `block` would find one, be it damaged or not; False for an unknown id."""
@@ -110,7 +114,7 @@ class StoredLogs:
 
     def _block_row(self, log: str, key: str) -> BlockRow | None:
         query = "SELECT key, tokens, bytes, sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND key = ?"
-        rows = self._db.read(query, log, key)
+        rows = self._db.read(f"{query} AND {SOUND_BLOCK}", log, key)
         return BlockRow(*rows[0]) if rows else None
 
     def search(

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lagkit.store.database import NAME as DATABASE
-from lagkit.store.database import Database
+from lagkit.store.database import SOUND_BLOCK, SOUND_JSON, SOUND_LOG, SOUND_TRACE, Database
 from lagkit.store.files import BlockFiles, block_name
-from lagkit.types import Trace
+from lagkit.types import MALFORMED, Trace
 
 
 class Problem(NamedTuple):
@@ -27,12 +27,13 @@ def problems(db: Database, files: BlockFiles, dim: int) -> Iterator[Problem]:
     for (said,) in db.read("PRAGMA integrity_check"):
         if said != "ok":
             yield Problem(DATABASE, "", f"SQLite: {said}")
-    yield from _log_problems(db, dim)
+    yield from row_problems(db, dim)
 
 
 def block_problems(db: Database, files: BlockFiles) -> Iterator[Problem]:
     """Blocks whose file is missing, truncated or altered."""
-    for sha256, nbytes in db.read("SELECT sha256, max(bytes) FROM blocks GROUP BY sha256 ORDER BY sha256"):
+    sound = f"SELECT sha256, max(bytes) FROM blocks WHERE {SOUND_BLOCK} GROUP BY sha256 ORDER BY sha256"
+    for sha256, nbytes in db.read(sound):
         if flaw := files.flaw(sha256, nbytes):
             owners = "SELECT id, key FROM blocks JOIN logs USING (seq) WHERE sha256 = ? ORDER BY seq, key"
             for log, key in db.read(owners, sha256):
@@ -41,22 +42,48 @@ def block_problems(db: Database, files: BlockFiles) -> Iterator[Problem]:
 
 def orphans(db: Database, files: BlockFiles) -> Iterator[Problem]:
     """Files that no log names: an interrupted write left them."""
-    known = {block_name(sha256) for (sha256,) in db.read("SELECT DISTINCT sha256 FROM blocks")}
+    known = {block_name(sha256) for (sha256,) in db.read(f"SELECT DISTINCT sha256 FROM blocks WHERE {SOUND_BLOCK}")}
     for name in sorted(set(files.names()) - known):
         yield Problem(name, "", "is an orphan: no log names this file")
 
 
-def _log_problems(db: Database, dim: int) -> Iterator[Problem]:
-    for seq, log, length in db.read("SELECT seq, id, length(embedding) FROM logs ORDER BY seq"):
-        if length != 4 * dim:
-            yield Problem(DATABASE, log, f"its embedding has {length} bytes instead of {4 * dim}")
-        rows = db.read("SELECT json FROM traces WHERE seq = ?", seq)
-        try:
-            found = Trace.from_dict(json.loads(rows[0][0])).id if rows else "missing"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            found = f"unreadable ({error})"
-        if found != log:
-            yield Problem(DATABASE, log, f"its trace is not what was stored: it is {found}")
+def row_problems(db: Database, dim: int) -> Iterator[Problem]:
+    """Rows that are not what was stored."""
+    logs = f"SELECT CAST(id AS BLOB), seq, {SOUND_LOG}, length(embedding) FROM logs ORDER BY seq"
+    for name, seq, sound, length in db.read(logs):
+        log = _shown(name)
+        if not sound or length != 4 * dim:
+            yield Problem(DATABASE, log, f"its embedding is damaged ({length} bytes)")
+        rows = db.read(f"SELECT {SOUND_JSON} FROM traces WHERE seq = ?", seq)
+        if flaw := _flaw_of_trace(log, rows[0][0]) if rows else "is missing":
+            yield Problem(DATABASE, log, f"its trace {flaw}")
+    blocks = (
+        f"SELECT CAST(id AS BLOB), CAST(key AS BLOB) FROM blocks LEFT JOIN logs USING (seq) WHERE NOT {SOUND_BLOCK}"
+    )
+    for name, key in db.read(blocks):
+        yield Problem(DATABASE, _shown(name), f"its row of block {_shown(key)!r} is damaged")
+
+
+def _flaw_of_trace(log: str, text: str | None) -> str | None:
+    if text is None:
+        return "is damaged"
+    try:
+        found = Trace.from_dict(json.loads(text)).id
+    except MALFORMED as error:
+        return f"is unreadable ({error})"
+    return None if found == log else f"is not what was stored: it is {found}"
+
+
+def _shown(name: bytes | None) -> str:
+    return (name or b"").decode(errors="replace")
+
+
+def delete_damaged_rows(db: Database) -> None:
+    """Remove what `row_problems` finds by the rows' checksums; a log goes with either half of it."""
+    with db.transaction() as connection:
+        connection.execute(f"DELETE FROM blocks WHERE NOT {SOUND_BLOCK}")
+        connection.execute(f"DELETE FROM traces WHERE NOT {SOUND_TRACE}")
+        connection.execute(f"DELETE FROM logs WHERE NOT {SOUND_LOG} OR seq NOT IN (SELECT seq FROM traces)")
 
 
 def delete_oldest(db: Database, excess: int) -> list[tuple[str, int]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lagkit.errors import EmptyStore, StoreError
 from lagkit.index import VectorIndex
-from lagkit.store.database import Database
+from lagkit.store.database import SOUND_EMBEDDING, Database
 from lagkit.types import Hit
 
 PAGE = 4096
@@ -42,15 +42,15 @@ class LogVectors:
 
     def all(self) -> NDArray[np.float32]:
         """See `LogStore.embeddings`."""
-        rows = self._db.read("SELECT embedding FROM logs ORDER BY seq")
+        rows = self._db.read(f"SELECT {SOUND_EMBEDDING} FROM logs ORDER BY seq")
         return self._matrix(tuple(blob for (blob,) in rows))
 
     def _current(self) -> VectorIndex:
         # The count of deletions is read first: should another process delete in between, the next search sees it.
-        [(deletions,)] = self._db.read("SELECT deletions FROM counters")
+        [(deletions,)] = self._db.read("SELECT max(deletions) FROM counters")
         if self._index is None or deletions != self._deletions:
             self._index, self._deletions, self._last = VectorIndex(self.dim), deletions, 0
-        page = "SELECT seq, id, embedding FROM logs WHERE seq > ? ORDER BY seq LIMIT ?"
+        page = f"SELECT seq, id, {SOUND_EMBEDDING} FROM logs WHERE seq > ? ORDER BY seq LIMIT ?"
         while rows := self._db.read(page, self._last, PAGE):
             seqs, ids, blobs = zip(*rows, strict=True)
             self._index.add(ids, self._matrix(blobs))
@@ -58,8 +58,10 @@ class LogVectors:
         return self._index
 
     def _matrix(self, blobs: tuple[bytes, ...]) -> NDArray[np.float32]:
-        if any(len(blob) != 4 * self.dim for blob in blobs):
-            raise StoreError(f"{self._db.folder} holds embeddings of a wrong length: verify() names their logs.")
+        if any(blob is None or len(blob) != 4 * self.dim for blob in blobs):
+            raise StoreError(
+                f"{self._db.folder} holds damaged embeddings: verify() names their logs, prune() removes them."
+            )
         return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, self.dim)
 
 
