@@ -224,3 +224,11 @@ def test_a_wrong_command_makes_nothing(tmp_path, capsys, words):
     assert main(["nightly", str(path), "--out", str(tmp_path / "night"), *words]) == 2
     assert capsys.readouterr().err.startswith("lagkit: ")
     assert not (tmp_path / "night").exists()
+
+
+def test_jobs_that_ran_side_by_side_count_once():
+    at = "2026-01-01T00:00:{:02d}.000+00:00".format
+    spans = [(30, 5.0), (0, 10.0), (4, 3.0), (8, 4.0)]
+    jobs = [running.Outcome(str(i), "ok", "", at(start), seconds) for i, (start, seconds) in enumerate(spans)]
+    assert running.covered(jobs) == pytest.approx(12 + 5)
+    assert running.covered([]) == 0

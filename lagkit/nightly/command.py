@@ -16,7 +16,7 @@ from lagkit import cli
 from lagkit.errors import ConfigError, NotebookFailed
 from lagkit.nightly import gates, history, page
 from lagkit.nightly.profile import Plan, plan
-from lagkit.nightly.run import Outcome, metrics, run
+from lagkit.nightly.run import Outcome, covered, metrics, run
 from lagkit.nightly.summary import lift, shown
 from lagkit.progress import say
 
@@ -45,14 +45,14 @@ def _night(args: argparse.Namespace, wanted: Plan, out: Path) -> int:
     compared = gates.compare(baselines, wanted, measured)
     past = history.record(out, wanted, outcomes, measured)
     kept = set(zip(before["job"], before["started"], strict=True))
-    earlier = sum(outcome.seconds for name, outcome in outcomes.items() if (name, outcome.started) in kept)
+    earlier = covered(outcome for name, outcome in outcomes.items() if (name, outcome.started) in kept)
     table = _summarize(wanted, outcomes, out, time.monotonic() - began + earlier)
     report = page.write(out, wanted, outcomes, measured, compared, past, table)
     return _tell(outcomes, compared, table, report)
 
 
 def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds: float) -> str:
-    """Write `summary.json` where the profile asks for it; returns its table. Jobs kept count with their own seconds."""
+    """Write `summary.json` where the profile asks for it; returns its table. Jobs kept count with the time that they took."""
     if wanted.summary is None or outcomes[wanted.summary].status != "ok":
         return ""
     return shown(lift(out / "jobs" / wanted.summary, out, seconds))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -75,6 +75,16 @@ def metrics(out: Path, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, f
             written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             found[name] = written.get("metrics", {})
     return found
+
+
+def covered(outcomes: Iterable[Outcome]) -> float:
+    """Seconds during which at least one of the jobs ran: those that ran side by side count once."""
+    begun = ((datetime.fromisoformat(outcome.started).timestamp(), outcome.seconds) for outcome in outcomes)
+    total, until = 0.0, float("-inf")
+    for start, seconds in sorted(begun):
+        total += max(0.0, start + seconds - max(start, until))
+        until = max(until, start + seconds)
+    return total
 
 
 def _width(plan: Plan) -> int:
