@@ -52,7 +52,7 @@ def _night(args: argparse.Namespace, wanted: Plan, out: Path) -> int:
 
 
 def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds: float) -> str:
-    """Write `summary.json` where the profile asks for it; returns its table. Jobs kept count with the time that they took."""
+    """Write `summary.json` where the profile asks for it; returns its table. Kept jobs count with their own time."""
     if wanted.summary is None or outcomes[wanted.summary].status != "ok":
         return ""
     return shown(lift(out / "jobs" / wanted.summary, out, seconds))
