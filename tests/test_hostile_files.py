@@ -369,7 +369,7 @@ def members(pattern, tmp_path_factory):
 
 
 names = st.sampled_from(
-    ["../evil", "/tmp/evil", "kv/../../evil", "..", "", "kv", "a" * 300, "kv/ab/../../../evil", "\udcff"]
+    ["../evil", "/evil", "kv/../../evil", "..", "", "kv", "a" * 300, "kv/ab/../../../evil", "\udcff"]
 )
 kinds = st.sampled_from(
     [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.CHRTYPE, b"S", b"V"]
