@@ -78,8 +78,10 @@ class Header:
         """The header of the store in `folder`; raises StoreError where there is none."""
         try:
             text = (folder / NAME).read_bytes()
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(f"There is no log store at {folder}; make one with LogStore.create.") from error
+        except OSError as error:
+            raise StoreError(f"The log store at {folder} cannot be read ({error}).") from error
         return cls.parse(text, str(folder / NAME))
 
     def to_json(self) -> bytes:
@@ -87,10 +89,13 @@ class Header:
         return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
     def write(self, folder: Path) -> None:
-        """Write `store.json` so that it is there whole or not at all."""
+        """Write `store.json` so that it is there whole or not at all; raises StoreError if that fails."""
         aside = folder / f"{NAME}.new"
-        aside.write_bytes(self.to_json())
-        publish(aside, folder / NAME)
+        try:
+            aside.write_bytes(self.to_json())
+            publish(aside, folder / NAME)
+        except OSError as error:
+            raise StoreError(f"No log store can be made at {folder} ({error}).") from error
 
     def check(self, where: Path | str, **expected: Any) -> None:
         """Compare with what the caller works with (None: whatever it is); raises StoreMismatch, naming both sides."""
