@@ -57,8 +57,9 @@ def pattern() -> Path:
 ARCHIVED = (5, 6, 21, 22, 23)
 
 
-def removepattern() -> None:
-    shutil.rmtree(pattern())
+def remove_pattern() -> None:
+    if pattern.cache_info().currsize:
+        shutil.rmtree(pattern())
     pattern.cache_clear()
 
 
