@@ -115,7 +115,7 @@ def lines_unchecked(monkeypatch) -> str:
         (rows_before_files, "it holds|was damaged"),
         (files_unchecked, r"is not what was stored|set\(\) was named"),
         (rows_unchecked, "is not what was stored|not noticed|cannot be read"),
-        (no_lock, "it holds"),
+        (no_lock, "it holds|other writer failed|writer was refused"),
         (half_an_import, "it holds"),
         (lines_unchecked, "a trace is not what was written"),
     ],

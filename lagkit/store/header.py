@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,7 +64,10 @@ class Header:
             raw = json.loads(text)
             if not isinstance(raw, dict) or raw.get("kind") != KIND:
                 raise ValueError(f"its kind is not {KIND!r}")
+            crc = raw.pop("crc32", None)  # which older stores lack
             if raw["format"] <= FORMAT:
+                if crc not in (None, _crc32(raw)):
+                    raise ValueError("its checksum is another")
                 if raw.get("codec") == "safetensors":  # how the first stores were headed
                     raw["codec"] = "none"
                 return cls(**raw)
@@ -86,7 +90,8 @@ class Header:
 
     def to_json(self) -> bytes:
         """The bytes of `store.json`."""
-        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+        head = asdict(self)
+        return (json.dumps({**head, "crc32": _crc32(head)}, indent=2, sort_keys=True) + "\n").encode()
 
     def write(self, folder: Path) -> None:
         """Write `store.json` so that it is there whole or not at all; raises StoreError if that fails."""
@@ -126,6 +131,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _crc32(head: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(head, sort_keys=True).encode())
 
 
 def _plain(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -406,8 +406,8 @@ def _two_writers(rng: random.Random, folder: Path) -> str:
     other.start()
     ended = processes.run(writing(1))
     other.join(60)
-    assert other.exitcode == 0
-    assert ended.done[-1] == "added"
+    assert other.exitcode == 0, "the other writer failed"
+    assert ended.done[-1:] == ["added"], f"the writer was refused: {ended.refusal}"
     look_over(path, [both((*FIRST, 11, 12, 13, 14))])
     return "one waited for the other" if "locked" in ended.done else "they did not meet"
 
