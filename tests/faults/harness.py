@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
-from tests.faults import runs  # noqa: F401 - registers its kinds
+from tests.faults import damage, kills, refusals, runs  # noqa: F401 - they register their kinds
 from tests.faults.kinds import KINDS
 from tests.faults.stores import remove_pattern
 

@@ -17,7 +17,9 @@ from lagkit.experiment import Experiment
 from lagkit.journal import Journal
 from lagkit.types import Trace
 from tests.faults import processes
-from tests.faults.kinds import flip, kind, refusal, strange_clock, tear
+from tests.faults.damage import flip, tear
+from tests.faults.kinds import kind, refusal
+from tests.faults.refusals import strange_clock
 from tests.faults.stores import ORPHAN
 from tests.lms import SAMPLE, ScriptedLM, new_lm, small_run
 from tests.stores import trace

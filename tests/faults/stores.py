@@ -112,7 +112,7 @@ def look_over(path: Path, allowed: Sequence[Holds], damaged: Collection[str] = (
         pruned = store.prune()
         assert sorted(pruned["file"]) == sorted(problems["file"]), "prune removed something else than verify named"
         clean(store, found)
-    return f"{orphans} orphan files" if orphans else "nothing to clean"
+    return "orphan files, removed" if orphans else "nothing to clean"
 
 
 def clean(store: LogStore, holds: Holds) -> None:
