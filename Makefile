@@ -9,7 +9,7 @@ PROFILE ?= demo
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo nightly sanity test test-all bench study support codec results gallery lint format clean
+.PHONY: help install demo nightly sanity test test-all bench study support codec faults results gallery lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -45,6 +45,10 @@ bench: $(STAMP)  ## measure speed and size, into runs/bench.json
 
 study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all variants
 	$(BIN)/python -m lagkit.testbed study testbed --set out=runs/study --page docs/results/testbed.md
+
+faults: export OMP_NUM_THREADS = 1
+faults: $(STAMP)  ## remake docs/results/faults.md: a thousand faults injected into stores, journals and runs (minutes)
+	$(BIN)/python -m tests.faults --count 1000 --page docs/results/faults.md
 
 support: $(STAMP)  ## remake docs/results/support.md: families and models that re-alignment works with
 	$(BIN)/python -m lagkit.notebook notebooks/10_architectures.ipynb runs/10_architectures

@@ -240,7 +240,7 @@ def test_readers_that_know_no_codec_can_read_all_that_they_understand(tmp_path):
         assert (head["format"], head["codec"]) == (number, codec)
     path = tmp_path / "none" / "store.json"
     for old in ("safetensors", None):
-        head = {**json.loads(path.read_text()), "codec": old}
+        head = {**json.loads(path.read_text()), "codec": old, "crc32": None}
         path.write_text(json.dumps({name: value for name, value in head.items() if value is not None}))
         with LogStore.open(path.parent, codec="none", write=True) as store:
             fill(store, [len(store)])

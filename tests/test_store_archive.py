@@ -192,7 +192,7 @@ def test_deeply_nested_json_is_refused(parts, tmp_path):
     ],
 )
 def test_other_headers_are_refused(parts, tmp_path, head, message):
-    head = {**json.loads(parts["store.json"]), **head}
+    head = {**json.loads(parts["store.json"]), "crc32": None, **head}
     pack(tmp_path / "bad.tar", {**parts, "store.json": json.dumps(head).encode()})
     refused(tmp_path / "bad.tar", message)
 

@@ -34,6 +34,8 @@ SOUND_EMBEDDING = f"CASE WHEN {SOUND_LOG} THEN embedding END"
 SOUND_TRACE = f"traces.crc IS {_crc(_OWNER.format('traces'), 'traces.json')}"
 SOUND_JSON = f"CASE WHEN {SOUND_TRACE} THEN json END"
 _BLOCK = tuple(f"blocks.{column}" for column in ("key", "tokens", "bytes", "sha256"))
+# An index that is damaged may lead to the row of another log, whose id only the row itself tells.
+OWN_BLOCK = f"{_OWNER.format('blocks')} = ?"
 SOUND_BLOCK = f"blocks.crc IS {_crc(_OWNER.format('blocks'), *_BLOCK)}"
 
 

@@ -93,7 +93,8 @@ class BlockFiles:
         except (OSError, SafetensorError) as error:
             raise StoreError(self._refusal(error, needed, what)) from error
         finally:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):  # it is gone, or stays as an orphan
+                aside.unlink()
         return sha256, nbytes
 
     def _refusal(self, error: Exception, needed: int, what: str) -> str:
@@ -126,7 +127,7 @@ class BlockFiles:
             )
 
     def flaw(self, sha256: str, nbytes: int) -> str | None:
-        """What is wrong with a file, in a few words, or None."""
+        """What is wrong with a file, in a few words, or None; raises StoreError if it may not be looked at."""
         path = self.path(sha256)
         try:
             size = path.stat().st_size
@@ -135,24 +136,34 @@ class BlockFiles:
             return None if _digest(path) == sha256 else "is damaged: its content is not what was stored"
         except FileNotFoundError:
             return "is missing"
+        except PermissionError as error:  # no reason to think that the file is damaged, nor to remove it
+            raise StoreError(f"The KV block {path} may not be read ({error}): see to its permissions.") from error
         except OSError as error:
             return f"is damaged: it cannot be read ({error})"
 
     def names(self) -> Iterator[str]:
-        """All files below `kv/`, unfinished ones too, relative to the store."""
-        for parent, _, files in os.walk(self.folder / "kv"):
+        """All files below `kv/`, unfinished ones too, relative to the store; raises StoreError if one may not look."""
+
+        def refuse(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                raise StoreError(f"The folder {error.filename} cannot be listed ({error}).") from error
+
+        for parent, _, files in os.walk(self.folder / "kv", onerror=refuse):
             for file in files:
                 yield (Path(parent) / file).relative_to(self.folder).as_posix()
 
     def remove(self, name: str) -> int:
-        """Remove a file by its name relative to the store; returns how many bytes that freed."""
+        """Remove a file by its name relative to the store; returns how many bytes that freed. Raises StoreError."""
         path = self.folder / name
         self._sound.discard(path.stem)
-        with suppress(FileNotFoundError):
+        try:
             size = path.stat().st_size
             path.unlink()
-            return size
-        return 0
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise StoreError(f"The file {path} could not be removed ({error}): prune() tries again.") from error
+        return size
 
 
 def _digest(path: Path) -> str:

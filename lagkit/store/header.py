@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,7 +64,10 @@ class Header:
             raw = json.loads(text)
             if not isinstance(raw, dict) or raw.get("kind") != KIND:
                 raise ValueError(f"its kind is not {KIND!r}")
+            crc = raw.pop("crc32", None)  # which older stores lack
             if raw["format"] <= FORMAT:
+                if crc not in (None, _crc32(raw)):
+                    raise ValueError("its checksum is another")
                 if raw.get("codec") == "safetensors":  # how the first stores were headed
                     raw["codec"] = "none"
                 return cls(**raw)
@@ -78,19 +82,25 @@ class Header:
         """The header of the store in `folder`; raises StoreError where there is none."""
         try:
             text = (folder / NAME).read_bytes()
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(f"There is no log store at {folder}; make one with LogStore.create.") from error
+        except OSError as error:
+            raise StoreError(f"The log store at {folder} cannot be read ({error}).") from error
         return cls.parse(text, str(folder / NAME))
 
     def to_json(self) -> bytes:
         """The bytes of `store.json`."""
-        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+        head = asdict(self)
+        return (json.dumps({**head, "crc32": _crc32(head)}, indent=2, sort_keys=True) + "\n").encode()
 
     def write(self, folder: Path) -> None:
-        """Write `store.json` so that it is there whole or not at all."""
+        """Write `store.json` so that it is there whole or not at all; raises StoreError if that fails."""
         aside = folder / f"{NAME}.new"
-        aside.write_bytes(self.to_json())
-        publish(aside, folder / NAME)
+        try:
+            aside.write_bytes(self.to_json())
+            publish(aside, folder / NAME)
+        except OSError as error:
+            raise StoreError(f"No log store can be made at {folder} ({error}).") from error
 
     def check(self, where: Path | str, **expected: Any) -> None:
         """Compare with what the caller works with (None: whatever it is); raises StoreMismatch, naming both sides."""
@@ -121,6 +131,10 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _crc32(head: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(head, sort_keys=True).encode())
 
 
 def _plain(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from lagkit.index import Vectors
 from lagkit.kv import KVBlock
 from lagkit.store import upkeep
 from lagkit.store.archive import write_archive
-from lagkit.store.database import SOUND_BLOCK, SOUND_JSON, Database
+from lagkit.store.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
 from lagkit.store.files import BlockFiles, BlockRow
 from lagkit.store.header import Header
 from lagkit.store.vectors import LogVectors
@@ -75,9 +75,12 @@ class StoredLogs:
         if text is None:
             raise StoreError(f"The trace of {log} in {self.path} is damaged: prune() removes this log.")
         try:
-            return Trace.from_dict(json.loads(text))
+            trace = Trace.from_dict(json.loads(text))
         except MALFORMED as error:
             raise StoreError(f"The trace of {log} in {self.path} cannot be read ({error}): delete this log.") from error
+        if trace.id != log:
+            raise StoreError(f"The trace found as {log} in {self.path} is {trace.id}: verify() names what is damaged.")
+        return trace
 
     def _unknown(self, log: str) -> StoreError:
         return StoreError(f"There is no log {log!r} in the store at {self.path}, which has {len(self)} logs.")
@@ -86,8 +89,8 @@ class StoredLogs:
         """The keys under which a log has KV blocks, sorted; raises StoreError for an unknown id."""
         if log not in self:
             raise self._unknown(log)
-        query = f"SELECT key FROM blocks JOIN logs USING (seq) WHERE id = ? AND {SOUND_BLOCK}"
-        return [key for (key,) in self._db.read(query, log)]
+        query = f"SELECT key FROM blocks JOIN logs USING (seq) WHERE id = ? AND {SOUND_BLOCK} AND {OWN_BLOCK}"
+        return [key for (key,) in self._db.read(query, log, log)]
 
     def has_block(self, log: str, key: str) -> bool:
         """Whether `block` would find one, be it damaged or not; False for an unknown id."""
@@ -114,7 +117,7 @@ class StoredLogs:
 
     def _block_row(self, log: str, key: str) -> BlockRow | None:
         query = "SELECT key, tokens, bytes, sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND key = ?"
-        rows = self._db.read(f"{query} AND {SOUND_BLOCK}", log, key)
+        rows = self._db.read(f"{query} AND {SOUND_BLOCK} AND {OWN_BLOCK}", log, key, log)
         return BlockRow(*rows[0]) if rows else None
 
     def search(
