@@ -29,9 +29,10 @@ MACHINE_PATH = re.compile("|".join(f"/{name}/" for name in ("home", "root", "tmp
 
 
 def requirements():
+    """All that is asked for; what the project asks of itself, its own extras, left out."""
     extras = PROJECT["project"]["optional-dependencies"].values()
     listed = PROJECT["project"]["dependencies"] + [line for extra in extras for line in extra]
-    return [Requirement(line) for line in listed]
+    return [asked for line in listed if (asked := Requirement(line)).name != PROJECT["project"]["name"]]
 
 
 def constraints():
@@ -83,15 +84,19 @@ def test_environment_is_in_step_with_the_project():
 
 def test_imports_are_declared():
     provides = {"faiss": "faiss-cpu", "sklearn": "scikit-learn", "yaml": "PyYAML"}
-    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["dependencies"]}
-    api = {canonicalize_name(Requirement(line).name) for line in PROJECT["project"]["optional-dependencies"]["api"]}
+
+    def named(lines):
+        return {canonicalize_name(Requirement(line).name) for line in lines}
+
+    declared = named(PROJECT["project"]["dependencies"])
+    extras = {extra: named(lines) for extra, lines in PROJECT["project"]["optional-dependencies"].items()}
     for module in MODULES:
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             for package in {name.partition(".")[0] for name in names} - STANDARD:
                 name = canonicalize_name(provides.get(package, package))
-                allowed = declared | api if module.parent.name == "api" else declared
+                allowed = declared | extras.get(module.parent.name, set())  # a package of an extra has its name
                 assert name in allowed, f"{module.name} imports {package}, which pyproject.toml does not list"
 
 
