@@ -37,7 +37,7 @@ Result = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> None:
     """Race, show a table and write JSON; or, as one of the processes of a race, measure one side."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description=__doc__)
-    parser.add_argument("--out", type=Path, help="the JSON file; workloads that it has stay unless they are raced anew")
+    parser.add_argument("--out", type=Path, help="the JSON file; what else it has stays")
     parser.add_argument("--data", type=Path, help="a folder of multiple-choice questions, for long answers")
     parser.add_argument(
         "--workload", action="append", choices=WORKLOADS, help="by default all that have what they need"
