@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixi
 from lagkit import codec as codecs
 from lagkit.codec import Codec
 from lagkit.errors import ContextTooLong, DamagedBlock, StoreMismatch
+from lagkit.mapped import opened
 
 if TYPE_CHECKING:
     from lagkit.rope import Realigner
@@ -97,11 +98,11 @@ class KVBlock:
         one of another codec.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                found, _, dtype = (file.metadata() or {}).get("format", "none").partition("/")
+            with opened(path) as file:
+                found, _, dtype = file.format.partition("/")
                 if found != FORMATS[codec]:
                     raise ValueError(f"its format is {found}, not {FORMATS[codec]}")
-                tensors = {name: file.get_tensor(name) for name in (*codecs.names(codec), "ids")}
+                tensors = file.tensors((*codecs.names(codec), "ids"))
             return cls(*codecs.unpack(tensors, codec, dtype), tensors["ids"].long())
         except (OSError, SafetensorError, ValueError) as error:
             raise DamagedBlock(f"KV block {path} cannot be used ({error}): encode its log again.") from error

@@ -65,7 +65,8 @@ def test_any_order_of_additions_and_removals_is_that_of_the_additions(vectors, c
     query = np.array([1, 2, -1], np.float32)
     ranking = sorted(((id, float(row @ query)) for id, row in held.items()), key=lambda hit: -hit[1])
     assert [(hit.id, hit.score) for hit in index.search(query[None], 99)[0]] == ranking
-    assert len(index) == len(held) and all(id in index for id in held)
+    assert len(index) == len(held)
+    assert all(id in index for id in held)
 
 
 def test_several_queries_at_once_and_readding():

@@ -107,7 +107,8 @@ def test_deletions_are_followed_one_by_one(store):
         with LogStore.open(store.path) as fresh:
             assert reader.search(vector(1)[None], 9) == fresh.search(vector(1)[None], 9)
         assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {trace(i).id for i in left}
-        assert reader._vectors._index is index and again == [ids[3]]
+        assert reader._vectors._index is index
+        assert again == [ids[3]]
 
 
 @pytest.mark.parametrize("harm", ["UPDATE deleted SET id = 'x'", "DELETE FROM deleted", "UPDATE logs SET crc = 1"])

@@ -16,6 +16,8 @@ from lagkit.errors import StoreError
 NAME = "logs.sqlite"
 # The second: what sqlite3 makes of a message that quotes damaged text.
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+# Bytes that the write-ahead log may take when it is not in use, and that free pages may before `trim` gives them back.
+SLACK = 4 << 20
 # Threads take turns (see Database), which is all that SQLite asks of those who share a connection.
 _HOW: dict[str, Any] = {"timeout": 10, "isolation_level": None, "check_same_thread": False}
 
@@ -176,9 +178,17 @@ class Database:
 
     def live_bytes(self) -> int:
         """The size of the database without its free pages, inside a transaction too."""
-        [(pages,)], [(free,)] = self.read("PRAGMA page_count"), self.read("PRAGMA freelist_count")
-        [(size,)] = self.read("PRAGMA page_size")
-        return (pages - free) * size
+        [(pages,)], [(size,)] = self.read("PRAGMA page_count"), self.read("PRAGMA page_size")
+        return pages * size - self._free_bytes()
+
+    def _free_bytes(self) -> int:
+        [(free,)], [(size,)] = self.read("PRAGMA freelist_count"), self.read("PRAGMA page_size")
+        return free * size
+
+    def trim(self) -> None:
+        """`reclaim`, if there is much to gain: what comes next would only ask for these pages again."""
+        if self._free_bytes() > SLACK:
+            self.reclaim()
 
     def reclaim(self) -> None:
         """Give free pages back to the disk and empty the write-ahead log (as far as readers let go of it)."""
@@ -224,6 +234,7 @@ def _connect_to_write(folder: Path) -> sqlite3.Connection:
     # auto_vacuum counts only before the first table; FULL: a commit survives a power cut, not only a kill.
     for setting in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
+    connection.execute(f"PRAGMA journal_size_limit = {SLACK}")
     return connection
 
 

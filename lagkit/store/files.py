@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -22,6 +23,8 @@ from lagkit.kv import KVBlock
 from lagkit.store.header import publish, sync_folder
 
 SUFFIX = ".safetensors"
+# Files whose checksum need not be computed again; a reader would else remember all that ever were in a store.
+REMEMBERED = 20_000
 
 
 class BlockRow(NamedTuple):
@@ -52,7 +55,8 @@ class BlockFiles:
     def __init__(self, folder: Path, codec: Codec) -> None:
         self.folder = folder
         self.codec = codec
-        self._sound: set[str] = set()
+        self._sound: OrderedDict[str, None] = OrderedDict()
+        self._nbytes: int | None = None
 
     def path(self, sha256: str) -> Path:
         """Where the file with this content stands."""
@@ -89,7 +93,10 @@ class BlockFiles:
             if not target.parent.exists():
                 target.parent.mkdir(exist_ok=True)
                 sync_folder(root)
+            before = file_size(target)
             publish(aside, target)
+            if self._nbytes is not None:
+                self._nbytes += nbytes - before
         except (OSError, SafetensorError) as error:
             raise StoreError(self._refusal(error, needed, what)) from error
         finally:
@@ -112,7 +119,9 @@ class BlockFiles:
         """A block; its checksum is computed the first time. Raises DamagedBlock, naming the file."""
         if sha256 not in self._sound:
             self.check(sha256, nbytes)
-            self._sound.add(sha256)
+            self._sound[sha256] = None
+            if len(self._sound) > REMEMBERED:
+                self._sound.popitem(last=False)
         try:
             return KVBlock.load(self.path(sha256), self.codec)
         except RuntimeError as error:  # torch's, when the file goes away between opening and mapping it
@@ -152,10 +161,17 @@ class BlockFiles:
             for file in files:
                 yield (Path(parent) / file).relative_to(self.folder).as_posix()
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all files below `kv/`, for whom has the store for writing: listed once, and then counted."""
+        if self._nbytes is None:
+            self._nbytes = sum(file_size(self.folder / name) for name in self.names())
+        return self._nbytes
+
     def remove(self, name: str) -> int:
         """Remove a file by its name relative to the store; returns how many bytes that freed. Raises StoreError."""
         path = self.folder / name
-        self._sound.discard(path.stem)
+        self._sound.pop(path.stem, None)
         try:
             size = path.stat().st_size
             path.unlink()
@@ -163,7 +179,17 @@ class BlockFiles:
             return 0
         except OSError as error:
             raise StoreError(f"The file {path} could not be removed ({error}): prune() tries again.") from error
+        if self._nbytes is not None:
+            self._nbytes -= size
         return size
+
+
+def file_size(path: Path) -> int:
+    """The bytes of a file; 0 where there is none (any more)."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _digest(path: Path) -> str:
