@@ -5,7 +5,7 @@
 
 An update is what one task does to a store and asks of it: search with the question's embedding, read the blocks found
 and lay them in a cache, add a log with its trace, embedding and KV block, evict the oldest logs above the cap. Decoding
-is left out: the logs are a few hundred that the testbed's model really gave, and encoded, once. Each comes many times,
+is left out: the logs are 150 that the testbed's model really gave, and encoded, once. Each comes many times,
 under a question that names the task, so with an id and an embedding of its own, and with a block whose first token id
 is the task's number, so in a file of its own.
 """
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="JSON", help="draw the figure of a result, beside it")
     parser.add_argument("--updates", type=int, default=20_000)
     parser.add_argument("--logs", type=int, default=2_000, help="about how many the cap holds (default: 2000)")
-    parser.add_argument("--questions", type=int, default=200, help="that the model answers (default: 200)")
+    parser.add_argument("--questions", type=int, default=150, help="that the model answers (default: 150)")
     parser.add_argument("--embedder", default="hash-4096")
     args = parser.parse_args()
     quiet()
