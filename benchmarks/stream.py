@@ -174,7 +174,7 @@ def flatness(table: pd.DataFrame, binds: int, window: int) -> pd.DataFrame:
     for name in table.columns:
         a, b = first[name].to_numpy(float), last[name].to_numpy(float)
         change, line = b.mean() - a.mean(), stats.linregress(full.index / 1e4, full[name])
-        steady = a.std() == b.std() == 0
+        steady = np.ptp(a) == np.ptp(b) == 0
         interval = (change, change) if steady else stats.ttest_ind(b, a, equal_var=False).confidence_interval()
         half = stats.t.ppf(0.975, len(full) - 2) * line.stderr if full[name].nunique() > 1 else 0.0
         ends = {"first": a.mean(), "last": b.mean(), "change": change, "low": interval[0], "high": interval[1]}
