@@ -4,7 +4,7 @@
     python -m benchmarks.stream --plot benchmarks/results/stream.json    # the figure of a result, beside it
 
 An update is what one task does to a store and asks of it: search with the question's embedding, read the blocks found
-and lay them in a cache, add a log with its trace, embedding and KV block, evict the oldest logs above the cap. Decoding
+and lay them in a cache as an agent does, add a log with its trace, embedding and KV block, evict the oldest logs above the cap. Decoding
 is left out: the logs are 150 that the testbed's model really gave, and encoded, once. Each comes many times,
 under a question that names the task, so with an id and an embedding of its own, and with a block whose first token id
 is the task's number, so in a file of its own.
@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lagkit.codec import packed_bytes
 from lagkit.config import RunConfig
 from lagkit.encode import Encoder
 from lagkit.experiment import Experiment
+from lagkit.hot import HotBlocks, Reading
 from lagkit.kv import KVBlock, build_cache
 from lagkit.manifest import git_state, machine, versions, write_json
 from lagkit.model import LM
@@ -43,6 +45,7 @@ from lagkit.types import Trace
 POLICY = "kv_last_round"
 FOUND = 3  # logs that a task reads
 CAPACITY = 64  # slots for what the model would write
+HOT = 64 << 20  # bytes of blocks kept in memory: less than the store, so that they too come and go
 STEPS = ("search", "read", "add", "evict")
 BEHIND = "follow"  # the search of a reader that has searched `PART` updates ago
 SIZES = ("rss_mb", "store_mb", "database_mb", "wal_mb", "blocks_mb", "logs", "open_files")
@@ -89,6 +92,7 @@ class Stream:
     seed: int = 0
     binds: int | None = None  # the first update that evicted a log
     wrong: int = 0  # searches in which a reader found other logs than the writer
+    _hot: HotBlocks = field(default_factory=lambda: HotBlocks(HOT))
     _times: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in (*STEPS, BEHIND)})
 
     def run(self, updates: int) -> pd.DataFrame:
@@ -111,7 +115,8 @@ class Stream:
         with self._timed("search"):
             [hits] = self.store.search(query, FOUND)
         with self._timed("read"):
-            build_cache([self._blocks([hit.id for hit in hits])], self.lm.model, self.lm.realigner, CAPACITY)
+            parts = [self._part(hit.id) for hit in hits]
+            build_cache([[part.ready() for part in parts]], self.lm.model, self.lm.realigner, CAPACITY)
         self._add(log)
         with self._timed("evict"):
             gone = self.store.evict(self.cap)
@@ -124,8 +129,9 @@ class Stream:
             found = reader.search(query, FOUND)
         self.wrong += found != self.store.search(query, FOUND)
 
-    def _blocks(self, logs: Sequence[str]) -> list[KVBlock]:
-        return [self.store.block(log, POLICY) for log in logs]
+    def _part(self, log: str) -> Reading:
+        row = self.store.find(log, POLICY)
+        return self._hot.fetch(row.sha256, row.tokens, row.bytes, partial(self.store.load, row))
 
     def _add(self, log: Source) -> None:
         [vector] = self.embedder.documents([log.trace.key])
@@ -196,7 +202,7 @@ def measure(folder: Path, *, updates: int, logs: int, questions: int, embedder: 
     sizes = {"updates": updates, "sources": len(found), "cap_mb": cap / 1e6, "binds": stream.binds}
     tokens = float(np.mean([len(source.block) for source in found]))
     return {
-        "sizes": {**sizes, "embedder": embedder, "tokens": tokens, "window": logs, "found": FOUND},
+        "sizes": {**sizes, "embedder": embedder, "tokens": tokens, "window": logs, "found": FOUND, "hot_mb": HOT / 1e6},
         "seconds": round(time.perf_counter() - began, 1),
         **faults,
         "flat": flatness(table, stream.binds or 0, logs).astype(float).round(5).to_dict("index"),
@@ -223,8 +229,10 @@ def main() -> None:
         write_json(args.out, result)
         print(pd.DataFrame.from_dict(result["flat"], orient="index").round(3).to_string())
     if args.plot:
+        from lagkit import plots
         from lagkit.plots.stream import stream
 
+        plots.for_notebooks()
         stream(json.loads(args.plot.read_text(encoding="utf-8"))).write_html(args.plot.with_suffix(".html"))
 
 
