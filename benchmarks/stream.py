@@ -4,10 +4,10 @@
     python -m benchmarks.stream --plot benchmarks/results/stream.json    # the figure of a result, beside it
 
 An update is what one task does to a store and asks of it: search with the question's embedding, read the blocks found
-and lay them in a cache as an agent does, add a log with its trace, embedding and KV block, evict the oldest logs above the cap. Decoding
-is left out: the logs are 150 that the testbed's model really gave, and encoded, once. Each comes many times,
-under a question that names the task, so with an id and an embedding of its own, and with a block whose first token id
-is the task's number, so in a file of its own.
+and lay them in a cache as an agent does, add a log with its trace, embedding and KV block, evict the oldest logs above
+the cap. Decoding is left out: the logs are 150 that the testbed's model really gave, and encoded, once. Each comes many
+times, under a question that names the task, so with an id and an embedding of its own, and with a block whose first
+token id is the task's number, so in a file of its own.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def flatness(table: pd.DataFrame, binds: int, window: int) -> pd.DataFrame:
     for name in table.columns:
         a, b = first[name].to_numpy(float), last[name].to_numpy(float)
         change, line = b.mean() - a.mean(), stats.linregress(full.index / 1e4, full[name])
-        steady = np.ptp(a) == np.ptp(b) == 0
+        steady = max(np.ptp(a), np.ptp(b)) <= 1e-9 * abs(a.mean())
         interval = (change, change) if steady else stats.ttest_ind(b, a, equal_var=False).confidence_interval()
         half = stats.t.ppf(0.975, len(full) - 2) * line.stderr if full[name].nunique() > 1 else 0.0
         ends = {"first": a.mean(), "last": b.mean(), "change": change, "low": interval[0], "high": interval[1]}
