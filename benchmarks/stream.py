@@ -1,7 +1,7 @@
 """A store under a cap of bytes while tasks come for a long time: are its size, memory and latency flat?
 
     python -m benchmarks.stream --out benchmarks/results/stream.json     # 20,000 updates, some minutes
-    python -m benchmarks.stream --plot benchmarks/results/stream.json    # the figure of a result, beside it
+    python -m benchmarks.stream --plot benchmarks/results/stream.json    # its figure, a PNG beside it
 
 An update is what one task does to a store and asks of it: search with the question's embedding, read the blocks found
 and lay them in a cache as an agent does, add a log with its trace, embedding and KV block, evict the oldest logs above
@@ -181,7 +181,11 @@ def flatness(table: pd.DataFrame, binds: int, window: int) -> pd.DataFrame:
         a, b = first[name].to_numpy(float), last[name].to_numpy(float)
         change, line = b.mean() - a.mean(), stats.linregress(full.index / 1e4, full[name])
         steady = max(np.ptp(a), np.ptp(b)) <= 1e-9 * abs(a.mean())
-        interval = (change, change) if steady else stats.ttest_ind(b, a, equal_var=False).confidence_interval()
+        interval = (
+            (change, change)
+            if steady
+            else stats.ttest_ind(b - a.mean(), a - a.mean(), equal_var=False).confidence_interval()
+        )
         half = stats.t.ppf(0.975, len(full) - 2) * line.stderr if full[name].nunique() > 1 else 0.0
         ends = {"first": a.mean(), "last": b.mean(), "change": change, "low": interval[0], "high": interval[1]}
         slope = {"slope": line.slope, "slope_low": line.slope - half, "slope_high": line.slope + half}
@@ -230,10 +234,13 @@ def main() -> None:
         print(pd.DataFrame.from_dict(result["flat"], orient="index").round(3).to_string())
     if args.plot:
         from lagkit import plots
+        from lagkit.gallery.pictures import png
         from lagkit.plots.stream import stream
 
         plots.for_notebooks()
-        stream(json.loads(args.plot.read_text(encoding="utf-8"))).write_html(args.plot.with_suffix(".html"))
+        figure = stream(json.loads(args.plot.read_text(encoding="utf-8")))
+        [image] = png([json.loads(figure.to_json())])
+        args.plot.with_suffix(".png").write_bytes(image)
 
 
 if __name__ == "__main__":
