@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lagkit.errors import EmptyStore, StoreError
 from lagkit.index import VectorIndex
-from lagkit.store.database import SOUND_EMBEDDING, Database
+from lagkit.store.database import SOUND_DELETED, SOUND_EMBEDDING, Database
 from lagkit.types import Hit
 
 PAGE = 4096
@@ -46,16 +46,30 @@ class LogVectors:
         return self._matrix(tuple(blob for (blob,) in rows))
 
     def _current(self) -> VectorIndex:
-        # The count of deletions is read first: should another process delete in between, the next search sees it.
-        [(deletions,)] = self._db.read("SELECT max(deletions) FROM counters")
-        if self._index is None or deletions != self._deletions:
-            self._index, self._deletions, self._last = VectorIndex(self.dim), deletions, 0
-        page = f"SELECT seq, id, {SOUND_EMBEDDING} FROM logs WHERE seq > ? ORDER BY seq LIMIT ?"
-        while rows := self._db.read(page, self._last, PAGE):
-            seqs, ids, blobs = zip(*rows, strict=True)
-            self._index.add(ids, self._matrix(blobs))
-            self._last = seqs[-1]
+        with self._db.snapshot():  # else another process could delete a log, and add it again, between two queries
+            [(deletions,)] = self._db.read("SELECT max(deletions) FROM counters")
+            if self._index is None or not self._forget(deletions):
+                self._index, self._last = VectorIndex(self.dim), 0
+            self._deletions = deletions
+            page = f"SELECT seq, id, {SOUND_EMBEDDING} FROM logs WHERE seq > ? ORDER BY seq LIMIT ?"
+            while rows := self._db.read(page, self._last, PAGE):
+                seqs, ids, blobs = zip(*rows, strict=True)
+                self._index.add(ids, self._matrix(blobs))
+                self._last = seqs[-1]
         return self._index
+
+    def _forget(self, deletions: int) -> bool:
+        """Remove what was deleted since the last time; False if that is no longer known."""
+        if deletions == self._deletions:
+            return True
+        rows = self._db.read(
+            f"SELECT CASE WHEN {SOUND_DELETED} THEN id END FROM deleted WHERE number > ?", self._deletions
+        )
+        gone = [id for (id,) in rows]
+        if None in gone or len(gone) != deletions - self._deletions:
+            return False
+        self._index.remove(gone)
+        return True
 
     def _matrix(self, blobs: tuple[bytes, ...]) -> NDArray[np.float32]:
         if any(blob is None or len(blob) != 4 * self.dim for blob in blobs):
