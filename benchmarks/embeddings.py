@@ -177,7 +177,7 @@ def _search(loss: Callable[[Kin], float]) -> Kin:
 
 
 def real(folders: Sequence[Path]) -> tuple[Array, Array]:
-    """Embeddings (queries, logs) of data folders: unseen questions, and seen ones and their steps with their answers."""
+    """Embeddings (queries, logs) of data folders: unseen questions; seen ones and their steps, with answers."""
     embedder = load_embedder("minilm")
     keys, asked = [], []
     for folder in folders:
@@ -199,7 +199,11 @@ def main() -> None:
     shape = fit(queries, logs)
     made = Embeddings(shape, len(logs), seed=7)
     quantiles = {"real": describe(queries, logs), "made up": describe(made.queries(2000), made.logs)}
-    rounded = {**asdict(shape), **{k: np.round(getattr(shape, k), 7).tolist() for k in ("spectrum", "mean", "query_mean")}}
+    numbers = ("spectrum", "mean", "query_mean")
+    rounded = {
+        **asdict(shape),
+        **{k: np.round(getattr(shape, k), 7).tolist() for k in numbers},
+    }
     about = {"embedder": "minilm", "data": [folder.name for folder in args.folders], "logs": len(logs)}
     check = {**about, "queries": len(queries), "levels": LEVELS, "quantiles": quantiles}
     args.out.write_text(json.dumps({"shape": rounded, "check": check}) + "\n")
