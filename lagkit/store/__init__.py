@@ -43,7 +43,7 @@ class LogStore(StoredLogs):
         """Use `create`, `open` or `open_or_create`."""
         super().__init__(folder, head, write=lock is not None)
         self._lock = lock
-        self._busy = False
+        self._busy = self._closed = False
         # Files that may have no row: written and not yet committed, or just deleted.
         self._loose: set[str] = set()
 
@@ -142,7 +142,18 @@ class LogStore(StoredLogs):
             raise
 
     def close(self) -> None:
-        """Give the store back; a second time does nothing."""
+        """Give the store back; a second time does nothing.
+
+        Before that, a writer of many logs leaves behind what makes the next search start quickly, unless it is there.
+        """
+        try:
+            if not self._closed:
+                self._vectors.settle()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._closed = True
         self._db.close()
         if self._lock is not None:
             self._lock.release()
@@ -150,8 +161,11 @@ class LogStore(StoredLogs):
     def __enter__(self) -> LogStore:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is None:
+            self.close()
+        else:  # at once: who interrupts does not want to wait
+            self._release()
 
     def add(self, trace: Trace, embedding: ArrayLike, blocks: Mapping[str, KVBlock] | None = None) -> str:
         """Store a trace, the embedding of its key (float32 [dim], length 1) and its KV blocks; returns the log's id.

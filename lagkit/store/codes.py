@@ -29,6 +29,9 @@ ASIDE = f"{NAME}.new"
 SAMPLE = 8192  # embeddings that centroids are learned from: FAISS takes 256 for each of the 16
 _BITS, _BLOCK = 4, 32  # of a code; logs that FAISS scans together
 
+# Whatever reading a damaged file may raise.
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+
 Seqs = NDArray[np.int64]
 
 
@@ -101,7 +104,8 @@ class Codes:
         }
         aside = folder / ASIDE
         try:
-            save_file(parts, aside, {"trained": str(self.trained), "crc32": _crc32(parts, self.trained)})
+            head = {"trained": str(self.trained), "last": str(self.last), "logs": str(len(self))}
+            save_file(parts, aside, {**head, "crc32": _crc32(parts, self.trained)})
             publish(aside, folder / NAME)
         except SafetensorError as error:
             raise OSError(str(error)) from error
@@ -122,8 +126,18 @@ class Codes:
             return cls._of(parts, dim, trained)
         except PermissionError:
             raise
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise StoreError(f"{path} is damaged ({error})") from error
+
+    @staticmethod
+    def peek(folder: Path) -> tuple[int, int]:
+        """What the file says of itself: the number of its last log, and how many it has; zeros if it says nothing."""
+        try:
+            with safe_open(folder / NAME, framework="np") as file:
+                head = file.metadata()
+            return int(head["last"]), int(head["logs"])
+        except _UNREADABLE:
+            return 0, 0
 
     @classmethod
     def _of(cls, parts: dict[str, NDArray], dim: int, trained: int) -> Codes:
