@@ -18,10 +18,10 @@ from lagkit.errors import StoreError, StoreLocked
 from lagkit.kv import KVBlock
 from lagkit.store import database, header, upkeep
 from lagkit.store.archive import Archive
+from lagkit.store.embeddings import unit_rows
 from lagkit.store.files import BlockRow, block_name, dtype_name
 from lagkit.store.header import Header
 from lagkit.store.reading import StoredLogs
-from lagkit.store.vectors import unit_rows
 from lagkit.types import Trace
 
 __all__ = ["LogStore"]
@@ -220,7 +220,7 @@ class LogStore(StoredLogs):
                 connection.executemany("DELETE FROM logs WHERE id = ?", [(log,) for log in logs])
 
     def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
-        """Remove blocks whose file is missing or damaged, damaged rows and files that no log names.
+        """Remove blocks whose file is missing or damaged, damaged rows, damaged codes and files that no log names.
 
         Returns what went, with bytes. A log whose trace or embedding is damaged goes as a whole, one whose block is
         damaged keeps both. With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or no log
@@ -232,11 +232,13 @@ class LogStore(StoredLogs):
             rows = list(upkeep.row_problems(self._db, self.dim))
             upkeep.delete_damaged_rows(self._db)
             damaged = list(upkeep.block_problems(self._db, self._files))
+            codes = list(upkeep.code_problems(self.path, self.dim))
             with self._db.transaction() as connection:
                 broken = {Path(problem.file).stem for problem in damaged}
                 connection.executemany("DELETE FROM blocks WHERE sha256 = ?", [(sha256,) for sha256 in broken])
             gone = [(*problem, 0) for problem in rows]
             gone += [(*problem, self._files.remove(problem.file)) for problem in damaged]
+            gone += [(*problem, self._files.remove(problem.file)) for problem in codes]
             gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes

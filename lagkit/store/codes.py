@@ -9,7 +9,7 @@ The file is derived: everything in it follows from the database. It is safe to l
 
 from __future__ import annotations
 
-import os
+import json
 import zlib
 from collections.abc import Collection
 from pathlib import Path
@@ -26,11 +26,11 @@ from lagkit.store.header import publish
 
 NAME = "search.safetensors"
 ASIDE = f"{NAME}.new"
-SAMPLE = 8192  # embeddings that centroids are learned from: FAISS takes 256 for each of the 16
+SAMPLE = 4096  # embeddings that centroids are learned from: 256 for each of the 16
 _BITS, _BLOCK = 4, 32  # of a code; logs that FAISS scans together
 
 # Whatever reading a damaged file may raise.
-_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
 Seqs = NDArray[np.int64]
 
@@ -78,10 +78,14 @@ class Codes:
     def nearest(self, query: Vectors, n: int) -> tuple[Vectors, Seqs]:
         """About the `n` nearest logs to a row [dim], in no order: scores by their codes alone, and numbers.
 
-        Equal embeddings have equal scores.
+        Equal embeddings have equal scores. All logs come, as equals, where they are no more than `n`, or where the
+        codes do not tell them apart.
         """
-        scores, slots = self._index.search(np.ascontiguousarray(query[None], np.float32), min(n, len(self)))
-        return scores[0], self.seqs[slots[0]]
+        if n < len(self):
+            scores, slots = self._index.search(np.ascontiguousarray(query[None], np.float32), n)
+            if np.isfinite(scores).all():  # FAISS divides by how far apart they are
+                return scores[0], self.seqs[slots[0]]
+        return np.zeros(len(self), np.float32), self.seqs
 
     def disagree(self, seqs: Collection[int], vectors: Vectors) -> bool:
         """Whether the codes of some of these logs stand for other embeddings than `vectors`: they are another store's.
@@ -105,7 +109,7 @@ class Codes:
         aside = folder / ASIDE
         try:
             head = {"trained": str(self.trained), "last": str(self.last), "logs": str(len(self))}
-            save_file(parts, aside, {**head, "crc32": _crc32(parts, self.trained)})
+            save_file(parts, aside, {**head, "crc32": _crc32(head, parts)})
             publish(aside, folder / NAME)
         except SafetensorError as error:
             raise OSError(str(error)) from error
@@ -116,18 +120,29 @@ class Codes:
     def load(cls, folder: Path, dim: int) -> Codes:
         """Read the file, throughout. Raises FileNotFoundError, StoreError if it is damaged, OSError if it may not."""
         path = folder / NAME
-        os.stat(path)
+        with open(path, "rb"):  # safetensors does not tell why it cannot open a file
+            pass
         try:
             with safe_open(path, framework="np") as file:
                 head, parts = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            trained = int(head["trained"])
-            if head["crc32"] != _crc32(parts, trained):
+            if head.pop("crc32") != _crc32(head, parts):
                 raise ValueError("its checksum is another")
-            return cls._of(parts, dim, trained)
-        except PermissionError:
-            raise
+            return cls._of(parts, dim, int(head["trained"]))
         except _UNREADABLE as error:
-            raise StoreError(f"{path} is damaged ({error})") from error
+            raise StoreError(f"{path} is damaged: {error}") from error
+
+    @classmethod
+    def flaw(cls, folder: Path, dim: int) -> str | None:
+        """What is wrong with the file, in a few words; None if nothing is, or it is not there. Raises StoreError."""
+        try:
+            cls.load(folder, dim)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"The file {folder / NAME} may not be read ({error}): see to its permissions.") from error
+        except StoreError as error:
+            return f"is damaged ({error.__cause__}), and only saves time"
+        return None
 
     @staticmethod
     def peek(folder: Path) -> tuple[int, int]:
@@ -158,8 +173,8 @@ class Codes:
         return made
 
 
-def _crc32(parts: dict[str, NDArray], trained: int) -> str:
-    crc = trained
+def _crc32(head: dict[str, str], parts: dict[str, NDArray]) -> str:
+    crc = zlib.crc32(json.dumps(head, sort_keys=True).encode())
     for name in sorted(parts):
-        crc = zlib.crc32(np.ascontiguousarray(parts[name]).view(np.uint8).reshape(-1), zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(np.ascontiguousarray(parts[name]).reshape(-1).view(np.uint8), crc)
     return f"{crc:08x}"
