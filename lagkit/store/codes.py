@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from lagkit.errors import StoreError
 from lagkit.index import Vectors
@@ -109,10 +109,9 @@ class Codes:
         aside = folder / ASIDE
         try:
             head = {"trained": str(self.trained), "last": str(self.last), "logs": str(len(self))}
-            save_file(parts, aside, {**head, "crc32": _crc32(head, parts)})
+            # Not by save_file: interrupted, it leaves a file of a name that nobody knows.
+            aside.write_bytes(save(parts, {**head, "crc32": _crc32(head, parts)}))
             publish(aside, folder / NAME)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
         finally:
             aside.unlink(missing_ok=True)
 
