@@ -30,6 +30,8 @@ class StoredLogs:
 
     What another process commits is seen at once, and any thread may ask. Every method raises StoreError on a closed or
     unreadable store.
+
+    exact_search: whether searches miss nothing in a large store either (`search`); may be set at any time.
     """
 
     def __init__(self, folder: Path, header: Header, write: bool) -> None:
@@ -134,9 +136,9 @@ class StoredLogs:
         Ids in `exclude` are passed over and not counted; equal scores come oldest first. Raises EmptyStore without
         logs, and StoreError for vectors of another shape or length.
 
-        Of 30,000 logs and more, the nearest are looked for among coarse copies: scores are exact all the same, but of
-        the three nearest one in a thousand may be missed. exact: look at every embedding whatever that takes; by
-        default what `exact_search` says.
+        Of 30,000 logs and more, those that are nearest by coarse copies of their embeddings are looked at: scores and
+        order are exact, but of the three nearest one in a thousand may be missed. exact: look at all, whatever that
+        takes; by default what `exact_search` says.
         """
         return self._vectors.search(vectors, k, offset, exclude, self.exact_search if exact is None else exact)
 

@@ -26,7 +26,8 @@ class LogVectors:
         self.dim = dim
         self._rows = Embeddings(db, dim)
         self._write = write
-        # Codes are of two numbers, and do not tell hashed words from each other: see benchmarks/search.py.
+        # Codes are of two numbers each; of hashed words they miss too much, 6% of the three nearest of 33,000 sentences
+        # (benchmarks/search_words.py).
         self._codable = dim % 2 == 0 and not embedder.startswith("hash-")
         self._turn = threading.Lock()  # no thread adds to an index while another searches it
         self._index: VectorIndex | None = None
