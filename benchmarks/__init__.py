@@ -1,1 +1,1 @@
-"""Measurements that are too long for `python -m lagkit bench`; each module writes one file of `results/`."""
+"""What lagkit costs and gains in time and memory, each measured by a command: `python -m benchmarks.NAME`."""
