@@ -40,6 +40,9 @@ class HotBlocks:
     def __len__(self) -> int:
         return len(self._held)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
     def fetch(self, name: str, tokens: int, nbytes: int, read: Callable[[], KVBlock]) -> Reading:
         """The block `name`, of `tokens` tokens and `nbytes` bytes; what is not here is being read from now on.
 
@@ -57,6 +60,10 @@ class HotBlocks:
             if name in self._held:  # not if it is larger than the bound
                 self._held.move_to_end(name)
             return held
+
+    def put(self, name: str, block: KVBlock) -> Reading:
+        """A block that was computed instead of read, as `fetch` gives it."""
+        return self.fetch(name, len(block), block.nbytes, lambda: block)
 
     def _read(self, read: Callable[[], KVBlock], held: Reading) -> HotBlock:
         block = read()
