@@ -9,11 +9,13 @@ from functools import cached_property, partial
 from lagkit.backend import Backend
 from lagkit.encode import SEPARATOR, Encoder, kept_text
 from lagkit.kv import KVBlock, Part
-from lagkit.model import LM, Context
+from lagkit.model import LM, BlockSource, Context
+from lagkit.planner import Rates, measure
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt, split_chat
 from lagkit.seats import Seats
 from lagkit.store import LogStore
+from lagkit.store.files import BlockRow
 from lagkit.types import Question
 
 
@@ -50,9 +52,11 @@ class Augmenter(LogTexts):
 
     The prompt's shared head is injected from a cache wherever it stands at position 0. In front of BOS it cannot be:
     there it has read the logs, and is prefilled each time.
+    source: where the KV of logs comes from that the store has: read, computed again, or whichever is sooner.
     """
 
     lm: LM
+    source: BlockSource = "load"
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -110,7 +114,21 @@ class Augmenter(LogTexts):
                 return block
             self.store.put_block(log, key, block)
             row = self.store.find(log, key)  # read as every later reader finds it: a codec may have changed it
+        if row.sha256 not in self.lm.hot and self._is_sooner_computed(log, row):
+            return self.lm.hot.put(row.sha256, self.encoder.encode(self.store.get(log), self.policy))
         return self.lm.hot.fetch(row.sha256, row.tokens, row.bytes, partial(self.store.load, row))
+
+    @cached_property
+    def rates(self) -> Rates:
+        """How fast the store and the model are, measured when first needed."""
+        return measure(self.lm, self.store)
+
+    def _is_sooner_computed(self, log: str, row: BlockRow) -> bool:
+        if self.source != "planned":
+            return self.source == "recompute"
+        reading = self.encoder.read(self.store.get(log), self.policy)
+        tokens = reading.kept[-1] + 1 - reading.context.injected if reading.kept else 0
+        return self.rates.way(tokens, row.bytes) == "recompute"
 
     def _shown(self, logs: Sequence[str]) -> tuple[tuple[Part, ...], list[int]]:
         """Logs as KV blocks, or as tokens to prefill; neither for logs inside the user turn."""

@@ -40,6 +40,9 @@ class HotBlocks:
     def __len__(self) -> int:
         return len(self._held)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
     def fetch(self, name: str, tokens: int, nbytes: int, read: Callable[[], KVBlock]) -> Reading:
         """The block `name`, of `tokens` tokens and `nbytes` bytes; what is not here is being read from now on.
 
@@ -58,10 +61,13 @@ class HotBlocks:
                 self._held.move_to_end(name)
             return held
 
+    def put(self, name: str, block: KVBlock) -> Reading:
+        """A block that was computed instead of read, as `fetch` gives it."""
+        return self.fetch(name, len(block), block.nbytes, lambda: block)
+
     def _read(self, read: Callable[[], KVBlock], held: Reading) -> HotBlock:
         block = read()
-        # Copied: a file that is memory-mapped may be changed by others while this is held.
-        keys, values = (t.pin_memory() if self._pin else t.clone() for t in (block.keys, block.values))
+        keys, values = (t.pin_memory() if self._pin else t for t in (block.keys, block.values))
         # A reading holds its block: if that held the reading too, neither would be freed before the garbage collector
         # came, which counts objects and not their bytes.
         return HotBlock(keys, values, block.ids, partial(self._remember, weakref.ref(held)))

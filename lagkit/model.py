@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jinja2 import TemplateError
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from lagkit.prompts import Prompt
     from lagkit.seats import Seat
     from lagkit.store import LogStore
+
+BlockSource = Literal["load", "recompute", "planned"]
 
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
@@ -94,22 +96,27 @@ class Generation:
 class LM:
     """A causal language model with its tokenizer and the re-alignment that the load-time probe found to be exact."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-        """Wrap a loaded model; raises UnsupportedModel when its keys cannot be re-aligned."""
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, *, source: BlockSource = "load"
+    ) -> None:
+        """Wrap a loaded model; `source` as in `Augmenter`. Raises UnsupportedModel when keys cannot be re-aligned."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
         self.tokenizer.chat_template = tokenizer.chat_template or _PLAIN_CHAT
         self.realigner = probe(model)
+        self.source = source
         self.hot = HotBlocks(pin=model.device.type == "cuda")
         self._heads: dict[tuple[int, ...], KVBlock] = {}
 
     @classmethod
-    def load(cls, name: str, *, device: str | None = None, dtype: str | None = None) -> LM:
+    def load(
+        cls, name: str, *, device: str | None = None, dtype: str | None = None, source: BlockSource = "load"
+    ) -> LM:
         """Load by alias (`smollm2`), hub id or folder.
 
         device: `cpu`, `cuda` or `mps`; by default the best there is. dtype: `float32` or `bfloat16` (default).
-        Raises ModelNotFound and UnsupportedModel.
+        source: where the KV of logs comes from (`Augmenter`). Raises ModelNotFound and UnsupportedModel.
         """
         source = resolve_model(name)
         device = device or best_device()
@@ -126,7 +133,7 @@ class LM:
                 f"The folder {source} does not hold one model: its tokenizer is not the one that its model was trained "
                 "with. Copy model and tokenizer from the same training run."
             )
-        return cls(model.to(device), tokenizer, name)
+        return cls(model.to(device), tokenizer, name, source=source)
 
     def __repr__(self) -> str:
         config = self.model.config
@@ -168,7 +175,7 @@ class LM:
         """Builds this model's contexts under a policy."""
         from lagkit.augment import Augmenter  # here, since contexts are made with a model
 
-        return Augmenter(self, prompt, policy, store)
+        return Augmenter(self, prompt, policy, store, self.source)
 
     def admit(self, policy: Policy | None, limits: Limits) -> None:
         """Raise ConfigError for what this model cannot follow; there is nothing of the kind."""
