@@ -67,8 +67,7 @@ class HotBlocks:
 
     def _read(self, read: Callable[[], KVBlock], held: Reading) -> HotBlock:
         block = read()
-        # Copied: a file that is memory-mapped may be changed by others while this is held.
-        keys, values = (t.pin_memory() if self._pin else t.clone() for t in (block.keys, block.values))
+        keys, values = (t.pin_memory() if self._pin else t for t in (block.keys, block.values))
         # A reading holds its block: if that held the reading too, neither would be freed before the garbage collector
         # came, which counts objects and not their bytes.
         return HotBlock(keys, values, block.ids, partial(self._remember, weakref.ref(held)))

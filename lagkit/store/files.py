@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -23,8 +22,6 @@ from lagkit.kv import KVBlock
 from lagkit.store.header import publish, sync_folder
 
 SUFFIX = ".safetensors"
-# Files whose checksum need not be computed again; a reader would else remember all that ever were in a store.
-REMEMBERED = 20_000
 
 
 class BlockRow(NamedTuple):
@@ -55,7 +52,6 @@ class BlockFiles:
     def __init__(self, folder: Path, codec: Codec) -> None:
         self.folder = folder
         self.codec = codec
-        self._sound: OrderedDict[str, None] = OrderedDict()
         self._nbytes: int | None = None
 
     def path(self, sha256: str) -> Path:
@@ -116,16 +112,16 @@ class BlockFiles:
         )
 
     def load(self, sha256: str, nbytes: int) -> KVBlock:
-        """A block; its checksum is computed the first time. Raises DamagedBlock, naming the file."""
-        if sha256 not in self._sound:
-            self.check(sha256, nbytes)
-            self._sound[sha256] = None
-            if len(self._sound) > REMEMBERED:
-                self._sound.popitem(last=False)
+        """A block, its checksum computed. Raises DamagedBlock, naming the file."""
+        path = self.path(sha256)
         try:
-            return KVBlock.load(self.path(sha256), self.codec)
-        except RuntimeError as error:  # torch's, when the file goes away between opening and mapping it
-            raise DamagedBlock(f"The KV block {self.path(sha256)} vanished while it was read ({error}).") from error
+            data = path.read_bytes() if path.stat().st_size == nbytes else b""
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != sha256:
+            self.check(sha256, nbytes)  # tells what is wrong
+            raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
+        return KVBlock.parse(data, path, self.codec)
 
     def check(self, sha256: str, nbytes: int) -> None:
         """Read the whole file and raise DamagedBlock unless it is what was stored."""
@@ -171,7 +167,6 @@ class BlockFiles:
     def remove(self, name: str) -> int:
         """Remove a file by its name relative to the store; returns how many bytes that freed. Raises StoreError."""
         path = self.folder / name
-        self._sound.pop(path.stem, None)
         try:
             size = path.stat().st_size
             path.unlink()
