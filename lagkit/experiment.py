@@ -113,10 +113,13 @@ class Experiment:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
         path, model, embedder = folder or self.out / _STORES[unit], self.lm.fingerprint, self.embedder
         same = {"model": model, "embedder": embedder.name, "codec": self.config.codec}
-        if not write:
-            return LogStore.open(path, **same)
-        dtype = str(self.lm.dtype).removeprefix("torch.")
-        return LogStore.open_or_create(path, **same, dim=embedder.dim, dtype=dtype)
+        if write:
+            dtype = str(self.lm.dtype).removeprefix("torch.")
+            store = LogStore.open_or_create(path, **same, dim=embedder.dim, dtype=dtype)
+        else:
+            store = LogStore.open(path, **same)
+        store.exact_search = self.config.search == "exact"
+        return store
 
     def run(self) -> pd.DataFrame:
         """All stages; returns the results, one row per policy, split and question."""

@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike
 from lagkit.codec import Codec
 from lagkit.errors import StoreError, StoreLocked
 from lagkit.kv import KVBlock
-from lagkit.store import database, header, upkeep
+from lagkit.store import codes, database, header, upkeep
 from lagkit.store.archive import Archive
-from lagkit.store.files import BlockRow, block_name, dtype_name
+from lagkit.store.embeddings import unit_rows
+from lagkit.store.files import BlockRow, block_name, dtype_name, file_size
 from lagkit.store.header import Header
 from lagkit.store.reading import StoredLogs
-from lagkit.store.vectors import unit_rows
 from lagkit.types import Trace
 
 __all__ = ["LogStore"]
@@ -43,8 +43,7 @@ class LogStore(StoredLogs):
         """Use `create`, `open` or `open_or_create`."""
         super().__init__(folder, head, write=lock is not None)
         self._lock = lock
-        self._busy = False
-        self._counted = False
+        self._busy = self._closed = self._counted = False
         # Files that may have no row: written and not yet committed, or just deleted.
         self._loose: set[str] = set()
 
@@ -143,7 +142,18 @@ class LogStore(StoredLogs):
             raise
 
     def close(self) -> None:
-        """Give the store back; a second time does nothing."""
+        """Give the store back; a second time does nothing.
+
+        Before that, a writer of many logs leaves behind what makes the next search start quickly, unless it is there.
+        """
+        try:
+            if not self._closed:
+                self._vectors.settle()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        self._closed = True
         self._db.close()
         if self._lock is not None:
             self._lock.release()
@@ -151,8 +161,11 @@ class LogStore(StoredLogs):
     def __enter__(self) -> LogStore:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is None:
+            self.close()
+        else:  # at once: who interrupts does not want to wait
+            self._release()
 
     def add(self, trace: Trace, embedding: ArrayLike, blocks: Mapping[str, KVBlock] | None = None) -> str:
         """Store a trace, the embedding of its key (float32 [dim], length 1) and its KV blocks; returns the log's id.
@@ -207,7 +220,7 @@ class LogStore(StoredLogs):
                 connection.executemany("DELETE FROM logs WHERE id = ?", [(log,) for log in logs])
 
     def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
-        """Remove blocks whose file is missing or damaged, damaged rows and files that no log names.
+        """Remove blocks whose file is missing or damaged, damaged rows, damaged codes and files that no log names.
 
         Returns what went, with bytes. A log whose trace or embedding is damaged goes as a whole, one whose block is
         damaged keeps both. With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or no log
@@ -219,11 +232,13 @@ class LogStore(StoredLogs):
             rows = list(upkeep.row_problems(self._db, self.dim))
             upkeep.delete_damaged_rows(self._db)
             damaged = list(upkeep.block_problems(self._db, self._files))
+            codes = list(upkeep.code_problems(self.path, self.dim))
             with self._db.transaction() as connection:
                 broken = {Path(problem.file).stem for problem in damaged}
                 connection.executemany("DELETE FROM blocks WHERE sha256 = ?", [(sha256,) for sha256 in broken])
             gone = [(*problem, 0) for problem in rows]
             gone += [(*problem, self._files.remove(problem.file)) for problem in damaged]
+            gone += [(*problem, self._files.remove(problem.file)) for problem in codes]
             gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
@@ -234,11 +249,12 @@ class LogStore(StoredLogs):
         return pd.DataFrame(gone, columns=[*upkeep.Problem._fields, "bytes"])
 
     def evict(self, max_bytes: int) -> list[str]:
-        """Remove the oldest logs until blocks and database take at most `max_bytes` or none is left; returns their ids.
+        """Remove the oldest logs until blocks, database and codes take at most `max_bytes`; returns their ids.
 
         A cap to hold after every addition: unlike `prune` it reads no block, and only the first call lists the files
-        (and removes those that no log names). Beside what counts here a store has the database's write-ahead log and
-        free pages, up to `database.SLACK` bytes each. Raises StoreError for a negative `max_bytes`.
+        (and removes those that no log names). A cap that is too small for a single log leaves none. Beside what counts
+        here a store has the database's write-ahead log and free pages, up to `database.SLACK` bytes each. Raises
+        StoreError for a negative `max_bytes`.
         """
         if max_bytes < 0:
             raise StoreError(f"A store cannot be capped at {max_bytes} bytes; give 0 or more.")
@@ -247,7 +263,8 @@ class LogStore(StoredLogs):
                 for orphan in upkeep.orphans(self._db, self._files):
                     self._files.remove(orphan.file)
                 self._counted = True
-            gone = upkeep.delete_oldest(self._db, self._files.nbytes + self._db.live_bytes() - max_bytes)
+            held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / codes.NAME)
+            gone = upkeep.delete_oldest(self._db, held - max_bytes)
             self._loose.update(*(old.digests for old in gone))
             if gone:
                 self._db.trim()

@@ -30,6 +30,8 @@ class StoredLogs:
 
     What another process commits is seen at once, and any thread may ask. Every method raises StoreError on a closed or
     unreadable store.
+
+    exact_search: whether searches miss nothing in a large store either (`search`); may be set at any time.
     """
 
     def __init__(self, folder: Path, header: Header, write: bool) -> None:
@@ -37,10 +39,11 @@ class StoredLogs:
         self.writable = write
         self.model, self.embedder, self.dim = header.model, header.embedder, header.dim
         self.dtype, self.codec = header.dtype, header.codec
+        self.exact_search = False
         self._header = header
         self._files = BlockFiles(folder, header.codec)
         self._db = Database(folder, write)
-        self._vectors = LogVectors(self._db, header.dim)
+        self._vectors = LogVectors(self._db, header.dim, header.embedder, write)
 
     @property
     def ids(self) -> list[str]:
@@ -128,14 +131,23 @@ class StoredLogs:
         return BlockRow(*rows[0]) if rows else None
 
     def search(
-        self, vectors: ArrayLike, k: int, offset: int = 0, exclude: Collection[str] = frozenset()
+        self,
+        vectors: ArrayLike,
+        k: int,
+        offset: int = 0,
+        exclude: Collection[str] = frozenset(),
+        exact: bool | None = None,
     ) -> list[list[Hit]]:
         """For each row of `vectors` [queries, dim], of length 1: hits number `offset` .. `offset + k`, best first.
 
         Ids in `exclude` are passed over and not counted; equal scores come oldest first. Raises EmptyStore without
         logs, and StoreError for vectors of another shape or length.
+
+        Of 30,000 logs and more, those that are nearest by coarse copies of their embeddings are looked at: scores and
+        order are exact, but of the three nearest one in a thousand may be missed. exact: look at all, whatever that
+        takes; by default what `exact_search` says.
         """
-        return self._vectors.search(vectors, k, offset, exclude)
+        return self._vectors.search(vectors, k, offset, exclude, self.exact_search if exact is None else exact)
 
     def verify(self) -> pd.DataFrame:
         """Read every byte and list what is wrong: file, log, problem; no rows when all is well.
