@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -122,6 +123,26 @@ def describe(queries: Array, logs: Array) -> dict[str, list[float]]:
     return {name: np.quantile(cosines, LEVELS).round(4).tolist() for name, cosines in found.items()}
 
 
+def difficulty(queries: Array, logs: Array) -> dict[str, float]:
+    """Recall of the three nearest by searches that miss some of them: alike where logs are equally hard to search."""
+    inner, count = faiss.METRIC_INNER_PRODUCT, round(len(logs) ** 0.5)
+    flat, graph = faiss.IndexFlatIP(logs.shape[1]), faiss.IndexHNSWFlat(logs.shape[1], 16, inner)
+    lists = faiss.IndexIVFFlat(faiss.IndexFlatIP(logs.shape[1]), logs.shape[1], count, inner)
+    lists.cp.min_points_per_centroid = 1
+    lists.train(logs)
+    for index in (flat, graph, lists):
+        index.add(logs)
+    exact = flat.search(queries, 3)[1]
+
+    def recall(index: faiss.Index, effort: faiss.SearchParameters) -> float:
+        found = index.search(queries, 3, params=effort)[1]
+        return round(float(np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)])), 4)
+
+    graphs = {f"HNSW, M=16, efSearch={ef}": recall(graph, faiss.SearchParametersHNSW(efSearch=ef)) for ef in (16, 64)}
+    shares = {f"IVF, 1/{n} of the lists": faiss.SearchParametersIVF(nprobe=max(1, count // n)) for n in (8, 2)}
+    return {**graphs, **{name: recall(lists, effort) for name, effort in shares.items()}}
+
+
 def fit(queries: Array, logs: Array) -> Shape:
     """Mean and spectrum as they are; of the near neighbours, what makes the quantiles most alike."""
     values, vectors = np.linalg.eigh(np.cov(logs.T))
@@ -205,10 +226,13 @@ def main() -> None:
         **{k: np.round(getattr(shape, k), 7).tolist() for k in numbers},
     }
     about = {"embedder": "minilm", "data": [folder.name for folder in args.folders], "logs": len(logs)}
-    check = {**about, "queries": len(queries), "levels": LEVELS, "quantiles": quantiles}
+    recalls = {"real": difficulty(queries, logs), "made up": difficulty(made.queries(2000), made.logs)}
+    check = {**about, "queries": len(queries), "levels": LEVELS, "quantiles": quantiles, "recall": recalls}
     args.out.write_text(json.dumps({"shape": rounded, "check": check}) + "\n")
     for name, wanted in quantiles["real"].items():
         print(f"{name:32} real {wanted}  made up {quantiles['made up'][name]}")
+    for name, wanted in recalls["real"].items():
+        print(f"recall by {name:25} real {wanted}  made up {recalls['made up'][name]}")
     print(shape.logs, shape.queries)
 
 

@@ -341,6 +341,31 @@ def test_who_interrupts_need_not_wait_for_codes(tmp_path, loads):
     assert (store.path / FILE).exists()
 
 
+def test_codes_that_were_interrupted_are_not_gone_on_with(large, monkeypatch):
+    more = Embeddings(Shape.load(), N + 200).logs[N:]
+    with LogStore.open(large, write=True) as writer, LogStore.open(large) as reader:
+        reader.search(QUERIES[:1], 1)
+        add(writer, more, N)
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(coded.Progress, "update", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                reader.search(QUERIES[:1], 1)
+        assert ids(reader.search(more, 1)) == [[id] for id in IDS[N : N + 200]]
+        assert len(reader._vectors._coded._codes) == N + 200
+
+
+def test_codes_in_a_store_of_odd_dimension_are_damaged(tmp_path, large):
+    with new_store(tmp_path / "odd", dim=7) as store:
+        shutil.copy(large / FILE, store.path / FILE)
+        assert store.verify()["problem"].tolist() == [
+            "is damaged (codes are of two numbers each, and 7 is odd), and only saves time"
+        ]
+
+
 def test_an_unfinished_file_is_an_orphan(large):
     (large / codes.ASIDE).write_bytes(b"half")
     with LogStore.open(large, write=True) as store:

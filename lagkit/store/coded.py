@@ -69,17 +69,18 @@ class CodedLogs:
 
     def _current(self) -> Codes:
         """Codes of all logs; a writer writes them down when the file is missing, damaged or stale."""
-        deletions = self._rows.deletions()
-        if self._codes is None:
-            self._codes = self._loaded()
-            self._written = len(self._codes) if self._codes else 0
-        self._codes = self._extended(self._codes or self._learnt())
-        if self._write and self._are_stale(self._codes, deletions):
-            self._codes, self._written = self._extended(self._learnt()), 0
-        self._deletions = deletions
-        if self._write and len(self._codes) - self._written > STALE * len(self._codes):
-            self._save(self._codes)
-        return self._codes
+        deletions, codes = self._rows.deletions(), self._codes
+        self._codes = None  # until they are whole again: who interrupts this leaves none that are half extended
+        if codes is None:
+            codes = self._loaded()
+            self._written = len(codes) if codes else 0
+        codes = self._extended(codes or self._learnt())
+        if self._write and self._are_stale(codes, deletions):
+            codes, self._written = self._extended(self._learnt()), 0
+        if self._write and len(codes) - self._written > STALE * len(codes):
+            self._save(codes)
+        self._codes, self._deletions = codes, deletions
+        return codes
 
     def _are_stale(self, codes: Codes, deletions: int) -> bool:
         """Whether there are twice the logs that the centroids were learned from, or many codes of deleted ones."""

@@ -42,6 +42,8 @@ class Codes:
     """
 
     def __init__(self, dim: int, trained: int) -> None:
+        if dim % 2:
+            raise ValueError(f"codes are of two numbers each, and {dim} is odd")
         self.dim, self.trained = dim, trained
         self._index = faiss.IndexPQFastScan(dim, dim // 2, _BITS, faiss.METRIC_INNER_PRODUCT, _BLOCK)
         self._seqs: list[Seqs] = []
