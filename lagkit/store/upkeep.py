@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from lagkit.errors import StoreError
 from lagkit.store.database import NAME as DATABASE
 from lagkit.store.database import SOUND_BLOCK, SOUND_JSON, SOUND_LOG, SOUND_TRACE, Database
 from lagkit.store.files import BlockFiles, block_name
@@ -105,3 +106,9 @@ def delete_oldest(db: Database, excess: int) -> list[tuple[str, int]]:
             excess -= freed
             gone.append((log, freed))
     return gone
+
+
+def check_bound(max_bytes: int | None) -> None:
+    """Raises StoreError for a size that no store can be pruned to."""
+    if max_bytes is not None and max_bytes < 0:
+        raise StoreError(f"A store cannot be pruned to {max_bytes} bytes; give 0 or more.")

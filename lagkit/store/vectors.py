@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,49 +19,79 @@ PAGE = 4096
 # Embedders that work in half precision return lengths that are off by about this much.
 LENGTH_TOLERANCE = 2e-3
 
+# Log ids and their embeddings (little-endian float32; None: damaged), and the number that the last of them has.
+Page = tuple[Sequence[str], Sequence[bytes | None], int]
+
+
+class Feed(Protocol):
+    """Where embeddings come from: numbered in the order of their logs, and no number is given twice."""
+
+    def epoch(self) -> int:
+        """Another one each time that logs went away."""
+
+    def after(self, last: int) -> Iterator[Page]:
+        """Those with higher numbers than `last`, a few at a time, oldest first."""
+
+
+class DatabaseFeed:
+    """The embeddings of a `logs.sqlite`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def epoch(self) -> int:
+        return self._db.read("SELECT max(deletions) FROM counters")[0][0]
+
+    def after(self, last: int) -> Iterator[Page]:
+        page = f"SELECT seq, id, {SOUND_EMBEDDING} FROM logs WHERE seq > ? ORDER BY seq LIMIT ?"
+        while rows := self._db.read(page, last, PAGE):
+            seqs, ids, blobs = zip(*rows, strict=True)
+            last = seqs[-1]
+            yield ids, blobs, last
+
 
 class LogVectors:
-    """Follows the database, whoever changed it: this object, another one, another process."""
+    """Follows a store's embeddings, whoever changed them: this object, another one, another process."""
 
-    def __init__(self, db: Database, dim: int) -> None:
+    def __init__(self, feed: Feed, dim: int, where: Path | str) -> None:
         self.dim = dim
-        self._db = db
+        self._feed, self._where = feed, where
         self._turn = threading.Lock()  # no thread adds to the index while another searches it
         self._index: VectorIndex | None = None
-        self._deletions = self._last = 0
+        self._epoch = self._last = 0
 
     def search(self, vectors: Any, k: int, offset: int, exclude: Collection[str]) -> list[list[Hit]]:
-        """See `LogStore.search`."""
+        """See `Store.search`."""
         rows = unit_rows(vectors, self.dim, "A query")
         if k < 1 or offset < 0:
             raise StoreError(f"A search needs k >= 1 and offset >= 0; k={k} and offset={offset} were given.")
         with self._turn:
             index = self._current()
             if not len(index):
-                raise EmptyStore(f"The log store at {self._db.folder} has no logs yet: add some, or run with no_logs.")
+                raise EmptyStore(f"The log store at {self._where} has no logs yet: add some, or run with no_logs.")
             return index.search(rows, k, offset, exclude)
 
     def all(self) -> NDArray[np.float32]:
-        """See `LogStore.embeddings`."""
-        rows = self._db.read(f"SELECT {SOUND_EMBEDDING} FROM logs ORDER BY seq")
-        return self._matrix(tuple(blob for (blob,) in rows))
+        """See `Store.embeddings`."""
+        self._feed.epoch()
+        return np.concatenate(
+            [np.zeros((0, self.dim), np.float32), *(self._matrix(blobs) for _, blobs, _ in self._feed.after(0))]
+        )
 
     def _current(self) -> VectorIndex:
-        # The count of deletions is read first: should another process delete in between, the next search sees it.
-        [(deletions,)] = self._db.read("SELECT max(deletions) FROM counters")
-        if self._index is None or deletions != self._deletions:
-            self._index, self._deletions, self._last = VectorIndex(self.dim), deletions, 0
-        page = f"SELECT seq, id, {SOUND_EMBEDDING} FROM logs WHERE seq > ? ORDER BY seq LIMIT ?"
-        while rows := self._db.read(page, self._last, PAGE):
-            seqs, ids, blobs = zip(*rows, strict=True)
+        # The epoch is asked first: should logs go away in between, the next search sees it.
+        epoch = self._feed.epoch()
+        if self._index is None or epoch != self._epoch:
+            self._index, self._epoch, self._last = VectorIndex(self.dim), epoch, 0
+        for ids, blobs, last in self._feed.after(self._last):
             self._index.add(ids, self._matrix(blobs))
-            self._last = seqs[-1]
+            self._last = last
         return self._index
 
-    def _matrix(self, blobs: tuple[bytes, ...]) -> NDArray[np.float32]:
+    def _matrix(self, blobs: Sequence[bytes | None]) -> NDArray[np.float32]:
         if any(blob is None or len(blob) != 4 * self.dim for blob in blobs):
             raise StoreError(
-                f"{self._db.folder} holds damaged embeddings: verify() names their logs, prune() removes them."
+                f"{self._where} holds damaged embeddings: verify() names their logs, prune() removes them."
             )
         return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(-1, self.dim)
 
