@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lagkit.errors import DamagedBlock, StoreError
+from lagkit.kv import KVBlock
 from lagkit.store.batch import Packed
 from lagkit.store.files import BlockFiles, BlockRow, block_name, dtype_name
 from lagkit.store.header import NAME as HEADER
@@ -139,8 +140,17 @@ class Archive:
         """Copy a block's file into a store; raises StoreError if it is not the block that the archive promises."""
         with self._open(block_name(block.sha256)) as source:
             files.adopt(source, block.bytes, f"Block {block.sha256} of {self.path}")
+        self.check(block, lambda: files.load(block.sha256, block.bytes))
+
+    def content(self, block: BlockRow) -> bytes:
+        """The bytes of a block's file."""
+        with self._open(block_name(block.sha256)) as source:
+            return source.read()
+
+    def check(self, block: BlockRow, load: Callable[[], KVBlock]) -> None:
+        """Raises StoreError if what `load` gives is not the block that the archive promises."""
         try:
-            found = files.load(block.sha256, block.bytes)
+            found = load()
         except DamagedBlock as error:
             raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is no KV block.") from error
         if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):

@@ -56,7 +56,7 @@ def row_problems(db: Database, dim: int) -> Iterator[Problem]:
         if not sound or length != 4 * dim:
             yield Problem(DATABASE, log, f"its embedding is damaged ({length} bytes)")
         rows = db.read(f"SELECT {SOUND_JSON} FROM traces WHERE seq = ?", seq)
-        if flaw := _flaw_of_trace(log, rows[0][0]) if rows else "is missing":
+        if flaw := flaw_of_trace(log, rows[0][0]) if rows else "is missing":
             yield Problem(DATABASE, log, f"its trace {flaw}")
     blocks = (
         f"SELECT CAST(id AS BLOB), CAST(key AS BLOB) FROM blocks LEFT JOIN logs USING (seq) WHERE NOT {SOUND_BLOCK}"
@@ -65,7 +65,7 @@ def row_problems(db: Database, dim: int) -> Iterator[Problem]:
         yield Problem(DATABASE, _shown(name), f"its row of block {_shown(key)!r} is damaged")
 
 
-def _flaw_of_trace(log: str, text: str | None) -> str | None:
+def flaw_of_trace(log: str, text: str | None) -> str | None:
     if text is None:
         return "is damaged"
     try:

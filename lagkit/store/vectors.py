@@ -73,8 +73,9 @@ class LogVectors:
 
     def all(self) -> NDArray[np.float32]:
         """See `Store.embeddings`."""
-        self._feed.epoch()
-        return self._matrix([blob for _, blobs, _ in self._feed.after(0) for blob in blobs])
+        with self._turn:
+            self._feed.epoch()
+            return self._matrix([blob for _, blobs, _ in self._feed.after(0) for blob in blobs])
 
     def _current(self) -> VectorIndex:
         # The epoch is asked first: should logs go away in between, the next search sees it.

@@ -1,0 +1,204 @@
+"""What is in a store's tables, in memory: read once, then followed, so that the hot paths ask for nothing twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from itertools import count
+from typing import Generic, TypeVar
+
+import pyarrow as pa
+
+from lagkit.lance.refusals import Lost
+from lagkit.lance.schema import BlockEntry, LogEntry, crc, embedding_crc
+from lagkit.lance.tables import Table
+
+Entry = TypeVar("Entry", LogEntry, BlockEntry)
+_epochs = count(1)
+PAGE = 4096
+# Seconds for which what is not there is believed not to be there: whoever asks for a thousand blocks asks once.
+FRESH = 0.5
+
+
+class Catalog(Generic[Entry]):
+    """The sound rows of a table, oldest first, and what is wrong with the others.
+
+    Rows are only appended, so following means to read the end of the table, as long as its beginning is the same.
+    """
+
+    def __init__(self, table: Table, kind: type[Entry]) -> None:
+        self.table = table
+        self._kind = kind
+        self._columns = (*kind._fields[1:], "crc")
+        self._turn = threading.RLock()
+        self._version, self._looked = 0, float("-inf")
+        self._forget()
+
+    def _forget(self) -> None:
+        self._epoch = next(_epochs)
+        self.entries: list[Entry] = []
+        self.damaged: list[tuple[int, str]] = []
+        self._last = -1
+
+    def sync(self) -> None:
+        """Bring it up to date with the newest version: one request if there is no newer one."""
+        with self._turn:
+            version = self.table.latest()
+            self._looked = time.monotonic()
+            if version == self._version:
+                return
+            rows = self._tail()
+            if rows is None:
+                self._forget()
+                rows = self._all()
+            self._take(rows)
+            self._version = version
+
+    def look(self) -> None:
+        """`sync`, unless that was a moment ago."""
+        if time.monotonic() - self._looked > FRESH:
+            self.sync()
+
+    def stale(self) -> None:
+        """Note that this process has changed the table."""
+        self._looked = float("-inf")
+
+    def drop(self, rowids: Collection[int]) -> None:
+        """Forget rows that this process has deleted; the next `sync` tells whether that was all that changed."""
+        with self._turn:
+            kept = [entry for entry in self.entries if entry.rowid not in rowids]
+            damaged = [(rowid, what) for rowid, what in self.damaged if rowid not in rowids]
+            self._forget()
+            self.entries, self.damaged = kept, damaged
+            for entry in kept:
+                self._note(entry)
+            self._last = max([*(entry.rowid for entry in kept), *(rowid for rowid, _ in damaged)], default=-1)
+            self.stale()
+
+    def _tail(self) -> pa.Table | None:
+        """The rows behind those that are known; None if the known ones are no longer the beginning of the table."""
+        known, rows = len(self.entries) + len(self.damaged), self.table.count()
+        if not known or rows < known:
+            return None
+        try:
+            found = self.table.tail(known - 1, rows, self._columns)
+        except Lost:
+            return None
+        return found.slice(1) if found["_rowid"][0].as_py() == self._last else None
+
+    def _all(self) -> pa.Table:
+        try:
+            return self.table.scan(self._columns)
+        except Lost:
+            rowids = self.table.scan([])["_rowid"].to_pylist()
+            self._last = max(rowids, default=-1)
+            parts = list(self._piecewise(rowids))
+            return pa.concat_tables(parts) if parts else pa.table({"_rowid": pa.array([], pa.uint64())})
+
+    def _piecewise(self, rowids: Sequence[int]) -> Iterator[pa.Table]:
+        """What can be read of these rows; the others are noted."""
+        if not rowids:
+            return
+        try:
+            yield self.table.take(rowids, self._columns)
+        except Lost as error:
+            if len(rowids) == 1:
+                self.damaged.append((rowids[0], f"cannot be read: {error}"))
+                return
+            for half in (rowids[: len(rowids) // 2], rowids[len(rowids) // 2 :]):
+                yield from self._piecewise(half)
+
+    def _take(self, rows: pa.Table) -> None:
+        names = ("_rowid", *self._columns)
+        for row in zip(*(rows[name].to_pylist() for name in names), strict=True) if rows.num_rows else ():
+            entry = self._kind(*row[:-1])
+            if crc(entry) == row[-1]:
+                self.entries.append(entry)
+                self._note(entry)
+            else:
+                self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
+            self._last = max(self._last, entry.rowid)
+
+    def _note(self, entry: Entry) -> None:
+        raise NotImplementedError
+
+
+class Logs(Catalog[LogEntry]):
+    """The logs of a store; also gives their embeddings to `LogVectors`."""
+
+    def __init__(self, table: Table, dim: int) -> None:
+        self.dim = dim
+        super().__init__(table, LogEntry)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.by_id: dict[str, LogEntry] = {}
+
+    def _note(self, entry: LogEntry) -> None:
+        self.by_id[entry.id] = entry
+
+    def find(self, log: object) -> LogEntry | None:
+        """A log that is known, or that the newest version has."""
+        if log not in self.by_id:
+            self.look()
+        return self.by_id.get(log)  # type: ignore[call-overload]
+
+    def epoch(self) -> int:
+        """For `LogVectors`, which asks this first; `after` then speaks of the same logs."""
+        with self._turn:
+            self.sync()
+            self._fed = self.entries
+            return self._epoch
+
+    def after(self, last: int) -> Iterator[tuple[list[str], list[bytes | None], int]]:
+        """Embeddings of all but the first `last` logs; None for a damaged one."""
+        entries = self._fed[last:]
+        for start in range(0, len(entries), PAGE):
+            page = entries[start : start + PAGE]
+            found = self.embeddings(page)
+            there = [entry for entry in page if entry.rowid in found]
+            yield [entry.id for entry in there], [found[entry.rowid] for entry in there], last + start + len(page)
+
+    def embeddings(self, entries: Sequence[LogEntry]) -> dict[int, bytes | None]:
+        """Embeddings by row id, of logs that were not deleted meanwhile; None for a damaged one."""
+        ids = {entry.rowid: entry.id for entry in entries}
+        try:
+            rows = self.table.take(list(ids), ["embedding", "embedding_crc"])
+        except Lost:
+            if len(entries) == 1:
+                return {entries[0].rowid: None}
+            half = len(entries) // 2
+            return self.embeddings(entries[:half]) | self.embeddings(entries[half:])
+        found: dict[int, bytes | None] = {}
+        for rowid, vector, expected in zip(
+            *(rows[name] for name in ("_rowid", "embedding", "embedding_crc")), strict=True
+        ):
+            raw = vector.values.to_numpy(zero_copy_only=False).astype("<f4").tobytes() if vector.is_valid else b""
+            rowid = rowid.as_py()
+            found[rowid] = raw if embedding_crc(ids[rowid], raw) == expected.as_py() else None
+        return found
+
+
+class Blocks(Catalog[BlockEntry]):
+    """The blocks of a store; of several under one key the newest stands, the others are `doubles`."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(table, BlockEntry)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.by_log: dict[str, dict[str, BlockEntry]] = {}
+        self.doubles: list[BlockEntry] = []
+
+    def _note(self, entry: BlockEntry) -> None:
+        own = self.by_log.setdefault(entry.log, {})
+        if entry.key in own:
+            self.doubles.append(own[entry.key])
+        own[entry.key] = entry
+
+    def find(self, log: str, key: str) -> BlockEntry | None:
+        """A block that is known, or that the newest version has."""
+        if key not in self.by_log.get(log, ()):
+            self.look()
+        return self.by_log.get(log, {}).get(key)
