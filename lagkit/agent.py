@@ -102,7 +102,7 @@ class Agent:
 
         A question that fails (its prompt is too long, a block is damaged, ...) yields a trace with `error` and no
         answer; the others go on. Questions fill the batch as places become free. Raises EndpointError when the
-        endpoint of a model behind an API cannot be used.
+        endpoint of a model behind an API cannot be used, or StoreUnreachable when the store's cannot.
         """
         waiting = iter(questions)
         active: list[_Run] = []
@@ -138,6 +138,8 @@ class Agent:
                 continue
             try:
                 ready.append((run, self._context(run)))
+            except EndpointError:
+                raise
             except LagkitError as error:
                 ended[id(run)] = self._trace(run, error=error)
         results = list(self._generate(ready, STOP_STRINGS[self.prompt.kind]))
@@ -198,6 +200,8 @@ class Agent:
         for run, vector in zip(active, vectors, strict=True):
             try:
                 run.new = self._search(run, vector)
+            except EndpointError:
+                raise
             except LagkitError as error:
                 ended[id(run)] = self._trace(run, error=error)
 
@@ -231,6 +235,8 @@ class Agent:
                     context = self.augmenter.distil_context(run.question, list(run.logs))
                     self.lm.check(context, self.limits.max_new_tokens)
                     todo.append((run, context))
+                except EndpointError:
+                    raise
                 except LagkitError as error:
                     ended[id(run)] = self._trace(run, error=error)
         for run, result in self._generate(todo, ()):

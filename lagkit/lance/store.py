@@ -108,10 +108,8 @@ class LanceStore(LanceLogs):
         codec: Codec = "none",
         cache: BlockCache | None = None,
     ) -> LanceStore:
-        uri, same = (
-            checked_uri(path),
-            {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec},
-        )
+        uri = checked_uri(path)
+        same = {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec}
         if LOGS not in Place(uri).names():
             try:
                 return cls.create(uri, **same, cache=cache)

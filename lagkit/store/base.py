@@ -81,7 +81,7 @@ class Store(ABC):
     @property
     def identity(self) -> dict[str, Any]:
         """Whose logs these are, as `create` takes it."""
-        return {name: getattr(self, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
+        return self._header.identity
 
     @abstractmethod
     def close(self) -> None:

@@ -28,6 +28,11 @@ class Copied:
     checked: int
     checking: float
 
+    @property
+    def rates(self) -> tuple[tuple[int, float], tuple[int, float]]:
+        """Bytes and seconds of copying, and of comparing."""
+        return (self.bytes, self.seconds), (self.checked, self.checking)
+
 
 def copy(source: Store, target: Store) -> Copied:
     """Bring `target` to hold what `source` does, then compare both throughout; called again, it completes the copy.

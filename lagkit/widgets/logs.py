@@ -10,7 +10,7 @@ from sklearn.manifold import TSNE
 from lagkit.index import Vectors
 from lagkit.plots.explore import log_map
 from lagkit.retrieve import Embedder
-from lagkit.store import LogStore
+from lagkit.store import Store
 from lagkit.store.reading import StoredLogs
 
 JUDGED = {True: "right", False: "wrong", None: "not judged"}
@@ -67,7 +67,7 @@ def search_table(
     return table if k is None else table.head(k)
 
 
-def delete_log(store: LogStore, log: str) -> None:
+def delete_log(store: Store, log: str) -> None:
     """Delete a log and its blocks, through `store` or, if it is open for reading, as a writer of the moment.
 
     Raises StoreLocked while another process writes, and StoreError for an unknown log; then nothing is deleted.
@@ -75,7 +75,7 @@ def delete_log(store: LogStore, log: str) -> None:
     if store.writable:
         store.delete([log])
         return
-    with LogStore.open(store.path, model=store.model, embedder=store.embedder, write=True) as writer:
+    with type(store).open(store.path, model=store.model, embedder=store.embedder, write=True) as writer:
         writer.delete([log])
 
 
