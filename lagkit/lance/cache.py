@@ -52,6 +52,8 @@ class BlockCache:
     def find(self, sha256: str) -> Path | None:
         """The file with this content, which now counts as just used; a damaged one is removed."""
         path = self._path(sha256)
+        if not self.limit:
+            return None
         try:
             inode = path.stat().st_ino
             if self._checked.get(sha256) != inode:

@@ -27,7 +27,7 @@ _SILENT = re.compile(
     "|[Cc]onnection (?:refused|reset|closed)|error decoding response body|IncompleteMessage"
 )
 _CONFLICT = re.compile("[Cc]onflict|[Cc]oncurrent|[Cc]ontention|[Pp]reempted")
-_MISSING = re.compile(r"[Nn]ot found: ([^\s,]+)")
+_MISSING = re.compile(r"[Nn]ot found: (?:.*[Nn]ot found: )?([^\s,]+)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 
 # Environment variables that hold what no message may show.
@@ -53,7 +53,7 @@ def refusal(error: BaseException, uri: str, what: str, seconds: float | None) ->
             f"The object store limits the rate of requests to {uri}{code} for too long: wait, or use it from fewer "
             "processes; what was committed is safe."
         )
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError) or "merge insert timed out" in said:
         return StoreUnreachable(
             f"The object store of {uri} did not {what} within {seconds:g} s: see to the network, and go on then; what "
             "was committed is safe."
@@ -64,7 +64,7 @@ def refusal(error: BaseException, uri: str, what: str, seconds: float | None) ->
             "then; what was committed is safe."
         )
     if found := _MISSING.search(said):
-        return Lost(f"{found[1].rstrip(':')} of the log store at {uri} is missing")
+        return Lost(f"The object {found[1].rstrip(':')} of the log store at {uri} is missing")
     if _CONFLICT.search(said):
         return Conflict(
             f"The log store at {uri} could not {what}: other processes changed it at the same moment, again and again. "

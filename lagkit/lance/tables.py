@@ -20,9 +20,10 @@ from lagkit.lance.refusals import Conflict, refusal
 # Seconds: for one request, and for all that one call of LanceDB asks, retries included.
 TIMEOUT = 30.0
 DEADLINE = 180.0
-# Of a request that failed for a reason that may pass, each after twice the time; of a commit that others preceded.
+# Of a request that failed for a reason that may pass, each after twice the time; of a commit that others preceded,
+# which LanceDB tries twenty times itself.
 RETRIES = 6
-ATTEMPTS = 8
+ATTEMPTS = 3
 _AT_ONCE = 500  # row ids in one statement
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class Place:
 
     def names(self) -> list[str]:
         """Of all tables that are there."""
-        return list(self.call("be listed", lambda: self._db.table_names(limit=1000)))
+        return list(self.call("be listed", lambda: self._db.list_tables(limit=1000)).tables)
 
     def open(self, name: str) -> Table:
         """A table that is there; raises FileNotFoundError if there is none."""
@@ -129,8 +130,7 @@ class Table:
 
     def merge(self, on: str, rows: pa.Table) -> None:
         """Add those rows whose `on`, the table's primary key, is not there: also when others add them meanwhile."""
-        seconds = timedelta(seconds=DEADLINE)
-        self._commit(lambda: self._table.merge_insert(on).when_not_matched_insert_all().execute(rows, timeout=seconds))
+        self._commit(lambda: self._table.merge_insert(on).when_not_matched_insert_all().execute(rows))
 
     def delete(self, rowids: Sequence[int]) -> None:
         """Remove rows by their ids; unknown ones are ignored."""
@@ -155,8 +155,7 @@ class Table:
             except Conflict:
                 if attempt == ATTEMPTS - 1:
                     raise
-            # Not all of them again at the same moment.
-            time.sleep(random.uniform(0, min(0.05 * 2**attempt, 2.0)))
+            time.sleep(random.uniform(0, 2**attempt))  # not all of them again at the same moment
             self.latest()
 
 

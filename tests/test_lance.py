@@ -1,0 +1,374 @@
+"""Log stores on an object store: what they ask of it, several writers, the cache, damage, and what no message tells."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from lagkit.errors import ConfigError, DamagedBlock, StoreError, StoreMismatch
+from lagkit.lance import BlockCache, LanceStore, catalog, upkeep
+from lagkit.lance import store as module
+from tests.objectstore import KEY, SECRET, environment
+from tests.stores import IDENTITY, content, fill, kv, same, trace, vector
+
+
+@pytest.fixture
+def store(bucket):
+    with LanceStore.create(f"{bucket}/store", **IDENTITY) as store:
+        yield store
+
+
+def test_it_is_what_was_put_there(store):
+    ids = fill(store, range(5))
+    with LanceStore.open(store.path, model=IDENTITY["model"], embedder="mini", codec="none") as reader:
+        assert reader.ids == ids == [trace(i).id for i in range(5)]
+        assert (len(reader), reader.writable, reader.dim, reader.dtype) == (5, False, 8, "float32")
+        assert list(reader.traces()) == [trace(i) for i in range(5)]
+        assert all(same(reader.block(log, "last"), kv(i)) for i, log in enumerate(ids))
+        assert reader.verify().empty
+        assert repr(reader) == f"LanceStore({store.path!r}, read-only, 5 logs)"
+        with pytest.raises(StoreError, match="open for reading only: open it with write=True"):
+            fill(reader, [9])
+    with pytest.raises(StoreMismatch, match='embedder "mini", but "arctic" was asked for'):
+        LanceStore.open(store.path, embedder="arctic")
+    with pytest.raises(StoreMismatch, match='dtype "float32", but "bfloat16"'):
+        LanceStore.open_or_create(store.path, **{**IDENTITY, "dtype": "bfloat16"})
+    with pytest.raises(StoreError, match=r"There is a log store at .* already"):
+        LanceStore.create(store.path, **IDENTITY)
+    with pytest.raises(StoreError, match=r"There is no log store at .*/other; make one with LanceStore\.create"):
+        LanceStore.open(f"{store.path}/other")
+
+
+def test_a_batch_keeps_its_order(store):
+    store.add_many((trace(i), vector(i), {}) for i in range(0, 1000, 7))
+    first = store.ids
+    store.add_many((trace(i), vector(i), {}) for i in range(1000))
+    assert store.ids == first + [trace(i).id for i in range(1000) if i % 7]
+
+
+# What is asked of the server
+
+
+def test_hits_of_the_cache_ask_for_nothing(store, server):
+    ids = fill(store, range(3))
+    with LanceStore.open(store.path, cache=BlockCache(store._cache.folder, 10_000)) as reader:
+        assert len(reader) == 3
+        assert all(reader.has_block(log, "last") for log in ids)
+        told = [reader.get(log) for log in ids]
+        server.requests.clear()
+        assert [same(reader.block(log, "last"), kv(i)) for i, log in enumerate(ids)] == [True] * 3
+        assert [reader.get(log) for log in ids] == told
+        assert all(reader.has_block(log, "last") for log in ids)
+        assert server.requests == []
+
+
+def test_requests_do_not_grow_with_the_store(store, server):
+    asked = []
+    for size in (1, 200):
+        fill(store, range(size))
+        server.requests.clear()
+        with LanceStore.open(store.path) as reader:
+            asked.append(len(server.requests))
+            reader.search(vector(1)[None], 1)
+            server.requests.clear()
+            reader.search(vector(2)[None], 3)
+            assert [method for method, _ in server.requests] == ["GET"]
+    assert asked[0] == asked[1] <= 8
+
+
+def test_many_blocks_share_a_commit(store, server):
+    ids = store.add_many((trace(i), vector(i), {}) for i in range(30))
+    server.requests.clear()
+    store.put_blocks((log, "last", kv(i)) for i, log in enumerate(ids))
+    assert sum(method == "PUT" for method, _ in server.requests) <= 4
+    assert store.summary().loc["last", "logs"] == 30
+
+
+def test_a_full_batch_is_committed_before_more_is_read(store, monkeypatch):
+    monkeypatch.setattr(module, "COMMIT_BYTES", 1000)
+    seen = []
+    with LanceStore.open(store.path) as reader:
+
+        def logs():
+            for i in range(4):
+                seen.append(len(reader))
+                yield trace(i), vector(i), {"last": kv(i, tokens=20)}
+
+        store.add_many(logs())
+    assert seen == [0, 1, 2, 3]
+
+
+# Several writers
+
+
+def test_writers_in_threads_lose_nothing_and_double_nothing(store, monkeypatch):
+    monkeypatch.setattr(module, "COMMIT_BYTES", 1)  # each log is a commit of its own
+
+    def write(who):
+        with LanceStore.open(store.path, write=True) as mine:
+            for i in range(5):
+                fill(mine, [i, 100 * who + i])
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(write, (1, 2, 3)))
+    check_writers(store, 5)
+
+
+def check_writers(store, each):
+    """Three writers added the logs 0 to `each` and as many of their own."""
+    numbers = [*range(each), *(100 * who + i for who in (1, 2, 3) for i in range(each))]
+    assert sorted(store.ids) == sorted(trace(i).id for i in numbers)
+    assert store._logs.table.count() == len(numbers)
+    assert store.verify().empty
+    assert all(same(store.block(trace(i).id, "last"), kv(i)) for i in numbers)
+    with LanceStore.open(store.path) as reader:
+        assert reader.ids == store.ids
+
+
+WRITER = """
+import sys
+from lagkit.lance import LanceStore, store
+from tests.stores import fill, trace, vector, kv
+store.COMMIT_BYTES = 1
+who = int(sys.argv[2])
+with LanceStore.open(sys.argv[1], write=True) as mine:
+    for i in range(20):
+        fill(mine, [i, 100 * who + i])
+"""
+
+
+@pytest.mark.slow
+def test_writers_in_processes_lose_nothing_and_double_nothing(store, server):
+    command = [sys.executable, "-c", WRITER, store.path]
+    writers = [
+        subprocess.Popen([*command, str(who)], env={**os.environ, **environment(server)}, stderr=subprocess.PIPE)
+        for who in (1, 2, 3)
+    ]
+    said = [writer.communicate(timeout=120)[1].decode() for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0], said
+    check_writers(store, 20)
+
+
+@pytest.mark.slow
+def test_a_writer_that_is_always_too_late_gives_up(store, server, monkeypatch):
+    fill(store, [1])
+    monkeypatch.setattr("lagkit.lance.tables.ATTEMPTS", 2)
+    refused = "412 Precondition Failed", "<Error><Code>PreconditionFailed</Code></Error>"
+
+    def fault(method, path):
+        return refused if method == "PUT" and "logs.lance/_versions" in path else None
+
+    with server.playing(fault), pytest.raises(StoreError, match="other processes changed it at the same moment"):
+        fill(store, [2])
+    assert store.ids == [trace(1).id]
+    fill(store, [2])
+    assert store.verify().empty
+
+
+def test_commits_that_others_preceded_are_tried_again_a_few_times(store, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    tries = []
+
+    async def late():
+        tries.append(1)
+        if len(tries) < wanted:
+            raise RuntimeError(
+                "lance error: Commit conflict for version 3: Failed to commit, /a/b.rs:9:9"
+            )
+
+    for wanted, done in ((1, 1), (3, 3), (4, None)):
+        tries.clear()
+        if done:
+            store._logs.table._commit(late)
+        else:
+            with pytest.raises(StoreError, match="other processes changed it at the same moment, again and again"):
+                store._logs.table._commit(late)
+        assert len(tries) == min(wanted, 3)
+
+
+def test_a_reader_follows_a_writer(store):
+    one, two = fill(store, [1, 2])
+    with LanceStore.open(store.path) as reader:
+        assert [hit.id for hit in reader.search(vector(1)[None], 1)[0]] == [one]
+        [three] = fill(store, [3])
+        assert [hit.id for hit in reader.search(vector(3)[None], 1)[0]] == [three]
+        store.delete([one])
+        assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {two, three}
+        store.delete([three])
+        [four] = fill(store, [4])
+        assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {two, four}
+        assert reader.ids == store.ids == [two, four]
+        store.prune()
+        assert content(reader) == content(store)
+
+
+def test_a_log_that_others_deleted_can_be_added_again(store):
+    [log] = fill(store, [1])
+    with LanceStore.open(store.path, write=True) as other:
+        other.delete([log])
+        assert len(other) == 0
+    fill(store, [1])
+    assert store.ids == [log]
+    assert same(store.block(log, "last"), kv(1))
+
+
+# Damage
+
+
+def damage(server, bucket, part, change):
+    """Alter, or with None remove, the objects with `part` in their names."""
+    name = bucket.removeprefix("s3://")
+    for key in server.keys(name, part):
+        if change is None:
+            server.client.delete_object(Bucket=name, Key=key)
+        else:
+            body = server.client.get_object(Bucket=name, Key=key)["Body"].read()
+            server.client.put_object(Bucket=name, Key=key, Body=change(body))
+
+
+@pytest.mark.parametrize("change", [None, lambda body: body[:-9] + b"x" * 9], ids=["missing", "altered"])
+def test_a_lost_file_of_blocks_is_named_and_pruned(store, server, bucket, change):
+    big = {"last": kv(1, tokens=20_000)}  # too large to stand among the columns
+    first = store.add(trace(1), vector(1), big)
+    damage(server, bucket, ".blob", change)
+    second = fill(store, [2])[0]
+    with LanceStore.open(store.path, write=True, cache=BlockCache(store._cache.folder, 0)) as fresh:
+        with pytest.raises(DamagedBlock, match=rf"The KV block 'last' of log {first} at .* All other blocks"):
+            fresh.block(first, "last")
+        assert same(fresh.block(second, "last"), kv(2))
+        assert fresh.verify()["log"].tolist() == [first]
+        gone = fresh.prune()
+        assert (gone["log"].tolist(), gone["bytes"].tolist()) == ([first], [store._blocks.find(first, "last").bytes])
+        assert fresh.verify().empty
+        assert (fresh.ids, fresh.block_keys(first)) == ([first, second], [])
+        fresh.add(trace(1), vector(1), big)
+        assert same(fresh.block(first, "last"), big["last"])
+
+
+@pytest.mark.parametrize("table", ["logs", "blocks"])
+def test_a_lost_data_file_takes_only_its_own_rows(store, server, bucket, table):
+    fill(store, [1])
+    damage(server, bucket, f"{table}.lance/data/", None)
+    fill_later = [trace(2).id]
+    with LanceStore.open(store.path, write=True, cache=BlockCache(store._cache.folder, 0)) as fresh:
+        if table == "blocks":
+            fill(fresh, [2])
+            assert same(fresh.block(trace(2).id, "last"), kv(2))
+            with pytest.raises(StoreError, match="has no KV block 'last'; it has: none"):
+                fresh.block(trace(1).id, "last")
+        found = fresh.verify()
+        assert (found["file"][0], "cannot be read" in found["problem"][0]) == (f"{table}.lance", True)
+        assert "data/" in found["problem"][0]
+        fresh.prune()
+        assert set(fresh.verify()["problem"]) <= {"its block 'last' is an orphan: no log of this id is there"}
+        fill(fresh, [1, 2])
+        assert sorted(fresh.ids) == sorted([trace(1).id, *fill_later])
+        assert fresh.verify().empty
+        assert all(same(fresh.block(trace(i).id, "last"), kv(i)) for i in (1, 2))
+
+
+def test_altered_bytes_of_any_file_are_never_taken_for_data(store, server, bucket):
+    fill(store, range(3))
+    name = bucket.removeprefix("s3://")
+    expected = content(store)
+    for key in server.keys(name, "/data/"):
+        body = server.client.get_object(Bucket=name, Key=key)["Body"].read()
+        for place in range(0, len(body), max(1, len(body) // 12)):
+            altered = body[:place] + bytes([body[place] ^ 0x10]) + body[place + 1 :]
+            server.client.put_object(Bucket=name, Key=key, Body=altered)
+            with LanceStore.open(store.path, cache=BlockCache(store._cache.folder, 0)) as reader:
+                for log in expected:
+                    for ask, right in ((reader.get, trace), (lambda log: reader.block(log, "last"), kv)):
+                        number = list(expected).index(log)
+                        try:
+                            found = ask(log)
+                        except StoreError:
+                            continue
+                        assert found == trace(number) if right is trace else same(found, kv(number))
+        server.client.put_object(Bucket=name, Key=key, Body=body)
+    assert content(store) == expected
+
+
+def test_blocks_without_a_log_are_pruned_when_nobody_can_need_them(store, monkeypatch):
+    fill(store, [1])
+    commit = store._logs.table.merge
+    monkeypatch.setattr(store._logs.table, "merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fill(store, [2])
+    monkeypatch.setattr(store._logs.table, "merge", commit)
+    assert store.ids == [trace(1).id]
+    assert store.verify()["problem"].tolist() == ["its block 'last' is an orphan: no log of this id is there"]
+    assert store.prune().empty
+    monkeypatch.setattr(upkeep, "GRACE", -10)
+    assert store.prune()["log"].tolist() == [trace(2).id]
+    assert store.verify().empty
+
+
+def test_prune_gives_bytes_back(store, server, bucket, monkeypatch):
+    monkeypatch.setattr(module, "KEEP", timedelta(milliseconds=1))
+    ids = store.add_many((trace(i), vector(i), {"last": kv(i, tokens=2000)}) for i in range(10))
+    name, held = bucket.removeprefix("s3://"), store.nbytes
+    before = server.nbytes(name)
+    assert held < before < 1.2 * held
+    time.sleep(0.01)
+    assert store.prune(max_bytes=held // 2)["log"].tolist() == ids[:6]
+    assert 0.3 * held < store.nbytes <= held // 2
+    assert server.nbytes(name) < 0.5 * before
+    assert store.ids == ids[6:]
+    assert store.verify().empty
+    assert all(same(store.block(trace(i).id, "last"), kv(i, tokens=2000)) for i in range(6, 10))
+
+
+def test_the_table_of_logs_is_gathered_as_it_grows(store, monkeypatch):
+    monkeypatch.setattr(module, "FRAGMENTS", 3)
+    for i in range(9):
+        fill(store, [i])
+        assert store._logs.table.fragments() <= 4
+    assert store.ids == [trace(i).id for i in range(9)]
+    assert len(store.search(vector(0)[None], 20)[0]) == 9
+
+
+# Credentials
+
+
+def test_credentials_reach_no_message(store, server, bucket, caplog, monkeypatch, capfd):
+    caplog.set_level(logging.DEBUG)
+    fill(store, [1])
+    shown = [repr(store), store._repr_html_(), json.dumps({k: str(v) for k, v in vars(store).items()})]
+    from tests.objectstore import DENIED
+
+    with server.playing(lambda *_: DENIED), pytest.raises(StoreError) as error:
+        LanceStore.open(store.path)
+    shown += [str(error.value), repr(error.value.__cause__), str(error.getrepr())]
+    for address in (f"s3://{KEY}:{SECRET}@bucket/logs", f"s3://bucket/logs?secret={SECRET}"):
+        with pytest.raises(StoreError, match="belong into environment variables") as refused:
+            LanceStore.open(address)
+        shown.append(str(refused.value))
+    shown += [caplog.text, *capfd.readouterr()]
+    assert not [text for text in shown if SECRET in text or KEY in text]
+
+
+def test_a_size_of_the_cache_that_is_no_number_is_refused(store, monkeypatch):
+    monkeypatch.setenv("LAGKIT_STORE_CACHE", "much")
+    with pytest.raises(ConfigError, match="LAGKIT_STORE_CACHE is 'much'; set it to a number of bytes"):
+        LanceStore.open(store.path)
+    monkeypatch.setenv("LAGKIT_STORE_CACHE", "0")
+    with LanceStore.open(store.path) as reader:
+        assert reader._cache.limit == 0
+
+
+def test_what_is_not_there_is_asked_for_once(store, server, monkeypatch):
+    monkeypatch.setattr(catalog, "FRESH", 60)
+    [log] = fill(store, [1])
+    store.has_block(log, "other")
+    server.requests.clear()
+    assert not any(store.has_block(log, f"key {i}") for i in range(50))
+    assert server.requests == []
