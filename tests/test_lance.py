@@ -180,9 +180,7 @@ def test_commits_that_others_preceded_are_tried_again_a_few_times(store, monkeyp
     async def late():
         tries.append(1)
         if len(tries) < wanted:
-            raise RuntimeError(
-                "lance error: Commit conflict for version 3: Failed to commit, /a/b.rs:9:9"
-            )
+            raise RuntimeError("lance error: Commit conflict for version 3: Failed to commit, /a/b.rs:9:9")
 
     for wanted, done in ((1, 1), (3, 3), (4, None)):
         tries.clear()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ class BlockCache:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"The cache of log stores at {folder} cannot be made ({error}).") from error
+        self._turn = threading.Lock()  # a file lock keeps other processes out, not other threads
         self._lock = FileLock(folder / "lock", thread_local=False)
 
     @classmethod
@@ -80,7 +82,7 @@ class BlockCache:
         path, aside = self._path(sha256), self.folder / "new" / uuid.uuid4().hex
         try:
             aside.parent.mkdir(exist_ok=True)
-            with self._lock:
+            with self._turn, self._lock:
                 if path.exists():
                     return path
                 self._claim(len(content))
@@ -98,7 +100,8 @@ class BlockCache:
     @property
     def nbytes(self) -> int:
         """The bytes of all files."""
-        return sum(size for _, size, _ in self._files())
+        with self._turn, self._lock:
+            return sum(size for _, size, _ in self._files())
 
     def _claim(self, nbytes: int) -> None:
         """Make room, and count it as taken before it is: a kill leaves a count too high, which the next one mends."""

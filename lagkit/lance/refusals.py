@@ -55,7 +55,7 @@ def refusal(error: BaseException, uri: str, what: str, seconds: float | None) ->
         )
     if isinstance(error, TimeoutError) or "merge insert timed out" in said:
         return StoreUnreachable(
-            f"The object store of {uri} did not {what} within {seconds:g} s: see to the network, and go on then; what "
+            f"The log store at {uri} could not {what} within {seconds:g} s: see to the network, and go on then; what "
             "was committed is safe."
         )
     if _SILENT.search(said):
