@@ -17,14 +17,20 @@ from hypothesis.stateful import (
 )
 
 from lagkit.errors import EmptyStore, StoreError
-from lagkit.store import LogStore
+from lagkit.store.places import open_store
 from lagkit.types import Hit
 from tests.stores import DIM, files_of, fill, kv, new_store, same, trace, vector
 
 
+@pytest.fixture(params=["store", "store.lance"])
+def place(request, tmp_path):
+    """Where a store is to be: a folder, or one of LanceDB."""
+    return tmp_path / request.param
+
+
 @pytest.fixture
-def store(tmp_path):
-    with new_store(tmp_path / "store") as store:
+def store(place):
+    with new_store(place) as store:
         yield store
 
 
@@ -44,9 +50,9 @@ def test_search_ranks_pages_and_excludes(store):
     assert store.search(np.zeros((0, DIM)), 3) == []
 
 
-def test_equal_embeddings_come_in_the_order_of_insertion(tmp_path):
+def test_equal_embeddings_come_in_the_order_of_insertion(place):
     same_vector, other = vector(5, 384), vector(6, 384)
-    with new_store(tmp_path / "s", dim=384) as store:
+    with new_store(place, dim=384) as store:
         ids = store.add_many((trace(i), other if i % 3 == 0 else same_vector, {}) for i in range(50))
         equal = [id for i, id in enumerate(ids) if i % 3]
         assert [hit.id for hit in store.search(same_vector[None], 10)[0]] == equal[:10]
@@ -74,7 +80,7 @@ def test_searches_that_make_no_sense_are_refused(store):
 
 def test_a_readers_index_follows_the_writer(store):
     one, two = fill(store, [1, 2])
-    with LogStore.open(store.path) as reader:
+    with open_store(store.path) as reader:
         assert reader.search(vector(3)[None], 9)[0] == store.search(vector(3)[None], 9)[0]
         [three] = fill(store, [3])
         assert reader.search(vector(3)[None], 1)[0] == [Hit(three, pytest.approx(1, abs=1e-6))]
@@ -105,9 +111,9 @@ class StoreAgainstDict(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.path = Path(self.folder) / str(len(list(Path(self.folder).iterdir())))
+        self.path = Path(self.folder) / f"{len(list(Path(self.folder).iterdir()))}{self.suffix}"
         self.store = new_store(self.path, dim=4)
-        self.reader = LogStore.open(self.path)
+        self.reader = open_store(self.path)
         self.vectors, self.blocks = {}, {}
 
     def teardown(self):
@@ -139,7 +145,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule()
     def reopen(self):
         self.store.close()
-        self.store = LogStore.open(self.path, write=True)
+        self.store = open_store(self.path, write=True)
 
     @precondition(lambda self: self.vectors)
     @rule(v=st.integers(0, 3), k=st.integers(1, 9), offset=st.integers(0, 4), barred=st.sets(numbers))
@@ -161,9 +167,10 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert len(files_of(self.store)) == len({n for blocks in self.blocks.values() for n in blocks.values()})
 
 
-def test_any_sequence_of_changes_matches_a_dictionary(tmp_path):
-    StoreAgainstDict.folder = tmp_path
+@pytest.mark.parametrize(("suffix", "examples", "steps"), [("", 10, 20), (".lance", 6, 15)])
+def test_any_sequence_of_changes_matches_a_dictionary(tmp_path, suffix, examples, steps):
+    StoreAgainstDict.folder, StoreAgainstDict.suffix = tmp_path, suffix
     run_state_machine_as_test(
-        StoreAgainstDict, settings=settings(max_examples=10, stateful_step_count=20, deadline=None)
+        StoreAgainstDict, settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None)
     )
     assert list(tmp_path.iterdir())

@@ -44,21 +44,20 @@ class Catalog(Generic[Entry]):
     def sync(self) -> None:
         """Bring it up to date with the newest version: one request if there is no newer one."""
         with self._turn:
-            version = self.table.latest()
-            self._looked = time.monotonic()
-            if version == self._version:
-                return
-            rows = self._tail()
-            if rows is None:
-                self._forget()
-                rows = self._all()
-            self._take(rows)
-            self._version = version
+            looked, version = time.monotonic(), self.table.latest()
+            if version != self._version:
+                rows = self._tail()
+                if rows is None:
+                    self._forget()
+                    rows = self._all()
+                self._take(rows)
+            self._looked, self._version = looked, version
 
     def look(self) -> None:
         """`sync`, unless that was a moment ago."""
-        if time.monotonic() - self._looked > FRESH:
-            self.sync()
+        with self._turn:  # another thread may be looking
+            if time.monotonic() - self._looked > FRESH:
+                self.sync()
 
     def stale(self) -> None:
         """Note that this process has changed the table."""
