@@ -102,6 +102,7 @@ class RunConfig(Settings):
     store: where the run's log store is, if not in `out`: a folder or an address such as `s3://bucket/logs`, of this run
     alone (docs/stores.md).
     codec: what the store's files hold of a KV block; int8 halves a bfloat16 one (`lagkit.codec`).
+    blocks: whether the KV of logs is loaded, recomputed, or as is `planned` from how fast the store and the model are.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
     that were trained on the protocol. log_questions, seen_questions, unseen_questions: sizes of seeded samples (None
     takes all); seen questions are drawn from those that the log store was built on. split: which questions are seen and
@@ -121,6 +122,7 @@ class RunConfig(Settings):
     device: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     codec: Codec = "none"
+    blocks: Literal["load", "recompute", "planned"] = "load"
     store: str | None = None
     embedder: str = "minilm"
     wording: Wording = "examples"

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 _PACKAGES = ("lagkit", "torch", "transformers", "faiss-cpu", "sentence-transformers", "pandas")
 
 # Settings that may change between resumptions of one run: they decide what is answered next, not what an answer is.
-_MAY_CHANGE = {"out", "store", "data", "policies", "splits", "device", "batch_size", "api"}
-_MAY_CHANGE |= {"seen_questions", "unseen_questions"}
+_MAY_CHANGE = {
+    *("out", "store", "data", "policies", "splits", "seen_questions", "unseen_questions"),
+    *("device", "batch_size", "blocks", "api"),
+}
 
 
 def claim(out: Path, config: RunConfig, prompt: Prompt) -> None:

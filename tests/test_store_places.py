@@ -82,12 +82,12 @@ def test_a_copy_is_equal_to_the_last_byte(pair):
 def test_a_copy_that_was_interrupted_is_completed(pair):
     before, after = filled(pair[0]), pair[1]
     with open_store(before) as source, store_at(after).open_or_create(after, **source.identity) as target:
-        reads = source.content
+        reads, fatal = source.content, source.find(trace(3).id, "last")
 
-        def fails(log, row):
-            if log == trace(3).id:
+        def fails(row):
+            if row == fatal:
                 raise KeyboardInterrupt
-            return reads(log, row)
+            return reads(row)
 
         source.content = fails
         with pytest.raises(KeyboardInterrupt):

@@ -188,6 +188,7 @@ class Blocks(Catalog[BlockEntry]):
     def _forget(self) -> None:
         super()._forget()
         self.by_log: dict[str, dict[str, BlockEntry]] = {}
+        self._by_content: dict[str, list[BlockEntry]] = {}
         self.doubles: list[BlockEntry] = []
 
     def _note(self, entry: BlockEntry) -> None:
@@ -195,6 +196,11 @@ class Blocks(Catalog[BlockEntry]):
         if entry.key in own:
             self.doubles.append(own[entry.key])
         own[entry.key] = entry
+        self._by_content.setdefault(entry.sha256, []).append(entry)
+
+    def of_content(self, sha256: str) -> list[BlockEntry]:
+        """The blocks with this content."""
+        return self._by_content.get(sha256, [])
 
     def find(self, log: str, key: str) -> BlockEntry | None:
         """A block that is known, or that the newest version has."""

@@ -129,28 +129,22 @@ class LanceLogs(Store):
         self._blocks.sync()
         return sorted(self._blocks.by_log.get(log, ()))
 
-    def _block_row(self, log: str, key: str) -> BlockRow | None:
-        entry = self._find_block(log, key)
+    def find(self, log: str, key: str) -> BlockRow | None:
+        entry = self._blocks.find(log, key) if log in self else None
         return None if entry is None else entry.row
 
-    def _find_block(self, log: str, key: str) -> BlockEntry | None:
-        return self._blocks.find(log, key) if log in self else None
-
-    def block(self, log: str, key: str) -> KVBlock:
-        entry = self._find_block(log, key)
-        if entry is None:
-            raise self._no_block(log, key)
-        path = self._cache.find(entry.sha256)
+    def load(self, row: BlockRow) -> KVBlock:
+        path = self._cache.find(row.sha256)
         if path is None:
-            content = self.content(log, entry.row)
-            path = self._cache.put(entry.sha256, content)
+            content = self.content(row)
+            path = self._cache.put(row.sha256, content)
             if path is None:
                 return self._unkept(content)
         try:
             return KVBlock.load(path, self.codec)
         except (DamagedBlock, RuntimeError):
             # Another process made room in the cache between the look-up and the reading.
-            return self._unkept(self.content(log, entry.row))
+            return self._unkept(self.content(row))
 
     def _unkept(self, content: bytes) -> KVBlock:
         """A block by way of a file that is gone at once: what is mapped stays."""
@@ -162,26 +156,25 @@ class LanceLogs(Store):
         except OSError as error:
             raise StoreError(f"There is no room for {len(content):,} bytes of a block ({error}).") from error
 
-    def content(self, log: str, block: BlockRow) -> bytes:
-        problem = "was deleted"
-        entry = self._find_block(log, block.key)
-        while entry is not None and entry.row == block:
-            content, problem = self._fetch(entry)
-            if problem is None:
+    def content(self, row: BlockRow) -> bytes:
+        tried: set[int] = set()
+        problem = f"of {row.bytes:,} bytes was deleted"
+        while entry := next((e for e in self._block_rows.of_content(row.sha256) if e.rowid not in tried), None):
+            content, flaw = self._fetch(entry)
+            if flaw is None:
                 return content
-            self._blocks.sync()  # another process may have put a sound one in its place
-            before, entry = entry, self._find_block(log, block.key)
-            if entry == before:
-                break
+            tried.add(entry.rowid)
+            problem = f"{entry.key!r} of log {entry.log} {flaw}"
+            self._block_rows.sync()  # another process may have put a sound one in its place
         raise DamagedBlock(
-            f"The KV block {block.key!r} of log {log} at {self.path} {problem}. All other blocks stay usable; verify() "
-            "lists what is damaged, prune() removes it, and then the block can be added again."
+            f"The KV block {problem} at {self.path}. All other blocks stay usable; verify() lists what is damaged, "
+            "prune() removes it, and then the block can be added again."
         )
 
     def _fetch(self, entry: BlockEntry) -> tuple[bytes, str | None]:
         """A block's bytes as the store has them, and what is wrong with them, in a few words."""
         try:
-            content = self._blocks.table.blob("data", entry.rowid) or b""
+            content = self._block_rows.table.blob("data", entry.rowid) or b""
         except Lost as error:
             return b"", f"is damaged: it cannot be read ({str(error).rstrip('.')})"
         except IndexError:

@@ -144,7 +144,7 @@ class LogStore(StoredLogs):
     def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
         with self._writing(), self._batch() as batch:
             for log, content in logs:
-                lacking = [block for block in log.blocks if self._block_row(log.id, block.key) is None]
+                lacking = [block for block in log.blocks if self.find(log.id, block.key) is None]
                 for block in lacking:
                     what = f"Block {block.key!r} of log {log.id}"
                     sha256, _ = self._files.adopt(io.BytesIO(content(block)), block.bytes, what)
@@ -222,7 +222,7 @@ class LogStore(StoredLogs):
 
     def _is_sound(self, log: str, key: str) -> bool:
         """Whether a log has a block whose file is what was stored."""
-        row = self._block_row(log, key)
+        row = self.find(log, key)
         if row is not None and self._files.flaw(row.sha256, row.bytes):
             self._loose.add(row.sha256)
             return False

@@ -49,9 +49,7 @@ _MALFORMED = (
 )
 
 
-def write_archive(
-    path: Path, header: Header, logs: Iterable[Packed], content: Callable[[str, BlockRow], bytes]
-) -> None:
+def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> None:
     """Write all logs to `path`, whole or not at all; `logs` and `content` as a store gives them, and their errors.
 
     Raises StoreError if the file exists or cannot be written.
@@ -69,12 +67,10 @@ def write_archive(
         aside.unlink(missing_ok=True)
 
 
-def _fill(
-    tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content: Callable[[str, BlockRow], bytes]
-) -> None:
-    lines, vectors, owners = [], [], {}
+def _fill(tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> None:
+    lines, vectors, found = [], [], {}
     for log in logs:
-        owners |= {block.sha256: (log.id, block) for block in log.blocks}
+        found |= {block.sha256: block for block in log.blocks}
         blocks = [block._asdict() for block in log.blocks]
         lines.append(json.dumps({"id": log.id, "trace": json.loads(log.trace), "blocks": blocks}))
         vectors.append(np.frombuffer(log.embedding, dtype="<f4"))
@@ -87,8 +83,8 @@ def _fill(
     parts[CHECKSUMS] = json.dumps({name: _sha256(part) for name, part in parts.items()}).encode()
     for name, part in parts.items():
         _put(tar, name, part)
-    for sha256, (log, block) in owners.items():
-        _put(tar, block_name(sha256), content(log, block))
+    for sha256, block in found.items():
+        _put(tar, block_name(sha256), content(block))
 
 
 def _sha256(content: bytes) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lagkit.codec import Codec
-from lagkit.errors import StoreError
+from lagkit.errors import DamagedBlock, StoreError
 from lagkit.index import Vectors
 from lagkit.kv import KVBlock
 from lagkit.store.batch import Batch, LogRow, Packed
@@ -136,24 +136,37 @@ class Store(ABC):
 
     def has_block(self, log: str, key: str) -> bool:
         """Whether `block` would find one, be it damaged or not; False for an unknown id."""
-        return self._block_row(log, key) is not None
+        return self.find(log, key) is not None
 
-    @abstractmethod
     def block(self, log: str, key: str) -> KVBlock:
         """A log's KV block in the store's dtype; its checksum is computed at the first time.
 
         Without a codec it is memory-mapped: bytes are read when used.
-        Raises StoreError for an unknown log or key, and DamagedBlock, naming the file, for one that is missing,
-        truncated or altered; all other blocks stay usable.
+        Raises StoreError for an unknown log or key, and DamagedBlock, naming it, for one that is missing, truncated or
+        altered; all other blocks stay usable.
         """
-
-    def _no_block(self, log: str, key: str) -> StoreError:
-        keys = ", ".join(self.block_keys(log)) or "none"
-        return StoreError(f"Log {log} has no KV block {key!r}; it has: {keys}.")
+        row = self.find(log, key)
+        if row is None:
+            keys = ", ".join(self.block_keys(log)) or "none"
+            raise StoreError(f"Log {log} has no KV block {key!r}; it has: {keys}.")
+        try:
+            return self.load(row)
+        except DamagedBlock:
+            if self.find(log, key) == row:
+                raise
+        # A writer replaced or deleted the block between the look-up and the reading.
+        return self.block(log, key)
 
     @abstractmethod
-    def _block_row(self, log: str, key: str) -> BlockRow | None:
-        """What the store knows of a block; None if it has none."""
+    def find(self, log: str, key: str) -> BlockRow | None:
+        """What is known of a log's KV block before it is read: tokens, bytes, checksum; None where there is none."""
+
+    @abstractmethod
+    def load(self, row: BlockRow) -> KVBlock:
+        """The block of a row that `find` gave, in whatever thread, even if the store was closed since then.
+
+        Raises DamagedBlock as `block` does, and also if a writer has replaced or deleted it meanwhile.
+        """
 
     def search(
         self, vectors: ArrayLike, k: int, offset: int = 0, exclude: Collection[str] = frozenset()
@@ -270,7 +283,7 @@ class Store(ABC):
         """All logs as they are stored, oldest first; raises StoreError if one is damaged."""
 
     @abstractmethod
-    def content(self, log: str, block: BlockRow) -> bytes:
+    def content(self, row: BlockRow) -> bytes:
         """The bytes of a block as `KVBlock.save` writes them; raises DamagedBlock unless its sha256 is right."""
 
     @abstractmethod

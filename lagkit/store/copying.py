@@ -67,12 +67,12 @@ class _Moved:
     def logs(self, target: Store) -> Iterator[tuple[Packed, Callable[[BlockRow], bytes]]]:
         """Each log with those of its blocks that the target lacks."""
         for log in self.source.packed():
-            lacking = tuple(row for row in log.blocks if target._block_row(log.id, row.key) is None)
-            yield log._replace(blocks=lacking), lambda row, log=log: self._content(log.id, row)
+            lacking = tuple(row for row in log.blocks if target.find(log.id, row.key) is None)
+            yield log._replace(blocks=lacking), self._content
             self.shown.update()
 
-    def _content(self, log: str, row: BlockRow) -> bytes:
-        content = self.source.content(log, row)
+    def _content(self, row: BlockRow) -> bytes:
+        content = self.source.content(row)
         self.blocks += 1
         self.bytes += len(content)
         return content
@@ -90,6 +90,6 @@ def _compare(source: Store, target: Store, total: int) -> int:
                         f"{(ours or theirs).id}. If neither was changed meanwhile, prune the copy and copy again."
                     )
             # Its sha256 is that of the source's block, and reading it proves that it is right.
-            checked += sum(len(target.content(theirs.id, row)) for row in theirs.blocks)
+            checked += sum(len(target.content(row)) for row in theirs.blocks)
             shown.update()
     return checked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lagkit.errors import DamagedBlock, StoreError
+from lagkit.errors import StoreError
 from lagkit.kv import KVBlock
 from lagkit.store import upkeep
 from lagkit.store.archive import write_archive
@@ -61,19 +61,10 @@ class StoredLogs(Store):
         query = f"SELECT key FROM blocks JOIN logs USING (seq) WHERE id = ? AND {SOUND_BLOCK} AND {OWN_BLOCK}"
         return [key for (key,) in self._db.read(query, log, log)]
 
-    def block(self, log: str, key: str) -> KVBlock:
-        row = self._block_row(log, key)
-        if row is None:
-            raise self._no_block(log, key)
-        try:
-            return self._files.load(row.sha256, row.bytes)
-        except DamagedBlock:
-            if self._block_row(log, key) == row:
-                raise
-        # The writer replaced or deleted the block between the look-up and the reading.
-        return self.block(log, key)
+    def load(self, row: BlockRow) -> KVBlock:
+        return self._files.load(row.sha256, row.bytes)
 
-    def _block_row(self, log: str, key: str) -> BlockRow | None:
+    def find(self, log: str, key: str) -> BlockRow | None:
         query = "SELECT key, tokens, bytes, sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND key = ?"
         rows = self._db.read(f"{query} AND {SOUND_BLOCK} AND {OWN_BLOCK}", log, key, log)
         return BlockRow(*rows[0]) if rows else None
@@ -112,8 +103,8 @@ class StoredLogs(Store):
                 yield Packed(log, embedding, text, tuple(BlockRow(*row) for row in self._db.read(blocks, seq)))
             last = rows[-1][0]
 
-    def content(self, log: str, block: BlockRow) -> bytes:
-        return self._files.content(block.sha256, block.bytes)
+    def content(self, row: BlockRow) -> bytes:
+        return self._files.content(row.sha256, row.bytes)
 
     def export(self, path: str | Path) -> Path:
         with self._db.snapshot():
