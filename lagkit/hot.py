@@ -66,8 +66,7 @@ class HotBlocks:
 
     def _read(self, read: Callable[[], KVBlock], held: Reading) -> HotBlock:
         block = read()
-        # Copied: a file that is memory-mapped may be changed by others while this is held.
-        keys, values = (t.pin_memory() if self._pin else t.clone() for t in (block.keys, block.values))
+        keys, values = (t.pin_memory() if self._pin else t for t in (block.keys, block.values))
         return HotBlock(keys, values, block.ids, partial(self._remember, held))
 
     def _remember(self, held: Reading, nbytes: int) -> bool:

@@ -32,7 +32,6 @@ class BlockCache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self._checked: dict[str, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -51,48 +50,39 @@ class BlockCache:
             raise ConfigError(f"{VARIABLE} is {told!r}; set it to a number of bytes (0: no cache), or unset it.")
         return cls(lagkit_home() / "store-cache", int(told) if "://" in uri else 0)
 
-    def find(self, sha256: str) -> Path | None:
-        """The file with this content, which now counts as just used; a damaged one is removed."""
-        path = self._path(sha256)
+    def get(self, sha256: str) -> bytes | None:
+        """The content with this sha256, which now counts as just used; a damaged file is removed."""
         if not self.limit:
             return None
+        path = self._path(sha256)
         try:
-            inode = path.stat().st_ino
-            if self._checked.get(sha256) != inode:
-                with open(path, "rb") as file:
-                    if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                        raise ValueError("it is damaged")
-                self._checked[sha256] = inode
+            content = path.read_bytes()
             os.utime(path)
-        except (OSError, ValueError):
-            self.drop(sha256)
+        except OSError:
             return None
-        return path
-
-    def drop(self, sha256: str) -> None:
-        """Forget a file."""
-        self._checked.pop(sha256, None)
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return content
         with suppress(OSError):
-            self._path(sha256).unlink()
+            path.unlink()
+        return None
 
-    def put(self, sha256: str, content: bytes) -> Path | None:
-        """Keep a file; None if it is larger than the cache or the disk is full."""
+    def put(self, sha256: str, content: bytes) -> bool:
+        """Keep a file; False if it is larger than the cache or the disk is full."""
         if len(content) > self.limit:
-            return None
+            return False
         path, aside = self._path(sha256), self.folder / "new" / uuid.uuid4().hex
         try:
             aside.parent.mkdir(exist_ok=True)
             with self._turn, self._lock:
                 if path.exists():
-                    return path
+                    return True
                 self._claim(len(content))
                 aside.write_bytes(content)
                 path.parent.mkdir(exist_ok=True)
                 os.replace(aside, path)
-                self._checked[sha256] = path.stat().st_ino
-                return path
+                return True
         except OSError:  # a cache that cannot grow is no reason to fail
-            return None
+            return False
         finally:
             with suppress(OSError):
                 aside.unlink()

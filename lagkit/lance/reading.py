@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -91,9 +90,9 @@ class LanceLogs(Store):
         entry = self._logs.find(log)
         if entry is None:
             raise self._unknown(log)
-        found = self._cache.find(entry.sha256)
-        if found is not None:
-            return self._trace(log, found.read_text(encoding="utf-8"))
+        kept = self._cache.get(entry.sha256)
+        if kept is not None:
+            return self._trace(log, kept.decode())
         [text] = self._texts([entry]).values()
         if text is not None:
             self._cache.put(entry.sha256, text.encode())
@@ -134,27 +133,11 @@ class LanceLogs(Store):
         return None if entry is None else entry.row
 
     def load(self, row: BlockRow) -> KVBlock:
-        path = self._cache.find(row.sha256)
-        if path is None:
+        content = self._cache.get(row.sha256)
+        if content is None:
             content = self.content(row)
-            path = self._cache.put(row.sha256, content)
-            if path is None:
-                return self._unkept(content)
-        try:
-            return KVBlock.load(path, self.codec)
-        except (DamagedBlock, RuntimeError):
-            # Another process made room in the cache between the look-up and the reading.
-            return self._unkept(self.content(row))
-
-    def _unkept(self, content: bytes) -> KVBlock:
-        """A block by way of a file that is gone at once: what is mapped stays."""
-        try:
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                path = Path(folder) / "block.safetensors"
-                path.write_bytes(content)
-                return KVBlock.load(path, self.codec)
-        except OSError as error:
-            raise StoreError(f"There is no room for {len(content):,} bytes of a block ({error}).") from error
+            self._cache.put(row.sha256, content)
+        return KVBlock.parse(content, f"{row.sha256} at {self.path}", self.codec)
 
     def content(self, row: BlockRow) -> bytes:
         tried: set[int] = set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -136,24 +135,19 @@ class LanceStore(LanceLogs):
 
     def _pack(self, block: KVBlock, what: str) -> bytes:
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "block.safetensors"
-                block.save(path, self.codec)
-                return path.read_bytes()
+            return block.dump(self.codec)
         except ValueError as error:
             raise StoreError(
                 f"{what} cannot be kept as {self.codec} ({error}): look at the model's keys and values, or use a store "
                 "with codec none."
             ) from error
-        except OSError as error:
-            raise StoreError(f"{what} could not be written to {tempfile.gettempdir()} ({error}).") from error
 
     def _is_sound(self, log: str, key: str) -> bool:
         """Whether the store has a block, of a log that is there or about to come, that is what was stored."""
         entry = self._blocks.find(log, key)
         if entry is None:
             return False
-        return self._cache.find(entry.sha256) is not None or self._fetch(entry)[1] is None
+        return self._cache.get(entry.sha256) is not None or self._fetch(entry)[1] is None
 
     def _commit(self, rows: list[LogRow], blocks: list[NewBlock]) -> None:
         """Blocks first, then logs, by their ids: a log that can be seen is whole."""
@@ -234,7 +228,7 @@ class LanceStore(LanceLogs):
         with Archive(Path(path)) as archive:
             archive.header.check(path, **self.identity)
             for block in {block.sha256: block for blocks in archive.blocks for block in blocks}.values():
-                archive.check(block, partial(self._unkept, archive.content(block)))
+                archive.check(block, partial(KVBlock.parse, archive.content(block), path, self.codec))
             logs = zip(archive.traces, archive.embeddings, archive.blocks, strict=True)
             packed = [Packed(*self._row(trace, vector), tuple(blocks)) for trace, vector, blocks in logs]
             self.put_packed((log, archive.content) for log in packed)

@@ -139,9 +139,8 @@ class Store(ABC):
         return self.find(log, key) is not None
 
     def block(self, log: str, key: str) -> KVBlock:
-        """A log's KV block in the store's dtype; its checksum is computed at the first time.
+        """A log's KV block in the store's dtype, its checksum computed.
 
-        Without a codec it is memory-mapped: bytes are read when used.
         Raises StoreError for an unknown log or key, and DamagedBlock, naming it, for one that is missing, truncated or
         altered; all other blocks stay usable.
         """
