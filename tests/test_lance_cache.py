@@ -103,11 +103,11 @@ def test_processes_that_are_killed_leave_it_bounded_and_sound(tmp_path):
     BlockCache(folder, 0)
     fork = multiprocessing.get_context("fork")
     most = 0
-    for round_ in range(3):
+    for round_ in range(2):
         writers = [fork.Process(target=hammer, args=(folder, 10 * round_ + n), daemon=True) for n in range(2)]
         for writer in writers:
             writer.start()
-        until = time.monotonic() + 0.4
+        until = time.monotonic() + 0.3
         while time.monotonic() < until:
             most = max(most, BlockCache(folder, 0).nbytes)
         for writer in writers:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from lagkit.errors import StoreError
 from lagkit.progress import Progress
 from lagkit.store.base import Store
 from lagkit.store.batch import Packed
 from lagkit.store.files import BlockRow
+
+READERS = 4  # logs whose blocks are read at once
 
 
 @dataclass(frozen=True)
@@ -66,30 +69,46 @@ class _Moved:
 
     def logs(self, target: Store) -> Iterator[tuple[Packed, Callable[[BlockRow], bytes]]]:
         """Each log with those of its blocks that the target lacks."""
-        for log in self.source.packed():
-            lacking = tuple(row for row in log.blocks if target.find(log.id, row.key) is None)
-            yield log._replace(blocks=lacking), self._content
-            self.shown.update()
 
-    def _content(self, row: BlockRow) -> bytes:
-        content = self.source.content(row)
-        self.blocks += 1
-        self.bytes += len(content)
-        return content
+        def lacking() -> Iterator[Packed]:
+            for log in self.source.packed():
+                yield log._replace(blocks=tuple(row for row in log.blocks if target.find(log.id, row.key) is None))
+
+        for log, contents in _ahead(lacking(), self.source):
+            self.blocks += len(contents)
+            self.bytes += sum(map(len, contents.values()))
+            yield log, contents.__getitem__
+            self.shown.update()
 
 
 def _compare(source: Store, target: Store, total: int) -> int:
     """Read all of `target` and hold it against what `source` says; returns the bytes of its blocks."""
-    checked = 0
+    checked, found = 0, _ahead(target.packed(), target)
+    again = "If neither was changed meanwhile, prune the copy and copy again."
+    if source.ids != target.ids:
+        raise StoreError(f"{target.path} is no copy of {source.path}: it has other logs, or in another order. {again}")
     with Progress("Comparing logs", total) as shown:
-        for ours, theirs in zip_longest(source.packed(), target.packed()):
-            for name in Packed._fields:
-                if getattr(ours, name, None) != getattr(theirs, name, None):
-                    raise StoreError(
-                        f"{target.path} is no copy of {source.path}: they differ in the {name} of log "
-                        f"{(ours or theirs).id}. If neither was changed meanwhile, prune the copy and copy again."
-                    )
-            # Its sha256 is that of the source's block, and reading it proves that it is right.
-            checked += sum(len(target.content(row)) for row in theirs.blocks)
+        for ours, (theirs, contents) in zip(source.packed(), found, strict=False):
+            if differs := [name for name in Packed._fields if getattr(ours, name) != getattr(theirs, name)]:
+                where = f"they differ in the {differs[0]} of log {ours.id}"
+                raise StoreError(f"{target.path} is no copy of {source.path}: {where}. {again}")
+            # Its blocks' sha256 are those of the source's, and that they could be read proves that they are right.
+            checked += sum(map(len, contents.values()))
             shown.update()
     return checked
+
+
+def _ahead(logs: Iterable[Packed], store: Store) -> Iterator[tuple[Packed, dict[BlockRow, bytes]]]:
+    """Logs with the content of their blocks, of which the next few are being read meanwhile: a far store makes wait."""
+    waiting: deque[tuple[Packed, Future]] = deque()
+    with ThreadPoolExecutor(READERS) as readers:
+        try:
+            for log in logs:
+                waiting.append((log, readers.submit(lambda log=log: {row: store.content(row) for row in log.blocks})))
+                if len(waiting) > READERS:
+                    log, contents = waiting.popleft()
+                    yield log, contents.result()
+            for log, contents in waiting:
+                yield log, contents.result()
+        finally:
+            readers.shutdown(wait=False, cancel_futures=True)
