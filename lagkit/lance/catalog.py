@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from itertools import count
+from operator import attrgetter
 from typing import Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
 
 from lagkit.lance.refusals import Lost
 from lagkit.lance.schema import BlockEntry, LogEntry, crc, embedding_crc
 from lagkit.lance.tables import Table
+from lagkit.store.embeddings import PAGE, Matrix, matrix
 
 Entry = TypeVar("Entry", LogEntry, BlockEntry)
 _epochs = count(1)
-PAGE = 4096
 # Seconds for which what is not there is believed not to be there: whoever asks for a thousand blocks asks once.
 FRESH = 0.5
 
@@ -124,10 +127,10 @@ class Catalog(Generic[Entry]):
 
 
 class Logs(Catalog[LogEntry]):
-    """The logs of a store; also gives their embeddings to `LogVectors`."""
+    """The logs of a store; for a search they are numbered by their row ids."""
 
-    def __init__(self, table: Table, dim: int) -> None:
-        self.dim = dim
+    def __init__(self, table: Table, dim: int, folder: str) -> None:
+        self.dim, self.folder = dim, folder
         super().__init__(table, LogEntry)
 
     def _forget(self) -> None:
@@ -143,21 +146,29 @@ class Logs(Catalog[LogEntry]):
             self.look()
         return self.by_id.get(log)  # type: ignore[call-overload]
 
-    def epoch(self) -> int:
-        """For `LogVectors`, which asks this first; `after` then speaks of the same logs."""
+    def deletions(self) -> int:
+        """Another number each time that logs went away; what is asked next speaks of the logs of this moment."""
         with self._turn:
             self.sync()
-            self._fed = self.entries
+            self._now = self.entries
             return self._epoch
 
-    def after(self, last: int) -> Iterator[tuple[list[str], list[bytes | None], int]]:
-        """Embeddings of all but the first `last` logs; None for a damaged one."""
-        entries = self._fed[last:]
+    def all(self) -> Matrix:
+        """See `Rows`."""
+        self.deletions()
+        found = [vectors for _, _, vectors in self.after(-1)]
+        return np.concatenate(found) if found else matrix([], self.dim, self.folder)
+
+    def after(self, seq: int) -> Iterator[tuple[list[int], list[str], Matrix]]:
+        """See `Rows`."""
+        entries = self._now[bisect_right(self._now, seq, key=attrgetter("rowid")) :]
         for start in range(0, len(entries), PAGE):
             page = entries[start : start + PAGE]
             found = self.embeddings(page)
             there = [entry for entry in page if entry.rowid in found]
-            yield [entry.id for entry in there], [found[entry.rowid] for entry in there], last + start + len(page)
+            if there:
+                vectors = matrix((found[entry.rowid] for entry in there), self.dim, self.folder)
+                yield [entry.rowid for entry in there], [entry.id for entry in there], vectors
 
     def embeddings(self, entries: Sequence[LogEntry]) -> dict[int, bytes | None]:
         """Embeddings by row id, of logs that were not deleted meanwhile; None for a damaged one."""

@@ -51,8 +51,8 @@ class LanceLogs(Store):
         told = (logs.schema.metadata or {}).get(HEADER, b"")
         super().__init__(uri, Header.parse(told, f"The table {LOGS} at {uri}"), write)
         self._cache = cache if cache is not None else BlockCache.of(uri)
-        self._log_rows, self._block_rows = Logs(logs, self.dim), Blocks(blocks)
-        self._vectors = LogVectors(self._log_rows, self.dim, uri)
+        self._log_rows, self._block_rows = Logs(logs, self.dim, uri), Blocks(blocks)
+        self._vectors = LogVectors(self._log_rows)
 
     def close(self) -> None:
         self._place = None

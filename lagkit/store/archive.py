@@ -29,10 +29,10 @@ from safetensors.numpy import load, save
 from lagkit.errors import DamagedBlock, StoreError
 from lagkit.kv import KVBlock
 from lagkit.store.batch import Packed
+from lagkit.store.embeddings import unit_rows
 from lagkit.store.files import BlockFiles, BlockRow, block_name, dtype_name
 from lagkit.store.header import NAME as HEADER
 from lagkit.store.header import Header, publish
-from lagkit.store.vectors import unit_rows
 from lagkit.types import MALFORMED, Trace
 
 LOGS, EMBEDDINGS, CHECKSUMS = "logs.jsonl", "embeddings.safetensors", "checksums.json"

@@ -18,9 +18,10 @@ from lagkit.index import Vectors
 from lagkit.kv import KVBlock
 from lagkit.store.batch import Batch, LogRow, Packed
 from lagkit.store.card import card
+from lagkit.store.embeddings import unit_rows
 from lagkit.store.files import BlockRow, dtype_name
 from lagkit.store.header import Header
-from lagkit.store.vectors import LogVectors, unit_rows
+from lagkit.store.vectors import LogVectors
 from lagkit.types import MALFORMED, Hit, Trace
 
 

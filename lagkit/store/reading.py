@@ -15,9 +15,10 @@ from lagkit.store.archive import write_archive
 from lagkit.store.base import Store
 from lagkit.store.batch import Packed
 from lagkit.store.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
+from lagkit.store.embeddings import Embeddings
 from lagkit.store.files import BlockFiles, BlockRow
 from lagkit.store.header import Header
-from lagkit.store.vectors import DatabaseFeed, LogVectors
+from lagkit.store.vectors import LogVectors
 from lagkit.types import Trace
 
 PAGE = 256
@@ -30,7 +31,7 @@ class StoredLogs(Store):
         super().__init__(folder, header, write)
         self._files = BlockFiles(folder, header.codec)
         self._db = Database(folder, write)
-        self._vectors = LogVectors(DatabaseFeed(self._db), header.dim, folder)
+        self._vectors = LogVectors(Embeddings(self._db, header.dim))
 
     @property
     def ids(self) -> list[str]:
