@@ -18,7 +18,7 @@ from lagkit.model import Generation
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex
-from lagkit.store import LogStore
+from lagkit.store import Store
 from lagkit.types import Hit, Question, Round, TaskKind, Trace, Usage
 
 ROUND_LIMIT: dict[TaskKind, int] = {"qa": 8, "choice": 3}
@@ -74,7 +74,7 @@ class Agent:
         embedder: Embedder,
         passages: PassageIndex | None = None,
         policy: Policy | None = None,
-        store: LogStore | None = None,
+        store: Store | None = None,
         limits: Limits | None = None,
         policy_name: str | None = None,
         exclude: Mapping[str, Collection[str]] | None = None,

@@ -16,6 +16,7 @@ import pytest
 from lagkit.errors import ConfigError, DamagedBlock, StoreError, StoreMismatch
 from lagkit.lance import BlockCache, LanceStore, catalog, upkeep
 from lagkit.lance import store as module
+from lagkit.store import LogStore
 from tests.objectstore import DENIED, KEY, SECRET, environment
 from tests.stores import IDENTITY, content, fill, kv, same, trace, vector
 
@@ -369,3 +370,26 @@ def test_what_is_not_there_is_asked_for_once(store, server, monkeypatch):
     server.requests.clear()
     assert not any(store.has_block(log, f"key {i}") for i in range(50))
     assert server.requests == []
+
+
+# Archives
+
+
+def test_an_archive_of_something_else_changes_nothing(store, tmp_path):
+    fill(store, [1])
+    with LogStore.create(tmp_path / "other", **{**IDENTITY, "model": {"name": "other"}}) as other:
+        fill(other, [2])
+        other.export(tmp_path / "other.tar")
+    with pytest.raises(StoreMismatch, match='"name": "other"'):
+        store.import_archive(tmp_path / "other.tar")
+    store.export(tmp_path / "own.tar")
+    raw = (tmp_path / "own.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(raw[: len(raw.rstrip(b"\0")) // 2])
+    with pytest.raises(StoreError, match=r"no intact archive|cannot be read"):
+        store.import_archive(tmp_path / "cut.tar")
+    with pytest.raises(StoreError, match="exists already"):
+        store.export(tmp_path / "own.tar")
+    assert store.ids == [trace(1).id]
+    store.delete(store.ids)
+    assert store.import_archive(tmp_path / "own.tar") == [trace(1).id] == store.ids
+    assert same(store.block(trace(1).id, "last"), kv(1))
