@@ -56,6 +56,11 @@ class Catalog(Generic[Entry]):
                 self._take(rows)
             self._looked, self._version = looked, version
 
+    @property
+    def has_holes(self) -> bool:
+        """Whether rows were deleted before ones that are there: they may take room until the table is compacted."""
+        return self._last + 1 > len(self.entries) + len(self.damaged)
+
     def look(self) -> None:
         """`sync`, unless that was a moment ago."""
         with self._turn:  # another thread may be looking

@@ -19,6 +19,7 @@ from lagkit.errors import StoreError
 from lagkit.kv import KVBlock
 from lagkit.lance import upkeep
 from lagkit.lance.cache import BlockCache
+from lagkit.lance.catalog import Catalog
 from lagkit.lance.reading import LanceLogs
 from lagkit.lance.refusals import Conflict
 from lagkit.lance.schema import BLOCKS, LOGS, BlockEntry, NewBlock, block_rows, blocks_schema, log_rows, logs_schema
@@ -36,6 +37,8 @@ COMMIT_EVERY = 2.0
 COMMIT_BYTES = 64 * 2**20
 # Beyond so many data files the table of logs is written anew as one.
 FRAGMENTS = 100
+# So many bytes of blocks are written anew even if prune knows of no room that this would free.
+SMALL = 2**30
 # Other processes may still read versions that are not older.
 KEEP = timedelta(minutes=10)
 
@@ -65,17 +68,8 @@ class LanceStore(LanceLogs):
         cache: BlockCache | None = None,
     ) -> LanceStore:
         uri, head = checked_uri(path), Header.new(model, embedder, dim, dtype, codec)
-        found = _found(uri)
-        place = Place(uri)
-        found |= set(place.names())
-        if LOGS in found:
-            raise StoreError(f"There is a log store at {uri} already: open it, or create one elsewhere.")
-        # A create that was killed leaves the blocks; the logs, which have the header, come last.
-        if foreign := sorted(found - {BLOCKS}):
-            raise StoreError(f"{uri} holds other things ({', '.join(foreign[:3])}): give a log store its own place.")
-        place.create(BLOCKS, blocks_schema(), exist_ok=True)
         try:
-            place.create(LOGS, logs_schema(head))
+            _make(uri, head)
         except FileExistsError:
             raise StoreError(f"There is a log store at {uri} already: open it, or create one elsewhere.") from None
         return cls(uri, True, cache)
@@ -109,12 +103,8 @@ class LanceStore(LanceLogs):
     ) -> LanceStore:
         uri = checked_uri(path)
         same = {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec}
-        if LOGS not in Place(uri).names():
-            try:
-                return cls.create(uri, **same, cache=cache)
-            except StoreError as error:
-                if "already" not in str(error):  # unless another process was faster
-                    raise
+        with suppress(FileExistsError):
+            _make(uri, Header.new(**same))
         store = cls(uri, True, cache)
         store._header.check(uri, **same)
         return store
@@ -219,10 +209,15 @@ class LanceStore(LanceLogs):
                 why = f"was the oldest in a store above {max_bytes:,} bytes"
                 gone += [("", entry.id, why, upkeep.size(self, entry)) for entry in old]
                 self._remove(old, [])
-            for catalog in (self._logs, self._blocks):
-                catalog.table.compact(KEEP)
-                catalog.stale()
+            self._compact(self._logs)
+            # To write all blocks anew takes its time.
+            if gone or self._blocks.has_holes or self.nbytes < SMALL:
+                self._compact(self._blocks)
         return pd.DataFrame(gone, columns=[*Problem._fields, "bytes"])
+
+    def _compact(self, catalog: Catalog) -> None:
+        catalog.table.compact(KEEP)
+        catalog.stale()
 
     def import_archive(self, path: str | Path) -> list[str]:
         with Archive(Path(path)) as archive:
@@ -237,6 +232,20 @@ class LanceStore(LanceLogs):
 
 def _waiting(rows: list[LogRow], blocks: list[NewBlock]) -> int:
     return sum(len(embedding) + len(text) for _, embedding, text in rows) + sum(len(b.content) for b in blocks)
+
+
+def _make(uri: str, head: Header) -> None:
+    """The tables of a new store; raises FileExistsError if they are there, StoreError if other things are."""
+    found = _found(uri)
+    place = Place(uri)
+    found |= set(place.names())
+    if LOGS in found:
+        raise FileExistsError(uri)
+    # A create that was killed leaves the blocks; the logs, which have the header, come last.
+    if foreign := sorted(found - {BLOCKS}):
+        raise StoreError(f"{uri} holds other things ({', '.join(foreign[:3])}): give a log store its own place.")
+    place.create(BLOCKS, blocks_schema(), exist_ok=True)
+    place.create(LOGS, logs_schema(head))
 
 
 def _found(uri: str) -> set[str]:

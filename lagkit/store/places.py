@@ -39,7 +39,7 @@ def checked_uri(place: str | Path) -> str:
     """A place as text, no slash at its end; raises StoreError for what can be no store's, or holds credentials."""
     uri = str(place)
     if "://" not in uri:
-        return uri
+        return uri.rstrip("/") or uri
     parts = urlsplit(uri)
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise StoreError(
