@@ -111,7 +111,7 @@ class Catalog(Generic[Entry]):
             yield self.table.take(rowids, self._columns)
         except Lost as error:
             if len(rowids) == 1:
-                self.damaged.append((rowids[0], f"cannot be read: {error}"))
+                self.damaged.append((rowids[0], f"cannot be read: {error.flaw}"))
                 return
             for half in (rowids[: len(rowids) // 2], rowids[len(rowids) // 2 :]):
                 yield from self._piecewise(half)

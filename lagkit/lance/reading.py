@@ -159,7 +159,7 @@ class LanceLogs(Store):
         try:
             content = self._block_rows.table.blob("data", entry.rowid) or b""
         except Lost as error:
-            return b"", f"is damaged: it cannot be read ({str(error).rstrip('.')})"
+            return b"", f"is damaged: it cannot be read ({error.flaw})"
         except IndexError:
             return b"", "is missing"
         if len(content) != entry.bytes:

@@ -9,7 +9,16 @@ from lagkit.errors import StoreError, StoreUnreachable
 
 
 class Lost(StoreError):
-    """Something of the store is missing or not what was written; that it cannot be reached is another thing."""
+    """Something of the store is missing or not what was written; that it cannot be reached is another thing.
+
+    flaw: what is wrong, in a few words.
+    """
+
+    def __init__(self, uri: str, flaw: str) -> None:
+        super().__init__(
+            f"Something of the log store at {uri} is damaged: {flaw}. verify() lists what is, prune() removes it."
+        )
+        self.flaw = flaw
 
 
 class Conflict(StoreError):
@@ -64,13 +73,13 @@ def refusal(error: BaseException, uri: str, what: str, seconds: float | None) ->
             "then; what was committed is safe."
         )
     if found := _MISSING.search(said):
-        return Lost(f"The object {found[1].rstrip(':')} of the log store at {uri} is missing")
+        return Lost(uri, f"the object {found[1].rstrip(':')} is missing")
     if _CONFLICT.search(said):
         return Conflict(
             f"The log store at {uri} could not {what}: other processes changed it at the same moment, again and again. "
             "It is as it was; try again, or let fewer processes write."
         )
-    return Lost(f"The log store at {uri} could not {what} ({_plain(said)})")
+    return Lost(uri, f"it could not {what} ({_plain(said)})")
 
 
 def _plain(said: str) -> str:
