@@ -1,8 +1,8 @@
 """What a log store on an object store costs beside one in a folder: `python -m benchmarks.lance --out FILE.json`.
 
 The object store is moto's S3 server in a process of its own on loopback: what is measured is the software, not a
-network. A real one adds its latency to each request, and its bandwidth bounds the megabytes. To give a part of an object
-moto reads all of it, so that the first read of a block pays for the up to 64 MiB that were committed together.
+network. A real one adds its latency to each request, and its bandwidth bounds the megabytes. To give a part of an
+object moto reads all of it, so that the first read of a block pays for the up to 64 MiB that were committed together.
 """
 
 from __future__ import annotations

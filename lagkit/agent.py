@@ -18,6 +18,7 @@ from lagkit.model import Generation
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex
+from lagkit.secrets import scrub
 from lagkit.store import Store
 from lagkit.types import Hit, Question, Round, TaskKind, Trace, Usage
 
@@ -277,7 +278,7 @@ class Agent:
 
     def _trace(self, run: _Run, *, action: Action | None = None, error: Exception | None = None) -> Trace:
         answer = action.text if action and action.kind == "answer" else None
-        said = None if error is None else f"{type(error).__name__}: question {run.question.id!r}: {error}"
+        said = None if error is None else scrub(f"{type(error).__name__}: question {run.question.id!r}: {error}")
         return Trace(
             run.question.id,
             run.question.text,

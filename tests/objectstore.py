@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-KEY, SECRET = "loopback-key-id", "loopback-secret-value"
+KEY, SECRET = "loopback-key-id-1", "loopback-secret-value-2"
 _DENIED = f"<Error><Code>InvalidAccessKeyId</Code><Message>No such key</Message><AWSAccessKeyId>{KEY}</AWSAccessKeyId>"
 SLOW_DOWN = "503 Slow Down", "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 DENIED = "403 Forbidden", f"{_DENIED}<StringToSign>{SECRET}</StringToSign></Error>"

@@ -123,6 +123,19 @@ def test_prune_gives_bytes_back(store, server, bucket, monkeypatch):
     assert all(same(store.block(trace(i).id, "last"), kv(i, tokens=2000)) for i in range(6, 10))
 
 
+def test_a_cap_is_held_without_reading_a_block(store, server):
+    ids = fill(store, range(4))
+    server.requests.clear()
+    assert store.evict(store.nbytes) == []
+    assert store.evict(store.nbytes - 1) == ids[:1]
+    assert not [path for method, path in server.requests if method == "GET" and ".blob" in path]
+    assert (store.ids, store.verify().empty) == (ids[1:], True)
+    assert store.evict(0) == ids[1:]
+    assert store.nbytes == 0
+    with pytest.raises(StoreError, match="cannot be capped at -1 bytes"):
+        store.evict(-1)
+
+
 def test_the_table_of_logs_is_gathered_as_it_grows(store, monkeypatch):
     monkeypatch.setattr(module, "FRAGMENTS", 3)
     for i in range(9):

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from lagkit.errors import EmptyStore, StoreError
+from lagkit.store import database
 from lagkit.store.places import open_store
 from lagkit.types import Hit
 from tests.stores import DIM, files_of, fill, kv, new_store, same, trace, vector
@@ -31,6 +32,12 @@ def place(request, tmp_path):
 @pytest.fixture
 def store(place):
     with new_store(place) as store:
+        yield store
+
+
+@pytest.fixture
+def folder_store(tmp_path):
+    with new_store(tmp_path / "store") as store:
         yield store
 
 
@@ -100,6 +107,46 @@ def test_blocks_alone_do_not_rebuild_the_index(store):
     fill(store, [2])
     assert len(store.search(vector(1)[None], 5)[0]) == 2
     assert store._vectors._index is index
+
+
+def test_deletions_are_followed_one_by_one(store):
+    ids = fill(store, range(9))
+    with open_store(store.path) as reader:
+        reader.search(vector(1)[None], 1)
+        index = reader._vectors._index
+        store.delete(ids[2:5])
+        again = fill(store, [3])  # was deleted, and comes back under a higher number, with the same id
+        left = [i for i in range(9) if i not in (2, 4)]
+        with open_store(store.path) as fresh:
+            assert reader.search(vector(1)[None], 9) == fresh.search(vector(1)[None], 9)
+        assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {trace(i).id for i in left}
+        assert reader._vectors._index is index
+        assert again == [ids[3]]
+
+
+@pytest.mark.parametrize("harm", ["UPDATE deleted SET id = 'x'", "DELETE FROM deleted", "UPDATE logs SET crc = 1"])
+def test_deletions_that_are_not_known_any_more_make_the_index_anew(folder_store, harm):
+    ids = fill(folder_store, range(4))
+    folder_store.search(vector(1)[None], 1)
+    with folder_store._db.transaction() as connection:
+        if "logs" in harm:
+            connection.execute(harm)
+        connection.execute("DELETE FROM logs WHERE id = ?", (ids[0],))
+        connection.execute(harm)
+        connection.execute("UPDATE logs SET crc = " + database.SOUND_LOG.partition(" IS ")[2])
+    before = folder_store._vectors._index
+    assert {hit.id for hit in folder_store.search(vector(1)[None], 9)[0]} == set(ids[1:])
+    assert folder_store._vectors._index is not before
+
+
+def test_only_the_last_deletions_are_kept(folder_store):
+    fill(folder_store, [0])
+    folder_store.search(vector(0)[None], 1)
+    for start in range(1, 1200, 400):
+        folder_store.delete(fill(folder_store, range(start, start + 400)))
+    [(rows, last)] = folder_store._db.read("SELECT count(*), max(number) FROM deleted")
+    assert (rows, last) == (database.FOLLOWED, 1200)
+    assert [hit.id for hit in folder_store.search(vector(0)[None], 9)[0]] == [trace(0).id]
 
 
 class StoreAgainstDict(RuleBasedStateMachine):

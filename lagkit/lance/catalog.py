@@ -6,7 +6,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
-from itertools import count
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Generic, TypeVar
 
@@ -19,7 +19,6 @@ from lagkit.lance.tables import Table
 from lagkit.store.embeddings import PAGE, Matrix, matrix
 
 Entry = TypeVar("Entry", LogEntry, BlockEntry)
-_epochs = count(1)
 # Seconds for which what is not there is believed not to be there: whoever asks for a thousand blocks asks once.
 FRESH = 0.5
 
@@ -39,7 +38,6 @@ class Catalog(Generic[Entry]):
         self._forget()
 
     def _forget(self) -> None:
-        self._epoch = next(_epochs)
         self.entries: list[Entry] = []
         self.damaged: list[tuple[int, str]] = []
         self._last = -1
@@ -49,11 +47,13 @@ class Catalog(Generic[Entry]):
         with self._turn:
             looked, version = time.monotonic(), self.table.latest()
             if version != self._version:
-                rows = self._tail()
+                rows, before = self._tail(), self.entries
                 if rows is None:
                     self._forget()
-                    rows = self._all()
-                self._take(rows)
+                    self._take(self._all())
+                    self._went(before)
+                else:
+                    self._take(rows)
             self._looked, self._version = looked, version
 
     @property
@@ -74,13 +74,14 @@ class Catalog(Generic[Entry]):
     def drop(self, rowids: Collection[int]) -> None:
         """Forget rows that this process has deleted; the next `sync` tells whether that was all that changed."""
         with self._turn:
-            kept = [entry for entry in self.entries if entry.rowid not in rowids]
+            before, kept = self.entries, [entry for entry in self.entries if entry.rowid not in rowids]
             damaged = [(rowid, what) for rowid, what in self.damaged if rowid not in rowids]
             self._forget()
             self.entries, self.damaged = kept, damaged
             for entry in kept:
                 self._note(entry)
             self._last = max([*(entry.rowid for entry in kept), *(rowid for rowid, _ in damaged)], default=-1)
+            self._went(before)
             self.stale()
 
     def _tail(self) -> pa.Table | None:
@@ -130,12 +131,18 @@ class Catalog(Generic[Entry]):
     def _note(self, entry: Entry) -> None:
         raise NotImplementedError
 
+    def _went(self, before: list[Entry]) -> None:
+        """Called when entries may have gone; those of `before` were there."""
+
 
 class Logs(Catalog[LogEntry]):
     """The logs of a store; for a search they are numbered by their row ids."""
 
     def __init__(self, table: Table, dim: int, folder: str) -> None:
         self.dim, self.folder = dim, folder
+        # What was deleted since this object followed the table, and before what number that is not known.
+        self._gone: list[str] = []
+        self._since = 0
         super().__init__(table, LogEntry)
 
     def _forget(self) -> None:
@@ -151,22 +158,38 @@ class Logs(Catalog[LogEntry]):
             self.look()
         return self.by_id.get(log)  # type: ignore[call-overload]
 
-    def deletions(self) -> int:
-        """Another number each time that logs went away; what is asked next speaks of the logs of this moment."""
+    def _went(self, before: list[LogEntry]) -> None:
+        known, now = {entry.rowid for entry in before}, {entry.rowid for entry in self.entries}
+        self._gone += [entry.id for entry in before if entry.rowid not in now]
+        if before and any(entry.rowid < before[-1].rowid and entry.rowid not in known for entry in self.entries):
+            # One came back that could not be read: an index would have to take it in between others.
+            self._gone.append("")
+            self._since = len(self._gone)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See `Rows`."""
         with self._turn:
             self.sync()
-            self._now = self.entries
-            return self._epoch
+            yield
+
+    def deletions(self) -> int:
+        """See `Rows`."""
+        return len(self._gone)
+
+    def deleted(self, since: int) -> list[str] | None:
+        """See `Rows`."""
+        return self._gone[since:] if since >= self._since else None
 
     def all(self) -> Matrix:
         """See `Rows`."""
-        self.deletions()
-        found = [vectors for _, _, vectors in self.after(-1)]
+        with self.snapshot():
+            found = [vectors for _, _, vectors in self.after(-1)]
         return np.concatenate(found) if found else matrix([], self.dim, self.folder)
 
     def after(self, seq: int) -> Iterator[tuple[list[int], list[str], Matrix]]:
         """See `Rows`."""
-        entries = self._now[bisect_right(self._now, seq, key=attrgetter("rowid")) :]
+        entries = self.entries[bisect_right(self.entries, seq, key=attrgetter("rowid")) :]
         for start in range(0, len(entries), PAGE):
             page = entries[start : start + PAGE]
             found = self.embeddings(page)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from lagkit.errors import StoreError, StoreUnreachable
+from lagkit.secrets import scrub
 
 
 class Lost(StoreError):
@@ -38,9 +38,6 @@ _SILENT = re.compile(
 _CONFLICT = re.compile("[Cc]onflict|[Cc]oncurrent|[Cc]ontention|[Pp]reempted")
 _MISSING = re.compile(r"[Nn]ot found: (?:.*[Nn]ot found: )?([^\s,]+)")
 _CODE = re.compile(r"<Code>(\w+)</Code>")
-
-# Environment variables that hold what no message may show.
-_SECRET = re.compile("^(AWS|AZURE|GOOGLE|GCS|GCP).*(KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS|ACCOUNT)")
 
 
 def refusal(error: BaseException, uri: str, what: str, seconds: float | None) -> StoreError:
@@ -85,7 +82,4 @@ def refusal(error: BaseException, uri: str, what: str, seconds: float | None) ->
 def _plain(said: str) -> str:
     """The first sentence of what a library said, without places in its source code and without secrets."""
     text = " ".join(re.split(r", /\S+\.rs:|\blocation: Location|<\?xml", said)[0].split())
-    for name, value in os.environ.items():
-        if value and _SECRET.match(name):
-            text = text.replace(value, "…")
-    return text[:200] or "it said nothing"
+    return scrub(text)[:200] or "it said nothing"

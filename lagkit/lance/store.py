@@ -215,6 +215,13 @@ class LanceStore(LanceLogs):
                 self._compact(self._blocks)
         return pd.DataFrame(gone, columns=[*Problem._fields, "bytes"])
 
+    def evict(self, max_bytes: int) -> list[str]:
+        check_bound(max_bytes, "capped at")
+        with self._writing():
+            old = upkeep.oldest(self, max_bytes)
+            self._remove(old, [])
+        return [entry.id for entry in old]
+
     def _compact(self, catalog: Catalog) -> None:
         catalog.table.compact(KEEP)
         catalog.stale()

@@ -40,6 +40,7 @@ class LogStore(StoredLogs):
         """Use `create`, `open` or `open_or_create`."""
         super().__init__(folder, head, write=lock is not None)
         self._lock = lock
+        self._counted = False
         # Files that may have no row: written and not yet committed, or just deleted.
         self._loose: set[str] = set()
 
@@ -178,12 +179,29 @@ class LogStore(StoredLogs):
             gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
-                old = upkeep.delete_oldest(self._db, excess)
-                gone += [("", log, f"was the oldest in a store above {max_bytes:,} bytes", freed) for log, freed in old]
-                for orphan in upkeep.orphans(self._db, self._files):
-                    self._files.remove(orphan.file)
+                for log, freed, digests in upkeep.delete_oldest(self._db, excess):
+                    gone.append(("", log, f"was the oldest in a store above {max_bytes:,} bytes", freed))
+                    self._loose |= digests
             self._db.reclaim()
         return pd.DataFrame(gone, columns=[*upkeep.Problem._fields, "bytes"])
+
+    def evict(self, max_bytes: int) -> list[str]:
+        """Raises and returns what `Store.evict` does; `nbytes` is then more by what the database keeps to itself.
+
+        That are its write-ahead log and free pages, up to `database.SLACK` bytes each. Only the first call lists the
+        files, and removes those that no log names.
+        """
+        upkeep.check_bound(max_bytes, "capped at")
+        with self._writing():
+            if not self._counted:
+                for orphan in upkeep.orphans(self._db, self._files):
+                    self._files.remove(orphan.file)
+                self._counted = True
+            gone = upkeep.delete_oldest(self._db, self._files.nbytes + self._db.live_bytes() - max_bytes)
+            self._loose.update(*(old.digests for old in gone))
+            if gone:
+                self._db.trim()
+        return [old.log for old in gone]
 
     def import_archive(self, path: str | Path) -> list[str]:
         with self._writing(), Archive(Path(path)) as archive:

@@ -162,6 +162,14 @@ class Store(Readable):
         """
 
     @abstractmethod
+    def evict(self, max_bytes: int) -> list[str]:
+        """Remove the oldest logs until what is left takes at most `max_bytes`, or none is left; returns their ids.
+
+        A cap to hold after every addition: unlike `prune` it reads no block. Raises StoreError for a negative
+        `max_bytes`.
+        """
+
+    @abstractmethod
     def import_archive(self, path: str | Path) -> list[str]:
         """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.
 

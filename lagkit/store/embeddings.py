@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lagkit.errors import StoreError
-from lagkit.store.database import SOUND_EMBEDDING, Database
+from lagkit.store.database import SOUND_DELETED, SOUND_EMBEDDING, Database
 
 PAGE = 4096
 # Embedders that work in half precision return lengths that are off by about this much.
@@ -30,8 +31,14 @@ class Rows(Protocol):
     def after(self, seq: int) -> Iterator[tuple[Sequence[int], Sequence[str], Matrix]]:
         """Numbers, ids and embeddings of the logs with higher numbers, a few thousand at a time."""
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """What is asked inside is of one moment."""
+
     def deletions(self) -> int:
-        """Another number each time that logs went away."""
+        """How many logs were ever deleted, or another number that grows with them."""
+
+    def deleted(self, since: int) -> list[str] | None:
+        """The ids of those that were deleted since that number was told; None if that is not known any more."""
 
 
 class Embeddings:
@@ -54,9 +61,19 @@ class Embeddings:
             yield seqs, ids, matrix(blobs, self.dim, self.folder)
             seq = seqs[-1]
 
+    def snapshot(self) -> AbstractContextManager[None]:
+        """What is asked inside is of one moment, whatever is committed meanwhile."""
+        return self._db.snapshot()
+
     def deletions(self) -> int:
         """How many logs were ever deleted."""
         return self._db.read("SELECT max(deletions) FROM counters")[0][0]
+
+    def deleted(self, since: int) -> list[str] | None:
+        """The ids of those that were deleted after so many others; None if that is not known any more."""
+        query = f"SELECT CASE WHEN {SOUND_DELETED} THEN id END FROM deleted WHERE number > ?"
+        gone = [id for (id,) in self._db.read(query, since)]
+        return None if None in gone or len(gone) != self.deletions() - since else gone
 
 
 def matrix(blobs: Iterable[bytes | None], dim: int, where: Any) -> Matrix:

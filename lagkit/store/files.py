@@ -52,6 +52,7 @@ class BlockFiles:
     def __init__(self, folder: Path, codec: Codec) -> None:
         self.folder = folder
         self.codec = codec
+        self._nbytes: int | None = None
 
     def path(self, sha256: str) -> Path:
         """Where the file with this content stands."""
@@ -88,7 +89,10 @@ class BlockFiles:
             if not target.parent.exists():
                 target.parent.mkdir(exist_ok=True)
                 sync_folder(root)
+            before = file_size(target)
             publish(aside, target)
+            if self._nbytes is not None:
+                self._nbytes += nbytes - before
         except (OSError, SafetensorError) as error:
             raise StoreError(self._refusal(error, needed, what)) from error
         finally:
@@ -161,6 +165,13 @@ class BlockFiles:
             for file in files:
                 yield (Path(parent) / file).relative_to(self.folder).as_posix()
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all files below `kv/`, for whom has the store for writing: listed once, and then counted."""
+        if self._nbytes is None:
+            self._nbytes = sum(file_size(self.folder / name) for name in self.names())
+        return self._nbytes
+
     def remove(self, name: str) -> int:
         """Remove a file by its name relative to the store; returns how many bytes that freed. Raises StoreError."""
         path = self.folder / name
@@ -171,7 +182,17 @@ class BlockFiles:
             return 0
         except OSError as error:
             raise StoreError(f"The file {path} could not be removed ({error}): prune() tries again.") from error
+        if self._nbytes is not None:
+            self._nbytes -= size
         return size
+
+
+def file_size(path: Path) -> int:
+    """The bytes of a file; 0 where there is none (any more)."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _digest(path: Path) -> str:

@@ -16,7 +16,7 @@ from lagkit.store.base import Store
 from lagkit.store.batch import Packed
 from lagkit.store.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
 from lagkit.store.embeddings import Embeddings
-from lagkit.store.files import BlockFiles, BlockRow
+from lagkit.store.files import BlockFiles, BlockRow, file_size
 from lagkit.store.header import Header
 from lagkit.store.vectors import LogVectors
 from lagkit.types import Trace
@@ -89,7 +89,7 @@ class StoredLogs(Store):
     def nbytes(self) -> int:
         """The bytes of all files in the store's folder."""
         paths = (Path(parent) / file for parent, _, files in os.walk(self.path) for file in files)
-        return sum(_size(path) for path in paths)
+        return sum(map(file_size, paths))
 
     def packed(self) -> Iterator[Packed]:
         for problem in upkeep.row_problems(self._db, self.dim):
@@ -111,10 +111,3 @@ class StoredLogs(Store):
         with self._db.snapshot():
             write_archive(Path(path), self._header, self.packed(), self.content)
         return Path(path)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0  # removed since it was listed

@@ -41,11 +41,23 @@ class LogVectors:
             return self._rows.all()
 
     def _current(self) -> VectorIndex:
-        # The count of deletions is read first: should another process delete in between, the next search sees it.
-        deletions = self._rows.deletions()
-        if self._index is None or deletions != self._deletions:
-            self._index, self._deletions, self._last = VectorIndex(self.dim), deletions, -1
-        for seqs, ids, found in self._rows.after(self._last):
-            self._index.add(ids, found)
-            self._last = seqs[-1]
+        # In a snapshot, else another process could delete a log, and add it again, between two queries.
+        with self._rows.snapshot():
+            deletions = self._rows.deletions()
+            if self._index is None or not self._forget(deletions):
+                self._index, self._last = VectorIndex(self.dim), -1
+            self._deletions = deletions
+            for seqs, ids, found in self._rows.after(self._last):
+                self._index.add(ids, found)
+                self._last = seqs[-1]
         return self._index
+
+    def _forget(self, deletions: int) -> bool:
+        """Remove what was deleted since the last time; False if that is no longer known."""
+        if deletions == self._deletions:
+            return True
+        gone = self._rows.deleted(self._deletions)
+        if gone is None:
+            return False
+        self._index.remove(gone)
+        return True
