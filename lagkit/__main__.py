@@ -67,6 +67,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     searching = add("search", search, "the logs nearest to a text, by the store's own embedder")
     searching.add_argument("text", metavar="TEXT")
     searching.add_argument("-k", type=int, default=3, help="how many (default: 3)")
+    searching.add_argument("--exact", action="store_true", help="miss none, in a store of 30,000 logs and more either")
 
 
 def _add_overlap(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +195,7 @@ def search(args: argparse.Namespace) -> None:
     with _open(args.path) as store:
         if not len(store):
             raise EmptyStore(f"The log store at {store.path} has no logs yet: there is nothing to search.")
-        [hits] = store.search(load_embedder(store.embedder).queries([args.text]), args.k)
+        [hits] = store.search(load_embedder(store.embedder).queries([args.text]), args.k, exact=args.exact)
         for hit in hits:
             trace = store.get(hit.id)
             print(f"{hit.score:.3f}  {hit.id}  {trace.question}  ->  {trace.answer or 'no answer'}")

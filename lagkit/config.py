@@ -107,7 +107,8 @@ class RunConfig(Settings):
     that were trained on the protocol. log_questions, seen_questions, unseen_questions: sizes of seeded samples (None
     takes all); seen questions are drawn from those that the log store was built on. split: which questions are seen and
     which unseen: as the `authors` split them, or `disjoint`, by `seed`, so that they share no hop
-    (`lagkit.components`). min_similarity: a log less similar to the query is not used (None uses all). policies:
+    (`lagkit.components`). search: of many logs, by codes and then `exact` scores, or of all logs whatever that takes
+    (`lagkit.store.vectors`). min_similarity: a log less similar to the query is not used (None uses all). policies:
     variants, each a policy and what it changes of the limits (`lagkit.variant`). passages to force_answer: the limits,
     as in `lagkit.agent.Limits`. model: as `backend.load_model` takes it; `api` says how one behind an API is asked.
     """
@@ -135,6 +136,7 @@ class RunConfig(Settings):
     seed: int = 1234
     passages: PositiveInt = 2
     logs: PositiveInt = 3
+    search: Literal["auto", "exact"] = "auto"
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
     max_rounds: PositiveInt | None = None
     max_new_tokens: PositiveInt = 1024

@@ -115,10 +115,13 @@ class Experiment:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
         place, model, embedder = folder or self._place(unit), self.lm.fingerprint, self.embedder
         same = {"model": model, "embedder": embedder.name, "codec": self.config.codec}
-        if not write:
-            return store_at(place).open(place, **same)
-        dtype = str(self.lm.dtype).removeprefix("torch.")
-        return store_at(place).open_or_create(place, **same, dim=embedder.dim, dtype=dtype)
+        if write:
+            dtype = str(self.lm.dtype).removeprefix("torch.")
+            store = store_at(place).open_or_create(place, **same, dim=embedder.dim, dtype=dtype)
+        else:
+            store = store_at(place).open(place, **same)
+        store.exact_search = self.config.search == "exact"
+        return store
 
     def _place(self, unit: Unit) -> Path | str:
         """Where the store is whose logs are traces, or their steps."""

@@ -183,13 +183,11 @@ class PassageIndex:
         """
         if len(self._found) > _REMEMBERED:
             self._found.clear()
-        return [self._search(row, k, offset) for row in vectors]
-
-    def _search(self, vector: Vectors, k: int, offset: int) -> list[Hit]:
-        key = hashlib.blake2b(np.ascontiguousarray(vector)).digest(), k, offset
-        if key not in self._found:
-            [self._found[key]] = self._index.search(vector[None], k, offset)
-        return list(self._found[key])
+        keys = [(hashlib.blake2b(np.ascontiguousarray(row)).digest(), k, offset) for row in vectors]
+        new = {key: row for key, row in zip(keys, vectors, strict=True) if key not in self._found}
+        if new:
+            self._found.update(zip(new, self._index.search(np.stack([*new.values()]), k, offset), strict=True))
+        return [list(self._found[key]) for key in keys]
 
     def passage(self, id: str) -> Passage:
         """The passage of a hit; raises DataError when there is none with that id."""

@@ -286,8 +286,12 @@ def test_search_by_the_stores_embedder(tmp_path, capsys):
     with stores.new_store(tmp_path / "store", embedder=embedder.name, dim=embedder.dim) as store:
         traces = [stores.trace(i) for i in range(5)]
         store.add_many((t, v, {}) for t, v in zip(traces, embedder.documents([t.key for t in traces]), strict=True))
+    assert main(["store", str(tmp_path / "store"), "search", "Who is 3?", "-k", "2", "--exact"]) == 0
+    exact = capsys.readouterr().out
     assert main(["store", str(tmp_path / "store"), "search", "Who is 3?", "-k", "2"]) == 0
-    best, second = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out
+    assert said == exact
+    best, second = said.splitlines()
     assert f"{traces[3].id}  Who is 3?  ->  3" in best
     assert float(best.split()[0]) > float(second.split()[0])
 

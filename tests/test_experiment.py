@@ -137,6 +137,12 @@ def test_a_disjoint_run_shares_no_hop_and_says_so(tmp_path, lm):
     assert "| split | disjoint |" in page
 
 
+def test_a_run_may_ask_for_exact_searches(tmp_path, lm):
+    for search, exact in (("auto", False), ("exact", True)):
+        with small_run(tmp_path / search, lm, search=search).store(write=True) as store:
+            assert store.exact_search is exact
+
+
 def test_a_run_that_is_done_is_not_done_again(run, lm, monkeypatch):
     experiment, results = run
     monkeypatch.setattr(lm, "generate", pytest.fail)

@@ -103,6 +103,12 @@ def half_an_import(monkeypatch) -> str:
     return "kill -9 while importing"
 
 
+def codes_unchecked(monkeypatch) -> str:
+    """A reader that takes codes as they are."""
+    monkeypatch.setattr("lagkit.store.codes._crc32", lambda *_: "0")
+    return "torn, rotten, missing or stale codes"
+
+
 def lines_unchecked(monkeypatch) -> str:
     """A journal that believes its lines."""
     monkeypatch.setattr(lagkit.journal.zlib, "crc32", lambda *_: 0)
@@ -117,6 +123,7 @@ def lines_unchecked(monkeypatch) -> str:
         (rows_unchecked, "is not what was stored|not noticed|cannot be read"),
         (no_lock, "it holds|other writer failed|writer was refused"),
         (half_an_import, "it holds"),
+        (codes_unchecked, "torn codes were taken for whole ones"),
         (lines_unchecked, "a trace is not what was written"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.index import VectorIndex
+from lagkit.index import VectorIndex, exact_scores
 
 # Few distinct integer vectors: many equal scores, all exact in float32.
 rows = st.lists(st.tuples(*[st.integers(-1, 1)] * 3), max_size=40).map(lambda r: np.array(r, np.float32).reshape(-1, 3))
@@ -78,8 +78,64 @@ def test_several_queries_at_once_and_readding():
     assert (hit.id, hit.score) == ("v0", 5.0)
 
 
+def hits(index, queries, *how):
+    return [[(hit.id, hit.score) for hit in row] for row in index.search(queries, *how)]
+
+
+def sparse(rng, n, dim):
+    """Counts of words, as hashed embeddings have them: long zeros, equal scores, and sums that rounding tells apart."""
+    rows = rng.poisson(0.02, (n, dim)).astype(np.float32)
+    rows[:: max(1, n // 3)] = rows[0]
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+
+def dense(rng, n, dim):
+    rows = rng.normal(size=(n, dim)).astype(np.float32) * rng.lognormal(sigma=1, size=(n, 1)).astype(np.float32)
+    rows[n // 2 :] = rows[: n - n // 2]  # everything twice
+    return np.nextafter(rows, np.where(rng.random((n, 1)) < 0.3, 9, rows), dtype=np.float32)  # or almost
+
+
+@given(st.sampled_from([sparse, dense]), st.integers(0, 2**32), st.data())
+def test_a_result_does_not_depend_on_the_batch(made, seed, data):
+    rng = np.random.default_rng(seed)
+    n, dim = data.draw(st.integers(1, 80)), data.draw(st.sampled_from([3, 17, 384, 1000]))
+    vectors, queries = made(rng, n, dim), made(rng, data.draw(st.integers(4, 40)), dim)
+    index = VectorIndex(dim)
+    index.add([f"v{i}" for i in range(n)], vectors)
+    k, offset = data.draw(st.integers(1, 20)), data.draw(st.integers(0, 20))
+    barred = data.draw(st.sets(st.integers(0, n).map("v{}".format), max_size=5))
+    alone = [hits(index, query[None], k, offset, barred)[0] for query in queries]
+    assert hits(index, queries, k, offset, barred) == alone
+    some = data.draw(st.permutations(range(len(queries))))[: max(4, len(queries) // 2)]
+    assert hits(index, queries[some], k, offset, barred) == [alone[i] for i in some]
+    index.remove({"v0", "v3"})
+    assert hits(index, queries, k) == [hits(index, query[None], k)[0] for query in queries]
+
+
+def test_a_large_batch_is_searched_in_pieces(monkeypatch):
+    rng = np.random.default_rng(0)
+    index = VectorIndex(8)
+    index.add([f"v{i}" for i in range(50)], dense(rng, 50, 8))
+    queries = dense(rng, 33, 8)
+    whole = hits(index, queries, 7)
+    monkeypatch.setattr("lagkit.index._SCORES", 120)
+    assert hits(index, queries, 7) == whole == [hits(index, query[None], 7)[0] for query in queries]
+
+
+def test_exact_scores_are_those_of_a_search():
+    rng = np.random.default_rng(0)
+    for dim in (4, 384, 1000):
+        vectors, [query] = dense(rng, 40, dim), dense(rng, 1, dim)
+        index = VectorIndex(dim)
+        index.add([str(i) for i in range(40)], vectors)
+        [found] = index.search(query[None], 40)
+        scores = exact_scores(query, vectors)
+        assert {hit.id: hit.score for hit in found} == {str(i): float(score) for i, score in enumerate(scores)}
+
+
 def test_empty_index_finds_nothing():
     assert VectorIndex(3).search(np.ones((2, 3)), 5) == [[], []]
+    assert VectorIndex(3).search(np.ones((9, 3)), 5) == [[]] * 9
     assert repr(VectorIndex(3)) == "VectorIndex(0 vectors of 3)"
 
 

@@ -177,9 +177,9 @@ class Logs(Catalog[LogEntry]):
         """See `Rows`."""
         return len(self._gone)
 
-    def deleted(self, since: int) -> list[str] | None:
+    def deleted(self, since: int, deletions: int) -> list[str] | None:
         """See `Rows`."""
-        return self._gone[since:] if since >= self._since else None
+        return self._gone[since:deletions] if since >= self._since else None
 
     def all(self) -> Matrix:
         """See `Rows`."""

@@ -169,10 +169,15 @@ class LanceLogs(Store):
         return content, None
 
     def search(
-        self, vectors: ArrayLike, k: int, offset: int = 0, exclude: Collection[str] = frozenset()
+        self,
+        vectors: ArrayLike,
+        k: int,
+        offset: int = 0,
+        exclude: Collection[str] = frozenset(),
+        exact: bool | None = None,
     ) -> list[list[Hit]]:
         self._open()
-        return super().search(vectors, k, offset, exclude)
+        return super().search(vectors, k, offset, exclude, exact)
 
     def embeddings(self) -> Vectors:
         self._open()

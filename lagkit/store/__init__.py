@@ -13,11 +13,11 @@ from filelock import FileLock, Timeout
 from lagkit.codec import Codec
 from lagkit.errors import StoreError, StoreLocked
 from lagkit.kv import KVBlock
-from lagkit.store import database, header, upkeep
+from lagkit.store import codes, database, header, upkeep
 from lagkit.store.archive import Archive
 from lagkit.store.base import Store
 from lagkit.store.batch import Batch, LogRow, Packed
-from lagkit.store.files import BlockRow, block_name
+from lagkit.store.files import BlockRow, block_name, file_size
 from lagkit.store.header import Header
 from lagkit.store.reading import StoredLogs
 
@@ -40,7 +40,7 @@ class LogStore(StoredLogs):
         """Use `create`, `open` or `open_or_create`."""
         super().__init__(folder, head, write=lock is not None)
         self._lock = lock
-        self._counted = False
+        self._closed = self._counted = False
         # Files that may have no row: written and not yet committed, or just deleted.
         self._loose: set[str] = set()
 
@@ -132,6 +132,24 @@ class LogStore(StoredLogs):
             raise
 
     def close(self) -> None:
+        """Give the store back; a second time does nothing.
+
+        Before that, a writer of many logs leaves behind what makes the next search start quickly, unless it is there.
+        """
+        try:
+            if not self._closed:
+                self._vectors.settle()
+        finally:
+            self._release()
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        if failure is None:
+            self.close()
+        else:  # at once: who interrupts does not want to wait
+            self._release()
+
+    def _release(self) -> None:
+        self._closed = True
         self._db.close()
         if self._lock is not None:
             self._lock.release()
@@ -171,11 +189,13 @@ class LogStore(StoredLogs):
             rows = list(upkeep.row_problems(self._db, self.dim))
             upkeep.delete_damaged_rows(self._db)
             damaged = list(upkeep.block_problems(self._db, self._files))
+            codes = list(upkeep.code_problems(self.path, self.dim))
             with self._db.transaction() as connection:
                 broken = {Path(problem.file).stem for problem in damaged}
                 connection.executemany("DELETE FROM blocks WHERE sha256 = ?", [(sha256,) for sha256 in broken])
             gone = [(*problem, 0) for problem in rows]
             gone += [(*problem, self._files.remove(problem.file)) for problem in damaged]
+            gone += [(*problem, self._files.remove(problem.file)) for problem in codes]
             gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
@@ -186,10 +206,10 @@ class LogStore(StoredLogs):
         return pd.DataFrame(gone, columns=[*upkeep.Problem._fields, "bytes"])
 
     def evict(self, max_bytes: int) -> list[str]:
-        """Raises and returns what `Store.evict` does; `nbytes` is then more by what the database keeps to itself.
+        """See `Store.evict`. What is counted are blocks, database and codes.
 
-        That are its write-ahead log and free pages, up to `database.SLACK` bytes each. Only the first call lists the
-        files, and removes those that no log names.
+        Beside these a store has the database's write-ahead log and free pages, up to `database.SLACK` bytes each. Only
+        the first call lists the files, and removes those that no log names.
         """
         upkeep.check_bound(max_bytes, "capped at")
         with self._writing():
@@ -197,7 +217,8 @@ class LogStore(StoredLogs):
                 for orphan in upkeep.orphans(self._db, self._files):
                     self._files.remove(orphan.file)
                 self._counted = True
-            gone = upkeep.delete_oldest(self._db, self._files.nbytes + self._db.live_bytes() - max_bytes)
+            held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / codes.NAME)
+            gone = upkeep.delete_oldest(self._db, held - max_bytes)
             self._loose.update(*(old.digests for old in gone))
             if gone:
                 self._db.trim()

@@ -25,7 +25,8 @@ from lagkit.types import Trace
 class Store(Readable):
     """The logs of one model and one embedder. Iterating gives log ids, oldest first.
 
-    `path`: a folder, or the address of an object store. Any thread may ask. Every method raises StoreError on a closed
+    path: a folder, or the address of an object store. exact_search: whether searches miss nothing in a large store
+    either (`search`); may be set at any time. Any thread may ask. Every method raises StoreError on a closed
     or unreadable store, and every method that changes it on one that is open for reading.
     """
 

@@ -32,6 +32,7 @@ class Readable(ABC):
         self.writable = write
         self.model, self.embedder, self.dim = header.model, header.embedder, header.dim
         self.dtype, self.codec = header.dtype, header.codec
+        self.exact_search = False
         self._header = header
         self._busy = False
 
@@ -127,14 +128,23 @@ class Readable(ABC):
         """
 
     def search(
-        self, vectors: ArrayLike, k: int, offset: int = 0, exclude: Collection[str] = frozenset()
+        self,
+        vectors: ArrayLike,
+        k: int,
+        offset: int = 0,
+        exclude: Collection[str] = frozenset(),
+        exact: bool | None = None,
     ) -> list[list[Hit]]:
         """For each row of `vectors` [queries, dim], of length 1: hits number `offset` .. `offset + k`, best first.
 
         Ids in `exclude` are passed over and not counted; equal scores come oldest first. Raises EmptyStore without
         logs, and StoreError for vectors of another shape or length.
+
+        Of 30,000 logs and more in a folder, those that are nearest by coarse copies of their embeddings are looked at:
+        scores and order are exact, but of the three nearest one in a thousand may be missed. exact: look at all,
+        whatever that takes; by default what `exact_search` says. In LanceDB all are looked at.
         """
-        return self._vectors.search(vectors, k, offset, exclude)
+        return self._vectors.search(vectors, k, offset, exclude, self.exact_search if exact is None else exact)
 
     def embeddings(self) -> Vectors:
         """The embeddings of all logs, float32 `[logs, dim]`, in the order of `ids`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -15,8 +15,11 @@ from lagkit.store.database import SOUND_DELETED, SOUND_EMBEDDING, Database
 PAGE = 4096
 # Embedders that work in half precision return lengths that are off by about this much.
 LENGTH_TOLERANCE = 2e-3
+_ROWS = f"SELECT seq, id, {SOUND_EMBEDDING} FROM logs WHERE"
 
+Seqs = NDArray[np.int64]
 Matrix = NDArray[np.float32]
+Row = tuple[int, str, bytes | None]
 
 
 class Rows(Protocol):
@@ -31,14 +34,14 @@ class Rows(Protocol):
     def after(self, seq: int) -> Iterator[tuple[Sequence[int], Sequence[str], Matrix]]:
         """Numbers, ids and embeddings of the logs with higher numbers, a few thousand at a time."""
 
-    def snapshot(self) -> AbstractContextManager[None]:
-        """What is asked inside is of one moment."""
-
     def deletions(self) -> int:
         """How many logs were ever deleted, or another number that grows with them."""
 
-    def deleted(self, since: int) -> list[str] | None:
-        """The ids of those that were deleted since that number was told; None if that is not known any more."""
+    def deleted(self, since: int, deletions: int) -> list[str] | None:
+        """The ids of the logs that were deleted between two such numbers; None if that is not known."""
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """What is asked inside is of one moment."""
 
 
 class Embeddings:
@@ -50,30 +53,63 @@ class Embeddings:
 
     def all(self) -> Matrix:
         """Those of all logs, oldest first."""
-        rows = self._db.read(f"SELECT {SOUND_EMBEDDING} FROM logs ORDER BY seq")
-        return matrix((blob for (blob,) in rows), self.dim, self.folder)
+        return self.matrix(blob for (blob,) in self._db.read(f"SELECT {SOUND_EMBEDDING} FROM logs ORDER BY seq"))
 
     def after(self, seq: int) -> Iterator[tuple[Sequence[int], Sequence[str], Matrix]]:
         """Numbers, ids and embeddings of the logs with higher numbers, a few thousand at a time."""
-        page = f"SELECT seq, id, {SOUND_EMBEDDING} FROM logs WHERE seq > ? ORDER BY seq LIMIT ?"
-        while rows := self._db.read(page, seq, PAGE):
+        while rows := self._db.read(f"{_ROWS} seq > ? ORDER BY seq LIMIT ?", seq, PAGE):
             seqs, ids, blobs = zip(*rows, strict=True)
-            yield seqs, ids, matrix(blobs, self.dim, self.folder)
+            yield seqs, ids, self.matrix(blobs)
             seq = seqs[-1]
 
-    def snapshot(self) -> AbstractContextManager[None]:
-        """What is asked inside is of one moment, whatever is committed meanwhile."""
-        return self._db.snapshot()
+    def rows(self, seqs: Seqs) -> list[Row]:
+        """Number, id and embedding (None: damaged) of those of these logs that are there, in no order."""
+        return self._those(f"{_ROWS} seq", seqs.tolist())
+
+    def seqs(self) -> Seqs:
+        """The numbers of all logs, rising."""
+        return np.sort([seq for (seq,) in self._db.read("SELECT seq FROM logs")])
+
+    def seqs_of(self, ids: Collection[str]) -> Seqs:
+        """The numbers of those logs that are there."""
+        return np.array([seq for (seq,) in self._those("SELECT seq FROM logs WHERE id", list(ids))], np.int64)
+
+    def newest(self) -> int:
+        """The highest number of a log; 0 without logs."""
+        return self._db.read("SELECT max(seq) FROM logs")[0][0] or 0
+
+    def count(self, after: int = 0) -> int:
+        """How many logs have higher numbers."""
+        # Without a condition SQLite counts in the index of ids, which is much smaller than the table.
+        some = ("SELECT count(*) FROM logs WHERE seq > ?", after) if after else ("SELECT count(*) FROM logs",)
+        return self._db.read(*some)[0][0]
 
     def deletions(self) -> int:
         """How many logs were ever deleted."""
         return self._db.read("SELECT max(deletions) FROM counters")[0][0]
 
-    def deleted(self, since: int) -> list[str] | None:
-        """The ids of those that were deleted after so many others; None if that is not known any more."""
-        query = f"SELECT CASE WHEN {SOUND_DELETED} THEN id END FROM deleted WHERE number > ?"
-        gone = [id for (id,) in self._db.read(query, since)]
-        return None if None in gone or len(gone) != self.deletions() - since else gone
+    def deleted(self, since: int, deletions: int) -> list[str] | None:
+        """The ids of the logs that were deleted after the first `since` of `deletions`; None if that is not known."""
+        if since == deletions:
+            return []
+        rows = self._db.read(f"SELECT CASE WHEN {SOUND_DELETED} THEN id END FROM deleted WHERE number > ?", since)
+        gone = [id for (id,) in rows]
+        return None if None in gone or len(gone) != deletions - since else gone
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """What is read inside is of one state of the database."""
+        return self._db.snapshot()
+
+    def matrix(self, blobs: Iterable[bytes | None]) -> Matrix:
+        """Embeddings [n, dim]; raises StoreError if one is damaged."""
+        return matrix(blobs, self.dim, self.folder)
+
+    def _those(self, query: str, values: list[Any]) -> list[tuple]:
+        found = []
+        for start in range(0, len(values), PAGE):  # SQLite takes no longer lists than about eight of these
+            part = values[start : start + PAGE]
+            found += self._db.read(f"{query} IN ({', '.join('?' * len(part))})", *part)
+        return found
 
 
 def matrix(blobs: Iterable[bytes | None], dim: int, where: Any) -> Matrix:

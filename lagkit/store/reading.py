@@ -31,7 +31,9 @@ class StoredLogs(Store):
         super().__init__(folder, header, write)
         self._files = BlockFiles(folder, header.codec)
         self._db = Database(folder, write)
-        self._vectors = LogVectors(Embeddings(self._db, header.dim))
+        # Of hashed words codes miss too much, 6% of the three nearest of 33,000 sentences (benchmarks/search_words.py).
+        codable = not header.embedder.startswith("hash-")
+        self._vectors = LogVectors(Embeddings(self._db, header.dim), codable=codable, write=write)
 
     @property
     def ids(self) -> list[str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from lagkit.errors import StoreError
+from lagkit.store import codes
 from lagkit.store.database import NAME as DATABASE
 from lagkit.store.database import SOUND_BLOCK, SOUND_JSON, SOUND_LOG, SOUND_TRACE, Database
 from lagkit.store.files import BlockFiles, block_name
@@ -25,6 +27,7 @@ def problems(db: Database, files: BlockFiles, dim: int) -> Iterator[Problem]:
     """Everything that is wrong, after reading every byte of the store."""
     yield from block_problems(db, files)
     yield from orphans(db, files)
+    yield from code_problems(files.folder, dim)
     for (said,) in db.read("PRAGMA integrity_check"):
         if said != "ok":
             yield Problem(DATABASE, "", f"SQLite: {said}")
@@ -44,8 +47,15 @@ def block_problems(db: Database, files: BlockFiles) -> Iterator[Problem]:
 def orphans(db: Database, files: BlockFiles) -> Iterator[Problem]:
     """Files that no log names: an interrupted write left them."""
     known = {block_name(sha256) for (sha256,) in db.read(f"SELECT DISTINCT sha256 FROM blocks WHERE {SOUND_BLOCK}")}
-    for name in sorted(set(files.names()) - known):
+    unfinished = {codes.ASIDE} if (files.folder / codes.ASIDE).exists() else set()
+    for name in sorted((set(files.names()) | unfinished) - known):
         yield Problem(name, "", "is an orphan: no log names this file")
+
+
+def code_problems(folder: Path, dim: int) -> Iterator[Problem]:
+    """Codes for searching that are not what was written; the store works without them."""
+    if flaw := codes.Codes.flaw(folder, dim):
+        yield Problem(codes.NAME, "", flaw)
 
 
 def row_problems(db: Database, dim: int) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""The index over a store's embeddings: read at the first search, brought up to date before every other."""
+"""The search of a store's embeddings: of few logs exactly, of many by codes; it follows whoever changes the store."""
 
 from __future__ import annotations
 
@@ -8,26 +8,41 @@ from typing import Any
 
 from lagkit.errors import EmptyStore, StoreError
 from lagkit.index import VectorIndex, Vectors
+from lagkit.progress import say
+from lagkit.store.coded import CodedLogs
 from lagkit.store.embeddings import Rows, unit_rows
 from lagkit.types import Hit
+
+# With fewer logs a search is exact. Measured by benchmarks/search_store.py: codes answer a single query sooner from
+# 15,000 logs on, and each of a batch of 32 from 60,000 on; reading all embeddings takes 0.17 s with 30,000.
+CODED_FROM = 30_000
 
 
 class LogVectors:
     """Follows a store's embeddings, whoever changed them: this object, another one, another process."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, *, codable: bool = False, write: bool = False) -> None:
+        """codable: whether large stores may be searched by codes, which `rows` that are `Embeddings` allow for."""
         self.dim = rows.dim
         self._rows = rows
-        self._turn = threading.Lock()  # no thread adds to the index while another searches it
+        self._write = write
+        self._codable = codable and rows.dim % 2 == 0  # codes are of two numbers each
+        self._turn = threading.Lock()  # no thread adds to an index while another searches it
         self._index: VectorIndex | None = None
+        self._coded: CodedLogs | None = None
         self._deletions = self._last = -1
+        self._large, self._counted_at = False, -1
 
-    def search(self, vectors: Any, k: int, offset: int, exclude: Collection[str]) -> list[list[Hit]]:
+    def search(
+        self, vectors: Any, k: int, offset: int, exclude: Collection[str], exact: bool = False
+    ) -> list[list[Hit]]:
         """See `Store.search`."""
         rows = unit_rows(vectors, self.dim, "A query")
         if k < 1 or offset < 0:
             raise StoreError(f"A search needs k >= 1 and offset >= 0; k={k} and offset={offset} were given.")
         with self._turn:
+            if not exact and self._is_large():
+                return self._by_codes().search(rows, k, offset, exclude)
             index = self._current()
             if not len(index):
                 raise EmptyStore(
@@ -37,27 +52,43 @@ class LogVectors:
 
     def all(self) -> Vectors:
         """See `Store.embeddings`."""
+        return self._rows.all()
+
+    def settle(self) -> None:
+        """Leave a large store with codes for the next process; damaged logs keep them from being made."""
         with self._turn:
-            return self._rows.all()
+            try:
+                if self._write and self._is_large():
+                    self._by_codes().settle()
+            except StoreError as error:
+                say(f"No codes to search the logs at {self._rows.folder} by were written ({error})")
+
+    def _is_large(self) -> bool:
+        """Whether there are so many logs that codes are worth while."""
+        deletions = self._rows.deletions()
+        # Counting takes a while. A store grows by as many logs as its numbers do, and is smaller only after deletions.
+        if not self._large or deletions != self._counted_at:
+            many = self._codable and self._rows.newest() >= CODED_FROM
+            self._large, self._counted_at = many and self._rows.count() >= CODED_FROM, deletions
+        if not self._large:
+            self._coded = None
+        return self._large
+
+    def _by_codes(self) -> CodedLogs:
+        if self._coded is None:
+            self._index, self._coded = None, CodedLogs(self._rows, self._write)
+        return self._coded
 
     def _current(self) -> VectorIndex:
-        # In a snapshot, else another process could delete a log, and add it again, between two queries.
-        with self._rows.snapshot():
+        with self._rows.snapshot():  # else another process could delete a log, and add it again, between two queries
             deletions = self._rows.deletions()
-            if self._index is None or not self._forget(deletions):
+            gone = self._rows.deleted(self._deletions, deletions) if self._index is not None else None
+            if gone is None:
                 self._index, self._last = VectorIndex(self.dim), -1
+            else:
+                self._index.remove(gone)
             self._deletions = deletions
-            for seqs, ids, found in self._rows.after(self._last):
-                self._index.add(ids, found)
+            for seqs, ids, matrix in self._rows.after(self._last):
+                self._index.add(ids, matrix)
                 self._last = seqs[-1]
         return self._index
-
-    def _forget(self, deletions: int) -> bool:
-        """Remove what was deleted since the last time; False if that is no longer known."""
-        if deletions == self._deletions:
-            return True
-        gone = self._rows.deleted(self._deletions)
-        if gone is None:
-            return False
-        self._index.remove(gone)
-        return True

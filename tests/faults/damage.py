@@ -7,22 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lagkit.store import LogStore
+from lagkit.store import LogStore, codes
 from tests.faults.kills import WORK, importing, prepared
 from tests.faults.kinds import kind, refusal
 from tests.faults.stores import (
     FIRST,
     OPEN,
     Holds,
+    add,
     both,
     clean,
+    few_are_many,
     files,
     fresh,
     held,
     look_over,
     readable,
 )
-from tests.stores import trace
+from tests.stores import DIM, trace, vector
 
 
 def tear(rng: random.Random, path: Path) -> str:
@@ -72,6 +74,33 @@ def _torn_blocks(rng: random.Random, folder: Path) -> str:
 @kind("flipped bits in blocks")
 def _flipped_blocks(rng: random.Random, folder: Path) -> str:
     return block_damage(rng, folder, flip)
+
+
+@kind("torn, rotten, missing or stale codes")
+def _damaged_codes(rng: random.Random, folder: Path) -> str:
+    with few_are_many():
+        path = prepared(folder)
+        LogStore.open(path, write=True).close()
+        file, sound = path / codes.NAME, (path / codes.NAME).read_bytes()
+        how, holds = rng.choice(["torn", "rotten", "missing", "stale"]), both(FIRST)
+        if how == "stale":
+            with LogStore.open(path, write=True) as store:
+                gone, new = rng.sample(FIRST, rng.randint(0, 3)), range(11, 11 + rng.randint(1, 9))
+                store.delete(trace(i).id for i in gone)
+                add(store, new)
+            file.write_bytes(sound)
+            holds = both([i for i in (*FIRST, *new) if i not in gone])
+        else:
+            {"torn": tear, "rotten": flip, "missing": lambda _, file: file.unlink()}[how](rng, file)
+        named = [codes.NAME] if codes.Codes.flaw(path, DIM) else []
+        assert named or how != "torn" or not file.exists(), "torn codes were taken for whole ones"
+        with LogStore.open(path) as store:
+            for i in holds:
+                found = store.search(vector(i)[None], 1)
+                assert found == store.search(vector(i)[None], 1, exact=True), f"log {i} is not found by its codes"
+        look_over(path, [holds], damaged=named)
+        codes.Codes.load(path, DIM)
+    return f"{how}: " + ("named and made anew" if named else "made anew or brought up to date")
 
 
 def database_damage(path: Path, holds: list[Holds]) -> str:

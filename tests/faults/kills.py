@@ -18,6 +18,7 @@ from tests.faults.stores import (
     add,
     archive,
     both,
+    few_are_many,
     fresh,
     look_over,
 )
@@ -67,6 +68,14 @@ def shrinking(path: Path) -> Iterator[None]:
         yield
 
 
+def coding(path: Path) -> Iterator[None]:
+    with few_are_many():
+        with LogStore.open(path, write=True) as store:
+            add(store, NEW[:1])
+            yield
+        yield
+
+
 Steps = Callable[[Path], Iterator[None]]
 WORK: dict[Steps, list[Holds]] = {
     adding: [both((*FIRST, *NEW[:n])) for n in range(len(NEW) + 1)],
@@ -74,6 +83,7 @@ WORK: dict[Steps, list[Holds]] = {
     deleting: [both(i for i in FIRST if i not in GOES[:n]) for n in range(len(GOES) + 1)],
     importing: [both(FIRST), both((*FIRST, *ARCHIVED))],
     pruning: [both(FIRST)] * 2,
+    coding: [both(FIRST), *[both((*FIRST, NEW[0]))] * 2],
     shrinking: [both(FIRST[n:]) for n in range(len(FIRST) + 1)],
 }
 
@@ -125,6 +135,11 @@ def _kill_pruning(rng: random.Random, folder: Path) -> str:
         orphan.parent.mkdir(exist_ok=True)
         orphan.write_bytes(b"half a block")
     return killed(rng, folder, pruning, path)
+
+
+@kind("kill -9 while writing codes")
+def _kill_coding(rng: random.Random, folder: Path) -> str:
+    return killed(rng, folder, coding)
 
 
 @kind("kill -9 while importing")

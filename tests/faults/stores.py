@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from unittest.mock import patch
 
 import numpy as np
 
 from lagkit.errors import DamagedBlock, StoreError
-from lagkit.store import LogStore
+from lagkit.store import LogStore, coded, codes, vectors
 from tests.stores import IDENTITY, fill, kv, new_store, trace, vector
 
 FIRST = tuple(range(1, 7))
@@ -120,12 +122,20 @@ def clean(store: LogStore, holds: Holds) -> None:
     assert store.verify().empty, "prune left something that verify names"
     assert held(store) == holds, "prune changed what is held"
     files = {path.name for path in store.path.iterdir()}
-    assert files <= {"store.json", "logs.sqlite", "logs.sqlite-wal", "logs.sqlite-shm", "write.lock", "kv"}, files
+    usual = {"store.json", "logs.sqlite", "logs.sqlite-wal", "logs.sqlite-shm", "write.lock", "kv"}
+    assert files <= usual | {codes.NAME}, files
     for i in holds:
         assert store.search(vector(i)[None], 1)[0][0].id == trace(i).id, f"log {i} is not found"
     [new] = fill(store, [99])
     assert store.has_block(new, "last"), "the store takes no new log"
     store.delete([new])
+
+
+@contextmanager
+def few_are_many() -> Iterator[None]:
+    """A handful of logs is searched by codes, of which five are looked at more closely."""
+    with patch.object(vectors, "CODED_FROM", 2), patch.multiple(coded, WIDTH=5, SPARE=1):
+        yield
 
 
 def files(path: Path) -> list[Path]:
