@@ -13,14 +13,14 @@ from lagkit.errors import EmptyStore
 
 if TYPE_CHECKING:
     from lagkit.experiment import Experiment
-    from lagkit.store import LogStore
+    from lagkit.store import Store
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 1 (`verify` or a gate), 2 (an error), 130 (interrupted)."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_store_first(sys.argv[1:] if argv is None else argv))
     return exit_code(args.command, args)
 
 
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", type=Path, help="the store's folder")
+    parser.add_argument("path", metavar="STORE", help="a folder, FOLDER.lance, or s3://... (docs/stores.md)")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
 
     def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
@@ -62,6 +62,8 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     add("export", export, "write all of it into one file").add_argument("file", metavar="FILE", type=Path)
     importing = add("import", import_, "add the logs of an exported file; makes the store if there is none")
     importing.add_argument("file", metavar="FILE", type=Path)
+    copying = add("copy", copy, "copy all of it to another place, and compare; the same command completes a copy")
+    copying.add_argument("target", metavar="TO", help="another STORE, which is made if there is none")
     searching = add("search", search, "the logs nearest to a text, by the store's own embedder")
     searching.add_argument("text", metavar="TEXT")
     searching.add_argument("-k", type=int, default=3, help="how many (default: 3)")
@@ -160,18 +162,30 @@ def export(args: argparse.Namespace) -> None:
 
 def import_(args: argparse.Namespace) -> None:
     """An exported file into a store, which is made for its model if there is none."""
-    from lagkit.store import LogStore, header
     from lagkit.store.archive import Archive
+    from lagkit.store.places import store_at
 
-    if not (args.path / header.NAME).exists():
-        with Archive(args.file) as archive:
-            made = archive.header
-        own = {name: getattr(made, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
-        LogStore.create(args.path, **own).close()
-    with _open(args.path, write=True) as store:
+    with Archive(args.file) as archive:
+        whose = archive.header.identity
+    with store_at(args.path).open_or_create(args.path, **whose) as store:
         before = len(store)
         found = store.import_archive(args.file)
         print(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
+
+
+def copy(args: argparse.Namespace) -> None:
+    """A whole store to another place, which is made if there is none."""
+    from lagkit.store import copying
+    from lagkit.store.places import store_at
+
+    kind = store_at(args.target)
+    with _open(args.path) as source, kind.open_or_create(args.target, **source.identity) as target:
+        done = copying.copy(source, target)
+        speed, checking = (f"{n / 1e6 / max(s, 1e-9):.1f} MB/s" for n, s in done.rates)
+        print(
+            f"{target.path} is a copy of {source.path}: {done.logs} logs; {done.new} blocks were new ({done.bytes:,} "
+            f"bytes, {speed}), {done.checked:,} bytes of blocks were compared ({checking})."
+        )
 
 
 def search(args: argparse.Namespace) -> None:
@@ -238,13 +252,20 @@ def _experiment(args: argparse.Namespace) -> Experiment:
     return Experiment(RunConfig.of(args.tier, **overrides))
 
 
-def _open(path: Path, *, write: bool = False) -> LogStore:
-    from lagkit.store import LogStore
+def _store_first(argv: Sequence[str]) -> list[str]:
+    """`store copy FROM TO` as `store FROM copy TO`, which is how all that is done with a store is put."""
+    if list(argv[:2]) == ["store", "copy"] and len(argv) == 4:
+        return ["store", argv[2], "copy", argv[3]]
+    return list(argv)
 
-    return LogStore.open(path, write=write)
+
+def _open(place: str, *, write: bool = False) -> Store:
+    from lagkit.store.places import open_store
+
+    return open_store(place, write=write)
 
 
-def _describe(store: LogStore) -> None:
+def _describe(store: Store) -> None:
     print(
         f"{store.path}: {len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, codec {store.codec}, "
         f"embedder {store.embedder}"

@@ -20,7 +20,7 @@ from lagkit.policy import Policy
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex
 from lagkit.secrets import scrub
-from lagkit.store import LogStore
+from lagkit.store import Store
 from lagkit.types import Hit, Question, Round, TaskKind, Trace, Usage
 
 ROUND_LIMIT: dict[TaskKind, int] = {"qa": 8, "choice": 3}
@@ -76,7 +76,7 @@ class Agent:
         embedder: Embedder,
         passages: PassageIndex | None = None,
         policy: Policy | None = None,
-        store: LogStore | None = None,
+        store: Store | None = None,
         limits: Limits | None = None,
         policy_name: str | None = None,
         exclude: Mapping[str, Collection[str]] | None = None,
@@ -104,7 +104,7 @@ class Agent:
 
         A question that fails (its prompt is too long, a block is damaged, ...) yields a trace with `error` and no
         answer; the others go on. Questions fill the batch as places become free. Raises EndpointError when the
-        endpoint of a model behind an API cannot be used.
+        endpoint of a model behind an API cannot be used, or StoreUnreachable when the store's cannot.
         """
         waiting = iter(questions)
         active: list[_Run] = []
@@ -140,6 +140,8 @@ class Agent:
                 continue
             try:
                 ready.append((run, self._context(run)))
+            except EndpointError:
+                raise
             except LagkitError as error:
                 ended[id(run)] = self._trace(run, error=error)
         results = list(self._generate(ready, STOP_STRINGS[self.prompt.kind]))
@@ -215,6 +217,8 @@ class Agent:
         vectors = np.stack([vector for _, vector in some])
         try:
             passages, logs = self._passages(vectors, before), self._logs(vectors, before, barred)
+        except EndpointError:
+            raise
         except LagkitError as error:
             if len(some) == 1:
                 ended[id(some[0][0])] = self._trace(some[0][0], error=error)
@@ -248,6 +252,8 @@ class Agent:
                     context = self.augmenter.distil_context(run.question, list(run.logs))
                     self.lm.check(context, self.limits.max_new_tokens)
                     todo.append((run, context))
+                except EndpointError:
+                    raise
                 except LagkitError as error:
                     ended[id(run)] = self._trace(run, error=error)
         for run, result in self._generate(todo, ()):

@@ -14,7 +14,7 @@ from lagkit.planner import Rates, measure_rates
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt, split_chat
 from lagkit.seats import Seats
-from lagkit.store import LogStore
+from lagkit.store import Store
 from lagkit.store.files import BlockRow
 from lagkit.types import Question
 
@@ -26,7 +26,7 @@ class LogTexts:
     lm: Backend
     prompt: Prompt
     policy: Policy | None = None
-    store: LogStore | None = None
+    store: Store | None = None
 
     def notes(self, logs: Sequence[str]) -> str:
         """The kept text of logs as it stands in a user turn; empty where the policy puts logs elsewhere."""

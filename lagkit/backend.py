@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lagkit.model import BlockSource, Generation
     from lagkit.policy import Policy
     from lagkit.prompts import Prompt
-    from lagkit.store import LogStore
+    from lagkit.store import Store
 
 API = "api:"  # what the name of a model behind an API begins with
 
@@ -23,7 +23,7 @@ class Contexts(Protocol):
     """Builds what a model continues, under one policy; contexts are the model's own and of no interest to the agent."""
 
     policy: Policy | None
-    store: LogStore | None
+    store: Store | None
 
     def opening(self, question: Question) -> str:
         """The words with which the assistant's turn is opened for the model: they belong to its response."""
@@ -51,7 +51,7 @@ class Backend(Protocol):
     dtype: Any
     fingerprint: Mapping[str, str]
 
-    def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: LogStore | None = None) -> Contexts:
+    def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Contexts:
         """Builds its contexts under `policy`."""
 
     def admit(self, policy: Policy | None, limits: Limits) -> None:

@@ -20,9 +20,10 @@ from lagkit.agent import Limits
 from lagkit.api.chat import refusal
 from lagkit.backend import API
 from lagkit.codec import Codec
-from lagkit.errors import ConfigError
+from lagkit.errors import ConfigError, StoreError
 from lagkit.plainyaml import load_yaml
 from lagkit.policy import POLICIES
+from lagkit.store.places import checked_uri
 from lagkit.types import Usage
 from lagkit.variant import Variant
 
@@ -98,6 +99,8 @@ class RunConfig(Settings):
 
     data: folder in the LAG layout. dataset: its format, by default the folder's name. world: instead of `data`, the
     controls of a test world (`lagkit.testbed.dataset.Controls`), which is drawn into `out`. out: where results go.
+    store: where the run's log store is, if not in `out`: a folder or an address such as `s3://bucket/logs`, of this run
+    alone (docs/stores.md).
     codec: what the store's files hold of a KV block; int8 halves a bfloat16 one (`lagkit.codec`).
     blocks: whether the KV of logs is loaded, recomputed, or as is `planned` from how fast the store and the model are.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
@@ -121,6 +124,7 @@ class RunConfig(Settings):
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     codec: Codec = "none"
     blocks: Literal["load", "recompute", "planned"] = "load"
+    store: str | None = None
     embedder: str = "minilm"
     wording: Wording = "examples"
     policies: tuple[str, ...] = tuple(POLICIES)
@@ -153,6 +157,14 @@ class RunConfig(Settings):
             if reason := refusal(variant.policy, variant.limits(self.limits)):
                 raise ValueError(reason.rstrip("."))
         return self
+
+    @field_validator("store")
+    @classmethod
+    def _a_place(cls, store: str | None) -> str | None:
+        try:
+            return store if store is None else checked_uri(store)
+        except StoreError as error:
+            raise ValueError(str(error).rstrip(".")) from error
 
     @field_validator("world")
     @classmethod

@@ -45,12 +45,16 @@ class StoreLocked(StoreError):
     """Another process is writing to the store."""
 
 
+class StoreUnreachable(StoreError, EndpointError):
+    """The object store of a log store does not answer, refuses the credentials, or limits the rate too long."""
+
+
 class EmptyStore(StoreError):
     """A search needs logs, and the store has none."""
 
 
 class DamagedBlock(StoreError):
-    """A KV block's file is missing, truncated or altered."""
+    """A KV block is missing, truncated or altered where the store keeps it."""
 
 
 class NotebookFailed(LagkitError):

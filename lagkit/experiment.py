@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -19,11 +19,13 @@ from lagkit.config import RunConfig, Split
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, ContextTooLong
 from lagkit.journal import Journal
+from lagkit.kv import KVBlock
 from lagkit.policy import Policy, Unit, get_policy
 from lagkit.progress import progress
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
-from lagkit.store import LogStore
+from lagkit.store import Store
+from lagkit.store.places import beside, store_at
 from lagkit.testbed.dataset import Controls
 from lagkit.testbed.dataset import write as write_world
 from lagkit.types import Question, Trace, Usage
@@ -109,17 +111,23 @@ class Experiment:
             return self.loaded
         return components.disjoint(self.loaded, self.config.seed)
 
-    def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> LogStore:
+    def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
-        path, model, embedder = folder or self.out / _STORES[unit], self.lm.fingerprint, self.embedder
+        place, model, embedder = folder or self._place(unit), self.lm.fingerprint, self.embedder
         same = {"model": model, "embedder": embedder.name, "codec": self.config.codec}
         if write:
             dtype = str(self.lm.dtype).removeprefix("torch.")
-            store = LogStore.open_or_create(path, **same, dim=embedder.dim, dtype=dtype)
+            store = store_at(place).open_or_create(place, **same, dim=embedder.dim, dtype=dtype)
         else:
-            store = LogStore.open(path, **same)
+            store = store_at(place).open(place, **same)
         store.exact_search = self.config.search == "exact"
         return store
+
+    def _place(self, unit: Unit) -> Path | str:
+        """Where the store is whose logs are traces, or their steps."""
+        if self.config.store is None:
+            return self.out / _STORES[unit]
+        return self.config.store if unit == "trace" else beside(self.config.store, _STORES[unit])
 
     def run(self) -> pd.DataFrame:
         """All stages; returns the results, one row per policy, split and question."""
@@ -150,7 +158,7 @@ class Experiment:
             with self.store("step", write=True) as steps:
                 self._add(steps, [step for trace in logs for step in trace.steps])
 
-    def _add(self, store: LogStore, traces: Sequence[Trace]) -> None:
+    def _add(self, store: Store, traces: Sequence[Trace]) -> None:
         new = [trace for trace in traces if trace.id not in store]
         vectors = self.embedder.documents([trace.key for trace in new])
         store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
@@ -168,11 +176,17 @@ class Experiment:
             policies = {encoder.key(policy): policy for policy in wanted if policy.unit == unit}
             with self.store(unit, write=True) as store:
                 todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
-                for log, key in progress(todo, "Encoding logs" if unit == "trace" else "Encoding steps"):
-                    try:
-                        store.put_block(log, key, encoder.encode(store.get(log), policies[key]))
-                    except ContextTooLong as error:
-                        print(f"Log {log} is not encoded as {key}: {error}")
+                shown = progress(todo, "Encoding logs" if unit == "trace" else "Encoding steps")
+                store.put_blocks(self._blocks(encoder, store, policies, shown))
+
+    def _blocks(
+        self, encoder: Encoder, store: Store, policies: Mapping[str, Policy], todo: Iterable[tuple[str, str]]
+    ) -> Iterator[tuple[str, str, KVBlock]]:
+        for log, key in todo:
+            try:
+                yield log, key, encoder.encode(store.get(log), policies[key])
+            except ContextTooLong as error:
+                print(f"Log {log} is not encoded as {key}: {error}")
 
     def answer(self, name: str, split: Split) -> None:
         """Answer a split's questions under one policy. Seen ones without logs were answered to build the store."""
@@ -268,7 +282,7 @@ class Experiment:
         policy: Policy | None,
         name: str,
         questions: Sequence[Question],
-        store: LogStore | None,
+        store: Store | None,
         *,
         limits: Limits | None = None,
         exclude: Mapping[str, Collection[str]] | None = None,
@@ -293,7 +307,7 @@ class Experiment:
         self,
         policy: Policy | None,
         name: str,
-        store: LogStore | None,
+        store: Store | None,
         *,
         limits: Limits | None = None,
         exclude: Mapping[str, Collection[str]] | None = None,

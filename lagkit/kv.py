@@ -101,13 +101,20 @@ class KVBlock:
 
         Raises OSError or SafetensorError if that fails, and ValueError for numbers that the codec cannot hold.
         """
+        tensors, metadata = self._packed(codec)
+        safetensors.torch.save_file(tensors, path, metadata=metadata)
+
+    def dump(self, codec: Codec = "none") -> bytes:
+        """What `save` writes; raises ValueError as it does."""
+        tensors, metadata = self._packed(codec)
+        return safetensors.torch.save(tensors, metadata=metadata)
+
+    def _packed(self, codec: Codec) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = {**codecs.pack(self.keys, self.values, codec), "ids": self.ids.to(torch.int32)}
         format = FORMATS[codec]
         if codec != "none":  # The tensors do not tell. Not an entry of its own: several are written in any order.
             format += "/" + str(self.keys.dtype).removeprefix("torch.")
-        safetensors.torch.save_file(
-            {name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": format}
-        )
+        return {name: t.contiguous() for name, t in tensors.items()}, {"format": format}
 
     @classmethod
     def load(cls, path: str | Path, codec: Codec = "none") -> KVBlock:

@@ -26,7 +26,7 @@ _PACKAGES = ("lagkit", "torch", "transformers", "faiss-cpu", "sentence-transform
 
 # Settings that may change between resumptions of one run: they decide what is answered next, not what an answer is.
 _MAY_CHANGE = {
-    *("out", "data", "policies", "splits", "seen_questions", "unseen_questions"),
+    *("out", "store", "data", "policies", "splits", "seen_questions", "unseen_questions"),
     *("device", "batch_size", "blocks", "api"),
 }
 

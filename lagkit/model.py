@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lagkit.policy import Policy
     from lagkit.prompts import Prompt
     from lagkit.seats import Seat
-    from lagkit.store import LogStore
+    from lagkit.store import Store
 
 BlockSource = Literal["load", "recompute", "planned"]
 
@@ -171,7 +171,7 @@ class LM:
             "weights": _digest(b"".join(weights)),
         }
 
-    def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: LogStore | None = None) -> Augmenter:
+    def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Augmenter:
         """Builds this model's contexts under a policy."""
         from lagkit.augment import Augmenter  # here, since contexts are made with a model
 

@@ -25,7 +25,7 @@ from lagkit.index import Vectors
 from lagkit.journal import Journal
 from lagkit.policy import get_policy
 from lagkit.progress import progress
-from lagkit.store import LogStore
+from lagkit.store import Store
 from lagkit.transfer import kind_of
 from lagkit.types import Question, Trace
 
@@ -72,7 +72,7 @@ class Kept:
             del self.logs[gone], self.recalls[gone]
         self.logs[trace.id] = (trace, vector)
 
-    def write(self, store: LogStore) -> None:
+    def write(self, store: Store) -> None:
         """Bring a store to hold these logs and no others; what it holds already stays as it is."""
         held = set(store.ids)
         if gone := held - self.logs.keys():
@@ -149,7 +149,7 @@ class Online:
                 kept.write(store)
         return steps
 
-    def _answer(self, question: Question, store: LogStore) -> Trace:
+    def _answer(self, question: Question, store: Store) -> Trace:
         agent = self.run.agent(self.policy if len(store) else None, self.name, store)
         [trace] = agent.run([question])
         return replace(trace, correct=metrics.is_right(question, trace.answer))
@@ -231,7 +231,7 @@ class Online:
         helpful = [log for log in found if kind_of(question, self._asked[log.question_id]) == "helpful"]
         return {"helpful": len(helpful), "wrong_helpful": sum(not log.correct for log in helpful)}
 
-    def _state(self, store: LogStore, tasks: Iterable[Trace]) -> pd.Series:
+    def _state(self, store: Store, tasks: Iterable[Trace]) -> pd.Series:
         used, logs = set().union(*map(recalled, tasks)), list(store.traces())
         if self.policy.inject == "kv":
             size = store.summary()["bytes"].get(Encoder(self.run.lm, self.run.prompt).key(self.policy), 0)

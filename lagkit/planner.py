@@ -16,7 +16,7 @@ from lagkit.errors import StoreError
 from lagkit.model import LM, Context
 
 if TYPE_CHECKING:
-    from lagkit.store import LogStore
+    from lagkit.store import Store
     from lagkit.store.files import BlockRow
 
 Way = Literal["load", "recompute"]
@@ -46,7 +46,7 @@ class Rates:
         return "load" if self.load_s(nbytes) <= self.recompute_s(tokens) else "recompute"
 
 
-def measure_rates(lm: LM, store: LogStore) -> Rates:
+def measure_rates(lm: LM, store: Store) -> Rates:
     """The rates of this model and this store, as they are now: what the system has in memory is read from there.
 
     Up to 16 blocks are read once each, checksums included. Latency is told from their bytes where blocks of very
@@ -67,7 +67,7 @@ def measure_rates(lm: LM, store: LogStore) -> Rates:
     return Rates(prefill, float(read), float(latency))
 
 
-def _blocks(store: LogStore) -> list[BlockRow]:
+def _blocks(store: Store) -> list[BlockRow]:
     """Some blocks of the store, the smallest and the largest of those looked at among them."""
     found: dict[str, BlockRow] = {}
     for log in store.ids[: 4 * _SAMPLE]:

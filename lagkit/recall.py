@@ -8,13 +8,13 @@ import pandas as pd
 
 from lagkit.experiment import Experiment
 from lagkit.retrieve import Embedder
-from lagkit.store.reading import StoredLogs
+from lagkit.store import Store
 from lagkit.types import Question
 
 _WORD = re.compile(r"\w+")
 
 
-def recalled(store: StoredLogs, embedder: Embedder, query: str, k: int = 3) -> pd.DataFrame:
+def recalled(store: Store, embedder: Embedder, query: str, k: int = 3) -> pd.DataFrame:
     """The `k` logs nearest to a query, best first, with reasons; indexed by log id.
 
     Columns: `score` (cosine), the log's `question` and `answer`, whether that is `right`, and `because`: the words of

@@ -7,3 +7,5 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LAGKIT_PROGRESS"] = "off"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.objectstore import bucket, server  # noqa: F401

@@ -6,15 +6,18 @@ import numpy as np
 import torch
 
 from lagkit.kv import KVBlock
-from lagkit.store import LogStore
+from lagkit.store import LogStore, Store
+from lagkit.store.files import block_name
+from lagkit.store.places import store_at
 from lagkit.types import Hit, Round, Trace, Usage
 
 DIM = 8
 IDENTITY = {"model": {"name": "tiny", "rope": "r1"}, "embedder": "mini", "dim": DIM, "dtype": "float32"}
 
 
-def new_store(path, **changes) -> LogStore:
-    return LogStore.create(path, **{**IDENTITY, **changes})
+def new_store(path, **changes) -> Store:
+    """A new store, of the kind that its place says."""
+    return store_at(path).create(path, **{**IDENTITY, **changes})
 
 
 def trace(i: int) -> Trace:
@@ -41,12 +44,12 @@ def same(a: KVBlock, b: KVBlock) -> bool:
     return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in pairs)
 
 
-def fill(store: LogStore, numbers) -> list[str]:
+def fill(store: Store, numbers) -> list[str]:
     """Add the logs of these numbers, each with a block `last` of its own."""
     return store.add_many((trace(i), vector(i), {"last": kv(i)}) for i in numbers)
 
 
-def content(store: LogStore) -> dict[str, tuple]:
+def content(store: Store) -> dict[str, tuple]:
     """All that a store says about its logs, for comparison before and after."""
     return {
         log: (store.get(log), {key: store.block(log, key).keys.tolist() for key in store.block_keys(log)})
@@ -54,8 +57,11 @@ def content(store: LogStore) -> dict[str, tuple]:
     }
 
 
-def files_of(store: LogStore) -> list[str]:
-    """The names of all files below kv/."""
+def files_of(store: Store) -> list[str]:
+    """The names of all files below kv/; in LanceDB what they would be called."""
+    if not isinstance(store, LogStore):
+        store._blocks.sync()
+        return sorted({block_name(block.sha256) for block in store._blocks.entries})
     return sorted(path.relative_to(store.path).as_posix() for path in (store.path / "kv").rglob("*") if path.is_file())
 
 

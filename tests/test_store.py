@@ -15,40 +15,53 @@ from lagkit import store as store_module
 from lagkit.errors import StoreError, StoreMismatch
 from lagkit.kv import KVBlock
 from lagkit.store import LogStore, database
+from lagkit.store.places import open_store, store_at
 from tests.stores import DIM, IDENTITY, files_of, fill, kv, new_store, same, trace, vector
 
 
+@pytest.fixture(params=["store", "store.lance"])
+def place(request, tmp_path):
+    """Where a store is to be: a folder, or one of LanceDB."""
+    return tmp_path / request.param
+
+
 @pytest.fixture
-def store(tmp_path):
+def store(place):
+    with new_store(place) as store:
+        yield store
+
+
+@pytest.fixture
+def folder_store(tmp_path):
     with new_store(tmp_path / "store") as store:
         yield store
 
 
-def test_a_store_remembers_whose_it_is(tmp_path):
-    new_store(tmp_path / "s", dtype="torch.bfloat16").close()
-    with LogStore.open(tmp_path / "s", model={"rope": "r1", "name": "tiny"}, embedder="mini") as store:
+def test_a_store_remembers_whose_it_is(place):
+    new_store(place, dtype="torch.bfloat16").close()
+    with open_store(place, model={"rope": "r1", "name": "tiny"}, embedder="mini") as store:
         assert (store.model, store.embedder) == ({"name": "tiny", "rope": "r1"}, "mini")
         assert (store.dim, store.dtype, store.writable, len(store)) == (DIM, "bfloat16", False, 0)
 
 
-def test_another_models_store_is_refused_with_both_fingerprints(tmp_path):
-    new_store(tmp_path / "s").close()
+def test_another_models_store_is_refused_with_both_fingerprints(place):
+    new_store(place).close()
     with pytest.raises(StoreMismatch) as error:
-        LogStore.open(tmp_path / "s", model={"name": "tiny", "rope": "r2"})
+        open_store(place, model={"name": "tiny", "rope": "r2"})
     assert '{"name": "tiny", "rope": "r1"}' in str(error.value)
     assert '{"name": "tiny", "rope": "r2"}' in str(error.value)
     with pytest.raises(StoreMismatch, match='embedder "mini", but "arctic" was asked for'):
-        LogStore.open(tmp_path / "s", embedder="arctic")
+        open_store(place, embedder="arctic")
     with pytest.raises(StoreMismatch, match='dim "8", but "16"'):
-        LogStore.open_or_create(tmp_path / "s", **{**IDENTITY, "dim": 16})
+        store_at(place).open_or_create(place, **{**IDENTITY, "dim": 16})
     with pytest.raises(StoreMismatch, match='dtype "float32", but "bfloat16"'):
-        LogStore.open_or_create(tmp_path / "s", **{**IDENTITY, "dtype": "bfloat16"})
+        store_at(place).open_or_create(place, **{**IDENTITY, "dtype": "bfloat16"})
 
 
-def test_open_or_create_does_either(tmp_path):
-    with LogStore.open_or_create(tmp_path / "a" / "s", **IDENTITY) as store:
+def test_open_or_create_does_either(place):
+    with store_at(place).open_or_create(place, **IDENTITY) as store:
         [log] = fill(store, [1])
-    with LogStore.open_or_create(tmp_path / "a" / "s", **IDENTITY) as store:
+    with store_at(place).open_or_create(place, **IDENTITY) as store:
         assert (store.ids, store.writable) == ([log], True)
 
 
@@ -75,10 +88,10 @@ def test_create_refuses_what_is_there(tmp_path):
         ({"embedder": None}, "the embedder's name"),
     ],
 )
-def test_create_refuses_a_malformed_identity_and_makes_nothing(tmp_path, changes, message):
+def test_create_refuses_a_malformed_identity_and_makes_nothing(place, changes, message):
     with pytest.raises(StoreError, match=message):
-        new_store(tmp_path / "s", **changes)
-    assert not (tmp_path / "s").exists()
+        new_store(place, **changes)
+    assert not place.exists()
 
 
 def test_what_is_no_store_is_refused(tmp_path):
@@ -177,13 +190,13 @@ def test_adding_again_changes_nothing_but_brings_missing_blocks(store):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("tokens", [0, 1, 150])
-def test_blocks_are_equal_bit_by_bit(tmp_path, dtype, tokens):
+def test_blocks_are_equal_bit_by_bit(place, dtype, tokens):
     drawn = torch.randn(2, 3, 2, tokens, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
     block = KVBlock(drawn[0], drawn[1], torch.arange(tokens))
-    with new_store(tmp_path / "s", dtype=str(dtype)) as store:
+    with new_store(place, dtype=str(dtype)) as store:
         log = store.add(trace(1), vector(1), {"k": block})
         assert same(store.block(log, "k"), block)
-    with LogStore.open(tmp_path / "s") as store:
+    with open_store(place) as store:
         assert same(store.block(log, "k"), block)
 
 
@@ -264,17 +277,17 @@ def test_an_interrupted_iterable_keeps_what_it_gave(store):
 
 
 @pytest.mark.parametrize(("seconds", "seen"), [(0, [0, 1, 2]), (1e9, [0, 0, 0])])
-def test_add_many_commits_as_time_passes(store, monkeypatch, seconds, seen):
+def test_add_many_commits_as_time_passes(folder_store, monkeypatch, seconds, seen):
     monkeypatch.setattr(store_module, "COMMIT_EVERY", seconds)
     counts = []
-    with LogStore.open(store.path) as reader:
+    with LogStore.open(folder_store.path) as reader:
 
         def logs():
             for i in range(3):
                 counts.append(len(reader))
                 yield trace(i), vector(i), {"k": kv(i)}
 
-        store.add_many(logs())
+        folder_store.add_many(logs())
         assert (counts, len(reader)) == (seen, 3)
 
 
@@ -293,8 +306,8 @@ def test_the_iterable_may_read_the_store_but_not_change_it(store):
     assert same(store.block(trace(2).id, "k"), kv(1))
 
 
-def test_any_thread_may_use_a_store(tmp_path):
-    with new_store(tmp_path / "s") as writer, LogStore.open(tmp_path / "s") as reader:
+def test_any_thread_may_use_a_store(place):
+    with new_store(place) as writer, open_store(place) as reader:
         ids = fill(writer, range(3))
         added = threading.Thread(target=lambda: ids.extend(fill(writer, range(3, 60))))
         added.start()
@@ -313,4 +326,4 @@ def test_any_thread_may_use_a_store(tmp_path):
         closer = threading.Thread(target=writer.close)
         closer.start()
         closer.join(60)
-        LogStore.open(tmp_path / "s", write=True).close()
+        open_store(place, write=True).close()

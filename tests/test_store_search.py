@@ -17,13 +17,26 @@ from hypothesis.stateful import (
 )
 
 from lagkit.errors import EmptyStore, StoreError
-from lagkit.store import LogStore, database
+from lagkit.store import database
+from lagkit.store.places import open_store
 from lagkit.types import Hit
 from tests.stores import DIM, files_of, fill, kv, new_store, same, trace, vector
 
 
+@pytest.fixture(params=["store", "store.lance"])
+def place(request, tmp_path):
+    """Where a store is to be: a folder, or one of LanceDB."""
+    return tmp_path / request.param
+
+
 @pytest.fixture
-def store(tmp_path):
+def store(place):
+    with new_store(place) as store:
+        yield store
+
+
+@pytest.fixture
+def folder_store(tmp_path):
     with new_store(tmp_path / "store") as store:
         yield store
 
@@ -44,9 +57,9 @@ def test_search_ranks_pages_and_excludes(store):
     assert store.search(np.zeros((0, DIM)), 3) == []
 
 
-def test_equal_embeddings_come_in_the_order_of_insertion(tmp_path):
+def test_equal_embeddings_come_in_the_order_of_insertion(place):
     same_vector, other = vector(5, 384), vector(6, 384)
-    with new_store(tmp_path / "s", dim=384) as store:
+    with new_store(place, dim=384) as store:
         ids = store.add_many((trace(i), other if i % 3 == 0 else same_vector, {}) for i in range(50))
         equal = [id for i, id in enumerate(ids) if i % 3]
         assert [hit.id for hit in store.search(same_vector[None], 10)[0]] == equal[:10]
@@ -74,7 +87,7 @@ def test_searches_that_make_no_sense_are_refused(store):
 
 def test_a_readers_index_follows_the_writer(store):
     one, two = fill(store, [1, 2])
-    with LogStore.open(store.path) as reader:
+    with open_store(store.path) as reader:
         assert reader.search(vector(3)[None], 9)[0] == store.search(vector(3)[None], 9)[0]
         [three] = fill(store, [3])
         assert reader.search(vector(3)[None], 1)[0] == [Hit(three, pytest.approx(1, abs=1e-6))]
@@ -98,13 +111,13 @@ def test_blocks_alone_do_not_rebuild_the_index(store):
 
 def test_deletions_are_followed_one_by_one(store):
     ids = fill(store, range(9))
-    with LogStore.open(store.path) as reader:
+    with open_store(store.path) as reader:
         reader.search(vector(1)[None], 1)
         index = reader._vectors._index
         store.delete(ids[2:5])
         again = fill(store, [3])  # was deleted, and comes back under a higher number, with the same id
         left = [i for i in range(9) if i not in (2, 4)]
-        with LogStore.open(store.path) as fresh:
+        with open_store(store.path) as fresh:
             assert reader.search(vector(1)[None], 9) == fresh.search(vector(1)[None], 9)
         assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {trace(i).id for i in left}
         assert reader._vectors._index is index
@@ -112,28 +125,28 @@ def test_deletions_are_followed_one_by_one(store):
 
 
 @pytest.mark.parametrize("harm", ["UPDATE deleted SET id = 'x'", "DELETE FROM deleted", "UPDATE logs SET crc = 1"])
-def test_deletions_that_are_not_known_any_more_make_the_index_anew(store, harm):
-    ids = fill(store, range(4))
-    store.search(vector(1)[None], 1)
-    with store._db.transaction() as connection:
+def test_deletions_that_are_not_known_any_more_make_the_index_anew(folder_store, harm):
+    ids = fill(folder_store, range(4))
+    folder_store.search(vector(1)[None], 1)
+    with folder_store._db.transaction() as connection:
         if "logs" in harm:
             connection.execute(harm)
         connection.execute("DELETE FROM logs WHERE id = ?", (ids[0],))
         connection.execute(harm)
         connection.execute("UPDATE logs SET crc = " + database.SOUND_LOG.partition(" IS ")[2])
-    before = store._vectors._index
-    assert {hit.id for hit in store.search(vector(1)[None], 9)[0]} == set(ids[1:])
-    assert store._vectors._index is not before
+    before = folder_store._vectors._index
+    assert {hit.id for hit in folder_store.search(vector(1)[None], 9)[0]} == set(ids[1:])
+    assert folder_store._vectors._index is not before
 
 
-def test_only_the_last_deletions_are_kept(store):
-    fill(store, [0])
-    store.search(vector(0)[None], 1)
+def test_only_the_last_deletions_are_kept(folder_store):
+    fill(folder_store, [0])
+    folder_store.search(vector(0)[None], 1)
     for start in range(1, 1200, 400):
-        store.delete(fill(store, range(start, start + 400)))
-    [(rows, last)] = store._db.read("SELECT count(*), max(number) FROM deleted")
+        folder_store.delete(fill(folder_store, range(start, start + 400)))
+    [(rows, last)] = folder_store._db.read("SELECT count(*), max(number) FROM deleted")
     assert (rows, last) == (database.FOLLOWED, 1200)
-    assert [hit.id for hit in store.search(vector(0)[None], 9)[0]] == [trace(0).id]
+    assert [hit.id for hit in folder_store.search(vector(0)[None], 9)[0]] == [trace(0).id]
 
 
 class StoreAgainstDict(RuleBasedStateMachine):
@@ -145,9 +158,9 @@ class StoreAgainstDict(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.path = Path(self.folder) / str(len(list(Path(self.folder).iterdir())))
+        self.path = Path(self.folder) / f"{len(list(Path(self.folder).iterdir()))}{self.suffix}"
         self.store = new_store(self.path, dim=4)
-        self.reader = LogStore.open(self.path)
+        self.reader = open_store(self.path)
         self.vectors, self.blocks = {}, {}
 
     def teardown(self):
@@ -179,7 +192,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule()
     def reopen(self):
         self.store.close()
-        self.store = LogStore.open(self.path, write=True)
+        self.store = open_store(self.path, write=True)
 
     @precondition(lambda self: self.vectors)
     @rule(v=st.integers(0, 3), k=st.integers(1, 9), offset=st.integers(0, 4), barred=st.sets(numbers))
@@ -201,9 +214,10 @@ class StoreAgainstDict(RuleBasedStateMachine):
         assert len(files_of(self.store)) == len({n for blocks in self.blocks.values() for n in blocks.values()})
 
 
-def test_any_sequence_of_changes_matches_a_dictionary(tmp_path):
-    StoreAgainstDict.folder = tmp_path
+@pytest.mark.parametrize(("suffix", "examples", "steps"), [("", 10, 20), (".lance", 6, 15)])
+def test_any_sequence_of_changes_matches_a_dictionary(tmp_path, suffix, examples, steps):
+    StoreAgainstDict.folder, StoreAgainstDict.suffix = tmp_path, suffix
     run_state_machine_as_test(
-        StoreAgainstDict, settings=settings(max_examples=10, stateful_step_count=20, deadline=None)
+        StoreAgainstDict, settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None)
     )
     assert list(tmp_path.iterdir())

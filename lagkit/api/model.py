@@ -19,7 +19,7 @@ from lagkit.model import Generation
 from lagkit.policy import Policy
 from lagkit.progress import say
 from lagkit.prompts import Prompt
-from lagkit.store import LogStore
+from lagkit.store import Store
 from lagkit.types import Usage
 
 
@@ -72,7 +72,7 @@ class APIModel:
         """The price of all requests so far, in the currency of the settings' prices."""
         return self.requests.cost(self.spent)
 
-    def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: LogStore | None = None) -> ChatAugmenter:
+    def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> ChatAugmenter:
         """Builds this model's chats."""
         return ChatAugmenter(self, prompt, policy, store)
 

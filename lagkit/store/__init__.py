@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import io
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from numpy.typing import ArrayLike
 
 from lagkit.codec import Codec
 from lagkit.errors import StoreError, StoreLocked
 from lagkit.kv import KVBlock
 from lagkit.store import codes, database, header, upkeep
 from lagkit.store.archive import Archive
-from lagkit.store.embeddings import unit_rows
-from lagkit.store.files import BlockRow, block_name, dtype_name, file_size
+from lagkit.store.base import Store
+from lagkit.store.batch import Batch, LogRow, Packed
+from lagkit.store.files import BlockRow, block_name, file_size
 from lagkit.store.header import Header
 from lagkit.store.reading import StoredLogs
-from lagkit.types import Trace
 
-__all__ = ["LogStore"]
+__all__ = ["LogStore", "Store"]
 
 LOCK = "write.lock"
 # add_many commits once so many seconds have passed: the most work that a kill can cost, shared by one sync.
@@ -43,7 +40,7 @@ class LogStore(StoredLogs):
         """Use `create`, `open` or `open_or_create`."""
         super().__init__(folder, head, write=lock is not None)
         self._lock = lock
-        self._busy = self._closed = self._counted = False
+        self._closed = self._counted = False
         # Files that may have no row: written and not yet committed, or just deleted.
         self._loose: set[str] = set()
 
@@ -58,11 +55,6 @@ class LogStore(StoredLogs):
         dtype: str,
         codec: Codec = "none",
     ) -> LogStore:
-        """A new store, open for writing. `model` is a fingerprint that JSON can hold, `dim` the embeddings' dimension.
-
-        codec: what files hold of a block; `int8` halves a bfloat16 block (`lagkit.codec`). Raises StoreError where a
-        store, or anything else, is already.
-        """
         folder, head = Path(path), Header.new(model, embedder, dim, dtype, codec)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -97,8 +89,7 @@ class LogStore(StoredLogs):
     ) -> LogStore:
         """An existing store, by default for reading only, whatever its size in the same time.
 
-        Raises StoreMismatch, naming both sides, if it was built with another `model`, `embedder` or `codec` than given,
-        StoreLocked if another writer has it, and StoreError where there is no store or one of a newer format.
+        Raises as `Store.open`, and StoreLocked if another writer has it.
         """
         folder, head = Path(path), Header.read(Path(path))
         head.check(folder, model=model, embedder=embedder, codec=codec)
@@ -115,7 +106,6 @@ class LogStore(StoredLogs):
         dtype: str,
         codec: Codec = "none",
     ) -> LogStore:
-        """The store at `path` for writing, made if there is none; raises what `open` and `create` raise."""
         folder = Path(path)
         if not (folder / header.NAME).exists():
             return cls.create(folder, model=model, embedder=embedder, dim=dim, dtype=dtype, codec=codec)
@@ -152,63 +142,37 @@ class LogStore(StoredLogs):
         finally:
             self._release()
 
-    def _release(self) -> None:
-        self._closed = True
-        self._db.close()
-        if self._lock is not None:
-            self._lock.release()
-
-    def __enter__(self) -> LogStore:
-        return self
-
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         if failure is None:
             self.close()
         else:  # at once: who interrupts does not want to wait
             self._release()
 
-    def add(self, trace: Trace, embedding: ArrayLike, blocks: Mapping[str, KVBlock] | None = None) -> str:
-        """Store a trace, the embedding of its key (float32 [dim], length 1) and its KV blocks; returns the log's id.
+    def _release(self) -> None:
+        self._closed = True
+        self._db.close()
+        if self._lock is not None:
+            self._lock.release()
 
-        A trace that is there already stays as it is and gets the blocks it lacks. Raises StoreError, with nothing
-        changed, for a wrong embedding, a block of another dtype or with numbers that the codec cannot hold, a full
-        disk or a store open for reading.
-        """
-        return self.add_many([(trace, embedding, blocks or {})])[0]
+    def _batch(self) -> Batch:
+        return Batch(self._commit, COMMIT_EVERY)
 
-    def add_many(self, logs: Iterable[tuple[Trace, ArrayLike, Mapping[str, KVBlock]]]) -> list[str]:
-        """`add` for each (trace, embedding, blocks) of an iterable; returns all ids.
+    def _put(self, batch: Batch, rows: list[LogRow], log: str, blocks: Mapping[str, KVBlock]) -> None:
+        batch.put(rows, self._write_blocks(log, blocks))
 
-        When one fails, or the iterable does, the logs before it are kept. The iterable may read the store, not
-        change it.
-        """
-        ids: list[str] = []
-        with self._writing():
-            rows: list[tuple[str, bytes, str]] = []
-            blocks: list[tuple[str, BlockRow]] = []
-            due = time.monotonic() + COMMIT_EVERY
-            try:
-                for trace, embedding, kv in logs:
-                    row = self._row(trace, embedding)
-                    blocks += self._write_blocks(row[0], kv)
-                    rows.append(row)
-                    ids.append(row[0])
-                    if time.monotonic() > due:
-                        self._commit(rows, blocks)
-                        rows, blocks, due = [], [], time.monotonic() + COMMIT_EVERY
-            finally:
-                self._commit(rows, blocks)
-        return ids
-
-    def put_block(self, log: str, key: str, block: KVBlock) -> None:
-        """Add a KV block to a log that is there; one that is there already, and sound, stays. Raises as `add`."""
-        with self._writing():
-            if log not in self:
-                raise StoreError(f"There is no log {log!r} in the store at {self.path}: add its trace first.")
-            self._commit([], self._write_blocks(log, {key: block}))
+    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
+        with self._writing(), self._batch() as batch:
+            for log, content in logs:
+                lacking = [block for block in log.blocks if self.find(log.id, block.key) is None]
+                for block in lacking:
+                    what = f"Block {block.key!r} of log {log.id}"
+                    sha256, _ = self._files.adopt(io.BytesIO(content(block)), block.bytes, what)
+                    self._loose.add(sha256)
+                    if sha256 != block.sha256:
+                        raise StoreError(f"{what} is not what its row says: verify() the store that it comes from.")
+                batch.put([(log.id, log.embedding, log.trace)], [(log.id, block) for block in lacking])
 
     def delete(self, logs: Iterable[str]) -> None:
-        """Remove logs with their blocks; raises StoreError, with nothing changed, if one of them is not there."""
         with self._writing():
             logs = [logs] if isinstance(logs, str) else list(dict.fromkeys(logs))
             for log in logs:
@@ -220,14 +184,7 @@ class LogStore(StoredLogs):
                 connection.executemany("DELETE FROM logs WHERE id = ?", [(log,) for log in logs])
 
     def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
-        """Remove blocks whose file is missing or damaged, damaged rows, damaged codes and files that no log names.
-
-        Returns what went, with bytes. A log whose trace or embedding is damaged goes as a whole, one whose block is
-        damaged keeps both. With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or no log
-        is left. All files are read. Raises StoreError for a negative `max_bytes`.
-        """
-        if max_bytes is not None and max_bytes < 0:
-            raise StoreError(f"A store cannot be pruned to {max_bytes} bytes; give 0 or more.")
+        upkeep.check_bound(max_bytes)
         with self._writing():
             rows = list(upkeep.row_problems(self._db, self.dim))
             upkeep.delete_damaged_rows(self._db)
@@ -249,15 +206,12 @@ class LogStore(StoredLogs):
         return pd.DataFrame(gone, columns=[*upkeep.Problem._fields, "bytes"])
 
     def evict(self, max_bytes: int) -> list[str]:
-        """Remove the oldest logs until blocks, database and codes take at most `max_bytes`; returns their ids.
+        """See `Store.evict`. What is counted are blocks, database and codes.
 
-        A cap to hold after every addition: unlike `prune` it reads no block, and only the first call lists the files
-        (and removes those that no log names). A cap that is too small for a single log leaves none. Beside what counts
-        here a store has the database's write-ahead log and free pages, up to `database.SLACK` bytes each. Raises
-        StoreError for a negative `max_bytes`.
+        Beside these a store has the database's write-ahead log and free pages, up to `database.SLACK` bytes each. Only
+        the first call lists the files, and removes those that no log names.
         """
-        if max_bytes < 0:
-            raise StoreError(f"A store cannot be capped at {max_bytes} bytes; give 0 or more.")
+        upkeep.check_bound(max_bytes, "capped at")
         with self._writing():
             if not self._counted:
                 for orphan in upkeep.orphans(self._db, self._files):
@@ -271,14 +225,8 @@ class LogStore(StoredLogs):
         return [old.log for old in gone]
 
     def import_archive(self, path: str | Path) -> list[str]:
-        """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.
-
-        The file is checked throughout first: raises StoreError for one that is damaged or something else, and
-        StoreMismatch for one of another model, embedder, dimension, dtype or codec, with nothing changed.
-        """
         with self._writing(), Archive(Path(path)) as archive:
-            own = {name: getattr(self, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
-            archive.header.check(path, **own)
+            archive.header.check(path, **self.identity)
             rows = [self._row(trace, vector) for trace, vector in zip(archive.traces, archive.embeddings, strict=True)]
             new = [
                 (id, block)
@@ -292,41 +240,21 @@ class LogStore(StoredLogs):
             self._commit(rows, new)
         return [id for id, _, _ in rows]
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Around every change: refuse it where it may not be, and afterwards leave no file without a row."""
-        if not self.writable:
-            raise StoreError(f"The log store at {self.path} is open for reading only: open it with write=True.")
-        if self._busy:
-            raise StoreError(
-                f"The log store at {self.path} is adding logs: change it after that, not from what it reads."
-            )
-        self._busy = True
-        try:
-            yield
-        finally:
-            loose, self._loose, self._busy = self._loose, set(), False
-            for sha256 in loose:
-                if not self._db.read("SELECT 1 FROM blocks WHERE sha256 = ?", sha256):
-                    self._files.remove(block_name(sha256))
-
-    def _row(self, trace: Trace, embedding: ArrayLike) -> tuple[str, bytes, str]:
-        """A log as the database holds it: id, embedding, trace."""
-        vector = unit_rows([embedding], self.dim, f"The embedding of log {trace.id}")
-        return trace.id, vector.astype("<f4").tobytes(), json.dumps(trace.to_dict())
+    def _tidy(self) -> None:
+        """Leave no file without a row."""
+        loose, self._loose = self._loose, set()
+        for sha256 in loose:
+            if not self._db.read("SELECT 1 FROM blocks WHERE sha256 = ?", sha256):
+                self._files.remove(block_name(sha256))
 
     def _write_blocks(self, log: str, blocks: Mapping[str, KVBlock]) -> list[tuple[str, BlockRow]]:
         """Put the blocks that a log lacks on disk; their rows are for `_commit`."""
         rows = []
         for key, block in blocks.items():
-            if dtype_name(block) != self.dtype:
-                raise StoreError(
-                    f"Block {key!r} of log {log} is {dtype_name(block)}, the store at {self.path} holds {self.dtype}: "
-                    "convert it with KVBlock.to."
-                )
+            what = self._checked(log, key, block)
             if self._is_sound(log, key):
                 continue
-            sha256, nbytes = self._files.save(block, f"Block {key!r} of log {log}")
+            sha256, nbytes = self._files.save(block, what)
             self._loose.add(sha256)
             rows.append((log, BlockRow(key, len(block), nbytes, sha256)))
         return rows

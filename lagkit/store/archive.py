@@ -17,7 +17,7 @@ import json
 import re
 import tarfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,12 +27,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lagkit.errors import DamagedBlock, StoreError
-from lagkit.store.database import Database
+from lagkit.kv import KVBlock
+from lagkit.store.batch import Packed
 from lagkit.store.embeddings import unit_rows
 from lagkit.store.files import BlockFiles, BlockRow, block_name, dtype_name
 from lagkit.store.header import NAME as HEADER
 from lagkit.store.header import Header, publish
-from lagkit.store.upkeep import row_problems
 from lagkit.types import MALFORMED, Trace
 
 LOGS, EMBEDDINGS, CHECKSUMS = "logs.jsonl", "embeddings.safetensors", "checksums.json"
@@ -49,14 +49,17 @@ _MALFORMED = (
 )
 
 
-def write_archive(path: Path, header: Header, db: Database, files: BlockFiles) -> None:
-    """Write all logs to `path`, whole or not at all; raises StoreError if it exists and DamagedBlock if a block is."""
+def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> None:
+    """Write all logs to `path`, whole or not at all; `logs` and `content` as a store gives them, and their errors.
+
+    Raises StoreError if the file exists or cannot be written.
+    """
     if path.exists():
         raise StoreError(f"{path} exists already: remove it, or export under another name.")
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
     try:
-        with tarfile.open(aside, "w") as tar, db.snapshot():
-            _fill(tar, header, db, files)
+        with tarfile.open(aside, "w") as tar:
+            _fill(tar, header, logs, content)
         publish(aside, path)
     except OSError as error:
         raise StoreError(f"The archive {path} could not be written ({error}).") from error
@@ -64,41 +67,34 @@ def write_archive(path: Path, header: Header, db: Database, files: BlockFiles) -
         aside.unlink(missing_ok=True)
 
 
-def _fill(tar: tarfile.TarFile, header: Header, db: Database, files: BlockFiles) -> None:
-    for problem in row_problems(db, header.dim):
-        raise StoreError(f"Log {problem.log} cannot be exported: {problem.problem}. prune() removes what is damaged.")
-    logs, vectors, sizes = [], [], {}
-    for seq, id, embedding, trace in db.read(
-        "SELECT seq, id, embedding, json FROM logs JOIN traces USING (seq) ORDER BY seq"
-    ):
-        query = "SELECT key, tokens, bytes, sha256 FROM blocks WHERE seq = ? ORDER BY key"
-        blocks = [BlockRow(*row) for row in db.read(query, seq)]
-        sizes |= {block.sha256: block.bytes for block in blocks}
-        logs.append(json.dumps({"id": id, "trace": json.loads(trace), "blocks": [b._asdict() for b in blocks]}))
-        vectors.append(np.frombuffer(embedding, dtype="<f4"))
+def _fill(tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> None:
+    lines, vectors, found = [], [], {}
+    for log in logs:
+        found |= {block.sha256: block for block in log.blocks}
+        blocks = [block._asdict() for block in log.blocks]
+        lines.append(json.dumps({"id": log.id, "trace": json.loads(log.trace), "blocks": blocks}))
+        vectors.append(np.frombuffer(log.embedding, dtype="<f4"))
     matrix = np.stack(vectors) if vectors else np.zeros((0, header.dim), np.float32)
     parts = {
         HEADER: header.to_json(),
-        LOGS: "".join(f"{line}\n" for line in logs).encode(),
+        LOGS: "".join(f"{line}\n" for line in lines).encode(),
         EMBEDDINGS: save({"embeddings": matrix}),
     }
     parts[CHECKSUMS] = json.dumps({name: _sha256(part) for name, part in parts.items()}).encode()
     for name, part in parts.items():
         _put(tar, name, part)
-    for sha256, nbytes in sizes.items():
-        files.check(sha256, nbytes)
-        with open(files.path(sha256), "rb") as file:
-            _put(tar, block_name(sha256), file, nbytes)
+    for sha256, block in found.items():
+        _put(tar, block_name(sha256), content(block))
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _put(tar: tarfile.TarFile, name: str, content: bytes | BinaryIO, size: int | None = None) -> None:
+def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
-    member.size = len(content) if size is None else size
-    tar.addfile(member, io.BytesIO(content) if isinstance(content, bytes) else content)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
 class Archive:
@@ -140,8 +136,17 @@ class Archive:
         """Copy a block's file into a store; raises StoreError if it is not the block that the archive promises."""
         with self._open(block_name(block.sha256)) as source:
             files.adopt(source, block.bytes, f"Block {block.sha256} of {self.path}")
+        self.check(block, lambda: files.load(block.sha256, block.bytes))
+
+    def content(self, block: BlockRow) -> bytes:
+        """The bytes of a block's file."""
+        with self._open(block_name(block.sha256)) as source:
+            return source.read()
+
+    def check(self, block: BlockRow, load: Callable[[], KVBlock]) -> None:
+        """Raises StoreError if what `load` gives is not the block that the archive promises."""
         try:
-            found = files.load(block.sha256, block.bytes)
+            found = load()
         except DamagedBlock as error:
             raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is no KV block.") from error
         if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):

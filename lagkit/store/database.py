@@ -214,7 +214,7 @@ class Database:
         return self._connection
 
 
-def _crc32(*values: str | bytes | None) -> int:
+def crc32(*values: str | bytes | None) -> int:
     """Of the types and contents of a row's columns, in turn: CRC-32 finds every flipped bit."""
     crc = 0
     for value in values:
@@ -225,7 +225,7 @@ def _crc32(*values: str | bytes | None) -> int:
 
 def _connect(target: Path | str, **how: Any) -> sqlite3.Connection:
     connection = sqlite3.connect(target, **how, **_HOW)
-    connection.create_function("crc32", -1, _crc32, deterministic=True)
+    connection.create_function("crc32", -1, crc32, deterministic=True)
     return connection
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,28 @@ _ROWS = f"SELECT seq, id, {SOUND_EMBEDDING} FROM logs WHERE"
 Seqs = NDArray[np.int64]
 Matrix = NDArray[np.float32]
 Row = tuple[int, str, bytes | None]
+
+
+class Rows(Protocol):
+    """Where embeddings, of `dim` numbers each, come from. Logs have numbers that rise; none is given twice."""
+
+    folder: Any
+    dim: int
+
+    def all(self) -> Matrix:
+        """Those of all logs, oldest first; raises StoreError if one is damaged, as `after` does."""
+
+    def after(self, seq: int) -> Iterator[tuple[Sequence[int], Sequence[str], Matrix]]:
+        """Numbers, ids and embeddings of the logs with higher numbers, a few thousand at a time."""
+
+    def deletions(self) -> int:
+        """How many logs were ever deleted, or another number that grows with them."""
+
+    def deleted(self, since: int, deletions: int) -> list[str] | None:
+        """The ids of the logs that were deleted between two such numbers; None if that is not known."""
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """What is asked inside is of one moment."""
 
 
 class Embeddings:
@@ -80,12 +102,7 @@ class Embeddings:
 
     def matrix(self, blobs: Iterable[bytes | None]) -> Matrix:
         """Embeddings [n, dim]; raises StoreError if one is damaged."""
-        whole = list(blobs)
-        if any(blob is None or len(blob) != 4 * self.dim for blob in whole):
-            raise StoreError(
-                f"{self.folder} holds damaged embeddings: verify() names their logs, prune() removes them."
-            )
-        return np.frombuffer(b"".join(whole), dtype="<f4").reshape(-1, self.dim)
+        return matrix(blobs, self.dim, self.folder)
 
     def _those(self, query: str, values: list[Any]) -> list[tuple]:
         found = []
@@ -93,6 +110,14 @@ class Embeddings:
             part = values[start : start + PAGE]
             found += self._db.read(f"{query} IN ({', '.join('?' * len(part))})", *part)
         return found
+
+
+def matrix(blobs: Iterable[bytes | None], dim: int, where: Any) -> Matrix:
+    """Embeddings [n, dim] from little-endian float32; raises StoreError, naming `where`, if one is damaged (None)."""
+    whole = list(blobs)
+    if any(blob is None or len(blob) != 4 * dim for blob in whole):
+        raise StoreError(f"{where} holds damaged embeddings: verify() names their logs, prune() removes them.")
+    return np.frombuffer(b"".join(whole), dtype="<f4").reshape(-1, dim)
 
 
 def unit_rows(vectors: Any, dim: int, what: str) -> Matrix:

@@ -131,6 +131,14 @@ class BlockFiles:
                 "damaged, prune() removes it, and then the block can be added again."
             )
 
+    def content(self, sha256: str, nbytes: int) -> bytes:
+        """The bytes of a file; raises as `check`."""
+        self.check(sha256, nbytes)
+        try:
+            return self.path(sha256).read_bytes()
+        except OSError as error:
+            raise DamagedBlock(f"The KV block {self.path(sha256)} vanished while it was read ({error}).") from error
+
     def flaw(self, sha256: str, nbytes: int) -> str | None:
         """What is wrong with a file, in a few words, or None; raises StoreError if it may not be looked at."""
         path = self.path(sha256)

@@ -88,6 +88,11 @@ class Header:
             raise StoreError(f"The log store at {folder} cannot be read ({error}).") from error
         return cls.parse(text, str(folder / NAME))
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Whose logs these are, as a store's `create` takes it."""
+        return {name: getattr(self, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
+
     def to_json(self) -> bytes:
         """The bytes of `store.json`."""
         head = asdict(self)

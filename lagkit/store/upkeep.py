@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from lagkit.errors import StoreError
 from lagkit.store import codes
 from lagkit.store.database import NAME as DATABASE
 from lagkit.store.database import SOUND_BLOCK, SOUND_JSON, SOUND_LOG, SOUND_TRACE, Database
@@ -65,7 +66,7 @@ def row_problems(db: Database, dim: int) -> Iterator[Problem]:
         if not sound or length != 4 * dim:
             yield Problem(DATABASE, log, f"its embedding is damaged ({length} bytes)")
         rows = db.read(f"SELECT {SOUND_JSON} FROM traces WHERE seq = ?", seq)
-        if flaw := _flaw_of_trace(log, rows[0][0]) if rows else "is missing":
+        if flaw := flaw_of_trace(log, rows[0][0]) if rows else "is missing":
             yield Problem(DATABASE, log, f"its trace {flaw}")
     blocks = (
         f"SELECT CAST(id AS BLOB), CAST(key AS BLOB) FROM blocks LEFT JOIN logs USING (seq) WHERE NOT {SOUND_BLOCK}"
@@ -74,7 +75,7 @@ def row_problems(db: Database, dim: int) -> Iterator[Problem]:
         yield Problem(DATABASE, _shown(name), f"its row of block {_shown(key)!r} is damaged")
 
 
-def _flaw_of_trace(log: str, text: str | None) -> str | None:
+def flaw_of_trace(log: str, text: str | None) -> str | None:
     if text is None:
         return "is damaged"
     try:
@@ -121,3 +122,9 @@ def delete_oldest(db: Database, excess: int) -> list[Evicted]:
             excess -= freed
             gone.append(Evicted(log, freed, {sha256 for sha256, _, _ in named}))
     return gone
+
+
+def check_bound(max_bytes: int | None, what: str = "pruned to") -> None:
+    """Raises StoreError for a size that no store can be `what`."""
+    if max_bytes is not None and max_bytes < 0:
+        raise StoreError(f"A store cannot be {what} {max_bytes} bytes; give 0 or more.")

@@ -10,8 +10,7 @@ from lagkit.errors import EmptyStore, StoreError
 from lagkit.index import VectorIndex, Vectors
 from lagkit.progress import say
 from lagkit.store.coded import CodedLogs
-from lagkit.store.database import Database
-from lagkit.store.embeddings import Embeddings, unit_rows
+from lagkit.store.embeddings import Rows, unit_rows
 from lagkit.types import Hit
 
 # With fewer logs a search is exact. Measured by benchmarks/search_store.py: codes answer a single query sooner from
@@ -20,25 +19,24 @@ CODED_FROM = 30_000
 
 
 class LogVectors:
-    """Follows the database, whoever changed it: this object, another one, another process."""
+    """Follows a store's embeddings, whoever changed them: this object, another one, another process."""
 
-    def __init__(self, db: Database, dim: int, embedder: str, write: bool) -> None:
-        self.dim = dim
-        self._rows = Embeddings(db, dim)
+    def __init__(self, rows: Rows, *, codable: bool = False, write: bool = False) -> None:
+        """codable: whether large stores may be searched by codes, which `rows` that are `Embeddings` allow for."""
+        self.dim = rows.dim
+        self._rows = rows
         self._write = write
-        # Codes are of two numbers each; of hashed words they miss too much, 6% of the three nearest of 33,000 sentences
-        # (benchmarks/search_words.py).
-        self._codable = dim % 2 == 0 and not embedder.startswith("hash-")
+        self._codable = codable and rows.dim % 2 == 0  # codes are of two numbers each
         self._turn = threading.Lock()  # no thread adds to an index while another searches it
         self._index: VectorIndex | None = None
         self._coded: CodedLogs | None = None
-        self._deletions = self._last = 0
+        self._deletions = self._last = -1
         self._large, self._counted_at = False, -1
 
     def search(
         self, vectors: Any, k: int, offset: int, exclude: Collection[str], exact: bool = False
     ) -> list[list[Hit]]:
-        """See `LogStore.search`."""
+        """See `Store.search`."""
         rows = unit_rows(vectors, self.dim, "A query")
         if k < 1 or offset < 0:
             raise StoreError(f"A search needs k >= 1 and offset >= 0; k={k} and offset={offset} were given.")
@@ -53,7 +51,7 @@ class LogVectors:
             return index.search(rows, k, offset, exclude)
 
     def all(self) -> Vectors:
-        """See `LogStore.embeddings`."""
+        """See `Store.embeddings`."""
         return self._rows.all()
 
     def settle(self) -> None:
@@ -86,7 +84,7 @@ class LogVectors:
             deletions = self._rows.deletions()
             gone = self._rows.deleted(self._deletions, deletions) if self._index is not None else None
             if gone is None:
-                self._index, self._last = VectorIndex(self.dim), 0
+                self._index, self._last = VectorIndex(self.dim), -1
             else:
                 self._index.remove(gone)
             self._deletions = deletions

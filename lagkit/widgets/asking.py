@@ -17,7 +17,7 @@ from lagkit.model import LM, Context
 from lagkit.policy import get_policy
 from lagkit.prompts import Prompt, split_chat
 from lagkit.retrieve import PassageIndex
-from lagkit.store import LogStore
+from lagkit.store import Store
 from lagkit.types import Question, Trace
 from lagkit.variant import Variant
 
@@ -25,14 +25,14 @@ _REST = "instructions and chat marks"
 
 
 def ask(
-    lm: LM, store: LogStore, question: Question | str, variants: Sequence[str], *, prompt: Prompt, **settings: Any
+    lm: LM, store: Store, question: Question | str, variants: Sequence[str], *, prompt: Prompt, **settings: Any
 ) -> dict[str, Trace]:
     """The traces of one question under each variant; see `follow`."""
     return dict(follow(lm, store, question, variants, prompt=prompt, **settings))
 
 
 def follow(
-    lm: LM, store: LogStore, question: Question | str, variants: Sequence[str], *, prompt: Prompt, **settings: Any
+    lm: LM, store: Store, question: Question | str, variants: Sequence[str], *, prompt: Prompt, **settings: Any
 ) -> Iterator[tuple[str, Trace]]:
     """Yield variant and trace after every round; whoever stops asking stops the work.
 
@@ -84,7 +84,7 @@ def answers_table(traces: Mapping[str, Trace]) -> pd.DataFrame:
 
 def attention_table(
     lm: LM,
-    store: LogStore,
+    store: Store,
     trace: Trace,
     *,
     prompt: Prompt,

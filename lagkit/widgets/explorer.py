@@ -12,7 +12,7 @@ import pandas as pd
 from lagkit.encode import Encoder
 from lagkit.policy import POLICIES
 from lagkit.retrieve import Embedder, load_embedder
-from lagkit.store import LogStore
+from lagkit.store import Store
 from lagkit.widgets.logs import delete_log, logs_table, project, search_table, similarity_map
 from lagkit.widgets.pages import kept_html, log_names, trace_html
 from lagkit.widgets.parts import Panel, show_figure
@@ -32,7 +32,7 @@ class LogExplorer(Panel):
 
     def __init__(
         self,
-        store: LogStore,
+        store: Store,
         *,
         embedder: Embedder | None = None,
         encoder: Encoder | None = None,

@@ -10,8 +10,7 @@ from sklearn.manifold import TSNE
 from lagkit.index import Vectors
 from lagkit.plots.explore import log_map
 from lagkit.retrieve import Embedder
-from lagkit.store import LogStore
-from lagkit.store.reading import StoredLogs
+from lagkit.store import Store
 
 JUDGED = {True: "right", False: "wrong", None: "not judged"}
 # Neighbourhoods of more logs take t-SNE too long to draw while somebody waits.
@@ -19,7 +18,7 @@ _MANY = 3000
 _FEW = 5
 
 
-def logs_table(store: StoredLogs) -> pd.DataFrame:
+def logs_table(store: Store) -> pd.DataFrame:
     """One row per log, oldest first, named by its id.
 
     Columns: `question`, `answer` (empty if none was given), `right` ("right", "wrong" or "not judged"), `rounds`, and
@@ -40,7 +39,7 @@ def logs_table(store: StoredLogs) -> pd.DataFrame:
 
 
 def search_table(
-    store: StoredLogs,
+    store: Store,
     embedder: Embedder,
     query: str = "",
     *,
@@ -67,7 +66,7 @@ def search_table(
     return table if k is None else table.head(k)
 
 
-def delete_log(store: LogStore, log: str) -> None:
+def delete_log(store: Store, log: str) -> None:
     """Delete a log and its blocks, through `store` or, if it is open for reading, as a writer of the moment.
 
     Raises StoreLocked while another process writes, and StoreError for an unknown log; then nothing is deleted.
@@ -75,7 +74,7 @@ def delete_log(store: LogStore, log: str) -> None:
     if store.writable:
         store.delete([log])
         return
-    with LogStore.open(store.path, model=store.model, embedder=store.embedder, write=True) as writer:
+    with type(store).open(store.path, model=store.model, embedder=store.embedder, write=True) as writer:
         writer.delete([log])
 
 
@@ -95,7 +94,7 @@ def project(vectors: Vectors) -> tuple[Vectors, str]:
 
 
 def similarity_map(
-    store: StoredLogs, marked: list[str] | None = None, places: tuple[Vectors, str] | None = None
+    store: Store, marked: list[str] | None = None, places: tuple[Vectors, str] | None = None
 ) -> go.Figure:
     """All logs, near to those that are similar; `marked` ones with a ring.
 

@@ -8,7 +8,7 @@ from html import escape
 
 from lagkit.encode import SEPARATOR, Encoder, kept_text
 from lagkit.policy import get_policy
-from lagkit.store.reading import StoredLogs
+from lagkit.store import Store
 from lagkit.types import Hit, Round, Trace
 
 _TAGS = re.compile(r"(&lt;(ans|keywords|subquestion)&gt;.*?&lt;/\2&gt;)", re.DOTALL)
@@ -72,7 +72,7 @@ def answers_html(traces: Mapping[str, Trace], names: Mapping[str, str]) -> str:
     return f"<div style='{_PAGE};display:flex;flex-wrap:wrap;gap:20px'>{columns}</div>"
 
 
-def log_names(store: StoredLogs, traces: Iterable[Trace]) -> dict[str, str]:
+def log_names(store: Store, traces: Iterable[Trace]) -> dict[str, str]:
     """The questions of the logs that traces retrieved, by id; a log that was deleted since is left out."""
     ids = {hit.id for trace in traces for r in trace.rounds for hit in r.logs}
     return {log: store.get(log).question for log in sorted(ids) if log in store}

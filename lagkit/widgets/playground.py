@@ -14,7 +14,7 @@ from lagkit.plots.explore import attention_bars
 from lagkit.policy import POLICIES
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex
-from lagkit.store import LogStore
+from lagkit.store import Store
 from lagkit.types import Question, Trace
 from lagkit.widgets.asking import attention_table, follow
 from lagkit.widgets.pages import answers_html, log_names
@@ -34,7 +34,7 @@ class Playground(Panel):
     def __init__(
         self,
         lm: LM,
-        store: LogStore,
+        store: Store,
         *,
         prompt: Prompt,
         embedder: Embedder,
