@@ -9,7 +9,7 @@ PROFILE ?= demo
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo nightly sanity test test-all bench study support codec faults results gallery lint format clean
+.PHONY: help install demo nightly sanity test test-all bench study support codec faults results gallery lint audit format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -73,6 +73,9 @@ lint: $(STAMP)  ## what the pre-commit hooks check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
+
+audit: $(STAMP)  ## look the pinned versions up among known vulnerabilities
+	$(BIN)/python .ci/audit.py
 
 format: $(STAMP)  ## tidy the code and strip the notebooks' outputs
 	$(BIN)/ruff check --fix .

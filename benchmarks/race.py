@@ -37,9 +37,11 @@ Result = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> None:
     """Race, show a table and write JSON; or, as one of the processes of a race, measure one side."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description=__doc__)
-    parser.add_argument("--out", type=Path, help="the JSON file; workloads that it has stay unless they are raced anew")
+    parser.add_argument("--out", type=Path, help="the JSON file; what else it has stays")
     parser.add_argument("--data", type=Path, help="a folder of multiple-choice questions, for long answers")
-    parser.add_argument("--workload", action="append", choices=WORKLOADS, help="by default all that have their data")
+    parser.add_argument(
+        "--workload", action="append", choices=WORKLOADS, help="by default all that have what they need"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of logs, instead of each workload's own")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--side", nargs=3, metavar=("SIDE", "FOLDER", "LOGS"), help=argparse.SUPPRESS)
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         side, folder, logs = args.side
         print(json.dumps(measure(side, Path(folder), int(logs))))
         return
-    chosen = args.workload or [name for name, work in WORKLOADS.items() if args.data or not work.own_folder]
+    chosen = args.workload or [name for name, work in WORKLOADS.items() if work.can_run(args.data)]
     results = json.loads(args.out.read_text())["workloads"] if args.out and args.out.exists() else {}
     for name in chosen:
         results[name] = race(name, args.data, args.sizes, args.repeats)

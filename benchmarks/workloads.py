@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from benchmarks.authors import dump
+from benchmarks.shapes import LLAMA_8B, random_model
 from lagkit.config import RunConfig
 from lagkit.encode import Encoder
 from lagkit.experiment import Experiment
 from lagkit.kv import KVBlock
+from lagkit.model import LM
 from lagkit.policy import Policy, get_policy
 from lagkit.progress import progress
 from lagkit.store import LogStore
@@ -28,7 +32,8 @@ SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 class Workload:
     """A tier and settings of a run; `logs` are built by the model, `questions` asked, `warm` of them before the clock.
 
-    sizes: numbers of logs in the stores raced on. own_folder: whether the data have to be given.
+    sizes: numbers of logs in the stores raced on. needs: what has to be there, `data` or a `gpu`.
+    model: makes the language model, where it is not the tier's.
     """
 
     tier: str
@@ -37,7 +42,12 @@ class Workload:
     questions: int
     sizes: tuple[int, ...]
     warm: int = 2
-    own_folder: bool = False
+    needs: Literal["data", "gpu"] | None = None
+    model: Callable[[], LM] | None = None
+
+    def can_run(self, data: Path | None) -> bool:
+        """Whether what it needs is there."""
+        return {None: True, "data": data is not None, "gpu": torch.cuda.is_available()}[self.needs]
 
 
 WORKLOADS = {
@@ -47,17 +57,29 @@ WORKLOADS = {
         "smollm2", {"data": SAMPLE, "dataset": "sample", "max_rounds": 3, "max_new_tokens": 64}, 10, 30, (10,)
     ),
     "long answers": Workload(
-        "smollm2", {"wording": "plain", "max_rounds": 2, "max_new_tokens": 256}, 10, 32, (10, 100), own_folder=True
+        "smollm2", {"wording": "plain", "max_rounds": 2, "max_new_tokens": 256}, 10, 32, (10, 100), needs="data"
+    ),
+    # Random weights never end a response: each has as many tokens as it may.
+    "llama shape": Workload(
+        "paper",
+        {
+            **{"data": SAMPLE, "dataset": "sample", "wording": "plain", "embedder": "hash-2048"},
+            **{"max_rounds": 2, "max_new_tokens": 128},
+        },
+        *(10, 24, (10, 100, 1_000)),
+        needs="gpu",
+        model=partial(random_model, LLAMA_8B),
     ),
 }
 
 
 def experiment(workload: Workload, folder: Path, data: Path | None = None) -> Experiment:
     """The run that questions and logs come from."""
-    given = {"data": data} if workload.own_folder else {}
+    given = {"data": data} if workload.needs == "data" else {}
     asked = {"log_questions": workload.logs, "unseen_questions": None, "splits": ("unseen",)}
     sample = {**workload.settings, **given, **asked, "policies": ("no_logs", POLICY)}
-    return Experiment(RunConfig.of(workload.tier, out=folder / "run", **sample))
+    lm = workload.model() if workload.model else None
+    return Experiment(RunConfig.of(workload.tier, out=folder / "run", **sample), lm=lm)
 
 
 def questions(run: Experiment, workload: Workload) -> tuple[list[Question], list[Question]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, PositiveInt
 
 from lagkit.actions import CLOSE_ANSWER, OPEN_ANSWER, STOP_STRINGS, Action, answer_span, before_action, parse
@@ -18,6 +19,7 @@ from lagkit.model import Generation
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex
+from lagkit.secrets import scrub
 from lagkit.store import LogStore
 from lagkit.types import Hit, Question, Round, TaskKind, Trace, Usage
 
@@ -193,31 +195,46 @@ class Agent:
         return self._trace(run, action=parse(response, self.prompt.kind))
 
     def _retrieve(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
-        """Search passages and logs for every question; one whose query cannot be searched for fails alone."""
-        vectors = self.embedder.queries([run.query for run in active])
-        for run, vector in zip(active, vectors, strict=True):
-            try:
-                run.new = self._search(run, vector)
-            except LagkitError as error:
-                ended[id(run)] = self._trace(run, error=error)
+        """Search passages and logs for every question; one whose query cannot be searched for fails alone.
 
-    def _search(self, run: _Run, vector: Vectors) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
-        """New passages and new logs; a query that was asked before brings the next best ones."""
-        before = run.asked[run.query]
-        run.asked[run.query] += 1
-        passages, logs = self._passages(vector, before), self._logs(run.question, vector, before)
-        return _new(passages, run.passages), _new(logs, run.logs)
+        A query that was asked before brings the next best ones. Questions for which the same is asked of an index are
+        searched for at once.
+        """
+        alike: dict[tuple[int, frozenset[str]], list[tuple[_Run, Vectors]]] = defaultdict(list)
+        for run, vector in zip(active, self.embedder.queries([run.query for run in active]), strict=True):
+            before = run.asked[run.query]
+            run.asked[run.query] += 1
+            alike[before, frozenset(self.exclude.get(run.question.id, ()))].append((run, vector))
+        for (before, barred), some in alike.items():
+            self._search(some, before, barred, ended)
 
-    def _passages(self, vector: Vectors, before: int) -> list[Hit]:
+    def _search(
+        self, some: Sequence[tuple[_Run, Vectors]], before: int, barred: frozenset[str], ended: dict[int, Trace]
+    ) -> None:
+        """New passages and new logs of some questions; when that fails, one by one, so that only the culprit fails."""
+        vectors = np.stack([vector for _, vector in some])
+        try:
+            passages, logs = self._passages(vectors, before), self._logs(vectors, before, barred)
+        except LagkitError as error:
+            if len(some) == 1:
+                ended[id(some[0][0])] = self._trace(some[0][0], error=error)
+            else:
+                for one in some:
+                    self._search([one], before, barred, ended)
+            return
+        for (run, _), its_passages, its_logs in zip(some, passages, logs, strict=True):
+            run.new = _new(its_passages, run.passages), _new(its_logs, run.logs)
+
+    def _passages(self, vectors: Vectors, before: int) -> list[list[Hit]]:
         k = self.limits.passages
-        return self.passages.search(vector[None], k, offset=before * k)[0] if self.passages is not None else []
+        return [[]] * len(vectors) if self.passages is None else self.passages.search(vectors, k, offset=before * k)
 
-    def _logs(self, question: Question, vector: Vectors, before: int) -> list[Hit]:
+    def _logs(self, vectors: Vectors, before: int, barred: frozenset[str]) -> list[list[Hit]]:
         if not self.augmenter.policy:
-            return []
-        k, least, barred = self.limits.logs, self.limits.min_similarity, self.exclude.get(question.id, ())
-        hits = self.augmenter.store.search(vector[None], k, offset=before * k, exclude=barred)[0]
-        return [hit for hit in hits if least is None or hit.score >= least]
+            return [[]] * len(vectors)
+        k, least = self.limits.logs, self.limits.min_similarity
+        found = self.augmenter.store.search(vectors, k, offset=before * k, exclude=barred)
+        return [[hit for hit in hits if least is None or hit.score >= least] for hits in found]
 
     def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
         """Cheatsheet only: write notes anew for every question that has found new logs."""
@@ -271,7 +288,7 @@ class Agent:
 
     def _trace(self, run: _Run, *, action: Action | None = None, error: Exception | None = None) -> Trace:
         answer = action.text if action and action.kind == "answer" else None
-        said = None if error is None else f"{type(error).__name__}: question {run.question.id!r}: {error}"
+        said = None if error is None else scrub(f"{type(error).__name__}: question {run.question.id!r}: {error}")
         return Trace(
             run.question.id,
             run.question.text,

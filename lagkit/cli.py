@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lagkit.errors import ConfigError, LagkitError
 from lagkit.plainyaml import load_yaml
+from lagkit.secrets import scrub
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +21,7 @@ def exit_code(command: Callable[[argparse.Namespace], int | None], args: argpars
         return command(args) or 0
     except (LagkitError, OSError) as error:
         # A full disk or a folder without permission is no fault of the program either.
-        print("lagkit:", " ".join(str(error).split()), file=sys.stderr)
+        print("lagkit:", " ".join(scrub(str(error)).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted; the same command resumes.", file=sys.stderr)

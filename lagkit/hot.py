@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -66,15 +67,18 @@ class HotBlocks:
 
     def _read(self, read: Callable[[], KVBlock], held: Reading) -> HotBlock:
         block = read()
-        # Copied: a file that is memory-mapped may be changed by others while this is held.
-        keys, values = (t.pin_memory() if self._pin else t.clone() for t in (block.keys, block.values))
-        return HotBlock(keys, values, block.ids, partial(self._remember, held))
+        keys, values = (t.pin_memory() if self._pin else t for t in (block.keys, block.values))
+        # A reading holds its block: if that held the reading too, neither would be freed before the garbage collector
+        # came, which counts objects and not their bytes.
+        return HotBlock(keys, values, block.ids, partial(self._remember, weakref.ref(held)))
 
-    def _remember(self, held: Reading, nbytes: int) -> bool:
+    def _remember(self, reading: weakref.ref[Reading], nbytes: int) -> bool:
         """Count a block's re-aligned keys, unless it has gone."""
         with self._turn:
-            if not held.gone:
-                self._grow(held, nbytes)
+            held = reading()
+            if held is None or held.gone:
+                return False
+            self._grow(held, nbytes)
             return not held.gone
 
     def _grow(self, held: Reading, nbytes: int) -> None:

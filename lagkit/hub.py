@@ -14,6 +14,7 @@ from lagkit import wheel
 from lagkit.errors import ModelNotFound
 from lagkit.home import lagkit_home
 from lagkit.progress import say
+from lagkit.secrets import scrub
 from lagkit.wheel import Wheel
 
 # Weights in other formats than safetensors, which nothing here reads: several GB for some models.
@@ -153,6 +154,6 @@ def _fetch_from_hub(hub_id: str) -> str | None:
     try:
         huggingface_hub.snapshot_download(hub_id, etag_timeout=_HUB_SECONDS, ignore_patterns=_UNREAD)
     except (OSError, HTTPError) as error:
-        first_line = str(error).strip().partition("\n")[0]
+        first_line = scrub(str(error)).strip().partition("\n")[0]
         return f"the hub could not be read ({first_line or type(error).__name__})"
     return None

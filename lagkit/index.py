@@ -41,8 +41,11 @@ class VectorIndex:
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
+        # By slot: a row's id, and which addition brought it; slots are not in that order once rows were removed.
         self._ids: list[str] = []
-        self._known: set[str] = set()
+        self._born: list[int] = []
+        self._slots: dict[str, int] = {}
+        self._additions = 0
         self._faiss = faiss.IndexFlatIP(dim)
         self._longest = 0.0  # no vector is longer
 
@@ -50,7 +53,7 @@ class VectorIndex:
         return len(self._ids)
 
     def __contains__(self, id: str) -> bool:
-        return id in self._known
+        return id in self._slots
 
     def __repr__(self) -> str:
         return f"VectorIndex({len(self)} vectors of {self.dim})"
@@ -61,22 +64,32 @@ class VectorIndex:
         if len(rows) != len(ids):
             raise ValueError(f"{len(ids)} ids were given for {len(rows)} vectors; give one id for each.")
         fresh = set(ids)
-        if len(fresh) < len(ids) or fresh & self._known:
-            twice = next(id for id in ids if id in self._known or list(ids).count(id) > 1)
+        if len(fresh) < len(ids) or fresh & self._slots.keys():
+            twice = next(id for id in ids if id in self._slots or list(ids).count(id) > 1)
             raise ValueError(f"The id {twice!r} would be in the index twice; remove it first.")
         self._faiss.add(rows)
+        self._slots |= zip(ids, range(len(self), len(self) + len(ids)), strict=True)
         self._longest = max(self._longest, _length(rows))
         self._ids.extend(ids)
-        self._known |= fresh
+        self._born.extend(range(self._additions, self._additions + len(ids)))
+        self._additions += len(ids)
 
     def remove(self, ids: Iterable[str]) -> int:
-        """Forget `ids`, keeping the order of the rest; unknown ones are ignored. Returns how many were removed."""
-        gone = self._known & set(ids)
-        if gone:
-            slots = [slot for slot, id in enumerate(self._ids) if id in gone]
-            self._faiss.remove_ids(np.asarray(slots, dtype=np.int64))
-            self._ids = [id for id in self._ids if id not in gone]
-            self._known -= gone
+        """Forget `ids`; unknown ones are ignored. Returns how many were removed.
+
+        The last row moves into the slot that falls free, so that what a removal costs does not grow with the index.
+        """
+        gone = self._slots.keys() & set(ids)
+        before = len(self)
+        if not gone:
+            return 0
+        rows = faiss.rev_swig_ptr(self._faiss.get_xb(), before * self.dim).reshape(before, self.dim)
+        for id in gone:
+            slot, last, born = self._slots.pop(id), self._ids.pop(), self._born.pop()
+            if last != id:
+                rows[slot] = rows[len(self)]
+                self._ids[slot], self._born[slot], self._slots[last] = last, born, slot
+        self._faiss.remove_ids(faiss.IDSelectorRange(len(self), before))
         return len(gone)
 
     def search(
@@ -90,7 +103,7 @@ class VectorIndex:
         rows = self._rows(vectors)
         if k < 0 or offset < 0:
             raise ValueError(f"k and offset must not be negative; k={k} and offset={offset} were given.")
-        barred = self._known & set(exclude)
+        barred = self._slots.keys() & set(exclude)
         wanted = min(offset + k + len(barred), len(self))
         if wanted == 0 or k == 0:
             return [[] for _ in rows]
@@ -99,7 +112,7 @@ class VectorIndex:
         return [self._ranked(scores, slots, barred)[offset : offset + k] for scores, slots in found]
 
     def _ranked(self, scores: Vectors, slots: NDArray[np.int64], barred: set[str]) -> list[Hit]:
-        order = np.lexsort((slots, -scores))
+        order = np.lexsort(([self._born[slot] for slot in slots], -scores))
         hits = (Hit(self._ids[slots[i]], float(scores[i])) for i in order)
         return [hit for hit in hits if hit.id not in barred]
 

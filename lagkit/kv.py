@@ -5,14 +5,15 @@ The only module that touches the cache classes of transformers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
@@ -104,24 +105,37 @@ class KVBlock:
         format = FORMATS[codec]
         if codec != "none":  # The tensors do not tell. Not an entry of its own: several are written in any order.
             format += "/" + str(self.keys.dtype).removeprefix("torch.")
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": format})
+        safetensors.torch.save_file(
+            {name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": format}
+        )
 
     @classmethod
     def load(cls, path: str | Path, codec: Codec = "none") -> KVBlock:
         """Read a file that `save` wrote, in the dtype that it was saved from.
 
-        Without a codec it is memory-mapped: bytes are read when used. Raises DamagedBlock naming the file, also for
-        one of another codec.
+        Raises DamagedBlock naming the file, also for one of another codec.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                found, _, dtype = (file.metadata() or {}).get("format", "none").partition("/")
-                if found != FORMATS[codec]:
-                    raise ValueError(f"its format is {found}, not {FORMATS[codec]}")
-                tensors = {name: file.get_tensor(name) for name in (*codecs.names(codec), "ids")}
-            return cls(*codecs.unpack(tensors, codec, dtype), tensors["ids"].long())
-        except (OSError, SafetensorError, ValueError) as error:
+            data = Path(path).read_bytes()
+        except OSError as error:
             raise DamagedBlock(f"KV block {path} cannot be used ({error}): encode its log again.") from error
+        return cls.parse(data, path, codec)
+
+    @classmethod
+    def parse(cls, data: bytes, where: str | Path, codec: Codec = "none") -> KVBlock:
+        """What `load` makes of a file's content; DamagedBlock names `where` it came from.
+
+        Not memory-mapped: a page fault for every 4 kB takes longer than to read and check them all.
+        """
+        try:
+            tensors = safetensors.torch.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            found, _, dtype = (header.get("__metadata__") or {}).get("format", "none").partition("/")
+            if found != FORMATS[codec]:
+                raise ValueError(f"its format is {found}, not {FORMATS[codec]}")
+            return cls(*codecs.unpack(tensors, codec, dtype), tensors["ids"].long())
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise DamagedBlock(f"KV block {where} cannot be used ({error}): encode its log again.") from error
 
 
 class Part(Protocol):

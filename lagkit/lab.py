@@ -15,7 +15,7 @@ from lagkit.config import RunConfig
 from lagkit.errors import DataError
 from lagkit.experiment import Experiment
 from lagkit.progress import quiet
-from lagkit.report import interval
+from lagkit.report import interval, literal
 
 
 def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **settings: Any) -> Experiment:
@@ -49,7 +49,7 @@ def difference(policy: str, row: Mapping[str, float], metric: str, baseline: str
 def conclude(
     out: str | Path, measured: Mapping[str, Any], findings: Sequence[str], settings: Experiment | Mapping[str, Any]
 ) -> Markdown:
-    """Write `metrics.json` into `out`; returns the findings as a list to show, where a log's tags are mere text.
+    """Write `metrics.json` into `out`; returns the findings as a list to show, in which tags and links are mere text.
 
     measured: a name and a finite number each, which the nightly gates compare. settings: what they were made with, by
     name, or the run whose settings these are.
@@ -68,4 +68,4 @@ def conclude(
         "machine": manifest.machine(),
     }
     manifest.write_json(folder / "metrics.json", record)
-    return Markdown("\n".join(f"- {finding.replace('<', '&lt;')}" for finding in findings))
+    return Markdown("\n".join(f"- {literal(finding)}" for finding in findings))

@@ -17,6 +17,7 @@ from papermill.exceptions import PapermillException, PapermillExecutionError
 
 from lagkit.errors import ConfigError, LagkitError, NotebookFailed
 from lagkit.progress import progress_mode
+from lagkit.secrets import scrub, scrub_file
 
 KERNEL = "python3"
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
@@ -114,12 +115,15 @@ def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int
             extra_arguments=["--IPKernelApp.log_level=40"],
         )
     except PapermillExecutionError as error:
-        said = f"{error.ename}: {' '.join(str(error.evalue).split())}"
-        raise NotebookFailed(f"{notebook.name} failed in cell {error.exec_count} ({said}); see {copy}.") from error
+        said = scrub(f"{error.ename}: {' '.join(str(error.evalue).split())}")
+        raise NotebookFailed(f"{notebook.name} failed in cell {error.exec_count} ({said}); see {copy}.") from None
     except TimeoutError as error:
         raise NotebookFailed(f"A cell of {notebook.name} took more than {timeout} s; see {copy}.") from error
     except RuntimeError as error:  # nbclient's DeadKernelError
         raise NotebookFailed(f"The kernel of {notebook.name} stopped ({error}); see {copy}.") from error
+    finally:
+        if copy.exists():
+            scrub_file(copy)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = from_words(args.notebook, dict(args.parameters))
         print(execute(args.notebook, args.out, given, args.timeout))
     except (LagkitError, OSError) as error:
-        print("lagkit:", " ".join(str(error).split()), file=sys.stderr)
+        print("lagkit:", " ".join(scrub(str(error)).split()), file=sys.stderr)
         return 2
     return 0
 

@@ -68,7 +68,8 @@ class Kept:
         if trace.error or self._has_double_of(vector):
             return
         if len(self.logs) == self.rule.cap:
-            del self.logs[min(self.logs, key=lambda log: self.recalls[log])]
+            gone = min(self.logs, key=lambda log: self.recalls[log])
+            del self.logs[gone], self.recalls[gone]
         self.logs[trace.id] = (trace, vector)
 
     def write(self, store: LogStore) -> None:

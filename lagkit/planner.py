@@ -56,7 +56,7 @@ def measure(lm: LM, store: LogStore) -> Rates:
     if not rows:
         raise StoreError(f"The log store at {store.path} has no KV blocks yet: encode logs before planning.")
     nbytes = np.array([row.bytes for row in rows], float)
-    seconds = np.array([_seconds(partial(_touch, store, row)) for row in rows])
+    seconds = np.array([_seconds(partial(store.load, row)) for row in rows])
     read, latency = nbytes.sum() / seconds.sum(), 0.0
     if nbytes.max() > 2 * nbytes.min():
         per_byte, constant = np.polyfit(nbytes, seconds, 1)
@@ -74,13 +74,6 @@ def _blocks(store: LogStore) -> list[BlockRow]:
         found |= {row.sha256: row for key in store.block_keys(log) if (row := store.find(log, key))}
     rows = sorted(found.values(), key=lambda row: row.bytes)
     return rows[: _SAMPLE // 2] + rows[_SAMPLE // 2 :][-_SAMPLE // 2 :]
-
-
-def _touch(store: LogStore, row: BlockRow) -> None:
-    """Read every byte: blocks are memory-mapped."""
-    block = store.load(row)
-    block.keys.clone()
-    block.values.clone()
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -34,7 +34,8 @@ def markdown(
     """
     settings = manifest["settings"]
     scores = [name for name in _SCORE_NAMES if name in summary]
-    parts = [f"# {settings['dataset'] or 'Run'} with {settings['model']}", "\n".join(f"- {fact}" for fact in facts)]
+    title = literal(f"{settings['dataset'] or 'Run'} with {settings['model']}")
+    parts = [f"# {title}", "\n".join(f"- {literal(fact)}" for fact in facts)]
     for split in summary.index.unique("split"):
         part = summary.xs(split, level="split")
         parts.append(f"## {split.capitalize()} questions (n = {part['n'].iloc[0]})")
@@ -115,8 +116,16 @@ def _plain(value: Any) -> str:
 
 
 def table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table."""
+    """A Markdown table; what cells hold is text, but for code in backticks."""
     lines = [list(heads)]
     lines.append(["---"] * len(lines[0]))
     lines += rows
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(literal(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def literal(text: Any) -> str:
+    """Text in one line of Markdown in which no HTML, link or picture begins, whatever it spells.
+
+    nbconvert, for one, makes pages of Markdown in which scripts run, and so do links of `javascript:`.
+    """
+    return " ".join(str(text).split()).replace("<", "&lt;").replace("](", "]\\(")

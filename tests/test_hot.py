@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -51,6 +53,16 @@ def test_what_could_not_be_read_is_told_and_read_again_when_next_asked_for():
         part.ready()
     assert same(fetch(hot, 1).ready(), block_of(TOKENS, 1))
     assert hot.nbytes == BYTES
+
+
+def test_a_block_that_goes_is_freed_without_the_garbage_collector():
+    hot = HotBlocks(2 * BYTES)
+    gc.disable()
+    try:
+        blocks = [weakref.ref(fetch(hot, seed).ready()) for seed in range(5)]
+        assert [block() is not None for block in blocks] == [False, False, False, True, True]
+    finally:
+        gc.enable()
 
 
 @given(st.lists(st.integers(0, 9), max_size=40), st.integers(0, 4))

@@ -52,6 +52,23 @@ def test_removed_vectors_are_gone_and_the_rest_keep_their_order(vectors, gone):
     assert [(hit.id, hit.score) for hit in hits] == brute(vectors, query, gone)
 
 
+@given(rows, st.lists(st.tuples(st.booleans(), st.integers(0, 12)), max_size=60))
+def test_any_order_of_additions_and_removals_is_that_of_the_additions(vectors, changes):
+    index, held = indexed(vectors), {f"v{i}": row for i, row in enumerate(vectors)}
+    for comes, i in changes:
+        if comes and f"v{i}" not in held:
+            held[f"v{i}"] = np.array([i % 3 - 1, i % 2, 1], np.float32)
+            index.add([f"v{i}"], held[f"v{i}"][None])
+        elif not comes:
+            index.remove([f"v{i}"])
+            held.pop(f"v{i}", None)
+    query = np.array([1, 2, -1], np.float32)
+    ranking = sorted(((id, float(row @ query)) for id, row in held.items()), key=lambda hit: -hit[1])
+    assert [(hit.id, hit.score) for hit in index.search(query[None], 99)[0]] == ranking
+    assert len(index) == len(held)
+    assert all(id in index for id in held)
+
+
 def test_several_queries_at_once_and_readding():
     index = indexed(np.eye(3, dtype=np.float32))
     assert [[hit.id for hit in hits] for hits in index.search(np.eye(3)[::-1], 1)] == [["v2"], ["v1"], ["v0"]]

@@ -6,7 +6,6 @@ import json
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from lagkit import store as store_module
 from lagkit.errors import StoreError, StoreMismatch
 from lagkit.kv import KVBlock
 from lagkit.store import LogStore, database
-from tests.stores import DIM, IDENTITY, file_of, files_of, fill, kv, new_store, same, trace, vector
+from tests.stores import DIM, IDENTITY, files_of, fill, kv, new_store, same, trace, vector
 
 
 @pytest.fixture
@@ -186,14 +185,6 @@ def test_blocks_are_equal_bit_by_bit(tmp_path, dtype, tokens):
         assert same(store.block(log, "k"), block)
     with LogStore.open(tmp_path / "s") as store:
         assert same(store.block(log, "k"), block)
-
-
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into Linux's list of mapped files")
-def test_a_block_is_memory_mapped(store):
-    log = store.add(trace(1), vector(1), {"k": kv(1, tokens=5000)})
-    block = store.block(log, "k")
-    assert str(file_of(store, log, "k")) in Path("/proc/self/maps").read_text()
-    assert len(block) == 5000
 
 
 def test_an_unknown_key_is_answered_with_the_known_ones(store):

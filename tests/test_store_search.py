@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from lagkit.errors import EmptyStore, StoreError
-from lagkit.store import LogStore
+from lagkit.store import LogStore, database
 from lagkit.types import Hit
 from tests.stores import DIM, files_of, fill, kv, new_store, same, trace, vector
 
@@ -94,6 +94,46 @@ def test_blocks_alone_do_not_rebuild_the_index(store):
     fill(store, [2])
     assert len(store.search(vector(1)[None], 5)[0]) == 2
     assert store._vectors._index is index
+
+
+def test_deletions_are_followed_one_by_one(store):
+    ids = fill(store, range(9))
+    with LogStore.open(store.path) as reader:
+        reader.search(vector(1)[None], 1)
+        index = reader._vectors._index
+        store.delete(ids[2:5])
+        again = fill(store, [3])  # was deleted, and comes back under a higher number, with the same id
+        left = [i for i in range(9) if i not in (2, 4)]
+        with LogStore.open(store.path) as fresh:
+            assert reader.search(vector(1)[None], 9) == fresh.search(vector(1)[None], 9)
+        assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {trace(i).id for i in left}
+        assert reader._vectors._index is index
+        assert again == [ids[3]]
+
+
+@pytest.mark.parametrize("harm", ["UPDATE deleted SET id = 'x'", "DELETE FROM deleted", "UPDATE logs SET crc = 1"])
+def test_deletions_that_are_not_known_any_more_make_the_index_anew(store, harm):
+    ids = fill(store, range(4))
+    store.search(vector(1)[None], 1)
+    with store._db.transaction() as connection:
+        if "logs" in harm:
+            connection.execute(harm)
+        connection.execute("DELETE FROM logs WHERE id = ?", (ids[0],))
+        connection.execute(harm)
+        connection.execute("UPDATE logs SET crc = " + database.SOUND_LOG.partition(" IS ")[2])
+    before = store._vectors._index
+    assert {hit.id for hit in store.search(vector(1)[None], 9)[0]} == set(ids[1:])
+    assert store._vectors._index is not before
+
+
+def test_only_the_last_deletions_are_kept(store):
+    fill(store, [0])
+    store.search(vector(0)[None], 1)
+    for start in range(1, 1200, 400):
+        store.delete(fill(store, range(start, start + 400)))
+    [(rows, last)] = store._db.read("SELECT count(*), max(number) FROM deleted")
+    assert (rows, last) == (database.FOLLOWED, 1200)
+    assert [hit.id for hit in store.search(vector(0)[None], 9)[0]] == [trace(0).id]
 
 
 class StoreAgainstDict(RuleBasedStateMachine):

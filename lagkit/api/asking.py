@@ -147,7 +147,7 @@ class Asking:
         words = (body.get("message") or body.get("detail")) if isinstance(body, dict) else None
         if isinstance(error, openai.APIConnectionError) and error.__cause__:
             words = str(error.__cause__)
-        told = " ".join(str(words or error).split()).replace(self.endpoint.key, "[the key]")
+        told = self.endpoint.scrub(" ".join(str(words or error).split()).replace(self.endpoint.key, "[the key]"))
         return told[:_SAID].rstrip(".")
 
     def _wait(self, error: Exception, tries: int) -> float:

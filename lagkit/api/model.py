@@ -41,7 +41,7 @@ class APIModel:
             raise ConfigError("Models behind an API need the openai client: pip install 'lagkit[api]'.")
         if not name:
             raise ConfigError("The model behind the API has no name: write it as api:NAME, as the endpoint calls it.")
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
         from lagkit.api.asking import Asking
 
@@ -51,7 +51,11 @@ class APIModel:
         self.spent = Usage()
         self.asking = Asking(self.endpoint, name, self.requests)
         self._client = OpenAI(
-            base_url=self.endpoint.base_url, api_key=self.endpoint.key, timeout=self.requests.timeout, max_retries=0
+            base_url=self.endpoint.bare_url,
+            api_key=self.endpoint.key,
+            timeout=self.requests.timeout,
+            max_retries=0,
+            http_client=DefaultHttpxClient(auth=self.endpoint.credentials) if self.endpoint.credentials else None,
         )
         self._lock = threading.Lock()
 
@@ -132,11 +136,11 @@ class APIModel:
         from lagkit.api.asking import Malformed
 
         if not getattr(reply, "choices", None) or getattr(reply.choices[0], "message", None) is None:
-            raise Malformed(f"no choices with a message in {str(reply)[:80]!r}")
+            raise Malformed(f"no choices with a message in {self.endpoint.scrub(str(reply))[:80]!r}")
         choice = reply.choices[0]
         if choice.finish_reason == "content_filter":
             raise RequestRefused(f"{self.endpoint.shown} withholds an answer for its content: leave the question out.")
-        text = cut(choice.message.content or "", stop)
+        text = cut(self.endpoint.scrub(choice.message.content or ""), stop)
         if choice.finish_reason == "stop":
             text = close(text, stop)
         usage = Usage(reply.usage.prompt_tokens, 0, reply.usage.completion_tokens) if reply.usage else Usage()

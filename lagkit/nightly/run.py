@@ -20,6 +20,7 @@ from lagkit.nightly import job
 from lagkit.nightly.fingerprint import Fingerprint
 from lagkit.nightly.profile import Plan, Task
 from lagkit.progress import say
+from lagkit.secrets import scrub_file
 
 COMMAND = (sys.executable, "-m", "lagkit.nightly.job")  # of one job, followed by its folder
 
@@ -202,6 +203,7 @@ class _Running:
 
     def end(self) -> Outcome:
         """Note how the job ended."""
+        scrub_file(self._log)
         status = "timeout" if self._late else "ok" if self._process.returncode == 0 else "failed"
         error = f"It took more than {self.task.timeout} s." if self._late else ""
         if status == "failed":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -30,7 +31,7 @@ def bars(table: pd.DataFrame, kind: str, measures: Mapping[str, str], title: str
 
     `kind` is the column that decides the colour; `measures` maps columns to the panels' titles.
     """
-    names = list(table.index)
+    names = [plain(name) for name in table.index]
     figure = make_subplots(
         1, len(measures), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[*measures.values()]
     )
@@ -38,9 +39,9 @@ def bars(table: pd.DataFrame, kind: str, measures: Mapping[str, str], title: str
         for colour, (group, rows) in zip(COLOURS, table.groupby(kind, sort=False), strict=False):
             figure.add_bar(
                 x=rows[measure],
-                y=list(rows.index),
+                y=[plain(name) for name in rows.index],
                 orientation="h",
-                name=group,
+                name=plain(group),
                 legendgroup=group,
                 showlegend=number == 1,
                 marker_color=colour,
@@ -75,6 +76,11 @@ def lines(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) 
     return _laid_out(figure, title, height=380)
 
 
+def plain(text: object) -> str:
+    """Text as a figure shows it letter by letter: Plotly reads a few tags, links among them, and entities."""
+    return escape(str(text), quote=False)  # of quotes it would show `&quot;`
+
+
 def _room(values: pd.Series) -> list[float]:
     """An axis from 0 that leaves room for the numbers beside the bars."""
     low, high = min(0.0, values.min()), max(0.0, values.max())
@@ -84,7 +90,7 @@ def _room(values: pd.Series) -> list[float]:
 
 def _laid_out(figure: go.Figure, title: str, height: int) -> go.Figure:
     figure.update_layout(
-        title={"text": title, "x": 0, "xref": "container", "pad": {"l": 12}},
+        title={"text": plain(title), "x": 0, "xref": "container", "pad": {"l": 12}},
         height=height,
         margin={"l": 20, "r": 20, "t": 90, "b": 70},
         # So many pixels below the axis, whatever the height.

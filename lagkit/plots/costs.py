@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.plots.basic import COLOURS, _laid_out
+from lagkit.plots.basic import COLOURS, _laid_out, plain
 
 _TOKENS = {"prefilled": "prefilled (read)", "injected": "injected (stored KV)", "generated": "generated"}
 
@@ -16,7 +16,7 @@ def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
 
     Bars on the right are 95% intervals; `score` is the title of that panel, in points of 100.
     """
-    names = list(table.index)
+    names = [plain(name) for name in table.index]
     figure = make_subplots(
         1, 2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=["tokens per question", score]
     )

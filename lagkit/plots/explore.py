@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from html import escape
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from lagkit.plots.basic import COLOURS, _laid_out
+from lagkit.plots.basic import COLOURS, _laid_out, plain
 
 _RIGHT = {"right": (COLOURS[3], "circle"), "wrong": (COLOURS[1], "x"), "not judged": ("#888888", "diamond")}
 _SHOWN = 60  # characters of a label
@@ -88,14 +87,9 @@ def _told(question: str, answer: str, rounds: int) -> str:
 
 def _lines(text: object) -> str:
     """Text under the pointer: escaped, in a few short lines."""
-    return "<br>".join(_plain(line) for line in textwrap.wrap(str(text), _WIDE, max_lines=_MANY, placeholder=" …"))
-
-
-def _plain(text: str) -> str:
-    # Quotes as they are: Plotly reads a few tags and entities, and would show `&quot;` letter by letter.
-    return escape(text, quote=False)
+    return "<br>".join(plain(line) for line in textwrap.wrap(str(text), _WIDE, max_lines=_MANY, placeholder=" …"))
 
 
 def _short(text: object) -> str:
     words = str(text)
-    return _plain(words if len(words) <= _SHOWN else words[: _SHOWN - 1].rstrip() + "…")
+    return plain(words if len(words) <= _SHOWN else words[: _SHOWN - 1].rstrip() + "…")

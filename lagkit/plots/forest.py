@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.plots.basic import COLOURS, _laid_out
+from lagkit.plots.basic import COLOURS, _laid_out, plain
 
 
 def forest(
@@ -31,13 +31,13 @@ def forest(
             # Groups of one row stand one under the other, around the row's middle.
             shift = 0.5 * (place + 0.5) / len(groups) - 0.25
             marks = _marks(part, metric, [names.index(name) + shift for name in part[rows]], COLOURS[place])
-            marks.update(name=str(group), legendgroup=str(group), showlegend=False, text=part[rows])
+            marks.update(name=plain(group), legendgroup=str(group), showlegend=False, text=part[rows].map(plain))
             figure.add_trace(marks, row=1, col=column)
         figure.add_vline(x=0, line={"color": "#888", "width": 1}, row=1, col=column)
     for place, group in enumerate(groups):  # the legend's own marks: filled, whatever the first row's is
         key = {"color": COLOURS[place], "size": 9}
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker=key, name=str(group), legendgroup=str(group))
-    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{name} " for name in names]}
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=key, name=plain(group), legendgroup=str(group))
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{plain(name)} " for name in names]}
     figure.update_yaxes(**ticks, range=[len(names) - 0.5, -0.5], automargin=True, showgrid=False, zeroline=False)
     return _laid_out(figure, title, height=200 + max(30, 15 * len(groups) + 6) * len(names))
 
@@ -57,7 +57,7 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
         shared_yaxes=True,
         horizontal_spacing=0.02,
         vertical_spacing=0.1,
-        subplot_titles=[f"{group}" for group in groups],
+        subplot_titles=[plain(group) for group in groups],
         row_titles=[*measures.values()],
     )
     for row, metric in enumerate(measures, 1):
@@ -66,10 +66,12 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
         for column, group in enumerate(groups, 1):
             part = own[own[columns] == group]
             marks = _marks(part, metric, [names.index(name) for name in part["policy"]], COLOURS[4])
-            figure.add_trace(marks.update(showlegend=False, name=str(group), text=part["policy"]), row=row, col=column)
+            figure.add_trace(
+                marks.update(showlegend=False, name=plain(group), text=part["policy"].map(plain)), row=row, col=column
+            )
             figure.add_vline(x=0, line={"color": "#888", "width": 1}, row=row, col=column)
     figure.update_yaxes(range=[len(names) - 0.5, -0.5], showgrid=True, zeroline=False, tickvals=list(range(len(names))))
-    figure.update_yaxes(ticktext=[f"{name} " for name in names], automargin=True, col=1)
+    figure.update_yaxes(ticktext=[f"{plain(name)} " for name in names], automargin=True, col=1)
     return _laid_out(figure, title, height=150 + len(measures) * (70 + 22 * len(names)))
 
 
@@ -86,7 +88,7 @@ def flips(counts: pd.DataFrame, title: str) -> go.Figure:
 
     counts: columns `wrong to right` and `right to wrong`, as `flips.counts` gives for one split.
     """
-    figure, names = go.Figure(), list(counts.index)
+    figure, names = go.Figure(), [plain(name) for name in counts.index]
     for colour, outcome, side in ((COLOURS[1], "right to wrong", -1), (COLOURS[3], "wrong to right", 1)):
         figure.add_bar(
             x=side * counts[outcome],

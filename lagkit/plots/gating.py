@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lagkit.plots.basic import plain
 from lagkit.plots.transfer import KINDS, OUTCOMES, _finished, told_outcome
 
 _LEAST = 1e-7  # nats: a float32 model cannot doubt less without being certain
@@ -49,7 +50,7 @@ def doubts(outcomes: pd.DataFrame, title: str) -> go.Figure:
                 name=name,
                 legendgroup=name,
                 showlegend=number == 1,
-                text=list(rows.index),
+                text=[plain(id) for id in rows.index],
                 hovertemplate="%{text}: %{x:.1e} without, %{y:.1e} with logs<extra></extra>",
                 **place,
             )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from lagkit.plots.basic import COLOURS, _laid_out
+from lagkit.plots.basic import COLOURS, _laid_out, plain
 
 
 def dots(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) -> go.Figure:
@@ -15,7 +15,7 @@ def dots(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) -
 
     A thin line joins the dots of a model. Missing values have no dot.
     """
-    names, figure = list(table.index), go.Figure()
+    names, figure = [plain(name) for name in table.index], go.Figure()
     values = table[[*measures]]
     ends = [(low, high, None) for low, high in zip(values.min(axis=1), values.max(axis=1), strict=True)]
     figure.add_scatter(
@@ -60,10 +60,10 @@ def against(table: pd.DataFrame, x: str, y: str, by: str, title: str, axes: tupl
             x=part[x],
             y=part[y],
             mode="markers+text",
-            name=str(group),
+            name=plain(group),
             marker={"color": colour, "size": 10},
-            text=[name if name in highest else "" for name in part.index],
-            customdata=list(part.index),
+            text=[plain(name) if name in highest else "" for name in part.index],
+            customdata=[plain(name) for name in part.index],
             textposition=[side.get(name, "top center") for name in part.index],
             hovertemplate="%{customdata}: %{x:.2g}, %{y:.2g}<extra></extra>",
         )

@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike
 from lagkit.codec import Codec
 from lagkit.errors import StoreError, StoreLocked
 from lagkit.kv import KVBlock
-from lagkit.store import database, header, upkeep
+from lagkit.store import codes, database, header, upkeep
 from lagkit.store.archive import Archive
 from lagkit.store.embeddings import unit_rows
-from lagkit.store.files import BlockRow, block_name, dtype_name
+from lagkit.store.files import BlockRow, block_name, dtype_name, file_size
 from lagkit.store.header import Header
 from lagkit.store.reading import StoredLogs
 from lagkit.types import Trace
@@ -43,7 +43,7 @@ class LogStore(StoredLogs):
         """Use `create`, `open` or `open_or_create`."""
         super().__init__(folder, head, write=lock is not None)
         self._lock = lock
-        self._busy = self._closed = False
+        self._busy = self._closed = self._counted = False
         # Files that may have no row: written and not yet committed, or just deleted.
         self._loose: set[str] = set()
 
@@ -242,12 +242,33 @@ class LogStore(StoredLogs):
             gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
-                old = upkeep.delete_oldest(self._db, excess)
-                gone += [("", log, f"was the oldest in a store above {max_bytes:,} bytes", freed) for log, freed in old]
-                for orphan in upkeep.orphans(self._db, self._files):
-                    self._files.remove(orphan.file)
+                for log, freed, digests in upkeep.delete_oldest(self._db, excess):
+                    gone.append(("", log, f"was the oldest in a store above {max_bytes:,} bytes", freed))
+                    self._loose |= digests
             self._db.reclaim()
         return pd.DataFrame(gone, columns=[*upkeep.Problem._fields, "bytes"])
+
+    def evict(self, max_bytes: int) -> list[str]:
+        """Remove the oldest logs until blocks, database and codes take at most `max_bytes`; returns their ids.
+
+        A cap to hold after every addition: unlike `prune` it reads no block, and only the first call lists the files
+        (and removes those that no log names). A cap that is too small for a single log leaves none. Beside what counts
+        here a store has the database's write-ahead log and free pages, up to `database.SLACK` bytes each. Raises
+        StoreError for a negative `max_bytes`.
+        """
+        if max_bytes < 0:
+            raise StoreError(f"A store cannot be capped at {max_bytes} bytes; give 0 or more.")
+        with self._writing():
+            if not self._counted:
+                for orphan in upkeep.orphans(self._db, self._files):
+                    self._files.remove(orphan.file)
+                self._counted = True
+            held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / codes.NAME)
+            gone = upkeep.delete_oldest(self._db, held - max_bytes)
+            self._loose.update(*(old.digests for old in gone))
+            if gone:
+                self._db.trim()
+        return [old.log for old in gone]
 
     def import_archive(self, path: str | Path) -> list[str]:
         """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.

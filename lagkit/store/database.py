@@ -16,13 +16,16 @@ from lagkit.errors import StoreError
 NAME = "logs.sqlite"
 # The second: what sqlite3 makes of a message that quotes damaged text.
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+# Bytes that the write-ahead log may take when it is not in use, and that free pages may before `trim` gives them back.
+SLACK = 4 << 20
 # Threads take turns (see Database), which is all that SQLite asks of those who share a connection.
 _HOW: dict[str, Any] = {"timeout": 10, "isolation_level": None, "check_same_thread": False}
 
 
 # Migration n takes the database from user_version n - 1 to n; a published one is never edited, only followed.
 # A log's row is small (traces stand apart), so that reading all embeddings does not page through the traces.
-# AUTOINCREMENT never gives a number twice: with the count of deletions, that is all an index needs to catch up.
+# AUTOINCREMENT never gives a number twice: what came since is what has a higher one. What went is the last rows of
+# `deleted`, or, for an index that is further behind than these, a count that says that it has to be made anew.
 # SQLite notices when its pages are damaged, not when the words in them are. `crc` does; these say whether it is right.
 def _crc(*columns: str) -> str:
     return f"crc32({', '.join(f'typeof({column}), CAST({column} AS BLOB)' for column in columns)})"
@@ -36,7 +39,12 @@ SOUND_JSON = f"CASE WHEN {SOUND_TRACE} THEN json END"
 _BLOCK = tuple(f"blocks.{column}" for column in ("key", "tokens", "bytes", "sha256"))
 # An index that is damaged may lead to the row of another log, whose id only the row itself tells.
 OWN_BLOCK = f"{_OWNER.format('blocks')} = ?"
+SOUND_DELETED = f"deleted.crc IS {_crc('deleted.number', 'deleted.id')}"
 SOUND_BLOCK = f"blocks.crc IS {_crc(_OWNER.format('blocks'), *_BLOCK)}"
+
+# Of a log whose row is damaged, nobody knows who it was.
+SOUND_OLD_ID = f"CASE WHEN OLD.crc IS {_crc('OLD.id', 'OLD.embedding')} THEN OLD.id END"
+FOLLOWED = 1024
 
 
 def _seal(table: str, sound: str, key: str) -> str:
@@ -80,6 +88,16 @@ MIGRATIONS: tuple[str, ...] = (
     _seal("logs", SOUND_LOG, "seq = NEW.seq")
     + _seal("traces", SOUND_TRACE, "seq = NEW.seq")
     + _seal("blocks", SOUND_BLOCK, "seq = NEW.seq AND key = NEW.key"),
+    f"""
+    CREATE TABLE deleted (number INTEGER PRIMARY KEY, id TEXT, crc INTEGER);
+    DROP TRIGGER count_deletions;
+    CREATE TRIGGER count_deletions AFTER DELETE ON logs BEGIN
+        UPDATE counters SET deletions = deletions + 1;
+        INSERT OR REPLACE INTO deleted (number, id) SELECT max(deletions), {SOUND_OLD_ID} FROM counters;
+        UPDATE deleted SET crc = {SOUND_DELETED.partition(" IS ")[2]} WHERE number = (SELECT deletions FROM counters);
+        DELETE FROM deleted WHERE number <= (SELECT deletions FROM counters) - {FOLLOWED};
+    END;
+    """,
 )
 
 
@@ -160,9 +178,17 @@ class Database:
 
     def live_bytes(self) -> int:
         """The size of the database without its free pages, inside a transaction too."""
-        [(pages,)], [(free,)] = self.read("PRAGMA page_count"), self.read("PRAGMA freelist_count")
-        [(size,)] = self.read("PRAGMA page_size")
-        return (pages - free) * size
+        [(pages,)], [(size,)] = self.read("PRAGMA page_count"), self.read("PRAGMA page_size")
+        return pages * size - self._free_bytes()
+
+    def _free_bytes(self) -> int:
+        [(free,)], [(size,)] = self.read("PRAGMA freelist_count"), self.read("PRAGMA page_size")
+        return free * size
+
+    def trim(self) -> None:
+        """`reclaim`, if there is much to gain: what comes next would only ask for these pages again."""
+        if self._free_bytes() > SLACK:
+            self.reclaim()
 
     def reclaim(self) -> None:
         """Give free pages back to the disk and empty the write-ahead log (as far as readers let go of it)."""
@@ -208,6 +234,7 @@ def _connect_to_write(folder: Path) -> sqlite3.Connection:
     # auto_vacuum counts only before the first table; FULL: a commit survives a power cut, not only a kill.
     for setting in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
+    connection.execute(f"PRAGMA journal_size_limit = {SLACK}")
     return connection
 
 

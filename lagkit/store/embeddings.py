@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lagkit.errors import StoreError
-from lagkit.store.database import SOUND_EMBEDDING, Database
+from lagkit.store.database import SOUND_DELETED, SOUND_EMBEDDING, Database
 
 PAGE = 4096
 # Embedders that work in half precision return lengths that are off by about this much.
@@ -64,6 +65,18 @@ class Embeddings:
     def deletions(self) -> int:
         """How many logs were ever deleted."""
         return self._db.read("SELECT max(deletions) FROM counters")[0][0]
+
+    def deleted(self, since: int, deletions: int) -> list[str] | None:
+        """The ids of the logs that were deleted after the first `since` of `deletions`; None if that is not known."""
+        if since == deletions:
+            return []
+        rows = self._db.read(f"SELECT CASE WHEN {SOUND_DELETED} THEN id END FROM deleted WHERE number > ?", since)
+        gone = [id for (id,) in rows]
+        return None if None in gone or len(gone) != deletions - since else gone
+
+    def snapshot(self) -> AbstractContextManager[None]:
+        """What is read inside is of one state of the database."""
+        return self._db.snapshot()
 
     def matrix(self, blobs: Iterable[bytes | None]) -> Matrix:
         """Embeddings [n, dim]; raises StoreError if one is damaged."""

@@ -52,7 +52,7 @@ class BlockFiles:
     def __init__(self, folder: Path, codec: Codec) -> None:
         self.folder = folder
         self.codec = codec
-        self._sound: set[str] = set()
+        self._nbytes: int | None = None
 
     def path(self, sha256: str) -> Path:
         """Where the file with this content stands."""
@@ -89,7 +89,10 @@ class BlockFiles:
             if not target.parent.exists():
                 target.parent.mkdir(exist_ok=True)
                 sync_folder(root)
+            before = file_size(target)
             publish(aside, target)
+            if self._nbytes is not None:
+                self._nbytes += nbytes - before
         except (OSError, SafetensorError) as error:
             raise StoreError(self._refusal(error, needed, what)) from error
         finally:
@@ -109,14 +112,16 @@ class BlockFiles:
         )
 
     def load(self, sha256: str, nbytes: int) -> KVBlock:
-        """A block; its checksum is computed the first time. Raises DamagedBlock, naming the file."""
-        if sha256 not in self._sound:
-            self.check(sha256, nbytes)
-            self._sound.add(sha256)
+        """A block, its checksum computed. Raises DamagedBlock, naming the file."""
+        path = self.path(sha256)
         try:
-            return KVBlock.load(self.path(sha256), self.codec)
-        except RuntimeError as error:  # torch's, when the file goes away between opening and mapping it
-            raise DamagedBlock(f"The KV block {self.path(sha256)} vanished while it was read ({error}).") from error
+            data = path.read_bytes() if path.stat().st_size == nbytes else b""
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != sha256:
+            self.check(sha256, nbytes)  # tells what is wrong
+            raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
+        return KVBlock.parse(data, path, self.codec)
 
     def check(self, sha256: str, nbytes: int) -> None:
         """Read the whole file and raise DamagedBlock unless it is what was stored."""
@@ -152,10 +157,16 @@ class BlockFiles:
             for file in files:
                 yield (Path(parent) / file).relative_to(self.folder).as_posix()
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all files below `kv/`, for whom has the store for writing: listed once, and then counted."""
+        if self._nbytes is None:
+            self._nbytes = sum(file_size(self.folder / name) for name in self.names())
+        return self._nbytes
+
     def remove(self, name: str) -> int:
         """Remove a file by its name relative to the store; returns how many bytes that freed. Raises StoreError."""
         path = self.folder / name
-        self._sound.discard(path.stem)
         try:
             size = path.stat().st_size
             path.unlink()
@@ -163,7 +174,17 @@ class BlockFiles:
             return 0
         except OSError as error:
             raise StoreError(f"The file {path} could not be removed ({error}): prune() tries again.") from error
+        if self._nbytes is not None:
+            self._nbytes -= size
         return size
+
+
+def file_size(path: Path) -> int:
+    """The bytes of a file; 0 where there is none (any more)."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _digest(path: Path) -> str:

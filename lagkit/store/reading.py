@@ -17,7 +17,7 @@ from lagkit.kv import KVBlock
 from lagkit.store import upkeep
 from lagkit.store.archive import write_archive
 from lagkit.store.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
-from lagkit.store.files import BlockFiles, BlockRow
+from lagkit.store.files import BlockFiles, BlockRow, file_size
 from lagkit.store.header import Header
 from lagkit.store.vectors import LogVectors
 from lagkit.types import MALFORMED, Hit, Trace
@@ -100,9 +100,8 @@ class StoredLogs:
         return self.find(log, key) is not None
 
     def block(self, log: str, key: str) -> KVBlock:
-        """A log's KV block in the store's dtype; its checksum is computed at the first time.
+        """A log's KV block in the store's dtype, its checksum computed.
 
-        Without a codec it is memory-mapped: bytes are read when used.
         Raises StoreError for an unknown log or key, and DamagedBlock, naming the file, for one that is missing,
         truncated or altered; all other blocks stay usable.
         """
@@ -179,7 +178,7 @@ class StoredLogs:
     def nbytes(self) -> int:
         """The bytes of all files in the store's folder."""
         paths = (Path(parent) / file for parent, _, files in os.walk(self.path) for file in files)
-        return sum(_size(path) for path in paths)
+        return sum(map(file_size, paths))
 
     def export(self, path: str | Path) -> Path:
         """Write everything into one new file, a tar of JSON and safetensors that `import_archive` reads.
@@ -205,10 +204,3 @@ class StoredLogs:
         }
         rows = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
         return f"<b>LogStore</b> <code>{escape(str(self.path))}</code><table>{rows}</table>{self.summary().to_html()}"
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0  # removed since it was listed

@@ -96,22 +96,28 @@ def delete_damaged_rows(db: Database) -> None:
         connection.execute(f"DELETE FROM logs WHERE NOT {SOUND_LOG} OR seq NOT IN (SELECT seq FROM traces)")
 
 
-def delete_oldest(db: Database, excess: int) -> list[tuple[str, int]]:
-    """Delete the oldest logs, in one transaction, until `excess` bytes are free; returns each log and its bytes.
+class Evicted(NamedTuple):
+    """A log that made room: how much, and the block files that it named, some of which other logs may name too."""
+
+    log: str
+    bytes: int
+    digests: set[str]
+
+
+def delete_oldest(db: Database, excess: int) -> list[Evicted]:
+    """Delete the oldest logs, in one transaction, until `excess` bytes are free.
 
     A block file counts when the last log that names it goes, the database by the pages that fall free.
     """
-    sole = """SELECT coalesce(sum(bytes), 0) FROM (SELECT DISTINCT sha256, bytes FROM blocks AS mine WHERE seq = ?
-              AND NOT EXISTS (SELECT 1 FROM blocks WHERE sha256 = mine.sha256 AND seq <> mine.seq))"""
+    blocks = """SELECT sha256, bytes, EXISTS (SELECT 1 FROM blocks WHERE sha256 = mine.sha256 AND seq <> mine.seq)
+                FROM blocks AS mine WHERE seq = ?"""
     gone = []
     with db.transaction() as connection:
-        for seq, log in db.read("SELECT seq, id FROM logs ORDER BY seq"):
-            if excess <= 0:
-                break
-            before = db.live_bytes()
-            [(freed,)] = db.read(sole, seq)
+        while excess > 0 and (oldest := db.read("SELECT seq, id FROM logs ORDER BY seq LIMIT 1")):
+            [(seq, log)] = oldest
+            before, named = db.live_bytes(), set(db.read(blocks, seq))
             connection.execute("DELETE FROM logs WHERE seq = ?", (seq,))
-            freed += before - db.live_bytes()
+            freed = before - db.live_bytes() + sum(nbytes for _, nbytes, shared in named if not shared)
             excess -= freed
-            gone.append((log, freed))
+            gone.append(Evicted(log, freed, {sha256 for sha256, _, _ in named}))
     return gone

@@ -82,11 +82,15 @@ class LogVectors:
         return self._coded
 
     def _current(self) -> VectorIndex:
-        # The count of deletions is read first: should another process delete in between, the next search sees it.
-        deletions = self._rows.deletions()
-        if self._index is None or deletions != self._deletions:
-            self._index, self._deletions, self._last = VectorIndex(self.dim), deletions, 0
-        for seqs, ids, matrix in self._rows.after(self._last):
-            self._index.add(ids, matrix)
-            self._last = seqs[-1]
+        with self._rows.snapshot():  # else another process could delete a log, and add it again, between two queries
+            deletions = self._rows.deletions()
+            gone = self._rows.deleted(self._deletions, deletions) if self._index is not None else None
+            if gone is None:
+                self._index, self._last = VectorIndex(self.dim), 0
+            else:
+                self._index.remove(gone)
+            self._deletions = deletions
+            for seqs, ids, matrix in self._rows.after(self._last):
+                self._index.add(ids, matrix)
+                self._last = seqs[-1]
         return self._index
