@@ -53,5 +53,9 @@ class DamagedBlock(StoreError):
     """A KV block's file is missing, truncated or altered."""
 
 
+class ClusterError(LagkitError):
+    """A cluster cannot be reached or cannot do what is asked, or its workers die again and again."""
+
+
 class NotebookFailed(LagkitError):
     """A cell of a notebook that was run headlessly failed or took too long."""

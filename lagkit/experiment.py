@@ -16,8 +16,8 @@ from lagkit import components, data, manifest, metrics, report, strata
 from lagkit.agent import Agent, Limits
 from lagkit.backend import Backend, load_model
 from lagkit.config import RunConfig, Split
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError, ContextTooLong
+from lagkit.errors import ConfigError, LagkitError
+from lagkit.executor import Asking, Executor, Local
 from lagkit.journal import Journal
 from lagkit.policy import Policy, Unit, get_policy
 from lagkit.progress import progress
@@ -38,12 +38,13 @@ class Experiment:
     A run on a test world has it in `world/`. `loaded` are the data as their authors split them, `data` as the run does;
     the same unless `split` is disjoint. `lm` and `embedder` may be handed in, to share them between runs.
     Raises DataError or ConfigError at once when the data are missing or too few, the folder holds another run, or `lm`
-    cannot follow a policy.
+    cannot follow a policy. `workers`, if there are any, do what takes a model: see `lagkit.cluster`.
     """
 
     def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
         self.out = Path(config.out)
+        self.workers: Executor | None = None
         self.loaded = data.load(config.data, config.dataset) if config.data else self._draw_world()
         self.data = self._split()
         for split in ("seen", "unseen"):
@@ -55,6 +56,16 @@ class Experiment:
             self.lm = lm
         if embedder is not None:
             self.embedder = embedder
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker: the settings and the data. It loads a model of its own, and may run in another folder."""
+        kept = {name: getattr(self, name) for name in ("config", "loaded", "data")}
+        return {**kept, "out": self.out.resolve(), "workers": None}
+
+    @property
+    def executor(self) -> Executor:
+        """Where the model works."""
+        return self.workers or Local(self)
 
     @cached_property
     def lm(self) -> Backend:
@@ -110,11 +121,11 @@ class Experiment:
 
     def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> LogStore:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
-        path, model, embedder = folder or self.out / _STORES[unit], self.lm.fingerprint, self.embedder
-        same = {"model": model, "embedder": embedder.name, "codec": self.config.codec}
+        path, model, embedder = folder or self.out / _STORES[unit], self.executor.model, self.embedder
+        same = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
         if not write:
             return LogStore.open(path, **same)
-        dtype = str(self.lm.dtype).removeprefix("torch.")
+        dtype = str(model.dtype).removeprefix("torch.")
         return LogStore.open_or_create(path, **same, dim=embedder.dim, dtype=dtype)
 
     def run(self) -> pd.DataFrame:
@@ -158,17 +169,18 @@ class Experiment:
 
     def encode(self) -> None:
         """Encode each log as the KV policies ask; what is encoded already stays. Too long a log is left out."""
-        encoder = Encoder(self.lm, self.prompt)
         wanted = [policy for policy in map(get_policy, self.config.policies) if policy and policy.inject == "kv"]
         for unit in sorted(self._units):
-            policies = {encoder.key(policy): policy for policy in wanted if policy.unit == unit}
+            policies = {self.executor.block_key(policy): policy for policy in wanted if policy.unit == unit}
             with self.store(unit, write=True) as store:
                 todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
-                for log, key in progress(todo, "Encoding logs" if unit == "trace" else "Encoding steps"):
-                    try:
-                        store.put_block(log, key, encoder.encode(store.get(log), policies[key]))
-                    except ContextTooLong as error:
-                        print(f"Log {log} is not encoded as {key}: {error}")
+                made = self.executor.encode(todo, store.get, policies)
+                what = "Encoding logs" if unit == "trace" else "Encoding steps"
+                for (log, key), block in progress(made, what, total=len(todo)):
+                    if isinstance(block, LagkitError):
+                        print(f"Log {log} is not encoded as {key}: {block}")
+                    else:
+                        store.put_block(log, key, block)
 
     def answer(self, name: str, split: Split) -> None:
         """Answer a split's questions under one policy. Seen ones without logs were answered to build the store."""
@@ -278,8 +290,9 @@ class Experiment:
         todo = {q.id: q for q in questions if q.id not in found}
         if not todo:
             return [found[q.id] for q in questions]
-        agent = self.agent(policy, name, store, limits=limits, exclude=exclude)
-        for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
+        asking = Asking(policy, name, store, limits or self.config.limits, exclude)
+        answered = self.executor.answer(todo.values(), asking)
+        for trace in progress(answered, f"Answering: {journal}", total=len(todo)):
             trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
             book.append(trace)
             found[trace.question_id] = trace

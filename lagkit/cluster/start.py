@@ -1,0 +1,101 @@
+"""A Ray cluster for as long as it is needed: one that is there, or one of this machine's own; in silence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import ray
+from ray._common.utils import get_default_system_temp_dir
+from ray._raylet import AuthenticationTokenLoader, Config
+
+from lagkit.errors import ClusterError
+
+# Ray reports to its makers, and keeps a password in the home, unless the environment says otherwise.
+_OURS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+
+
+@contextmanager
+def cluster(address: str | None, cpus: int) -> Iterator[None]:
+    """Connect to the cluster at `address`, or start one here with `cpus` processors and end it afterwards.
+
+    Where the process is connected already, it stays so. Raises ClusterError where there is no cluster.
+    """
+    if ray.is_initialized():
+        yield
+    elif address is None:
+        with _silence(), _environment(), _folder() as folder:
+            try:
+                _connect("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder)
+                yield
+            finally:
+                ray.shutdown()
+    else:
+        with _silence():
+            try:
+                _connect(address)
+                yield
+            finally:
+                ray.shutdown()
+
+
+def _connect(address: str, **settings: Any) -> None:
+    if address.startswith("ray://"):
+        settings = {"log_to_driver": False}
+    else:
+        settings |= {"log_to_driver": False, "configure_logging": False}
+    try:
+        ray.init(address, **settings)
+    except (OSError, ImportError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ClusterError(f"The Ray cluster {address!r} cannot be used ({reason}).") from error
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No lines of Ray's own; the handler of SIGTERM, which Ray replaces, comes back."""
+    log, main = logging.getLogger("ray"), threading.current_thread() is threading.main_thread()
+    level, handler = log.level, signal.getsignal(signal.SIGTERM)
+    log.setLevel(logging.ERROR)
+    try:
+        # Deaths of workers are told by the pool, in a sentence.
+        with mock.patch("ray._private.worker.print_to_stdstream"):
+            yield
+    finally:
+        log.setLevel(level)
+        if main:
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """What is set already counts; the rest is set for this cluster alone."""
+    with mock.patch.dict(os.environ, {**_OURS, "RAY_AUTH_TOKEN": secrets.token_hex(32), **os.environ}):
+        _read_environment()
+        yield
+    _read_environment()
+
+
+def _read_environment() -> None:
+    """Ray keeps what it finds there when it is imported."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    """For what Ray writes. Paths of sockets may have some 100 characters, so not deep."""
+    folder = tempfile.mkdtemp(prefix="lagkit-ray-", dir=get_default_system_temp_dir())
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
