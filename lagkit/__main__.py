@@ -263,9 +263,8 @@ def _experiment(args: argparse.Namespace) -> Experiment:
 def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContextManager:
     """The workers that the options ask for, at work on a run."""
     if args.workers is None:
-        if given := [
-            name for name in ("ray", "gpus_per_worker", "threads_per_worker") if getattr(args, name) is not None
-        ]:
+        given = [name for name in ("ray", "gpus_per_worker", "threads_per_worker") if getattr(args, name) is not None]
+        if given:
             raise ConfigError(f"--{given[0].replace('_', '-')} is for workers: say how many with --workers.")
         return nullcontext()
     from lagkit.cluster import Workers

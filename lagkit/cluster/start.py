@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -21,7 +21,7 @@ from ray._raylet import AuthenticationTokenLoader, Config
 from lagkit.errors import ClusterError
 
 # Ray reports to its makers, and keeps a password in the home, unless the environment says otherwise.
-_OURS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+_OURS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
 
 
 @contextmanager
@@ -32,32 +32,34 @@ def cluster(address: str | None, cpus: int) -> Iterator[None]:
     """
     if ray.is_initialized():
         yield
-    elif address is None:
-        with _silence(), _environment(), _folder() as folder:
-            try:
-                _connect("local", num_cpus=cpus, include_dashboard=False, _temp_dir=folder)
-                yield
-            finally:
-                ray.shutdown()
-    else:
-        with _silence():
-            try:
-                _connect(address)
-                yield
-            finally:
-                ray.shutdown()
+        return
+    with ExitStack() as stack:
+        stack.enter_context(_silence())
+        settings: dict[str, Any] = {}
+        if address is None:
+            stack.enter_context(_environment())
+            settings = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": stack.enter_context(_folder())}
+        stack.callback(ray.shutdown)
+        _connect(address or "local", settings)
+        yield
 
 
-def _connect(address: str, **settings: Any) -> None:
-    if address.startswith("ray://"):
-        settings = {"log_to_driver": False}
-    else:
-        settings |= {"log_to_driver": False, "configure_logging": False}
+def _connect(address: str, settings: dict[str, Any]) -> None:
+    if not address.startswith("ray://"):  # what a client cannot say
+        settings |= {"configure_logging": False}
+    before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, **settings)
+        ray.init(address, log_to_driver=False, **settings)
     except (OSError, ImportError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ClusterError(f"The Ray cluster {address!r} cannot be used ({reason}).") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray's handler prints a traceback and aborts, which leaves what should end in good order.
+        signal.signal(signal.SIGTERM, before if callable(before) else _leave)
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 @contextmanager
@@ -79,10 +81,16 @@ def _silence() -> Iterator[None]:
 @contextmanager
 def _environment() -> Iterator[None]:
     """What is set already counts; the rest is set for this cluster alone."""
-    with mock.patch.dict(os.environ, {**_OURS, "RAY_AUTH_TOKEN": secrets.token_hex(32), **os.environ}):
-        _read_environment()
-        yield
+    added = {**_OURS, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    added = {name: value for name, value in added.items() if name not in os.environ}
+    os.environ.update(added)
     _read_environment()
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+        _read_environment()
 
 
 def _read_environment() -> None:
