@@ -21,7 +21,7 @@ from ray._raylet import AuthenticationTokenLoader, Config
 from lagkit.errors import ClusterError
 
 # Ray reports to its makers, and keeps a password in the home, unless the environment says otherwise.
-_OURS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
+_OURS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
 
 
 @contextmanager

@@ -1,0 +1,300 @@
+"""Runs by workers on a real Ray cluster: a run in one process's results, whoever is killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from lagkit import __version__
+from lagkit.__main__ import main
+from lagkit.errors import ClusterError, ConfigError, EndpointError
+from lagkit.executor import Asking
+from lagkit.experiment import Experiment
+from lagkit.journal import Journal
+from tests.lms import ActingLM, new_lm, small_run
+from tests.test_resume import assert_same_as_in_one_go
+
+pytest.importorskip("ray", reason="needs Ray: pip install 'lagkit[cluster]'")
+
+from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError
+
+from lagkit.cluster import Workers
+from lagkit.cluster.worker import Answering, Worker
+from tests.clusters import mortal, of_session
+
+fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
+linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+
+
+@pytest.fixture(scope="module")
+def lm() -> ActingLM:
+    return new_lm(ActingLM)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, lm) -> tuple[Experiment, pd.DataFrame]:
+    """The run in one process, and its results."""
+    experiment = small_run(tmp_path_factory.mktemp("runs") / "whole", lm)
+    return experiment, experiment.run()
+
+
+# Who is killed: the driver. First, since it forks, and Ray's threads are none to be forked.
+
+
+@linux
+@pytest.mark.parametrize(
+    "kill", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGTERM))]
+)
+def test_a_driver_that_is_killed_takes_its_workers_along_and_its_run_resumes(tmp_path, lm, whole, kill):
+    journal = Journal(tmp_path / "traces" / "log.jsonl")
+
+    def child() -> None:
+        os.setsid()
+        run = small_run(tmp_path, None, batch_size=1)
+        try:
+            with Workers(run, 1, load=mortal(seconds=0.2)):
+                run.run()
+        except KeyboardInterrupt:
+            os._exit(130)
+
+    driver = fork.Process(target=child)
+    driver.start()
+    while driver.is_alive() and len(journal.traces()) < 2:
+        time.sleep(0.02)
+    assert "raylet" in of_session(driver.pid)
+    os.kill(driver.pid, kill)
+    driver.join(60)
+    assert driver.exitcode == {signal.SIGINT: 130, signal.SIGTERM: 128 + signal.SIGTERM}.get(kill, -kill)
+    deadline = time.monotonic() + 30
+    # Two of Ray's own helpers wait a minute for a cluster that may come back.
+    while left := set(of_session(driver.pid)) - {"ray::DashboardA", "ray::RuntimeEnv"}:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+    assert 2 <= len(journal.traces()) < 6
+    small_run(tmp_path, lm).run()
+    assert_same_as_in_one_go(tmp_path, lm, whole)
+
+
+# Workers
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """A Ray of two workers for all that follows, and none of its processes and lines afterwards."""
+    from lagkit.cluster.start import cluster
+
+    with cluster(None, 2):
+        yield
+
+
+def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, cluster, lm, whole, capfd, monkeypatch):
+    monkeypatch.setenv("LAGKIT_PROGRESS", "lines")
+    fatal = tmp_path / "fatal"
+    fatal.mkdir()
+    for stage in ("log", "encode", "answer"):
+        (fatal / stage).touch()
+    run = small_run(tmp_path / "run", None)
+    with Workers(run, 2, threads=1, load=mortal(fatal)):
+        run.run()
+    assert list(fatal.iterdir()) == []
+    assert run.workers is None
+    assert "lm" not in vars(run)  # the driver needs no model
+    assert_same_as_in_one_go(run.out, lm, whole)
+    assert sorted(path.name for path in run.out.iterdir()) == sorted(path.name for path in whole[0].out.iterdir())
+    said = capfd.readouterr()
+    deaths = [line for line in said.err.splitlines() if "worker died" in line]
+    assert (
+        deaths
+        == [
+            "A worker died (its process was killed, as it is when memory runs out, or crashed); another takes its place, "
+            "and what it had in hand is done again."
+        ]
+        * 3
+    )
+    assert "ray" not in (said.out + said.err).lower().replace("array", "")
+
+
+# Workers without a model, which start at once
+
+
+def pool(count: int = 2):
+    """Workers whose results are the items, but `die`, which kills them, and errors, which are raised."""
+    import ray
+
+    from lagkit.cluster.pool import Pool
+
+    class Frail:
+        def greet(self, version):
+            return f"lagkit {version}"
+
+        def begin(self, task):
+            self.hand = []
+
+        def work(self, items, count):
+            self.hand += items
+            done, self.hand = self.hand[:count], self.hand[count:]
+            for _, item in done:
+                if item == "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if isinstance(item, Exception):
+                    raise item
+            return done
+
+    return Pool(ray.remote(num_cpus=0)(Frail).remote, count)
+
+
+@pytest.fixture(scope="module")
+def frail(cluster):
+    """Two of them for all tests that leave them as they were."""
+    workers = pool()
+    yield workers
+    workers.close()
+
+
+def done_by(workers, items: list) -> list:
+    return list(workers.run(None, range(len(items)), items.__getitem__, room=4, count=1))
+
+
+def test_every_item_is_done_once(frail):
+    assert sorted(done_by(frail, list("abcdefghijk"))) == list(enumerate("abcdefghijk"))
+
+
+def test_work_that_is_broken_off_leaves_no_results_to_the_next(frail):
+    stream = frail.run(None, range(9), "abcdefghi".__getitem__, room=4, count=1)
+    key, item = next(stream)
+    assert item == "abcdefghi"[key]
+    stream.close()
+    assert sorted(done_by(frail, ["y", "z"])) == [(0, "y"), (1, "z")]
+
+
+def test_errors_of_a_worker_are_raised_as_what_they_are(frail):
+    with pytest.raises(EndpointError) as told:
+        done_by(frail, ["a", EndpointError("The endpoint is down.")])
+    assert (type(told.value), str(told.value)) == (EndpointError, "The endpoint is down.")
+    assert not hasattr(told.value, "__notes__")
+    with pytest.raises(KeyError) as told:
+        done_by(frail, [KeyError("x")])
+    assert type(told.value) is KeyError
+    assert "in work" in told.value.__notes__[0]  # where it happened: it is a fault of the program
+
+
+def test_an_item_that_kills_its_workers_ends_with_an_error_and_the_others_are_done(frail):
+    found = dict(done_by(frail, ["a", "b", "die", "c", "d", "e", "f"]))
+    error = found.pop(2)
+    assert found == {0: "a", 1: "b", 3: "c", 4: "d", 5: "e", 6: "f"}
+    assert isinstance(error, ClusterError)
+    assert str(error) == (
+        "it took 3 workers with it, the last one alone (its process was killed, as it is when memory runs out, or "
+        "crashed)"
+    )
+
+
+def test_workers_that_die_of_everything_are_given_up(cluster):
+    workers = pool(1)
+    with pytest.raises(ClusterError, match=r"^4 workers died one after the other with nothing done \(its process was"):
+        done_by(workers, ["die"] * 20)
+    workers.close()
+
+
+def test_the_only_item_that_there_is_may_not_be_to_blame():
+    from lagkit.cluster.pool import Pool
+
+    with pytest.raises(ClusterError, match=r"^Work cannot begin with 'q': it took 3 workers with it, the last one"):
+        Pool(None, 0)._guilty("q", "its node ran out of memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OutOfMemoryError("Task was killed due to the node running low on memory."), "its node ran out of memory"),
+        (NodeDiedError("The node has died."), "its node was lost"),
+        (ActorUnavailableError("Out\nof reach", None), "The actor is temporarily unavailable: Out of reach"),
+    ],
+)
+def test_the_cause_of_a_death_is_told_in_a_few_words(error, cause):
+    from lagkit.cluster.pool import cause_of
+
+    assert cause_of(error) == cause
+
+
+def test_a_worker_that_cannot_start_says_why(cluster):
+    import ray
+
+    from lagkit.cluster.pool import Pool
+
+    class Stillborn:
+        def __init__(self):
+            raise ModuleNotFoundError("No module named 'lagkit'")
+
+        def greet(self, version): ...
+
+    workers = Pool(ray.remote(num_cpus=0)(Stillborn).remote, 1)
+    with pytest.raises(ClusterError, match=r"cannot start: ModuleNotFoundError: No module named 'lagkit'\. Each node"):
+        workers.greeting()
+
+
+def test_workers_for_whom_there_is_no_room_are_not_waited_for_forever(cluster, monkeypatch):
+    import ray
+
+    from lagkit.cluster import pool as pools
+
+    monkeypatch.setattr(pools, "PATIENCE", 0.3)
+    greedy = ray.remote(num_cpus=1000)(type("Greedy", (), {"greet": lambda self, version: "?"}))
+    with pytest.raises(ClusterError, match=r"No worker has started within 0\.3 s: the cluster has 2 processors and 0"):
+        pools.Pool(greedy.remote, 1).greeting()
+
+
+# Without Ray
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path, lm):
+    run = small_run(tmp_path, lm)
+    with pytest.raises(ClusterError, match="cannot see the run's folder"):
+        Worker(run, ".workers-1", 1, None).greet(__version__)
+    with pytest.raises(ClusterError, match=f"has lagkit {__version__}, and the run 0.0.1"):
+        Worker(run, ".workers-1", 1, None).greet("0.0.1")
+
+
+def test_a_worker_that_sees_another_store_says_so(whole):
+    run, _ = whole
+    with run.store() as store:
+        asking = Asking(None, "no_logs", None, run.config.limits)
+        with pytest.raises(ClusterError, match=r"sees 6 logs in .*, and the run 7: workers have to share"):
+            list(Answering(asking, store.path, len(store) + 1).work(run, iter(())))
+
+
+@pytest.mark.parametrize("settings", [{"count": 0}, {"count": 1, "threads": 0}, {"count": 1, "gpus": -1}])
+def test_counts_that_make_no_sense_are_refused(settings):
+    with pytest.raises(ConfigError, match="at least"):
+        Workers(SimpleNamespace(), **settings)
+
+
+def test_without_ray_it_is_named(monkeypatch):
+    monkeypatch.setattr("lagkit.cluster.workers.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'lagkit\[cluster\]'"):
+        Workers(SimpleNamespace(), 2)
+
+
+def test_options_of_workers_need_workers(tmp_path, capsys):
+    assert main(["run", "testbed", "--set", f"out={tmp_path / 'run'}", "--ray", "auto"]) == 2
+    assert capsys.readouterr().err == "lagkit: --ray is for workers: say how many with --workers.\n"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "count", "expected"),
+    [([8], 0, 2, (0, 4)), ([8, 8], 0, 3, (0, 4)), ([2], 0, 4, (0, 1)), ([8, 8], 4, 4, (1, 1)), ([], 0, 1, (0, 1))],
+)
+def test_processors_and_gpus_are_shared_out(cpus, gpus, count, expected):
+    nodes = [{"Alive": True, "Resources": {"CPU": c, "GPU": gpus / len(cpus)}} for c in cpus]
+    nodes.append({"Alive": False, "Resources": {"CPU": 64, "GPU": 8}})
+    workers = Workers(SimpleNamespace(), count)
+    workers._share_out(nodes)
+    assert (workers.gpus, workers.threads) == expected
