@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from lagkit import __version__
 from lagkit.__main__ import main
@@ -19,19 +22,21 @@ from lagkit.errors import ClusterError, ConfigError, EndpointError
 from lagkit.executor import Asking
 from lagkit.experiment import Experiment
 from lagkit.journal import Journal
+from lagkit.manifest import read_manifest
 from tests.lms import ActingLM, new_lm, small_run
 from tests.test_resume import assert_same_as_in_one_go
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'lagkit[cluster]'")
 
-from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
 
 from lagkit.cluster import Workers
+from lagkit.cluster.start import cluster
 from lagkit.cluster.worker import Answering, Worker
 from tests.clusters import mortal, of_session
 
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
-linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +51,48 @@ def whole(tmp_path_factory, lm) -> tuple[Experiment, pd.DataFrame]:
     return experiment, experiment.run()
 
 
-# Who is killed: the driver. First, since it forks, and Ray's threads are none to be forked.
+@pytest.fixture(scope="module")
+def head() -> Iterator[SimpleNamespace]:
+    """A Ray of two processors, kept by a process of its own: its `address`, and the `session` of its processes."""
+    ours, theirs = fork.Pipe()
+
+    def keep() -> None:
+        import ray
+
+        os.setsid()
+        with cluster(None, 2):
+            theirs.send(ray.get_runtime_context().gcs_address)
+            theirs.recv()
+
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in token.items():
+            patch.setenv(name, value)
+        keeper = fork.Process(target=keep)
+        keeper.start()
+        assert ours.poll(60)
+        yield SimpleNamespace(address=ours.recv(), session=keeper.pid)
+        ours.send("that is all")
+        keeper.join(60)
+        assert keeper.exitcode == 0
+        assert of_session(keeper.pid) == []
 
 
-@linux
-@pytest.mark.parametrize(
-    "kill", [signal.SIGKILL, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGTERM))]
-)
-def test_a_driver_that_is_killed_takes_its_workers_along_and_its_run_resumes(tmp_path, lm, whole, kill):
-    journal = Journal(tmp_path / "traces" / "log.jsonl")
+@pytest.fixture(scope="module")
+def connected(head) -> Iterator[None]:
+    """This process as a driver; what is forked has to be forked before, without Ray's threads."""
+    with cluster(head.address, 2):
+        yield
+
+
+def interrupted(run: Experiment, kill: signal.Signals, **workers: Any) -> int:
+    """A run in a session of its own whose driver gets a signal after two answers; its id once it has ended."""
+    journal = Journal(run.out / "traces" / "log.jsonl")
 
     def child() -> None:
         os.setsid()
-        run = small_run(tmp_path, None, batch_size=1)
         try:
-            with Workers(run, 1, load=mortal(seconds=0.2)):
+            with Workers(run, 1, load=mortal(seconds=0.2), **workers):
                 run.run()
         except KeyboardInterrupt:
             os._exit(130)
@@ -69,33 +101,45 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_its_run_resumes(tmp
     driver.start()
     while driver.is_alive() and len(journal.traces()) < 2:
         time.sleep(0.02)
-    assert "raylet" in of_session(driver.pid)
     os.kill(driver.pid, kill)
     driver.join(60)
     assert driver.exitcode == {signal.SIGINT: 130, signal.SIGTERM: 128 + signal.SIGTERM}.get(kill, -kill)
-    deadline = time.monotonic() + 30
-    # Two of Ray's own helpers wait a minute for a cluster that may come back.
-    while left := set(of_session(driver.pid)) - {"ray::DashboardA", "ray::RuntimeEnv"}:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
     assert 2 <= len(journal.traces()) < 6
+    return driver.pid
+
+
+def ended(session: int, *but: str) -> bool:
+    """Whether all processes of a session end soon, but those of these names."""
+    deadline = time.monotonic() + 30
+    while set(of_session(session)) - set(but):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_driver_that_is_killed_takes_its_workers_along_and_its_run_resumes(tmp_path, head, lm, whole):
+    interrupted(small_run(tmp_path, None, batch_size=1), signal.SIGKILL, address=head.address)
+    deadline = time.monotonic() + 30
+    while "ray::Worker" in of_session(head.session):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     small_run(tmp_path, lm).run()
     assert_same_as_in_one_go(tmp_path, lm, whole)
 
 
-# Workers
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_ray_of_our_own_ends_with_the_driver(tmp_path, monkeypatch, kill):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    session = interrupted(small_run(tmp_path / "run", None, batch_size=1), kill)
+    # Two helpers of a Ray that was killed wait a minute for it to come back.
+    assert ended(session, *(["ray::DashboardA", "ray::RuntimeEnv"] if kill == signal.SIGKILL else []))
+    left = {path.name for path in tmp_path.iterdir()} - {"run"}
+    assert bool(left) == (kill == signal.SIGKILL)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """A Ray of two workers for all that follows, and none of its processes and lines afterwards."""
-    from lagkit.cluster.start import cluster
-
-    with cluster(None, 2):
-        yield
-
-
-def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, cluster, lm, whole, capfd, monkeypatch):
+def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, connected, lm, whole, capfd, monkeypatch):
     monkeypatch.setenv("LAGKIT_PROGRESS", "lines")
     fatal = tmp_path / "fatal"
     fatal.mkdir()
@@ -108,18 +152,30 @@ def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, cluster, 
     assert run.workers is None
     assert "lm" not in vars(run)  # the driver needs no model
     assert_same_as_in_one_go(run.out, lm, whole)
+    assert_equal_blocks(run, whole[0])
     assert sorted(path.name for path in run.out.iterdir()) == sorted(path.name for path in whole[0].out.iterdir())
+    [session] = read_manifest(run.out)["sessions"]
+    assert {name: session["workers"][name] for name in ("count", "gpus", "threads")} == {
+        **{"count": 2, "gpus": 0, "threads": 1},
+    }
     said = capfd.readouterr()
     deaths = [line for line in said.err.splitlines() if "worker died" in line]
-    assert (
-        deaths
-        == [
-            "A worker died (its process was killed, as it is when memory runs out, or crashed); another takes its place, "
-            "and what it had in hand is done again."
-        ]
-        * 3
-    )
-    assert "ray" not in (said.out + said.err).lower().replace("array", "")
+    assert len(deaths) == 3
+    assert set(deaths) == {
+        "A worker died (its process was killed, as it is when memory runs out, or crashed); another takes its place, "
+        "and what it had in hand is done again."
+    }
+    assert "raylet" not in said.out + said.err
+
+
+def assert_equal_blocks(run: Experiment, other: Experiment) -> None:
+    """Bit by bit."""
+    with other.store(folder=run.out / "store") as ours, other.store() as theirs:
+        for log in theirs:
+            for key in theirs.block_keys(log):
+                made, expected = ours.block(log, key), theirs.block(log, key)
+                assert torch.equal(made.keys, expected.keys)
+                assert torch.equal(made.values, expected.values)
 
 
 # Workers without a model, which start at once
@@ -152,7 +208,7 @@ def pool(count: int = 2):
 
 
 @pytest.fixture(scope="module")
-def frail(cluster):
+def frail(connected):
     """Two of them for all tests that leave them as they were."""
     workers = pool()
     yield workers
@@ -197,9 +253,10 @@ def test_an_item_that_kills_its_workers_ends_with_an_error_and_the_others_are_do
     )
 
 
-def test_workers_that_die_of_everything_are_given_up(cluster):
+def test_workers_that_die_of_everything_are_given_up(connected, monkeypatch):
+    monkeypatch.setattr("lagkit.cluster.pool.LIVES", 2)
     workers = pool(1)
-    with pytest.raises(ClusterError, match=r"^4 workers died one after the other with nothing done \(its process was"):
+    with pytest.raises(ClusterError, match=r"^2 workers died one after the other with nothing done \(its process was"):
         done_by(workers, ["die"] * 20)
     workers.close()
 
@@ -216,7 +273,10 @@ def test_the_only_item_that_there_is_may_not_be_to_blame():
     [
         (OutOfMemoryError("Task was killed due to the node running low on memory."), "its node ran out of memory"),
         (NodeDiedError("The node has died."), "its node was lost"),
-        (ActorUnavailableError("Out\nof reach", None), "The actor is temporarily unavailable: Out of reach"),
+        (
+            ActorDiedError(),
+            "The actor died unexpectedly before finishing this task.",
+        ),
     ],
 )
 def test_the_cause_of_a_death_is_told_in_a_few_words(error, cause):
@@ -225,7 +285,7 @@ def test_the_cause_of_a_death_is_told_in_a_few_words(error, cause):
     assert cause_of(error) == cause
 
 
-def test_a_worker_that_cannot_start_says_why(cluster):
+def test_a_worker_that_cannot_start_says_why(connected):
     import ray
 
     from lagkit.cluster.pool import Pool
@@ -241,7 +301,7 @@ def test_a_worker_that_cannot_start_says_why(cluster):
         workers.greeting()
 
 
-def test_workers_for_whom_there_is_no_room_are_not_waited_for_forever(cluster, monkeypatch):
+def test_workers_for_whom_there_is_no_room_are_not_waited_for_forever(connected, monkeypatch):
     import ray
 
     from lagkit.cluster import pool as pools

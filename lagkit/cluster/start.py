@@ -36,6 +36,7 @@ def cluster(address: str | None, cpus: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_silence())
         settings: dict[str, Any] = {}
+        _read_environment()
         if address is None:
             stack.enter_context(_environment())
             settings = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": stack.enter_context(_folder())}
@@ -51,11 +52,17 @@ def _connect(address: str, settings: dict[str, Any]) -> None:
     try:
         ray.init(address, log_to_driver=False, **settings)
     except (OSError, ImportError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ClusterError(f"The Ray cluster {address!r} cannot be used ({reason}).") from error
+        raise ClusterError(f"The Ray cluster {address!r} cannot be used ({_reason(error)}).") from error
     if threading.current_thread() is threading.main_thread():
         # Ray's handler prints a traceback and aborts, which leaves what should end in good order.
         signal.signal(signal.SIGTERM, before if callable(before) else _leave)
+
+
+def _reason(error: BaseException) -> str:
+    """The first words of what went wrong first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" Note: ")[0].rstrip(".")
 
 
 def _leave(*_: object) -> None:
