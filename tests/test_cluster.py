@@ -139,6 +139,12 @@ def test_a_ray_of_our_own_ends_with_the_driver(tmp_path, monkeypatch, kill):
     assert bool(left) == (kill == signal.SIGKILL)
 
 
+def test_an_address_at_which_nobody_answers_is_named():
+    sentence = r"^The Ray cluster '127.0.0.1:1' cannot be used \(.*refused\)\.$"
+    with pytest.raises(ClusterError, match=sentence), Workers(SimpleNamespace(), 1, address="127.0.0.1:1"):
+        pass
+
+
 def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, connected, lm, whole, capfd, monkeypatch):
     monkeypatch.setenv("LAGKIT_PROGRESS", "lines")
     fatal = tmp_path / "fatal"

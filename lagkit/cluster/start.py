@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -50,12 +51,20 @@ def _connect(address: str, settings: dict[str, Any]) -> None:
         settings |= {"configure_logging": False}
     before = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address)
         ray.init(address, log_to_driver=False, **settings)
     except (OSError, ImportError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise ClusterError(f"The Ray cluster {address!r} cannot be used ({_reason(error)}).") from error
     if threading.current_thread() is threading.main_thread():
         # Ray's handler prints a traceback and aborts, which leaves what should end in good order.
         signal.signal(signal.SIGTERM, before if callable(before) else _leave)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers: Ray itself would try for minutes, and say so."""
+    host, port, number = address.removeprefix("ray://").rpartition(":")
+    if port and number.isdecimal():
+        socket.create_connection((host.strip("[]"), int(number)), timeout=10).close()
 
 
 def _reason(error: BaseException) -> str:
