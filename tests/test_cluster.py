@@ -194,8 +194,10 @@ def pool(count: int = 2):
     from lagkit.cluster.pool import Pool
 
     class Frail:
-        def greet(self, version):
-            return f"lagkit {version}"
+        def arrive(self, version): ...
+
+        def greet(self):
+            return "hello"
 
         def begin(self, task):
             self.hand = []
@@ -300,7 +302,7 @@ def test_a_worker_that_cannot_start_says_why(connected):
         def __init__(self):
             raise ModuleNotFoundError("No module named 'lagkit'")
 
-        def greet(self, version): ...
+        def arrive(self, version): ...
 
     workers = Pool(ray.remote(num_cpus=0)(Stillborn).remote, 1)
     with pytest.raises(ClusterError, match=r"cannot start: ModuleNotFoundError: No module named 'lagkit'\. Each node"):
@@ -313,7 +315,7 @@ def test_workers_for_whom_there_is_no_room_are_not_waited_for_forever(connected,
     from lagkit.cluster import pool as pools
 
     monkeypatch.setattr(pools, "PATIENCE", 0.3)
-    greedy = ray.remote(num_cpus=1000)(type("Greedy", (), {"greet": lambda self, version: "?"}))
+    greedy = ray.remote(num_cpus=1000)(type("Greedy", (), {"arrive": lambda self, version: None}))
     with pytest.raises(ClusterError, match=r"No worker has started within 0\.3 s: the cluster has 2 processors and 0"):
         pools.Pool(greedy.remote, 1).greeting()
 
@@ -324,9 +326,9 @@ def test_workers_for_whom_there_is_no_room_are_not_waited_for_forever(connected,
 def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path, lm):
     run = small_run(tmp_path, lm)
     with pytest.raises(ClusterError, match="cannot see the run's folder"):
-        Worker(run, ".workers-1", 1, None).greet(__version__)
+        Worker(run, ".workers-1", 1, None).arrive(__version__)
     with pytest.raises(ClusterError, match=f"has lagkit {__version__}, and the run 0.0.1"):
-        Worker(run, ".workers-1", 1, None).greet("0.0.1")
+        Worker(run, ".workers-1", 1, None).arrive("0.0.1")
 
 
 def test_a_worker_that_sees_another_store_says_so(whole):
@@ -364,3 +366,9 @@ def test_processors_and_gpus_are_shared_out(cpus, gpus, count, expected):
     workers = Workers(SimpleNamespace(), count)
     workers._share_out(nodes)
     assert (workers.gpus, workers.threads) == expected
+
+
+def test_more_gpus_than_this_machine_has_are_refused():
+    workers = Workers(SimpleNamespace(), 4, gpus=0.5)
+    with pytest.raises(ConfigError, match=r"^This machine has 1 GPUs, and 4 workers want 0\.5 each"):
+        workers._share_out([{"Alive": True, "Resources": {"CPU": 8, "GPU": 1}}])

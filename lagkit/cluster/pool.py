@@ -18,18 +18,22 @@ from lagkit.progress import say
 
 # One worker after the other that dies in the same place with nothing done: this many are enough.
 LIVES = GUILTY + 1
-# Seconds to wait while no worker can start: a cluster that grows on demand takes minutes.
-PATIENCE = 900
+# Seconds to wait while there is no room for any worker, and after how many it is told: clusters that grow take minutes.
+PATIENCE, SOON = 900, 20
 
 _MEMORY = re.compile(r"low on memory|out.of.memory|OOM", re.IGNORECASE)
 
 
 @dataclass(eq=False)
 class _Slot:
-    """A place for one worker: who has it, what was asked of it last (`pending`), and what it has in hand."""
+    """A place for one worker: who has it, what was asked of it last (`pending`), and what it has in hand.
+
+    A worker first arrives, then it loads its model and sends a greeting, then it works.
+    """
 
     actor: Any = None
     pending: Any = None
+    arrived: bool = False
     greeting: Greeting | None = None
     task: int = 0
     hand: set = field(default_factory=set)
@@ -47,11 +51,11 @@ class Pool:
         for slot in self._slots:
             self._hire(slot)
 
-    def greeting(self) -> Greeting:
-        """What the first worker says that is ready. Raises what its start raised, or ClusterError if none can start."""
-        while not (ready := [slot for slot in self._slots if slot.greeting]):
+    def greeting(self, count: int = 1) -> Greeting:
+        """What a worker says, once so many are ready. Raises what their start raised, or ClusterError if none can."""
+        while len(ready := [slot.greeting for slot in self._slots if slot.greeting]) < count:
             self._found(*self._answer(), Queue(()))
-        return ready[0].greeting
+        return ready[0]
 
     def ask(self, method: str, *given: Any) -> Any:
         """What a worker that is ready says to this, at a time when none works."""
@@ -90,8 +94,8 @@ class Pool:
             ray.kill(slot.actor)
 
     def _hire(self, slot: _Slot) -> None:
-        slot.actor, slot.greeting, slot.task = self._make(), None, 0
-        slot.pending = slot.actor.greet.remote(__version__)
+        slot.actor, slot.arrived, slot.greeting, slot.task = self._make(), False, None, 0
+        slot.pending = slot.actor.arrive.remote(__version__)
 
     def _hand_out(self, slot: _Slot, task: Any, queue: Queue, item: Callable, room: int, count: int) -> None:
         """Ask a worker that is free for results, with more to do; nothing if there is nothing for it."""
@@ -107,13 +111,7 @@ class Pool:
     def _answer(self) -> tuple[_Slot, Any]:
         """The next worker that answers, and what; or the error of one that died."""
         asked = {slot.pending: slot for slot in self._slots if slot.pending is not None}
-        working = any(slot.greeting for slot in asked.values())
-        ready, _ = ray.wait(list(asked), timeout=None if working else PATIENCE)
-        if not ready:
-            raise ClusterError(
-                f"No worker has started within {PATIENCE} s: the cluster has {resources()}. Ask for fewer workers, or "
-                "for less for each."
-            )
+        ready = self._wait(asked)
         slot = asked[ready[0]]
         slot.pending = None
         self._slots.remove(slot)  # to the end: the first that is ready is taken, and all shall have their turn
@@ -123,12 +121,30 @@ class Pool:
         except RayError as error:
             return slot, error
 
+    def _wait(self, asked: dict[Any, _Slot]) -> list[Any]:
+        """The first of these that is there; no longer than `PATIENCE` while none of the workers has even arrived."""
+        if any(slot.arrived for slot in asked.values()):
+            return ray.wait(list(asked))[0]
+        ready, _ = ray.wait(list(asked), timeout=min(SOON, PATIENCE))
+        if not ready:
+            say(f"No worker has started yet: the cluster has {resources()}.")
+            ready, _ = ray.wait(list(asked), timeout=PATIENCE)
+        if not ready:
+            raise ClusterError(
+                f"No worker has started within {PATIENCE} s: the cluster has {resources()}. Ask for less for each, or "
+                "make room."
+            )
+        return ready
+
     def _found(self, slot: _Slot, answer: Any, queue: Queue) -> list[tuple[Any, Any]]:
         """The results that are in an answer."""
         if isinstance(answer, RayError):
             held, slot.hand = slot.hand, set()
             cause = self._died(slot, answer)
             return [(key, self._guilty(key, cause)) for key in queue.died(held)]
+        if not slot.arrived:
+            slot.arrived, slot.pending = True, slot.actor.greet.remote()
+            return []
         if slot.greeting is None:
             slot.greeting = answer
             return []

@@ -21,8 +21,9 @@ from ray._raylet import AuthenticationTokenLoader, Config
 
 from lagkit.errors import ClusterError
 
-# Ray reports to its makers, and keeps a password in the home, unless the environment says otherwise.
-_OURS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+# Ray reports to its makers, and keeps the password of a cluster that it starts in the home, unless the environment says
+# otherwise.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @contextmanager
@@ -37,9 +38,9 @@ def cluster(address: str | None, cpus: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_silence())
         settings: dict[str, Any] = {}
-        _read_environment()
+        password = {} if address else {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        stack.enter_context(_environment(_QUIET | password))
         if address is None:
-            stack.enter_context(_environment())
             settings = {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": stack.enter_context(_folder())}
         stack.callback(ray.shutdown)
         _connect(address or "local", settings)
@@ -71,6 +72,8 @@ def _reason(error: BaseException) -> str:
     """The first words of what went wrong first."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if "AuthToken" in str(error):
+        return "it asks for its token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN where no ~/.ray/auth_token holds it"
     return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(" Note: ")[0].rstrip(".")
 
 
@@ -95,10 +98,9 @@ def _silence() -> Iterator[None]:
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
-    """What is set already counts; the rest is set for this cluster alone."""
-    added = {**_OURS, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    added = {name: value for name, value in added.items() if name not in os.environ}
+def _environment(wanted: dict[str, str]) -> Iterator[None]:
+    """What is set already counts; the rest is set for as long as the cluster is used."""
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     _read_environment()
     try:

@@ -89,8 +89,8 @@ class Worker:
         self.task: Task | None = None
         self.results: Iterator[tuple[Any, Any]] = iter(())
 
-    def greet(self, version: str) -> Greeting:
-        """Load the model. Raises ClusterError where worker and run do not fit, and what loading raises."""
+    def arrive(self, version: str) -> None:
+        """Raise ClusterError where worker and run do not fit."""
         if version != __version__:
             raise ClusterError(
                 f"A worker has lagkit {__version__}, and the run {version}: install the same everywhere."
@@ -100,6 +100,9 @@ class Worker:
                 f"A worker cannot see the run's folder {self.run.out}: put it where all nodes see it under the same "
                 "name, on a shared file system."
             )
+
+    def greet(self) -> Greeting:
+        """Load the model. Raises what loading raises."""
         quiet()
         torch.set_num_threads(self.threads)
         if self.load is not None:

@@ -63,6 +63,10 @@ class Workers:
     def __exit__(self, *failure: object) -> None:
         self._exit.close()
 
+    def wait(self) -> None:
+        """Until all workers are ready; work begins without that, with those that are."""
+        self.pool.greeting(self.count)
+
     def _start(self, exit: ExitStack) -> None:
         import ray
 
@@ -89,6 +93,11 @@ class Workers:
         gpus = sum(node["Resources"].get("GPU", 0) for node in nodes if node["Alive"])
         if self.gpus is None:
             self.gpus = 1 if gpus else 0
+        if self.address is None and self.gpus * self.count > gpus:
+            raise ConfigError(
+                f"This machine has {gpus:g} GPUs, and {self.count} workers want {self.gpus:g} each: start fewer, or "
+                "let them share with --gpus-per-worker (`gpus`), such as 0.5."
+            )
         if self.threads is None:
             room = (t for t in range(1, max(cpus, default=1) + 1) if sum(c // t for c in cpus) >= self.count)
             self.threads = 1 if self.gpus else max(room, default=1)
