@@ -1,1 +1,0 @@
-"""Measurements that are too long for a test; their results are in `results/`."""
