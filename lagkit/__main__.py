@@ -1,4 +1,4 @@
-"""Headless use: `python -m lagkit run|encode|store|overlap|bench|codec|nightly`; `--help` behind each says more."""
+"""Headless use: `python -m lagkit run|encode|store|overlap|codec|nightly`; `--help` behind each says more."""
 
 from __future__ import annotations
 
@@ -43,10 +43,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
     _add_store(commands.add_parser("store", help="look after a log store; needs no model"))
     _add_overlap(commands.add_parser("overlap", help="what the unseen questions of data folders share with seen ones"))
-    sub = commands.add_parser("bench", help="measure speed and size on this machine")
-    sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON to write")
-    sub.add_argument("--quick", action="store_true", help="small sizes, to try it out")
-    sub.set_defaults(command=bench)
     _add_codec(commands.add_parser("codec", help="measure what KV blocks in fewer bits cost"))
     _add_nightly(commands.add_parser("nightly", help="run a profile of notebooks and hold it against its baselines"))
     return parser
@@ -214,13 +210,6 @@ def overlap(args: argparse.Namespace) -> None:
     }
     rows = {name: [numbers[name] for numbers in found.values()] for name in next(iter(found.values()))}
     print(table(["", *found], [[name, *numbers] for name, numbers in rows.items()]))
-
-
-def bench(args: argparse.Namespace) -> None:
-    """Measure, show a table and write JSON."""
-    from lagkit.bench import run_bench
-
-    run_bench(args.out, quick=args.quick)
 
 
 def codec(args: argparse.Namespace) -> None:

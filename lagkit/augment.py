@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 from lagkit.backend import Backend
 from lagkit.encode import SEPARATOR, Encoder, kept_text
-from lagkit.kv import KVBlock
-from lagkit.model import LM, Context
+from lagkit.kv import KVBlock, Part
+from lagkit.model import LM, BlockSource, Context
+from lagkit.planner import Rates, measure
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt, split_chat
+from lagkit.seats import Seats
 from lagkit.store import LogStore
+from lagkit.store.files import BlockRow
 from lagkit.types import Question
 
 
@@ -49,14 +52,21 @@ class Augmenter(LogTexts):
 
     The prompt's shared head is injected from a cache wherever it stands at position 0. In front of BOS it cannot be:
     there it has read the logs, and is prefilled each time.
+    source: where the KV of logs comes from that the store has: read, computed again, or whichever is sooner.
     """
 
     lm: LM
+    source: BlockSource = "load"
 
     @cached_property
     def encoder(self) -> Encoder:
         """Encodes logs as this model and prompt read them."""
         return Encoder(self.lm, self.prompt)
+
+    @cached_property
+    def seats(self) -> Seats:
+        """What was read for the questions that are under way."""
+        return Seats()
 
     def opening(self, question: Question) -> str:
         """The words with which the assistant's turn is opened for the model."""
@@ -69,22 +79,21 @@ class Augmenter(LogTexts):
         """
         return self.around(question, user_turn, *self._shown(logs))
 
-    def around(
-        self, question: Question, user_turn: str, blocks: Sequence[KVBlock], words: Sequence[int] = ()
-    ) -> Context:
+    def around(self, question: Question, user_turn: str, blocks: Sequence[Part], words: Sequence[int] = ()) -> Context:
         """The context of a round with these blocks, or token ids, where the policy puts what it keeps of logs."""
         turn = [{"role": "user", "content": user_turn}]
         head, tail = split_chat(self.lm, self.prompt.head(), turn)
         head_ids = self.lm.tokenize(head)
         tail_ids = self.lm.tokenize(tail + self.lm.plain(self.opening(question)))
+        seat = self.seats.of(question.id)
         if self.policy and self.policy.place == "front" and (blocks or words):
-            return Context((*words, *head_ids, *tail_ids), tuple(blocks))
+            return Context((*words, *head_ids, *tail_ids), tuple(blocks), seat)
         shared = (self.lm.head_block(head_ids),) if head_ids else ()
-        return Context((*words, *tail_ids), (*shared, *blocks))
+        return Context((*words, *tail_ids), (*shared, *blocks), seat)
 
     def proceed(self, context: Context, said: str) -> Context:
         """The context in which the model goes on from words that it has said, or is made to say."""
-        return Context((*context.ids, *self.lm.tokenize(self.lm.plain(said))), context.blocks)
+        return replace(context, ids=(*context.ids, *self.lm.tokenize(self.lm.plain(said))))
 
     def distil_context(self, question: Question, logs: Sequence[str]) -> Context:
         """The context in which the model writes notes on logs for a coming question."""
@@ -93,19 +102,38 @@ class Augmenter(LogTexts):
 
     def block(self, log: str) -> KVBlock:
         """A log's KV under this policy, from the store or, if it is not there yet, encoded (and stored if writable)."""
-        key = self.encoder.key(self.policy)
-        if self.store.has_block(log, key):
-            return self.store.block(log, key)
-        block = self.encoder.encode(self.store.get(log), self.policy)
-        if not self.store.writable:
-            return block
-        self.store.put_block(log, key, block)
-        return self.store.block(log, key)  # as every later reader finds it: a codec may have changed it
+        return self.part(log).ready()
 
-    def _shown(self, logs: Sequence[str]) -> tuple[tuple[KVBlock, ...], list[int]]:
+    def part(self, log: str) -> Part:
+        """As `block`, but what the store has is being read while the caller goes on."""
+        key = self.encoder.key(self.policy)
+        row = self.store.find(log, key)
+        if row is None:
+            block = self.encoder.encode(self.store.get(log), self.policy)
+            if not self.store.writable:
+                return block
+            self.store.put_block(log, key, block)
+            row = self.store.find(log, key)  # read as every later reader finds it: a codec may have changed it
+        if row.sha256 not in self.lm.hot and self._is_sooner_computed(log, row):
+            return self.lm.hot.put(row.sha256, self.encoder.encode(self.store.get(log), self.policy))
+        return self.lm.hot.fetch(row.sha256, row.tokens, row.bytes, partial(self.store.load, row))
+
+    @cached_property
+    def rates(self) -> Rates:
+        """How fast the store and the model are, measured when first needed."""
+        return measure(self.lm, self.store)
+
+    def _is_sooner_computed(self, log: str, row: BlockRow) -> bool:
+        if self.source != "planned":
+            return self.source == "recompute"
+        reading = self.encoder.read(self.store.get(log), self.policy)
+        tokens = reading.kept[-1] + 1 - reading.context.injected if reading.kept else 0
+        return self.rates.way(tokens, row.bytes) == "recompute"
+
+    def _shown(self, logs: Sequence[str]) -> tuple[tuple[Part, ...], list[int]]:
         """Logs as KV blocks, or as tokens to prefill; neither for logs inside the user turn."""
         if not logs or not self.policy or self.policy.place == "user_turn":
             return (), []
         if self.policy.inject == "kv":
-            return tuple(self.block(log) for log in logs), []
+            return tuple(self.part(log) for log in logs), []
         return (), self.lm.tokenize(self.lm.plain(self.texts(logs)))

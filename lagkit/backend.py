@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lagkit.agent import Limits
     from lagkit.config import Requests
     from lagkit.errors import LagkitError
-    from lagkit.model import Generation
+    from lagkit.model import BlockSource, Generation
     from lagkit.policy import Policy
     from lagkit.prompts import Prompt
     from lagkit.store import LogStore
@@ -73,7 +73,12 @@ class Backend(Protocol):
 
 
 def load_model(
-    name: str, *, device: str | None = None, dtype: str | None = None, api: Requests | None = None
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    api: Requests | None = None,
+    source: BlockSource = "load",
 ) -> Backend:
     """A model by alias, hub id or folder (see `LM.load`), or as `api:NAME` the one that an endpoint calls NAME.
 
@@ -86,4 +91,4 @@ def load_model(
         return APIModel(name.removeprefix(API), requests=api)
     from lagkit.model import LM
 
-    return LM.load(name, device=device, dtype=dtype)
+    return LM.load(name, device=device, dtype=dtype, source=source)

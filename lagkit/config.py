@@ -99,6 +99,7 @@ class RunConfig(Settings):
     data: folder in the LAG layout. dataset: its format, by default the folder's name. world: instead of `data`, the
     controls of a test world (`lagkit.testbed.dataset.Controls`), which is drawn into `out`. out: where results go.
     codec: what the store's files hold of a KV block; int8 halves a bfloat16 one (`lagkit.codec`).
+    blocks: whether the KV of logs is loaded, recomputed, or as is `planned` from how fast the store and the model are.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
     that were trained on the protocol. log_questions, seen_questions, unseen_questions: sizes of seeded samples (None
     takes all); seen questions are drawn from those that the log store was built on. split: which questions are seen and
@@ -118,6 +119,7 @@ class RunConfig(Settings):
     device: str | None = None
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     codec: Codec = "none"
+    blocks: Literal["load", "recompute", "planned"] = "load"
     embedder: str = "minilm"
     wording: Wording = "examples"
     policies: tuple[str, ...] = tuple(POLICIES)

@@ -71,7 +71,8 @@ class Experiment:
     def lm(self) -> Backend:
         """The language model, loaded when first needed."""
         config = self.config
-        return load_model(config.model, device=config.device, dtype=config.dtype, api=config.api)
+        where = {"device": config.device, "dtype": config.dtype, "source": config.blocks}
+        return load_model(config.model, **where, api=config.api)
 
     @cached_property
     def embedder(self) -> Embedder:

@@ -5,14 +5,15 @@ The only module that touches the cache classes of transformers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
@@ -54,6 +55,23 @@ class KVBlock:
         """Bytes of keys and values."""
         return self.keys.nbytes + self.values.nbytes
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(layers, kv_heads, head_dim)."""
+        layers, kv_heads, _, head_dim = self.keys.shape
+        return layers, kv_heads, head_dim
+
+    def ready(self) -> KVBlock:
+        """Itself: see `Part`."""
+        return self
+
+    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+        """Write itself into slots `[layers, kv_heads, tokens, head_dim]`, the keys rotated to positions `start`.. ."""
+        at = torch.arange(start, start + len(self), device=keys.device)
+        # From pinned memory to a GPU, neither copy waits for the other.
+        realigner.rotate(self.keys.to(keys.device, non_blocking=True), at, out=keys)
+        values.copy_(self.values, non_blocking=True)
+
     def slice(self, start: int, stop: int) -> KVBlock:
         """The tokens `[start, stop)`, counted as Python slices are; nothing is copied."""
         return KVBlock(self.keys[:, :, start:stop], self.values[:, :, start:stop], self.ids[start:stop])
@@ -87,24 +105,53 @@ class KVBlock:
         format = FORMATS[codec]
         if codec != "none":  # The tensors do not tell. Not an entry of its own: several are written in any order.
             format += "/" + str(self.keys.dtype).removeprefix("torch.")
-        save_file({name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": format})
+        safetensors.torch.save_file(
+            {name: t.contiguous() for name, t in tensors.items()}, path, metadata={"format": format}
+        )
 
     @classmethod
     def load(cls, path: str | Path, codec: Codec = "none") -> KVBlock:
         """Read a file that `save` wrote, in the dtype that it was saved from.
 
-        Without a codec it is memory-mapped: bytes are read when used. Raises DamagedBlock naming the file, also for
-        one of another codec.
+        Raises DamagedBlock naming the file, also for one of another codec.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                found, _, dtype = (file.metadata() or {}).get("format", "none").partition("/")
-                if found != FORMATS[codec]:
-                    raise ValueError(f"its format is {found}, not {FORMATS[codec]}")
-                tensors = {name: file.get_tensor(name) for name in (*codecs.names(codec), "ids")}
-            return cls(*codecs.unpack(tensors, codec, dtype), tensors["ids"].long())
-        except (OSError, SafetensorError, ValueError) as error:
+            data = Path(path).read_bytes()
+        except OSError as error:
             raise DamagedBlock(f"KV block {path} cannot be used ({error}): encode its log again.") from error
+        return cls.parse(data, path, codec)
+
+    @classmethod
+    def parse(cls, data: bytes, where: str | Path, codec: Codec = "none") -> KVBlock:
+        """What `load` makes of a file's content; DamagedBlock names `where` it came from.
+
+        Not memory-mapped: a page fault for every 4 kB takes longer than to read and check them all.
+        """
+        try:
+            tensors = safetensors.torch.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            found, _, dtype = (header.get("__metadata__") or {}).get("format", "none").partition("/")
+            if found != FORMATS[codec]:
+                raise ValueError(f"its format is {found}, not {FORMATS[codec]}")
+            return cls(*codecs.unpack(tensors, codec, dtype), tensors["ids"].long())
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise DamagedBlock(f"KV block {where} cannot be used ({error}): encode its log again.") from error
+
+
+class Part(Protocol):
+    """A stretch of KV at the start of a context, be it at hand, in the making, or a cache that is gone on from."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(layers, kv_heads, head_dim)."""
+
+    def __len__(self) -> int: ...
+
+    def ready(self) -> Part:
+        """What can be laid, waited for where it is being read; raises DamagedBlock."""
+
+    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+        """Write itself into slots `[layers, kv_heads, tokens, head_dim]` for positions `start`.. ."""
 
 
 class _RoomyLayer(DynamicLayer):
@@ -215,9 +262,9 @@ def read_cache(cache: Cache, realigner: Realigner, ids: Tensor, start: int, stop
 
 
 def build_cache(
-    rows: Sequence[KVBlock | Sequence[KVBlock] | None], model: PreTrainedModel, realigner: Realigner, capacity: int
+    rows: Sequence[Part | Sequence[Part] | None], model: PreTrainedModel, realigner: Realigner, capacity: int
 ) -> tuple[Cache, Tensor]:
-    """Lay each row's block or blocks at positions 0..n-1 in a cache for `model.generate`.
+    """Lay each row's block or blocks, all `ready`, at positions 0..n-1 in a cache for `model.generate`.
 
     Several blocks of a row stand one after the other; that is faster than to concatenate them first. Rows without any
     (None) and shorter ones are padded on the left with zeros up to P, the longest. Returns the cache, with
@@ -226,7 +273,7 @@ def build_cache(
     counted in slots, so prompts of one batch should be equally long once the text outgrows the window.
     Raises ContextTooLong beyond the realigner's limit, StoreMismatch if a block is not of this model's shape.
     """
-    parts = [[row] if isinstance(row, KVBlock) else list(row or ()) for row in rows]
+    parts = [list(row or ()) if row is None or isinstance(row, Sequence) else [row] for row in rows]
     lengths = [sum(map(len, blocks)) for blocks in parts]
     longest = max(lengths, default=0)
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
@@ -291,20 +338,18 @@ def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
     return _RoomyCache(layers), mask
 
 
-def _lay(blocks: Sequence[KVBlock], realigner: Realigner, keys: Tensor, values: Tensor) -> None:
-    """Write the blocks side by side into slots `[layers, kv_heads, tokens, head_dim]`, keys rotated to 0..n-1."""
+def _lay(parts: Sequence[Part], realigner: Realigner, keys: Tensor, values: Tensor) -> None:
+    """Write the parts side by side into slots `[layers, kv_heads, tokens, head_dim]`, keys rotated to 0..n-1."""
     start = 0
-    for block in blocks:
-        at = torch.arange(start, start + len(block), device=keys.device)
-        slots = slice(start, start + len(block))
-        realigner.rotate(block.keys.to(keys.device), at, out=keys[:, :, slots])
-        values[:, :, slots] = block.values
-        start += len(block)
+    for part in parts:
+        slots = slice(start, start + len(part))
+        part.lay(realigner, start, keys[:, :, slots], values[:, :, slots])
+        start += len(part)
 
 
-def _common_shape(blocks: Sequence[KVBlock], depth: int) -> tuple[int, int, int]:
-    """(layers, kv_heads, head_dim) of all blocks; raises StoreMismatch if they differ or are not `depth` layers."""
-    shapes = {(b.keys.shape[0], b.keys.shape[1], b.keys.shape[3]) for b in blocks}
+def _common_shape(parts: Sequence[Part], depth: int) -> tuple[int, int, int]:
+    """(layers, kv_heads, head_dim) of all parts; raises StoreMismatch if they differ or are not `depth` layers."""
+    shapes = {part.shape for part in parts}
     if len(shapes) > 1 or next(iter(shapes))[0] != depth:
         found = ", ".join(str(shape) for shape in sorted(shapes))
         raise StoreMismatch(

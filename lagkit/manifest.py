@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 _PACKAGES = ("lagkit", "torch", "transformers", "faiss-cpu", "sentence-transformers", "pandas")
 
 # Settings that may change between resumptions of one run: they decide what is answered next, not what an answer is.
-_MAY_CHANGE = {"out", "data", "policies", "splits", "device", "batch_size", "seen_questions", "unseen_questions", "api"}
+_MAY_CHANGE = {
+    *("out", "data", "policies", "splits", "seen_questions", "unseen_questions"),
+    *("device", "batch_size", "blocks", "api"),
+}
 
 
 def claim(out: Path, config: RunConfig, prompt: Prompt) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jinja2 import TemplateError
@@ -24,8 +24,9 @@ from transformers import (
 
 from lagkit.actions import cut
 from lagkit.errors import ContextTooLong, ModelNotFound
+from lagkit.hot import HotBlocks
 from lagkit.hub import resolve_model
-from lagkit.kv import KVBlock, build_cache, merge_rows, read_cache, split_rows
+from lagkit.kv import KVBlock, Part, build_cache, merge_rows, read_cache, split_rows
 from lagkit.rope import probe
 from lagkit.types import Usage
 from lagkit.untrusted import breaker, marks
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     from lagkit.augment import Augmenter
     from lagkit.policy import Policy
     from lagkit.prompts import Prompt
+    from lagkit.seats import Seat
     from lagkit.store import LogStore
+
+BlockSource = Literal["load", "recompute", "planned"]
 
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
@@ -55,15 +59,24 @@ _PLAIN_CHAT = (
 
 @dataclass(frozen=True)
 class Context:
-    """What a generation starts from: blocks whose KV is injected at positions 0.., then tokens that are prefilled."""
+    """What a generation starts from: parts whose KV is injected at positions 0.., then tokens that are prefilled.
+
+    seat: remembers what is read here, for the next context of the same question (`lagkit.seats`).
+    """
 
     ids: tuple[int, ...]
-    blocks: tuple[KVBlock, ...] = ()
+    parts: tuple[Part, ...] = ()
+    seat: Seat | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def blocks(self) -> tuple[KVBlock, ...]:
+        """The parts' KV; waits for those that are being read. Raises DamagedBlock."""
+        return tuple(part.ready() for part in self.parts)
 
     @property
     def injected(self) -> int:
         """Number of injected tokens."""
-        return sum(len(block) for block in self.blocks)
+        return sum(len(part) for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -83,21 +96,27 @@ class Generation:
 class LM:
     """A causal language model with its tokenizer and the re-alignment that the load-time probe found to be exact."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-        """Wrap a loaded model; raises UnsupportedModel when its keys cannot be re-aligned."""
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, *, source: BlockSource = "load"
+    ) -> None:
+        """Wrap a loaded model; `source` as in `Augmenter`. Raises UnsupportedModel when keys cannot be re-aligned."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
         self.tokenizer.chat_template = tokenizer.chat_template or _PLAIN_CHAT
         self.realigner = probe(model)
+        self.source = source
+        self.hot = HotBlocks(pin=model.device.type == "cuda")
         self._heads: dict[tuple[int, ...], KVBlock] = {}
 
     @classmethod
-    def load(cls, name: str, *, device: str | None = None, dtype: str | None = None) -> LM:
+    def load(
+        cls, name: str, *, device: str | None = None, dtype: str | None = None, source: BlockSource = "load"
+    ) -> LM:
         """Load by alias (`smollm2`), hub id or folder.
 
         device: `cpu`, `cuda` or `mps`; by default the best there is. dtype: `float32` or `bfloat16` (default).
-        Raises ModelNotFound and UnsupportedModel.
+        source: where the KV of logs comes from (`Augmenter`). Raises ModelNotFound and UnsupportedModel.
         """
         source = resolve_model(name)
         device = device or best_device()
@@ -114,7 +133,7 @@ class LM:
                 f"The folder {source} does not hold one model: its tokenizer is not the one that its model was trained "
                 "with. Copy model and tokenizer from the same training run."
             )
-        return cls(model.to(device), tokenizer, name)
+        return cls(model.to(device), tokenizer, name, source=source)
 
     def __repr__(self) -> str:
         config = self.model.config
@@ -156,7 +175,7 @@ class LM:
         """Builds this model's contexts under a policy."""
         from lagkit.augment import Augmenter  # here, since contexts are made with a model
 
-        return Augmenter(self, prompt, policy, store)
+        return Augmenter(self, prompt, policy, store, self.source)
 
     def admit(self, policy: Policy | None, limits: Limits) -> None:
         """Raise ConfigError for what this model cannot follow; there is nothing of the kind."""
@@ -266,6 +285,7 @@ class LM:
         """Prefill some rows at a time, then decode all together."""
         began = time.perf_counter()
         caches: list[Cache] = []
+        wanted, contexts = contexts, [c.seat.resume(c) if c.seat else c for c in contexts]
         for some in _groups(contexts):
             inputs = self._inputs([Context(context.ids[:-1], context.blocks) for context in some])
             if inputs["input_ids"].numel():
@@ -273,11 +293,15 @@ class LM:
             ends = inputs["attention_mask"].shape[1] - inputs["input_ids"].shape[1]
             spans = [(ends - context.injected, ends + len(context.ids) - 1) for context in some]
             caches += split_rows(inputs["past_key_values"], spans)
+        for context, row in zip(wanted, caches, strict=True):
+            if context.seat:
+                context.seat.keep(context, row)
         cache, mask = merge_rows(caches, max_new_tokens + 1)
         last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
         new = self._decode(last, cache, mask.to(self.device), max_new_tokens, stop)
         seconds = (time.perf_counter() - began) / len(contexts)
-        return [self._finish(*row, stop, seconds) for row in zip(contexts, new, strict=True)]
+        read = [len(context.ids) for context in contexts]
+        return [self._finish(*row, stop, seconds) for row in zip(wanted, read, new, strict=True)]
 
     def _decode(
         self, last: torch.Tensor, cache: Cache, mask: torch.Tensor, max_new_tokens: int, stop: Sequence[str]
@@ -319,9 +343,9 @@ class LM:
         return any(s in tail for s in stop)
 
     def _finish(
-        self, context: Context, made: list[tuple[int, float]], stop: Sequence[str], seconds: float
+        self, context: Context, read: int, made: list[tuple[int, float]], stop: Sequence[str], seconds: float
     ) -> Generation:
-        """Cut a row at its end token, or behind its stop string."""
+        """Cut a row at its end token, or behind its stop string; `read` of the context's ids were computed."""
         new = [token for token, _ in made]
         ends = [i for i, token in enumerate(new) if token in self._end_ids]
         spent = new[: ends[0] + 1] if ends else new
@@ -329,7 +353,7 @@ class LM:
         if any(s in text for s in stop):
             text = cut(text, stop)
             spent = _shortest_that_says(self.tokenizer, spent, text)
-        usage = Usage(len(context.ids), context.injected, len(spent), seconds)
+        usage = Usage(len(context.ids), context.injected, len(spent), seconds, len(context.ids) - read)
         return Generation(text, tuple(spent), usage, tuple(logprob for _, logprob in made[: len(spent)]))
 
     def confidence(self, said: Generation, start: int, stop: int) -> float | None:

@@ -90,7 +90,7 @@ def displaced(lm: LM, context: Context, move: Callable[[Tensor], Tensor]) -> Con
     *before, log = context.blocks
     right = torch.arange(len(log)) + sum(map(len, before))
     keys = lm.realigner.unrotate(lm.realigner.rotate(log.keys, move(right)), right)
-    return replace(context, blocks=(*before, replace(log, keys=keys)))
+    return replace(context, parts=(*before, replace(log, keys=keys)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,12 +53,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a piece of generation cost: tokens by origin, and wall seconds."""
+    """What a piece of generation cost: tokens by origin, and wall seconds.
+
+    reused: those of `prefilled` that had been read in the round before, and were not computed again.
+    """
 
     prefilled: int = 0
     injected: int = 0
     generated: int = 0
     seconds: float = 0.0
+    reused: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -66,6 +70,7 @@ class Usage:
             self.injected + other.injected,
             self.generated + other.generated,
             self.seconds + other.seconds,
+            self.reused + other.reused,
         )
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from lagkit.agent import ROUND_LIMIT, Agent, Limits
 from lagkit.errors import ConfigError, EmptyStore
+from lagkit.hot import HotBlocks
 from lagkit.policy import POLICIES, Policy
 from lagkit.retrieve import HashEmbedder, PassageIndex
 from lagkit.store import LogStore
@@ -290,6 +291,7 @@ def test_a_damaged_block_fails_the_questions_that_find_it(lm, store):
     path = file_of(store, IDS[0], "responses.last_round.bare")
     store.close()
     path.write_bytes(b"")
+    lm.hot = HotBlocks()  # what is in memory is not read again
     lm.play({RIVER.text: [" <ans>x</ans>"], far.text: [" <ans>y</ans>"]})
     with LogStore.open(store.path) as reader:
         traces = by_question(agent(lm, policy=Policy("kv"), store=reader, logs=1).run([RIVER, far]))

@@ -8,6 +8,7 @@ import torch
 from lagkit.augment import Augmenter
 from lagkit.encode import Encoder
 from lagkit.errors import DamagedBlock, StoreError
+from lagkit.hot import HotBlocks
 from lagkit.model import LM
 from lagkit.policy import POLICIES, Policy
 from lagkit.store import LogStore
@@ -117,14 +118,15 @@ def test_a_store_open_for_reading_gets_no_block(lm, store):
 
 def test_a_damaged_block_is_not_taken_for_another(lm, store):
     kv = augmenter(lm, Policy("kv"), store)
-    kv.context(QUESTION, "USER", IDS)
+    assert len(kv.context(QUESTION, "USER", IDS).blocks) == 3
     store.close()
+    lm.hot = HotBlocks()  # what is in memory is not read again
     path = file_of(LogStore.open(store.path), IDS[0], "responses.last_round.bare")
     path.write_bytes(path.read_bytes()[:-1])
     with LogStore.open(store.path) as reader:
         again = augmenter(lm, Policy("kv"), reader)
         with pytest.raises(DamagedBlock, match=path.name):
-            again.context(QUESTION, "USER", IDS)
+            lm.read(again.context(QUESTION, "USER", IDS))
         assert lm.read(again.context(QUESTION, "USER", IDS[1:]))[0] == ROME
 
 

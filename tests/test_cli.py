@@ -335,7 +335,7 @@ def test_overlap_of_multiple_choice_is_refused(capsys, tmp_path):
     )
 
 
-@pytest.mark.parametrize("argv", [[], ["fly"], ["store", "x"], ["store", "x", "fly"], ["bench"], ["run"]])
+@pytest.mark.parametrize("argv", [[], ["fly"], ["store", "x"], ["store", "x", "fly"], ["run"]])
 def test_wrong_words_show_the_usage(argv, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(argv)

@@ -83,7 +83,7 @@ def test_a_batch_reads_what_single_runs_read(family, tmp_path):
     with sanity.remember(tmp_path / "store", [f.trace() for f in FACTS], lm, HashEmbedder(), [KV]) as store:
         contexts = sanity.contexts(lm, FACTS, KV, store, store.ids)
     # Ragged on purpose: other prompts' lengths, and a row without any injected tokens.
-    contexts[2] = replace(contexts[2], blocks=())
+    contexts[2] = replace(contexts[2], parts=())
     logits, scores, texts = one_by_one(lm, contexts)
     found = read(lm, contexts, new_tokens=5)
     torch.testing.assert_close(found.first, logits, atol=2e-5, rtol=1e-5)
@@ -107,7 +107,7 @@ def test_conditions_of_one_batch_are_those_of_single_batches(lm, store, kv):
 
 
 def test_no_row_needs_an_injected_token(lm, kv):
-    bare = [replace(context, blocks=()) for context in kv]
+    bare = [replace(context, parts=()) for context in kv]
     logits, scores, texts = one_by_one(lm, bare)
     found = read(lm, bare, new_tokens=5)
     torch.testing.assert_close(found.first, logits, atol=2e-5, rtol=1e-5)

@@ -16,7 +16,7 @@ from lagkit import store as store_module
 from lagkit.errors import StoreError, StoreMismatch
 from lagkit.kv import KVBlock
 from lagkit.store import LogStore, database
-from tests.stores import DIM, IDENTITY, file_of, files_of, fill, kv, new_store, same, trace, vector
+from tests.stores import DIM, IDENTITY, files_of, fill, kv, new_store, same, trace, vector
 
 
 @pytest.fixture
@@ -189,13 +189,6 @@ def test_blocks_are_equal_bit_by_bit(tmp_path, dtype, tokens):
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into Linux's list of mapped files")
-def test_a_block_is_memory_mapped(store):
-    log = store.add(trace(1), vector(1), {"k": kv(1, tokens=5000)})
-    block = store.block(log, "k")
-    assert str(file_of(store, log, "k")) in Path("/proc/self/maps").read_text()
-    assert len(block) == 5000
-
-
 def test_an_unknown_key_is_answered_with_the_known_ones(store):
     log = store.add(trace(1), vector(1), {"responses.last.bare": kv(1), "kept.all.bare": kv(2)})
     with pytest.raises(StoreError, match=r"no KV block 'nope'; it has: kept\.all\.bare, responses\.last\.bare"):

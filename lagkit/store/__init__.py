@@ -296,7 +296,7 @@ class LogStore(StoredLogs):
 
     def _is_sound(self, log: str, key: str) -> bool:
         """Whether a log has a block whose file is what was stored."""
-        row = self._block_row(log, key)
+        row = self.find(log, key)
         if row is not None and self._files.flaw(row.sha256, row.bytes):
             self._loose.add(row.sha256)
             return False

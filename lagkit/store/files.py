@@ -52,7 +52,6 @@ class BlockFiles:
     def __init__(self, folder: Path, codec: Codec) -> None:
         self.folder = folder
         self.codec = codec
-        self._sound: set[str] = set()
 
     def path(self, sha256: str) -> Path:
         """Where the file with this content stands."""
@@ -109,14 +108,16 @@ class BlockFiles:
         )
 
     def load(self, sha256: str, nbytes: int) -> KVBlock:
-        """A block; its checksum is computed the first time. Raises DamagedBlock, naming the file."""
-        if sha256 not in self._sound:
-            self.check(sha256, nbytes)
-            self._sound.add(sha256)
+        """A block, its checksum computed. Raises DamagedBlock, naming the file."""
+        path = self.path(sha256)
         try:
-            return KVBlock.load(self.path(sha256), self.codec)
-        except RuntimeError as error:  # torch's, when the file goes away between opening and mapping it
-            raise DamagedBlock(f"The KV block {self.path(sha256)} vanished while it was read ({error}).") from error
+            data = path.read_bytes() if path.stat().st_size == nbytes else b""
+        except OSError:
+            data = b""
+        if hashlib.sha256(data).hexdigest() != sha256:
+            self.check(sha256, nbytes)  # tells what is wrong
+            raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
+        return KVBlock.parse(data, path, self.codec)
 
     def check(self, sha256: str, nbytes: int) -> None:
         """Read the whole file and raise DamagedBlock unless it is what was stored."""
@@ -155,7 +156,6 @@ class BlockFiles:
     def remove(self, name: str) -> int:
         """Remove a file by its name relative to the store; returns how many bytes that freed. Raises StoreError."""
         path = self.folder / name
-        self._sound.discard(path.stem)
         try:
             size = path.stat().st_size
             path.unlink()

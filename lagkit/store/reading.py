@@ -94,28 +94,35 @@ class StoredLogs:
 
     def has_block(self, log: str, key: str) -> bool:
         """Whether `block` would find one, be it damaged or not; False for an unknown id."""
-        return self._block_row(log, key) is not None
+        return self.find(log, key) is not None
 
     def block(self, log: str, key: str) -> KVBlock:
-        """A log's KV block in the store's dtype; its checksum is computed at the first time.
+        """A log's KV block in the store's dtype, its checksum computed.
 
-        Without a codec it is memory-mapped: bytes are read when used.
         Raises StoreError for an unknown log or key, and DamagedBlock, naming the file, for one that is missing,
         truncated or altered; all other blocks stay usable.
         """
-        row = self._block_row(log, key)
+        row = self.find(log, key)
         if row is None:
             keys = ", ".join(self.block_keys(log)) or "none"
             raise StoreError(f"Log {log} has no KV block {key!r}; it has: {keys}.")
         try:
-            return self._files.load(row.sha256, row.bytes)
+            return self.load(row)
         except DamagedBlock:
-            if self._block_row(log, key) == row:
+            if self.find(log, key) == row:
                 raise
         # The writer replaced or deleted the block between the look-up and the reading.
         return self.block(log, key)
 
-    def _block_row(self, log: str, key: str) -> BlockRow | None:
+    def load(self, row: BlockRow) -> KVBlock:
+        """The block of a row that `find` gave, in whatever thread, even if the store was closed since then.
+
+        Raises DamagedBlock as `block` does, and also if the writer has replaced or deleted it meanwhile.
+        """
+        return self._files.load(row.sha256, row.bytes)
+
+    def find(self, log: str, key: str) -> BlockRow | None:
+        """What is known of a log's KV block before it is read: tokens, bytes, checksum; None where there is none."""
         query = "SELECT key, tokens, bytes, sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND key = ?"
         rows = self._db.read(f"{query} AND {SOUND_BLOCK} AND {OWN_BLOCK}", log, key, log)
         return BlockRow(*rows[0]) if rows else None

@@ -1,0 +1,1 @@
+"""What lagkit costs and gains in time and memory, each measured by a command: `python -m benchmarks.NAME`."""

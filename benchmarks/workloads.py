@@ -1,0 +1,125 @@
+"""What both sides of a race are asked: questions, and a store with as many logs as wanted, the same for both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.authors import dump
+from lagkit.config import RunConfig
+from lagkit.encode import Encoder
+from lagkit.experiment import Experiment
+from lagkit.kv import KVBlock
+from lagkit.policy import Policy, get_policy
+from lagkit.progress import progress
+from lagkit.store import LogStore
+from lagkit.types import Question, Trace
+
+POLICY = "kv_last_round"  # the authors' main method
+SAMPLE = Path(__file__).parents[1] / "data" / "sample"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A tier and settings of a run; `logs` are built by the model, `questions` asked, `warm` of them before the clock.
+
+    sizes: numbers of logs in the stores raced on. own_folder: whether the data have to be given.
+    """
+
+    tier: str
+    settings: dict[str, Any]
+    logs: int
+    questions: int
+    sizes: tuple[int, ...]
+    warm: int = 2
+    own_folder: bool = False
+
+
+WORKLOADS = {
+    # Small vectors: they cost both sides the same, and 16,384 numbers for each of 10,000 logs are mostly zeros.
+    "testbed": Workload("testbed", {"embedder": "hash-2048"}, 10, 32, (10, 100, 1_000, 10_000), warm=4),
+    "short answers": Workload(
+        "smollm2", {"data": SAMPLE, "dataset": "sample", "max_rounds": 3, "max_new_tokens": 64}, 10, 30, (10,)
+    ),
+    "long answers": Workload(
+        "smollm2", {"wording": "plain", "max_rounds": 2, "max_new_tokens": 256}, 10, 32, (10, 100), own_folder=True
+    ),
+}
+
+
+def experiment(workload: Workload, folder: Path, data: Path | None = None) -> Experiment:
+    """The run that questions and logs come from."""
+    given = {"data": data} if workload.own_folder else {}
+    asked = {"log_questions": workload.logs, "unseen_questions": None, "splits": ("unseen",)}
+    sample = {**workload.settings, **given, **asked, "policies": ("no_logs", POLICY)}
+    return Experiment(RunConfig.of(workload.tier, out=folder / "run", **sample))
+
+
+def questions(run: Experiment, workload: Workload) -> tuple[list[Question], list[Question]]:
+    """Those to warm up with, and those to race on; where unseen ones do not suffice, seen ones that have no log too."""
+    logged = {question.id for question in run.log_questions}
+    others = [question for question in run.data.seen if question.id not in logged]
+    found = [*run.questions("unseen"), *others]
+    needed = workload.warm + workload.questions
+    return found[: workload.warm], found[workload.warm : needed]
+
+
+def prepare(run: Experiment, folder: Path, sizes: tuple[int, ...]) -> None:
+    """Build the logs, and for each size a store and the authors' pickle with them and made-up ones."""
+    run.build()
+    run.encode()
+    policy = get_policy(POLICY)
+    for size in progress(sizes, "Filling stores"):
+        if not (folder / f"{size}.pickle").exists():
+            with run.store() as real, _new(folder / str(size), run) as store:
+                key = Encoder(run.lm, run.prompt).key(policy)
+                store.add_many(_logs(real, key, size))
+                dump(store, key, folder / f"{size}.pickle")
+
+
+def _new(path: Path, run: Experiment) -> LogStore:
+    dtype = str(run.lm.dtype).removeprefix("torch.")
+    settings = {"model": run.lm.fingerprint, "embedder": run.embedder.name, "dim": run.embedder.dim, "dtype": dtype}
+    return LogStore.open_or_create(path, **settings)
+
+
+def _logs(real: LogStore, key: str, size: int) -> Iterator[tuple[Trace, np.ndarray, dict[str, KVBlock]]]:
+    """The real logs, then copies whose KV is a little different, so that each has a file of its own.
+
+    Vectors of copies have random signs: next to none of them is ever found, and answers are the same at every size.
+    """
+    traces, vectors = list(real.traces()), real.embeddings()
+    blocks = [real.block(log, key) for log in real]
+    rng = np.random.default_rng(0)
+    for number in range(size):
+        copy, i = divmod(number, len(traces))
+        block, vector, trace = blocks[i], vectors[i], traces[i]
+        if copy:
+            trace = replace(trace, question_id=f"{trace.question_id}-{copy}", question=f"{trace.question} ({copy})")
+            vector = rng.normal(size=len(vector)).astype(np.float32)
+            vector /= np.linalg.norm(vector)
+            block = KVBlock(block.keys, block.values * (1 + copy / 1000), block.ids)
+        yield trace, vector, {key: block}
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What `save_settings` wrote."""
+    return json.loads((folder / "race.json").read_text(encoding="utf-8"))
+
+
+def save_settings(folder: Path, name: str, data: Path | None) -> None:
+    """For the processes that race: which workload, on which data."""
+    text = json.dumps({"workload": name, "data": str(data) if data else None})
+    (folder / "race.json").write_text(text, encoding="utf-8")
+
+
+def the_policy() -> Policy:
+    """The policy of the race."""
+    policy = get_policy(POLICY)
+    assert policy is not None
+    return policy

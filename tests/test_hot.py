@@ -1,0 +1,113 @@
+"""Blocks in memory: read once, in the background, re-aligned once for each place, and never beyond the bound."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lagkit.errors import DamagedBlock
+from lagkit.hot import HotBlocks
+from lagkit.kv import KVBlock, build_cache, stack_layers
+from tests.blocks import block_of, same
+from tests.lms import tiny_lm
+
+TOKENS = 5
+BYTES = block_of(TOKENS).nbytes
+
+
+def fetch(hot: HotBlocks, seed: int, read=None):
+    return hot.fetch(str(seed), TOKENS, BYTES, read or (lambda: block_of(TOKENS, seed)))
+
+
+def test_a_block_is_read_once_however_often_it_is_asked_for():
+    hot, reads = HotBlocks(), []
+    parts = [fetch(hot, 1, lambda: reads.append(1) or block_of(TOKENS, 1)) for _ in range(3)]
+    assert all(same(part.ready(), block_of(TOKENS, 1)) for part in parts)
+    assert len(reads) == 1
+    assert parts[0].ready() is parts[2].ready()
+
+
+def test_its_length_is_known_while_it_is_being_read():
+    hot, go = HotBlocks(), threading.Event()
+    part = fetch(hot, 1, lambda: go.wait(10) and block_of(TOKENS, 1))
+    assert len(part) == TOKENS
+    assert not part.block.done()
+    go.set()
+    assert part.shape == (2, 2, 8)
+
+
+def test_what_could_not_be_read_is_told_and_read_again_when_next_asked_for():
+    hot = HotBlocks()
+
+    def damaged():
+        raise DamagedBlock("KV block x is damaged")
+
+    part = fetch(hot, 1, damaged)
+    with pytest.raises(DamagedBlock, match="x is damaged"):
+        part.ready()
+    assert same(fetch(hot, 1).ready(), block_of(TOKENS, 1))
+    assert hot.nbytes == BYTES
+
+
+@given(st.lists(st.integers(0, 9), max_size=40), st.integers(0, 4))
+def test_the_bound_holds_and_the_least_recently_used_go(asked, room):
+    hot, expected = HotBlocks(room * BYTES + 1), []
+    for seed in asked:
+        assert same(fetch(hot, seed).ready(), block_of(TOKENS, seed))
+        expected = [*(s for s in expected if s != seed), seed][-room:] if room else []
+        assert list(hot._held) == [str(s) for s in expected]
+        assert hot.nbytes == len(expected) * BYTES <= hot.max_bytes
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12), st.integers(1, 12))
+def test_re_aligned_keys_are_those_of_a_cold_block_whatever_was_laid_before(rows, room):
+    lm = tiny_lm("llama")
+    layers, kv_heads, head_dim = lm.encode(lm_context(), 0, 1).shape
+    shape = (layers, kv_heads, TOKENS, head_dim)
+    cold = [KVBlock(torch.randn(shape), torch.randn(shape), torch.arange(TOKENS)) for _ in range(4)]
+    hot = HotBlocks(room * cold[0].nbytes)
+    for pair in rows:
+        parts = [hot.fetch(str(i), TOKENS, cold[i].nbytes, lambda i=i: cold[i]) for i in pair]
+        found, expected = (
+            stack_layers(build_cache([laid], lm.model, lm.realigner, 1)[0], 0, 2 * TOKENS)
+            for laid in (parts, [cold[i] for i in pair])
+        )
+        assert all(map(torch.equal, found, expected))
+        assert hot.nbytes <= hot.max_bytes
+
+
+def test_keys_are_kept_as_they_were_re_aligned(monkeypatch):
+    lm, hot = tiny_lm("llama"), HotBlocks()
+    block = lm.encode(lm_context(), 0, TOKENS)
+    build_cache([hot.fetch("a", TOKENS, block.nbytes, lambda: block)], lm.model, lm.realigner, 1)
+    assert hot.nbytes == block.nbytes + block.keys.nbytes
+    monkeypatch.setattr(type(lm.realigner), "rotate", pytest.fail)
+    build_cache([hot.fetch("a", TOKENS, block.nbytes, pytest.fail)], lm.model, lm.realigner, 1)
+
+
+def test_many_threads_share_it():
+    hot, failed = HotBlocks(3 * BYTES), []
+
+    def work(number: int) -> None:
+        for i in range(200):
+            seed = (number * 7 + i) % 6
+            if not same(fetch(hot, seed).ready(), block_of(TOKENS, seed)):
+                failed.append(seed)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert hot.nbytes == len(hot) * BYTES <= hot.max_bytes
+
+
+def lm_context():
+    from lagkit.model import Context
+
+    return Context(tuple(range(3, 3 + TOKENS)))
