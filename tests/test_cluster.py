@@ -199,6 +199,12 @@ def pool(count: int = 2):
         def greet(self):
             return "hello"
 
+        def die(self, marker):
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return "alive"
+
         def begin(self, task):
             self.hand = []
 
@@ -259,6 +265,10 @@ def test_an_item_that_kills_its_workers_ends_with_an_error_and_the_others_are_do
         "it took 3 workers with it, the last one alone (its process was killed, as it is when memory runs out, or "
         "crashed)"
     )
+
+
+def test_a_worker_that_dies_of_a_request_is_replaced_for_it(frail, tmp_path):
+    assert frail.ask("die", tmp_path / "marker") == "alive"
 
 
 def test_workers_that_die_of_everything_are_given_up(connected, monkeypatch):

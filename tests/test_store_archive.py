@@ -244,7 +244,15 @@ def test_files_of_other_formats_are_refused(parts, tmp_path):
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("store.json", parts["store.json"])
     pickled = b"\x80\x04cos\nsystem\n(S'touch evil'\ntR."
-    for raw in (b"", b"hello", zipped.getvalue(), gzip.compress(good), pickled, good[:700], good[: len(good.rstrip(b"\0")) // 2]):
+    for raw in (
+        b"",
+        b"hello",
+        zipped.getvalue(),
+        gzip.compress(good),
+        pickled,
+        good[:700],
+        good[: len(good.rstrip(b"\0")) // 2],
+    ):
         (tmp_path / "bad.tar").write_bytes(raw)
         refused(tmp_path / "bad.tar", "cannot be read as an archive of logs|is no intact archive of logs")
     refused(tmp_path / "absent.tar", "cannot be read as an archive of logs .*No such file")

@@ -59,9 +59,13 @@ class Pool:
 
     def ask(self, method: str, *given: Any) -> Any:
         """What a worker that is ready says to this, at a time when none works."""
-        self.greeting()
-        actor = next(slot.actor for slot in self._slots if slot.greeting)
-        return _result(getattr(actor, method).remote(*given))
+        while True:
+            self.greeting()
+            slot = next(slot for slot in self._slots if slot.greeting)
+            try:
+                return _result(getattr(slot.actor, method).remote(*given))
+            except RayError as error:
+                self._died(slot, error)
 
     def run(
         self, task: Task, keys: Collection[Any], item: Callable[[Any], Any], *, room: int, count: int
