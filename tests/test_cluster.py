@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import secrets
+import shlex
 import signal
 import tempfile
 import time
@@ -18,7 +20,7 @@ import pytest
 import torch
 
 from lagkit import __version__
-from lagkit.__main__ import main
+from lagkit.__main__ import _parser, main
 from lagkit.errors import ClusterError, ConfigError, EndpointError
 from lagkit.executor import Asking
 from lagkit.experiment import Experiment
@@ -350,10 +352,25 @@ def test_a_worker_that_sees_another_store_says_so(whole):
             list(Answering(asking, store.path, len(store) + 1).work(run, iter(())))
 
 
-@pytest.mark.parametrize("settings", [{"count": 0}, {"count": 1, "threads": 0}, {"count": 1, "gpus": -1}])
-def test_counts_that_make_no_sense_are_refused(settings):
-    with pytest.raises(ConfigError, match="at least"):
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"count": 0}, "one worker at least"),
+        ({"count": 1, "threads": 0}, "one thread or more"),
+        ({"count": 1, "gpus": -1}, "cannot have -1 GPUs"),
+        ({"count": 1, "gpus": 1.5}, "cannot have 1.5 GPUs"),
+    ],
+)
+def test_counts_that_make_no_sense_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
         Workers(SimpleNamespace(), **settings)
+
+
+def test_the_commands_of_the_page_are_understood():
+    page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8").replace("\\\n", "")
+    commands = re.findall(r"python -m lagkit (.*?)(?: +#.*)?$", page, re.MULTILINE)
+    asked = [_parser().parse_args(shlex.split(command)) for command in commands]
+    assert [(args.workers, args.ray) for args in asked] == [(2, None), *[(8, "auto")] * 3, (32, "auto"), (8, "auto")]
 
 
 def test_without_ray_it_is_named(monkeypatch):
@@ -365,6 +382,20 @@ def test_without_ray_it_is_named(monkeypatch):
 def test_options_of_workers_need_workers(tmp_path, capsys):
     assert main(["run", "testbed", "--set", f"out={tmp_path / 'run'}", "--ray", "auto"]) == 2
     assert capsys.readouterr().err == "lagkit: --ray is for workers: say how many with --workers.\n"
+
+
+def test_options_reach_the_workers(tmp_path, monkeypatch):
+    given = []
+
+    def record(run, count, **settings):
+        given.append((run.out, count, settings))
+        raise ConfigError("That is enough.")
+
+    monkeypatch.setattr("lagkit.cluster.Workers", record)
+    options = ["--workers", "2", "--ray", "auto", "--gpus-per-worker", "0.5", "--threads-per-worker", "3"]
+    for command in ("run", "encode"):
+        assert main([command, "testbed", "--set", f"out={tmp_path / 'run'}", *options]) == 2
+    assert given == [(tmp_path / "run", 2, {"address": "auto", "gpus": 0.5, "threads": 3})] * 2
 
 
 @pytest.mark.parametrize(

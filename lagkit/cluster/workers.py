@@ -47,8 +47,10 @@ class Workers:
         """
         if find_spec("ray") is None:
             raise ConfigError("Workers need Ray: pip install 'lagkit[cluster]'.")
-        if count < 1 or (threads is not None and threads < 1) or (gpus is not None and gpus < 0):
-            raise ConfigError("There has to be one worker at least, with one thread or more, and no GPUs or some.")
+        if count < 1 or (threads is not None and threads < 1):
+            raise ConfigError("There has to be one worker at least, with one thread or more.")
+        if gpus is not None and not (0 <= gpus < 1 or gpus == int(gpus) >= 1):
+            raise ConfigError(f"A worker cannot have {gpus:g} GPUs: give it a part of one, or a whole number.")
         self.run, self.count, self.address, self.load = run, count, address, load
         self.gpus, self.threads = gpus, threads
         self._exit = ExitStack()
