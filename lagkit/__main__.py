@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lagkit.cli import add_settings, exit_code, settings, show
-from lagkit.errors import EmptyStore
+from lagkit.errors import ConfigError, EmptyStore
 
 if TYPE_CHECKING:
     from lagkit.experiment import Experiment
@@ -38,12 +39,21 @@ def _parser() -> argparse.ArgumentParser:
             "tier", metavar="TIER|CONFIG.yaml", help="testbed, smollm2, paper, or a file of settings (lagkit.config)"
         )
         add_settings(sub)
+        _add_workers(sub)
         sub.set_defaults(command=command)
     _add_store(commands.add_parser("store", help="look after a log store; needs no model"))
     _add_overlap(commands.add_parser("overlap", help="what the unseen questions of data folders share with seen ones"))
     _add_codec(commands.add_parser("codec", help="measure what KV blocks in fewer bits cost"))
     _add_nightly(commands.add_parser("nightly", help="run a profile of notebooks and hold it against its baselines"))
     return parser
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("workers", "share the work out to processes with a model each, by Ray")
+    group.add_argument("--workers", type=int, metavar="N", help="how many (default: none, all in this process)")
+    group.add_argument("--ray", metavar="ADDRESS", help="a cluster: auto, HOST:6379 (default: one on this machine)")
+    group.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 if the cluster has GPUs, else 0")
+    group.add_argument("--threads-per-worker", type=int, metavar="N", help="default: 1 with GPUs, else a fair share")
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +122,8 @@ def run(args: argparse.Namespace) -> None:
     from lagkit import metrics
 
     experiment = _experiment(args)
-    results = experiment.run()
+    with _workers(args, experiment):
+        results = experiment.run()
     show(metrics.summarize(results), f"Summary of {len(results)} answers")
     show(experiment.differences(results), "Differences to no_logs, with 95% intervals")
     print(f"\nresults.parquet, summary.csv, differences.csv, manifest.json, traces and store: {experiment.out}")
@@ -121,10 +132,11 @@ def run(args: argparse.Namespace) -> None:
 def encode(args: argparse.Namespace) -> None:
     """The stages up to the encoded logs."""
     experiment = _experiment(args)
-    experiment.build()
-    experiment.encode()
-    with experiment.store() as store:
-        _describe(store)
+    with _workers(args, experiment):
+        experiment.build()
+        experiment.encode()
+        with experiment.store() as store:
+            _describe(store)
 
 
 def summary(args: argparse.Namespace) -> None:
@@ -257,6 +269,20 @@ def _store_first(argv: Sequence[str]) -> list[str]:
     if list(argv[:2]) == ["store", "copy"] and len(argv) == 4:
         return ["store", argv[2], "copy", argv[3]]
     return list(argv)
+
+
+def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContextManager:
+    """The workers that the options ask for, at work on a run."""
+    if args.workers is None:
+        given = [name for name in ("ray", "gpus_per_worker", "threads_per_worker") if getattr(args, name) is not None]
+        if given:
+            raise ConfigError(f"--{given[0].replace('_', '-')} is for workers: say how many with --workers.")
+        return nullcontext()
+    from lagkit.cluster import Workers
+
+    return Workers(
+        experiment, args.workers, address=args.ray, gpus=args.gpus_per_worker, threads=args.threads_per_worker
+    )
 
 
 def _open(place: str, *, write: bool = False) -> Store:

@@ -57,5 +57,9 @@ class DamagedBlock(StoreError):
     """A KV block is missing, truncated or altered where the store keeps it."""
 
 
+class ClusterError(LagkitError):
+    """A cluster cannot be reached or cannot do what is asked, or its workers die again and again."""
+
+
 class NotebookFailed(LagkitError):
     """A cell of a notebook that was run headlessly failed or took too long."""

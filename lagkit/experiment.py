@@ -16,8 +16,8 @@ from lagkit import components, data, manifest, metrics, report, strata
 from lagkit.agent import Agent, Limits
 from lagkit.backend import Backend, load_model
 from lagkit.config import RunConfig, Split
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError, ContextTooLong
+from lagkit.errors import ConfigError, LagkitError
+from lagkit.executor import Asking, Executor, Local
 from lagkit.journal import Journal
 from lagkit.kv import KVBlock
 from lagkit.policy import Policy, Unit, get_policy
@@ -40,12 +40,13 @@ class Experiment:
     A run on a test world has it in `world/`. `loaded` are the data as their authors split them, `data` as the run does;
     the same unless `split` is disjoint. `lm` and `embedder` may be handed in, to share them between runs.
     Raises DataError or ConfigError at once when the data are missing or too few, the folder holds another run, or `lm`
-    cannot follow a policy.
+    cannot follow a policy. `workers`, if there are any, do what takes a model: see `lagkit.cluster`.
     """
 
     def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
         self.out = Path(config.out)
+        self.workers: Executor | None = None
         self.loaded = data.load(config.data, config.dataset) if config.data else self._draw_world()
         self.data = self._split()
         for split in ("seen", "unseen"):
@@ -57,6 +58,16 @@ class Experiment:
             self.lm = lm
         if embedder is not None:
             self.embedder = embedder
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker: the settings and the data. It loads a model of its own, and may run in another folder."""
+        kept = {name: getattr(self, name) for name in ("config", "loaded", "data")}
+        return {**kept, "out": self.out.resolve(), "workers": None}
+
+    @property
+    def executor(self) -> Executor:
+        """Where the model works."""
+        return self.workers or Local(self)
 
     @cached_property
     def lm(self) -> Backend:
@@ -113,10 +124,10 @@ class Experiment:
 
     def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
-        place, model, embedder = folder or self._place(unit), self.lm.fingerprint, self.embedder
-        same = {"model": model, "embedder": embedder.name, "codec": self.config.codec}
+        place, model, embedder = folder or self._place(unit), self.executor.model, self.embedder
+        same = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
         if write:
-            dtype = str(self.lm.dtype).removeprefix("torch.")
+            dtype = str(model.dtype).removeprefix("torch.")
             store = store_at(place).open_or_create(place, **same, dim=embedder.dim, dtype=dtype)
         else:
             store = store_at(place).open(place, **same)
@@ -170,23 +181,14 @@ class Experiment:
 
     def encode(self) -> None:
         """Encode each log as the KV policies ask; what is encoded already stays. Too long a log is left out."""
-        encoder = Encoder(self.lm, self.prompt)
         wanted = [policy for policy in map(get_policy, self.config.policies) if policy and policy.inject == "kv"]
         for unit in sorted(self._units):
-            policies = {encoder.key(policy): policy for policy in wanted if policy.unit == unit}
+            policies = {self.executor.block_key(policy): policy for policy in wanted if policy.unit == unit}
             with self.store(unit, write=True) as store:
                 todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
-                shown = progress(todo, "Encoding logs" if unit == "trace" else "Encoding steps")
-                store.put_blocks(self._blocks(encoder, store, policies, shown))
-
-    def _blocks(
-        self, encoder: Encoder, store: Store, policies: Mapping[str, Policy], todo: Iterable[tuple[str, str]]
-    ) -> Iterator[tuple[str, str, KVBlock]]:
-        for log, key in todo:
-            try:
-                yield log, key, encoder.encode(store.get(log), policies[key])
-            except ContextTooLong as error:
-                print(f"Log {log} is not encoded as {key}: {error}")
+                made = self.executor.encode(todo, store.get, policies)
+                what = "Encoding logs" if unit == "trace" else "Encoding steps"
+                store.put_blocks(_encoded(progress(made, what, total=len(todo))))
 
     def answer(self, name: str, split: Split) -> None:
         """Answer a split's questions under one policy. Seen ones without logs were answered to build the store."""
@@ -296,8 +298,9 @@ class Experiment:
         todo = {q.id: q for q in questions if q.id not in found}
         if not todo:
             return [found[q.id] for q in questions]
-        agent = self.agent(policy, name, store, limits=limits, exclude=exclude)
-        for trace in progress(agent.run(todo.values()), f"Answering: {journal}", total=len(todo)):
+        asking = Asking(policy, name, store, limits or self.config.limits, exclude)
+        answered = self.executor.answer(todo.values(), asking)
+        for trace in progress(answered, f"Answering: {journal}", total=len(todo)):
             trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
             book.append(trace)
             found[trace.question_id] = trace
@@ -324,6 +327,17 @@ class Experiment:
             policy_name=name,
             exclude=exclude,
         )
+
+
+def _encoded(
+    made: Iterable[tuple[tuple[str, str], KVBlock | LagkitError]],
+) -> Iterator[tuple[str, str, KVBlock]]:
+    """What could be encoded; the rest is told."""
+    for (log, key), block in made:
+        if isinstance(block, LagkitError):
+            print(f"Log {log} is not encoded as {key}: {block}")
+        else:
+            yield log, key, block
 
 
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:

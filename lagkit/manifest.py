@@ -70,11 +70,11 @@ def read_manifest(out: Path) -> dict[str, Any]:
 @contextmanager
 def session(run: Experiment) -> Iterator[None]:
     """Note in the manifest what this session works with; `seconds` stays null if it is killed or interrupted."""
-    path, entry = run.out / "manifest.json", _session()
+    path, entry = run.out / "manifest.json", {**_session(), "workers": run.executor.about}
     manifest = read_manifest(run.out)
     manifest |= {
         "prompt": {"name": run.prompt.name, "hash": run.prompt.hash},
-        "model": run.lm.fingerprint,
+        "model": run.executor.model.fingerprint,
         "sessions": [*manifest.get("sessions", ()), entry],
     }
     write_json(path, manifest)
