@@ -5,6 +5,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SANITY := notebooks/00_sanity_check.ipynb
 RESULTS := docs/results/wikihop-smollm2
 PROFILE ?= demo
+BENCHES ?= race targets planner search search_store stream cluster lance
 
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
@@ -39,9 +40,13 @@ test: $(STAMP)  ## the fast tests, and the first notebook; fetches two small mod
 test-all: $(STAMP)  ## all tests
 	$(BIN)/pytest
 
-bench: $(STAMP)  ## measure speed and size, into runs/bench.json
-	@mkdir -p runs
-	$(BIN)/python -m lagkit bench --out runs/bench.json
+bench: $(STAMP)  ## remake docs/results/scale.md; BENCHES="race planner" for some, DATA=folder of MMLU-Pro for long answers
+	@for bench in $(BENCHES); do \
+		echo "== $$bench"; \
+		$(BIN)/python -m benchmarks.$$bench --out benchmarks/results/$$bench.json \
+			$$([ $$bench = race ] && echo "$(if $(DATA),--data $(DATA))") || exit; \
+	done
+	$(BIN)/python -m benchmarks.page
 
 study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all variants
 	$(BIN)/python -m lagkit.testbed study testbed --set out=runs/study --page docs/results/testbed.md

@@ -20,7 +20,7 @@ import pandas as pd
 from lagkit.cli import show
 from lagkit.manifest import git_state, machine, versions, write_json
 from lagkit.model import LM, Context
-from lagkit.planner import Rates, Size, decisions, measure
+from lagkit.planner import Rates, Size, decisions, measure_rates
 from lagkit.progress import quiet, say
 from lagkit.store import LogStore
 from lagkit.types import Round, Trace
@@ -82,9 +82,9 @@ def measured(lm: LM) -> tuple[Rates, Rates, int]:
                 block = lm.encode(Context(tuple(ids)), 0, len(ids))
                 trace = Trace(str(number), f"{number}?", "", (Round("", str(number)),))
                 store.add(trace, np.eye(2, dtype=np.float32)[0], {"block": block})
-            cached = measure(lm, store)
+            cached = measure_rates(lm, store)
             _drop_pages(Path(folder))
-            return cached, measure(lm, store), block.nbytes // len(block)
+            return cached, measure_rates(lm, store), block.nbytes // len(block)
 
 
 def _drop_pages(folder: Path) -> None:

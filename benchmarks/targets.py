@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lagkit import data
+from lagkit import data, injection
 from lagkit.agent import Agent, Limits
 from lagkit.errors import ConfigError
-from lagkit.hot import HotBlocks
-from lagkit.kv import KVBlock, build_cache
+from lagkit.kv import KVBlock
 from lagkit.manifest import machine, versions, write_json
 from lagkit.model import LM, Context
 from lagkit.progress import quiet, say
@@ -48,7 +47,6 @@ TARGETS: dict[str, tuple[float, str]] = {
 }
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "data" / "sample"
-_KEY = "bench"
 Result = dict[str, Any]
 
 
@@ -126,53 +124,17 @@ def table(report: Result) -> pd.DataFrame:
 
 
 def inject_over_prefill(lm: LM, sizes: Sizes) -> dict[str, Result]:
-    """Time to a cache with a store's logs re-aligned, over the time of a prefill of their text; also when they are hot.
-
-    Cold, the store is closed and nothing is in this process; hot, the logs were injected at this place before.
-    """
-    rng = np.random.default_rng(0)
-    texts = [tuple(rng.integers(3, lm.model.config.vocab_size, sizes.log_tokens).tolist()) for _ in range(sizes.logs)]
-    whole = Context(tuple(token for text in texts for token in text))
-    cold, hot, prefills = [], [], []
-    with tempfile.TemporaryDirectory() as folder:
-        with _new_store(Path(folder), lm) as store:
-            blocks = [lm.encode(Context(text), 0, len(text)) for text in texts]
-            ids = store.add_many((_trace(i), np.eye(8)[0], {_KEY: block}) for i, block in enumerate(blocks))
-        for _ in range(sizes.repeats):
-            cold.append(_inject(lm, Path(folder), ids, held := HotBlocks()))
-            hot.append(_inject(lm, Path(folder), ids, held))
-            prefills.append(_seconds(lambda: lm.encode(whole, 0, 0)))
-    prefill = 1e3 * median(prefills)
+    """Time to a cache with a store's logs re-aligned, over that of a prefill of their text; cold, and hot."""
+    found = injection.measure(lm, logs=sizes.logs, tokens=sizes.log_tokens, repeats=sizes.repeats)
     at = {"logs": sizes.logs, "tokens each": sizes.log_tokens, "dtype": _dtype(lm), "repeats": sizes.repeats}
-    included = "opening the store, finding the blocks, {}RoPE, filling the cache"
+
+    def result(share: float, ms: float, parts: Mapping[str, float]) -> Result:
+        return {"value": share, "sizes": at, "inject_ms": ms, "prefill_ms": found.prefill_ms, "parts_ms": dict(parts)}
+
     return {
-        "inject_over_prefill": {
-            **_parts(cold, prefill),
-            "sizes": at,
-            "included": included.format("reading them with their sha256, ") + "; files are in the system's page cache",
-        },
-        "inject_over_prefill_hot": {**_parts(hot, prefill), "sizes": at, "included": included.format("")},
+        "inject_over_prefill": result(found.cold_share, found.cold_ms, found.cold),
+        "inject_over_prefill_hot": result(found.hot_share, found.hot_ms, found.hot),
     }
-
-
-def _parts(measured: Sequence[dict[str, float]], prefill_ms: float) -> Result:
-    total = 1e3 * median(sum(parts.values()) for parts in measured)
-    parts = {name: 1e3 * median(part[name] for part in measured) for name in measured[0]}
-    return {"value": total / prefill_ms, "inject_ms": total, "prefill_ms": prefill_ms, "parts_ms": parts}
-
-
-def _inject(lm: LM, folder: Path, ids: list[str], hot: HotBlocks) -> dict[str, float]:
-    """Seconds of each step from a closed store to a filled cache."""
-    times = [time.perf_counter()]
-    with LogStore.open(folder, model=lm.fingerprint) as store:
-        times.append(time.perf_counter())
-        rows = [store.find(log, _KEY) for log in ids]
-        parts = [hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row)) for row in rows]
-        blocks = [part.ready() for part in parts]
-        times.append(time.perf_counter())
-        build_cache([blocks], lm.model, lm.realigner, 1)
-        times.append(time.perf_counter())
-    return dict(zip(("open", "read and check", "realign"), np.diff(times).tolist(), strict=True))
 
 
 def bytes_overhead(lm: LM, sizes: Sizes) -> Result:

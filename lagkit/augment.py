@@ -10,7 +10,7 @@ from lagkit.backend import Backend
 from lagkit.encode import SEPARATOR, Encoder, kept_text
 from lagkit.kv import KVBlock, Part
 from lagkit.model import LM, BlockSource, Context
-from lagkit.planner import Rates, measure
+from lagkit.planner import Rates, measure_rates
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt, split_chat
 from lagkit.seats import Seats
@@ -121,7 +121,7 @@ class Augmenter(LogTexts):
     @cached_property
     def rates(self) -> Rates:
         """How fast the store and the model are, measured when first needed."""
-        return measure(self.lm, self.store)
+        return measure_rates(self.lm, self.store)
 
     def _is_sooner_computed(self, log: str, row: BlockRow) -> bool:
         if self.source != "planned":

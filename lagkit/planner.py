@@ -46,7 +46,7 @@ class Rates:
         return "load" if self.load_s(nbytes) <= self.recompute_s(tokens) else "recompute"
 
 
-def measure(lm: LM, store: Store) -> Rates:
+def measure_rates(lm: LM, store: Store) -> Rates:
     """The rates of this model and this store, as they are now: what the system has in memory is read from there.
 
     Up to 16 blocks are read once each, checksums included. Latency is told from their bytes where blocks of very

@@ -12,7 +12,7 @@ from lagkit.augment import Augmenter
 from lagkit.encode import Encoder
 from lagkit.errors import StoreError
 from lagkit.model import LM
-from lagkit.planner import Rates, Size, decisions, measure
+from lagkit.planner import Rates, Size, decisions, measure_rates
 from lagkit.policy import Policy
 from tests.lms import new_lm, open_store, qa, short_prompt, trace_of
 from tests.stores import same
@@ -54,7 +54,7 @@ def store(tmp_path):
 
 
 def test_rates_are_measured(store):
-    found = measure(*store)
+    found = measure_rates(*store)
     assert math.isfinite(found.prefill)
     assert 0 < found.prefill < 1e9
     assert 0 < found.read < 1e13
@@ -67,7 +67,7 @@ def test_a_store_without_blocks_cannot_be_measured(tmp_path):
         open_store(tmp_path / "store", lm, trace_of("x")) as store,
         pytest.raises(StoreError, match="no KV blocks yet"),
     ):
-        measure(lm, store)
+        measure_rates(lm, store)
 
 
 @pytest.mark.parametrize(

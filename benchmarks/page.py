@@ -1,0 +1,253 @@
+"""`python -m benchmarks.page`: docs/results/scale.md from the results of the other commands, each named with them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.targets import TARGETS
+from lagkit.plots.race import SIDES
+from lagkit.plots.race import rows as race_rows
+from lagkit.plots.search import good_enough
+from lagkit.report import table
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "results" / "scale.md"
+Result = dict[str, Any]
+
+OPENING = """# Speed and scale
+
+Written by `python -m benchmarks.page` from [`benchmarks/results/`](../../benchmarks/results), a file for each command;
+`make bench` runs them all and this one. Where it was measured stands below each table. Goals are the project's own.
+Figures are in [notebook 13](../gallery/13_scale.ipynb). What faults leave behind is in [`faults.md`](faults.md), what
+fewer bits cost in [`codec.md`](codec.md).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    args = parser.parse_args(argv)
+    args.page.write_text(markdown(args.results), encoding="utf-8")
+
+
+def markdown(results: Path) -> str:
+    """The page of a folder of results; a section whose file is not there says so."""
+    parts = [OPENING]
+    for title, name, command, section in SECTIONS:
+        parts += [f"## {title}\n", f"`{command}`\n"]
+        path = results / f"{name}.json"
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            parts += [*section(found, results), _made(found)]
+        else:
+            parts.append("Not measured yet.\n")
+    return "\n".join(parts)
+
+
+def _race(found: Result, _: Path) -> Iterator[str]:
+    rows = race_rows(found)
+    yield (
+        "lagkit with 32 questions at once against the authors' procedure, written anew from its description: one "
+        "question at a time, all caches unpickled into memory, keys joined and rotated in every round. The same model, "
+        "store, questions and threads; each side in its own processes, in turns, medians. Goal: 8 times the questions "
+        "a second, and a start-up that does not depend on the number of logs (until the first hits of a search).\n"
+    )
+    yield table(
+        ["workload", "logs", "questions/s", "times", "same answers", "first token, ms", "start-up, ms", "peak, MB"],
+        [_race_row(both) for _, both in rows.groupby(["workload", "logs"], sort=False)],
+    )
+    yield (
+        "\n`testbed`: prompts of some 100 tokens, answers of 13. `short answers`: SmolLM2 on the sample with worked "
+        "examples. `long answers`: SmolLM2 on multiple choice without examples, up to 256 tokens a round (MMLU-Pro, "
+        "not in the repository). What batches speed up is decoding. Reading prompts is bound by arithmetic on a CPU, "
+        "and logs in front of a prompt change what all of it has read, so both sides read it again in every round: the "
+        "shorter the answers, the smaller the gain.\n"
+    )
+
+
+def _race_row(both: pd.DataFrame) -> list[Any]:
+    ours, theirs = (both[both["side"] == side].iloc[0] for side in SIDES)
+
+    def pair(key: str, scale: float = 1.0, digits: int = 0) -> str:
+        return " / ".join(f"{scale * side[key]:,.{digits}f}" for side in (ours, theirs))
+
+    return [
+        f"{ours['workload']} ({ours['dtype']})",
+        f"{ours['logs']:,}",
+        pair("questions_per_s", digits=2),
+        f"**{ours['speedup']:.2f}**",
+        f"{ours['same_answers']} of {ours['questions']}",
+        pair("first_token_s", 1e3),
+        pair("start_s", 1e3),
+        pair("peak_mb"),
+    ]
+
+
+def _targets(found: Result, _: Path) -> Iterator[str]:
+    rows = []
+    for key, (bound, kind) in TARGETS.items():
+        row = found[key]
+        sizes = ", ".join(f"{name} {value}" for name, value in row["sizes"].items())
+        rows.append([f"`{key}`", f"{row['value']:.4g}", f"{kind} {bound:g}", "yes" if row["met"] else "**no**", sizes])
+    yield table(["what", "value", "goal", "met", "measured at"], rows)
+    cold, hot = (found[key] for key in ("inject_over_prefill", "inject_over_prefill_hot"))
+    yield (
+        f"\nInjecting three logs of 150 tokens takes {hot['inject_ms']:.1f} ms when they are in memory, re-aligned, "
+        f"and {cold['inject_ms']:.1f} ms from a closed store, checksums included; reading their text takes "
+        f"{cold['prefill_ms']:.0f} ms.\n"
+    )
+
+
+def _planner(found: Result, _: Path) -> Iterator[str]:
+    yield "Load a log's KV, or compute it again? The sooner way, and how many times sooner; `kept of read` tokens.\n"
+    decisions = pd.DataFrame(found["decisions"])
+    for model, own in decisions.groupby(decisions["log"].str.partition(",")[0], sort=False):
+        logs = list(dict.fromkeys(own["log"]))
+        cells = {(row.place, row.log): f"{row.way} {row.gain:.1f}" for row in own.itertuples()}
+        rows = [[place, *(cells[place, log] for log in logs)] for place in dict.fromkeys(own["place"])]
+        yield table([model, *(log.partition(", ")[2] for log in logs)], rows) + "\n"
+    yield (
+        "This machine is measured but for the networks, whose rates are round numbers; the H200 is reckoned from its "
+        "maker's figures (`benchmarks/planner.py`), not measured.\n"
+    )
+
+
+def _search(found: Result, results: Path) -> Iterator[str]:
+    best = good_enough(pd.DataFrame(found["rows"]))
+    largest = [size for size in sorted(best["logs"].unique()) if size >= 10_000]
+    rows = [
+        [
+            row.index_,
+            f"{row.logs:,}",
+            f"{row.recall:.4f}",
+            f"{row.ms:.2f}",
+            f"{row.batch_ms:.2f}",
+            f"{row.build_s:.1f}",
+            f"{row.memory_mb:,.0f}",
+        ]
+        for row in best.rename(columns={"index": "index_"}).sort_values(["logs", "ms"]).itertuples()
+        if row.logs in largest
+    ]
+    yield (
+        "FAISS's indexes over made-up embeddings with the distribution of real ones, each with the least effort that "
+        "reaches a recall of 0.99 of the three nearest, or its best; one thread.\n"
+    )
+    yield table(["index", "logs", "recall@3", "one query, ms", "each of 32, ms", "build, s", "memory, MB"], rows)
+    path = results / "search_store.json"
+    if path.exists():
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        yield "\nThe store as a whole (`python -m benchmarks.search_store`); from 30,000 logs on it takes codes.\n"
+        yield table(
+            ["logs", "search", "open, ms", "first search, ms", "one query, ms", "recall@3", "memory, MB"],
+            [
+                [
+                    f"{row['logs']:,}",
+                    row["search"],
+                    f"{row['open_ms']:.1f}",
+                    f"{1e3 * row['first_search_s']:.0f}",
+                    f"{row['ms']:.2f}",
+                    f"{row['recall']:.3f}",
+                    f"{row['memory_mb']:,.0f}",
+                ]
+                for row in rows
+            ],
+        )
+    yield ""
+
+
+def _stream(found: Result, _: Path) -> Iterator[str]:
+    sizes, flat = found["sizes"], found["flat"]
+    yield (
+        f"{sizes['updates']:,} updates (search, read three blocks and inject them, add a log, evict the oldest) under "
+        f"a cap of {sizes['cap_mb']:,.0f} MB, which binds after {sizes['binds']:,}: the first {sizes['window']:,} from "
+        f"there on against the last. {found['problems']} problems were found by `verify` in the end, and "
+        f"{found['wrong_searches']} wrong searches.\n"
+    )
+    names = {
+        **{f"{step}": f"{step}, median ms" for step in ("search", "read", "add", "evict")},
+        **{"rss_mb": "memory of the process, MB", "store_mb": "store, MB", "wal_mb": "of it write-ahead log, MB"},
+        "open_files": "open files",
+    }
+    rows = [
+        [said, *(f"{flat[key][k]:.2f}" for k in ("first", "last")), _interval(flat[key])]
+        for key, said in names.items()
+        if key in flat
+    ]
+    yield table(["", "first", "last", "change [95%]"], rows)
+    yield ""
+
+
+def _interval(row: Result) -> str:
+    return f"{row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+
+
+def _cluster(found: Result, _: Path) -> Iterator[str]:
+    settings = found["settings"]
+    yield (
+        f"The testbed's run of {settings['log_questions']} log questions and as many of each split, in this process "
+        "and by workers of a local Ray cluster on the same two cores, one thread each; traces, logs and KV are "
+        "compared, bit by bit, before the clock is believed.\n"
+    )
+    rows = [
+        [
+            row["workers"] or "none",
+            *(f"{row[k]:.1f}" for k in ("build", "encode", "answer")),
+            f"{row['speed_up']:.2f}",
+            f"{row['ray'] + row['models']:.1f}",
+        ]
+        for row in found["seconds"]
+    ]
+    yield table(["workers", "build, s", "encode, s", "answer, s", "times as fast", "before that: start, s"], rows)
+    yield ""
+
+
+def _lance(found: Result, _: Path) -> Iterator[str]:
+    yield (
+        f"A store in LanceDB on an S3 server on loopback (moto, in Python) against a folder, {found['logs']:,} logs, "
+        f"{found['blocks']:,} with a block of {found['bytes of a block']:,} bytes; medians.\n"
+    )
+    yield table(
+        ["", "folder", "S3 on loopback"],
+        [[key, f"{value:,.2f}", f"{found['s3'][key]:,.2f}"] for key, value in found["folder"].items()],
+    )
+    rows = [[way, *(f"{row[k]:,.0f}" for k in ("copy, MB/s", "compare, MB/s"))] for way, row in found["copy"].items()]
+    yield "\n" + table(["`store copy`", "copy, MB/s", "compare afterwards, MB/s"], rows) + "\n"
+
+
+def _made(found: Result) -> str:
+    about = found.get("about", found)
+    if "workloads" in found:
+        about = next(iter(found["workloads"].values()))
+    machine, commit = about["machine"], (about.get("git") or {}).get("commit", "")[:8]
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    at = f"; commit {commit}" if commit else ""
+    return f"Measured on {machine['cores']} cores, {machine['threads']} threads{gpu}{at}.\n"
+
+
+Section = Callable[[Result, Path], Iterator[str]]
+SECTIONS: tuple[tuple[str, str, str, Section], ...] = (
+    (
+        "Against the authors' procedure",
+        "race",
+        "python -m benchmarks.race --out benchmarks/results/race.json --data FOLDER_OF_MMLU_PRO",
+        _race,
+    ),
+    ("Targets", "targets", "python -m benchmarks.targets --out benchmarks/results/targets.json", _targets),
+    ("Load or recompute", "planner", "python -m benchmarks.planner --out benchmarks/results/planner.json", _planner),
+    ("Search", "search", "python -m benchmarks.search --out benchmarks/results/search.json", _search),
+    ("A long stream", "stream", "python -m benchmarks.stream --out benchmarks/results/stream.json", _stream),
+    ("Cluster", "cluster", "python -m benchmarks.cluster --out benchmarks/results/cluster.json", _cluster),
+    ("Store on an object store", "lance", "python -m benchmarks.lance --out benchmarks/results/lance.json", _lance),
+)
+
+if __name__ == "__main__":
+    main()
