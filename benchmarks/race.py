@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from benchmarks.authors import Authors
 from benchmarks.workloads import WORKLOADS, experiment, prepare, questions, read_settings, save_settings, the_policy
 from lagkit.agent import Limits
@@ -111,7 +113,10 @@ def measure(side: str, folder: Path, logs: int) -> Result:
     warm, asked = questions(run, work)
     run.lm.fingerprint, run.embedder, run.passages  # noqa: B018 (loaded here, for neither side's account)
     before = _peak_mb()
-    return (_lagkit if side == "lagkit" else _authors)(run, folder, logs, warm, asked) | {"before_mb": before}
+    found = (_lagkit if side == "lagkit" else _authors)(run, folder, logs, warm, asked) | {"before_mb": before}
+    if torch.cuda.is_available():
+        found["gpu_peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return found
 
 
 def _lagkit(run: Experiment, folder: Path, logs: int, warm: list[Question], asked: list[Question]) -> Result:
