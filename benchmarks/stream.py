@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from lagkit.config import RunConfig
 from lagkit.encode import Encoder
 from lagkit.experiment import Experiment
 from lagkit.hot import HotBlocks, Reading
+from lagkit.index import VectorIndex
 from lagkit.kv import KVBlock, build_cache
 from lagkit.manifest import git_state, machine, versions, write_json
 from lagkit.model import LM
@@ -48,6 +49,14 @@ FOUND = 3  # logs that a task reads
 CAPACITY = 64  # slots for what the model would write
 HOT = 64 << 20  # bytes of blocks kept in memory: less than the store, so that they too come and go
 STEPS = ("search", "read", "add", "evict")
+# The machine's own drift: a search of as many embeddings that never change, and a file as large as a block that is
+# written and synced, at every `CONTROLLED`th update.
+CONTROLS, CONTROLLED = ("scan", "write"), 5
+RATIOS = {
+    "search_over_scan": ("search", "scan"),
+    "read_over_scan": ("read", "scan"),
+    "add_over_write": ("add", "write"),
+}
 BEHIND = "follow"  # the search of a reader that has searched `PART` updates ago
 SIZES = ("rss_mb", "store_mb", "database_mb", "wal_mb", "blocks_mb", "logs", "open_files")
 PART = 100  # updates in a row of the result
@@ -94,7 +103,7 @@ class Stream:
     binds: int | None = None  # the first update that evicted a log
     wrong: int = 0  # searches in which a reader found other logs than the writer
     _hot: HotBlocks = field(default_factory=lambda: HotBlocks(HOT))
-    _times: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in (*STEPS, BEHIND)})
+    _times: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in (*STEPS, *CONTROLS, BEHIND)})
 
     def run(self, updates: int) -> pd.DataFrame:
         """A row for each `PART` updates: steps in milliseconds (median and `_p95`), and `SIZES` after the last."""
@@ -106,6 +115,8 @@ class Stream:
                 asks, logs = drawn[number - 1]
                 question = f"{self.sources[asks].trace.question} (task {number})"
                 self._update(question, self.sources[logs].task(number))
+                if not number % CONTROLLED:
+                    self._control(question)
                 if not number % PART:
                     self._follow(reader, question)
                     rows.append({"updates": number, **self._speeds(), **self._sizes()})
@@ -123,6 +134,22 @@ class Stream:
             gone = self.store.evict(self.cap)
         if gone and self.binds is None:
             self.binds = int(log.trace.question_id.rpartition("-")[2])
+
+    @cached_property
+    def _unchanged(self) -> VectorIndex:
+        index, count = VectorIndex(self.embedder.dim), self.cap // self.sources[0].nbytes(self.embedder.dim)
+        texts = [self.sources[i % len(self.sources)].task(i).trace.key for i in range(count)]
+        index.add([str(i) for i in range(count)], self.embedder.documents(texts))
+        return index
+
+    def _control(self, question: str) -> None:
+        index, query, path = self._unchanged, self.embedder.queries([question]), self.store.path.parent / "control"
+        with self._timed("scan"):
+            index.search(query, FOUND)
+        with self._timed("write"), open(path, "wb") as file:
+            file.write(bytes(self.sources[0].block.nbytes))
+            file.flush()
+            os.fsync(file.fileno())
 
     def _follow(self, reader: LogStore, question: str) -> None:
         query = self.embedder.queries([question])
@@ -189,6 +216,10 @@ def flatness(table: pd.DataFrame, binds: int, window: int) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
+def _with_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(**{name: table[step] / table[control] for name, (step, control) in RATIOS.items()})
+
+
 def _half_width(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Of Welch's 95% interval of a difference of means; 0 where neither varies."""
     spread = [part.var(ddof=1) / len(part) for part in (a, b)]
@@ -214,7 +245,7 @@ def measure(folder: Path, *, updates: int, logs: int, questions: int, embedder: 
         "sizes": {**sizes, "embedder": embedder, "tokens": tokens, "window": logs, "found": FOUND, "hot_mb": HOT / 1e6},
         "seconds": round(time.perf_counter() - began, 1),
         **faults,
-        "flat": flatness(table, stream.binds or 0, logs).astype(float).round(5).to_dict("index"),
+        "flat": flatness(_with_ratios(table), stream.binds or 0, logs).astype(float).round(5).to_dict("index"),
         "rows": table.astype(float).round(4).reset_index().to_dict("list"),
         "about": {"machine": machine(), "versions": versions(), "git": git_state()},
     }
