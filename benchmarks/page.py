@@ -173,21 +173,24 @@ def _stream(found: Result, _: Path) -> Iterator[str]:
         f"{found['wrong_searches']} wrong searches.\n"
     )
     names = {
-        **{f"{step}": f"{step}, median ms" for step in ("search", "read", "add", "evict")},
+        **{step: f"{step}, median ms" for step in ("search", "read", "add", "evict")},
+        "search_over_scan": "search, over one of an index that does not change",
+        "add_over_write": "add, over a synced write of as many bytes",
         **{"rss_mb": "memory of the process, MB", "store_mb": "store, MB", "wal_mb": "of it write-ahead log, MB"},
         "open_files": "open files",
     }
     rows = [
-        [said, *(f"{flat[key][k]:.2f}" for k in ("first", "last")), _interval(flat[key])]
+        [said, *(f"{flat[key][k]:.2f}" for k in ("first", "last")), *_changes(flat[key])]
         for key, said in names.items()
         if key in flat
     ]
-    yield table(["", "first", "last", "change [95%]"], rows)
+    yield table(["", "first", "last", "change [95%]", "trend in 10,000 updates [95%]"], rows)
     yield ""
 
 
-def _interval(row: Result) -> str:
-    return f"{row['change']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+def _changes(row: Result) -> Iterator[str]:
+    for key, low, high in (("change", "low", "high"), ("slope", "slope_low", "slope_high")):
+        yield f"{row[key]:+.2f} [{row[low]:+.2f}, {row[high]:+.2f}]"
 
 
 def _cluster(found: Result, _: Path) -> Iterator[str]:

@@ -38,7 +38,7 @@ def ways(table: pd.DataFrame, title: str) -> go.Figure:
             zmin=-_MOST,
             zmax=_MOST,
             colorbar={
-                "title": "sooner by",
+                "title": {"text": "sooner by<br> "},
                 "tickvals": [-3, -2, -1, 0, 1, 2, 3],
                 "ticktext": ["recompute 1000x", "100x", "10x", "equal", "10x", "100x", "load 1000x"],
             },
