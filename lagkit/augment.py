@@ -124,8 +124,8 @@ class Augmenter(LogTexts):
         return measure_rates(self.lm, self.store)
 
     def _is_sooner_computed(self, log: str, row: BlockRow) -> bool:
-        if self.source != "planned":
-            return self.source == "recompute"
+        if self.source != "planned" or self.store.codec != "none":  # a codec's block is not what computing it gives
+            return self.source == "recompute" and self.store.codec == "none"
         reading = self.encoder.read(self.store.get(log), self.policy)
         tokens = reading.kept[-1] + 1 - reading.context.injected if reading.kept else 0
         return self.rates.way(tokens, row.bytes) == "recompute"

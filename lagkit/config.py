@@ -152,6 +152,12 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _computed_as_stored(self) -> Self:
+        if self.blocks != "load" and self.codec != "none":
+            raise ValueError(f"blocks of codec {self.codec} are not what computing them again gives: use blocks=load")
+        return self
+
+    @model_validator(mode="after")
     def _within_reach(self) -> Self:
         for variant in map(Variant.parse, self.policies if self.model.startswith(API) else ()):
             if reason := refusal(variant.policy, variant.limits(self.limits)):

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lagkit.augment import Augmenter
+from lagkit.config import RunConfig
 from lagkit.encode import Encoder
-from lagkit.errors import StoreError
+from lagkit.errors import ConfigError, StoreError
 from lagkit.model import LM
 from lagkit.planner import Rates, Size, decisions, measure_rates
 from lagkit.policy import Policy
+from lagkit.store import LogStore
 from tests.lms import new_lm, open_store, qa, short_prompt, trace_of
 from tests.stores import same
 
@@ -85,3 +87,15 @@ def test_blocks_come_from_where_the_plan_says_and_are_the_same(store, monkeypatc
     found = kv.context(qa("Which?"), "USER", logs.ids).blocks
     assert all(map(same, found, expected))
     assert bool(loaded) is reads
+
+
+def test_what_a_codec_has_changed_is_not_computed_again(tmp_path):
+    lm, policy = new_lm(LM), Policy("kv")
+    encoder, log = Encoder(lm, short_prompt()), trace_of("word <ans>x</ans>")
+    settings = {"model": lm.fingerprint, "embedder": "none", "dim": 2, "dtype": "float32", "codec": "int8"}
+    with LogStore.create(tmp_path / "store", **settings) as store:
+        store.add(log, [1, 0], {encoder.key(policy): encoder.encode(log, policy)})
+        kv = Augmenter(lm, short_prompt(), policy, store, "recompute")
+        assert same(kv.block(log.id), store.block(log.id, encoder.key(policy)))
+    with pytest.raises(ConfigError, match="blocks of codec int8 are not what computing them again gives"):
+        RunConfig.of("testbed", out=tmp_path, codec="int8", blocks="planned")
