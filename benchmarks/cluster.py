@@ -8,12 +8,14 @@ workers is measured apart from the stages, which begin when all workers are read
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +33,7 @@ from lagkit.progress import quiet, say
 from lagkit.types import Trace
 
 POLICIES = ("no_logs", "kv_last_round")
+WORKERS = (0, 1, 2)
 STAGES = ("build", "encode", "answer")
 THREADS = 1
 ROUNDING = 1e-5
@@ -39,37 +42,45 @@ ROUNDING = 1e-5
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.json")
-    parser.add_argument("--questions", type=int, default=150, metavar="N", help="of each split (default: %(default)s)")
+    parser.add_argument("--questions", type=int, default=80, metavar="N", help="of each split (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of each (default: %(default)s)")
     return exit_code(measure, parser.parse_args())
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Run three times, compare, show and write."""
+    """Run in turns, compare, show medians and write."""
     quiet()
     torch.set_num_threads(THREADS)
     sizes = {f"{which}_questions": args.questions for which in ("log", "seen", "unseen")}
+    seconds: dict[int, list[dict[str, float]]] = {count: [] for count in WORKERS}
     with tempfile.TemporaryDirectory() as folder:
-        found = {count: _run(Path(folder) / str(count), count, sizes) for count in (0, 1, 2)}
-        reference, local = found[0]
-        rows = []
-        for count, (run, seconds) in found.items():
-            _assert_same(run, reference)
-            speed_up = {f"{stage}_speed_up": local[stage] / seconds[stage] for stage in STAGES}
-            rows.append({"workers": count, **seconds, **speed_up, "speed_up": _total(local) / _total(seconds)})
+        for number in range(args.repeats):
+            for count in WORKERS:
+                run, spent = _run(Path(folder) / f"{count}-{number}", count, sizes)
+                if not number and not count:
+                    reference = run
+                _assert_same(run, reference)
+                seconds[count].append({name: round(value, 3) for name, value in spent.items()})
         settings = reference.config.model_dump(
             mode="json", include={"model", "dtype", "batch_size", "policies", *sizes}
         )
+    medians = pd.DataFrame({count: pd.DataFrame(rows).median() for count, rows in seconds.items()})
+    medians.loc["all stages"] = medians.loc[list(STAGES)].sum()
+    speed_up = medians.loc[[*STAGES, "all stages"]].rdiv(medians.loc[[*STAGES, "all stages"], 0], axis=0)
     record = {
         "settings": {**settings, "threads": THREADS},
-        "seconds": [{name: round(value, 3) for name, value in row.items()} for row in rows],
+        "seconds": {str(count): rows for count, rows in seconds.items()},
+        "speed_up": {str(count): speed_up[count].round(3).to_dict() for count in WORKERS},
         "same_results": True,
+        "load": os.getloadavg()[0],
         "machine": manifest.machine(),
-        "versions": manifest.versions(),
+        "versions": {**manifest.versions(), "ray": version("ray")},
         "git": manifest.git_state(),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     manifest.write_json(args.out, record)
-    show(pd.DataFrame(rows).set_index("workers").T, "Seconds, and how many times as fast as without workers")
+    show(medians, f"Seconds by workers (0: in this process), medians of {args.repeats}")
+    show(speed_up, "Times as fast as in this process")
 
 
 def _run(out: Path, count: int, sizes: dict[str, int]) -> tuple[Experiment, dict[str, float]]:
@@ -102,10 +113,6 @@ def _timed(seconds: dict[str, float], what: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     seconds[what] = time.perf_counter() - began
-
-
-def _total(seconds: dict[str, float]) -> float:
-    return sum(seconds[stage] for stage in STAGES)
 
 
 def _assert_same(run: Experiment, reference: Experiment) -> None:
