@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -200,15 +201,14 @@ def _cluster(found: Result, _: Path) -> Iterator[str]:
         "and by workers of a local Ray cluster on the same two cores, one thread each; traces, logs and KV are "
         "compared, bit by bit, before the clock is believed.\n"
     )
-    rows = [
-        [
-            row["workers"] or "none",
-            *(f"{row[k]:.1f}" for k in ("build", "encode", "answer")),
-            f"{row['speed_up']:.2f}",
-            f"{row['ray'] + row['models']:.1f}",
-        ]
-        for row in found["seconds"]
-    ]
+    rows = []
+    for count, runs in found["seconds"].items():
+        took = {key: median(run[key] for run in runs) for key in runs[0]}
+        stages = [f"{took[stage]:.1f}" for stage in ("build", "encode", "answer")]
+        speed_up = found["speed_up"][count]["all stages"]
+        rows.append(
+            [count if int(count) else "none", *stages, f"{speed_up:.2f}", f"{took['ray'] + took['models']:.1f}"]
+        )
     yield table(["workers", "build, s", "encode, s", "answer, s", "times as fast", "before that: start, s"], rows)
     yield ""
 
