@@ -11,11 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lagkit import model
 from lagkit.errors import DamagedBlock
 from lagkit.hot import HotBlocks
 from lagkit.kv import KVBlock, build_cache, stack_layers
+from lagkit.model import LM, Context
 from tests.blocks import block_of, same
-from tests.lms import tiny_lm
+from tests.lms import new_lm, tiny_lm
 
 TOKENS = 5
 BYTES = block_of(TOKENS).nbytes
@@ -119,7 +121,22 @@ def test_many_threads_share_it():
     assert hot.nbytes == len(hot) * BYTES <= hot.max_bytes
 
 
-def lm_context():
-    from lagkit.model import Context
+def test_reading_goes_on_while_earlier_prompts_are_computed(monkeypatch):
+    """The second block is not there before the first prompt has been through the model: else nobody would end."""
+    lm, hot, computed = new_lm(LM), HotBlocks(), threading.Event()
+    block = lm.encode(lm_context(), 0, TOKENS)
+    lm.model.base_model.register_forward_hook(lambda *_: computed.set())
+    monkeypatch.setattr(model, "_PREFILLED", 1)  # each prompt by itself
 
+    def late() -> KVBlock:
+        assert computed.wait(20), "nothing was computed meanwhile"
+        return block
+
+    computed.clear()
+    parts = [hot.fetch("there", TOKENS, block.nbytes, lambda: block), hot.fetch("late", TOKENS, block.nbytes, late)]
+    said = lm.generate([Context((3, 4, 5), (part,)) for part in parts], 3)
+    assert said[0].ids == said[1].ids
+
+
+def lm_context() -> Context:
     return Context(tuple(range(3, 3 + TOKENS)))
