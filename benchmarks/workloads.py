@@ -76,7 +76,7 @@ WORKLOADS = {
 def experiment(workload: Workload, folder: Path, data: Path | None = None) -> Experiment:
     """The run that questions and logs come from."""
     given = {"data": data} if workload.needs == "data" else {}
-    asked = {"log_questions": workload.logs, "unseen_questions": None, "splits": ("unseen",)}
+    asked = {"log_questions": workload.logs, "seen_questions": None, "unseen_questions": None, "splits": ("unseen",)}
     sample = {**workload.settings, **given, **asked, "policies": ("no_logs", POLICY)}
     lm = workload.model() if workload.model else None
     return Experiment(RunConfig.of(workload.tier, out=folder / "run", **sample), lm=lm)
