@@ -72,7 +72,7 @@ def _race(found: Result, _: Path) -> Iterator[str]:
     )
     yield (
         "\n`testbed`: prompts of some 100 tokens, answers of 13. `short answers`: SmolLM2 on the sample with worked "
-        "examples. `long answers`: SmolLM2 on multiple choice without examples, up to 256 tokens a round (MMLU-Pro, "
+        "examples. `long answers`: SmolLM2 on multiple choice without examples, up to 128 tokens a round (MMLU-Pro, "
         "not in the repository). What batches speed up is decoding. Reading prompts is bound by arithmetic on a CPU, "
         "and logs in front of a prompt change what all of it has read, so both sides read it again in every round: the "
         "shorter the answers, the smaller the gain.\n"

@@ -57,7 +57,7 @@ WORKLOADS = {
         "smollm2", {"data": SAMPLE, "dataset": "sample", "max_rounds": 3, "max_new_tokens": 64}, 10, 30, (10,)
     ),
     "long answers": Workload(
-        "smollm2", {"wording": "plain", "max_rounds": 2, "max_new_tokens": 256}, 10, 32, (10,), needs="data"
+        "smollm2", {"wording": "plain", "max_rounds": 2, "max_new_tokens": 128}, 10, 32, (10,), needs="data"
     ),
     # Random weights never end a response: each has as many tokens as it may.
     "llama shape": Workload(
