@@ -61,7 +61,7 @@ class Sizes:
     batch: int = 16
     max_rounds: int = 2
     max_new_tokens: int = 64
-    agent_repeats: int = 2
+    agent_repeats: int = 1
     store_logs: int = 10_000
     small_store_logs: int = 10
     dim: int = 384
