@@ -16,10 +16,10 @@ SIDES = {"lagkit": COLOURS[1], "authors": COLOURS[0]}
 PANELS = {
     "questions_per_s": ("questions a second", 1.0),
     "first_token_s": ("first token, ms", 1e3),
-    "start_s": ("start-up, ms", 1e3),
+    "start_s": ("start, until the first hits, ms", 1e3),
     "peak_mb": ("peak memory, MB", 1.0),
 }
-_DASHES = ("solid", "dash", "dot", "dashdot")
+_MARKS = (("solid", "circle"), ("dash", "square"), ("dot", "diamond"), ("dashdot", "triangle-up"))
 
 
 def rows(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def rows(results: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def race(table: pd.DataFrame, title: str) -> go.Figure:
-    """A panel for each measure over the number of logs, both axes logarithmic; a dash for each workload.
+    """A panel for each measure over the number of logs, both axes logarithmic; a dash and a mark for each workload.
 
     table: as `rows` gives it.
     """
@@ -51,7 +51,7 @@ def race(table: pd.DataFrame, title: str) -> go.Figure:
         2, 2, horizontal_spacing=0.1, vertical_spacing=0.14, subplot_titles=[said for said, _ in PANELS.values()]
     )
     workloads = list(dict.fromkeys(table["workload"]))
-    for dash, workload in zip(_DASHES, workloads, strict=False):
+    for (dash, symbol), workload in zip(_MARKS, workloads, strict=False):
         for side, colour in SIDES.items():
             part = table[(table["workload"] == workload) & (table["side"] == side)].sort_values("logs")
             for place, (column, (_, factor)) in enumerate(PANELS.items()):
@@ -63,6 +63,7 @@ def race(table: pd.DataFrame, title: str) -> go.Figure:
                     legendgroup=f"{side}, {workload}",
                     showlegend=place == 0,
                     line={"color": colour, "dash": dash},
+                    marker={"symbol": symbol, "size": 8},
                     hovertemplate=f"{side}, {workload}, %{{x:,}} logs: %{{y:,.3g}}<extra></extra>",
                     row=1 + place // 2,
                     col=1 + place % 2,
