@@ -104,7 +104,15 @@ def test_jobs_of_one_shared_folder_never_run_together(quick, tmp_path):
     assert [outcome.status for outcome in outcomes.values()] == ["ok", "ok"]
 
 
-def test_an_interrupted_run_leaves_no_process_and_resumes(quick, tmp_path, capsys):
+@pytest.fixture
+def interruptible():
+    """Where the tests run in a shell's background, SIGINT is ignored unless one sees to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_run_leaves_no_process_and_resumes(quick, interruptible, tmp_path, capsys):
     cell = """
         import os, pathlib, time
         if not (mark := pathlib.Path(out, "pid")).exists():
