@@ -50,16 +50,13 @@ class Seat:
         self._parts: tuple[Part, ...] = ()
         self._ids: tuple[int, ...] = ()
         self._cache: Cache | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the cache."""
-        layers = [] if self._cache is None else [layer for layer in self._cache.layers if layer.get_seq_length()]
-        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+        self.nbytes = 0  # of the cache; counted once, as all seats are summed up whenever one is asked for
 
     def keep(self, context: Context, cache: Cache) -> None:
         """Remember the cache, of one row, of a context that was read but for its last token."""
         self._parts, self._ids, self._cache = context.parts, context.ids[:-1], cache
+        layers = [layer for layer in cache.layers if layer.get_seq_length()]
+        self.nbytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
     def clear(self) -> int:
         """Forget it; returns the bytes that were freed."""
