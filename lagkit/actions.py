@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ _NAMES = ("ans", "keywords", "subquestion")
 TAGS = tuple(tag for name in _NAMES for tag in (f"<{name}>", f"</{name}>"))
 
 _TAGS = re.compile(rf"<({'|'.join(_NAMES)})>(.*?)</\1>", re.DOTALL)
+_OPENING = re.compile(rf"<({'|'.join(_NAMES)})>")
 _SEARCH_TAG: dict[TaskKind, str] = {"qa": "keywords", "choice": "subquestion"}
 
 
@@ -36,7 +37,7 @@ def parse(response: str, task: TaskKind) -> Action:
     The last non-empty answer wins over every search. Question answering searches for the last keywords;
     multiple choice for all sub-questions, joined without duplicates.
     """
-    found = [(m[1], m[2].strip()) for m in _TAGS.finditer(response) if m[2].strip()]
+    found = [(m[1], m[2].strip()) for m in _tagged(response) if m[2].strip()]
     answers = [text for tag, text in found if tag == "ans"]
     if answers:
         return Action("answer", answers[-1])
@@ -44,6 +45,21 @@ def parse(response: str, task: TaskKind) -> Action:
     if not searches:
         return Action("search", response.strip())
     return Action("search", searches[-1] if task == "qa" else " ".join(dict.fromkeys(searches)))
+
+
+def _tagged(response: str) -> Iterator[re.Match[str]]:
+    """What `_TAGS` matches, in time linear in the response: no end is looked for behind the last one of its name."""
+    at, last = 0, {name: response.rfind(f"</{name}>") for name in _NAMES}
+    for opening in _OPENING.finditer(response):
+        behind = at <= opening.start() and opening.end() <= last[opening[1]]
+        if behind and (found := _TAGS.match(response, opening.start())):
+            at = found.end()
+            yield found
+
+
+def action_spans(response: str) -> list[tuple[int, int]]:
+    """Character spans `[start, stop)` of all tagged actions, tags included, in order."""
+    return [found.span() for found in _tagged(response)]
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
@@ -71,7 +87,7 @@ def without_tags(text: str) -> str:
 
 def answer_span(response: str) -> tuple[int, int] | None:
     """Character span `[start, stop)` of the answer that `parse` finds, without its tags; None if there is none."""
-    spans = [m.span(2) for m in _TAGS.finditer(response) if m[1] == "ans" and m[2].strip()]
+    spans = [m.span(2) for m in _tagged(response) if m[1] == "ans" and m[2].strip()]
     return spans[-1] if spans else None
 
 
@@ -83,5 +99,5 @@ def before_action(response: str) -> str:
 
 def last_action_span(response: str) -> tuple[int, int]:
     """Character span `[start, stop)` of the last tagged action, tags included; the whole response if it has none."""
-    spans = [m.span() for m in _TAGS.finditer(response)]
+    spans = action_spans(response)
     return spans[-1] if spans else (0, len(response))
