@@ -138,7 +138,7 @@ class Database:
             script = f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
             self._open().executescript(script)
 
-    def read(self, sql: str, *values: Any) -> list[tuple]:
+    def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         try:
             with self._turn:
@@ -179,11 +179,11 @@ class Database:
     def live_bytes(self) -> int:
         """The size of the database without its free pages, inside a transaction too."""
         [(pages,)], [(size,)] = self.read("PRAGMA page_count"), self.read("PRAGMA page_size")
-        return pages * size - self._free_bytes()
+        return int(pages * size) - self._free_bytes()
 
     def _free_bytes(self) -> int:
         [(free,)], [(size,)] = self.read("PRAGMA freelist_count"), self.read("PRAGMA page_size")
-        return free * size
+        return int(free * size)
 
     def trim(self) -> None:
         """`reclaim`, if there is much to gain: what comes next would only ask for these pages again."""
@@ -224,7 +224,7 @@ def crc32(*values: str | bytes | None) -> int:
 
 
 def _connect(target: Path | str, **how: Any) -> sqlite3.Connection:
-    connection = sqlite3.connect(target, **how, **_HOW)
+    connection: sqlite3.Connection = sqlite3.connect(target, **how, **_HOW)
     connection.create_function("crc32", -1, crc32, deterministic=True)
     return connection
 
