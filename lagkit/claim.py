@@ -50,7 +50,7 @@ class Claim:
             "data": {"questions": asked, "answers": gold, "passages": fingerprints.of_passages(dataset.passages)},
         }
         self._detail: Facts = {"logged": [question.id for question in logged], "questions": questions}
-        self._lock = FileLock(self.out / LOCK, timeout=0, thread_local=False)
+        self._lock = FileLock(self.out / LOCK, thread_local=False)
 
     @contextmanager
     def held(self) -> Iterator[bool]:
@@ -62,21 +62,11 @@ class Claim:
         if self._lock.is_locked:
             yield False
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise RunLocked(
-                f"Another process, or another Experiment of this one, is writing to {self.out}: wait until it ends, or "
-                "choose another folder."
-            ) from error
-        try:
+        with alone(self._lock):
             for sentence in self.check():
                 say(sentence)
             self._note()
             yield True
-        finally:
-            self._lock.release()
 
     def check(self) -> list[str]:
         """What has changed in the data since the run's answers were given, in sentences. Writes nothing.
@@ -127,10 +117,28 @@ class Claim:
     def _note(self) -> None:
         record = {**self._now, **self._detail}
         if _record(self.out) != record:
-            write(self.out / RECORD, json.dumps(record, ensure_ascii=False) + "\n")
+            write(self.out / RECORD, json.dumps(record) + "\n")
         noted = read_manifest(self.out)
         if noted != (now := {**noted, **self._now}):
             write_json(self.out / MANIFEST, now)
+
+
+@contextmanager
+def alone(lock: FileLock) -> Iterator[None]:
+    """Have the folder of a lock alone, making it if need be; raises RunLocked at once if somebody else has it."""
+    folder = Path(lock.lock_file).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunLocked(
+            f"Another process, or another run of this one, is writing to {folder}: wait until it ends, or choose "
+            "another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def recorded(out: Path) -> Facts:

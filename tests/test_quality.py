@@ -11,6 +11,7 @@ from lagkit import quality
 from lagkit.config import RunConfig
 from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
+from lagkit.fingerprints import of_logs
 from lagkit.model import LM
 from lagkit.quality import FILTERS, Logs, same_answer, says
 from lagkit.types import Hit, Passage, Question, Round, Trace
@@ -81,7 +82,7 @@ def forced(logs) -> Logs:
 
 def found(logs: Logs, kept: list[str]) -> set[str]:
     """The logs that the unseen questions found in any round, if there are these."""
-    name = f"kv_last_round.unseen.only-{len(kept)}-{quality._address(kept)}"
+    name = f"kv_last_round.unseen.only-{len(kept)}-{of_logs(kept)}"
     traces = logs.asked.journal(name).traces()
     assert len(traces) == 8
     return {hit.id for trace in traces for round in trace.rounds for hit in round.logs}
