@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lagkit import manifest
+from lagkit import files, manifest
 from lagkit.cli import exit_code, show
 from lagkit.cluster import Workers
 from lagkit.cluster.start import cluster
@@ -78,7 +78,7 @@ def measure(args: argparse.Namespace) -> None:
         "git": manifest.git_state(),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_json(args.out, record)
+    files.write_json(args.out, record)
     show(medians, f"Seconds by workers (0: in this process), medians of {args.repeats}")
     show(speed_up, "Times as fast as in this process")
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lagkit import manifest
+from lagkit import files, manifest
 from lagkit.kv import KVBlock
 from lagkit.lance import BlockCache, LanceStore
 from lagkit.store import LogStore, Store
@@ -51,7 +51,7 @@ def main() -> None:
         found = measure(Path(folder), bucket, args.logs, args.blocks, args.repeat)
     found["machine"], found["versions"] = manifest.machine(), manifest.versions()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_json(args.out, found)
+    files.write_json(args.out, found)
     print(json.dumps(found, indent=2))
 
 

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from lagkit.cli import show
-from lagkit.manifest import git_state, machine, versions, write_json
+from lagkit.files import write_json
+from lagkit.manifest import git_state, machine, versions
 from lagkit.model import LM, Context
 from lagkit.planner import Rates, Size, decisions, measure_rates
 from lagkit.progress import quiet, say

@@ -25,7 +25,8 @@ from benchmarks.authors import Authors
 from benchmarks.workloads import WORKLOADS, experiment, prepare, questions, read_settings, save_settings, the_policy
 from lagkit.agent import Limits
 from lagkit.experiment import Experiment
-from lagkit.manifest import git_state, machine, versions, write_json
+from lagkit.files import write_json
+from lagkit.manifest import git_state, machine, versions
 from lagkit.progress import quiet, say
 from lagkit.store import LogStore
 from lagkit.types import Question

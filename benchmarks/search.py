@@ -24,7 +24,8 @@ import faiss
 import numpy as np
 
 from benchmarks.embeddings import Array, Embeddings, Shape
-from lagkit.manifest import machine, versions, write_json
+from lagkit.files import write_json
+from lagkit.manifest import machine, versions
 from lagkit.progress import say
 
 SIZES = (1_000, 10_000, 100_000, 300_000, 1_000_000)

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.embeddings import Embeddings, Shape
-from lagkit.manifest import machine, versions, write_json
+from lagkit.files import write_json
+from lagkit.manifest import machine, versions
 from lagkit.progress import say
 from lagkit.store import LogStore, codes, vectors
 from lagkit.types import Round, Trace

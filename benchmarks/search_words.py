@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lagkit import data
-from lagkit.manifest import write_json
+from lagkit.files import write_json
 from lagkit.retrieve import HashEmbedder
 from lagkit.store.codes import SAMPLE, Codes
 

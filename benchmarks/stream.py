@@ -33,10 +33,11 @@ from lagkit.codec import packed_bytes
 from lagkit.config import RunConfig
 from lagkit.encode import Encoder
 from lagkit.experiment import Experiment
+from lagkit.files import write_json
 from lagkit.hot import HotBlocks, Reading
 from lagkit.index import VectorIndex
 from lagkit.kv import KVBlock, build_cache
-from lagkit.manifest import git_state, machine, versions, write_json
+from lagkit.manifest import git_state, machine, versions
 from lagkit.model import LM
 from lagkit.policy import POLICIES
 from lagkit.progress import progress, quiet

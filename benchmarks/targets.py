@@ -26,8 +26,9 @@ import torch
 from lagkit import data, injection
 from lagkit.agent import Agent, Limits
 from lagkit.errors import ConfigError
+from lagkit.files import write_json
 from lagkit.kv import KVBlock
-from lagkit.manifest import machine, versions, write_json
+from lagkit.manifest import machine, versions
 from lagkit.model import LM, Context
 from lagkit.progress import quiet, say
 from lagkit.prompts import Prompt

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lagkit import files
 from lagkit.cli import add_settings, exit_code, settings, show
 from lagkit.errors import ConfigError, EmptyStore
 
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
     from lagkit import metrics
 
     experiment = _experiment(args)
-    with _workers(args, experiment):
+    with experiment.writing(), _workers(args, experiment):
         results = experiment.run()
     show(metrics.summarize(results), f"Summary of {len(results)} answers")
     show(experiment.differences(results), "Differences to no_logs, with 95% intervals")
@@ -132,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
 def encode(args: argparse.Namespace) -> None:
     """The stages up to the encoded logs."""
     experiment = _experiment(args)
-    with _workers(args, experiment):
+    with experiment.writing(), _workers(args, experiment):
         experiment.build()
         experiment.encode()
         with experiment.store() as store:
@@ -240,11 +241,15 @@ def codec(args: argparse.Namespace) -> None:
     chosen = {**overrides, "policies": ["no_logs", args.policy]}
     configs = {Path(tier).stem: RunConfig.of(tier, **chosen, out=args.out / Path(tier).stem) for tier in args.tiers}
     runs = {name: Experiment(config) for name, config in configs.items()}
-    page = markdown({name: Measured.of(Loss(run, args.policy, args.cases)) for name, run in runs.items()})
+    found = {}
+    for name, run in runs.items():
+        with run.writing():
+            found[name] = Measured.of(Loss(run, args.policy, args.cases))
+    page = markdown(found)
     print(page)
     if args.page:
         args.page.parent.mkdir(parents=True, exist_ok=True)
-        args.page.write_text(page, encoding="utf-8")
+        files.write(args.page, page)
 
 
 def nightly(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 
 from lagkit.actions import CLOSE_ANSWER, OPEN_ANSWER, STOP_STRINGS, Action, answer_span, before_action, parse
 from lagkit.backend import Backend
-from lagkit.errors import ConfigError, EmptyStore, EndpointError, LagkitError
+from lagkit.errors import ConfigError, EmptyStore, EndpointError, LagkitError, QuestionError
 from lagkit.index import Vectors
 from lagkit.model import Generation
 from lagkit.policy import Policy
@@ -304,6 +304,7 @@ class Agent:
             error=said,
             policy=self.policy_name,
             confidence=run.confidence,
+            lasting=isinstance(error, QuestionError),
         )
 
 

@@ -35,6 +35,11 @@ class Dataset:
     unseen: tuple[Question, ...]
     passages: tuple[Passage, ...] = ()
 
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """Those of both splits."""
+        return (*self.seen, *self.unseen)
+
     def split(self, name: str) -> tuple[Question, ...]:
         """The questions of `"seen"` or `"unseen"`; raises ConfigError for another name."""
         if name not in ("seen", "unseen"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import manifest, metrics, strata
+from lagkit import files, manifest, metrics, strata
 from lagkit.experiment import Experiment
 
 Digest = dict[str, Any]
@@ -58,7 +58,7 @@ def write(path: str | Path, summary: Digest) -> None:
     """Write a digest as JSON, whole or not at all; makes the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_json(path, summary)
+    files.write_json(path, summary)
 
 
 def flat(summary: Mapping[str, Any], baseline: str = "no_logs") -> dict[str, float]:

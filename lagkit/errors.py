@@ -21,7 +21,11 @@ class UnsupportedModel(LagkitError):
     """The model's keys cannot be re-aligned, so its KV cannot be reused elsewhere."""
 
 
-class ContextTooLong(LagkitError):
+class QuestionError(LagkitError):
+    """A question cannot be answered for what it is: asked again in the same way, it would fail again."""
+
+
+class ContextTooLong(QuestionError):
     """Injected tokens, prompt and new tokens do not fit into the model's context."""
 
 
@@ -29,8 +33,12 @@ class EndpointError(LagkitError):
     """An endpoint cannot be used, whatever it is asked: it is down, refuses the key, or limits the rate too long."""
 
 
-class RequestRefused(LagkitError):
+class RequestRefused(QuestionError):
     """An endpoint will not answer one request, for what stands in it."""
+
+
+class RunLocked(LagkitError):
+    """Another process is writing to the folder of a run."""
 
 
 class StoreError(LagkitError):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lagkit import manifest
+from lagkit.claim import recorded
 from lagkit.config import RunConfig
 from lagkit.errors import DataError
 from lagkit.experiment import Experiment
@@ -20,7 +20,7 @@ def reopen(folder: str | Path, *, data: str = "") -> tuple[Experiment, pd.DataFr
     there is no run, if it lacks answers without logs, or if a variant has not answered all questions.
     """
     folder = Path(folder)
-    settings = manifest.read_manifest(folder).get("settings", {})
+    settings = recorded(folder).get("settings", {})
     if not settings or not (folder / "traces").is_dir():
         raise DataError(
             f"There is no run in {folder}: make it with `python -m lagkit run testbed --set out={folder}`, or name "

@@ -10,7 +10,7 @@ from typing import Any
 
 from IPython.display import Markdown
 
-from lagkit import manifest, plots
+from lagkit import files, manifest, plots
 from lagkit.config import RunConfig
 from lagkit.errors import DataError
 from lagkit.experiment import Experiment
@@ -67,5 +67,5 @@ def conclude(
         "git": manifest.git_state(),
         "machine": manifest.machine(),
     }
-    manifest.write_json(folder / "metrics.json", record)
+    files.write_json(folder / "metrics.json", record)
     return Markdown("\n".join(f"- {literal(finding)}" for finding in findings))

@@ -6,7 +6,6 @@ logs go by the gold answers; filters (`FILTERS`) do without, as they would have 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -15,9 +14,11 @@ from functools import cached_property
 import pandas as pd
 
 from lagkit import metrics
+from lagkit.answers import result_row
 from lagkit.data import hops, overlaps
 from lagkit.errors import ConfigError, DataError
-from lagkit.experiment import Experiment, result_row
+from lagkit.experiment import Experiment
+from lagkit.fingerprints import of_logs
 from lagkit.intervals import share_interval
 from lagkit.types import Passage, Question, Trace
 from lagkit.variant import Variant
@@ -95,7 +96,7 @@ class Logs:
             out_of_reach = set(store.ids) - set(logs)
             journal = f"{policy}.unseen"
             if out_of_reach or self.run is not self.asked:
-                journal += f".only-{len(logs)}-{_address(logs)}"
+                journal += f".only-{len(logs)}-{of_logs(logs)}"
             exclude = dict.fromkeys((question.id for question in questions), out_of_reach)
             traces = self.asked.ask(journal, variant.policy, policy, questions, store, limits=limits, exclude=exclude)
         return _rows(questions, traces, label or policy)
@@ -282,8 +283,3 @@ def gains(logs: Logs, policy: str, choices: Sequence[str]) -> pd.DataFrame:
 def _rows(questions: Sequence[Question], traces: Sequence[Trace], label: str) -> pd.DataFrame:
     rows = [result_row(question, trace) for question, trace in zip(questions, traces, strict=True)]
     return pd.DataFrame([{"policy": label, "split": "unseen", **row} for row in rows])
-
-
-def _address(logs: Collection[str]) -> str:
-    """A short name for a set of logs that says which they are."""
-    return hashlib.sha256("\n".join(sorted(logs)).encode()).hexdigest()[:12]

@@ -55,10 +55,10 @@ def reachable(variants: Sequence[str]) -> tuple[str, ...]:
 def lend_logs(source: Experiment, borrower: Experiment) -> None:
     """Put the logs of one run into another's store, in the same order: words and embeddings, which any model can use.
 
-    Both runs have one embedder. Logs that are there already stay.
+    Both runs have one embedder. Logs that are there already stay, and those that the source has replaced go.
     """
     with source.store() as logs:
-        borrower.fill(list(logs.traces()))
+        borrower.fill(list(logs.traces()), source.made())
 
 
 def gains(results: pd.DataFrame, reference: tuple[str, str], hops: Hops, score: str) -> pd.DataFrame:

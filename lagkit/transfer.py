@@ -85,12 +85,8 @@ class Transfer:
         if self.changed is None:
             return
         self.changed.lm, self.changed.embedder = self.run.lm, self.run.embedder
-        with self.run.store() as own, self.changed.store(write=True) as store:
-            # Before those of the changed world: equal scores come oldest first, and shall do so as in the run's store.
-            new = [trace for trace in own.traces() if trace.id not in store]
-            vectors = self.run.embedder.documents([trace.key for trace in new])
-            store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
-        self.changed.build()
+        # Before those of the changed world: equal scores come oldest first, and shall do so as in the run's store.
+        self.changed.build(after=self.run)
         self.changed.encode()
 
     def questions(self, split: Split) -> tuple[Question, ...]:

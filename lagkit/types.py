@@ -98,6 +98,9 @@ class Round:
 class Trace:
     """The reasoning of one task. `answer` is None when none was given; `error` says why a task failed.
 
+    lasting: whether it failed for what the question is (`errors.QuestionError`), and would fail again; another failure
+    is one of the moment, and a run that resumes asks again.
+
     `correct` is kept for analysis only (right or wrong logs); neither retrieval nor the agent reads it. `confidence` is
     the mean log-probability of the answer's tokens; None without an answer, or where a model doesn't tell.
     """
@@ -111,6 +114,12 @@ class Trace:
     correct: bool | None = None
     policy: str = "no_logs"
     confidence: float | None = None
+    lasting: bool = False
+
+    @property
+    def passing(self) -> bool:
+        """Whether the task failed for a reason that may have passed."""
+        return self.error is not None and not self.lasting
 
     @property
     def id(self) -> str:

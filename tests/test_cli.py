@@ -114,8 +114,8 @@ def test_encode_stops_at_the_logs(config, capsys, tmp_path):
 def test_interrupted_run_says_so_and_resumes(config, capsys, tmp_path, monkeypatch):
     path, append = config(), Journal.append
 
-    def interrupted(self, trace):
-        append(self, trace)
+    def interrupted(self, trace, basis):
+        append(self, trace, basis)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Journal, "append", interrupted)

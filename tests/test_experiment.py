@@ -7,8 +7,9 @@ import json
 import pandas as pd
 import pytest
 
+from lagkit.answers import result_row
 from lagkit.encode import Encoder
-from lagkit.experiment import Experiment, result_row
+from lagkit.experiment import Experiment
 from lagkit.journal import Journal
 from lagkit.types import Question, Round, Trace, Usage
 from tests.lms import ActingLM, ScriptedLM, new_lm, small_run

@@ -15,7 +15,9 @@ def test_a_test_world_is_drawn_into_the_run_and_stays(tmp_path):
     run = open_run("testbed", tmp_path / "run", seed=5, log_questions=10, unseen_questions=0)
     assert (len(run.data.seen), len(run.questions("unseen")), len(run.log_questions)) == (150, 300, 10)
     assert run.config.world["seed"] == run.config.seed == 5
-    questions = tmp_path / "run" / "world" / "dev_test.json"
+    assert not (tmp_path / "run").exists()
+    with run.writing():
+        questions = tmp_path / "run" / "world" / "dev_test.json"
     before = questions.stat().st_mtime_ns
     assert open_run("testbed", tmp_path / "run", seed=5, log_questions=10).questions("unseen") == run.questions(
         "unseen"
@@ -24,7 +26,8 @@ def test_a_test_world_is_drawn_into_the_run_and_stays(tmp_path):
 
 
 def test_another_world_in_the_same_folder_is_refused(tmp_path):
-    open_run("testbed", tmp_path, seed=5)
+    with open_run("testbed", tmp_path, seed=5).writing():
+        pass
     held = (tmp_path / "world" / "dev_test.json").read_bytes()
     with pytest.raises(ConfigError, match=r"holds a run on another test world .*: choose another folder"):
         open_run("testbed", tmp_path, seed=6)

@@ -23,11 +23,12 @@ from torch import Tensor
 from lagkit import data
 from lagkit.analysis.cases import meet
 from lagkit.analysis.drift import divergence
+from lagkit.answers import result_row
 from lagkit.augment import Augmenter
 from lagkit.codec import dequantise, quantise
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError
-from lagkit.experiment import Experiment, result_row
+from lagkit.experiment import Experiment
 from lagkit.intervals import paired_interval
 from lagkit.kv import KVBlock, build_cache
 from lagkit.policy import get_policy
@@ -150,14 +151,15 @@ class Loss:
         `n`; `same` answers with their share's Wilson interval `low`, `high`; `same_responses`, in all rounds; `right`
         and `right_before`, shares; `gain`, their paired difference with its interval.
         """
-        self._build()
-        with self.run.store() as store:
-            plain = self._ask("", store)
-            half = max(1, self.run.config.batch_size // 2)
-            found = {AGAIN: self._ask(".again", store, batch_size=half)}
-        for name in ANSWERED:
-            with self._store(name) as store:
-                found[name] = self._ask(f".{name.replace(' ', '-')}", store)
+        with self.run.writing():
+            self._build()
+            with self.run.store() as store:
+                plain = self._ask("", store)
+                half = max(1, self.run.config.batch_size // 2)
+                found = {AGAIN: self._ask(".again", store, batch_size=half)}
+            for name in ANSWERED:
+                with self._store(name) as store:
+                    found[name] = self._ask(f".{name.replace(' ', '-')}", store)
         return pd.DataFrame({name: self._compared(plain, traces) for name, traces in found.items()}).T
 
     @property
@@ -176,6 +178,7 @@ class Loss:
         with self.run.store() as plain:
             head = {part: getattr(plain, part) for part in ("model", "embedder", "dim", "dtype")}
             with LogStore.open_or_create(folder, **head, codec=codec) as store:
+                store.delete([log for log in store if log not in plain])
                 for log, vector in zip(plain.ids, plain.embeddings(), strict=True):
                     if log not in store:
                         block = self.blocks.get(log)

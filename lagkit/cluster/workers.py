@@ -56,7 +56,10 @@ class Workers:
         self._exit = ExitStack()
 
     def __enter__(self) -> Workers:
-        """Start the workers, and wait for the first one. Raises ClusterError, and what a worker's start raises."""
+        """Start the workers, and wait for the first one; the run's folder is had alone until they end.
+
+        Raises ClusterError, RunLocked, and what a worker's start raises.
+        """
         with ExitStack() as exit:
             self._start(exit)
             self._exit = exit.pop_all()
@@ -75,6 +78,7 @@ class Workers:
         from lagkit.cluster.pool import Pool
         from lagkit.cluster.start import cluster
 
+        exit.enter_context(self.run.writing())
         cores = os.cpu_count() or 1
         exit.enter_context(cluster(self.address, max(cores, self.count * (self.threads or 1))))
         self._share_out(ray.nodes())

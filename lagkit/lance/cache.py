@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
 
+from lagkit import files
 from lagkit.errors import ConfigError, StoreError
 from lagkit.home import lagkit_home
 
@@ -70,22 +70,17 @@ class BlockCache:
         """Keep a file; False if it is larger than the cache or the disk is full."""
         if len(content) > self.limit:
             return False
-        path, aside = self._path(sha256), self.folder / "new" / uuid.uuid4().hex
+        path = self._path(sha256)
         try:
-            aside.parent.mkdir(exist_ok=True)
             with self._turn, self._lock:
                 if path.exists():
                     return True
                 self._claim(len(content))
-                aside.write_bytes(content)
                 path.parent.mkdir(exist_ok=True)
-                os.replace(aside, path)
+                files.write(path, content, durable=False)  # who reads it computes its checksum
                 return True
         except OSError:  # a cache that cannot grow is no reason to fail
             return False
-        finally:
-            with suppress(OSError):
-                aside.unlink()
 
     @property
     def nbytes(self) -> int:
@@ -97,17 +92,15 @@ class BlockCache:
         """Make room, and count it as taken before it is: a kill leaves a count too high, which the next one mends."""
         total = self._counted()
         if total is None or total + nbytes > self.limit:
-            files = sorted(self._files())
-            total = sum(size for _, size, _ in files)
+            held = sorted(self._files())
+            total = sum(size for _, size, _ in held)
             if total + nbytes > self.limit:
-                for _, size, path in files:
+                for _, size, path in held:
                     if total + nbytes <= _LEFT * self.limit or not total:
                         break
                     path.unlink(missing_ok=True)
                     total -= size
-        note = self.folder / "bytes.new"
-        note.write_text(str(total + nbytes))
-        os.replace(note, self.folder / "bytes")
+        files.write(self.folder / "bytes", str(total + nbytes), durable=False)
 
     def _counted(self) -> int | None:
         try:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lagkit.config import Settings
 from lagkit.errors import ConfigError
-from lagkit.manifest import write_json
+from lagkit.files import write_json
 from lagkit.nightly.profile import Plan
 
 Verdict = Literal["ok", "better", "regression", "missing"]

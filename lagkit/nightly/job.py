@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nbconvert import HTMLExporter
 
+from lagkit import files
 from lagkit.errors import LagkitError
 from lagkit.notebook import execute
 
@@ -26,7 +27,7 @@ def main(folder: Path) -> int:
     executed = folder / notebook.name
     if executed.exists():
         page, _ = HTMLExporter().from_filename(str(executed))
-        executed.with_suffix(".html").write_text(page, encoding="utf-8")
+        files.write(executed.with_suffix(".html"), page)
     return code
 
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lagkit.manifest import write_json
+from lagkit.files import write_json
 from lagkit.nightly import job
 from lagkit.nightly.fingerprint import Fingerprint
 from lagkit.nightly.profile import Plan, Task

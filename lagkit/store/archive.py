@@ -16,7 +16,6 @@ import io
 import json
 import re
 import tarfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,12 +26,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lagkit.errors import DamagedBlock, StoreError
+from lagkit.files import replacing
 from lagkit.kv import KVBlock
 from lagkit.store.batch import Packed
 from lagkit.store.embeddings import unit_rows
 from lagkit.store.files import BlockFiles, BlockRow, block_name, dtype_name
 from lagkit.store.header import NAME as HEADER
-from lagkit.store.header import Header, publish
+from lagkit.store.header import Header
 from lagkit.types import MALFORMED, Trace
 
 LOGS, EMBEDDINGS, CHECKSUMS = "logs.jsonl", "embeddings.safetensors", "checksums.json"
@@ -56,15 +56,11 @@ def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: C
     """
     if path.exists():
         raise StoreError(f"{path} exists already: remove it, or export under another name.")
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
     try:
-        with tarfile.open(aside, "w") as tar:
+        with replacing(path) as aside, tarfile.open(aside, "w") as tar:
             _fill(tar, header, logs, content)
-        publish(aside, path)
     except OSError as error:
         raise StoreError(f"The archive {path} could not be written ({error}).") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _fill(tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> None:

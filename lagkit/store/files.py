@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 
 from lagkit.codec import Codec, packed_bytes
 from lagkit.errors import DamagedBlock, StoreError
+from lagkit.files import publish, sync_folder
 from lagkit.kv import KVBlock
-from lagkit.store.header import publish, sync_folder
 
 SUFFIX = ".safetensors"
 

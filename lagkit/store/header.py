@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lagkit import files
 from lagkit.codec import CODECS, Codec
 from lagkit.errors import StoreError, StoreMismatch
 from lagkit.types import MALFORMED
@@ -100,10 +100,8 @@ class Header:
 
     def write(self, folder: Path) -> None:
         """Write `store.json` so that it is there whole or not at all; raises StoreError if that fails."""
-        aside = folder / f"{NAME}.new"
         try:
-            aside.write_bytes(self.to_json())
-            publish(aside, folder / NAME)
+            files.write(folder / NAME, self.to_json())
         except OSError as error:
             raise StoreError(f"No log store can be made at {folder} ({error}).") from error
 
@@ -119,23 +117,6 @@ class Header:
                     f"The log store at {where} was built with {name} {_show(found)}, but {_show(wanted)} was asked "
                     f"for: use the same {name}, or another store."
                 )
-
-
-def publish(aside: Path, target: Path) -> None:
-    """Put a finished file in its place: when this returns it is on disk under its name, whatever happens next."""
-    with open(aside, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, target)
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _crc32(head: dict[str, Any]) -> int:

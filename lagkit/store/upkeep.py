@@ -47,7 +47,7 @@ def block_problems(db: Database, files: BlockFiles) -> Iterator[Problem]:
 def orphans(db: Database, files: BlockFiles) -> Iterator[Problem]:
     """Files that no log names: an interrupted write left them."""
     known = {block_name(sha256) for (sha256,) in db.read(f"SELECT DISTINCT sha256 FROM blocks WHERE {SOUND_BLOCK}")}
-    unfinished = {codes.ASIDE} if (files.folder / codes.ASIDE).exists() else set()
+    unfinished = {path.name for path in files.folder.glob(f"{codes.NAME}.*")}
     for name in sorted((set(files.names()) | unfinished) - known):
         yield Problem(name, "", "is an orphan: no log names this file")
 

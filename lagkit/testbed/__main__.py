@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lagkit import cli
+from lagkit import cli, files
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
 
@@ -74,7 +74,7 @@ def study(args: argparse.Namespace) -> None:
     page = markdown(run(config, controls, args.worlds, args.contradicted), config, controls)
     print(page)
     if args.page:
-        args.page.write_text(page, encoding="utf-8")
+        files.write(args.page, page)
 
 
 if __name__ == "__main__":

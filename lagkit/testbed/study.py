@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from lagkit.config import RunConfig
 from lagkit.experiment import Experiment
 from lagkit.model import LM
 from lagkit.progress import say
+from lagkit.recovery import lend_logs
 from lagkit.retrieve import load_embedder
 from lagkit.testbed import quality
 from lagkit.testbed.dataset import Controls
@@ -87,17 +87,15 @@ def _measure(
 def _misled(experiment: Experiment, config: RunConfig) -> pd.DataFrame:
     """Answer a changed world's questions with the logs of the world as it was."""
     run = Experiment(config, lm=experiment.lm, embedder=experiment.embedder)
-    if not (run.out / "store").exists():
-        (run.out / "traces").mkdir(exist_ok=True)
-        shutil.copy(experiment.out / "traces" / "log.jsonl", run.out / "traces")
-        shutil.rmtree(run.out / "store.new", ignore_errors=True)
-        shutil.copytree(experiment.out / "store", run.out / "store.new").rename(run.out / "store")
-    for name in config.policies:
-        run.answer(name, "unseen")
+    with run.writing():
+        lend_logs(experiment, run)
+        run.encode()
+        for name in config.policies:
+            run.answer(name, "unseen")
+        results = run.report()
     # A chain that leads elsewhere now has another id; its question is the same.
     before = {question.text: question for question in experiment.data.unseen}
     was = {question.id: before[question.text] for question in run.data.unseen}
     other = {question.id: was[question.id].answers != question.answers for question in run.data.unseen}
-    results = run.report()
     ids = results["question_id"]
     return results.assign(other=ids.map(other), question_id=ids.map({id: question.id for id, question in was.items()}))
