@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lagkit import files
-from lagkit.cli import add_settings, exit_code, settings, show
+from lagkit.cli import add_settings, count, exit_code, settings, show
 from lagkit.errors import ConfigError, EmptyStore
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("workers", "share the work out to processes with a model each, by Ray")
-    group.add_argument("--workers", type=int, metavar="N", help="how many (default: none, all in this process)")
+    group.add_argument("--workers", type=count, metavar="N", help="how many (default: none, all in this process)")
     group.add_argument("--ray", metavar="ADDRESS", help="a cluster: auto, HOST:6379 (default: one on this machine)")
     group.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 if the cluster has GPUs, else 0")
-    group.add_argument("--threads-per-worker", type=int, metavar="N", help="default: 1 with GPUs, else a fair share")
+    group.add_argument("--threads-per-worker", type=count, metavar="N", help="default: 1 with GPUs, else a fair share")
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     copying.add_argument("target", metavar="TO", help="another STORE, which is made if there is none")
     searching = add("search", search, "the logs nearest to a text, by the store's own embedder")
     searching.add_argument("text", metavar="TEXT")
-    searching.add_argument("-k", type=int, default=3, help="how many (default: 3)")
+    searching.add_argument("-k", type=count, default=3, help="how many (default: 3)")
     searching.add_argument("--exact", action="store_true", help="miss none, in a store of 30,000 logs and more either")
 
 
@@ -85,7 +85,6 @@ def _add_overlap(parser: argparse.ArgumentParser) -> None:
     parser.description = "What unseen questions share with seen ones, under both splits, as a table in Markdown."
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of questions")
     parser.add_argument("--dataset", metavar="NAME", help="the layout of folders that are not named by theirs")
-    parser.add_argument("--seed", type=int, default=1234, metavar="N", help="of the disjoint split (default: 1234)")
     parser.set_defaults(command=overlap)
 
 
@@ -95,7 +94,9 @@ def _add_codec(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the runs")
     parser.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
     parser.add_argument("--policy", default="kv_last_round", metavar="NAME", help="whose blocks (default: %(default)s)")
-    parser.add_argument("--cases", type=int, default=20, metavar="N", help="prompts to compare (default: %(default)s)")
+    parser.add_argument(
+        "--cases", type=count, default=20, metavar="N", help="prompts to compare (default: %(default)s)"
+    )
     add_settings(parser)
     parser.set_defaults(command=codec)
 
@@ -107,12 +108,12 @@ def _add_nightly(parser: argparse.ArgumentParser) -> None:
         "--profile", default="demo", metavar="NAME", help="which of the file's profiles (default: demo)"
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results (default: runs/nightly/NAME)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at once (default: by cores)")
+    parser.add_argument("--jobs", type=count, metavar="N", help="notebooks at once (default: by cores)")
     parser.add_argument("--fresh", action="store_true", help="run again what is unchanged, too")
     parser.add_argument(
         "--update-baselines", action="store_true", help="derive the gates from several seeds; show them"
     )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds for that (default: 3)")
+    parser.add_argument("--seeds", type=count, metavar="N", help="how many seeds for that (default: 3)")
     parser.add_argument("--yes", action="store_true", help="and write them")
     add_settings(parser)
     parser.set_defaults(command=nightly)
@@ -221,7 +222,7 @@ def overlap(args: argparse.Namespace) -> None:
     from lagkit.report import table
 
     found = {
-        folder.name: components.survey(data.load(folder, None if folder.name in LAYOUTS else args.dataset), args.seed)
+        folder.name: components.survey(data.load(folder, None if folder.name in LAYOUTS else args.dataset))
         for folder in args.folders
     }
     rows = {name: [numbers[name] for numbers in found.values()] for name in next(iter(found.values()))}
@@ -230,7 +231,7 @@ def overlap(args: argparse.Namespace) -> None:
 
 def codec(args: argparse.Namespace) -> None:
     """Measure each run's loss, print the page and write it down."""
-    overrides = settings(args.set)
+    overrides = settings(args.set, {"out": "give --out", "policies": "give --policy", "codec": "all are compared"})
     from lagkit.analysis.codecs import Loss
     from lagkit.analysis.codecs_page import Measured, markdown
     from lagkit.config import RunConfig
@@ -254,6 +255,9 @@ def codec(args: argparse.Namespace) -> None:
 
 def nightly(args: argparse.Namespace) -> int:
     """Run a profile, or derive its baselines."""
+    if not args.update_baselines and (args.yes or args.seeds):
+        raise ConfigError("--seeds and --yes are for --update-baselines: add that, or leave them out.")
+    args.seeds = args.seeds or 3
     from lagkit.nightly import command
 
     return command.nightly(args)

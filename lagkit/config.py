@@ -28,7 +28,7 @@ from lagkit.errors import ConfigError, StoreError
 from lagkit.plainyaml import load_yaml
 from lagkit.policy import POLICIES
 from lagkit.store.contract import BlockSource
-from lagkit.store.places import checked_uri
+from lagkit.store.places import beside, checked_uri
 from lagkit.types import Usage
 from lagkit.variant import Variant
 
@@ -175,12 +175,20 @@ class RunConfig(Settings):
     def _one_source(self) -> Self:
         if (self.data is None) == (self.world is None):
             raise ValueError("give either `data`, a folder of questions, or `world`, the controls of a test world")
+        if self.world is not None and self.dataset is not None:
+            raise ValueError("`dataset` is the format of `data`, and a test world has its own: leave it out")
         return self
 
     @model_validator(mode="after")
     def _computed_as_stored(self) -> Self:
         if self.blocks != "load" and self.codec != "none":
             raise ValueError(f"blocks of codec {self.codec} are not what computing them again gives: use blocks=load")
+        return self
+
+    @model_validator(mode="after")
+    def _asked_through_an_api(self) -> Self:
+        if self.api is not None and not self.model.startswith(API):
+            raise ValueError(f"`api` says how a model behind an API is asked, and {self.model} is none: leave it out")
         return self
 
     @model_validator(mode="after")
@@ -233,7 +241,7 @@ class RunConfig(Settings):
         return names
 
     @classmethod
-    def of(cls, tier: str | Path, **settings: Any) -> Self:
+    def of(cls, tier: str | Path, /, **settings: Any) -> Self:
         """The settings of a tier (a key of `TIERS`, or a YAML file), changed to `settings`.
 
         `data` takes the place of a tier's world. Raises ConfigError as `read` does.
@@ -244,6 +252,14 @@ class RunConfig(Settings):
         if not path.is_file() and path.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"There is no tier {str(tier)!r}: use one of {', '.join(TIERS)}, or a YAML file.")
         return cls.read(path, settings)
+
+    def derived(self, name: str, /, **settings: Any) -> Self:
+        """The settings of a run that belongs to this one, changed to `settings`: its folder and its store are its own.
+
+        name: of its folder in `out`. Raises ConfigError as `parse` does.
+        """
+        store = None if self.store is None else beside(self.store, name.replace("/", "-"))
+        return self.parse({**self.model_dump(), "out": self.out / name, "store": store, **settings})
 
     @property
     def limits(self) -> Limits:

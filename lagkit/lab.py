@@ -12,7 +12,7 @@ from IPython.display import Markdown
 
 from lagkit import files, manifest, plots
 from lagkit.config import RunConfig
-from lagkit.errors import DataError
+from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
 from lagkit.progress import quiet
 from lagkit.report import interval, literal
@@ -22,18 +22,24 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
     """A run of `tier` in the folder `run`, whose finished stages stay as they are; also sets figures and warnings up.
 
     `data`: a folder of questions, where the tier's own are not wanted. `seed`: of the test world, or of the samples
-    that are drawn from `data`. `settings`: as in `RunConfig`; an empty one (`""`, 0, None) leaves the tier's.
+    that are drawn from `data`. `settings`: as in `RunConfig`; an empty one (`""`, 0, None) leaves the tier's, and so
+    does each control that `world` doesn't name.
     Raises ConfigError, DataError.
     """
     quiet()
     plots.for_notebooks()
     given = {name: value for name, value in settings.items() if value not in ("", 0, None, (), [])}
+    world = given.pop("world", {})
     if data:
         given["data"] = data
     config = RunConfig.of(tier, out=run, seed=seed, **given)
     if config.world is not None:
-        given["world"] = {**config.world, "seed": seed}
+        given["world"] = {**config.world, **world, "seed": seed}
         config = RunConfig.of(tier, out=run, seed=seed, **given)
+    elif world:
+        raise ConfigError(
+            f"The questions of {tier} are no test world, which has controls: give their folder as `data`."
+        )
     return Experiment(config)
 
 

@@ -15,6 +15,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
+from lagkit.cli import count
 from lagkit.errors import ConfigError, LagkitError, NotebookFailed
 from lagkit.progress import progress_mode
 from lagkit.secrets import scrub, scrub_file
@@ -134,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters", help="a parameter"
     )
-    parser.add_argument("--timeout", type=int, default=900, metavar="S", help="seconds for one cell (default: 900)")
+    parser.add_argument("--timeout", type=count, default=900, metavar="S", help="seconds for one cell (default: 900)")
     args = parser.parse_args(argv)
     try:
         given = from_words(args.notebook, dict(args.parameters))

@@ -26,11 +26,11 @@ from lagkit.experiment import Experiment
 from lagkit.fingerprints import of_question
 from lagkit.index import Vectors
 from lagkit.journal import Basis, Journal
-from lagkit.policy import get_policy
 from lagkit.progress import progress, say
 from lagkit.store import Store
 from lagkit.transfer import kind_of
 from lagkit.types import Question, Trace
+from lagkit.variant import Variant
 
 REFERENCES = ("no_logs", "static")
 
@@ -111,7 +111,9 @@ class Online:
     """
 
     def __init__(self, run: Experiment, policy: str) -> None:
-        self.run, self.name, self.policy = run, policy, get_policy(policy)
+        variant = Variant.parse(policy)
+        self.run, self.name, self.policy = run, policy, variant.policy
+        self.limits = variant.limits(run.config.limits)
         if self.policy is None:
             raise ConfigError(f"{policy} uses no logs, so nothing comes of logging: name a policy that reuses them.")
         if self.policy.unit != "trace":
@@ -176,7 +178,7 @@ class Online:
         return [replace(trace, correct=metrics.is_right(q, trace.answer)) for q, trace, _ in counting]
 
     def _answer(self, question: Question, store: Store) -> Trace:
-        agent = self.run.agent(self.policy if len(store) else None, self.name, store)
+        agent = self.run.agent(self.policy if len(store) else None, self.name, store, limits=self.limits)
         [trace] = agent.run([question])
         return replace(trace, correct=metrics.is_right(question, trace.answer))
 
@@ -244,8 +246,9 @@ class Online:
         seen, unseen = self.run.log_questions, self.run.questions("unseen")
         with self.run.store() as store:
             own = {trace.question_id: {trace.id} for trace in store.traces()}
-            logged = self.run.ask(f"{self.name}.leave-one-out", self.policy, self.name, seen, store, exclude=own)
-            return logged + self.run.ask(f"{self.name}.unseen", self.policy, self.name, unseen, store)
+            how = (self.policy, self.name)
+            logged = self.run.ask(f"{self.name}.leave-one-out", *how, seen, store, limits=self.limits, exclude=own)
+            return logged + self.run.ask(f"{self.name}.unseen", *how, unseen, store, limits=self.limits)
 
     def _row(self, trace: Trace) -> dict[str, Any]:
         return {"split": self._splits[trace.question_id], **result_row(self._asked[trace.question_id], trace)}

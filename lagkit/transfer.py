@@ -20,8 +20,8 @@ from lagkit.config import Split
 from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
 from lagkit.intervals import paired_interval
-from lagkit.policy import get_policy
 from lagkit.types import Question, Trace
+from lagkit.variant import Variant
 
 Kind = Literal["contradicting", "helpful", "irrelevant"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -75,8 +75,7 @@ class Transfer:
         self.changed = None
         if run.config.world is not None:
             world = {**run.config.world, "contradicted": changed_facts}
-            out = run.out / f"changed-{changed_facts:g}"
-            self.changed = Experiment(run.config.model_copy(update={"out": out, "world": world}))
+            self.changed = Experiment(run.config.derived(f"changed-{changed_facts:g}", world=world))
 
     def build(self) -> None:
         """Build and encode the logs of both worlds; what is there stays. The changed run's store holds them all."""
@@ -98,19 +97,20 @@ class Transfer:
 
         What was answered earlier is read. Raises ConfigError for a mix with a changed world where there is none.
         """
-        questions, use = self.questions(split), get_policy(policy)
-        if use is None:
-            traces = self.run.ask("log" if split == "seen" else "no_logs.unseen", None, policy, questions, None)
+        questions, variant = self.questions(split), Variant.parse(policy)
+        limits = variant.limits(self.run.config.limits)
+        if variant.policy is None:
+            journal = "log" if (policy, split) == ("no_logs", "seen") else f"{policy}.{split}"
+            traces = self.run.ask(journal, None, policy, questions, None, limits=limits)
             return {trace.question_id: trace for trace in traces}
         if mix.changed and self.changed is None:
             raise ConfigError("Only test worlds can be changed: leave `changed` at 0 for other data.")
-        limits = self.run.config.limits
         if min_similarity > ALL:
             limits = replace(limits, min_similarity=min_similarity)
         exclude = {question.id: self._out_of_reach(question, mix) for question in questions}
         journal = self._journal(policy, split, mix, min_similarity)
         with (self.changed or self.run).store() as store:
-            traces = self.run.ask(journal, use, policy, questions, store, limits=limits, exclude=exclude)
+            traces = self.run.ask(journal, variant.policy, policy, questions, store, limits=limits, exclude=exclude)
         return {trace.question_id: trace for trace in traces}
 
     def outcomes(self, policy: str, split: Split, mix: Mix = UNCHANGED, min_similarity: float = ALL) -> pd.DataFrame:

@@ -18,7 +18,6 @@ from lagkit.config import RunConfig
 from lagkit.experiment import Experiment
 from lagkit.journal import Journal
 from lagkit.kv import KVBlock
-from lagkit.model import LM
 from lagkit.retrieve import load_embedder
 from lagkit.store import LogStore
 from tests import lms, stores
@@ -26,17 +25,9 @@ from tests import lms, stores
 SAMPLE = "data/sample"
 
 
-def saved(folder, **changes):
-    """A tiny model in a folder, as `LM.load` reads it."""
-    lm = lms.new_lm(LM, **changes)
-    lm.model.save_pretrained(folder)
-    lm.tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("models") / "tiny")
+    return lms.saved(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -188,12 +179,12 @@ def test_unknown_embedder(config, capsys):
 
 
 def test_store_of_another_model_is_refused_with_both_fingerprints(config, capsys, tmp_path):
-    folder = saved(tmp_path / "model")
+    folder = lms.saved(tmp_path / "model")
     path = config(model=str(folder))
     assert main(["encode", path]) == 0
     with LogStore.open(tmp_path / "out" / "store") as store:
         before = store.model
-    saved(folder, initializer_range=0.2)
+    lms.saved(folder, initializer_range=0.2)
     said = fails(capsys, "run", path)
     after = Experiment(RunConfig.read(path)).lm.fingerprint
     assert before["weights"] != after["weights"]

@@ -68,6 +68,8 @@ def test_limits_are_the_agent_s_share():
         ({"policies": ["no_logs", "kv_block", "kv_block"]}, "kv_block stands twice"),
         ({"splits": []}, "splits: Tuple should have at least 1 item"),
         ({3: 4}, "3: Keys should be strings"),
+        ({"api": {}}, "`api` says how a model behind an API is asked, and smollm2 is none: leave it out"),
+        ({"data": None, "world": {}, "dataset": "sample"}, "`dataset` is the format of `data`, and a test world has"),
     ],
 )
 def test_unknown_keys_and_wrong_values_are_named(settings, message):

@@ -31,10 +31,10 @@ from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
 from lagkit.intervals import paired_interval
 from lagkit.kv import KVBlock, build_cache
-from lagkit.policy import get_policy
 from lagkit.progress import progress
 from lagkit.store import LogStore
 from lagkit.types import Question, Trace
+from lagkit.variant import Variant
 
 TARGET_BYTES, TARGET_AGREEMENT = 0.53, 0.99
 AGAIN = "uncompressed, other batches"
@@ -92,7 +92,9 @@ class Loss:
     """
 
     def __init__(self, run: Experiment, policy: str, cases: int) -> None:
-        self.run, self.name, self.policy, self.cases = run, policy, get_policy(policy), cases
+        variant = Variant.parse(policy)
+        self.run, self.name, self.policy, self.cases = run, policy, variant.policy, cases
+        self.limits = variant.limits(run.config.limits)
         if run.config.codec != "none":
             raise ConfigError(f"The run's own store is kept as {run.config.codec}: compare with one of codec none.")
         if self.policy is None or self.policy.inject != "kv" or self.policy.unit != "trace":
@@ -155,7 +157,7 @@ class Loss:
             self._build()
             with self.run.store() as store:
                 plain = self._ask("", store)
-                half = max(1, self.run.config.batch_size // 2)
+                half = max(1, self.limits.batch_size // 2)
                 found = {AGAIN: self._ask(".again", store, batch_size=half)}
             for name in ANSWERED:
                 with self._store(name) as store:
@@ -168,7 +170,7 @@ class Loss:
         return [question for split in self.run.config.splits for question in self.run.questions(split)]
 
     def _ask(self, suffix: str, store: LogStore, **changes: Any) -> list[Trace]:
-        limits = replace(self.run.config.limits, **changes)
+        limits = replace(self.limits, **changes)
         return self.run.ask(f"{self.name}.codec{suffix}", self.policy, self.name, self.questions, store, limits=limits)
 
     def _store(self, name: str) -> LogStore:

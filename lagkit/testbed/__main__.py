@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lagkit import cli, files
+from lagkit.errors import ConfigError
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
 
@@ -32,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     text = "measure base quality and all variants on several worlds; the same command resumes"
     sub = commands.add_parser("study", help=text, description=text)
     sub.add_argument("tier", metavar="TIER|CONFIG.yaml", help="settings of each world's run, as for `lagkit run`")
-    sub.add_argument("--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED")
+    sub.add_argument(
+        "--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED", help="default: %(default)s"
+    )
     sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
     sub.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
     cli.add_settings(sub)
@@ -68,9 +71,12 @@ def study(args: argparse.Namespace) -> None:
 
     quiet()
     config = RunConfig.of(args.tier, **cli.settings(args.set))
+    controls = Controls.parse(config.world or {})
+    for name, option in (("seed", "--worlds"), ("contradicted", "--contradicted")):
+        if getattr(controls, name):
+            raise ConfigError(f"A study has worlds of its own: give {option} in the place of {name} in `world`.")
     if args.page:
         args.page.parent.mkdir(parents=True, exist_ok=True)
-    controls = Controls()
     page = markdown(run(config, controls, args.worlds, args.contradicted), config, controls)
     print(page)
     if args.page:

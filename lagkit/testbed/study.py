@@ -10,6 +10,7 @@ import pandas as pd
 
 from lagkit import data
 from lagkit.config import RunConfig
+from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
 from lagkit.model import LM
 from lagkit.progress import say
@@ -43,13 +44,19 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
     """Run the worlds of `seeds`, each in its folder of `config.out`; the same call resumes.
 
     contradicted: share of the facts that change. Raises what `Experiment` and `write` raise; ConfigError before
-    anything is computed if a seed or the share is none.
+    anything is computed if a seed or the share is none, or for settings that a study decides itself.
     """
+    if unfit := sorted({"data", "dataset", "store", "splits"} & config.model_fields_set):
+        raise ConfigError(
+            f"A study draws its worlds, asks unseen questions and keeps all in `out`: leave {unfit[0]} out."
+        )
+    if missing := [name for name in MISLED if name not in config.policies]:
+        raise ConfigError(f"A study compares {', '.join(MISLED)} at least: add {missing[0]} to the policies.")
     worlds = {}
     for seed in seeds:
         plain = {**controls.model_dump(), "seed": seed}
         worlds[seed] = Controls.parse(plain), Controls.parse({**plain, "contradicted": contradicted})
-    lm = LM.load(config.model, device=config.device, dtype=config.dtype)
+    lm = LM.load(config.model, device=config.device, dtype=config.dtype, source=config.blocks)
     embedder = load_embedder(config.embedder)
     parts = []
     for seed, (before, after) in worlds.items():
