@@ -40,6 +40,8 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise ConfigError(f"--set takes key=value; {pair!r} is not.")
+        if key in found:
+            raise ConfigError(f"--set gives {key} twice: give it once.")
         found[key] = load_yaml(value, f"The value of --set {pair!r}")
     return found
 

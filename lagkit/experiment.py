@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,10 +15,11 @@ from lagkit import components, data, manifest, metrics, report, strata
 from lagkit.agent import Agent, Limits
 from lagkit.backend import Backend, load_model
 from lagkit.config import RunConfig, Split
-from lagkit.errors import ConfigError, LagkitError
+from lagkit.errors import ConfigError, DataError, LagkitError
 from lagkit.executor import Asking, Executor, Local
 from lagkit.journal import Journal
 from lagkit.kv import KVBlock
+from lagkit.plainjson import read_json
 from lagkit.policy import Policy, Unit, get_policy
 from lagkit.progress import progress
 from lagkit.prompts import Prompt
@@ -112,7 +112,7 @@ class Experiment:
             raise ConfigError("A world with contradicted facts cannot be split anew: use split=authors.")
         if not kept.exists():
             write_world(folder, controls)
-        elif json.loads(kept.read_text(encoding="utf-8")) != controls.model_dump(mode="json"):
+        elif read_json(kept, DataError) != controls.model_dump(mode="json"):
             raise ConfigError(f"{self.out} holds a run on another test world (see {kept}): choose another folder.")
         return data.load(folder, "musique")
 
@@ -341,12 +341,17 @@ def _encoded(
 
 
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:
-    """One question's outcome: scores, rounds, whether it abstained or failed, and what it cost."""
+    """One question's outcome: scores, rounds, whether it abstained or failed, and what it cost.
+
+    What abstained gave no tagged answer. Its last response may name the right option all the same: that counts in
+    `accuracy_flexible` alone, unless the question failed.
+    """
     usage = trace.usage
+    last = trace.rounds[-1].response if trace.rounds and not trace.error else ""
     return {
         "question_id": question.id,
         "answer": trace.answer,
-        **metrics.score(question, trace.answer),
+        **metrics.score(question, trace.answer, last),
         "rounds": len(trace.rounds),
         "abstained": trace.answer is None and trace.error is None,
         "confidence": trace.confidence,
