@@ -75,12 +75,17 @@ class Answers:
 
 
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:
-    """One question's outcome: scores, rounds, whether it abstained or failed, and what it cost."""
+    """One question's outcome: scores, rounds, whether it abstained or failed, and what it cost.
+
+    What abstained gave no tagged answer. Its last response may name the right option all the same: that counts in
+    `accuracy_flexible` alone, unless the question failed.
+    """
     usage = trace.usage
+    last = trace.rounds[-1].response if trace.rounds and not trace.error else ""
     return {
         "question_id": question.id,
         "answer": trace.answer,
-        **metrics.score(question, trace.answer),
+        **metrics.score(question, trace.answer, last),
         "rounds": len(trace.rounds),
         "abstained": trace.answer is None and trace.error is None,
         "confidence": trace.confidence,

@@ -46,6 +46,8 @@ def settings(pairs: Sequence[str], own: Mapping[str, str] = MappingProxyType({})
             raise ConfigError(f"--set takes key=value; {pair!r} is not.")
         if key in own:
             raise ConfigError(f"{key} is not to be set here: {own[key]}.")
+        if key in found:
+            raise ConfigError(f"--set gives {key} twice: give it once.")
         found[key] = load_yaml(value, f"The value of --set {pair!r}")
     return found
 

@@ -25,6 +25,7 @@ from lagkit.backend import API
 from lagkit.codec import Codec
 from lagkit.devices import DType, device_name
 from lagkit.errors import ConfigError, StoreError
+from lagkit.plainjson import read_text
 from lagkit.plainyaml import load_yaml
 from lagkit.policy import POLICIES
 from lagkit.store.contract import BlockSource
@@ -69,13 +70,7 @@ class Settings(BaseModel):
     @classmethod
     def read(cls, path: Path | str, overrides: dict[str, Any] | None = None) -> Self:
         """From a YAML file and overrides; raises ConfigError when it is missing or not a mapping."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"The file {path} cannot be read: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"The file {path} cannot be read: it is not UTF-8 text.") from error
-        raw = load_yaml(text, f"The file {path}")
+        raw = load_yaml(read_text(Path(path)), f"The file {path}")
         if not isinstance(raw, dict):
             raise ConfigError(f"The file {path} must hold `key: value` lines.")
         return cls.parse({**raw, **(overrides or {})})

@@ -18,8 +18,8 @@ Digest = dict[str, Any]
 def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_logs") -> Digest:
     """`{"seconds": s, "variants": {policy: {split: numbers}}, "strata": {policy: {stratum: numbers}}}`.
 
-    seconds: wall time of the run's sessions that came to an end. numbers: `n`, the mean scores (`em` and `f1`, or
-    `accuracy` and `accuracy_flexible`), `rounds`, `abstention`; and against the baseline, whose own are 0 and 1:
+    seconds: wall time of the run's sessions that came to an end. numbers: `n`, the mean scores (of
+    `metrics.score`), `rounds`, `abstention`; and against the baseline, whose own are 0 and 1:
     `em_diff` (or `accuracy_diff`) as `[mean, low, high]`, where a bound that cannot be told is null, and
     `rounds_ratio`, the quotient of mean rounds. strata: the unseen questions by what they share with the logged ones;
     where the data name no hops it is empty, and `no_strata` says why.

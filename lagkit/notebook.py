@@ -138,6 +138,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=count, default=900, metavar="S", help="seconds for one cell (default: 900)")
     args = parser.parse_args(argv)
     try:
+        names = [name for name, _ in args.parameters]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(f"-p gives {twice[0]} twice: give it once.")
         given = from_words(args.notebook, dict(args.parameters))
         print(execute(args.notebook, args.out, given, args.timeout))
     except (LagkitError, OSError) as error:

@@ -20,6 +20,7 @@ from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
 from lagkit.fingerprints import of_logs
 from lagkit.intervals import share_interval
+from lagkit.letters import choice_letter
 from lagkit.types import Passage, Question, Trace
 from lagkit.variant import Variant
 
@@ -215,7 +216,7 @@ class Logs:
 def same_answer(question: Question, first: str | None, second: str | None) -> bool:
     """Whether both are answers, and the same in normal form; for multiple choice, whether they name one option."""
     if question.kind == "choice":
-        first, second = (metrics.choice_letter(text, len(question.choices), strict=False) for text in (first, second))
+        first, second = (choice_letter(text, len(question.choices), strict=False) for text in (first, second))
     return first is not None and second is not None and metrics.normalize(first) == metrics.normalize(second)
 
 

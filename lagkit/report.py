@@ -9,7 +9,10 @@ import pandas as pd
 
 from lagkit.strata import Strata
 
-_SCORE_NAMES = {"em": "EM", "f1": "F1", "accuracy": "accuracy", "accuracy_flexible": "accuracy (flexible)"}
+_SCORE_NAMES = {
+    **{"em": "EM", "f1": "SQuAD F1", "f1_hotpot": "HotpotQA F1"},
+    **{"accuracy": "accuracy", "accuracy_flexible": "flexible accuracy"},
+}
 # What stands over a column of costs, and how its numbers are shown.
 _COSTS = {name: (f"{name} tokens", ".0f") for name in ("prefilled", "injected", "generated")}
 _COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 TaskKind = Literal["qa", "choice"]
+F1Rule = Literal["squad", "hotpot"]
 
 # Whatever reading a stranger's JSON as one of these values may raise.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -39,7 +40,8 @@ class Hop:
 class Question:
     """A task with its gold answers; `answers[0]` is the gold answer, the rest are aliases.
 
-    For `kind="choice"` the answer is a letter and `choices` holds the options in order.
+    For `kind="choice"` the answers are letters and `choices` holds the options in order. `f1` is the rule that the data
+    set is scored by.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Question:
     choices: tuple[str, ...] = ()
     hops: tuple[Hop, ...] = ()
     category: str = ""
+    f1: F1Rule = "squad"
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def test_interrupted_run_says_so_and_resumes(config, capsys, tmp_path, monkeypat
 
 
 def test_bad_settings(config, capsys, tmp_path):
-    assert "nothing.yaml cannot be read" in fails(capsys, "run", tmp_path / "nothing.yaml")
+    assert "nothing.yaml is missing" in fails(capsys, "run", tmp_path / "nothing.yaml")
     assert "seeed: Extra inputs are not permitted (keys are data, " in fails(capsys, "run", config(seeed=1))
     assert "seed: Input should be a valid integer" in fails(capsys, "run", config(), "--set", "seed=soon")
     assert "Unknown policy 'kv_magic'" in fails(capsys, "run", config(policies=["no_logs", "kv_magic"]))

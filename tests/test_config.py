@@ -139,8 +139,8 @@ def test_a_file_is_read_and_overridden(tmp_path):
         ("", "must hold `key: value` lines"),
         ("data: d\nout: o\nlog_question: 3\n", "log_question: Extra inputs are not permitted"),
         ("1: 2\n", "1: Keys should be strings"),
-        (b"data: \xff", "run.yaml cannot be read: it is not UTF-8 text"),
-        (None, "run.yaml cannot be read: No such file or directory"),
+        (b"data: \xff", "run.yaml is not UTF-8 text in line 1"),
+        (None, "run.yaml is missing"),
     ],
 )
 def test_a_file_of_another_shape_is_refused(tmp_path, text, message):

@@ -100,7 +100,7 @@ def test_baselines_survive_their_file_and_changes_are_told(tmp_path):
     table = changes(None, baselines())
     assert table.loc[("a", "em.kv")].tolist() == ["", "0.8 ± 0.1 (chance 0)"]
     path.write_text("{")
-    with pytest.raises(ConfigError, match=r"The baselines .*small\.json are not JSON"):
+    with pytest.raises(ConfigError, match=r"small\.json is not valid JSON"):
         Baselines.load(path)
     path.write_text('{"seeds": [1], "jobs": {"a": {"parameters": {}, "metrics": {"em": {"value": 1}}}}}')
     with pytest.raises(ConfigError, match=r"Wrong baselines: jobs\.a\.metrics\.em\.tolerance: Field required"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lagkit.config import Settings
-from lagkit.errors import ConfigError
 from lagkit.files import write_json
 from lagkit.nightly.profile import Plan
+from lagkit.plainjson import read_json
 
 Verdict = Literal["ok", "better", "regression", "missing"]
 Metrics = Mapping[str, Mapping[str, float]]  # job -> metric -> value
@@ -64,12 +63,7 @@ class Baselines(Settings):
         """From a file; None if there is none. Raises ConfigError if it is damaged."""
         if not path.exists():
             return None
-        try:
-            return cls.parse(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ConfigError(
-                f"The baselines {path} are not JSON ({error}): take them from version control."
-            ) from error
+        return cls.parse(read_json(path))
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
