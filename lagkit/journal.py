@@ -23,6 +23,17 @@ def _read(line: bytes) -> Trace:
     return Trace.from_dict(json.loads(body if found else line))
 
 
+def _written(trace: Trace) -> bytes:
+    try:
+        # A log may have brought lone surrogates into a prompt; json.loads takes them back in this form.
+        body = json.dumps(trace.to_dict(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        line = b"%s%s%d}" % (body[:-1], _SUM, zlib.crc32(body))
+        _read(line)
+    except MALFORMED as error:
+        raise DataError(f"The trace of question {trace.question_id!r} cannot be written ({error}).") from error
+    return line
+
+
 class Journal:
     """An append-only file of traces. A torn last line (the writer was killed) is cut off before the next append."""
 
@@ -45,13 +56,12 @@ class Journal:
         return found
 
     def append(self, trace: Trace) -> None:
-        """Add a trace; it is on disk when this returns."""
+        """Add a trace; it is on disk when this returns. Raises DataError, and writes nothing, for an unreadable one."""
+        line = _written(trace)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             self._cut_torn_line(file)
-            # A log may have brought lone surrogates into a prompt; json.loads takes them back in this form.
-            line = json.dumps(trace.to_dict(), ensure_ascii=False).encode("utf-8", "surrogatepass")
-            file.write(b"%s%s%d}\n" % (line[:-1], _SUM, zlib.crc32(line)))
+            file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -17,6 +17,11 @@ from lagkit.actions import TAGS
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def encodable(text: str) -> str:
+    """A text with `?` in place of each lone surrogate, which neither UTF-8 nor a tokenizer takes."""
+    return _LONE_SURROGATE.sub("?", text)
+
+
 def marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What data may not spell: special tokens, and tokens of their own that the chat template writes around messages.
 
@@ -31,11 +36,11 @@ def marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def breaker(marks: Iterable[str]) -> Callable[[str], str]:
-    """A function that breaks all of `marks` in a text, and writes `?` for what no tokenizer takes: lone surrogates."""
+    """A function that breaks all of `marks` in a text and makes it `encodable`."""
     found = re.compile("|".join(re.escape(mark) for mark in marks) or r"(?!)")
 
     def plain(text: str) -> str:
-        text = _LONE_SURROGATE.sub("?", text)
+        text = encodable(text)
         # Again until none is left: a mark may overlap another, or come about when one is broken.
         while found.search(text):
             text = found.sub(_broken, text)
