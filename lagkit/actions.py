@@ -7,7 +7,7 @@ sentence quotes it in backticks.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,8 +37,8 @@ REASONING = {
     "<|channel>": "<channel|>",  # Gemma 4
 }
 
-# The innermost pair, and no scan beyond the next tag of its name: a hundred thousand open tags take no longer than one.
-_TAGS = re.compile(rf"<({'|'.join(_NAMES)})>((?:(?!<\1>).)*?)</\1>", re.DOTALL)
+_TAGS = re.compile(rf"<({'|'.join(_NAMES)})>(.*?)</\1>", re.DOTALL)
+_OPENING = re.compile(rf"<({'|'.join(_NAMES)})>")
 _EMPTY = re.compile(rf"<({'|'.join(_NAMES)})>\s*</\1>")
 _SEARCH_TAG: dict[TaskKind, str] = {"qa": "keywords", "choice": "subquestion"}
 
@@ -48,13 +48,16 @@ def _any(words: Sequence[str]) -> str:
 
 
 # A section that is not closed lasts to the end. A closing mark without an opening one ends what has been said so far,
-# since some templates open the reasoning themselves; `<|end|>` ends other turns, too. A quote has words before it: some
-# models put an answer on a line of its own in backticks.
-_QUOTE = rf"(?<=\S) ?`(?:{_any([*TAGS, *REASONING, *REASONING.values()])})[^`\n]*"
+# since some templates open the reasoning themselves; `<|end|>` ends other turns, too. A quote has words before or behind
+# it: some models put an answer on a line of its own in backticks.
+_QUOTE = rf"`(?:{_any([*TAGS, *REASONING, *REASONING.values()])})[^`\n]*"
 _SECTION = "|".join(rf"{re.escape(first)}.*?(?:{re.escape(last)}|\Z)" for first, last in REASONING.items())
 _CLOSING = _any([last for last in REASONING.values() if last != "<|end|>"])
 _ASIDE, _ASIDE_SO_FAR = (
-    re.compile(rf"(?P<quote>{_QUOTE}{end})|(?P<section>{_SECTION})|(?P<closing>{_CLOSING})", re.DOTALL)
+    re.compile(
+        rf"(?P<quote>(?<=\S) ?{_QUOTE}{end}|{_QUOTE}`(?= ?\w))|(?P<section>{_SECTION})|(?P<closing>{_CLOSING})",
+        re.DOTALL,
+    )
     for end in ("`", r"(?:`|\Z)")
 )
 _OPENED = re.compile(rf"(?:{_any([*REASONING])})\s*\Z")
@@ -74,8 +77,7 @@ def parse(response: str, task: TaskKind) -> Action:
     The last non-empty answer wins over every search. Question answering searches for the last keywords;
     multiple choice for all sub-questions, joined without duplicates.
     """
-    tagged = [(m[1], _words(m[2])) for m in _TAGS.finditer(_masked(response))]
-    found = [(tag, text) for tag, text in tagged if text]
+    found = [(m[1], text) for m in _tagged(response) if (text := _words(m[2]))]
     answers = [text for tag, text in found if tag == "ans"]
     if answers:
         return Action("answer", answers[-1])
@@ -83,6 +85,25 @@ def parse(response: str, task: TaskKind) -> Action:
     if not searches:
         return Action("search", without_reasoning(response))
     return Action("search", searches[-1] if task == "qa" else " ".join(dict.fromkeys(searches)))
+
+
+def _tagged(response: str) -> Iterator[re.Match[str]]:
+    """What `_TAGS` matches where the model acts, in linear time: no end is looked for behind the last one of its name.
+
+    The matches are of the `_masked` response.
+    """
+    acting, at = _masked(response), 0
+    last = {name: acting.rfind(f"</{name}>") for name in _NAMES}
+    for opening in _OPENING.finditer(acting):
+        behind = at <= opening.start() and opening.end() <= last[opening[1]]
+        if behind and (found := _TAGS.match(acting, opening.start())):
+            at = found.end()
+            yield found
+
+
+def action_spans(response: str) -> list[tuple[int, int]]:
+    """Character spans `[start, stop)` of all tagged actions, tags included, in order."""
+    return [found.span() for found in _tagged(response)]
 
 
 def without_reasoning(response: str) -> str:
@@ -132,7 +153,7 @@ def without_tags(text: str) -> str:
 
 def answer_span(response: str) -> tuple[int, int] | None:
     """Character span `[start, stop)` of the answer that `parse` finds, without its tags; None if there is none."""
-    spans = [m.span(2) for m in _TAGS.finditer(_masked(response)) if m[1] == "ans" and _words(m[2])]
+    spans = [m.span(2) for m in _tagged(response) if m[1] == "ans" and _words(m[2])]
     return spans[-1] if spans else None
 
 
@@ -149,7 +170,7 @@ def before_action(response: str) -> str:
 
 def last_action_span(response: str) -> tuple[int, int]:
     """Character span `[start, stop)` of the last tagged action, tags included; the whole response if it has none."""
-    spans = [m.span() for m in _TAGS.finditer(_masked(response))]
+    spans = action_spans(response)
     return spans[-1] if spans else (0, len(response))
 
 

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from lagkit.backend import Backend
 from lagkit.encode import SEPARATOR, Encoder, kept_text
 from lagkit.kv import KVBlock, Part
-from lagkit.model import LM, BlockSource, Context
+from lagkit.model import LM, Context
 from lagkit.planner import Rates, measure_rates
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt, split_chat
@@ -52,12 +52,11 @@ class Augmenter(LogTexts):
 
     The prompt's shared head is injected from a cache wherever it stands at position 0. In front of BOS it cannot be:
     there it has read the logs, and is prefilled each time.
-    source: where the KV of logs comes from that the store has: read, computed again, or whichever is sooner.
+    Blocks that the store has are read, computed again, or whichever is sooner, as its `source` says.
     Raises ConfigError where the model's chat template does not let the head be shared (`prompts.split_chat`).
     """
 
     lm: LM
-    source: BlockSource = "load"
 
     def __post_init__(self) -> None:
         split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])
@@ -129,8 +128,10 @@ class Augmenter(LogTexts):
         return measure_rates(self.lm, self.store)
 
     def _is_sooner_computed(self, log: str, row: BlockRow) -> bool:
-        if self.source != "planned" or self.store.codec != "none":  # a codec's block is not what computing it gives
-            return self.source == "recompute" and self.store.codec == "none"
+        if self.store.source == "load" or self.store.codec != "none":  # a codec's block is not what computing it gives
+            return False
+        if self.store.source == "recompute":
+            return True
         reading = self.encoder.read(self.store.get(log), self.policy)
         tokens = reading.kept[-1] + 1 - reading.context.injected if reading.kept else 0
         return self.rates.way(tokens, row.bytes) == "recompute"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lagkit.agent import Limits
     from lagkit.config import Requests
     from lagkit.errors import LagkitError
-    from lagkit.model import BlockSource, Generation
+    from lagkit.model import Generation
     from lagkit.policy import Policy
     from lagkit.prompts import Prompt
     from lagkit.store import Store
@@ -80,12 +80,11 @@ def load_model(
     device: str | None = None,
     dtype: str | None = None,
     api: Requests | None = None,
-    source: BlockSource = "load",
 ) -> Backend:
     """A model by alias, hub id or folder (see `LM.load`), or as `api:NAME` the one that an endpoint calls NAME.
 
-    api: how the endpoint is asked. Raises ModelNotFound and UnsupportedModel, or ConfigError where the environment
-    names no endpoint.
+    api: how the endpoint is asked. Raises ModelNotFound and UnsupportedModel, or ConfigError for a device or dtype
+    that there is not, or where the environment names no endpoint.
     """
     if name.startswith(API):
         from lagkit.api.model import APIModel  # here, since it needs an extra
@@ -93,4 +92,4 @@ def load_model(
         return APIModel(name.removeprefix(API), requests=api)
     from lagkit.model import LM
 
-    return LM.load(name, device=device, dtype=dtype, source=source)
+    return LM.load(name, device=device, dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,17 +13,21 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lagkit.agent import Limits
 from lagkit.api.chat import refusal
 from lagkit.backend import API
 from lagkit.codec import Codec
+from lagkit.devices import DType, device_name
 from lagkit.errors import ConfigError, StoreError
 from lagkit.plainyaml import load_yaml
 from lagkit.policy import POLICIES
+from lagkit.store.contract import BlockSource
 from lagkit.store.places import checked_uri
 from lagkit.types import Usage
 from lagkit.variant import Variant
@@ -40,6 +45,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     what: ClassVar[str] = "settings"
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where they are not meant: as numbers they would count as 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            said = f"{value} is true or false, as are yes, no, on and off in YAML: put text in quotes, or give a number"
+            raise PydanticCustomError("no_switch", "{said}", {"said": said})
+        return value
+
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:
         """From plain values; raises ConfigError with one line per unknown key or wrong value."""
@@ -47,7 +61,7 @@ class Settings(BaseModel):
             return cls.model_validate(settings)
         except ValidationError as error:
             known = ", ".join(cls.model_fields)
-            lines = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
+            lines = [": ".join(filter(None, (".".join(map(str, e["loc"])), _said(e)))) for e in error.errors()]
             unknown = any(e["type"] == "extra_forbidden" for e in error.errors())
             hint = f" (keys are {known})" if unknown else ""
             raise ConfigError(f"Wrong {cls.what}: " + "; ".join(lines) + hint + ".") from error
@@ -65,6 +79,17 @@ class Settings(BaseModel):
         if not isinstance(raw, dict):
             raise ConfigError(f"The file {path} must hold `key: value` lines.")
         return cls.parse({**raw, **(overrides or {})})
+
+
+def _said(error: ErrorDetails) -> str:
+    """What is wrong with one value; YAML makes numbers and dates of what may be meant as text."""
+    if error["type"] not in ("string_type", "path_type"):
+        return error["msg"]
+    value = error["input"]
+    if not isinstance(value, int | float | date):
+        return f"text is needed, and not {value!r}"
+    kind = "date" if isinstance(value, date) else "number"
+    return f"{value} is a {kind}, and text is needed: put it in quotes (on a command line \"'{value}'\")"
 
 
 class Requests(Settings):
@@ -111,6 +136,7 @@ class RunConfig(Settings):
     (`lagkit.store.vectors`). min_similarity: a log less similar to the query is not used (None uses all). policies:
     variants, each a policy and what it changes of the limits (`lagkit.variant`). passages to force_answer: the limits,
     as in `lagkit.agent.Limits`. model: as `backend.load_model` takes it; `api` says how one behind an API is asked.
+    device: `cpu`, `cuda`, `cuda:N` or `mps`, by default the best there is.
     """
 
     what: ClassVar[str] = "run settings"
@@ -121,9 +147,9 @@ class RunConfig(Settings):
     dataset: str | None = None
     model: str = "smollm2"
     device: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: DType = "bfloat16"
     codec: Codec = "none"
-    blocks: Literal["load", "recompute", "planned"] = "load"
+    blocks: BlockSource = "load"
     store: str | None = None
     embedder: str = "minilm"
     wording: Wording = "examples"
@@ -163,6 +189,14 @@ class RunConfig(Settings):
             if reason := refusal(variant.policy, variant.limits(self.limits)):
                 raise ValueError(reason.rstrip("."))
         return self
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, device: str | None) -> str | None:
+        try:
+            return device if device is None else device_name(device)
+        except ConfigError as error:
+            raise ValueError(str(error).rstrip(".")) from error
 
     @field_validator("store")
     @classmethod

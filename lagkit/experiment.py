@@ -73,8 +73,7 @@ class Experiment:
     def lm(self) -> Backend:
         """The language model, loaded when first needed."""
         config = self.config
-        where = {"device": config.device, "dtype": config.dtype, "source": config.blocks}
-        return load_model(config.model, **where, api=config.api)
+        return load_model(config.model, device=config.device, dtype=config.dtype, api=config.api)
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -132,6 +131,7 @@ class Experiment:
         else:
             store = store_at(place).open(place, **same)
         store.exact_search = self.config.search == "exact"
+        store.source = self.config.blocks
         return store
 
     def _place(self, unit: Unit) -> Path | str:

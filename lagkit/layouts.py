@@ -73,7 +73,7 @@ def _supporting_title(subject: str, i: int, titles: Sequence[str], *, aligned: b
     """2Wiki lists one title for each triple, in order; where the counts differ, the title that names the subject."""
     if aligned:
         return titles[i]
-    return next((title for title in titles if subject in (title, re.sub(r" \([^)]*\)$", "", title))), None)
+    return next((title for title in titles if subject in (title, re.sub(r" \([^()]*\)$", "", title))), None)
 
 
 class Mmlupro(Record):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import TemplateError
@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from lagkit.actions import end_of_action, opened
+from lagkit.devices import best_device, present_device, torch_dtype
 from lagkit.errors import ConfigError, ContextTooLong, ModelNotFound
 from lagkit.hot import HotBlocks
 from lagkit.hub import resolve_model
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from lagkit.prompts import Prompt
     from lagkit.seats import Seat
     from lagkit.store import Store
-
-BlockSource = Literal["load", "recompute", "planned"]
 
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
@@ -98,33 +97,30 @@ class Generation:
 class LM:
     """A causal language model with its tokenizer and the re-alignment that the load-time probe found to be exact."""
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, *, source: BlockSource = "load"
-    ) -> None:
-        """Wrap a loaded model; `source` as in `Augmenter`. Raises UnsupportedModel when keys cannot be re-aligned."""
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        """Wrap a loaded model. Raises UnsupportedModel when keys cannot be re-aligned."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
         self.tokenizer.chat_template = tokenizer.chat_template or _PLAIN_CHAT
         self.realigner = probe(model)
-        self.source = source
         self.hot = HotBlocks(pin=model.device.type == "cuda")
         self._heads: dict[tuple[int, ...], KVBlock] = {}
 
     @classmethod
-    def load(
-        cls, name: str, *, device: str | None = None, dtype: str | None = None, source: BlockSource = "load"
-    ) -> LM:
+    def load(cls, name: str, *, device: str | None = None, dtype: str | None = None) -> LM:
         """Load by alias (`smollm2`), hub id or folder.
 
-        device: `cpu`, `cuda` or `mps`; by default the best there is. dtype: `float32` or `bfloat16` (default).
-        source: where the KV of logs comes from (`Augmenter`). Raises ModelNotFound and UnsupportedModel.
+        device: `cpu`, `cuda`, `cuda:N` or `mps`; by default the best there is. dtype: `float32` or `bfloat16`
+        (default). Raises ConfigError for another or missing device and another dtype, before anything is fetched;
+        ModelNotFound and UnsupportedModel.
         """
+        device = best_device() if device is None else present_device(device)
+        numbers = torch_dtype(dtype or "bfloat16")
         source = resolve_model(name)
-        device = device or best_device()
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype or "bfloat16"))
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=numbers)
         except (OSError, ValueError, SafetensorError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise ModelNotFound(f"Model {name!r} could not be loaded from {source}: {first_line}") from error
@@ -135,7 +131,7 @@ class LM:
                 f"The folder {source} does not hold one model: its tokenizer is not the one that its model was trained "
                 "with. Copy model and tokenizer from the same training run."
             )
-        return cls(model.to(device), tokenizer, name, source=source)
+        return cls(model.to(device), tokenizer, name)
 
     def __repr__(self) -> str:
         config = self.model.config
@@ -177,7 +173,7 @@ class LM:
         """Builds this model's contexts under a policy."""
         from lagkit.augment import Augmenter  # here, since contexts are made with a model
 
-        return Augmenter(self, prompt, policy, store, self.source)
+        return Augmenter(self, prompt, policy, store)
 
     def admit(self, policy: Policy | None, limits: Limits) -> None:
         """Raise ConfigError for what this model cannot follow; there is nothing of the kind."""
@@ -397,13 +393,6 @@ def _groups(contexts: Sequence[Context]) -> Iterator[list[Context]]:
             group, injected, prompt = [], context.injected, len(context.ids)
         group.append(context)
     yield group
-
-
-def best_device() -> str:
-    """`cuda` if there is one, then `mps`, then `cpu`."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> Sequence[int]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from lagkit.actions import TAGS
+from lagkit.errors import ConfigError
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -26,10 +28,14 @@ def marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What data may not spell: special tokens, and tokens of their own that the chat template writes around messages.
 
     Some models (DeepSeek's, say) don't declare special the tokens that open turns. Single characters, white space and
-    plain words are ordinary writing, and the tags are the protocol's own, whatever a tokenizer says of them.
+    plain words are ordinary writing, and the tags are the protocol's own, whatever a tokenizer says of them. Raises
+    ConfigError for a template that refuses a plain conversation.
     """
     turns = [{"role": role, "content": "."} for role in ("user", "assistant", "user")]
-    frame = tokenizer.apply_chat_template(turns, tokenize=False)
+    try:
+        frame = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError as error:
+        raise ConfigError(f"The chat template refuses a conversation of user and assistant: {error}") from error
     added = tokenizer.added_tokens_decoder.values()
     spelled = {str(t) for t in added if t.special or (t.content in frame and not t.content.isalnum())}
     return sorted(mark for mark in spelled if len(mark.strip()) > 1 and mark not in TAGS)

@@ -197,8 +197,11 @@ def open_store(path: Path, lm: LM, *traces: Trace) -> LogStore:
     return store
 
 
-def small_run(out: Path, lm: LM, **settings: object) -> Experiment:
-    """A run of seconds on the sample: six logs, three questions a split, two rounds of a few tokens."""
+def small_run(out: Path, lm: LM | None, **settings: object) -> Experiment:
+    """A run of seconds on the sample: six logs, three questions a split, two rounds of a few tokens.
+
+    Without `lm` the run loads the model of its settings.
+    """
     chosen = {
         **{"data": SAMPLE, "out": out, "embedder": "hash", "dtype": "float32", "wording": "plain"},
         **{"log_questions": 6, "seen_questions": 3, "unseen_questions": 3, "max_rounds": 2, "max_new_tokens": 4},

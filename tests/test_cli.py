@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -137,7 +138,25 @@ def test_bad_settings(config, capsys, tmp_path):
     assert "no_logs must be among them" in fails(capsys, "run", config(policies=["kv_last_round"]))
     assert fails(capsys, "run", config(), "--set", "seed") == "--set takes key=value; 'seed' is not."
     assert "'seed=[1' is not YAML" in fails(capsys, "run", config(), "--set", "seed=[1")
+    assert "device: Value error, There is no device 'gpu': use" in fails(capsys, "run", config(), "--set", "device=gpu")
+    assert "dtype: Input should be 'float32' or" in fails(capsys, "run", config(), "--set", "dtype=fp32")
+    assert "out: 2026-11-28 is a date" in fails(capsys, "run", config(), "--set", "out=2026-11-28")
+    assert "embedder: True is true or false" in fails(capsys, "run", config(), "--set", "embedder=yes")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_date_in_quotes_is_a_folder(config, monkeypatch, tmp_path):
+    path = config(data=str(Path(SAMPLE).resolve()))
+    monkeypatch.chdir(tmp_path)
+    assert main(["encode", path, "--set", "out='2026-11-28'"]) == 0
+    assert (tmp_path / "2026-11-28" / "store").is_dir()
+
+
+def test_a_device_that_there_is_not(config, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("lagkit.experiment.load_embedder", pytest.fail)
+    said = fails(capsys, "run", config(), "--set", "device=cuda")
+    assert said == "There is no device cuda here (torch finds 0 GPUs): leave out device, or use cpu."
 
 
 def test_file_that_is_no_yaml(capsys, tmp_path):

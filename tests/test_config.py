@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,25 @@ def test_limits_are_the_agent_s_share():
             {"Seed": 3, "logz": 1},
             "Seed: Extra inputs are not permitted; logz: Extra inputs are not permitted (keys are",
         ),
+        ({"seed": 1.5}, "seed: Input should be a valid integer, got a number with a fractional part"),
+        (
+            {"seed": True},
+            "seed: True is true or false, as are yes, no, on and off in YAML: put text in quotes, or give",
+        ),
+        ({"max_rounds": True}, "max_rounds: True is true or false"),
+        ({"min_similarity": False}, "min_similarity: False is true or false"),
+        ({"embedder": True}, "embedder: True is true or false"),
+        ({"api": {"retries": True}}, "api.retries: True is true or false"),
+        ({"model": 7}, "model: 7 is a number, and text is needed: put it in quotes (on a command line \"'7'\")."),
+        ({"model": None}, "model: text is needed, and not None."),
+        ({"data": ["a"]}, "data: text is needed, and not ['a']."),
+        ({"out": date(2026, 11, 28)}, "out: 2026-11-28 is a date, and text is needed: put it in quotes"),
+        (
+            {"device": "gpu"},
+            "device: Value error, There is no device 'gpu': use cpu, cuda, cuda:N (the GPU number N) or",
+        ),
+        ({"device": 0}, "device: 0 is a number, and text is needed"),
+        ({"dtype": "fp32"}, "dtype: Input should be 'float32' or 'bfloat16'"),
         ({"max_new_tokens": 0}, "Wrong run settings: max_new_tokens: Input should be greater than 0."),
         ({"logs": "many"}, "logs: Input should be a valid integer, unable to parse string as an integer"),
         ({"batch_size": 2.5}, "batch_size: Input should be a valid integer"),

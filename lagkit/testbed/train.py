@@ -16,8 +16,9 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lagkit.config import Settings
+from lagkit.devices import best_device
 from lagkit.errors import ConfigError
-from lagkit.model import best_device, vocabulary_hash
+from lagkit.model import vocabulary_hash
 from lagkit.progress import Progress, say
 from lagkit.testbed import checkpoint
 from lagkit.testbed.packing import IGNORED, Batch, make_batch

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from lagkit.actions import action_spans
 from lagkit.encode import SEPARATOR, Encoder, kept_text
 from lagkit.policy import get_policy
 from lagkit.store import Store
 from lagkit.types import Hit, Round, Trace
 
-_TAGS = re.compile(r"(&lt;(ans|keywords|subquestion)&gt;.*?&lt;/\2&gt;)", re.DOTALL)
 _GREY = "color:var(--jp-ui-font-color2,#666)"
 _PAGE = "line-height:1.45"  # a widget's own suits single lines only
 _TEXT = "white-space:pre-wrap;overflow-wrap:anywhere"
 _BOX = "border-left:3px solid var(--jp-border-color1,#bbb);padding:2px 0 2px 10px;margin:6px 0 12px"
-_MARK = "background:#ffe08a;color:#222;border-radius:2px"
-_NEW = "border-left:1px solid #c99700"
-_ACTION = "background:rgba(68,170,153,.22);border-radius:3px"
+_KEPT = "background:#ffe08a;color:#222;border-radius:2px;border-left:1px solid #c99700"  # tokens can be told apart
+_ACTION = "background:rgba(68,170,153,.22);color:inherit;border-radius:3px"
 _INJECTED = "keys and values of logs, and of the head that all prompts share, which is computed once"
 _JUDGED = {True: ("right", "#117733"), False: ("wrong", "#cc3344"), None: ("not judged", "#777777")}
 
@@ -56,7 +54,7 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
         marked = [span for slot, span in enumerate(reading.spans, reading.context.injected) if slot in kept]
         size = f", {len(kept) * head.nbytes / len(head) / 1024:,.0f} KiB of KV" if len(head) else ""
         how = f"keeps {len(kept)} of the {len(reading.context.ids)} tokens that it reads{size}"
-    body = f"<div style='{_TEXT};{_BOX}'>{_highlighted(told, marked) or 'The log has no response.'}</div>"
+    body = f"<div style='{_TEXT};{_BOX}'>{_highlighted(told, marked, _KEPT) or 'The log has no response.'}</div>"
     name = f"<b><code>{escape(policy_name)}</code></b>"
     return f"<div style='{_PAGE}'>{name} <span style='{_GREY}'>{how}</span>{body}</div>"
 
@@ -98,7 +96,7 @@ def _outcome(trace: Trace, cost: bool = False) -> str:
 def _round(number: int, r: Round, names: Mapping[str, str]) -> str:
     found = _hits("passages", r.passages, {}) + _hits("logs", r.logs, names)
     prompt = f"<details><summary style='{_GREY};cursor:pointer'>prompt</summary><div style='{_TEXT}'>"
-    said = _TAGS.sub(rf"<span style='{_ACTION}'>\1</span>", escape(r.response))
+    said = _highlighted(r.response, action_spans(r.response), _ACTION)
     return (
         f"<div style='{_BOX}'><div><b>Round {number}</b> <span style='{_GREY}'>searched for</span> {escape(r.query)}"
         f"</div>{found}{prompt}{escape(r.prompt)}</div></details><div style='{_TEXT}'>{said}</div></div>"
@@ -119,14 +117,14 @@ def _kept_words(trace: Trace, keep: str) -> tuple[str, list[tuple[int, int]]]:
     return told, [(start, start + len(kept))] if kept else []
 
 
-def _highlighted(text: str, spans: Sequence[tuple[int, int]]) -> str:
-    """`text` escaped, with `spans` marked, each with a line at its start so that tokens can be told apart."""
+def _highlighted(text: str, spans: Sequence[tuple[int, int]], style: str) -> str:
+    """`text` escaped, with `spans` marked in a CSS style."""
     parts, at = [], 0
     for start, stop in spans:
         start = max(start, at)  # tokens of one character's bytes share its span
         if stop > start:
             shown = escape(text[start:stop])
-            parts += [escape(text[at:start]), f"<mark style='{_MARK};{_NEW}'>{shown}</mark>"]
+            parts += [escape(text[at:start]), f"<mark style='{style}'>{shown}</mark>"]
             at = stop
     return "".join([*parts, escape(text[at:])])
 
