@@ -44,11 +44,13 @@ class Contexts(Protocol):
 class Backend(Protocol):
     """A language model: `model.LM`, whose KV can be reached, or `api.APIModel`, which reads and writes text alone.
 
-    dtype: of the KV blocks in its stores. fingerprint: tells one model's stores from another's.
+    dtype: of the KV blocks in its stores. fingerprint: tells one model's stores from another's. opens: the mark of
+    reasoning with which its chat template opens the assistant's turn, if it does.
     """
 
     name: str
     dtype: Any
+    opens: str
     fingerprint: Mapping[str, str]
 
     def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Contexts:

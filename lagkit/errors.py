@@ -29,12 +29,16 @@ class ContextTooLong(QuestionError):
     """Injected tokens, prompt and new tokens do not fit into the model's context."""
 
 
+class ReasoningTooLong(QuestionError):
+    """A model's reasoning used up its new tokens before it said anything else."""
+
+
 class EndpointError(LagkitError):
     """An endpoint cannot be used, whatever it is asked: it is down, refuses the key, or limits the rate too long."""
 
 
 class RequestRefused(QuestionError):
-    """An endpoint will not answer one request, for what stands in it."""
+    """An endpoint does not answer one request with text, for what stands in it or for what it sends instead."""
 
 
 class RunLocked(LagkitError):

@@ -37,6 +37,18 @@ def _read(line: bytes) -> tuple[Trace, Basis]:
     return Trace.from_dict(raw), basis
 
 
+def _written(trace: Trace, basis: Basis) -> bytes:
+    try:
+        # A log may have brought lone surrogates into a prompt; json.loads takes them back in this form.
+        value = {**trace.to_dict(), "basis": asdict(basis)}
+        body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        line = b"%s%s%d}" % (body[:-1], _SUM, zlib.crc32(body))
+        _read(line)
+    except MALFORMED as error:
+        raise DataError(f"The trace of question {trace.question_id!r} cannot be written ({error}).") from error
+    return line
+
+
 class Journal:
     """An append-only file of traces, with what each was given to.
 
@@ -67,14 +79,12 @@ class Journal:
         return found
 
     def append(self, trace: Trace, basis: Basis = _UNKNOWN) -> None:
-        """Add a trace; it is on disk when this returns."""
+        """Add a trace; it is on disk when this returns. Raises DataError, and writes nothing, for an unreadable one."""
+        line = _written(trace, basis)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab+") as file:
             self._cut_torn_line(file)
-            # A log may have brought lone surrogates into a prompt; json.loads takes them back in this form.
-            value = {**trace.to_dict(), "basis": asdict(basis)}
-            line = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
-            file.write(b"%s%s%d}\n" % (line[:-1], _SUM, zlib.crc32(line)))
+            file.write(line + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -22,6 +22,9 @@ SECONDS = 5.0  # what is linear takes a fraction of one; what is quadratic takes
 PIECES = ("<ans>", "<keywords><ans>", "</ans>", "<ans></ans>", "<ans>x</ans>", "<subquestion>a</subquestion>")
 PIECES += (
     "<think>",
+    "</think>",
+    "<think></think>",
+    " `<ans>",
     "answer is ",
     "answer: (",
     "(A",
@@ -48,7 +51,8 @@ READERS: dict[str, Callable[[str], object]] = {
     "parse": lambda text: actions.parse(text, "qa"),
     "parse a choice": lambda text: actions.parse(text, "choice"),
     "cut": lambda text: actions.cut(text, STOP),
-    "close": lambda text: actions.close(text, STOP),
+    "unclosed": actions.unclosed,
+    "without_reasoning": actions.without_reasoning,
     "without_tags": actions.without_tags,
     "answer_span": actions.answer_span,
     "before_action": actions.before_action,

@@ -149,7 +149,7 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     What the response says before that is read as it stands: of an answer that is forced at once, a model that was
     never asked for one has no opinion.
     """
-    said = case.log.rounds[-1].response.removeprefix(run.prompt.open_turn(case.question))
+    said = case.log.rounds[-1].response.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
     named = re.search(rf"(?<!\w){re.escape(case.log.answer)}(?!\w)", said)
     before = tuple(run.lm.tokenize(run.lm.plain(said[: named.start()].rstrip())))
     asked = {name: [Context((*context.ids, *before), context.blocks)] for name, context in read.items()}
@@ -167,7 +167,7 @@ def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[fl
         batch_size=config.batch_size,
     )
     actions = [
-        parse(run.prompt.open_turn(case.question) + response.text, kind)
+        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, kind)
         for (case, _), response in zip(contexts, said, strict=True)
     ]
     return [
