@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lagkit.errors import ConfigError, DataError
 from lagkit.layouts import LAYOUTS, Layout
+from lagkit.paths import at
 from lagkit.types import Passage, Question, TaskKind
 
 Split = Literal["seen", "unseen"]
@@ -93,7 +94,7 @@ def load(folder: Path | str, dataset: str | None = None) -> Dataset:
     Raises DataError for a missing folder or file, for text that is not JSON, for a record of another shape (naming
     file, record and key), and for a question id that occurs twice; ConfigError for an unknown `dataset`.
     """
-    folder = Path(folder).expanduser()
+    folder = at(folder)
     if not folder.is_dir():
         raise DataError(
             f"there is no data folder {folder}: give the path of a folder that holds dev_train.json and dev_test.json "

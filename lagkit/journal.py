@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lagkit.errors import DataError
+from lagkit.paths import at
 from lagkit.types import MALFORMED, Trace
 
 # Stands last in a line, before the CRC-32 of the line without it: bits that rot in a word would not be noticed.
@@ -27,7 +28,7 @@ class Journal:
     """An append-only file of traces. A torn last line (the writer was killed) is cut off before the next append."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = at(path)
 
     def traces(self) -> list[Trace]:
         """All whole traces, in the order in which they ended. Raises DataError naming a damaged line."""

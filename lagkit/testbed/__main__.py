@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from lagkit import cli
+from lagkit.paths import at
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
 
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", train, "train the model; the same command resumes"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("out", type=Path, metavar="FOLDER")
+        sub.add_argument("out", type=at, metavar="FOLDER")
         cli.add_settings(sub)
         sub.set_defaults(command=command)
     text = "measure base quality and all variants on several worlds; the same command resumes"
@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("tier", metavar="TIER|CONFIG.yaml", help="settings of each world's run, as for `lagkit run`")
     sub.add_argument("--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED")
     sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
-    sub.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    sub.add_argument("--page", type=at, metavar="FILE.md", help="where to write the tables")
     cli.add_settings(sub)
     sub.set_defaults(command=study)
     return parser

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from lagkit.config import Settings
 from lagkit.errors import ConfigError
 from lagkit.model import best_device, vocabulary_hash
+from lagkit.paths import at, refuse_links
 from lagkit.progress import Progress, say
 from lagkit.testbed import checkpoint
 from lagkit.testbed.packing import IGNORED, Batch, make_batch
@@ -132,7 +133,7 @@ def train(out: Path | str, config: TrainConfig) -> Path:
     `out` holds `checkpoint.safetensors`, `log.csv` (a row every `check_every` steps) and, at the end, `model/` in bf16.
     Raises ConfigError when `out` holds a run with other settings, DataError when its checkpoint cannot be read.
     """
-    run = _Run(Path(out), config)
+    run = _Run(at(out), config)
     with Progress("Training", config.steps) as shown:
         shown.update(run.step)
         while run.step < config.steps:
@@ -152,6 +153,7 @@ class _Run:
         self.optimizers = _optimizers(self.model, config)
         self._checkpoint = out / "checkpoint.safetensors"
         self.rows: list[dict[str, Any]] = []
+        refuse_links(out, ConfigError, depth=2)
         out.mkdir(parents=True, exist_ok=True)
         self._began, self._tokens, self._loss = time.perf_counter(), 0, 0.0
         self._resume()
