@@ -29,6 +29,7 @@ from lagkit.config import RunConfig
 from lagkit.errors import DataError
 from lagkit.experiment import Experiment
 from lagkit.journal import Journal
+from lagkit.paths import at
 from lagkit.progress import quiet, say
 from lagkit.types import Trace
 
@@ -41,7 +42,7 @@ ROUNDING = 1e-5
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.json")
+    parser.add_argument("--out", required=True, type=at, metavar="FILE.json")
     parser.add_argument("--questions", type=int, default=80, metavar="N", help="of each split (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of each (default: %(default)s)")
     return exit_code(measure, parser.parse_args())

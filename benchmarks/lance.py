@@ -28,6 +28,7 @@ import torch
 from lagkit import files, manifest
 from lagkit.kv import KVBlock
 from lagkit.lance import BlockCache, LanceStore
+from lagkit.paths import at
 from lagkit.store import LogStore, Store
 from lagkit.store.copying import Copied, copy
 from lagkit.store.places import store_at
@@ -42,7 +43,7 @@ KEY = "last"
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--out", type=at, required=True, metavar="FILE.json")
     parser.add_argument("--logs", type=int, default=1000, metavar="N", help="in each store (default: %(default)s)")
     parser.add_argument("--blocks", type=int, default=600, metavar="N", help="logs that have a block, the oldest ones")
     parser.add_argument("--repeat", type=int, default=20, metavar="N", help="of what takes milliseconds")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lagkit import files
 from lagkit.cli import add_settings, count, exit_code, settings, show
 from lagkit.errors import ConfigError, EmptyStore
+from lagkit.paths import at
 
 if TYPE_CHECKING:
     from lagkit.experiment import Experiment
@@ -70,9 +71,9 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     add("verify", verify, "read every byte and list what is wrong; exit code 1 if something is")
     pruning = add("prune", prune, "remove damaged blocks and files that no log names")
     pruning.add_argument("--max-bytes", type=int, metavar="N", help="remove the oldest logs too, down to N bytes")
-    add("export", export, "write all of it into one file").add_argument("file", metavar="FILE", type=Path)
+    add("export", export, "write all of it into one file").add_argument("file", metavar="FILE", type=at)
     importing = add("import", import_, "add the logs of an exported file; makes the store if there is none")
-    importing.add_argument("file", metavar="FILE", type=Path)
+    importing.add_argument("file", metavar="FILE", type=at)
     copying = add("copy", copy, "copy all of it to another place, and compare; the same command completes a copy")
     copying.add_argument("target", metavar="TO", help="another STORE, which is made if there is none")
     searching = add("search", search, "the logs nearest to a text, by the store's own embedder")
@@ -83,7 +84,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 def _add_overlap(parser: argparse.ArgumentParser) -> None:
     parser.description = "What unseen questions share with seen ones, under both splits, as a table in Markdown."
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of questions")
+    parser.add_argument("folders", nargs="+", type=at, metavar="FOLDER", help="of questions")
     parser.add_argument("--dataset", metavar="NAME", help="the layout of folders that are not named by theirs")
     parser.set_defaults(command=overlap)
 
@@ -91,8 +92,8 @@ def _add_overlap(parser: argparse.ArgumentParser) -> None:
 def _add_codec(parser: argparse.ArgumentParser) -> None:
     parser.description = "Bytes, errors and answers of logs in fewer bits, against uncompressed ones; it resumes."
     parser.add_argument("tiers", nargs="+", metavar="TIER|CONFIG.yaml", help="settings of each run, as for `run`")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the runs")
-    parser.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    parser.add_argument("--out", required=True, type=at, metavar="FOLDER", help="for the runs")
+    parser.add_argument("--page", type=at, metavar="FILE.md", help="where to write the tables")
     parser.add_argument("--policy", default="kv_last_round", metavar="NAME", help="whose blocks (default: %(default)s)")
     parser.add_argument(
         "--cases", type=count, default=20, metavar="N", help="prompts to compare (default: %(default)s)"
@@ -103,11 +104,11 @@ def _add_codec(parser: argparse.ArgumentParser) -> None:
 
 def _add_nightly(parser: argparse.ArgumentParser) -> None:
     parser.description = "Run a profile of notebooks; exit code 1 when a gate failed, 2 on an error. It resumes."
-    parser.add_argument("config", nargs="?", default="nightly.yaml", type=Path, metavar="nightly.yaml")
+    parser.add_argument("config", nargs="?", default="nightly.yaml", type=at, metavar="nightly.yaml")
     parser.add_argument(
         "--profile", default="demo", metavar="NAME", help="which of the file's profiles (default: demo)"
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results (default: runs/nightly/NAME)")
+    parser.add_argument("--out", type=at, metavar="FOLDER", help="for results (default: runs/nightly/NAME)")
     parser.add_argument("--jobs", type=count, metavar="N", help="notebooks at once (default: by cores)")
     parser.add_argument("--fresh", action="store_true", help="run again what is unchanged, too")
     parser.add_argument(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,6 +26,7 @@ from lagkit.backend import API
 from lagkit.codec import Codec
 from lagkit.devices import DType, device_name
 from lagkit.errors import ConfigError, StoreError
+from lagkit.paths import at
 from lagkit.plainjson import read_text
 from lagkit.plainyaml import load_yaml
 from lagkit.policy import POLICIES
@@ -38,6 +40,10 @@ Wording = Literal["examples", "plain", "short"]
 
 # Settings that belong to a model, by its size: `testbed`, `smollm2`, `paper`. What they leave out, a run adds.
 TIERS = {path.stem: path for path in sorted((Path(__file__).parent / "tiers").glob("*.yaml"))}
+
+
+# A folder of the settings: absolute from here on, wherever the run is gone on with.
+Folder = Annotated[Path, AfterValidator(at)]
 
 
 class Settings(BaseModel):
@@ -70,7 +76,7 @@ class Settings(BaseModel):
     @classmethod
     def read(cls, path: Path | str, overrides: dict[str, Any] | None = None) -> Self:
         """From a YAML file and overrides; raises ConfigError when it is missing or not a mapping."""
-        raw = load_yaml(read_text(Path(path)), f"The file {path}")
+        raw = load_yaml(read_text(at(path)), f"The file {path}")
         if not isinstance(raw, dict):
             raise ConfigError(f"The file {path} must hold `key: value` lines.")
         return cls.parse({**raw, **(overrides or {})})
@@ -120,7 +126,8 @@ class RunConfig(Settings):
     data: folder in the LAG layout. dataset: its format, by default the folder's name. world: instead of `data`, the
     controls of a test world (`lagkit.testbed.dataset.Controls`), which is drawn into `out`. out: where results go.
     store: where the run's log store is, if not in `out`: a folder or an address such as `s3://bucket/logs`, of this run
-    alone (docs/stores.md).
+    alone (docs/stores.md). In `data`, `out` and `store`, `~` is the user's home, and what is relative is below the
+    folder in which Python runs when the settings are read, also those of a file.
     codec: what the store's files hold of a KV block; int8 halves a bfloat16 one (`lagkit.codec`).
     blocks: whether the KV of logs is loaded, recomputed, or as is `planned` from how fast the store and the model are.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
@@ -136,9 +143,9 @@ class RunConfig(Settings):
 
     what: ClassVar[str] = "run settings"
 
-    data: Path | None = None
+    data: Folder | None = None
     world: dict[str, Any] | None = None
-    out: Path
+    out: Folder
     dataset: str | None = None
     model: str = "smollm2"
     device: str | None = None
@@ -243,7 +250,7 @@ class RunConfig(Settings):
         """
         if settings.get("data"):
             settings = {"world": None, **settings}
-        path = TIERS.get(str(tier), Path(tier))
+        path = TIERS.get(str(tier)) or at(tier)
         if not path.is_file() and path.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"There is no tier {str(tier)!r}: use one of {', '.join(TIERS)}, or a YAML file.")
         return cls.read(path, settings)

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from lagkit.errors import ConfigError, DataError
 from lagkit.layouts import LAYOUTS, Layout, trimmed
+from lagkit.paths import at
 from lagkit.plainjson import read_json
 from lagkit.types import Passage, Question, TaskKind
 
@@ -100,7 +101,7 @@ def load(folder: Path | str, dataset: str | None = None) -> Dataset:
     repeats a key, for a record of another shape (naming file, record and key), and for a question id that occurs twice;
     ConfigError for an unknown `dataset`.
     """
-    folder = Path(folder).expanduser()
+    folder = at(folder)
     if not folder.is_dir():
         raise DataError(
             f"there is no data folder {folder}: give the path of a folder that holds dev_train.json and dev_test.json "

@@ -11,6 +11,7 @@ import pandas as pd
 
 from lagkit import files, manifest, metrics, strata
 from lagkit.experiment import Experiment
+from lagkit.paths import at
 
 Digest = dict[str, Any]
 
@@ -56,7 +57,7 @@ def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> d
 
 def write(path: str | Path, summary: Digest) -> None:
     """Write a digest as JSON, whole or not at all; makes the folder."""
-    path = Path(path)
+    path = at(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, summary)
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from lagkit.index import Vectors
+from lagkit.paths import at
 from lagkit.progress import say
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class VectorCache:
     """
 
     def __init__(self, path: Path, dim: int) -> None:
-        self.path, self.dim = path, dim
+        self.path, self.dim = at(path), dim
 
     @staticmethod
     def key(*parts: str) -> bytes:

@@ -53,6 +53,10 @@ class StoreMismatch(StoreError):
     """The store was built with another model, embedder or format."""
 
 
+class StoreFull(StoreError):
+    """The disk has no room for the database of a store to be changed."""
+
+
 class StoreLocked(StoreError):
     """Another process is writing to the store."""
 

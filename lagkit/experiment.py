@@ -17,10 +17,11 @@ from lagkit.answers import Answers, in_reach, result_row
 from lagkit.backend import Backend, load_model
 from lagkit.claim import Claim
 from lagkit.config import RunConfig, Split
-from lagkit.errors import ConfigError, LagkitError
+from lagkit.errors import ConfigError, DataError, LagkitError
 from lagkit.executor import Asking, Executor, Local
 from lagkit.journal import Journal
 from lagkit.kv import KVBlock
+from lagkit.paths import at, refuse_links
 from lagkit.policy import Policy, Unit, get_policy
 from lagkit.progress import progress, say
 from lagkit.prompts import Prompt
@@ -31,6 +32,7 @@ from lagkit.testbed import dataset as worlds
 from lagkit.types import Question, Trace
 from lagkit.variant import Variant
 
+RUN_DEPTH = 3  # of folders in a run's; block files, which may be many, are further down, and the store's to look after
 _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
 _WORLD = "world"
 
@@ -47,7 +49,8 @@ class Experiment:
 
     def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
-        self.out = Path(config.out)
+        self.out = at(config.out)
+        refuse_links(self.out, DataError, depth=RUN_DEPTH)
         self.workers: Executor | None = None
         self.loaded = data.load(config.data, config.dataset) if config.data else self._draw_world()
         self.data = self.loaded if config.split == "authors" else components.disjoint(self.loaded, config.seed)
@@ -65,7 +68,7 @@ class Experiment:
     def __getstate__(self) -> dict[str, Any]:
         """For a worker: the settings and the data. It loads a model of its own, and may run in another folder."""
         kept = {name: getattr(self, name) for name in ("config", "loaded", "data")}
-        return {**kept, "out": self.out.resolve(), "workers": None}
+        return {**kept, "out": self.out, "workers": None}
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from lagkit import wheel
 from lagkit.errors import ModelNotFound
 from lagkit.home import lagkit_home
+from lagkit.paths import at
 from lagkit.progress import say
 from lagkit.secrets import scrub
 from lagkit.wheel import Wheel
@@ -77,7 +78,7 @@ def resolve_embedder(name: str | Path) -> str | Path:
 def _resolve(name: str | Path, sources: Mapping[str, Source], kind: str) -> str | Path:
     if isinstance(name, str) and name in sources:
         return _resolve_alias(name, sources[name])
-    folder = Path(name).expanduser()
+    folder = at(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelNotFound(

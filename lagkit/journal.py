@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lagkit.errors import DataError
+from lagkit.paths import at
 from lagkit.types import MALFORMED, Trace
 
 # Stands last in a line, before the CRC-32 of the line without it: bits that rot in a word would not be noticed.
@@ -57,7 +58,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = at(path)
 
     def traces(self) -> list[Trace]:
         """All whole traces, in the order in which they ended; raises as `entries`."""

@@ -14,6 +14,7 @@ from lagkit import files, manifest, plots
 from lagkit.config import RunConfig
 from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
+from lagkit.paths import at
 from lagkit.progress import quiet
 from lagkit.report import interval, literal
 
@@ -64,7 +65,7 @@ def conclude(
     for name, value in measured.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             raise DataError(f"The metric {name} is {value!r}: metrics.json holds finite numbers only.")
-    folder = Path(out)
+    folder = at(out)
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "metrics": {name: float(value) for name, value in measured.items()},

@@ -17,6 +17,7 @@ from papermill.exceptions import PapermillException, PapermillExecutionError
 
 from lagkit.cli import count
 from lagkit.errors import ConfigError, LagkitError, NotebookFailed
+from lagkit.paths import at
 from lagkit.progress import progress_mode
 from lagkit.secrets import scrub, scrub_file
 
@@ -37,7 +38,7 @@ def execute(
     a missing notebook and for unknown or mistyped parameters before anything runs, and NotebookFailed when a
     cell fails; the copy then holds everything up to the failure.
     """
-    notebook, out_dir = Path(notebook), Path(out_dir)
+    notebook, out_dir = at(notebook), at(out_dir)
     known = declared(notebook)
     given = check(notebook, known, parameters or {})
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -130,8 +131,8 @@ def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one notebook; returns the exit code: 0, or 2 with one sentence on standard error."""
     parser = argparse.ArgumentParser(prog="python -m lagkit.notebook", description="Run a notebook headlessly.")
-    parser.add_argument("notebook", type=Path, metavar="NOTEBOOK")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the executed copy and what it writes")
+    parser.add_argument("notebook", type=at, metavar="NOTEBOOK")
+    parser.add_argument("out", type=at, metavar="OUT", help="folder for the executed copy and what it writes")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters", help="a parameter"
     )

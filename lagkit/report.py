@@ -16,7 +16,7 @@ _SCORE_NAMES = {
 # What stands over a column of costs, and how its numbers are shown.
 _COSTS = {name: (f"{name} tokens", ".0f") for name in ("prefilled", "injected", "generated")}
 _COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}
-_FOLDERS = ("data", "out")
+_FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
 

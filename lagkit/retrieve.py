@@ -16,6 +16,7 @@ from lagkit.errors import DataError, ModelNotFound
 from lagkit.home import lagkit_home
 from lagkit.hub import resolve_embedder
 from lagkit.index import VectorIndex, Vectors
+from lagkit.paths import at
 from lagkit.progress import Progress, quiet
 from lagkit.types import Hit, Passage
 
@@ -145,7 +146,7 @@ def load_embedder(name: str | Path = "minilm", device: str = "cpu") -> Embedder:
 
 def _label(name: str | Path) -> str:
     """What an embedder's vectors are known by: a folder's content may change, so its weights are part of the name."""
-    folder = Path(name).expanduser()
+    folder = at(name)
     weights = folder / "model.safetensors"
     if not weights.is_file():
         return str(name)

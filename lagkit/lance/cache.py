@@ -16,6 +16,7 @@ from filelock import FileLock
 from lagkit import files
 from lagkit.errors import ConfigError, StoreError
 from lagkit.home import lagkit_home
+from lagkit.paths import at, is_digest
 
 VARIABLE = "LAGKIT_STORE_CACHE"
 DEFAULT = 10 * 2**30
@@ -31,13 +32,13 @@ class BlockCache:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+        self.folder, self.limit = at(folder), limit
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"The cache of log stores at {folder} cannot be made ({error}).") from error
         self._turn = threading.Lock()  # a file lock keeps other processes out, not other threads
-        self._lock = FileLock(folder / "lock", thread_local=False)
+        self._lock = FileLock(self.folder / "lock", thread_local=False)
 
     @classmethod
     def of(cls, uri: str) -> BlockCache:
@@ -52,7 +53,7 @@ class BlockCache:
 
     def get(self, sha256: str) -> bytes | None:
         """The content with this sha256, which now counts as just used; a damaged file is removed."""
-        if not self.limit:
+        if not self.limit or not is_digest(sha256):
             return None
         path = self._path(sha256)
         try:
@@ -67,8 +68,8 @@ class BlockCache:
         return None
 
     def put(self, sha256: str, content: bytes) -> bool:
-        """Keep a file; False if it is larger than the cache or the disk is full."""
-        if len(content) > self.limit:
+        """Keep a file; False if it is larger than the cache, the disk is full, or its name is no sha256."""
+        if len(content) > self.limit or not is_digest(sha256):
             return False
         path = self._path(sha256)
         try:

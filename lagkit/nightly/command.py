@@ -18,6 +18,7 @@ from lagkit.nightly import gates, history, page
 from lagkit.nightly.profile import Plan, plan
 from lagkit.nightly.run import Outcome, covered, metrics, run
 from lagkit.nightly.summary import lift, shown
+from lagkit.paths import at, refuse_links
 from lagkit.progress import say
 
 
@@ -26,7 +27,8 @@ def nightly(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the jobs' processes would live on
     overrides = cli.settings(args.set)
     wanted = plan(args.config, args.profile, overrides)
-    out = args.out or Path("runs/nightly") / args.profile
+    out = args.out or at(Path("runs/nightly") / args.profile)
+    refuse_links(out, ConfigError, depth=2)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "lock", timeout=0):

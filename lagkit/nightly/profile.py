@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 from lagkit import notebook as nb
 from lagkit.config import Settings
 from lagkit.errors import ConfigError
+from lagkit.paths import at
 
 _OURS = ("out", "run")  # folders that the nightly run chooses
 
@@ -114,7 +115,7 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
     overrides: parameters that take the place of the profile's in every job whose notebook has them. A folder `data` is
     relative to the file at `path`, in `overrides` to where the command runs. Raises ConfigError.
     """
-    path, overrides = Path(path), dict(overrides or {})
+    path, overrides = at(path), dict(overrides or {})
     nightly = Nightly.read(path)
     if profile not in nightly.profiles:
         raise ConfigError(f"{path} has no profile {profile!r}; it has {', '.join(nightly.profiles)}.")
@@ -153,7 +154,7 @@ def _with_folder(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """With `data` absolute: a kernel runs in its notebook's folder."""
     data = parameters.get("data")
     given = isinstance(data, str) and data
-    return {**parameters, "data": str((base / data).resolve())} if given else dict(parameters)
+    return {**parameters, "data": str(at(data, base).resolve())} if given else dict(parameters)
 
 
 def _check_data(folder: str | None) -> None:

@@ -14,11 +14,14 @@ import torch
 from lagkit import files
 from lagkit.codec import CODECS, Codec
 from lagkit.errors import StoreError, StoreMismatch
+from lagkit.paths import refuse_links
 from lagkit.types import MALFORMED
 
 NAME = "store.json"
 KIND = "lagkit log store"
 FORMAT = 2
+
+_LARGEST = 1 << 20  # bytes of a header: it is read as a whole
 
 # What a store is written in: the oldest format whose readers understand it. Those of format 1 know no codec.
 _OLDEST: dict[Codec, int] = {"none": 1, "int8": 2}
@@ -79,9 +82,11 @@ class Header:
 
     @classmethod
     def read(cls, folder: Path) -> Header:
-        """The header of the store in `folder`; raises StoreError where there is none."""
+        """The header of the store in `folder`; raises StoreError where there is none, or links are among its files."""
+        refuse_links(folder, StoreError)
         try:
-            text = (folder / NAME).read_bytes()
+            with open(folder / NAME, "rb") as file:
+                text = file.read(_LARGEST)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(f"There is no log store at {folder}; make one with LogStore.create.") from error
         except OSError as error:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from lagkit import cli, files
 from lagkit.errors import ConfigError
+from lagkit.paths import at
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
 
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
         ("train", train, "train the model; the same command resumes"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("out", type=Path, metavar="FOLDER")
+        sub.add_argument("out", type=at, metavar="FOLDER")
         cli.add_settings(sub)
         sub.set_defaults(command=command)
     text = "measure base quality and all variants on several worlds; the same command resumes"
@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED", help="default: %(default)s"
     )
     sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
-    sub.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    sub.add_argument("--page", type=at, metavar="FILE.md", help="where to write the tables")
     cli.add_settings(sub)
     sub.set_defaults(command=study)
     return parser

@@ -16,6 +16,7 @@ from lagkit.config import Settings
 from lagkit.data import Dataset, Stratum, stratum_of
 from lagkit.errors import ConfigError, DataError
 from lagkit.files import write_json
+from lagkit.paths import at
 from lagkit.testbed.questions import Chain, ask, walk
 from lagkit.testbed.world import Fact, World, language, make_world, tell, trivia
 
@@ -79,7 +80,7 @@ def write(folder: Path | str, controls: Controls) -> Path:
         world = world.contradicted(controls.contradicted, controls.seed)
         logged, unseen = ([follow(world, chain) for chain in split] for split in (logged, unseen))
     passages, support = _passages(world, controls)
-    folder = Path(folder)
+    folder = at(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "dev_docs.json", passages)
     for name, split in (("dev_train", logged), ("dev_test", unseen)):

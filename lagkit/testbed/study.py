@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -61,7 +60,7 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
     parts = []
     for seed, (before, after) in worlds.items():
         say(f"World {seed}")
-        folder = Path(config.out) / f"world-{seed}"
+        folder = config.out / f"world-{seed}"
         settings = {"data": None, "out": folder / "run", "splits": ("unseen",), "world": before.model_dump(mode="json")}
         experiment = Experiment(config.model_copy(update=settings), lm=lm, embedder=embedder)
         settings |= {"out": folder / "run-changed", "policies": MISLED, "world": after.model_dump(mode="json")}

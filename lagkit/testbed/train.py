@@ -22,6 +22,7 @@ from lagkit.devices import best_device
 from lagkit.errors import ConfigError
 from lagkit.files import replacing
 from lagkit.model import vocabulary_hash
+from lagkit.paths import at, refuse_links
 from lagkit.progress import Progress, say
 from lagkit.testbed import checkpoint
 from lagkit.testbed.packing import IGNORED, Batch, make_batch
@@ -137,8 +138,9 @@ def train(out: Path | str, config: TrainConfig) -> Path:
     Raises ConfigError when `out` holds a run with other settings, DataError when its checkpoint cannot be read, and
     RunLocked while another process trains there.
     """
-    with alone(FileLock(Path(out) / LOCK)):
-        run = _Run(Path(out), config)
+    out = at(out)
+    with alone(FileLock(out / LOCK)):
+        run = _Run(out, config)
         with Progress("Training", config.steps) as shown:
             shown.update(run.step)
             while run.step < config.steps:
@@ -158,6 +160,7 @@ class _Run:
         self.optimizers = _optimizers(self.model, config)
         self._checkpoint = out / "checkpoint.safetensors"
         self.rows: list[dict[str, Any]] = []
+        refuse_links(out, ConfigError, depth=2)
         self._began, self._tokens, self._loss = time.perf_counter(), 0, 0.0
         self._resume()
         self._base = torch.compile(self.model.model, dynamic=False) if config.compile else self.model.model
