@@ -65,7 +65,7 @@ codec: $(STAMP)  ## remake docs/results/codec.md: what logs in fewer bits cost
 
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
 	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(or $(DATA),data/wikihop)
-	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv strata.csv results.parquet manifest.json) $(RESULTS)/
+	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv strata.csv results.parquet manifest.json report.json) $(RESULTS)/
 
 gallery: export LAGKIT_PROGRESS = off
 gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offline) and docs/gallery (for GitHub)

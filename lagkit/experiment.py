@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import components, data, manifest, metrics, report, strata
+from lagkit import components, data, manifest, metrics, reported, strata
 from lagkit.agent import Agent, Limits
 from lagkit.backend import Backend, load_model
 from lagkit.config import RunConfig, Split
@@ -200,23 +200,20 @@ class Experiment:
             self.ask(f"{name}.{split}", variant.policy, name, self.questions(split), store, limits=limits)
 
     def report(self) -> pd.DataFrame:
-        """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`.
+        """Score the traces that there are; write `results.parquet`, and what `reported.remake` makes of it.
 
-        With unseen questions, and if the data name hops, also `strata.csv`: `Strata.table()`.
+        That is `summary.csv`, `differences.csv` and `report.md`; with unseen questions, and if the data name hops, also
+        `strata.csv`: `Strata.table()`.
         """
         results = self.scored(self.config.policies, self.config.splits)
         results.to_parquet(self.out / "results.parquet")
-        summary, differences = metrics.summarize(results), self.differences(results)
-        summary.to_csv(self.out / "summary.csv")
-        differences.to_csv(self.out / "differences.csv")
-        by_overlap = None
-        if "unseen" in self.config.splits and not self.data.no_strata:
-            by_overlap = strata.outcomes(self, results)
-            by_overlap.table().to_csv(self.out / "strata.csv")
+        asked = {question.id: question for split in self.config.splits for question in self.questions(split)}
+        known = "unseen" in self.config.splits and not self.data.no_strata
         with self.store() as store:
             logs = store.summary()
-        page = report.markdown(summary, differences, by_overlap, logs, manifest.read_manifest(self.out), self._facts())
-        (self.out / "report.md").write_text(page, encoding="utf-8")
+        overlap = strata.overlaps(self).to_dict() if known else None
+        reported.Context(self._facts(), logs, data.hops(asked.values()), overlap).save(self.out)
+        reported.remake(self.out)
         return results
 
     def scored(self, policies: Sequence[str], splits: Sequence[Split]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from lagkit.config import RunConfig
 from lagkit.errors import DataError
 from lagkit.experiment import Experiment
 from lagkit.progress import quiet
-from lagkit.report import interval, literal
+from lagkit.report import interval, judged, literal
 
 
 def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **settings: Any) -> Experiment:
@@ -38,12 +38,10 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
 
 
 def difference(policy: str, row: Mapping[str, float], metric: str, baseline: str = "no_logs") -> str:
-    """A sentence on a row of `metrics.compare`: a gain, a loss, or that none was detected."""
+    """A sentence on a row of `metrics.compare`: a gain, a loss, equal within the margin, or inconclusive."""
     name = metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"
     shown = f"{interval(row, metric)} {name}"
-    if not (row["low"] > 0 or row["high"] < 0):
-        return f"`{policy}` against `{baseline}`: no difference detected ({shown})."
-    return f"`{policy}` against `{baseline}`: {'more' if row['mean'] > 0 else 'less'} ({shown})."
+    return f"`{policy}` against `{baseline}`: {judged(row, metric)} ({shown})."
 
 
 def conclude(
