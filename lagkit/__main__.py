@@ -92,7 +92,12 @@ def _add_codec(parser: argparse.ArgumentParser) -> None:
     parser.description = "Bytes, errors and answers of logs in fewer bits, against uncompressed ones; it resumes."
     parser.add_argument("tiers", nargs="+", metavar="TIER|CONFIG.yaml", help="settings of each run, as for `run`")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the runs")
-    parser.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    parser.add_argument(
+        "--page",
+        type=Path,
+        metavar="FILE.md",
+        help="where to write the tables, and their rows (default: codec.md in it)",
+    )
     parser.add_argument("--policy", default="kv_last_round", metavar="NAME", help="whose blocks (default: %(default)s)")
     parser.add_argument("--cases", type=int, default=20, metavar="N", help="prompts to compare (default: %(default)s)")
     add_settings(parser)
@@ -231,7 +236,7 @@ def codec(args: argparse.Namespace) -> None:
     """Measure each run's loss, print the page and write it down."""
     overrides = settings(args.set)
     from lagkit.analysis.codecs import Loss
-    from lagkit.analysis.codecs_page import Measured, markdown
+    from lagkit.analysis.codecs_page import Measured, save
     from lagkit.config import RunConfig
     from lagkit.experiment import Experiment
     from lagkit.progress import quiet
@@ -240,11 +245,9 @@ def codec(args: argparse.Namespace) -> None:
     chosen = {**overrides, "policies": ["no_logs", args.policy]}
     configs = {Path(tier).stem: RunConfig.of(tier, **chosen, out=args.out / Path(tier).stem) for tier in args.tiers}
     runs = {name: Experiment(config) for name, config in configs.items()}
-    page = markdown({name: Measured.of(Loss(run, args.policy, args.cases)) for name, run in runs.items()})
-    print(page)
-    if args.page:
-        args.page.parent.mkdir(parents=True, exist_ok=True)
-        args.page.write_text(page, encoding="utf-8")
+    page = args.page or args.out / "codec.md"
+    save(page, {name: Measured.of(Loss(run, args.policy, args.cases)) for name, run in runs.items()})
+    print(page.read_text(encoding="utf-8"))
 
 
 def nightly(args: argparse.Namespace) -> int:

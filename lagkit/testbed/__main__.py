@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("tier", metavar="TIER|CONFIG.yaml", help="settings of each world's run, as for `lagkit run`")
     sub.add_argument("--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED")
     sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
-    sub.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    sub.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables; their rows go to FILE/")
     cli.add_settings(sub)
     sub.set_defaults(command=study)
     return parser
@@ -70,10 +70,10 @@ def study(args: argparse.Namespace) -> None:
     config = RunConfig.of(args.tier, **cli.settings(args.set))
     if args.page:
         args.page.parent.mkdir(parents=True, exist_ok=True)
-    controls = Controls()
-    page = markdown(run(config, controls, args.worlds, args.contradicted), config, controls)
-    print(page)
+    found = run(config, Controls(), args.worlds, args.contradicted)
+    print(page := markdown(found))
     if args.page:
+        found.save(args.page.with_suffix(""))
         args.page.write_text(page, encoding="utf-8")
 
 
