@@ -12,11 +12,12 @@ from lagkit.report import table
 HEAD = """# Planted faults, and the gates that catch them
 
 Each fault was planted into the code of a process that runs three notebooks of the nightly with 30 logs and 30 unseen
-questions of the testbed (`make gates`; `tests/gates/faults.py` has them). The gates are those that `--update-baselines`
-derives from the same run without a fault. The seed is the same, so answers are compared one by one, and two of a variant
-may differ. **answers**: how many of {answers} are others than without the fault, in words, right or wrong, or in rounds.
-Then how many gates of each notebook fail, of {gates} in all: 02 compares variants, 06 holds injected logs of the testbed's
-model against dense prefill, 10 does so for tiny models. A test of `make test-all` fails if a fault fails no gate.
+questions of the testbed (`make gates`; `tests/gates/faults.py` has them). The gates are those that
+`--update-baselines` derives from the same run without a fault. The seed is the same, so answers are compared one by
+one, and two of a variant may differ. **answers**: how many of {answers} are others than without the fault, in words,
+right or wrong, or in rounds. Then how many gates of each notebook fail, of {gates} in all: 02 compares variants, 06
+holds injected logs of the testbed's model against dense prefill, 10 does so for tiny models. A test of `make test-all`
+fails if a fault fails no gate.
 
 """
 _NOTEBOOKS = {"02": "notebook 02", "06": "notebook 06", "10": "notebook 10"}
