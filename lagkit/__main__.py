@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lagkit import files
 from lagkit.cli import add_settings, count, exit_code, settings, show
 from lagkit.errors import ConfigError, EmptyStore
 from lagkit.paths import at
@@ -93,7 +92,9 @@ def _add_codec(parser: argparse.ArgumentParser) -> None:
     parser.description = "Bytes, errors and answers of logs in fewer bits, against uncompressed ones; it resumes."
     parser.add_argument("tiers", nargs="+", metavar="TIER|CONFIG.yaml", help="settings of each run, as for `run`")
     parser.add_argument("--out", required=True, type=at, metavar="FOLDER", help="for the runs")
-    parser.add_argument("--page", type=at, metavar="FILE.md", help="where to write the tables")
+    parser.add_argument(
+        "--page", type=at, metavar="FILE.md", help="where to write the tables, and their rows (default: codec.md in it)"
+    )
     parser.add_argument("--policy", default="kv_last_round", metavar="NAME", help="whose blocks (default: %(default)s)")
     parser.add_argument(
         "--cases", type=count, default=20, metavar="N", help="prompts to compare (default: %(default)s)"
@@ -234,7 +235,7 @@ def codec(args: argparse.Namespace) -> None:
     """Measure each run's loss, print the page and write it down."""
     overrides = settings(args.set, {"out": "give --out", "policies": "give --policy", "codec": "all are compared"})
     from lagkit.analysis.codecs import Loss
-    from lagkit.analysis.codecs_page import Measured, markdown
+    from lagkit.analysis.codecs_page import Measured, save
     from lagkit.config import RunConfig
     from lagkit.experiment import Experiment
     from lagkit.progress import quiet
@@ -247,11 +248,9 @@ def codec(args: argparse.Namespace) -> None:
     for name, run in runs.items():
         with run.writing():
             found[name] = Measured.of(Loss(run, args.policy, args.cases))
-    page = markdown(found)
-    print(page)
-    if args.page:
-        args.page.parent.mkdir(parents=True, exist_ok=True)
-        files.write(args.page, page)
+    page = args.page or args.out / "codec.md"
+    save(page, found)
+    print(page.read_text(encoding="utf-8"))
 
 
 def nightly(args: argparse.Namespace) -> int:

@@ -217,9 +217,10 @@ class Experiment:
             self.ask(f"{name}.{split}", variant.policy, name, self.questions(split), store, limits=limits)
 
     def report(self) -> pd.DataFrame:
-        """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`.
+        """Score the traces that there are; write `results.parquet`, and what `reporting.remake` makes of it.
 
-        With unseen questions, and if the data name hops, also `strata.csv`: `Strata.table()`.
+        That is `summary.csv`, `differences.csv` and `report.md`; with unseen questions, and if the data name hops, also
+        `strata.csv`: `Strata.table()`.
         """
         with self.writing():
             return reporting.write(self)

@@ -16,7 +16,7 @@ from lagkit.backend import API
 from lagkit.config import RunConfig
 from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
-from lagkit.intervals import paired_interval
+from lagkit.intervals import Difference, paired_interval
 from lagkit.variant import Variant
 
 Hops = Mapping[str, Collection[str]]
@@ -72,18 +72,19 @@ def gains(results: pd.DataFrame, reference: tuple[str, str], hops: Hops, score: 
     scored = results.assign(**{score: results[score].fillna(0.0)})
     scores = scored.pivot(index="question_id", columns=["where", "policy"], values=score)
 
-    def gain(where: str, policy: str) -> pd.Series:
+    def gain(where: str, policy: str) -> Difference:
+        return paired_interval(scores[where, "no_logs"], scores[where, policy], hops)
+
+    def by_question(where: str, policy: str) -> pd.Series:
         return scores[where, policy] - scores[where, "no_logs"]
 
-    best = gain(*reference)
-    whole = paired_interval(best * 0.0, best, hops)
+    whole = gain(*reference)
     clear = whole.low > 0 or whole.high < 0
     rows = {}
     for where, policy in scores:
         if policy == "no_logs":
             continue
-        own = gain(where, policy)
-        found, apart = paired_interval(own * 0.0, own, hops), paired_interval(best, own, hops)
+        found, apart = gain(where, policy), paired_interval(by_question(*reference), by_question(where, policy), hops)
         told = {name: value for name, value in asdict(found).items() if name in ("mean", "low", "high")}
         told |= {"apart": apart.mean, "apart_low": apart.low, "apart_high": apart.high}
         rows[where, policy] = told | {"recovered": found.mean / whole.mean if clear else None}

@@ -19,7 +19,7 @@ from lagkit import data
 from lagkit.config import Split
 from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
-from lagkit.intervals import paired_interval
+from lagkit.intervals import mean_interval, paired_interval
 from lagkit.types import Question, Trace
 from lagkit.variant import Variant
 
@@ -141,7 +141,7 @@ class Transfer:
         """Thresholds on the log-store split, leave-one-out: a row each, `ALL` first.
 
         Columns: `right`, the share of right answers; `positive` and `negative` transfer; the paired difference in
-        right answers to using all logs, as in `intervals.Difference`.
+        right answers to using all logs, as in `intervals.Difference`; that of `ALL` itself has no interval.
         """
         hops = data.hops(self.questions("seen"))
         found = {threshold: self.outcomes(policy, "seen", mix, threshold) for threshold in (ALL, *thresholds)}
@@ -150,6 +150,7 @@ class Transfer:
             moved = transfer(outcomes, hops)["mean"]
             gain = paired_interval(found[ALL]["with_logs"], outcomes["with_logs"], hops)
             rows[threshold] = {"right": outcomes["with_logs"].mean(), **moved[["positive", "negative"]], **asdict(gain)}
+        rows[ALL] |= {"low": float("nan"), "high": float("nan")}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
 
     @cached_property
@@ -204,10 +205,9 @@ def transfer(outcomes: pd.DataFrame, hops: Mapping[str, Collection[str]]) -> pd.
     Columns as in `intervals.Difference`. Raises DataError as `paired_interval` does.
     """
     before, after = outcomes["without"], outcomes["with_logs"]
-    nothing = pd.Series(0.0, outcomes.index)
     found = {
-        "positive": paired_interval(nothing, after & ~before, hops),
-        "negative": paired_interval(nothing, before & ~after, hops),
+        "positive": mean_interval((after & ~before).astype(float), hops),
+        "negative": mean_interval((before & ~after).astype(float), hops),
         "net": paired_interval(before, after, hops),
     }
     return pd.DataFrame({name: asdict(difference) for name, difference in found.items()}).T

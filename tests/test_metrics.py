@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lagkit.errors import ConfigError, DataError
+from lagkit.intervals import tango
 from lagkit.metrics import (
     compare,
     exact_match,
@@ -172,8 +173,9 @@ def test_compare_pairs_by_question_and_not_by_row():
     em, rounds = table.loc[("kv", "unseen", "em")], table.loc[("kv", "unseen", "rounds")]
     # x: 0 - 1 = -1, y: 1 - 0 = +1; rounds x: 3 - 2 = +1, y: 1 - 8 = -7
     assert (em["mean"], em["n"], em["effective"], rounds["mean"]) == (0.0, 2, 2, -3.0)
-    # Two values at a distance of 2 and of 8: Student's quantile for one degree of freedom times half the distance.
-    assert (em["high"], rounds["low"]) == pytest.approx((12.706, -3 - 4 * 12.706), abs=1e-2)
+    # Two values at a distance of 8: Student's quantile for one degree of freedom times half the distance.
+    assert rounds["low"] == pytest.approx(-3 - 4 * 12.706, abs=1e-2)
+    assert (em["low"], em["high"]) == pytest.approx(tango(0.5, 0.5, 2))  # right answers are counted
 
 
 def test_compare_of_the_baseline_alone_is_an_empty_table():

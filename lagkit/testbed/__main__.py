@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
         "--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED", help="default: %(default)s"
     )
     sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
-    sub.add_argument("--page", type=at, metavar="FILE.md", help="where to write the tables")
+    sub.add_argument("--page", type=at, metavar="FILE.md", help="where to write the tables; their rows go to FILE/")
     cli.add_settings(sub)
     sub.set_defaults(command=study)
     return parser
@@ -77,9 +77,10 @@ def study(args: argparse.Namespace) -> None:
             raise ConfigError(f"A study has worlds of its own: give {option} in the place of {name} in `world`.")
     if args.page:
         args.page.parent.mkdir(parents=True, exist_ok=True)
-    page = markdown(run(config, controls, args.worlds, args.contradicted), config, controls)
-    print(page)
+    found = run(config, controls, args.worlds, args.contradicted)
+    print(page := markdown(found))
     if args.page:
+        found.save(args.page.with_suffix(""))
         files.write(args.page, page)
 
 

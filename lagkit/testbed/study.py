@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from lagkit import data
+from lagkit import data, files, manifest
 from lagkit.config import RunConfig
 from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
@@ -17,6 +20,9 @@ from lagkit.recovery import lend_logs
 from lagkit.retrieve import load_embedder
 from lagkit.testbed import quality
 from lagkit.testbed.dataset import Controls
+
+_TABLES = ("variants", "changed", "given_all", "given_none", "logs")
+_UNTOLD = ["answer", "confidence", "error"]
 
 MISLED = ("no_logs", "text_last_round", "kv_last_round")  # the variants that meet a changed world
 
@@ -28,7 +34,7 @@ class Study:
     variants: as `Experiment.run` gives them, with `world`, `hops` and `overlap`. changed: the same questions under
     `MISLED` after facts were changed, with the logs of the world as it was; `other` is True where the right answer is
     another one now. given_all, given_none: as in `quality`. logs: a row per log, whether it was `right` and its rounds.
-    hops: question id -> ids of its hops, of its world.
+    hops: question id -> ids of its hops, of its world. made: `settings` of a run and a `world`, `versions` and `git`.
     """
 
     variants: pd.DataFrame
@@ -37,6 +43,27 @@ class Study:
     given_none: pd.DataFrame
     logs: pd.DataFrame
     hops: dict[str, tuple[str, ...]]
+    made: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write a parquet file for each table, and `study.json`; what the page does not tell is left out."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _TABLES:
+            table: pd.DataFrame = getattr(self, name)
+            table.drop(columns=_UNTOLD, errors="ignore").to_parquet(folder / f"{name}.parquet", compression="zstd")
+        files.write_json(folder / "study.json", self.made)
+        hops = pd.DataFrame({"question_id": list(self.hops), "hops": [list(own) for own in self.hops.values()]})
+        hops.to_parquet(folder / "hops.parquet", compression="zstd")
+
+    @classmethod
+    def load(cls, folder: Path) -> Study:
+        """Read what `save` wrote. Raises OSError if a file is missing."""
+        hops = pd.read_parquet(folder / "hops.parquet")
+        return cls(
+            **{name: pd.read_parquet(folder / f"{name}.parquet") for name in _TABLES},
+            hops={id: tuple(own) for id, own in zip(hops["question_id"], hops["hops"], strict=True)},
+            made=json.loads((folder / "study.json").read_text(encoding="utf-8")),
+        )
 
 
 def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicted: float) -> Study:
@@ -55,7 +82,7 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
     for seed in seeds:
         plain = {**controls.model_dump(), "seed": seed}
         worlds[seed] = Controls.parse(plain), Controls.parse({**plain, "contradicted": contradicted})
-    lm = LM.load(config.model, device=config.device, dtype=config.dtype, source=config.blocks)
+    lm = LM.load(config.model, device=config.device, dtype=config.dtype)
     embedder = load_embedder(config.embedder)
     parts = []
     for seed, (before, after) in worlds.items():
@@ -66,7 +93,13 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
         settings |= {"out": folder / "run-changed", "policies": MISLED, "world": after.model_dump(mode="json")}
         parts.append(_measure(experiment, config.model_copy(update=settings), seed))
     tables = [pd.concat(tables, ignore_index=True) for tables in zip(*(part[0] for part in parts), strict=True)]
-    return Study(*tables, {id: own for _, found in parts for id, own in found.items()})
+    made = {
+        "settings": config.model_dump(mode="json", exclude={"data", "world", "out"}, exclude_none=True),
+        "world": controls.model_dump(mode="json", exclude={"seed", "contradicted"}, exclude_none=True),
+        "versions": manifest.versions(),
+        "git": manifest.git_state(),
+    }
+    return Study(*tables, {id: own for _, found in parts for id, own in found.items()}, made)
 
 
 def _measure(
