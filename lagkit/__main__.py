@@ -105,7 +105,13 @@ def _add_codec(parser: argparse.ArgumentParser) -> None:
 
 def _add_nightly(parser: argparse.ArgumentParser) -> None:
     parser.description = "Run a profile of notebooks; exit code 1 when a gate failed, 2 on an error. It resumes."
-    parser.add_argument("config", nargs="?", default="nightly.yaml", type=at, metavar="nightly.yaml")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        type=at,
+        metavar="FILE.yaml",
+        help="default: nightly.yaml, here or as it comes with lagkit",
+    )
     parser.add_argument(
         "--profile", default="demo", metavar="NAME", help="which of the file's profiles (default: demo)"
     )

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from lagkit.errors import ConfigError, DataError
+from lagkit.home import laboratory
 from lagkit.layouts import LAYOUTS, Layout, trimmed
 from lagkit.paths import at
 from lagkit.plainjson import read_json
@@ -105,7 +106,7 @@ def load(folder: Path | str, dataset: str | None = None) -> Dataset:
     if not folder.is_dir():
         raise DataError(
             f"there is no data folder {folder}: give the path of a folder that holds dev_train.json and dev_test.json "
-            "(data/README.md says where to get them; data/sample comes with the repository)"
+            f"(README.md in {laboratory() / 'data'} says where to get them, and sample beside it comes with lagkit)"
         )
     name = folder.resolve().name if dataset is None else dataset
     if name not in LAYOUTS:

@@ -1,4 +1,4 @@
-"""The folder where lagkit keeps what it fetched or computed once: models and embeddings."""
+"""The folders of lagkit itself: what comes with it, and what it fetched or computed once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from pathlib import Path
 import platformdirs
 
 from lagkit.paths import at
+
+BUNDLED = Path(__file__).resolve().parent / "_bundled"
+
+
+def laboratory() -> Path:
+    """The folder of `nightly.yaml`, `notebooks/`, `data/` and `tests/baselines/`: the checkout, or a wheel's copy.
+
+    The copy, `BUNDLED`, is not written to: it may be read-only, and the next installation replaces it.
+    """
+    return BUNDLED if BUNDLED.is_dir() else BUNDLED.parents[1]
 
 
 @cache  # a relative one is where it was when it was first asked for

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from lagkit.errors import DataError
 from lagkit.files import write_json
+from lagkit.home import laboratory
 
 if TYPE_CHECKING:
     from lagkit.experiment import Experiment
@@ -88,9 +89,14 @@ def machine() -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the source tree and whether it was changed since; None outside a checkout."""
-    root = Path(__file__).resolve().parent
+    """Commit of the source tree and whether it was changed since; None outside a checkout.
+
+    An installed copy may lie inside a repository of somebody else, whose commit says nothing of it.
+    """
+    root = laboratory()
     try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return None
         commit = _git(root, "rev-parse", "HEAD")
         return {"commit": commit, "changed": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.CalledProcessError):

@@ -17,6 +17,7 @@ from papermill.exceptions import PapermillException, PapermillExecutionError
 
 from lagkit.cli import count
 from lagkit.errors import ConfigError, LagkitError, NotebookFailed
+from lagkit.home import BUNDLED
 from lagkit.paths import at
 from lagkit.progress import progress_mode
 from lagkit.secrets import scrub, scrub_file
@@ -34,7 +35,8 @@ def execute(
     """Run a notebook with `parameters` and write the executed copy into `out_dir`; returns its path.
 
     The kernel starts in the notebook's folder, as JupyterLab does. A parameter `out` that is not given becomes
-    `out_dir`, so that results lie beside the copy. `timeout`: seconds that one cell may take. Raises ConfigError for
+    `out_dir`, so that results lie beside the copy; `run` too, in a folder `run`, for a notebook that was installed with
+    lagkit, beside which nothing may be written. `timeout`: seconds that one cell may take. Raises ConfigError for
     a missing notebook and for unknown or mistyped parameters before anything runs, and NotebookFailed when a
     cell fails; the copy then holds everything up to the failure.
     """
@@ -42,8 +44,9 @@ def execute(
     known = declared(notebook)
     given = check(notebook, known, parameters or {})
     out_dir.mkdir(parents=True, exist_ok=True)
-    if "out" in known:
-        given = {"out": os.path.relpath(out_dir.resolve(), notebook.resolve().parent), **given}
+    ours = {"out": out_dir, "run": out_dir / "run"} if notebook.resolve().is_relative_to(BUNDLED) else {"out": out_dir}
+    paths = {name: os.path.relpath(path.resolve(), notebook.resolve().parent) for name, path in ours.items()}
+    given = {name: path for name, path in paths.items() if name in known} | given
     copy = out_dir / notebook.name
     if copy.resolve() == notebook.resolve():
         raise ConfigError(f"The executed copy would replace {notebook}: choose another folder.")

@@ -232,7 +232,7 @@ def write(folder: Path, train, test=(), docs=None) -> Path:
 
 
 def test_a_missing_folder_says_how_to_point_at_one(tmp_path):
-    with pytest.raises(DataError, match=r"no data folder .*nowhere: give the path .* data/sample comes with"):
+    with pytest.raises(DataError, match=r"no data folder .*nowhere: give the path .* sample beside it comes with"):
         load(tmp_path / "nowhere")
 
 

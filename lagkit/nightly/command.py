@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from lagkit import cli
 from lagkit.errors import ConfigError, NotebookFailed
+from lagkit.home import BUNDLED, laboratory
 from lagkit.nightly import gates, history, page
 from lagkit.nightly.profile import Plan, plan
 from lagkit.nightly.run import Outcome, answers, covered, metrics, run
@@ -26,6 +27,7 @@ def nightly(args: argparse.Namespace) -> int:
     """Returns the exit code: 0, 1 when a gate failed, 2 when a job did."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the jobs' processes would live on
     overrides = cli.settings(args.set)
+    args.config = args.config or _default_config()
     wanted = plan(args.config, args.profile, overrides)
     out = args.out or at(Path("runs/nightly") / args.profile)
     refuse_links(out, ConfigError, depth=2)
@@ -37,6 +39,12 @@ def nightly(args: argparse.Namespace) -> int:
             return _night(args, wanted, out)
     except Timeout as error:
         raise ConfigError(f"Another nightly run is writing to {out}: wait for it, or give another --out.") from error
+
+
+def _default_config() -> Path:
+    """`nightly.yaml` in the current folder, or else that of lagkit itself."""
+    here = Path("nightly.yaml")
+    return here if here.exists() else laboratory() / here
 
 
 def _night(args: argparse.Namespace, wanted: Plan, out: Path) -> int:
@@ -92,6 +100,11 @@ def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, r
 def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any], out: Path) -> int:
     """Derive baselines from several seeds, show what changes, and write it if that was asked for."""
     before = gates.Baselines.load(wanted.baseline)
+    if args.yes and wanted.baseline.resolve().is_relative_to(BUNDLED):
+        raise ConfigError(
+            f"The baselines of an installed lagkit stay as they are: copy {BUNDLED} to a folder of your own, and give "
+            "the nightly.yaml in it."
+        )
     if args.seeds < 2:
         raise ConfigError("Tolerances come from the spread between seeds: give --seeds 2 or more.")
     own = {task.parameters["seed"] for task in wanted.tasks if "seed" in task.parameters}
