@@ -153,11 +153,11 @@ def test_a_study_refuses_what_it_decides_itself(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_study_runs_the_worlds_that_were_asked_for(tmp_path, capsys):
-    world = "{entities: 90, log_questions: 12, unseen_questions: 16}"
+    world = "{entities: 90, log_questions: 10, unseen_questions: 8, hops: [1, 2]}"
     policies = "[no_logs, text_last_round, kv_last_round]"
     out, page = tmp_path / "out", tmp_path / "pages" / "study.md"
     words = ["study", "testbed", "--set", f"out={out}", f"world={world}", f"policies={policies}", "embedder=hash"]
-    assert worlds([*words, "--worlds", "5", "6", "--contradicted", "0.5", "--page", str(page)]) == 0
+    assert worlds([*words, "max_rounds=2", "--worlds", "5", "6", "--contradicted", "0.5", "--page", str(page)]) == 0
     assert page.read_text(encoding="utf-8") in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {"world-5", "world-6"}
     controls = [read(out / "world-5" / run / "world" / "controls.json") for run in ("run", "run-changed")]

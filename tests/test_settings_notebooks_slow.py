@@ -93,7 +93,8 @@ def test_08(common, tmp_path):
 
 @shows("09_online_store orders", "09_online_store dedup", "09_online_store cap", "09_online_store parts")
 def test_09(common, tmp_path):
-    own = {"tier": common["tier"], "run": str(tmp_path / "stream"), "log_questions": 6, "unseen_questions": 6}
+    tier = cells.small_tier(tmp_path, max_rounds=2)
+    own = {"tier": tier, "run": str(tmp_path / "stream"), "log_questions": 5, "unseen_questions": 3}
     base, other = {"orders": 1, "dedup": 1.0, "cap": 4, "parts": 2}, {"orders": 2, "dedup": 0.1, "cap": 2, "parts": 3}
     before, after = both("09_online_store", tmp_path, base, other, **own)
     assert [names["results"]["order"].nunique() for names in (before, after)] == [1, 2]
@@ -158,11 +159,13 @@ def test_90(common, tmp_path):
 
     data = shutil.copytree(lms.SAMPLE, tmp_path / "sample")
     mine = finished(tmp_path / "mine", data=data)
-    data.rename(tmp_path / "moved")
+    moved = tmp_path / "elsewhere" / "sample"
+    moved.parent.mkdir()
+    data.rename(moved)
     given = {"run": str(mine), "real": str(finished(tmp_path / "other", splits=("unseen",))), "real_name": "Mine"}
     with pytest.raises(DataError, match="there is no data folder"):
         run("90_gallery", "both", **given)
-    names = run("90_gallery", "both", **given, data=str(tmp_path / "moved"))
+    names = run("90_gallery", "both", **given, data=str(moved))
     assert list(names["both"].index.unique("run")) == [names["name"], "Mine"]
     assert names["experiment"].out == mine
     assert set(names["real_results"]["split"]) == {"unseen"}
