@@ -118,6 +118,11 @@ class Experiment:
         logged = replace(self.data, seen=self.log_questions)
         return logged.sample("seen", self.config.seen_questions, self.config.seed)
 
+    def within(self, name: str, **changes: Any) -> Experiment:
+        """A run in the folder `name` of this one, with a store of its own and the same settings but these."""
+        store = self.config.store and beside(self.config.store, name)
+        return Experiment(self.config.model_copy(update={"out": self.out / name, "store": store, **changes}))
+
     def _draw_world(self) -> data.Dataset:
         """The test world of the settings."""
         controls = worlds.Controls.parse(self.config.world or {})

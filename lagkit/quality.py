@@ -30,7 +30,7 @@ SURE = 0.5  # the share of the logs with an answer that `confidence` keeps
 
 def forced(run: Experiment) -> Experiment:
     """The run whose logs were made by an agent that has to answer in the end, in the folder `forced` of `run`."""
-    return Experiment(run.config.model_copy(update={"out": run.out / "forced", "force_answer": True}))
+    return run.within("forced", force_answer=True)
 
 
 class Logs:

@@ -75,8 +75,7 @@ class Transfer:
         self.changed = None
         if run.config.world is not None:
             world = {**run.config.world, "contradicted": changed_facts}
-            out = run.out / f"changed-{changed_facts:g}"
-            self.changed = Experiment(run.config.model_copy(update={"out": out, "world": world}))
+            self.changed = run.within(f"changed-{changed_facts:g}", world=world)
 
     def build(self) -> None:
         """Build and encode the logs of both worlds; what is there stays. The changed run's store holds them all."""

@@ -55,7 +55,13 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
     for seed, (before, after) in worlds.items():
         say(f"World {seed}")
         folder = Path(config.out) / f"world-{seed}"
-        settings = {"data": None, "out": folder / "run", "splits": ("unseen",), "world": before.model_dump(mode="json")}
+        settings = {
+            "data": None,
+            "store": None,
+            "out": folder / "run",
+            "splits": ("unseen",),
+            "world": before.model_dump(mode="json"),
+        }
         experiment = Experiment(config.model_copy(update=settings), lm=lm, embedder=embedder)
         settings |= {"out": folder / "run-changed", "policies": MISLED, "world": after.model_dump(mode="json")}
         parts.append(_measure(experiment, config.model_copy(update=settings), seed))
