@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 def write(run: Experiment) -> pd.DataFrame:
-    """Score the traces that there are and write `Experiment.report`'s files; returns the scores."""
+    """Score the traces that there are and write `Experiment.report`'s files, which can be made again; returns the scores."""
     results = run.scored(run.config.policies, run.config.splits)
-    with files.replacing(run.out / "results.parquet") as aside:
+    with files.replacing(run.out / "results.parquet", durable=False) as aside:
         results.to_parquet(aside)
     summary, differences = metrics.summarize(results), run.differences(results)
-    files.write(run.out / "summary.csv", summary.to_csv())
-    files.write(run.out / "differences.csv", differences.to_csv())
+    files.write(run.out / "summary.csv", summary.to_csv(), durable=False)
+    files.write(run.out / "differences.csv", differences.to_csv(), durable=False)
     by_overlap = None
     if "unseen" in run.config.splits and not run.data.no_strata:
         by_overlap = strata.outcomes(run, results)
-        files.write(run.out / "strata.csv", by_overlap.table().to_csv())
+        files.write(run.out / "strata.csv", by_overlap.table().to_csv(), durable=False)
     with run.store() as store:
         blocks, facts = store.summary(), _facts(run, list(store.traces()))
     page = report.markdown(summary, differences, by_overlap, blocks, manifest.read_manifest(run.out), facts)
-    files.write(run.out / "report.md", page)
+    files.write(run.out / "report.md", page, durable=False)
     return results
 
 
