@@ -57,11 +57,11 @@ class Answers:
 
     def tell(self) -> None:
         """Say how many questions are asked again, and why."""
-        name = self._journal.path.stem
+        about = f"of {len(self._questions)} questions in {self._journal.path.stem}"
         if self._failed:
-            say(f"{name}: {self._failed} questions failed for reasons that may have passed, and are asked again.")
+            say(f"{self._failed} {about} failed for reasons that may have passed: they are asked again.")
         if self._outdated:
-            say(f"{name}: {self._outdated} answers are to other wordings or by other logs, and are given anew.")
+            say(f"{self._outdated} {about} were answered as they are no longer asked, or with other logs: asked again.")
 
     def add(self, trace: Trace) -> None:
         """Put an answer on disk."""

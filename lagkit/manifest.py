@@ -34,7 +34,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise DataError(f"The manifest {path} is damaged ({error}): delete it, and the run resumes.") from error
 
 

@@ -35,6 +35,7 @@ def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out
         "policies": reachable(variants),
         "splits": ("unseen",),
         "out": out,
+        "store": None,
     }
     run = Experiment(RunConfig.parse(settings), lm=lm, embedder=local.embedder)
     with manifest.session(run):

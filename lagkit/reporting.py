@@ -28,7 +28,7 @@ TABLES = ("summary.csv", "differences.csv", "strata.csv", "report.md")
 def write(run: Experiment) -> pd.DataFrame:
     """Score the traces that there are and write `Experiment.report`'s files; returns the scores."""
     results = run.scored(run.config.policies, run.config.splits)
-    with files.replacing(run.out / "results.parquet") as aside:
+    with files.replacing(run.out / "results.parquet", durable=False) as aside:
         results.to_parquet(aside)
     asked = {question.id: question for split in run.config.splits for question in run.questions(split)}
     known = "unseen" in run.config.splits and not run.data.no_strata
@@ -83,8 +83,8 @@ def remake(folder: str | Path, to: str | Path | None = None) -> None:
         raise DataError(f"There is no results.parquet in {folder}: name the folder of a run that is finished.")
     results, context = pd.read_parquet(folder / "results.parquet"), Context.load(folder)
     summary, differences = metrics.summarize(results), metrics.compare(results, context.hops)
-    files.write(out / "summary.csv", summary.to_csv())
-    files.write(out / "differences.csv", differences.to_csv())
+    files.write(out / "summary.csv", summary.to_csv(), durable=False)
+    files.write(out / "differences.csv", differences.to_csv(), durable=False)
     by_overlap = None
     (out / "strata.csv").unlink(missing_ok=True)
     if context.overlap and "unseen" in set(results["split"]):
@@ -92,11 +92,11 @@ def remake(folder: str | Path, to: str | Path | None = None) -> None:
         by_overlap = strata.by_overlap(
             results, kind.astype(pd.CategoricalDtype(get_args(Stratum), ordered=True)), context.hops
         )
-        files.write(out / "strata.csv", by_overlap.table().to_csv())
+        files.write(out / "strata.csv", by_overlap.table().to_csv(), durable=False)
     page = report.markdown(
         summary, differences, by_overlap, context.logs, manifest.read_manifest(folder), context.facts
     )
-    files.write(out / "report.md", page)
+    files.write(out / "report.md", page, durable=False)
 
 
 def _facts(run: Experiment, logs: Sequence[Trace]) -> list[str]:

@@ -110,7 +110,7 @@ def test_other_questions_in_the_same_folder_are_other_work(project, tmp_path):
     (a, b), answers = found()
     (data / "dev_test.json").write_text("[2]")
     (other_a, other_b), other_answers = found()
-    assert (other_a == a, other_b == b, other_answers == answers) == (True, False, False)
+    assert (other_a == a, other_b == b, other_answers == answers) == (False, False, False)
 
 
 def test_the_test_profile_runs_every_notebook():

@@ -100,7 +100,7 @@ def test_a_changed_question_alone_is_asked_again(folder, scripted, capsys):
     assert len(results) == 3 * len(POLICIES)
     said = capsys.readouterr().err
     assert f"Changed since they were asked: 1 question ({question.id})" in said
-    assert "no_logs.unseen: 1 answers are to other wordings or by other logs" in said
+    assert "1 of 3 questions in no_logs.unseen were answered as they are no longer asked" in said
 
 
 def test_a_changed_log_question_takes_its_log_and_all_answers_with_logs_along(folder, scripted):
@@ -258,7 +258,7 @@ def test_failures_of_the_moment_are_asked_again_when_the_run_resumes(folder, cap
     assert not again["failed"].any()
     assert len(again) == len(results)
     assert asked(scripted) == {question.text: 1 for question in run.questions("unseen")}
-    assert "kv_last_round.unseen: 3 questions failed for reasons that may have passed" in capsys.readouterr().err
+    assert "3 of 3 questions in kv_last_round.unseen failed for reasons that may have passed" in capsys.readouterr().err
 
 
 def test_what_a_question_fails_of_by_itself_is_not_asked_again(folder, monkeypatch):

@@ -21,7 +21,8 @@ def hold(
     wanted = {trace.id: trace for trace in logs}
     check(store, {*made, *wanted})
     gone = [log.id for log in store.traces() if log.id not in wanted or log.correct != wanted[log.id].correct]
-    store.delete(gone)
+    if gone:
+        store.delete(gone)
     new = [trace for trace in wanted.values() if trace.id not in store]
     vectors = embed([trace.key for trace in new])
     store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
