@@ -162,12 +162,11 @@ def test_mmlupro_options_keep_their_order(real):
 
 def test_no_option_of_mmlupro_is_marked_by_white_space(real):
     """In the files 37 options have it alone of their question's, and each is the right one."""
-    records = [
-        r for split in ("train", "test") for r in json.loads((DATASETS / "mmlupro" / f"dev_{split}.json").read_text())
-    ]
+    questions = [q for split in (real("mmlupro").seen, real("mmlupro").unseen) for q in split]
+    files = [DATASETS / "mmlupro" / f"dev_{split}.json" for split in ("train", "test")]
+    records = [record for file in files for record in json.loads(file.read_text())]
     alone = [[i for i, option in enumerate(r["options"]) if option != option.strip()] for r in records]
     assert [i == [r["answer_index"]] for i, r in zip(alone, records, strict=True) if len(i) == 1] == [True] * 37
-    questions = [q for split in (real("mmlupro").seen, real("mmlupro").unseen) for q in split]
     assert not [q.id for q in questions for text in (q.text, *q.choices) if text != text.strip()]
 
 
@@ -303,12 +302,8 @@ def test_gpqa_answers_become_letters_and_ids_come_from_the_content(tmp_path):
 def test_options_that_read_the_same_are_all_right(tmp_path):
     twice = {"question": "Which?", "choices": ["y", "x", " y", "z"], "answer": "y"}
     assert load(write(tmp_path / "gpqa", [twice])).seen[0].answers == ("A", "C")
-    assert load(write(tmp_path / "mmlupro", [{**MMLU, "options": ["y", "x", "y "], "answer": "C"}])).seen[
-        0
-    ].answers == (
-        "C",
-        "A",
-    )
+    again = {**MMLU, "options": ["y", "x", "y "], "answer": "C"}
+    assert load(write(tmp_path / "mmlupro", [again])).seen[0].answers == ("C", "A")
 
 
 def padded(value):
