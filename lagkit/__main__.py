@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lagkit.cli import add_settings, exit_code, settings, show
 from lagkit.errors import ConfigError, EmptyStore
+from lagkit.terminal import printable, tell
 
 if TYPE_CHECKING:
     from lagkit.experiment import Experiment
@@ -132,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
         results = experiment.run()
     show(metrics.summarize(results), f"Summary of {len(results)} answers")
     show(experiment.differences(results), "Differences to no_logs, with 95% intervals")
-    print(f"\nresults.parquet, summary.csv, differences.csv, manifest.json, traces and store: {experiment.out}")
+    tell(f"\nresults.parquet, summary.csv, differences.csv, manifest.json, traces and store: {experiment.out}")
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -156,7 +157,7 @@ def verify(args: argparse.Namespace) -> int:
     with _open(args.path) as store:
         problems = store.verify()
         if problems.empty:
-            print(f"All {len(store)} logs of {store.path} and their blocks are sound.")
+            tell(f"All {len(store)} logs of {store.path} and their blocks are sound.")
             return 0
     show(problems, f"{len(problems)} problems; prune removes damaged blocks and orphans")
     return 1
@@ -168,14 +169,14 @@ def prune(args: argparse.Namespace) -> None:
         gone = store.prune(args.max_bytes)
         if not gone.empty:
             show(gone, "Removed")
-        print(f"{gone['bytes'].sum():,} bytes removed; {len(store)} logs are left in {store.nbytes:,} bytes.")
+        tell(f"{gone['bytes'].sum():,} bytes removed; {len(store)} logs are left in {store.nbytes:,} bytes.")
 
 
 def export(args: argparse.Namespace) -> None:
     """A whole store into one file."""
     with _open(args.path) as store:
         path = store.export(args.file)
-        print(f"{len(store)} logs are in {path} ({path.stat().st_size:,} bytes).")
+        tell(f"{len(store)} logs are in {path} ({path.stat().st_size:,} bytes).")
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -188,7 +189,7 @@ def import_(args: argparse.Namespace) -> None:
     with store_at(args.path).open_or_create(args.path, **whose) as store:
         before = len(store)
         found = store.import_archive(args.file)
-        print(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
+        tell(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
 
 
 def copy(args: argparse.Namespace) -> None:
@@ -200,7 +201,7 @@ def copy(args: argparse.Namespace) -> None:
     with _open(args.path) as source, kind.open_or_create(args.target, **source.identity) as target:
         done = copying.copy(source, target)
         speed, checking = (f"{n / 1e6 / max(s, 1e-9):.1f} MB/s" for n, s in done.rates)
-        print(
+        tell(
             f"{target.path} is a copy of {source.path}: {done.logs} logs; {done.new} blocks were new ({done.bytes:,} "
             f"bytes, {speed}), {done.checked:,} bytes of blocks were compared ({checking})."
         )
@@ -216,7 +217,7 @@ def search(args: argparse.Namespace) -> None:
         [hits] = store.search(load_embedder(store.embedder).queries([args.text]), args.k, exact=args.exact)
         for hit in hits:
             trace = store.get(hit.id)
-            print(f"{hit.score:.3f}  {hit.id}  {trace.question}  ->  {trace.answer or 'no answer'}")
+            tell(printable(f"{hit.score:.3f}  {hit.id}  {trace.question}  ->  {trace.answer or 'no answer'}"))
 
 
 def overlap(args: argparse.Namespace) -> None:
@@ -230,7 +231,7 @@ def overlap(args: argparse.Namespace) -> None:
         for folder in args.folders
     }
     rows = {name: [numbers[name] for numbers in found.values()] for name in next(iter(found.values()))}
-    print(table(["", *found], [[name, *numbers] for name, numbers in rows.items()]))
+    tell(table(["", *found], [[name, *numbers] for name, numbers in rows.items()]))
 
 
 def codec(args: argparse.Namespace) -> None:
@@ -247,7 +248,7 @@ def codec(args: argparse.Namespace) -> None:
     configs = {Path(tier).stem: RunConfig.of(tier, **chosen, out=args.out / Path(tier).stem) for tier in args.tiers}
     runs = {name: Experiment(config) for name, config in configs.items()}
     page = markdown({name: Measured.of(Loss(run, args.policy, args.cases)) for name, run in runs.items()})
-    print(page)
+    tell(page)
     if args.page:
         args.page.parent.mkdir(parents=True, exist_ok=True)
         args.page.write_text(page, encoding="utf-8")
@@ -298,14 +299,12 @@ def _open(place: str, *, write: bool = False) -> Store:
 
 
 def _describe(store: Store) -> None:
-    print(
-        f"{store.path}: {len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, codec {store.codec}, "
-        f"embedder {store.embedder}"
-    )
-    print(f"model: {', '.join(f'{key} {value}' for key, value in store.model.items())}")
+    size = f"{len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, codec {store.codec}"
+    tell(printable(f"{store.path}: {size}, embedder {store.embedder}"))
+    tell(printable(f"model: {', '.join(f'{key} {value}' for key, value in store.model.items())}"))
     blocks = store.summary()
     if blocks.empty:
-        print("No KV blocks.")
+        tell("No KV blocks.")
     else:
         show(blocks, "KV blocks")
 

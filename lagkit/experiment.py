@@ -26,6 +26,7 @@ from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.store import Store
 from lagkit.store.places import beside, store_at
+from lagkit.terminal import printable, tell
 from lagkit.testbed.dataset import Controls
 from lagkit.testbed.dataset import write as write_world
 from lagkit.types import Question, Trace, Usage
@@ -335,7 +336,7 @@ def _encoded(
     """What could be encoded; the rest is told."""
     for (log, key), block in made:
         if isinstance(block, LagkitError):
-            print(f"Log {log} is not encoded as {key}: {block}")
+            tell(printable(f"Log {log} is not encoded as {key}: {block}"))
         else:
             yield log, key, block
 

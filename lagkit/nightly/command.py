@@ -20,6 +20,7 @@ from lagkit.nightly.profile import Plan, plan
 from lagkit.nightly.run import Outcome, covered, metrics, run
 from lagkit.nightly.summary import lift, shown
 from lagkit.progress import say
+from lagkit.terminal import printable, tell
 
 
 def nightly(args: argparse.Namespace) -> int:
@@ -69,7 +70,7 @@ def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds
 def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, report: Path) -> int:
     """Print what a person wants to know at the end; returns the exit code."""
     if table:
-        print(f"\n{table}")
+        tell(f"\n{table}")
     failed = [outcome for outcome in outcomes.values() if outcome.status != "ok"]
     worse = compared[compared["verdict"].isin(gates.FAILED)]
     if len(worse):
@@ -77,11 +78,11 @@ def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, r
     better = compared[compared["verdict"] == "better"]
     if len(better):
         cli.show(better.set_index(["job", "metric"]), "Better than the baselines by more than their tolerance")
-    print()
+    tell("")
     for outcome in failed:
-        print(f"{outcome.job} {outcome.status}: {outcome.error}")
+        tell(printable(f"{outcome.job} {outcome.status}: {outcome.error}"))
     passed = f"{len(compared) - len(worse)} of {len(compared)} gates passed" if len(compared) else "no gates"
-    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs succeeded, {passed}. Report: {report}")
+    tell(f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs succeeded, {passed}. Report: {report}")
     return 2 if failed else 1 if len(worse) else 0
 
 
@@ -113,12 +114,12 @@ def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any]
         measured.append(metrics(folder, outcomes))
     after, left_out = gates.derive(wanted, range(first, first + args.seeds), measured)
     for sentence in left_out:
-        print(sentence)
+        tell(sentence)
     changed = gates.changes(before, after)
     cli.show(changed, f"{len(changed)} gates change in {wanted.baseline}")
     if not args.yes:
-        print("\nNothing is written. Add --yes to write it.")
+        tell("\nNothing is written. Add --yes to write it.")
         return 0
     after.save(wanted.baseline)
-    print(f"\nWritten: {wanted.baseline}")
+    tell(f"\nWritten: {wanted.baseline}")
     return 0

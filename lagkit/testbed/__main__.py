@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lagkit import cli
+from lagkit.terminal import tell
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
 
@@ -46,7 +47,7 @@ def world(args: argparse.Namespace) -> None:
     from lagkit.testbed.dataset import Controls, write
 
     controls = Controls.parse(cli.settings(args.set))
-    print(f"{args.out}: {load(write(args.out, controls), 'musique')}")
+    tell(f"{args.out}: {load(write(args.out, controls), 'musique')}")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -55,7 +56,7 @@ def train(args: argparse.Namespace) -> None:
     from lagkit.testbed.train import TrainConfig, train
 
     quiet()
-    print(f"The model is in {train(args.out, TrainConfig.parse(cli.settings(args.set)))}.")
+    tell(f"The model is in {train(args.out, TrainConfig.parse(cli.settings(args.set)))}.")
 
 
 def study(args: argparse.Namespace) -> None:
@@ -72,7 +73,7 @@ def study(args: argparse.Namespace) -> None:
         args.page.parent.mkdir(parents=True, exist_ok=True)
     controls = Controls()
     page = markdown(run(config, controls, args.worlds, args.contradicted), config, controls)
-    print(page)
+    tell(page)
     if args.page:
         args.page.write_text(page, encoding="utf-8")
 
