@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lagkit.cli import add_settings, count, exit_code, settings, show
 from lagkit.errors import ConfigError, EmptyStore
 from lagkit.paths import at
+from lagkit.terminal import printable, tell
 
 if TYPE_CHECKING:
     from lagkit.experiment import Experiment
@@ -136,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
         results = experiment.run()
     show(metrics.summarize(results), f"Summary of {len(results)} answers")
     show(experiment.differences(results), "Differences to no_logs, with 95% intervals")
-    print(f"\nresults.parquet, summary.csv, differences.csv, manifest.json, traces and store: {experiment.out}")
+    tell(f"\nresults.parquet, summary.csv, differences.csv, manifest.json, traces and store: {experiment.out}")
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -160,7 +161,7 @@ def verify(args: argparse.Namespace) -> int:
     with _open(args.path) as store:
         problems = store.verify()
         if problems.empty:
-            print(f"All {len(store)} logs of {store.path} and their blocks are sound.")
+            tell(f"All {len(store)} logs of {store.path} and their blocks are sound.")
             return 0
     show(problems, f"{len(problems)} problems; prune removes damaged blocks and orphans")
     return 1
@@ -172,14 +173,14 @@ def prune(args: argparse.Namespace) -> None:
         gone = store.prune(args.max_bytes)
         if not gone.empty:
             show(gone, "Removed")
-        print(f"{gone['bytes'].sum():,} bytes removed; {len(store)} logs are left in {store.nbytes:,} bytes.")
+        tell(f"{gone['bytes'].sum():,} bytes removed; {len(store)} logs are left in {store.nbytes:,} bytes.")
 
 
 def export(args: argparse.Namespace) -> None:
     """A whole store into one file."""
     with _open(args.path) as store:
         path = store.export(args.file)
-        print(f"{len(store)} logs are in {path} ({path.stat().st_size:,} bytes).")
+        tell(f"{len(store)} logs are in {path} ({path.stat().st_size:,} bytes).")
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -192,7 +193,7 @@ def import_(args: argparse.Namespace) -> None:
     with store_at(args.path).open_or_create(args.path, **whose) as store:
         before = len(store)
         found = store.import_archive(args.file)
-        print(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
+        tell(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
 
 
 def copy(args: argparse.Namespace) -> None:
@@ -204,7 +205,7 @@ def copy(args: argparse.Namespace) -> None:
     with _open(args.path) as source, kind.open_or_create(args.target, **source.identity) as target:
         done = copying.copy(source, target)
         speed, checking = (f"{n / 1e6 / max(s, 1e-9):.1f} MB/s" for n, s in done.rates)
-        print(
+        tell(
             f"{target.path} is a copy of {source.path}: {done.logs} logs; {done.new} blocks were new ({done.bytes:,} "
             f"bytes, {speed}), {done.checked:,} bytes of blocks were compared ({checking})."
         )
@@ -220,7 +221,7 @@ def search(args: argparse.Namespace) -> None:
         [hits] = store.search(load_embedder(store.embedder).queries([args.text]), args.k, exact=args.exact)
         for hit in hits:
             trace = store.get(hit.id)
-            print(f"{hit.score:.3f}  {hit.id}  {trace.question}  ->  {trace.answer or 'no answer'}")
+            tell(printable(f"{hit.score:.3f}  {hit.id}  {trace.question}  ->  {trace.answer or 'no answer'}"))
 
 
 def overlap(args: argparse.Namespace) -> None:
@@ -234,7 +235,7 @@ def overlap(args: argparse.Namespace) -> None:
         for folder in args.folders
     }
     rows = {name: [numbers[name] for numbers in found.values()] for name in next(iter(found.values()))}
-    print(table(["", *found], [[name, *numbers] for name, numbers in rows.items()]))
+    tell(table(["", *found], [[name, *numbers] for name, numbers in rows.items()]))
 
 
 def codec(args: argparse.Namespace) -> None:
@@ -256,7 +257,7 @@ def codec(args: argparse.Namespace) -> None:
             found[name] = Measured.of(Loss(run, args.policy, args.cases))
     page = args.page or args.out / "codec.md"
     save(page, found)
-    print(page.read_text(encoding="utf-8"))
+    tell(page.read_text(encoding="utf-8"))
 
 
 def nightly(args: argparse.Namespace) -> int:
@@ -307,14 +308,12 @@ def _open(place: str, *, write: bool = False) -> Store:
 
 
 def _describe(store: Store) -> None:
-    print(
-        f"{store.path}: {len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, codec {store.codec}, "
-        f"embedder {store.embedder}"
-    )
-    print(f"model: {', '.join(f'{key} {value}' for key, value in store.model.items())}")
+    size = f"{len(store)} logs, {store.nbytes:,} bytes, {store.dtype}, codec {store.codec}"
+    tell(printable(f"{store.path}: {size}, embedder {store.embedder}"))
+    tell(printable(f"model: {', '.join(f'{key} {value}' for key, value in store.model.items())}"))
     blocks = store.summary()
     if blocks.empty:
-        print("No KV blocks.")
+        tell("No KV blocks.")
     else:
         show(blocks, "KV blocks")
 

@@ -6,26 +6,29 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lagkit.errors import ConfigError, LagkitError
 from lagkit.plainyaml import load_yaml
 from lagkit.secrets import scrub
+from lagkit.terminal import printable, tell
 
 if TYPE_CHECKING:
     import pandas as pd
 
+T = TypeVar("T")
 
-def exit_code(command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+
+def exit_code(command: Callable[[T], int | None], args: T) -> int:
     """Run a command; 0 or what it returns, 2 after an error, which is told in one line, 130 when interrupted."""
     try:
         return command(args) or 0
     except (LagkitError, OSError) as error:
         # A full disk or a folder without permission is no fault of the program either.
-        print("lagkit:", " ".join(scrub(str(error)).split()), file=sys.stderr)
+        tell(f"lagkit: {' '.join(scrub(str(error)).split())}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted; the same command resumes.", file=sys.stderr)
+        tell("Interrupted; the same command resumes.", sys.stderr)
         return 130
 
 
@@ -61,4 +64,10 @@ def count(word: str) -> int:
 
 def show(table: pd.DataFrame, title: str) -> None:
     """Print a table under its title."""
-    print(f"\n{title}\n{table.to_string(float_format='{:.3f}'.format)}")
+    told = table.map(lambda value: printable(value) if isinstance(value, str) else value)
+    told = told.rename(index=_plain, columns=_plain)
+    tell(f"\n{title}\n{told.to_string(float_format='{:.3f}'.format)}")
+
+
+def _plain(label: object) -> object:
+    return printable(label) if isinstance(label, str) else label

@@ -28,6 +28,7 @@ from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.store import Store, holding
 from lagkit.store.places import beside, store_at
+from lagkit.terminal import printable, tell
 from lagkit.testbed import dataset as worlds
 from lagkit.types import Question, Trace
 from lagkit.variant import Variant
@@ -332,6 +333,6 @@ def _encoded(
     """What could be encoded; the rest is told."""
     for (log, key), block in made:
         if isinstance(block, LagkitError):
-            print(f"Log {log} is not encoded as {key}: {block}")
+            tell(printable(f"Log {log} is not encoded as {key}: {block}"))
         else:
             yield log, key, block

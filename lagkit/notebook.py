@@ -15,12 +15,13 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
-from lagkit.cli import count
-from lagkit.errors import ConfigError, LagkitError, NotebookFailed
+from lagkit.cli import count, exit_code
+from lagkit.errors import ConfigError, NotebookFailed
 from lagkit.home import BUNDLED
 from lagkit.paths import at
 from lagkit.progress import progress_mode
 from lagkit.secrets import scrub, scrub_file
+from lagkit.terminal import tell
 
 KERNEL = "python3"
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
@@ -116,8 +117,8 @@ def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int
             execution_timeout=timeout,
             cwd=str(notebook.resolve().parent),
             progress_bar=progress_mode() == "bar",
-            # Kernels warn at each start that they talk over TCP.
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            # Kernels warn at each start that they talk over TCP, and of closed sockets when they are stopped.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:
         said = scrub(f"{error.ename}: {' '.join(str(error.evalue).split())}")
@@ -132,7 +133,7 @@ def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one notebook; returns the exit code: 0, or 2 with one sentence on standard error."""
+    """Run one notebook; returns the exit code: 0, or with one sentence on standard error 2 (an error), 130 (Ctrl-C)."""
     parser = argparse.ArgumentParser(prog="python -m lagkit.notebook", description="Run a notebook headlessly.")
     parser.add_argument("notebook", type=at, metavar="NOTEBOOK")
     parser.add_argument("out", type=at, metavar="OUT", help="folder for the executed copy and what it writes")
@@ -141,16 +142,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--timeout", type=count, default=900, metavar="S", help="seconds for one cell (default: 900)")
     args = parser.parse_args(argv)
-    try:
-        names = [name for name, _ in args.parameters]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ConfigError(f"-p gives {twice[0]} twice: give it once.")
-        given = from_words(args.notebook, dict(args.parameters))
-        print(execute(args.notebook, args.out, given, args.timeout))
-    except (LagkitError, OSError) as error:
-        print("lagkit:", " ".join(scrub(str(error)).split()), file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(_command, args)
+
+
+def _command(args: argparse.Namespace) -> None:
+    names = [name for name, _ in args.parameters]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"-p gives {twice[0]} twice: give it once.")
+    given = from_words(args.notebook, dict(args.parameters))
+    tell(str(execute(args.notebook, args.out, given, args.timeout)))
 
 
 def from_words(notebook: Path, words: Mapping[str, str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lagkit.gallery.copies import write_copies
 from lagkit.gallery.executed import PLOTLY, Executed, find
 from lagkit.gallery.pages import write_pages
 from lagkit.paths import at
+from lagkit.terminal import tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,8 +35,8 @@ def make(args: argparse.Namespace) -> None:
     images = draw(executed)
     previews = {name: found[0] for name, found in images.items() if found}
     if args.copies:
-        print(f"Copies: {write_copies(executed, args.copies, images)}")
-    print(f"Pages: {write_pages(executed, args.pages or args.executed, previews)}")
+        tell(f"Copies: {write_copies(executed, args.copies, images)}")
+    tell(f"Pages: {write_pages(executed, args.pages or args.executed, previews)}")
 
 
 def draw(executed: Sequence[Executed]) -> dict[str, list[bytes]]:

@@ -21,6 +21,7 @@ from lagkit.nightly.run import Outcome, answers, covered, metrics, run
 from lagkit.nightly.summary import lift, shown
 from lagkit.paths import at, refuse_links
 from lagkit.progress import say
+from lagkit.terminal import printable, tell
 
 
 def nightly(args: argparse.Namespace) -> int:
@@ -80,20 +81,20 @@ def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds
 def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, report: Path) -> int:
     """Print what a person wants to know at the end; returns the exit code."""
     if table:
-        print(f"\n{table}")
+        tell(f"\n{table}")
     failed = [outcome for outcome in outcomes.values() if outcome.status != "ok"]
     worse = compared[compared["verdict"].isin(gates.FAILED)]
     if len(worse):
         cli.show(worse.set_index(["job", "metric"]), f"{len(worse)} of {len(compared)} gates failed")
-    print()
+    tell("")
     if (compared["verdict"] == "better").any():
-        print(
-            "What is better fails, too: if it is meant, accept it with --update-baselines --yes, and commit the files."
+        tell(
+            "What is better fails, too. If it is meant, accept it with --update-baselines --yes, and commit the files."
         )
     for outcome in failed:
-        print(f"{outcome.job} {outcome.status}: {outcome.error}")
+        tell(printable(f"{outcome.job} {outcome.status}: {outcome.error}"))
     passed = f"{len(compared) - len(worse)} of {len(compared)} gates passed" if len(compared) else "no gates"
-    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs succeeded, {passed}. Report: {report}")
+    tell(f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs succeeded, {passed}. Report: {report}")
     return 2 if failed else 1 if len(worse) else 0
 
 
@@ -126,12 +127,12 @@ def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any]
         given = given or answers(folder, outcomes)
     after, left_out = gates.derive(wanted, range(first, first + args.seeds), measured, given)
     for sentence in left_out:
-        print(sentence)
+        tell(sentence)
     changed = gates.changes(before, after)
     cli.show(changed, f"{len(changed)} gates change in {wanted.baseline}")
     if not args.yes:
-        print("\nNothing is written. Add --yes to write it.")
+        tell("\nNothing is written. Add --yes to write it.")
         return 0
     after.save(wanted.baseline, given)
-    print(f"\nWritten: {wanted.baseline}, and the answers beside it")
+    tell(f"\nWritten: {wanted.baseline}, and the answers beside it")
     return 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from lagkit import cli, files
 from lagkit.errors import ConfigError
 from lagkit.paths import at
+from lagkit.terminal import tell
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
 
@@ -49,7 +50,7 @@ def world(args: argparse.Namespace) -> None:
     from lagkit.testbed.dataset import Controls, write
 
     controls = Controls.parse(cli.settings(args.set))
-    print(f"{args.out}: {load(write(args.out, controls), 'musique')}")
+    tell(f"{args.out}: {load(write(args.out, controls), 'musique')}")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -58,7 +59,7 @@ def train(args: argparse.Namespace) -> None:
     from lagkit.testbed.train import TrainConfig, train
 
     quiet()
-    print(f"The model is in {train(args.out, TrainConfig.parse(cli.settings(args.set)))}.")
+    tell(f"The model is in {train(args.out, TrainConfig.parse(cli.settings(args.set)))}.")
 
 
 def study(args: argparse.Namespace) -> None:
@@ -78,7 +79,7 @@ def study(args: argparse.Namespace) -> None:
     if args.page:
         args.page.parent.mkdir(parents=True, exist_ok=True)
     found = run(config, controls, args.worlds, args.contradicted)
-    print(page := markdown(found))
+    tell(page := markdown(found))
     if args.page:
         found.save(args.page.with_suffix(""))
         files.write(args.page, page)
