@@ -63,9 +63,13 @@ class Augmenter(LogTexts):
     The prompt's shared head is injected from a cache wherever it stands at position 0. In front of BOS it cannot be:
     there it has read the logs, and is prefilled each time.
     Blocks that the store has are read, computed again, or whichever is sooner, as its `source` says.
+    Raises ConfigError where the model's chat template does not let the head be shared (`prompts.split_chat`).
     """
 
     lm: LM
+
+    def __post_init__(self) -> None:
+        split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -78,8 +82,8 @@ class Augmenter(LogTexts):
         return Seats()
 
     def opening(self, question: Question) -> str:
-        """The words with which the assistant's turn is opened for the model."""
-        return self.prompt.open_turn(question)
+        """The words with which the assistant's turn is opened for the model, by its chat template and by the prompt."""
+        return self.lm.opens + self.prompt.open_turn(question)
 
     def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Context:
         """The context for one round; `logs` are ids in the order in which they are shown.
@@ -93,16 +97,17 @@ class Augmenter(LogTexts):
         turn = [{"role": "user", "content": user_turn}]
         head, tail = split_chat(self.lm, self.prompt.head(), turn)
         head_ids = self.lm.tokenize(head)
-        tail_ids = self.lm.tokenize(tail + self.lm.plain(self.opening(question)))
-        seat = self.seats.of(question.id)
+        tail_ids = self.lm.tokenize(tail + self.lm.plain(self.prompt.open_turn(question)))
+        seat, said = self.seats.of(question.id), self.opening(question)
         if self.policy and self.policy.place == "front" and (blocks or words):
-            return Context((*words, *head_ids, *tail_ids), tuple(blocks), seat)
+            return Context((*words, *head_ids, *tail_ids), tuple(blocks), seat, said)
         shared = (self.lm.head_block(head_ids),) if head_ids else ()
-        return Context((*words, *tail_ids), (*shared, *blocks), seat)
+        return Context((*words, *tail_ids), (*shared, *blocks), seat, said)
 
     def proceed(self, context: Context, said: str) -> Context:
         """The context in which the model goes on from words that it has said, or is made to say."""
-        return replace(context, ids=(*context.ids, *self.lm.tokenize(self.lm.plain(said))))
+        ids = (*context.ids, *self.lm.tokenize(self.lm.plain(said)))
+        return replace(context, ids=ids, said=context.said + said)
 
     def distil_context(self, question: Question, logs: Sequence[str]) -> Context:
         """The context in which the model writes notes on logs for a coming question."""

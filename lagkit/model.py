@@ -22,13 +22,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lagkit.actions import cut
+from lagkit.actions import end_of_action, opened
 from lagkit.devices import best_device, present_device, torch_dtype
-from lagkit.errors import ContextTooLong, ModelNotFound
+from lagkit.errors import ConfigError, ContextTooLong, ModelNotFound
 from lagkit.hot import HotBlocks
 from lagkit.hub import resolve_model
 from lagkit.kv import KVBlock, Part, build_cache, merge_rows, read_cache, split_rows
 from lagkit.rope import probe
+from lagkit.templates import PLAIN_CHAT, TODAY, asks_for_date, dated
 from lagkit.types import Usage
 from lagkit.untrusted import breaker, marks
 
@@ -49,23 +50,19 @@ _CROWDED = 0.5
 # Slots of a batch, padding included, up to which prompts are prefilled together.
 _PREFILLED = 2048
 
-# For models that come without a chat template.
-_PLAIN_CHAT = (
-    "{{ bos_token or '' }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
-
 
 @dataclass(frozen=True)
 class Context:
     """What a generation starts from: parts whose KV is injected at positions 0.., then tokens that are prefilled.
 
-    seat: remembers what is read here, for the next context of the same question (`lagkit.seats`).
+    seat: remembers what is read here, for the next context of the same question (`lagkit.seats`). said: the words of
+    the assistant's turn with which `ids` end; where they open a section of reasoning, no stop string ends it.
     """
 
     ids: tuple[int, ...]
     parts: tuple[Part, ...] = ()
     seat: Seat | None = field(default=None, compare=False, repr=False)
+    said: str = field(default="", compare=False, repr=False)
 
     @property
     def blocks(self) -> tuple[KVBlock, ...]:
@@ -101,7 +98,7 @@ class LM:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
-        self.tokenizer.chat_template = tokenizer.chat_template or _PLAIN_CHAT
+        self.tokenizer.chat_template = dated(tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN_CHAT)
         self.realigner = probe(model)
         self.hot = HotBlocks(pin=model.device.type == "cuda")
         self._heads: dict[tuple[int, ...], KVBlock] = {}
@@ -167,6 +164,8 @@ class LM:
             "rope": _digest(json.dumps(rope, sort_keys=True, default=str).encode()),
             "tokenizer": vocabulary_hash(self.tokenizer),
             "weights": _digest(b"".join(weights)),
+            # Part of the heads of models whose template writes it.
+            **({"date": TODAY.date().isoformat()} if asks_for_date(self.tokenizer.chat_template) else {}),
         }
 
     def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Augmenter:
@@ -193,19 +192,25 @@ class LM:
     def chat(self, messages: Sequence[dict[str, str]], *, open_turn: bool) -> str:
         """Messages, made `plain`, through the model's own chat template; `open_turn` starts the assistant's turn.
 
-        Where the template knows no system message, its words go in front of the first user turn.
+        Where the template knows no system message, its words go in front of the first user turn. Raises ConfigError
+        where the template refuses the messages all the same.
         """
         messages = [{**message, "content": self.plain(message["content"])} for message in messages]
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn))
-        except TemplateError:
+        except TemplateError as error:
             system, *rest = messages
             if system["role"] != "system":
-                raise
+                raise ConfigError(f"The chat template of {self.name} refuses a conversation: {error}") from error
             if not rest:
                 return ""
             first = {**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}
             return self.chat([first, *rest[1:]], open_turn=open_turn)
+
+    @cached_property
+    def opens(self) -> str:
+        """The mark of reasoning with which the chat template opens the assistant's turn; empty for most models."""
+        return opened(self.chat([{"role": "user", "content": "?"}], open_turn=True))
 
     def check(self, context: Context, new_tokens: int) -> None:
         """Raise ContextTooLong if the context and `new_tokens` more do not fit."""
@@ -297,13 +302,20 @@ class LM:
                 context.seat.keep(context, row)
         cache, mask = merge_rows(caches, max_new_tokens + 1)
         last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
-        new = self._decode(last, cache, mask.to(self.device), max_new_tokens, stop)
+        said = [context.said for context in contexts]
+        new = self._decode(last, cache, mask.to(self.device), max_new_tokens, stop, said)
         seconds = (time.perf_counter() - began) / len(contexts)
         read = [len(context.ids) for context in contexts]
         return [self._finish(*row, stop, seconds) for row in zip(wanted, read, new, strict=True)]
 
     def _decode(
-        self, last: torch.Tensor, cache: Cache, mask: torch.Tensor, max_new_tokens: int, stop: Sequence[str]
+        self,
+        last: torch.Tensor,
+        cache: Cache,
+        mask: torch.Tensor,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        said: Sequence[str],
     ) -> list[list[tuple[int, float]]]:
         """Greedy tokens of each row after `last` `[batch, 1]`, with their log-probabilities; `mask` `[batch, cached]`.
 
@@ -323,7 +335,7 @@ class LM:
             for row, token, logprob in zip(rows, last.tolist(), logprobs.tolist(), strict=True):
                 if row not in ended:
                     new[row].append((token, logprob))
-                    ended |= {row} if self._has_ended(new[row], stop) else set()
+                    ended |= {row} if self._has_ended(new[row], stop, said[row]) else set()
             last = last[:, None]
             going = [i for i, row in enumerate(rows) if row not in ended]
             if not going:
@@ -334,12 +346,13 @@ class LM:
                 cache.batch_select_indices(kept)
         return new
 
-    def _has_ended(self, new: list[tuple[int, float]], stop: Sequence[str]) -> bool:
-        """Whether the newest token is an end token, or completes a stop string."""
+    def _has_ended(self, new: list[tuple[int, float]], stop: Sequence[str], said: str) -> bool:
+        """Whether the newest token is an end token, or completes a stop string that ends an action."""
         if new[-1][0] in self._end_ids:
             return True
-        tail = self.tokenizer.decode([token for token, _ in new[-_STOP_WINDOW:]])
-        return any(s in tail for s in stop)
+        ids = [token for token, _ in new]
+        tail = decoded(self.tokenizer, ids[-_STOP_WINDOW:])
+        return any(s in tail for s in stop) and end_of_action(decoded(self.tokenizer, ids), stop, said) is not None
 
     def _finish(
         self, context: Context, read: int, made: list[tuple[int, float]], stop: Sequence[str], seconds: float
@@ -349,8 +362,8 @@ class LM:
         ends = [i for i, token in enumerate(new) if token in self._end_ids]
         spent: Sequence[int] = new[: ends[0] + 1] if ends else new
         text = decoded(self.tokenizer, spent[:-1] if ends else spent)
-        if any(s in text for s in stop):
-            text = cut(text, stop)
+        if (end := end_of_action(text, stop, context.said)) is not None:
+            text = text[:end]
             spent = _shortest_that_says(self.tokenizer, spent, text)
         usage = Usage(len(context.ids), context.injected, len(spent), seconds, len(context.ids) - read)
         return Generation(text, tuple(spent), usage, tuple(logprob for _, logprob in made[: len(spent)]))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import uuid
+import zlib
 from pathlib import Path
 
 import pytest
 
-import lagkit.journal
+from lagkit.files import publish
 from lagkit.store import LogStore
 from lagkit.store.files import BlockFiles, block_name
-from lagkit.store.header import publish
 from tests.faults import harness
 from tests.faults.kinds import KINDS
 from tests.faults.stores import pattern
@@ -111,7 +111,7 @@ def codes_unchecked(monkeypatch) -> str:
 
 def lines_unchecked(monkeypatch) -> str:
     """A journal that believes its lines."""
-    monkeypatch.setattr(lagkit.journal.zlib, "crc32", lambda *_: 0)
+    monkeypatch.setattr(zlib, "crc32", lambda *_: 0)
     return "torn or flipped journal"
 
 

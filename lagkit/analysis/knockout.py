@@ -33,6 +33,10 @@ INTACT, NO_LOG, ALL_EARLIER = "intact", "no log", "all earlier"
 def reading_policy(name: str) -> Policy:
     """The policy of this name; raises ConfigError unless it reads earlier rounds before those that it keeps as KV."""
     policy = get_policy(name)
+    if "+" in name:
+        raise ConfigError(
+            f"{name} changes limits of the agent, and no question is answered in rounds here: leave them out."
+        )
     if policy is None or policy.inject != "kv" or policy.encode == "kept" or policy.keep == "all_rounds":
         raise ConfigError(
             f"Policy {name} has no earlier rounds behind what it keeps: choose one such as kv_last_round."
@@ -147,7 +151,7 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     What the response says before that is read as it stands: of an answer that is forced at once, a model that was
     never asked for one has no opinion.
     """
-    said = case.log.rounds[-1].response.removeprefix(run.prompt.open_turn(case.question))
+    said = case.log.rounds[-1].response.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
     answer = case.log.answer or ""
     named = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", said) if answer else None
     if named is None:
@@ -168,7 +172,7 @@ def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[fl
         batch_size=config.batch_size,
     )
     actions = [
-        parse(run.prompt.open_turn(case.question) + response.text, kind)
+        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, kind)
         for (case, _), response in zip(contexts, said, strict=True)
     ]
     return [

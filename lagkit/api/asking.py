@@ -25,10 +25,6 @@ _NO_MONEY = "insufficient_quota"  # comes as a rate limit, but waiting does not 
 _SAID = 300  # characters of an endpoint's own words that are repeated
 
 
-class Malformed(ValueError):
-    """A reply is not of the form that the API has."""
-
-
 class Gate:
     """Lets requests pass one after the other, at most `per_minute` (None: any number), and none while it is held."""
 

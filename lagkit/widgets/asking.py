@@ -105,7 +105,7 @@ def attention_table(
         raise DataError("The answer was copied from a log, so the model attended to nothing: choose another variant.")
     asked = question or Question(trace.question_id, trace.question, ())
     context, parts = _context(Augmenter(lm, prompt, policy, store), asked, trace, passages)
-    opening = prompt.open_turn(asked)
+    opening = lm.opens + prompt.open_turn(asked)
     said = lm.tokenize(lm.plain(trace.rounds[-1].response.removeprefix(opening)))
     first = context.injected + len(context.ids)
     whole = Context((*context.ids, *said), context.blocks)
