@@ -21,6 +21,7 @@ from lagkit.errors import ConfigError, DataError, LagkitError
 from lagkit.executor import Asking, Executor, Local
 from lagkit.journal import Journal
 from lagkit.kv import KVBlock
+from lagkit.model import LM
 from lagkit.paths import at, refuse_links
 from lagkit.policy import Policy, Unit, get_policy
 from lagkit.progress import progress, say
@@ -94,6 +95,13 @@ class Experiment:
         config = self.config
         return load_model(config.model, device=config.device, dtype=config.dtype, api=config.api)
 
+    @property
+    def local_lm(self) -> LM:
+        """The language model, whose KV can be reached; raises ConfigError for one behind an API."""
+        if not isinstance(self.lm, LM):
+            raise ConfigError(f"{self.lm.name} is behind an API, which lets nobody reach its KV: choose a local model.")
+        return self.lm
+
     @cached_property
     def embedder(self) -> Embedder:
         """The embedder of queries, passages and logs."""
@@ -132,7 +140,7 @@ class Experiment:
     def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
         place, model, embedder = folder or self._place(unit), self.executor.model, self.embedder
-        same = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
+        same: dict[str, Any] = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
         if write:
             dtype = str(model.dtype).removeprefix("torch.")
             store = store_at(place).open_or_create(place, **same, dim=embedder.dim, dtype=dtype)

@@ -128,7 +128,7 @@ def _plain(value: Any) -> str:
 
 def table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; what cells hold is text, but for code in backticks."""
-    lines = [list(heads)]
+    lines: list[Sequence[Any]] = [list(heads)]
     lines.append(["---"] * len(lines[0]))
     lines += rows
     return "\n".join("| " + " | ".join(literal(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

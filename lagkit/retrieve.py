@@ -63,9 +63,9 @@ class HashEmbedder:
         """Vectors [n, dim]; the same for queries as for documents."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        vectors = self._content.transform(texts).toarray()
+        vectors: Vectors = self._content.transform(texts).toarray()
         for empty in np.flatnonzero(~vectors.any(axis=1)):
-            vectors[empty] = self._words.transform([texts[empty]]).toarray()[0]
+            vectors[empty] = self._words.transform([texts[int(empty)]]).toarray()[0]
         return vectors
 
     documents = queries
@@ -80,7 +80,7 @@ class SentenceEmbedder:
 
     def __init__(self, model: SentenceTransformer, name: str) -> None:
         self._model, self.name = model, name
-        self.dim = int(model.get_embedding_dimension())
+        self.dim = int(model.get_embedding_dimension() or 0)
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, dim] of the texts behind the model's query prompt."""
@@ -219,7 +219,7 @@ class PassageIndex:
         """
         if len(self._found) > _REMEMBERED:
             self._found.clear()
-        keys = [(hashlib.blake2b(np.ascontiguousarray(row)).digest(), k, offset) for row in vectors]
+        keys = [(hashlib.blake2b(np.ascontiguousarray(row).data).digest(), k, offset) for row in vectors]
         new = {key: row for key, row in zip(keys, vectors, strict=True) if key not in self._found}
         if new:
             self._found.update(zip(new, self._index.search(np.stack([*new.values()]), k, offset), strict=True))

@@ -105,7 +105,7 @@ def _with_drawn_figures(one: Executed) -> NotebookNode:
 
 
 def _element(figure: NotebookNode, number: int) -> str:
-    return pio.to_html(
+    html: str = pio.to_html(
         {part: figure[part] for part in ("data", "layout")},
         config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
         include_plotlyjs=False,
@@ -114,6 +114,7 @@ def _element(figure: NotebookNode, number: int) -> str:
         div_id=f"figure-{number}",
         default_height=f"{figure['layout'].get('height', HEIGHT)}px",
     )
+    return html
 
 
 def _inline(text: str) -> str:

@@ -24,6 +24,7 @@ from lagkit.store.base import Store
 from lagkit.store.batch import Packed
 from lagkit.store.files import BlockRow
 from lagkit.store.header import Header
+from lagkit.store.upkeep import Problem
 from lagkit.store.vectors import LogVectors
 from lagkit.types import Hit, Trace
 
@@ -188,7 +189,7 @@ class LanceLogs(Store):
 
     def verify(self) -> pd.DataFrame:
         problems = [problem for problem, _ in upkeep.problems(self)]
-        return pd.DataFrame(problems, columns=upkeep.Problem._fields)
+        return pd.DataFrame(problems, columns=Problem._fields)
 
     def summary(self) -> pd.DataFrame:
         rows = [(block.key, 1, block.tokens, block.bytes) for block in self._live_blocks()]

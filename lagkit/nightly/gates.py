@@ -206,7 +206,7 @@ def _spread(values: Sequence[float], chance: float, least: float) -> dict[str, f
 
 def changes(before: Baselines | None, after: Baselines) -> pd.DataFrame:
     """A row per gate that is new, gone or another one: job, metric, then value and tolerance before and after."""
-    rows = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for column, baselines in (("before", before), ("after", after)):
         for job, gates in baselines.jobs.items() if baselines else ():
             for metric, gate in gates.metrics.items():

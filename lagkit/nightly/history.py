@@ -49,7 +49,8 @@ def record(out: Path, plan: Plan, outcomes: Mapping[str, Outcome], measured: Met
 def last_values(history: pd.DataFrame, task: Task, metric: str, nights: int = 10) -> list[float]:
     """The metric's values in the last executions that measured it with the task's parameters, oldest first."""
     same = (history["job"] == task.name) & (history["parameters"] == _parameters(task))
-    return history[same & (history["metric"] == metric)]["value"].astype(float).tolist()[-nights:]
+    values: list[float] = history[same & (history["metric"] == metric)]["value"].astype(float).tolist()
+    return values[-nights:]
 
 
 def _parameters(task: Task) -> str:

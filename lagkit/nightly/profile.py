@@ -156,8 +156,9 @@ def _task(job: Job, profile: Profile, notebooks: Path, common: Mapping[str, Any]
 def _with_folder(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """With `data` absolute: a kernel runs in its notebook's folder."""
     data = parameters.get("data")
-    given = isinstance(data, str) and data
-    return {**parameters, "data": str(at(data, base).resolve())} if given else dict(parameters)
+    if not isinstance(data, str) or not data:
+        return dict(parameters)
+    return {**parameters, "data": str(at(data, base).resolve())}
 
 
 def _check_data(folder: str | None) -> None:

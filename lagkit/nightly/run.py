@@ -57,7 +57,7 @@ def run(plan: Plan, out: Path, *, jobs: int | None = None, fresh: bool = False) 
             shutil.rmtree(other)
     width = jobs or min(os.cpu_count() or 1, _width(plan))
     done: dict[str, Outcome] = {}
-    waiting = []
+    waiting: list[Task] = []
     for task in plan.tasks:
         kept = None if fresh else _kept(task, out, marks.of(task))
         if kept and not any(other.name in task.after for other in waiting):

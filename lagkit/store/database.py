@@ -149,7 +149,7 @@ class Database:
             script = f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
             self._open().executescript(script)
 
-    def read(self, sql: str, *values: Any) -> list[tuple]:
+    def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         try:
             with self._turn:
@@ -202,11 +202,11 @@ class Database:
     def live_bytes(self) -> int:
         """The size of the database without its free pages, inside a transaction too."""
         [(pages,)], [(size,)] = self.read("PRAGMA page_count"), self.read("PRAGMA page_size")
-        return pages * size - self._free_bytes()
+        return int(pages * size) - self._free_bytes()
 
     def _free_bytes(self) -> int:
         [(free,)], [(size,)] = self.read("PRAGMA freelist_count"), self.read("PRAGMA page_size")
-        return free * size
+        return int(free * size)
 
     def trim(self) -> None:
         """`reclaim`, if there is much to gain: what comes next would only ask for these pages again."""
@@ -263,7 +263,8 @@ def _connect(folder: Path, mode: str) -> sqlite3.Connection:
             "files: remove it."
         )
     # No mode makes the file: in an empty database no log names any block, and all of them would be taken for orphans.
-    connection = sqlite3.connect(f"{(folder / NAME).as_uri()}?mode={mode}", uri=True, **_HOW)
+    address = f"{(folder / NAME).as_uri()}?mode={mode}"
+    connection: sqlite3.Connection = sqlite3.connect(address, uri=True, **_HOW)
     connection.create_function("crc32", -1, crc32, deterministic=True)
     connection.create_function("is_digest", 1, is_digest, deterministic=True)
     return connection

@@ -28,6 +28,8 @@ PAGE = 256
 class StoredLogs(Store):
     """The reading half of `LogStore`; what another process commits is seen at once."""
 
+    path: Path
+
     def __init__(self, folder: Path, header: Header, write: bool) -> None:
         super().__init__(folder, header, write)
         self._files = BlockFiles(folder, header.codec)
@@ -41,7 +43,7 @@ class StoredLogs(Store):
         return [id for (id,) in self._db.read("SELECT id FROM logs ORDER BY seq")]
 
     def __len__(self) -> int:
-        return self._db.read("SELECT count(*) FROM logs")[0][0]
+        return int(self._db.read("SELECT count(*) FROM logs")[0][0])
 
     def __contains__(self, log: object) -> bool:
         return bool(self._db.read("SELECT 1 FROM logs WHERE id = ?", log))
