@@ -52,12 +52,12 @@ class Backend(Protocol):
     name: str
 
     @property
-    def opens(self) -> str:
-        """The mark of reasoning with which its chat template opens the assistant's turn, if it does."""
-
-    @property
     def dtype(self) -> Any:
         """Of the KV blocks in its stores."""
+
+    @property
+    def opens(self) -> str:
+        """The mark of reasoning with which its chat template opens the assistant's turn, if it does."""
 
     @property
     def fingerprint(self) -> Mapping[str, str]:

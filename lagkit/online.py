@@ -163,7 +163,7 @@ class Online:
     def _answered(self, book: Journal, order: Sequence[Question]) -> list[Trace]:
         """The tasks whose answers count. One that was asked again takes the place of its answer and all after that."""
         places = {question.id: place for place, question in enumerate(order)}
-        begun: list[Trace] = []
+        begun: list[tuple[Question, Trace, Basis]] = []
         for trace, basis in book.entries():
             place = places.get(trace.question_id, len(order))
             if place > len(begun):

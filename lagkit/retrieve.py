@@ -121,7 +121,8 @@ class SentenceEmbedder:
 def _mean(vectors: Vectors, windows: Sequence[str]) -> Vectors:
     """The mean [dim], of length 1, of the vectors [n, dim] of windows; of one window, its own vector."""
     if len(windows) == 1:
-        return vectors[0]
+        only: Vectors = vectors[0]
+        return only
     mean = np.average(vectors, axis=0, weights=[len(window) for window in windows])
     unit: Vectors = (mean / np.linalg.norm(mean)).astype(np.float32)
     return unit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pandas as pd
 import pytest
 
 from lagkit.errors import ConfigError, DataError
@@ -94,3 +95,16 @@ def test_a_metric_that_no_gate_could_compare_is_refused(tmp_path, value):
 def test_settings_that_are_no_run_s_are_put_on_record_as_they_are(tmp_path):
     conclude(tmp_path, {"em": 0.5}, ["One."], {"model": "smollm2", "seed": 7})
     assert json.loads((tmp_path / "metrics.json").read_text())["settings"] == {"model": "smollm2", "seed": 7}
+
+
+def test_answers_are_put_on_record_beside_the_numbers(tmp_path):
+    rows = pd.DataFrame({"policy": "kv", "split": "unseen", "question_id": ["a", "b"], "answer": ["The Oak!", None]})
+    rows = rows.assign(em=[1.0, 0.0], rounds=[1, 5])
+    conclude(tmp_path, {}, [], {}, rows)
+    kept = pd.read_parquet(tmp_path / "answers.parquet")
+    assert kept.iloc[0][["policy", "split", "question_id"]].tolist() == ["kv", "unseen", "a"]
+    assert kept.iloc[0][["answer", "right", "rounds"]].tolist() == ["oak", True, 1.0]
+    conclude(tmp_path, {}, [], {})
+    assert not (tmp_path / "answers.parquet").exists()  # of an earlier execution
+    with pytest.raises(DataError, match="kv answers a twice: name the policies apart"):
+        conclude(tmp_path, {}, [], {}, rows.assign(question_id="a"))

@@ -14,10 +14,11 @@ from lagkit.nightly.profile import plan
 from tests import nights
 
 
-def answers(right: int, *, policy: str = "kv", of: int = 10, rounds: int = 2) -> pd.DataFrame:
+def answers(right: int, *, policy: str = "kv", of: int = 10, rounds: int = 2, doubt=-1e-4, read=100) -> pd.DataFrame:
     """Answers to so many questions, the first of them right."""
     ids = [f"q{i}" for i in range(of)]
-    results = {"policy": policy, "split": "unseen", "question_id": ids, "rounds": rounds}
+    results = {"policy": policy, "split": "unseen", "question_id": ids, "rounds": rounds, "confidence": doubt}
+    results |= {"prefilled": read - 20, "injected": 20}
     em = [float(i < right) for i in range(of)]
     return flips.answers(pd.DataFrame({**results, "answer": ["Yes." if e else None for e in em], "em": em}))
 
@@ -26,7 +27,7 @@ def answers(right: int, *, policy: str = "kv", of: int = 10, rounds: int = 2) ->
 def wanted(tmp_path_factory):
     """A plan of one job, with chance values."""
     found = plan(nights.project(tmp_path_factory.mktemp("gates"), [{"notebook": "a"}], [("a", "1")]), "small")
-    return replace(found, chance={"a": {"em.*": 0.0, "kl": 3.0}})
+    return replace(found, chance={"a": {"em*": 0.0, "kl": 3.0}})
 
 
 @pytest.mark.parametrize(
@@ -55,14 +56,16 @@ def test_with_another_seed_it_is_the_spread_that_counts():
 
 def test_tolerances_are_two_answers_or_what_the_profile_says(wanted):
     wanted = replace(wanted, tolerance={"a": {"kl": 0.5}})
-    runs = [{"a": {"em.kv": em, "kl": 0.1, "n": 3.0}} for em in (0.8, 0.7, 0.9)]
+    runs = [{"a": {"em.kv": em, "em.none.unseen": 0.5, "em": 0.5, "kl": 0.1, "n": 3.0}} for em in (0.8, 0.7, 0.9)]
     kept = pd.concat([answers(8), answers(5, policy="none", of=20)])
     baselines, left_out = derive(wanted, (0, 1, 2), runs, {"a": kept})
     gates = baselines.jobs["a"].metrics
-    assert gates["em.kv"] == Gate(value=0.8, tolerance=0.2, chance=0.0, mean=0.8, spread=0.496827)
+    assert gates["em.kv"] == Gate(value=0.8, tolerance=0.2, chance=0.0, mean=0.8, spread=0.496828)
+    assert (gates["em.none.unseen"].tolerance, gates["em"].tolerance) == (0.1, 0.2)  # of 20 answers; of the fewest
     assert (gates["kl"].tolerance, gates["kl"].mean) == (0.5, 0.1)
-    assert gates["changed.kv.unseen"] == Gate(value=0, tolerance=2, chance=10)
-    assert gates["changed.none.unseen"] == Gate(value=0, tolerance=2, chance=20)
+    assert gates["changed.kv.unseen"] == gates["read.kv.unseen"] == Gate(value=0, tolerance=2, chance=10)
+    assert gates["read.none.unseen"] == Gate(value=0, tolerance=2, chance=20)
+    assert gates["doubt.kv.unseen"] == Gate(value=0, tolerance=0.03, chance=1)
     assert left_out == ["a: n is not gated: no chance value is known."]
     assert (baselines.seeds, baselines.jobs["a"].parameters) == ((0, 1, 2), {"seed": 0})
     alone, _ = derive(wanted, (0,), runs[:1], {})
@@ -84,28 +87,35 @@ def test_a_metric_that_not_every_seed_has_is_not_gated(wanted):
 
 
 @pytest.mark.parametrize(
-    ("after", "changed"),
+    ("after", "changed", "read", "doubt"),
     [
-        (answers(8), 0),
-        (answers(6), 2),
-        (answers(10), 2),
-        (answers(8, rounds=3), 10),
-        (answers(8, of=7), 3),
-        (answers(8, of=14), 4),
-        (answers(8, policy="other"), 10),
-        (flips.NONE, 10),
+        (answers(8), 0, 0, 0.0),
+        (answers(6), 2, 0, 0.0),
+        (answers(10), 2, 0, 0.0),
+        (answers(8, rounds=3), 10, 0, 0.0),
+        (answers(8, read=60), 0, 10, 0.0),
+        (answers(8, doubt=-2e-4), 0, 0, 0.30103),
+        (answers(8, doubt=None), 0, 0, None),
+        (answers(8, of=8), 2, 2, 0.0),
+        (answers(8, of=14), 4, 4, 0.0),
+        (answers(8, policy="other"), 10, 10, None),
+        (flips.NONE, 10, 10, None),
     ],
 )
-def test_answers_are_compared_one_by_one(after, changed):
+def test_answers_are_compared_one_by_one(after, changed, read, doubt):
     found = count({"a": {"em": 0.8}, "b": {}}, {"a": after}, {"a": answers(8)})
-    assert found == {"a": {"em": 0.8, "changed.kv.unseen": changed}, "b": {}}
+    told = {"em": 0.8, "changed.kv.unseen": changed, "read.kv.unseen": read}
+    assert found == {
+        "a": told | ({} if doubt is None else {"doubt.kv.unseen": pytest.approx(doubt, abs=1e-5)}),
+        "b": {},
+    }
 
 
 def test_answers_are_the_same_in_normal_form_alone():
     before, after = answers(8), answers(8)
     assert before["answer"].iloc[0] == "yes"
     after.loc[0, "answer"] = "no"
-    assert flips.changed(before, after).to_dict() == {("kv", "unseen"): 1}
+    assert flips.compared(before, after)["changed"].to_dict() == {("kv", "unseen"): 1}
 
 
 def baselines(**parameters):
@@ -134,7 +144,7 @@ def test_baselines_survive_their_file_and_changes_are_told(tmp_path):
     assert Baselines.load(path) == baselines(seed=0)
     kept = load_answers(path)
     assert set(kept) == {"a"}  # b has no gates
-    assert flips.changed(kept["a"], answers(8)).to_dict() == {("kv", "unseen"): 0}
+    assert flips.compared(kept["a"], answers(8))["changed"].to_dict() == {("kv", "unseen"): 0}
     assert changes(baselines(), baselines()).empty
     table = changes(None, baselines())
     assert table.loc[("a", "em.kv")].tolist() == ["", "0.8 ± 0.1 (chance 0)"]

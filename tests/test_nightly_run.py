@@ -211,7 +211,7 @@ def test_answers_are_held_against_the_stored_ones(quick, tmp_path, capsys, monke
         monkeypatch.setenv("TEST_LOST", str(lost))
         capsys.readouterr()
         assert main([*words, "--fresh"]) == code
-        assert f"{2 - code} of 2 gates passed" in capsys.readouterr().out
+        assert f"{3 - code} of 3 gates passed" in capsys.readouterr().out
     assert "changed.kv.unseen" in (out / "report.html").read_text()
     assert main([*words, "--set", "seed=1"]) == 0  # other questions, which have no stored answers
 

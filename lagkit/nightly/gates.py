@@ -27,9 +27,12 @@ Answers = Mapping[str, pd.DataFrame]  # job -> rows, as `flips.answers` gives th
 
 FAILED = ("regression", "better", "missing")  # what is better fails until it is accepted as the new baseline
 
-_FLIPS = 2  # rounding, which differs between processors, turns so many answers of a variant at most
+# Rounding, which differs between processors, turns so many answers of a variant at most, changes what a log or two say,
+# and so what this share of the questions reads, and moves the doubt in the middle answer by so small a power of ten.
+_FLIPS = 2
+_READ = 0.05
+_DOUBT = 0.03
 _SHARE = 0.02  # the tolerance of what is no mean over answers, as a share of its value
-_CHANGED = "changed."  # begins the names of the gates that count answers
 _NOT_COMPARED = {"data"}  # a folder's place says nothing of what is in it
 
 
@@ -99,11 +102,15 @@ def load_answers(path: Path) -> dict[str, pd.DataFrame]:
 
 
 def count(measured: Metrics, answers: Answers, kept: Answers) -> dict[str, dict[str, float]]:
-    """The metrics, and for each variant whose answers are `kept` how many have changed: `changed.VARIANT.SPLIT`."""
+    """The metrics, and how far each variant's answers are from those that are `kept`: `flips.compared`, as metrics.
+
+    These are `changed.VARIANT.SPLIT`, and likewise `read` and `doubt`.
+    """
     found = {job: dict(own) for job, own in measured.items()}
     for job in found.keys() & kept.keys():
-        changed = flips.changed(kept[job], answers.get(job, flips.NONE))
-        found[job] |= {f"{_CHANGED}{policy}.{split}": float(n) for (policy, split), n in changed.items()}
+        for (policy, split), row in flips.compared(kept[job], answers.get(job, flips.NONE)).iterrows():
+            told = row[["changed", "read", "doubt"]].dropna().items()
+            found[job] |= {f"{name}.{policy}.{split}": float(value) for name, value in told}
     return found
 
 
@@ -165,17 +172,26 @@ def derive(
                 why = "no chance value is known" if chance is None else "not every seed has it"
                 left_out.append(f"{task.name}: {metric} is not gated: {why}.")
                 continue
-            usual = _FLIPS / sizes.min() if len(sizes) else _SHARE * abs(value)
+            usual = _FLIPS / _behind(metric, sizes) if len(sizes) else _SHARE * abs(value)
             given = _known(plan.tolerance, task.notebook.stem, metric)
             tolerance = _rounded(usual if given is None else given)
             gates[metric] = Gate(
                 value=_rounded(value), tolerance=tolerance, chance=chance, **_spread(values, chance, tolerance)
             )
-        for (policy, split), size in sizes.items():
-            gates[f"{_CHANGED}{policy}.{split}"] = Gate(value=0, tolerance=_FLIPS, chance=size)
+        for (policy, split), row in flips.compared(rows, rows).iterrows():
+            limits = {"changed": _FLIPS, "read": max(_FLIPS, _READ * row["n"]), "doubt": _DOUBT}
+            for name in row[list(limits)].dropna().index:
+                chance = 1.0 if name == "doubt" else row["n"]
+                gates[f"{name}.{policy}.{split}"] = Gate(value=0, tolerance=_rounded(limits[name]), chance=chance)
         if gates:
             jobs[task.name] = JobGates(parameters=comparable(task.parameters), metrics=gates)
     return Baselines(seeds=tuple(seeds), jobs=jobs), left_out
+
+
+def _behind(metric: str, sizes: pd.Series) -> int:
+    """How many answers a metric is a mean of: those of the policy (and split) that it ends with, else the fewest."""
+    named = [n for (policy, split), n in sizes.items() if metric.endswith((f".{policy}.{split}", f".{policy}"))]
+    return int(min(named or sizes))
 
 
 def _spread(values: Sequence[float], chance: float, least: float) -> dict[str, float]:

@@ -87,17 +87,6 @@ def rotated() -> None:
     vars(model)["read_cache"] = kv.read_cache
 
 
-@fault("padding is attended to")
-def padding() -> None:
-    import lagkit.model as model
-
-    def build(original: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        cache, mask = original(*args, **named)
-        return cache, mask.fill_(1)
-
-    around(model, "build_cache", build)
-
-
 @fault("a log is answered with the KV of another")
 def another_s_kv() -> None:
     from lagkit.augment import Augmenter
@@ -121,7 +110,7 @@ def hits(change: Callable[[Any, list[Any]], list[Any]]) -> None:
     from lagkit.agent import Agent
 
     def logs(original: Callable[..., Any], self: Any, *args: Any) -> Any:
-        return [change(self.augmenter.store, found) for found in original(self, *args)]
+        return [change(self.augmenter.store, found) if found else found for found in original(self, *args)]
 
     around(Agent, "_logs", logs)
 
@@ -139,7 +128,7 @@ def reversed_logs() -> None:
 @fault("retrieval finds random logs")
 def random_logs() -> None:
     def drawn(store: Any, found: list[Any]) -> list[Any]:
-        ids = random.Random(found[0].id if found else 0).sample(list(store.ids), len(found))
+        ids = random.Random(found[0].id).sample(list(store.ids), len(found))
         return [replace(hit, id=id) for hit, id in zip(found, ids, strict=True)]
 
     hits(drawn)
