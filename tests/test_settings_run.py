@@ -128,7 +128,8 @@ def test_world_is_drawn_into_the_run(tmp_path, lm):
         lms.small_run(tmp_path / str(world["seed"]), lm, data=None, world=world, log_questions=None) for world in worlds
     ]
     for run in runs:
-        assert json.loads((run.out / "world" / "dev_train.json").read_text(encoding="utf-8"))
+        run.build()
+        assert len(json.loads((run.out / "world" / "dev_train.json").read_text(encoding="utf-8"))) == 4
         assert (len(run.log_questions), len(run.questions("unseen"))) == (4, 3)
     first, second = ({question.text for question in run.log_questions} for run in runs)
     assert first != second
