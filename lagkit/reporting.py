@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write(run: Experiment) -> pd.DataFrame:
-    """Score the traces that there are and write `Experiment.report`'s files, which can be made again; returns the scores."""
+    """Score the traces that there are and write the tables of `Experiment.report`, which can be made again."""
     results = run.scored(run.config.policies, run.config.splits)
     with files.replacing(run.out / "results.parquet", durable=False) as aside:
         results.to_parquet(aside)
