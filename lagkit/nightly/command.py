@@ -28,7 +28,7 @@ def nightly(args: argparse.Namespace) -> int:
     overrides = cli.settings(args.set)
     wanted = plan(args.config, args.profile, overrides)
     out = args.out or at(Path("runs/nightly") / args.profile)
-    refuse_links(out, ConfigError, depth=2)
+    refuse_links(out, ConfigError, depth=3)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "lock", timeout=0):
