@@ -48,8 +48,8 @@ def _any(words: Sequence[str]) -> str:
 
 
 # A section that is not closed lasts to the end. A closing mark without an opening one ends what has been said so far,
-# since some templates open the reasoning themselves; `<|end|>` ends other turns, too. A quote has words before or behind
-# it: some models put an answer on a line of its own in backticks.
+# since some templates open the reasoning themselves; `<|end|>` ends other turns, too. A quote has words before it or
+# behind it: some models put an answer on a line of its own in backticks.
 _QUOTE = rf"`(?:{_any([*TAGS, *REASONING, *REASONING.values()])})[^`\n]*"
 _SECTION = "|".join(rf"{re.escape(first)}.*?(?:{re.escape(last)}|\Z)" for first, last in REASONING.items())
 _CLOSING = _any([last for last in REASONING.values() if last != "<|end|>"])

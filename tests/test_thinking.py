@@ -88,7 +88,7 @@ def test_reasoning_that_the_template_has_opened_ends_with_its_closing_mark():
 def test_what_a_sentence_quotes_in_backticks_is_no_action_and_ends_nothing(response, action):
     found = parse(response, "choice")
     assert (found.text if found.kind == "answer" else None) == action
-    said = f"{response} and on"
+    said = f"{response}\nand on"
     if action:
         assert parse(cut(said, ("</ans>",)), "choice") == Action("answer", action)
     else:
