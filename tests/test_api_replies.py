@@ -266,7 +266,7 @@ def test_a_report_of_odd_answers_is_written_and_read(tmp_path):
         results = api_run(tmp_path, played.model(), policies=("no_logs", "copy_nearest"), **settings).run()
     told = results[results["policy"] == "no_logs"]
     given = set(told["answer"].dropna())
-    assert {"|", "a\n\nb", "??!", "7", "<b>x</b>", "`", "\x1b[31mred", "🙂" * 300} <= given
+    assert {"|", "a\n\nb", "\0", "??!", "7", "<b>x</b>", "`", "\x1b[31mred", "🙂" * 300} <= given
     assert told["failed"].sum() >= 2
     assert pd.read_parquet(tmp_path / "results.parquet").equals(results)
     assert "## Unseen questions (n = 9)" in (tmp_path / "report.md").read_text(encoding="utf-8")
