@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from lagkit import data
+from lagkit.paths import at
 from lagkit.retrieve import load_embedder
 
 FILE = Path(__file__).with_name("embeddings.json")
@@ -213,8 +214,8 @@ def real(folders: Sequence[Path]) -> tuple[Array, Array]:
 def main() -> None:
     """Fit to real data, and write the fit beside what tells how good it is."""
     parser = argparse.ArgumentParser(prog="benchmarks.embeddings", description="Fit made-up embeddings to real ones.")
-    parser.add_argument("folders", nargs="+", type=Path, help="data folders (lagkit.data)")
-    parser.add_argument("--out", type=Path, default=FILE)
+    parser.add_argument("folders", nargs="+", type=at, help="data folders (lagkit.data)")
+    parser.add_argument("--out", type=at, default=FILE)
     args = parser.parse_args()
     queries, logs = real(args.folders)
     shape = fit(queries, logs)

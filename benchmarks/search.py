@@ -24,7 +24,9 @@ import faiss
 import numpy as np
 
 from benchmarks.embeddings import Array, Embeddings, Shape
-from lagkit.manifest import machine, versions, write_json
+from lagkit.files import write_json
+from lagkit.manifest import machine, versions
+from lagkit.paths import at
 from lagkit.progress import say
 
 SIZES = (1_000, 10_000, 100_000, 300_000, 1_000_000)
@@ -281,7 +283,7 @@ def _stream(work: Callable[..., None], *args: Any) -> Iterator[Any]:
 def main() -> int:
     """Measure, and tell by the exit code whether all is measured."""
     parser = argparse.ArgumentParser(prog="benchmarks.search", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=at, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--only", default="", help="indexes whose name holds this")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of a build, until it is kept for later")

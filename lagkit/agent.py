@@ -23,7 +23,7 @@ from lagkit.actions import (
     without_reasoning,
 )
 from lagkit.backend import Backend
-from lagkit.errors import ConfigError, EmptyStore, EndpointError, LagkitError, ReasoningTooLong
+from lagkit.errors import ConfigError, EmptyStore, EndpointError, LagkitError, QuestionError, ReasoningTooLong
 from lagkit.index import Vectors
 from lagkit.model import Generation
 from lagkit.policy import Policy
@@ -330,6 +330,7 @@ class Agent:
             error=said and encodable(scrub(said)),
             policy=self.policy_name,
             confidence=run.confidence,
+            lasting=isinstance(error, QuestionError),
         )
 
 

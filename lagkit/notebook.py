@@ -15,9 +15,13 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
-from lagkit.errors import ConfigError, LagkitError, NotebookFailed
+from lagkit.cli import count, exit_code
+from lagkit.errors import ConfigError, NotebookFailed
+from lagkit.home import BUNDLED
+from lagkit.paths import at
 from lagkit.progress import progress_mode
 from lagkit.secrets import scrub, scrub_file
+from lagkit.terminal import tell
 
 KERNEL = "python3"
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
@@ -32,16 +36,18 @@ def execute(
     """Run a notebook with `parameters` and write the executed copy into `out_dir`; returns its path.
 
     The kernel starts in the notebook's folder, as JupyterLab does. A parameter `out` that is not given becomes
-    `out_dir`, so that results lie beside the copy. `timeout`: seconds that one cell may take. Raises ConfigError for
+    `out_dir`, so that results lie beside the copy; `run` too, in a folder `run`, for a notebook that was installed with
+    lagkit, beside which nothing may be written. `timeout`: seconds that one cell may take. Raises ConfigError for
     a missing notebook and for unknown or mistyped parameters before anything runs, and NotebookFailed when a
     cell fails; the copy then holds everything up to the failure.
     """
-    notebook, out_dir = Path(notebook), Path(out_dir)
+    notebook, out_dir = at(notebook), at(out_dir)
     known = declared(notebook)
     given = check(notebook, known, parameters or {})
     out_dir.mkdir(parents=True, exist_ok=True)
-    if "out" in known:
-        given = {"out": os.path.relpath(out_dir.resolve(), notebook.resolve().parent), **given}
+    ours = {"out": out_dir, "run": out_dir / "run"} if notebook.resolve().is_relative_to(BUNDLED) else {"out": out_dir}
+    paths = {name: os.path.relpath(path.resolve(), notebook.resolve().parent) for name, path in ours.items()}
+    given = {name: path for name, path in paths.items() if name in known} | given
     copy = out_dir / notebook.name
     if copy.resolve() == notebook.resolve():
         raise ConfigError(f"The executed copy would replace {notebook}: choose another folder.")
@@ -111,8 +117,8 @@ def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int
             execution_timeout=timeout,
             cwd=str(notebook.resolve().parent),
             progress_bar=progress_mode() == "bar",
-            # Kernels warn at each start that they talk over TCP.
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            # Kernels warn at each start that they talk over TCP, and of closed sockets when they are stopped.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:
         said = scrub(f"{error.ename}: {' '.join(str(error.evalue).split())}")
@@ -127,22 +133,24 @@ def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one notebook; returns the exit code: 0, or 2 with one sentence on standard error."""
+    """Run one notebook; returns the exit code: 0, or with one sentence on standard error 2 (an error), 130 (Ctrl-C)."""
     parser = argparse.ArgumentParser(prog="python -m lagkit.notebook", description="Run a notebook headlessly.")
-    parser.add_argument("notebook", type=Path, metavar="NOTEBOOK")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the executed copy and what it writes")
+    parser.add_argument("notebook", type=at, metavar="NOTEBOOK")
+    parser.add_argument("out", type=at, metavar="OUT", help="folder for the executed copy and what it writes")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters", help="a parameter"
     )
-    parser.add_argument("--timeout", type=int, default=900, metavar="S", help="seconds for one cell (default: 900)")
+    parser.add_argument("--timeout", type=count, default=900, metavar="S", help="seconds for one cell (default: 900)")
     args = parser.parse_args(argv)
-    try:
-        given = from_words(args.notebook, dict(args.parameters))
-        print(execute(args.notebook, args.out, given, args.timeout))
-    except (LagkitError, OSError) as error:
-        print("lagkit:", " ".join(scrub(str(error)).split()), file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(_command, args)
+
+
+def _command(args: argparse.Namespace) -> None:
+    names = [name for name, _ in args.parameters]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"-p gives {twice[0]} twice: give it once.")
+    given = from_words(args.notebook, dict(args.parameters))
+    tell(str(execute(args.notebook, args.out, given, args.timeout)))
 
 
 def from_words(notebook: Path, words: Mapping[str, str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar, get_args
 from tqdm.auto import tqdm
 
 from lagkit.errors import ConfigError
+from lagkit.terminal import printable, tell
 
 Mode = Literal["bar", "lines", "off"]
 T = TypeVar("T")
@@ -44,7 +45,7 @@ def in_live_notebook() -> bool:
 def say(text: str) -> None:
     """Print one line about what is going on: in the notebook, or on standard error outside of one."""
     if progress_mode() != "off":
-        print(text, file=sys.stdout if _kernel() else sys.stderr, flush=True)
+        tell(printable(text), sys.stdout if _kernel() else sys.stderr)
 
 
 def quiet() -> None:

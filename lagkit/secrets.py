@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from lagkit.files import write
+
 HIDDEN = "[secret]"
 _NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 _IN_ADDRESS = re.compile(r"(?<=://)[^\s/@\"'<>\\]+@")
@@ -31,9 +33,7 @@ def scrub_file(path: Path) -> None:
     before = path.read_bytes()
     after = scrub(before.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
     if after != before:
-        aside = path.with_name(f"{path.name}.tmp")
-        aside.write_bytes(after)
-        aside.replace(path)
+        write(path, after)
 
 
 def _of_environment() -> list[str]:

@@ -97,7 +97,7 @@ def outcomes(sizes: pd.DataFrame, means: pd.DataFrame, differences: pd.DataFrame
 
     sizes: as `stored` gives. means, differences: `metrics.summarize` and `metrics.compare` of one split, without the
     level of splits. `low` and `high` are those of the paired difference to the baseline, laid around the policy's
-    own mean: where they hold the baseline's mean, no difference was detected.
+    own mean: where they hold the baseline's mean, the difference is not clear of zero.
     """
     rows = []
     for (policy, metric), row in differences.iterrows():

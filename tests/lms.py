@@ -83,6 +83,14 @@ def new_lm(kind: type[LM], family: str = "llama", template: str | None = CHAT, *
     return kind(model, tokenizer(template), f"tiny-{family}")
 
 
+def saved(folder: Path, **config: object) -> Path:
+    """A tiny model in a folder, as `LM.load` reads it; `config` as in `new_lm`."""
+    lm = new_lm(LM, **config)
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
+
+
 class ActingLM(LM):
     """A tiny model whose every response ends with an action that its words decide: an answer or a search."""
 

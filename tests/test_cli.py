@@ -18,7 +18,6 @@ from lagkit.config import RunConfig
 from lagkit.experiment import Experiment
 from lagkit.journal import Journal
 from lagkit.kv import KVBlock
-from lagkit.model import LM
 from lagkit.retrieve import load_embedder
 from lagkit.store import LogStore
 from tests import lms, stores
@@ -26,17 +25,9 @@ from tests import lms, stores
 SAMPLE = "data/sample"
 
 
-def saved(folder, **changes):
-    """A tiny model in a folder, as `LM.load` reads it."""
-    lm = lms.new_lm(LM, **changes)
-    lm.model.save_pretrained(folder)
-    lm.tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("models") / "tiny")
+    return lms.saved(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -114,8 +105,8 @@ def test_encode_stops_at_the_logs(config, capsys, tmp_path):
 def test_interrupted_run_says_so_and_resumes(config, capsys, tmp_path, monkeypatch):
     path, append = config(), Journal.append
 
-    def interrupted(self, trace):
-        append(self, trace)
+    def interrupted(self, trace, basis):
+        append(self, trace, basis)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Journal, "append", interrupted)
@@ -131,7 +122,7 @@ def test_interrupted_run_says_so_and_resumes(config, capsys, tmp_path, monkeypat
 
 
 def test_bad_settings(config, capsys, tmp_path):
-    assert "nothing.yaml cannot be read" in fails(capsys, "run", tmp_path / "nothing.yaml")
+    assert "nothing.yaml is missing" in fails(capsys, "run", tmp_path / "nothing.yaml")
     assert "seeed: Extra inputs are not permitted (keys are data, " in fails(capsys, "run", config(seeed=1))
     assert "seed: Input should be a valid integer" in fails(capsys, "run", config(), "--set", "seed=soon")
     assert "Unknown policy 'kv_magic'" in fails(capsys, "run", config(policies=["no_logs", "kv_magic"]))
@@ -188,12 +179,12 @@ def test_unknown_embedder(config, capsys):
 
 
 def test_store_of_another_model_is_refused_with_both_fingerprints(config, capsys, tmp_path):
-    folder = saved(tmp_path / "model")
+    folder = lms.saved(tmp_path / "model")
     path = config(model=str(folder))
     assert main(["encode", path]) == 0
     with LogStore.open(tmp_path / "out" / "store") as store:
         before = store.model
-    saved(folder, initializer_range=0.2)
+    lms.saved(folder, initializer_range=0.2)
     said = fails(capsys, "run", path)
     after = Experiment(RunConfig.read(path)).lm.fingerprint
     assert before["weights"] != after["weights"]

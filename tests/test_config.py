@@ -68,6 +68,8 @@ def test_limits_are_the_agent_s_share():
         ({"policies": ["no_logs", "kv_block", "kv_block"]}, "kv_block stands twice"),
         ({"splits": []}, "splits: Tuple should have at least 1 item"),
         ({3: 4}, "3: Keys should be strings"),
+        ({"api": {}}, "`api` says how a model behind an API is asked, and smollm2 is none: leave it out"),
+        ({"data": None, "world": {}, "dataset": "sample"}, "`dataset` is the format of `data`, and a test world has"),
     ],
 )
 def test_unknown_keys_and_wrong_values_are_named(settings, message):
@@ -137,8 +139,8 @@ def test_a_file_is_read_and_overridden(tmp_path):
         ("", "must hold `key: value` lines"),
         ("data: d\nout: o\nlog_question: 3\n", "log_question: Extra inputs are not permitted"),
         ("1: 2\n", "1: Keys should be strings"),
-        (b"data: \xff", "run.yaml cannot be read: it is not UTF-8 text"),
-        (None, "run.yaml cannot be read: No such file or directory"),
+        (b"data: \xff", "run.yaml is not UTF-8 text in line 1"),
+        (None, "run.yaml is missing"),
     ],
 )
 def test_a_file_of_another_shape_is_refused(tmp_path, text, message):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import lagkit.journal
+from lagkit.files import publish
 from lagkit.store import LogStore
 from lagkit.store.files import BlockFiles, block_name
-from lagkit.store.header import publish
 from tests.faults import harness
 from tests.faults.kinds import KINDS
 from tests.faults.stores import pattern

@@ -23,17 +23,18 @@ from torch import Tensor
 from lagkit import data
 from lagkit.analysis.cases import meet
 from lagkit.analysis.drift import divergence
+from lagkit.answers import result_row
 from lagkit.augment import Augmenter
 from lagkit.codec import dequantise, quantise
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError
-from lagkit.experiment import Experiment, result_row
+from lagkit.experiment import Experiment
 from lagkit.intervals import paired_interval
 from lagkit.kv import KVBlock, build_cache
-from lagkit.policy import get_policy
 from lagkit.progress import progress
 from lagkit.store import LogStore
 from lagkit.types import Question, Trace
+from lagkit.variant import Variant
 
 TARGET_BYTES, TARGET_AGREEMENT = 0.53, 0.99
 AGAIN = "uncompressed, other batches"
@@ -91,7 +92,9 @@ class Loss:
     """
 
     def __init__(self, run: Experiment, policy: str, cases: int) -> None:
-        self.run, self.name, self.policy, self.cases = run, policy, get_policy(policy), cases
+        variant = Variant.parse(policy)
+        self.run, self.name, self.policy, self.cases = run, policy, variant.policy, cases
+        self.limits = variant.limits(run.config.limits)
         if run.config.codec != "none":
             raise ConfigError(f"The run's own store is kept as {run.config.codec}: compare with one of codec none.")
         if self.policy is None or self.policy.inject != "kv" or self.policy.unit != "trace":
@@ -150,14 +153,15 @@ class Loss:
         `n`; `same` answers with their share's Wilson interval `low`, `high`; `same_responses`, in all rounds; `right`
         and `right_before`, shares; `gain`, their paired difference with its interval.
         """
-        self._build()
-        with self.run.store() as store:
-            plain = self._ask("", store)
-            half = max(1, self.run.config.batch_size // 2)
-            found = {AGAIN: self._ask(".again", store, batch_size=half)}
-        for name in ANSWERED:
-            with self._store(name) as store:
-                found[name] = self._ask(f".{name.replace(' ', '-')}", store)
+        with self.run.writing():
+            self._build()
+            with self.run.store() as store:
+                plain = self._ask("", store)
+                half = max(1, self.limits.batch_size // 2)
+                found = {AGAIN: self._ask(".again", store, batch_size=half)}
+            for name in ANSWERED:
+                with self._store(name) as store:
+                    found[name] = self._ask(f".{name.replace(' ', '-')}", store)
         return pd.DataFrame({name: self._compared(plain, traces) for name, traces in found.items()}).T
 
     @property
@@ -166,7 +170,7 @@ class Loss:
         return [question for split in self.run.config.splits for question in self.run.questions(split)]
 
     def _ask(self, suffix: str, store: LogStore, **changes: Any) -> list[Trace]:
-        limits = replace(self.run.config.limits, **changes)
+        limits = replace(self.limits, **changes)
         return self.run.ask(f"{self.name}.codec{suffix}", self.policy, self.name, self.questions, store, limits=limits)
 
     def _store(self, name: str) -> LogStore:
@@ -176,6 +180,7 @@ class Loss:
         with self.run.store() as plain:
             head = {part: getattr(plain, part) for part in ("model", "embedder", "dim", "dtype")}
             with LogStore.open_or_create(folder, **head, codec=codec) as store:
+                store.delete([log for log in store if log not in plain])
                 for log, vector in zip(plain.ids, plain.embeddings(), strict=True):
                     if log not in store:
                         block = self.blocks.get(log)

@@ -33,6 +33,10 @@ INTACT, NO_LOG, ALL_EARLIER = "intact", "no log", "all earlier"
 def reading_policy(name: str) -> Policy:
     """The policy of this name; raises ConfigError unless it reads earlier rounds before those that it keeps as KV."""
     policy = get_policy(name)
+    if "+" in name:
+        raise ConfigError(
+            f"{name} changes limits of the agent, and no question is answered in rounds here: leave them out."
+        )
     if policy is None or policy.inject != "kv" or policy.encode == "kept" or policy.keep == "all_rounds":
         raise ConfigError(
             f"Policy {name} has no earlier rounds behind what it keeps: choose one such as kv_last_round."

@@ -101,7 +101,7 @@ def pairs(run: Experiment, met: Sequence[Meeting], names: Sequence[str]) -> list
             f"{other[0]} does not inject KV of whole logs: there is nothing to hold against reading them."
         )
     found = []
-    with run.store(write=True) as store:
+    with run.writing(), run.store(write=True) as store:
         for variant in variants:
             augmenter = Augmenter(run.lm, run.prompt, variant.policy, store)
             step = 1 if variant.limits(run.config.limits).best_log == "first" else -1

@@ -14,8 +14,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from lagkit.errors import DataError
+from lagkit.files import write
 from lagkit.gallery.executed import PLOTLY, Executed, outputs
-from lagkit.gallery.files import write
 
 LIMIT = 1_500_000  # bytes; GitHub does not show notebooks that are much larger
 _KEPT = ("kernelspec", "language_info")

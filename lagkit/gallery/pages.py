@@ -16,8 +16,8 @@ from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
 from lagkit.errors import DataError
+from lagkit.files import write
 from lagkit.gallery.executed import PLOTLY, Executed, outputs
-from lagkit.gallery.files import write
 from lagkit.gallery.pictures import HEIGHT
 
 SCRIPT = "plotly.min.js"

@@ -16,6 +16,7 @@ import pyarrow as pa
 from lagkit.lance.refusals import Lost
 from lagkit.lance.schema import BlockEntry, LogEntry, crc, embedding_crc
 from lagkit.lance.tables import Table
+from lagkit.paths import is_digest
 from lagkit.store.embeddings import PAGE, Matrix, matrix
 
 Entry = TypeVar("Entry", LogEntry, BlockEntry)
@@ -121,11 +122,13 @@ class Catalog(Generic[Entry]):
         names = ("_rowid", *self._columns)
         for row in zip(*(rows[name].to_pylist() for name in names), strict=True) if rows.num_rows else ():
             entry = self._kind(*row[:-1])
-            if crc(entry) == row[-1]:
+            if crc(entry) != row[-1]:
+                self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
+            elif not is_digest(entry.sha256):  # which becomes the name of a file in the cache
+                self.damaged.append((entry.rowid, "is damaged: its sha256 is none"))
+            else:
                 self.entries.append(entry)
                 self._note(entry)
-            else:
-                self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
             self._last = max(self._last, entry.rowid)
 
     def _note(self, entry: Entry) -> None:

@@ -14,19 +14,24 @@ from filelock import FileLock, Timeout
 
 from lagkit import cli
 from lagkit.errors import ConfigError, NotebookFailed
+from lagkit.home import BUNDLED, laboratory
 from lagkit.nightly import gates, history, page
 from lagkit.nightly.profile import Plan, plan
-from lagkit.nightly.run import Outcome, covered, metrics, run
+from lagkit.nightly.run import Outcome, answers, covered, metrics, run
 from lagkit.nightly.summary import lift, shown
+from lagkit.paths import at, refuse_links
 from lagkit.progress import say
+from lagkit.terminal import printable, tell
 
 
 def nightly(args: argparse.Namespace) -> int:
     """Returns the exit code: 0, 1 when a gate failed, 2 when a job did."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the jobs' processes would live on
     overrides = cli.settings(args.set)
+    args.config = args.config or _default_config()
     wanted = plan(args.config, args.profile, overrides)
-    out = args.out or Path("runs/nightly") / args.profile
+    out = args.out or at(Path("runs/nightly") / args.profile)
+    refuse_links(out, ConfigError, depth=2)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "lock", timeout=0):
@@ -37,11 +42,17 @@ def nightly(args: argparse.Namespace) -> int:
         raise ConfigError(f"Another nightly run is writing to {out}: wait for it, or give another --out.") from error
 
 
+def _default_config() -> Path:
+    """`nightly.yaml` in the current folder, or else that of lagkit itself."""
+    here = Path("nightly.yaml")
+    return here if here.exists() else laboratory() / here
+
+
 def _night(args: argparse.Namespace, wanted: Plan, out: Path) -> int:
     baselines = gates.Baselines.load(wanted.baseline)
     began, before = time.monotonic(), history.read(out)
     outcomes = run(wanted, out, jobs=args.jobs, fresh=args.fresh)
-    measured = metrics(out, outcomes)
+    measured = gates.count(metrics(out, outcomes), answers(out, outcomes), _kept(wanted, baselines))
     compared = gates.compare(baselines, wanted, measured)
     past = history.record(out, wanted, outcomes, measured)
     kept = set(zip(before["job"], before["started"], strict=True))
@@ -49,6 +60,15 @@ def _night(args: argparse.Namespace, wanted: Plan, out: Path) -> int:
     table = _summarize(wanted, outcomes, out, time.monotonic() - began + earlier)
     report = page.write(out, wanted, outcomes, measured, compared, past, table)
     return _tell(outcomes, compared, table, report)
+
+
+def _kept(wanted: Plan, baselines: gates.Baselines | None) -> gates.Answers:
+    """The stored answers of the jobs that run as they did for the baselines, with the same seed."""
+    parameters = {task.name: gates.comparable(task.parameters) for task in wanted.tasks}
+    same = {
+        name for name, job in (baselines.jobs if baselines else {}).items() if parameters.get(name) == job.parameters
+    }
+    return {name: rows for name, rows in gates.load_answers(wanted.baseline).items() if name in same}
 
 
 def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds: float) -> str:
@@ -61,25 +81,31 @@ def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds
 def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, report: Path) -> int:
     """Print what a person wants to know at the end; returns the exit code."""
     if table:
-        print(f"\n{table}")
+        tell(f"\n{table}")
     failed = [outcome for outcome in outcomes.values() if outcome.status != "ok"]
     worse = compared[compared["verdict"].isin(gates.FAILED)]
     if len(worse):
         cli.show(worse.set_index(["job", "metric"]), f"{len(worse)} of {len(compared)} gates failed")
-    better = compared[compared["verdict"] == "better"]
-    if len(better):
-        cli.show(better.set_index(["job", "metric"]), "Better than the baselines by more than their tolerance")
-    print()
+    tell("")
+    if (compared["verdict"] == "better").any():
+        tell(
+            "What is better fails, too. If it is meant, accept it with --update-baselines --yes, and commit the files."
+        )
     for outcome in failed:
-        print(f"{outcome.job} {outcome.status}: {outcome.error}")
+        tell(printable(f"{outcome.job} {outcome.status}: {outcome.error}"))
     passed = f"{len(compared) - len(worse)} of {len(compared)} gates passed" if len(compared) else "no gates"
-    print(f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs succeeded, {passed}. Report: {report}")
+    tell(f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs succeeded, {passed}. Report: {report}")
     return 2 if failed else 1 if len(worse) else 0
 
 
 def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any], out: Path) -> int:
     """Derive baselines from several seeds, show what changes, and write it if that was asked for."""
     before = gates.Baselines.load(wanted.baseline)
+    if args.yes and wanted.baseline.resolve().is_relative_to(BUNDLED):
+        raise ConfigError(
+            f"The baselines of an installed lagkit stay as they are: copy {BUNDLED} to a folder of your own, and give "
+            "the nightly.yaml in it."
+        )
     if args.seeds < 2:
         raise ConfigError("Tolerances come from the spread between seeds: give --seeds 2 or more.")
     own = {task.parameters["seed"] for task in wanted.tasks if "seed" in task.parameters}
@@ -88,7 +114,7 @@ def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any]
             f"The profile {wanted.profile} must give one `seed` to all its jobs, to vary it; it gives {own}."
         )
     first = own.pop()
-    measured = []
+    measured, given = [], {}
     for seed in range(first, first + args.seeds):
         say(f"Seed {seed}")
         # The profile's own seed shares its folder with the nightly runs.
@@ -98,14 +124,15 @@ def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any]
         if failed := [outcome for outcome in outcomes.values() if outcome.status != "ok"]:
             raise NotebookFailed(f"No baselines without {failed[0].job}, seed {seed}: {failed[0].error}")
         measured.append(metrics(folder, outcomes))
-    after, left_out = gates.derive(wanted, range(first, first + args.seeds), measured)
+        given = given or answers(folder, outcomes)
+    after, left_out = gates.derive(wanted, range(first, first + args.seeds), measured, given)
     for sentence in left_out:
-        print(sentence)
+        tell(sentence)
     changed = gates.changes(before, after)
     cli.show(changed, f"{len(changed)} gates change in {wanted.baseline}")
     if not args.yes:
-        print("\nNothing is written. Add --yes to write it.")
+        tell("\nNothing is written. Add --yes to write it.")
         return 0
-    after.save(wanted.baseline)
-    print(f"\nWritten: {wanted.baseline}")
+    after.save(wanted.baseline, given)
+    tell(f"\nWritten: {wanted.baseline}, and the answers beside it")
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lagkit.files import replacing
 from lagkit.manifest import git_state
 from lagkit.nightly.gates import Metrics, comparable
 from lagkit.nightly.profile import Plan, Task
@@ -40,9 +41,8 @@ def record(out: Path, plan: Plan, outcomes: Mapping[str, Outcome], measured: Met
         return before
     new = pd.DataFrame(rows, columns=COLUMNS)
     history = pd.concat([before, new], ignore_index=True) if len(before) else new
-    aside = out / f"{FILE}.tmp"
-    history.to_parquet(aside)
-    aside.replace(out / FILE)
+    with replacing(out / FILE) as aside:
+        history.to_parquet(aside)
     return history
 
 

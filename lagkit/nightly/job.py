@@ -5,29 +5,31 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from nbconvert import HTMLExporter
 
-from lagkit.errors import LagkitError
+from lagkit import files
+from lagkit.cli import exit_code
 from lagkit.notebook import execute
 
 FILE = "job.json"
 
 
 def main(folder: Path) -> int:
-    """Execute the notebook into `folder` and export what was executed; 0, or 2 with a sentence on standard error."""
+    """Execute the notebook into `folder` and export what was executed; returns an exit code, as `cli.exit_code`."""
     job = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    notebook, code = Path(job["notebook"]), 0
-    try:
-        execute(notebook, folder, job["parameters"], timeout=job["timeout"])
-    except LagkitError as error:
-        print("lagkit:", " ".join(str(error).split()), file=sys.stderr)
-        code = 2
+    notebook = Path(job["notebook"])
+    code = exit_code(lambda job: _execute(notebook, folder, job), job)
     executed = folder / notebook.name
     if executed.exists():
         page, _ = HTMLExporter().from_filename(str(executed))
-        executed.with_suffix(".html").write_text(page, encoding="utf-8")
+        files.write(executed.with_suffix(".html"), page)
     return code
+
+
+def _execute(notebook: Path, folder: Path, job: dict[str, Any]) -> None:
+    execute(notebook, folder, job["parameters"], timeout=job["timeout"])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lagkit.errors import DataError
-from lagkit.manifest import write_json
+from lagkit.files import write_json
 
 FILE = "summary.json"
 

@@ -11,11 +11,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from lagkit.actions import without_tags
 from lagkit.errors import ConfigError
 from lagkit.model import LM
+from lagkit.plainyaml import load_yaml
 from lagkit.types import Passage, Question, TaskKind
 from lagkit.untrusted import marks
 
@@ -149,7 +148,7 @@ def _load(name: str) -> Prompt:
     if not path.is_file():
         known = sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
         raise ConfigError(f"Unknown prompt {name!r}: there are {', '.join(known)}.")
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = load_yaml(path.read_text(encoding="utf-8"), f"Prompt {name}.yaml")
     try:
         return Prompt(name=name, **{**raw, "examples": tuple(raw["examples"])})
     except TypeError as error:

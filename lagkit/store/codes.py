@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from lagkit import files
 from lagkit.errors import StoreError
 from lagkit.index import Vectors
-from lagkit.store.header import publish
 
 NAME = "search.safetensors"
-ASIDE = f"{NAME}.new"
 SAMPLE = 4096  # embeddings that centroids are learned from: 256 for each of the 16
 _BITS, _BLOCK = 4, 32  # of a code; logs that FAISS scans together
 
@@ -108,14 +107,9 @@ class Codes:
             "seqs": self.seqs,
             "centroids": faiss.vector_to_array(pq.centroids).reshape(-1, 1 << _BITS, pq.dsub),
         }
-        aside = folder / ASIDE
-        try:
-            head = {"trained": str(self.trained), "last": str(self.last), "logs": str(len(self))}
-            # Not by save_file: interrupted, it leaves a file of a name that nobody knows.
-            aside.write_bytes(save(parts, {**head, "crc32": _crc32(head, parts)}))
-            publish(aside, folder / NAME)
-        finally:
-            aside.unlink(missing_ok=True)
+        head = {"trained": str(self.trained), "last": str(self.last), "logs": str(len(self))}
+        # Not by save_file: interrupted, it leaves a file of a name that nobody knows.
+        files.write(folder / NAME, save(parts, {**head, "crc32": _crc32(head, parts)}))
 
     @classmethod
     def load(cls, folder: Path, dim: int) -> Codes:

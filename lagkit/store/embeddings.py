@@ -122,7 +122,15 @@ def matrix(blobs: Iterable[bytes | None], dim: int, where: Any) -> Matrix:
 
 def unit_rows(vectors: Any, dim: int, what: str) -> Matrix:
     """`vectors` as float32 [n, dim]; raises StoreError for another shape, for nan or inf, or a length that is not 1."""
-    rows = np.asarray(vectors, dtype=np.float32)
+    try:
+        given = np.asarray(vectors)
+    except (TypeError, ValueError, RuntimeError) as error:  # rows of several lengths, a tensor on a GPU
+        raise StoreError(f"{what} must be a row of {dim} numbers; what was given is no array ({error}).") from error
+    if given.dtype.kind not in "fiu":
+        said = "text was given: embed it first" if given.dtype.kind in "US" else f"{given.dtype} was given"
+        raise StoreError(f"{what} must be a row of {dim} numbers; {said}.")
+    with np.errstate(over="ignore"):  # inf, which is told below
+        rows = given.astype(np.float32)
     if rows.ndim != 2 or rows.shape[1] != dim:
         raise StoreError(f"{what} must be a row of {dim} numbers; an array of shape {list(rows.shape)} was given.")
     if not np.isfinite(rows).all():

@@ -10,13 +10,14 @@ import pandas as pd
 
 from lagkit.errors import StoreError
 from lagkit.kv import KVBlock
+from lagkit.paths import at, file_size
 from lagkit.store import upkeep
 from lagkit.store.archive import write_archive
 from lagkit.store.base import Store
 from lagkit.store.batch import Packed
 from lagkit.store.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
 from lagkit.store.embeddings import Embeddings
-from lagkit.store.files import BlockFiles, BlockRow, file_size
+from lagkit.store.files import BlockFiles, BlockRow
 from lagkit.store.header import Header
 from lagkit.store.vectors import LogVectors
 from lagkit.types import Trace
@@ -110,6 +111,6 @@ class StoredLogs(Store):
         return self._files.content(row.sha256, row.bytes)
 
     def export(self, path: str | Path) -> Path:
-        with self._db.snapshot():
-            write_archive(Path(path), self._header, self.packed(), self.content)
-        return Path(path)
+        with self._db.snapshot():  # as short as can be: meanwhile the write-ahead log of a writer only grows
+            logs = list(self.packed())
+        return write_archive(at(path), self._header, logs, self.content)

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from filelock import FileLock
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from lagkit.claim import LOCK, alone
 from lagkit.config import Settings
 from lagkit.devices import best_device
 from lagkit.errors import ConfigError
+from lagkit.files import replacing
 from lagkit.model import vocabulary_hash
+from lagkit.paths import at, refuse_links
 from lagkit.progress import Progress, say
 from lagkit.testbed import checkpoint
 from lagkit.testbed.packing import IGNORED, Batch, make_batch
@@ -131,15 +135,18 @@ def train(out: Path | str, config: TrainConfig) -> Path:
     """Train up to `config.steps`, resuming from what is in `out`; returns the folder of the finished model.
 
     `out` holds `checkpoint.safetensors`, `log.csv` (a row every `check_every` steps) and, at the end, `model/` in bf16.
-    Raises ConfigError when `out` holds a run with other settings, DataError when its checkpoint cannot be read.
+    Raises ConfigError when `out` holds a run with other settings, DataError when its checkpoint cannot be read, and
+    RunLocked while another process trains there.
     """
-    run = _Run(Path(out), config)
-    with Progress("Training", config.steps) as shown:
-        shown.update(run.step)
-        while run.step < config.steps:
-            run.advance()
-            shown.update()
-    return run.export()
+    out = at(out)
+    with alone(FileLock(out / LOCK)):
+        run = _Run(out, config)
+        with Progress("Training", config.steps) as shown:
+            shown.update(run.step)
+            while run.step < config.steps:
+                run.advance()
+                shown.update()
+        return run.export()
 
 
 class _Run:
@@ -153,7 +160,7 @@ class _Run:
         self.optimizers = _optimizers(self.model, config)
         self._checkpoint = out / "checkpoint.safetensors"
         self.rows: list[dict[str, Any]] = []
-        out.mkdir(parents=True, exist_ok=True)
+        refuse_links(out, ConfigError, depth=2)
         self._began, self._tokens, self._loss = time.perf_counter(), 0, 0.0
         self._resume()
         self._base = torch.compile(self.model.model, dynamic=False) if config.compile else self.model.model
@@ -232,7 +239,7 @@ class _Run:
         facts = {"config": self.config.model_dump(), "step": self.step, "rows": self.rows, "loss": self._loss}
         checkpoint.save(self._checkpoint, self.model, self.optimizers, facts)
         if self.rows:
-            with (self.out / "log.csv").open("w", newline="", encoding="utf-8") as stream:
+            with replacing(self.out / "log.csv") as aside, aside.open("w", newline="", encoding="utf-8") as stream:
                 names = dict.fromkeys(name for row in self.rows for name in row)
                 writer = csv.DictWriter(stream, list(names), restval="")
                 writer.writeheader()

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 
-import yaml
-
 from lagkit.errors import ConfigError
+from lagkit.plainyaml import load_yaml
 
 NAMES_IN_POOL = 640
 # How a name begins, goes on behind a vowel, and ends.
@@ -65,7 +64,7 @@ class Language:
 @cache
 def language() -> Language:
     """The testbed's language, from `relations.yaml`."""
-    raw = yaml.safe_load((files(__package__) / "relations.yaml").read_text(encoding="utf-8"))
+    raw = load_yaml((files(__package__) / "relations.yaml").read_text(encoding="utf-8"), "relations.yaml")
     relations = {
         kind: {name: Relation(name, r["is"], (plain(name), *r["says"])) for name, r in of_kind.items()}
         for kind, of_kind in raw["relations"].items()
