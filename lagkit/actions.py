@@ -107,9 +107,9 @@ def action_spans(response: str) -> list[tuple[int, int]]:
     return [found.span() for found in _tagged(response)]
 
 
-def without_reasoning(response: str) -> str:
-    """A response without its sections of reasoning and the white space around it."""
-    return _words(_masked(response, quotes=False))
+def without_reasoning(response: str, *, quotes: bool = True) -> str:
+    """A response without its sections of reasoning and, unless `quotes`, without the tags that it quotes; stripped."""
+    return _words(_masked(response, quotes=not quotes))
 
 
 def unclosed(response: str) -> str:
@@ -176,7 +176,7 @@ def last_action_span(response: str) -> tuple[int, int]:
 
 
 def _masked(response: str, aside: re.Pattern[str] = _ASIDE, *, quotes: bool = True) -> str:
-    """A response with `_HIDDEN` for each character of its reasoning and, with `quotes`, of quoted tags; offsets stay."""
+    """A response with `_HIDDEN` for each character of its reasoning and, with `quotes`, of quoted tags; same length."""
     masked, closed = list(response), 0
     for m in aside.finditer(response):
         start = closed if m["closing"] else m.start()

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lagkit.answers import result_row
 from lagkit.api.reply import Malformed, Reply
 from lagkit.errors import DataError, LagkitError, ReasoningTooLong, RequestRefused
-from lagkit.experiment import result_row
 from lagkit.journal import Journal
 from lagkit.policy import POLICIES
 from lagkit.types import Round, Trace, Usage
