@@ -137,7 +137,7 @@ class Experiment:
             raise ConfigError("A world with contradicted facts cannot be split anew: use split=authors.")
         return worlds.load(self.out / _WORLD, controls)
 
-    def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> Store:
+    def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
         place, model, embedder = folder or self._place(unit), self.executor.model, self.embedder
         same: dict[str, Any] = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}

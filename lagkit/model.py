@@ -351,8 +351,8 @@ class LM:
         if new[-1][0] in self._end_ids:
             return True
         ids = [token for token, _ in new]
-        tail = self.tokenizer.decode(ids[-_STOP_WINDOW:])
-        return any(s in tail for s in stop) and end_of_action(self.tokenizer.decode(ids), stop, said) is not None
+        tail = decoded(self.tokenizer, ids[-_STOP_WINDOW:])
+        return any(s in tail for s in stop) and end_of_action(decoded(self.tokenizer, ids), stop, said) is not None
 
     def _finish(
         self, context: Context, read: int, made: list[tuple[int, float]], stop: Sequence[str], seconds: float

@@ -114,7 +114,7 @@ class Online:
         variant = Variant.parse(policy)
         self.run, self.name = run, policy
         self.limits = variant.limits(run.config.limits)
-        if (chosen := variant.policy) is None:
+        if variant.policy is None:
             raise ConfigError(f"{policy} uses no logs, so nothing comes of logging: name a policy that reuses them.")
         self.policy = chosen
         if self.policy.unit != "trace":
@@ -162,7 +162,8 @@ class Online:
 
     def _answered(self, book: Journal, order: Sequence[Question]) -> list[Trace]:
         """The tasks whose answers count. One that was asked again takes the place of its answer and all after that."""
-        places, begun = {question.id: place for place, question in enumerate(order)}, []
+        places = {question.id: place for place, question in enumerate(order)}
+        begun: list[tuple[Question, Trace, Basis]] = []
         for trace, basis in book.entries():
             place = places.get(trace.question_id, len(order))
             if place > len(begun):

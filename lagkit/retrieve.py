@@ -94,7 +94,7 @@ class SentenceEmbedder:
         """prompts: the names that the prompt may have which the model puts in front of these texts."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        prompt = next((self._model.prompts[name] for name in prompts if name in self._model.prompts), "")
+        prompt = next((self._model.prompts[name] for name in prompts if name in self._model.prompts), None) or ""
         windows = [self._windows(text, prompt) for text in texts]
         flat = [window for its in windows for window in its]
         vectors = encode(flat, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
@@ -121,9 +121,11 @@ class SentenceEmbedder:
 def _mean(vectors: Vectors, windows: Sequence[str]) -> Vectors:
     """The mean [dim], of length 1, of the vectors [n, dim] of windows; of one window, its own vector."""
     if len(windows) == 1:
-        return vectors[0]
+        only: Vectors = vectors[0]
+        return only
     mean = np.average(vectors, axis=0, weights=[len(window) for window in windows])
-    return (mean / np.linalg.norm(mean)).astype(np.float32)
+    unit: Vectors = (mean / np.linalg.norm(mean)).astype(np.float32)
+    return unit
 
 
 class CachedEmbedder:

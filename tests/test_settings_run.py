@@ -34,6 +34,8 @@ BARE = "responses.last_round.bare"  # the block of `kv_last_round`
 class BatchedLM(lms.ActingLM):
     """Notes how many contexts each call holds."""
 
+    batches: list[int]
+
     def generate(self, contexts: Sequence[Context], max_new_tokens: int, **settings: object) -> list[Generation]:
         self.batches.append(len(contexts))
         return super().generate(contexts, max_new_tokens, **settings)
@@ -41,7 +43,7 @@ class BatchedLM(lms.ActingLM):
 
 @pytest.fixture(scope="module")
 def lm() -> BatchedLM:
-    made = lms.new_lm(BatchedLM)
+    made: BatchedLM = lms.new_lm(BatchedLM)
     made.batches = []
     return made
 

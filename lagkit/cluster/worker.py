@@ -47,7 +47,7 @@ class Answering:
     """Questions under one policy. folder, logs: the store that the driver has open, and how many logs it sees there."""
 
     asking: Asking
-    folder: Path | None
+    folder: Path | str | None
     logs: int
 
     def work(self, run: Experiment, hand: Iterator[tuple[str, Question]]) -> Iterator[tuple[str, Trace]]:

@@ -114,7 +114,8 @@ def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any]
             f"The profile {wanted.profile} must give one `seed` to all its jobs, to vary it; it gives {own}."
         )
     first = own.pop()
-    measured, given = [], {}
+    measured: list[dict[str, dict[str, float]]] = []
+    given: dict[str, dict[str, Any]] = {}
     for seed in range(first, first + args.seeds):
         say(f"Seed {seed}")
         # The profile's own seed shares its folder with the nightly runs.

@@ -263,8 +263,7 @@ def _connect(folder: Path, mode: str) -> sqlite3.Connection:
             "files: remove it."
         )
     # No mode makes the file: in an empty database no log names any block, and all of them would be taken for orphans.
-    address = f"{(folder / NAME).as_uri()}?mode={mode}"
-    connection: sqlite3.Connection = sqlite3.connect(address, uri=True, **_HOW)
+    connection: sqlite3.Connection = sqlite3.connect(f"{(folder / NAME).as_uri()}?mode={mode}", uri=True, **_HOW)
     connection.create_function("crc32", -1, crc32, deterministic=True)
     connection.create_function("is_digest", 1, is_digest, deterministic=True)
     return connection

@@ -96,13 +96,13 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
     variants, changed, given_all, given_none, logs = (
         pd.concat(tables, ignore_index=True) for tables in zip(*(part[0] for part in parts), strict=True)
     )
-    hops = {id: own for _, found in parts for id, own in found.items()}
     made = {
         "settings": config.model_dump(mode="json", exclude={"data", "world", "out"}, exclude_none=True),
         "world": controls.model_dump(mode="json", exclude={"seed", "contradicted"}, exclude_none=True),
         "versions": manifest.versions(),
         "git": manifest.git_state(),
     }
+    hops = {id: own for _, found in parts for id, own in found.items()}
     return Study(variants, changed, given_all, given_none, logs, hops, made)
 
 
