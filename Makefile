@@ -10,7 +10,7 @@ BENCHES ?= race targets planner search search_store stream cluster lance
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo nightly sanity test test-all bench study support codec faults results gallery lint audit format clean
+.PHONY: help install demo nightly sanity test test-all bench study support codec faults gates pages baselines results gallery lint audit format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -55,9 +55,20 @@ faults: export OMP_NUM_THREADS = 1
 faults: $(STAMP)  ## remake docs/results/faults.md: a thousand faults injected into stores, journals and runs (minutes)
 	$(BIN)/python -m tests.faults --count 1000 --page docs/results/faults.md
 
+gates: export OMP_NUM_THREADS = 1
+gates: $(STAMP)  ## remake docs/results/gates.md: faults planted in the method, and the nightly's gates that fail (minutes)
+	$(BIN)/python -m tests.gates --page docs/results/gates.md
+
+pages: $(STAMP)  ## remake the pages of docs/results from their committed rows; measures nothing (seconds)
+	$(BIN)/python -m tests.pages
+
+baselines: $(STAMP)  ## accept what PROFILE measures now as its baselines, from three seeds (three runs)
+	$(BIN)/python -m lagkit nightly --profile $(PROFILE) --out runs/$(if $(filter demo,$(PROFILE)),demo,nightly/$(PROFILE)) \
+		--update-baselines --yes
+
 support: $(STAMP)  ## remake docs/results/support.md: families and models that re-alignment works with
 	$(BIN)/python -m lagkit.notebook notebooks/10_architectures.ipynb runs/10_architectures
-	cp runs/10_architectures/support.md docs/results/support.md
+	cp runs/10_architectures/support.md runs/10_architectures/support.json docs/results/
 
 codec: $(STAMP)  ## remake docs/results/codec.md: what logs in fewer bits cost
 	$(BIN)/python -m lagkit codec $(addprefix docs/results/codec/,testbed.yaml smollm2-float32.yaml smollm2-bfloat16.yaml) \
@@ -65,7 +76,7 @@ codec: $(STAMP)  ## remake docs/results/codec.md: what logs in fewer bits cost
 
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
 	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(or $(DATA),data/wikihop)
-	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv strata.csv results.parquet manifest.json) $(RESULTS)/
+	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv strata.csv results.parquet manifest.json report.json) $(RESULTS)/
 
 gallery: export LAGKIT_PROGRESS = off
 gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offline) and docs/gallery (for GitHub)
@@ -74,9 +85,10 @@ gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offli
 	done
 	$(BIN)/python -m lagkit.gallery runs/gallery --copies docs/gallery
 
-lint: $(STAMP)  ## what the pre-commit hooks check
+lint: $(STAMP)  ## ruff, types, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
 
 audit: $(STAMP)  ## look the pinned versions up among known vulnerabilities
@@ -88,5 +100,5 @@ format: $(STAMP)  ## tidy the code and strip the notebooks' outputs
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id $(NOTEBOOKS))
 
 clean:  ## remove results, caches and the environment
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

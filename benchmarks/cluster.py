@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lagkit import manifest
+from lagkit import files, manifest
 from lagkit.cli import exit_code, show
 from lagkit.cluster import Workers
 from lagkit.cluster.start import cluster
@@ -29,6 +29,7 @@ from lagkit.config import RunConfig
 from lagkit.errors import DataError
 from lagkit.experiment import Experiment
 from lagkit.journal import Journal
+from lagkit.paths import at
 from lagkit.progress import quiet, say
 from lagkit.types import Trace
 
@@ -41,7 +42,7 @@ ROUNDING = 1e-5
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE.json")
+    parser.add_argument("--out", required=True, type=at, metavar="FILE.json")
     parser.add_argument("--questions", type=int, default=80, metavar="N", help="of each split (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of each (default: %(default)s)")
     return exit_code(measure, parser.parse_args())
@@ -78,7 +79,7 @@ def measure(args: argparse.Namespace) -> None:
         "git": manifest.git_state(),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_json(args.out, record)
+    files.write_json(args.out, record)
     show(medians, f"Seconds by workers (0: in this process), medians of {args.repeats}")
     show(speed_up, "Times as fast as in this process")
 

@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lagkit import manifest
+from lagkit import files, manifest
 from lagkit.kv import KVBlock
 from lagkit.lance import BlockCache, LanceStore
+from lagkit.paths import at
 from lagkit.store import LogStore, Store
 from lagkit.store.copying import Copied, copy
 from lagkit.store.places import store_at
@@ -42,7 +43,7 @@ KEY = "last"
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--out", type=at, required=True, metavar="FILE.json")
     parser.add_argument("--logs", type=int, default=1000, metavar="N", help="in each store (default: %(default)s)")
     parser.add_argument("--blocks", type=int, default=600, metavar="N", help="logs that have a block, the oldest ones")
     parser.add_argument("--repeat", type=int, default=20, metavar="N", help="of what takes milliseconds")
@@ -51,7 +52,7 @@ def main() -> None:
         found = measure(Path(folder), bucket, args.logs, args.blocks, args.repeat)
     found["machine"], found["versions"] = manifest.machine(), manifest.versions()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_json(args.out, found)
+    files.write_json(args.out, found)
     print(json.dumps(found, indent=2))
 
 
@@ -61,8 +62,8 @@ def server() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", str(port)], **quiet)
+    command, quiet = [sys.executable, "-m", "moto.server", "-p", str(port)], subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet)
     keys = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "benchmark", "AWS_REGION": "us-east-1"}
     os.environ.update(keys, AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}")
     try:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.targets import TARGETS
+from lagkit.paths import at
 from lagkit.plots.race import SIDES
 from lagkit.plots.race import rows as race_rows
 from lagkit.plots.search import good_enough
@@ -34,8 +35,8 @@ fewer bits cost in [`codec.md`](codec.md).
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page", description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--results", type=at, default=RESULTS)
+    parser.add_argument("--page", type=at, default=PAGE)
     args = parser.parse_args(argv)
     args.page.write_text(markdown(args.results), encoding="utf-8")
 

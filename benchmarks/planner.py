@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 
 from lagkit.cli import show
-from lagkit.manifest import git_state, machine, versions, write_json
+from lagkit.files import write_json
+from lagkit.manifest import git_state, machine, versions
 from lagkit.model import LM, Context
+from lagkit.paths import at
 from lagkit.planner import Rates, Size, decisions, measure_rates
 from lagkit.progress import quiet, say
 from lagkit.store import LogStore
@@ -29,7 +31,7 @@ from lagkit.types import Round, Trace
 # read behind a conversation of ten times its length.
 TOKENS = ((28, 28), (150, 150), (500, 500), (1_500, 150))
 MODELS = {"testbed": "float32", "smollm2": "bfloat16"}  # measured here, in the dtypes of their tiers
-LLAMA = {"name": "Llama-3.1-8B", "bytes_per_token": 2 * 32 * 8 * 128 * 2, "flop_per_token": 14.0e9}
+LLAMA: dict[str, Any] = {"name": "Llama-3.1-8B", "bytes_per_token": 2 * 32 * 8 * 128 * 2, "flop_per_token": 14.0e9}
 H200_FLOPS = 790e12  # a second, dense bf16 in practice
 # Bytes a second, and seconds until the first.
 FAR = {
@@ -45,7 +47,7 @@ NETWORKS = {"this machine, 1 Gb/s network": (125e6, 1e-3), "this machine, object
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, show the table and write JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planner", description=__doc__)
-    parser.add_argument("--out", type=Path, help="the JSON file")
+    parser.add_argument("--out", type=at, help="the JSON file")
     parser.add_argument("--device", default="cpu", help="the models' device")
     args = parser.parse_args(argv)
     quiet()

@@ -25,7 +25,9 @@ from benchmarks.authors import Authors
 from benchmarks.workloads import WORKLOADS, experiment, prepare, questions, read_settings, save_settings, the_policy
 from lagkit.agent import Limits
 from lagkit.experiment import Experiment
-from lagkit.manifest import git_state, machine, versions, write_json
+from lagkit.files import write_json
+from lagkit.manifest import git_state, machine, versions
+from lagkit.paths import at
 from lagkit.progress import quiet, say
 from lagkit.store import LogStore
 from lagkit.types import Question
@@ -39,8 +41,8 @@ Result = dict[str, Any]
 def main(argv: Sequence[str] | None = None) -> None:
     """Race, show a table and write JSON; or, as one of the processes of a race, measure one side."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description=__doc__)
-    parser.add_argument("--out", type=Path, help="the JSON file; what else it has stays")
-    parser.add_argument("--data", type=Path, help="a folder of multiple-choice questions, for long answers")
+    parser.add_argument("--out", type=at, help="the JSON file; what else it has stays")
+    parser.add_argument("--data", type=at, help="a folder of multiple-choice questions, for long answers")
     parser.add_argument(
         "--workload", action="append", choices=WORKLOADS, help="by default all that have what they need"
     )
@@ -109,7 +111,7 @@ def measure(side: str, folder: Path, logs: int) -> Result:
     """One side in this process. `start_s`: from a loaded model to the first hits of a search among all logs."""
     settings = read_settings(folder)
     work = WORKLOADS[settings["workload"]]
-    run = experiment(work, folder, Path(settings["data"]) if settings["data"] else None)
+    run = experiment(work, folder, at(settings["data"]) if settings["data"] else None)
     warm, asked = questions(run, work)
     run.lm.fingerprint, run.embedder, run.passages  # noqa: B018 (loaded here, for neither side's account)
     before = _peak_mb()

@@ -24,7 +24,9 @@ import faiss
 import numpy as np
 
 from benchmarks.embeddings import Array, Embeddings, Shape
-from lagkit.manifest import machine, versions, write_json
+from lagkit.files import write_json
+from lagkit.manifest import machine, versions
+from lagkit.paths import at
 from lagkit.progress import say
 
 SIZES = (1_000, 10_000, 100_000, 300_000, 1_000_000)
@@ -44,10 +46,11 @@ class Kind:
 
     def search(self, index: faiss.Index, queries: Array, effort: int, k: int) -> Any:
         """Slots [queries, k], by falling score."""
+        made: Any = faiss  # which declares neither class of parameters as it is
         if isinstance(index, faiss.IndexHNSW):
-            return index.search(queries, k, params=faiss.SearchParametersHNSW(efSearch=max(effort, k)))[1]
+            return index.search(queries, k, params=made.SearchParametersHNSW(efSearch=max(effort, k)))[1]
         if isinstance(index, faiss.IndexIVF):
-            return index.search(queries, k, params=faiss.SearchParametersIVF(nprobe=effort))[1]
+            return index.search(queries, k, params=made.SearchParametersIVF(nprobe=effort))[1]
         return index.search(queries, k)[1]
 
 
@@ -281,7 +284,7 @@ def _stream(work: Callable[..., None], *args: Any) -> Iterator[Any]:
 def main() -> int:
     """Measure, and tell by the exit code whether all is measured."""
     parser = argparse.ArgumentParser(prog="benchmarks.search", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=at, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--only", default="", help="indexes whose name holds this")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of a build, until it is kept for later")

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.embeddings import Embeddings, Shape
-from lagkit.manifest import machine, versions, write_json
+from lagkit.files import write_json
+from lagkit.manifest import machine, versions
+from lagkit.paths import at
 from lagkit.progress import say
 from lagkit.store import LogStore, codes, vectors
 from lagkit.types import Round, Trace
@@ -94,7 +96,7 @@ def _memory_mb() -> float:
 def main() -> None:
     """Measure what `--out` lacks."""
     parser = argparse.ArgumentParser(prog="benchmarks.search_store", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=at, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     args = parser.parse_args()
     rows: list[Row] = json.loads(args.out.read_text())["rows"] if args.out.exists() else []

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
 import numpy as np
 
 from lagkit import data
-from lagkit.manifest import write_json
+from lagkit.files import write_json
+from lagkit.paths import at
 from lagkit.retrieve import HashEmbedder
 from lagkit.store.codes import SAMPLE, Codes
 
@@ -22,8 +22,8 @@ K, QUERIES, WIDTHS = 3, 300, (128, 512, 2048)
 def main() -> None:
     """A log is a sentence behind its passage's title; one found counts if it is as near as the exact third."""
     parser = argparse.ArgumentParser(prog="benchmarks.search_words", description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=Path, help="data folders (lagkit.data)")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("folders", nargs="+", type=at, help="data folders (lagkit.data)")
+    parser.add_argument("--out", type=at, required=True)
     args = parser.parse_args()
     datasets = [data.load(folder) for folder in args.folders]
     texts = [

@@ -33,11 +33,13 @@ from lagkit.codec import packed_bytes
 from lagkit.config import RunConfig
 from lagkit.encode import Encoder
 from lagkit.experiment import Experiment
+from lagkit.files import write_json
 from lagkit.hot import HotBlocks, Reading
 from lagkit.index import VectorIndex
 from lagkit.kv import KVBlock, build_cache
-from lagkit.manifest import git_state, machine, versions, write_json
+from lagkit.manifest import git_state, machine, versions
 from lagkit.model import LM
+from lagkit.paths import at
 from lagkit.policy import POLICIES
 from lagkit.progress import progress, quiet
 from lagkit.retrieve import Embedder, load_embedder
@@ -254,8 +256,8 @@ def measure(folder: Path, *, updates: int, logs: int, questions: int, embedder: 
 def main() -> None:
     """Measure and write the result, or draw one."""
     parser = argparse.ArgumentParser(prog="benchmarks.stream", description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, help="measure, and write JSON there")
-    parser.add_argument("--plot", type=Path, metavar="JSON", help="draw the figure of a result, beside it")
+    parser.add_argument("--out", type=at, help="measure, and write JSON there")
+    parser.add_argument("--plot", type=at, metavar="JSON", help="draw the figure of a result, beside it")
     parser.add_argument("--updates", type=int, default=20_000)
     parser.add_argument("--logs", type=int, default=2_000, help="about how many the cap holds (default: 2000)")
     parser.add_argument("--questions", type=int, default=150, help="that the model answers (default: 150)")

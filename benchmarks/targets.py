@@ -26,9 +26,11 @@ import torch
 from lagkit import data, injection
 from lagkit.agent import Agent, Limits
 from lagkit.errors import ConfigError
+from lagkit.files import write_json
 from lagkit.kv import KVBlock
-from lagkit.manifest import machine, versions, write_json
+from lagkit.manifest import machine, versions
 from lagkit.model import LM, Context
+from lagkit.paths import at
 from lagkit.progress import quiet, say
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
@@ -86,8 +88,8 @@ def run_bench(
     quiet()
     began, sizes = time.perf_counter(), QUICK if quick else Sizes()
     questions = data.load(SAMPLE)
-    load = load or partial(LM.load, "smollm2", device="cpu")
-    models = {dtype: load(dtype=dtype) for dtype in ("float32", "bfloat16")}
+    load_as: Callable[..., LM] = load or partial(LM.load, "smollm2", device="cpu")
+    models = {dtype: load_as(dtype=dtype) for dtype in ("float32", "bfloat16")}
     embedder = embedder or load_embedder("minilm")
     lm = models["bfloat16"]
     say("Measuring blocks ...")
@@ -282,7 +284,7 @@ def _memory_mb() -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, show a table and write JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.targets", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--out", type=at, required=True, help="the JSON file to write")
     parser.add_argument("--quick", action="store_true", help="smaller sizes: a check, no measurement")
     args = parser.parse_args(argv)
     run_bench(args.out, quick=args.quick)

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lagkit.cli import add_settings, exit_code, settings, show
+from lagkit.cli import add_settings, count, exit_code, settings, show
 from lagkit.errors import ConfigError, EmptyStore
+from lagkit.paths import at
 from lagkit.terminal import printable, tell
 
 if TYPE_CHECKING:
@@ -51,10 +52,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("workers", "share the work out to processes with a model each, by Ray")
-    group.add_argument("--workers", type=int, metavar="N", help="how many (default: none, all in this process)")
+    group.add_argument("--workers", type=count, metavar="N", help="how many (default: none, all in this process)")
     group.add_argument("--ray", metavar="ADDRESS", help="a cluster: auto, HOST:6379 (default: one on this machine)")
     group.add_argument("--gpus-per-worker", type=float, metavar="N", help="default: 1 if the cluster has GPUs, else 0")
-    group.add_argument("--threads-per-worker", type=int, metavar="N", help="default: 1 with GPUs, else a fair share")
+    group.add_argument("--threads-per-worker", type=count, metavar="N", help="default: 1 with GPUs, else a fair share")
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
@@ -70,32 +71,35 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
     add("verify", verify, "read every byte and list what is wrong; exit code 1 if something is")
     pruning = add("prune", prune, "remove damaged blocks and files that no log names")
     pruning.add_argument("--max-bytes", type=int, metavar="N", help="remove the oldest logs too, down to N bytes")
-    add("export", export, "write all of it into one file").add_argument("file", metavar="FILE", type=Path)
+    add("export", export, "write all of it into one file").add_argument("file", metavar="FILE", type=at)
     importing = add("import", import_, "add the logs of an exported file; makes the store if there is none")
-    importing.add_argument("file", metavar="FILE", type=Path)
+    importing.add_argument("file", metavar="FILE", type=at)
     copying = add("copy", copy, "copy all of it to another place, and compare; the same command completes a copy")
     copying.add_argument("target", metavar="TO", help="another STORE, which is made if there is none")
     searching = add("search", search, "the logs nearest to a text, by the store's own embedder")
     searching.add_argument("text", metavar="TEXT")
-    searching.add_argument("-k", type=int, default=3, help="how many (default: 3)")
+    searching.add_argument("-k", type=count, default=3, help="how many (default: 3)")
     searching.add_argument("--exact", action="store_true", help="miss none, in a store of 30,000 logs and more either")
 
 
 def _add_overlap(parser: argparse.ArgumentParser) -> None:
     parser.description = "What unseen questions share with seen ones, under both splits, as a table in Markdown."
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of questions")
+    parser.add_argument("folders", nargs="+", type=at, metavar="FOLDER", help="of questions")
     parser.add_argument("--dataset", metavar="NAME", help="the layout of folders that are not named by theirs")
-    parser.add_argument("--seed", type=int, default=1234, metavar="N", help="of the disjoint split (default: 1234)")
     parser.set_defaults(command=overlap)
 
 
 def _add_codec(parser: argparse.ArgumentParser) -> None:
     parser.description = "Bytes, errors and answers of logs in fewer bits, against uncompressed ones; it resumes."
     parser.add_argument("tiers", nargs="+", metavar="TIER|CONFIG.yaml", help="settings of each run, as for `run`")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="for the runs")
-    parser.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    parser.add_argument("--out", required=True, type=at, metavar="FOLDER", help="for the runs")
+    parser.add_argument(
+        "--page", type=at, metavar="FILE.md", help="where to write the tables, and their rows (default: codec.md in it)"
+    )
     parser.add_argument("--policy", default="kv_last_round", metavar="NAME", help="whose blocks (default: %(default)s)")
-    parser.add_argument("--cases", type=int, default=20, metavar="N", help="prompts to compare (default: %(default)s)")
+    parser.add_argument(
+        "--cases", type=count, default=20, metavar="N", help="prompts to compare (default: %(default)s)"
+    )
     add_settings(parser)
     parser.set_defaults(command=codec)
 
@@ -105,20 +109,20 @@ def _add_nightly(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "config",
         nargs="?",
-        type=Path,
+        type=at,
         metavar="FILE.yaml",
         help="default: nightly.yaml, here or as it comes with lagkit",
     )
     parser.add_argument(
         "--profile", default="demo", metavar="NAME", help="which of the file's profiles (default: demo)"
     )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="for results (default: runs/nightly/NAME)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="notebooks at once (default: by cores)")
+    parser.add_argument("--out", type=at, metavar="FOLDER", help="for results (default: runs/nightly/NAME)")
+    parser.add_argument("--jobs", type=count, metavar="N", help="notebooks at once (default: by cores)")
     parser.add_argument("--fresh", action="store_true", help="run again what is unchanged, too")
     parser.add_argument(
         "--update-baselines", action="store_true", help="derive the gates from several seeds; show them"
     )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds for that (default: 3)")
+    parser.add_argument("--seeds", type=count, metavar="N", help="how many seeds for that (default: 3)")
     parser.add_argument("--yes", action="store_true", help="and write them")
     add_settings(parser)
     parser.set_defaults(command=nightly)
@@ -129,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
     from lagkit import metrics
 
     experiment = _experiment(args)
-    with _workers(args, experiment):
+    with experiment.writing(), _workers(args, experiment):
         results = experiment.run()
     show(metrics.summarize(results), f"Summary of {len(results)} answers")
     show(experiment.differences(results), "Differences to no_logs, with 95% intervals")
@@ -139,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
 def encode(args: argparse.Namespace) -> None:
     """The stages up to the encoded logs."""
     experiment = _experiment(args)
-    with _workers(args, experiment):
+    with experiment.writing(), _workers(args, experiment):
         experiment.build()
         experiment.encode()
         with experiment.store() as store:
@@ -227,7 +231,7 @@ def overlap(args: argparse.Namespace) -> None:
     from lagkit.report import table
 
     found = {
-        folder.name: components.survey(data.load(folder, None if folder.name in LAYOUTS else args.dataset), args.seed)
+        folder.name: components.survey(data.load(folder, None if folder.name in LAYOUTS else args.dataset))
         for folder in args.folders
     }
     rows = {name: [numbers[name] for numbers in found.values()] for name in next(iter(found.values()))}
@@ -236,9 +240,9 @@ def overlap(args: argparse.Namespace) -> None:
 
 def codec(args: argparse.Namespace) -> None:
     """Measure each run's loss, print the page and write it down."""
-    overrides = settings(args.set)
+    overrides = settings(args.set, {"out": "give --out", "policies": "give --policy", "codec": "all are compared"})
     from lagkit.analysis.codecs import Loss
-    from lagkit.analysis.codecs_page import Measured, markdown
+    from lagkit.analysis.codecs_page import Measured, save
     from lagkit.config import RunConfig
     from lagkit.experiment import Experiment
     from lagkit.progress import quiet
@@ -247,15 +251,20 @@ def codec(args: argparse.Namespace) -> None:
     chosen = {**overrides, "policies": ["no_logs", args.policy]}
     configs = {Path(tier).stem: RunConfig.of(tier, **chosen, out=args.out / Path(tier).stem) for tier in args.tiers}
     runs = {name: Experiment(config) for name, config in configs.items()}
-    page = markdown({name: Measured.of(Loss(run, args.policy, args.cases)) for name, run in runs.items()})
-    tell(page)
-    if args.page:
-        args.page.parent.mkdir(parents=True, exist_ok=True)
-        args.page.write_text(page, encoding="utf-8")
+    found = {}
+    for name, run in runs.items():
+        with run.writing():
+            found[name] = Measured.of(Loss(run, args.policy, args.cases))
+    page = args.page or args.out / "codec.md"
+    save(page, found)
+    tell(page.read_text(encoding="utf-8"))
 
 
 def nightly(args: argparse.Namespace) -> int:
     """Run a profile, or derive its baselines."""
+    if not args.update_baselines and (args.yes or args.seeds):
+        raise ConfigError("--seeds and --yes are for --update-baselines: add that, or leave them out.")
+    args.seeds = args.seeds or 3
     from lagkit.nightly import command
 
     return command.nightly(args)
@@ -278,7 +287,7 @@ def _store_first(argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
-def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContextManager:
+def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContextManager[object]:
     """The workers that the options ask for, at work on a run."""
     if args.workers is None:
         given = [name for name in ("ray", "gpus_per_worker", "threads_per_worker") if getattr(args, name) is not None]

@@ -11,9 +11,19 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from lagkit.actions import CLOSE_ANSWER, OPEN_ANSWER, STOP_STRINGS, Action, answer_span, before_action, parse
+from lagkit.actions import (
+    CLOSE_ANSWER,
+    OPEN_ANSWER,
+    STOP_STRINGS,
+    Action,
+    answer_span,
+    before_action,
+    parse,
+    unclosed,
+    without_reasoning,
+)
 from lagkit.backend import Backend
-from lagkit.errors import ConfigError, EmptyStore, EndpointError, LagkitError
+from lagkit.errors import ConfigError, EmptyStore, EndpointError, LagkitError, QuestionError, ReasoningTooLong
 from lagkit.index import Vectors
 from lagkit.model import Generation
 from lagkit.policy import Policy
@@ -22,6 +32,7 @@ from lagkit.retrieve import Embedder, PassageIndex
 from lagkit.secrets import scrub
 from lagkit.store import Store
 from lagkit.types import Hit, Question, Round, TaskKind, Trace, Usage
+from lagkit.untrusted import encodable
 
 ROUND_LIMIT: dict[TaskKind, int] = {"qa": 8, "choice": 3}
 
@@ -88,10 +99,11 @@ class Agent:
         """
         if prompt.kind == "qa" and passages is None:
             raise ConfigError("Question answering searches passages: give the agent a PassageIndex.")
-        if policy and store is None:
-            raise ConfigError(f"Policy {policy} reuses logs: give the agent a LogStore.")
-        if policy and not len(store):
-            raise EmptyStore(f"The log store {store.path} is empty: build logs before reusing them.")
+        if policy:
+            if store is None:
+                raise ConfigError(f"Policy {policy} reuses logs: give the agent a LogStore.")
+            if not len(store):
+                raise EmptyStore(f"The log store {store.path} is empty: build logs before reusing them.")
         self.lm, self.prompt, self.embedder, self.passages = lm, prompt, embedder, passages
         self.limits, self.exclude = limits or Limits(), exclude or {}
         self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[prompt.kind]
@@ -155,26 +167,39 @@ class Agent:
         """Record a round; the trace if the question ends with it."""
         if isinstance(result, Exception):
             return {id(run): self._trace(run, error=result)}
-        response = (self.augmenter.opening(run.question) + result.text).strip()
+        opening = self.augmenter.opening(run.question)
+        turn = opening + result.text
+        response = turn.strip()
         action = parse(response, self.prompt.kind)
-        if result.logprobs and (span := answer_span(result.text)):
-            run.confidence = self.lm.confidence(result, *span)
+        if result.logprobs and (span := answer_span(turn)):
+            run.confidence = self.lm.confidence(result, *(at - len(opening) for at in span))
         passages, logs = run.new
         run.rounds.append(Round(run.user_turn, response, run.query, passages, logs, run.spent + result.usage))
         run.spent = Usage()
+        if action.kind == "search" and unclosed(response):
+            return {id(run): self._trace(run, error=self._thought_on())}
         if action.kind == "answer" or len(run.rounds) == self.max_rounds:
             return {id(run): self._trace(run, action=action)}
         run.query = action.text
         return {}
+
+    def _thought_on(self) -> ReasoningTooLong:
+        limit = self.limits.max_new_tokens
+        return ReasoningTooLong(
+            f"the reasoning of {self.lm.name} did not end within {limit} new tokens: raise max_new_tokens."
+        )
 
     def _force(self, ready: Sequence[tuple[_Run, Any]], results: Sequence[_Result]) -> list[_Result]:
         """The results, where whoever would end without an answer has gone on from one that was begun for it."""
         contexts = {id(run): context for run, context in ready}
         begun: dict[int, tuple[str, Generation]] = {}
         for run, said in results:
-            last = len(run.rounds) + 1 == self.max_rounds
-            if last and isinstance(said, Generation) and parse(said.text, self.prompt.kind).kind != "answer":
-                begun[id(run)] = before_action(said.text) + OPEN_ANSWER, said
+            if len(run.rounds) + 1 < self.max_rounds or not isinstance(said, Generation):
+                continue
+            opening = self.augmenter.opening(run.question)
+            turn = opening + said.text
+            if parse(turn, self.prompt.kind).kind != "answer":
+                begun[id(run)] = (before_action(turn) + OPEN_ANSWER).removeprefix(opening), said
         again = [
             (run, self.augmenter.proceed(contexts[id(run)], begun[id(run)][0])) for run, _ in ready if id(run) in begun
         ]
@@ -192,7 +217,8 @@ class Agent:
     def _copy(self, run: _Run) -> Trace:
         """The end of a question that is given the answer of the most similar log."""
         _, logs = run.new
-        response = self.augmenter.store.get(logs[0].id).rounds[-1].response if logs else ""
+        store = self.augmenter.store
+        response = store.get(logs[0].id).rounds[-1].response if logs and store is not None else ""
         run.rounds.append(Round(run.question.text, response, run.query, (), logs))
         return self._trace(run, action=parse(response, self.prompt.kind))
 
@@ -234,10 +260,11 @@ class Agent:
         return [[]] * len(vectors) if self.passages is None else self.passages.search(vectors, k, offset=before * k)
 
     def _logs(self, vectors: Vectors, before: int, barred: frozenset[str]) -> list[list[Hit]]:
-        if not self.augmenter.policy:
+        store = self.augmenter.store
+        if not self.augmenter.policy or store is None:
             return [[]] * len(vectors)
         k, least = self.limits.logs, self.limits.min_similarity
-        found = self.augmenter.store.search(vectors, k, offset=before * k, exclude=barred)
+        found = store.search(vectors, k, offset=before * k, exclude=barred)
         return [[hit for hit in hits if least is None or hit.score >= least] for hits in found]
 
     def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
@@ -259,12 +286,14 @@ class Agent:
         for run, result in self._generate(todo, ()):
             if isinstance(result, Exception):
                 ended[id(run)] = self._trace(run, error=result)
+            elif unclosed(self.lm.opens + result.text):
+                ended[id(run)] = self._trace(run, error=self._thought_on())
             else:
-                run.notes, run.spent = result.text.strip(), result.usage
+                run.notes, run.spent = without_reasoning(self.lm.opens + result.text), result.usage
 
     def _context(self, run: _Run) -> Any:
         passages = [self.passages.passage(i) for i in run.passages] if self.passages is not None else []
-        previous = run.rounds[-1].response if self.prompt.kind == "choice" and run.rounds else ""
+        previous = without_reasoning(run.rounds[-1].response) if self.prompt.kind == "choice" and run.rounds else ""
         logs = list(run.logs) if self.limits.best_log == "first" else list(reversed(run.logs))
         notes = run.notes or self.augmenter.notes(logs)
         run.user_turn = self.prompt.user_turn(run.question, passages, previous=previous, notes=notes)
@@ -279,9 +308,9 @@ class Agent:
         """
         if not ready:
             return
-        settings = {"stop": stop, "batch_size": self.limits.batch_size}
         try:
-            results = self.lm.generate([c for _, c in ready], self.limits.max_new_tokens, **settings)
+            contexts, limits = [c for _, c in ready], self.limits
+            results = self.lm.generate(contexts, limits.max_new_tokens, stop=stop, batch_size=limits.batch_size)
             yield from zip((run for run, _ in ready), results, strict=True)
         except EndpointError:
             raise
@@ -293,17 +322,18 @@ class Agent:
                 yield from self._generate([pair], stop)
 
     def _trace(self, run: _Run, *, action: Action | None = None, error: Exception | None = None) -> Trace:
-        answer = action.text if action and action.kind == "answer" else None
-        said = None if error is None else scrub(f"{type(error).__name__}: question {run.question.id!r}: {error}")
+        answer = encodable(action.text) if action and action.kind == "answer" else None
+        said = None if error is None else f"{type(error).__name__}: question {run.question.id!r}: {error}"
         return Trace(
             run.question.id,
             run.question.text,
             self.prompt.system,
             tuple(run.rounds),
             answer=answer,
-            error=said,
+            error=said and encodable(scrub(said)),
             policy=self.policy_name,
             confidence=run.confidence,
+            lasting=isinstance(error, QuestionError),
         )
 
 

@@ -8,8 +8,10 @@ from functools import cached_property, partial
 
 from lagkit.backend import Backend
 from lagkit.encode import SEPARATOR, Encoder, kept_text
+from lagkit.errors import ConfigError
+from lagkit.hot import Reading
 from lagkit.kv import KVBlock, Part
-from lagkit.model import LM, BlockSource, Context
+from lagkit.model import LM, Context
 from lagkit.planner import Rates, measure_rates
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt, split_chat
@@ -28,6 +30,13 @@ class LogTexts:
     policy: Policy | None = None
     store: Store | None = None
 
+    @property
+    def reused(self) -> tuple[Policy, Store]:
+        """The policy and its store; raises ConfigError where no logs are reused."""
+        if self.policy is None or self.store is None:
+            raise ConfigError("No logs are reused here: give a policy and a store.")
+        return self.policy, self.store
+
     def notes(self, logs: Sequence[str]) -> str:
         """The kept text of logs as it stands in a user turn; empty where the policy puts logs elsewhere."""
         in_turn = self.policy and self.policy.inject == "text" and self.policy.place == "user_turn"
@@ -35,7 +44,8 @@ class LogTexts:
 
     def texts(self, logs: Sequence[str]) -> str:
         """The kept text of logs, one after the other."""
-        texts = (kept_text(self.store.get(log), self.policy.keep) for log in logs)
+        policy, store = self.reused
+        texts = (kept_text(store.get(log), policy.keep) for log in logs)
         return SEPARATOR.join(text for text in texts if text)
 
     def distil_messages(self, question: Question, logs: Sequence[str]) -> list[dict[str, str]]:
@@ -52,11 +62,14 @@ class Augmenter(LogTexts):
 
     The prompt's shared head is injected from a cache wherever it stands at position 0. In front of BOS it cannot be:
     there it has read the logs, and is prefilled each time.
-    source: where the KV of logs comes from that the store has: read, computed again, or whichever is sooner.
+    Blocks that the store has are read, computed again, or whichever is sooner, as its `source` says.
+    Raises ConfigError where the model's chat template does not let the head be shared (`prompts.split_chat`).
     """
 
     lm: LM
-    source: BlockSource = "load"
+
+    def __post_init__(self) -> None:
+        split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -69,8 +82,8 @@ class Augmenter(LogTexts):
         return Seats()
 
     def opening(self, question: Question) -> str:
-        """The words with which the assistant's turn is opened for the model."""
-        return self.prompt.open_turn(question)
+        """The words with which the assistant's turn is opened for the model, by its chat template and by the prompt."""
+        return self.lm.opens + self.prompt.open_turn(question)
 
     def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Context:
         """The context for one round; `logs` are ids in the order in which they are shown.
@@ -84,16 +97,17 @@ class Augmenter(LogTexts):
         turn = [{"role": "user", "content": user_turn}]
         head, tail = split_chat(self.lm, self.prompt.head(), turn)
         head_ids = self.lm.tokenize(head)
-        tail_ids = self.lm.tokenize(tail + self.lm.plain(self.opening(question)))
-        seat = self.seats.of(question.id)
+        tail_ids = self.lm.tokenize(tail + self.lm.plain(self.prompt.open_turn(question)))
+        seat, said = self.seats.of(question.id), self.opening(question)
         if self.policy and self.policy.place == "front" and (blocks or words):
-            return Context((*words, *head_ids, *tail_ids), tuple(blocks), seat)
+            return Context((*words, *head_ids, *tail_ids), tuple(blocks), seat, said)
         shared = (self.lm.head_block(head_ids),) if head_ids else ()
-        return Context((*words, *tail_ids), (*shared, *blocks), seat)
+        return Context((*words, *tail_ids), (*shared, *blocks), seat, said)
 
     def proceed(self, context: Context, said: str) -> Context:
         """The context in which the model goes on from words that it has said, or is made to say."""
-        return replace(context, ids=(*context.ids, *self.lm.tokenize(self.lm.plain(said))))
+        ids = (*context.ids, *self.lm.tokenize(self.lm.plain(said)))
+        return replace(context, ids=ids, said=context.said + said)
 
     def distil_context(self, question: Question, logs: Sequence[str]) -> Context:
         """The context in which the model writes notes on logs for a coming question."""
@@ -104,29 +118,35 @@ class Augmenter(LogTexts):
         """A log's KV under this policy, from the store or, if it is not there yet, encoded (and stored if writable)."""
         return self.part(log).ready()
 
-    def part(self, log: str) -> Part:
+    def part(self, log: str) -> KVBlock | Reading:
         """As `block`, but what the store has is being read while the caller goes on."""
-        key = self.encoder.key(self.policy)
-        row = self.store.find(log, key)
+        policy, store = self.reused
+        key = self.encoder.key(policy)
+        row = store.find(log, key)
         if row is None:
-            block = self.encoder.encode(self.store.get(log), self.policy)
-            if not self.store.writable:
+            block = self.encoder.encode(store.get(log), policy)
+            if not store.writable:
                 return block
-            self.store.put_block(log, key, block)
-            row = self.store.find(log, key)  # read as every later reader finds it: a codec may have changed it
+            store.put_block(log, key, block)
+            row = store.find(log, key)  # read as every later reader finds it: a codec may have changed it
+            if row is None:  # another process has removed it
+                return block
         if row.sha256 not in self.lm.hot and self._is_sooner_computed(log, row):
-            return self.lm.hot.put(row.sha256, self.encoder.encode(self.store.get(log), self.policy))
-        return self.lm.hot.fetch(row.sha256, row.tokens, row.bytes, partial(self.store.load, row))
+            return self.lm.hot.put(row.sha256, self.encoder.encode(store.get(log), policy))
+        return self.lm.hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row))
 
     @cached_property
     def rates(self) -> Rates:
         """How fast the store and the model are, measured when first needed."""
-        return measure_rates(self.lm, self.store)
+        return measure_rates(self.lm, self.reused[1])
 
     def _is_sooner_computed(self, log: str, row: BlockRow) -> bool:
-        if self.source != "planned" or self.store.codec != "none":  # a codec's block is not what computing it gives
-            return self.source == "recompute" and self.store.codec == "none"
-        reading = self.encoder.read(self.store.get(log), self.policy)
+        policy, store = self.reused
+        if store.source == "load" or store.codec != "none":  # a codec's block is not what computing it gives
+            return False
+        if store.source == "recompute":
+            return True
+        reading = self.encoder.read(store.get(log), policy)
         tokens = reading.kept[-1] + 1 - reading.context.injected if reading.kept else 0
         return self.rates.way(tokens, row.bytes) == "recompute"
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lagkit.agent import Limits
     from lagkit.config import Requests
     from lagkit.errors import LagkitError
-    from lagkit.model import BlockSource, Generation
+    from lagkit.model import Generation
     from lagkit.policy import Policy
     from lagkit.prompts import Prompt
     from lagkit.store import Store
@@ -22,8 +22,13 @@ API = "api:"  # what the name of a model behind an API begins with
 class Contexts(Protocol):
     """Builds what a model continues, under one policy; contexts are the model's own and of no interest to the agent."""
 
-    policy: Policy | None
-    store: Store | None
+    @property
+    def policy(self) -> Policy | None:
+        """What is reused of logs; None if nothing is."""
+
+    @property
+    def store(self) -> Store | None:
+        """The logs; may be None where the policy is."""
 
     def opening(self, question: Question) -> str:
         """The words with which the assistant's turn is opened for the model: they belong to its response."""
@@ -42,14 +47,21 @@ class Contexts(Protocol):
 
 
 class Backend(Protocol):
-    """A language model: `model.LM`, whose KV can be reached, or `api.APIModel`, which reads and writes text alone.
-
-    dtype: of the KV blocks in its stores. fingerprint: tells one model's stores from another's.
-    """
+    """A language model: `model.LM`, whose KV can be reached, or `api.APIModel`, which reads and writes text alone."""
 
     name: str
-    dtype: Any
-    fingerprint: Mapping[str, str]
+
+    @property
+    def dtype(self) -> Any:
+        """Of the KV blocks in its stores."""
+
+    @property
+    def opens(self) -> str:
+        """The mark of reasoning with which its chat template opens the assistant's turn, if it does."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """Tells one model's stores from another's."""
 
     def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Contexts:
         """Builds its contexts under `policy`."""
@@ -78,12 +90,11 @@ def load_model(
     device: str | None = None,
     dtype: str | None = None,
     api: Requests | None = None,
-    source: BlockSource = "load",
 ) -> Backend:
     """A model by alias, hub id or folder (see `LM.load`), or as `api:NAME` the one that an endpoint calls NAME.
 
-    api: how the endpoint is asked. Raises ModelNotFound and UnsupportedModel, or ConfigError where the environment
-    names no endpoint.
+    api: how the endpoint is asked. Raises ModelNotFound and UnsupportedModel, or ConfigError for a device or dtype
+    that there is not, or where the environment names no endpoint.
     """
     if name.startswith(API):
         from lagkit.api.model import APIModel  # here, since it needs an extra
@@ -91,4 +102,4 @@ def load_model(
         return APIModel(name.removeprefix(API), requests=api)
     from lagkit.model import LM
 
-    return LM.load(name, device=device, dtype=dtype, source=source)
+    return LM.load(name, device=device, dtype=dtype)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lagkit.errors import ConfigError, LagkitError
@@ -36,15 +37,29 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="key=value", help="override settings")
 
 
-def settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """`key=value` words as settings; values are YAML. Raises ConfigError for anything else."""
+def settings(pairs: Sequence[str], own: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """`key=value` words as settings; values are YAML. Raises ConfigError for anything else.
+
+    own: settings that the command itself decides, each with what to give instead; they are refused.
+    """
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
             raise ConfigError(f"--set takes key=value; {pair!r} is not.")
+        if key in own:
+            raise ConfigError(f"{key} is not to be set here: {own[key]}.")
+        if key in found:
+            raise ConfigError(f"--set gives {key} twice: give it once.")
         found[key] = load_yaml(value, f"The value of --set {pair!r}")
     return found
+
+
+def count(word: str) -> int:
+    """A whole number above zero, as the type of an option."""
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number above zero")
+    return int(word)
 
 
 def show(table: pd.DataFrame, title: str) -> None:

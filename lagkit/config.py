@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lagkit.agent import Limits
 from lagkit.api.chat import refusal
 from lagkit.backend import API
 from lagkit.codec import Codec
+from lagkit.devices import DType, device_name
 from lagkit.errors import ConfigError, StoreError
+from lagkit.paths import at
+from lagkit.plainjson import read_text
 from lagkit.plainyaml import load_yaml
 from lagkit.policy import POLICIES
-from lagkit.store.places import checked_uri
+from lagkit.store.contract import BlockSource
+from lagkit.store.places import beside, checked_uri
 from lagkit.types import Usage
 from lagkit.variant import Variant
 
@@ -34,11 +42,24 @@ Wording = Literal["examples", "plain", "short"]
 TIERS = {path.stem: path for path in sorted((Path(__file__).parent / "tiers").glob("*.yaml"))}
 
 
+# A folder of the settings: absolute from here on, wherever the run is gone on with.
+Folder = Annotated[Path, AfterValidator(at)]
+
+
 class Settings(BaseModel):
     """Settings that are checked as a whole: no unknown key, no wrong value, no change afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     what: ClassVar[str] = "settings"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where they are not meant: as numbers they would count as 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            said = f"{value} is true or false, as are yes, no, on and off in YAML: put text in quotes, or give a number"
+            raise PydanticCustomError("no_switch", "{said}", {"said": said})
+        return value
 
     @classmethod
     def parse(cls, settings: dict[str, Any]) -> Self:
@@ -47,7 +68,7 @@ class Settings(BaseModel):
             return cls.model_validate(settings)
         except ValidationError as error:
             known = ", ".join(cls.model_fields)
-            lines = [": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in error.errors()]
+            lines = [": ".join(filter(None, (".".join(map(str, e["loc"])), _said(e)))) for e in error.errors()]
             unknown = any(e["type"] == "extra_forbidden" for e in error.errors())
             hint = f" (keys are {known})" if unknown else ""
             raise ConfigError(f"Wrong {cls.what}: " + "; ".join(lines) + hint + ".") from error
@@ -55,16 +76,21 @@ class Settings(BaseModel):
     @classmethod
     def read(cls, path: Path | str, overrides: dict[str, Any] | None = None) -> Self:
         """From a YAML file and overrides; raises ConfigError when it is missing or not a mapping."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"The file {path} cannot be read: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"The file {path} cannot be read: it is not UTF-8 text.") from error
-        raw = load_yaml(text, f"The file {path}")
+        raw = load_yaml(read_text(at(path)), f"The file {path}")
         if not isinstance(raw, dict):
             raise ConfigError(f"The file {path} must hold `key: value` lines.")
         return cls.parse({**raw, **(overrides or {})})
+
+
+def _said(error: ErrorDetails) -> str:
+    """What is wrong with one value; YAML makes numbers and dates of what may be meant as text."""
+    if error["type"] not in ("string_type", "path_type"):
+        return error["msg"]
+    value = error["input"]
+    if not isinstance(value, int | float | date):
+        return f"text is needed, and not {value!r}"
+    kind = "date" if isinstance(value, date) else "number"
+    return f"{value} is a {kind}, and text is needed: put it in quotes (on a command line \"'{value}'\")"
 
 
 class Requests(Settings):
@@ -100,7 +126,8 @@ class RunConfig(Settings):
     data: folder in the LAG layout. dataset: its format, by default the folder's name. world: instead of `data`, the
     controls of a test world (`lagkit.testbed.dataset.Controls`), which is drawn into `out`. out: where results go.
     store: where the run's log store is, if not in `out`: a folder or an address such as `s3://bucket/logs`, of this run
-    alone (docs/stores.md).
+    alone (docs/stores.md). In `data`, `out` and `store`, `~` is the user's home, and what is relative is below the
+    folder in which Python runs when the settings are read, also those of a file.
     codec: what the store's files hold of a KV block; int8 halves a bfloat16 one (`lagkit.codec`).
     blocks: whether the KV of logs is loaded, recomputed, or as is `planned` from how fast the store and the model are.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
@@ -111,19 +138,20 @@ class RunConfig(Settings):
     (`lagkit.store.vectors`). min_similarity: a log less similar to the query is not used (None uses all). policies:
     variants, each a policy and what it changes of the limits (`lagkit.variant`). passages to force_answer: the limits,
     as in `lagkit.agent.Limits`. model: as `backend.load_model` takes it; `api` says how one behind an API is asked.
+    device: `cpu`, `cuda`, `cuda:N` or `mps`, by default the best there is.
     """
 
     what: ClassVar[str] = "run settings"
 
-    data: Path | None = None
+    data: Folder | None = None
     world: dict[str, Any] | None = None
-    out: Path
+    out: Folder
     dataset: str | None = None
     model: str = "smollm2"
     device: str | None = None
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: DType = "bfloat16"
     codec: Codec = "none"
-    blocks: Literal["load", "recompute", "planned"] = "load"
+    blocks: BlockSource = "load"
     store: str | None = None
     embedder: str = "minilm"
     wording: Wording = "examples"
@@ -149,6 +177,8 @@ class RunConfig(Settings):
     def _one_source(self) -> Self:
         if (self.data is None) == (self.world is None):
             raise ValueError("give either `data`, a folder of questions, or `world`, the controls of a test world")
+        if self.world is not None and self.dataset is not None:
+            raise ValueError("`dataset` is the format of `data`, and a test world has its own: leave it out")
         return self
 
     @model_validator(mode="after")
@@ -158,11 +188,25 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _asked_through_an_api(self) -> Self:
+        if self.api is not None and not self.model.startswith(API):
+            raise ValueError(f"`api` says how a model behind an API is asked, and {self.model} is none: leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _within_reach(self) -> Self:
         for variant in map(Variant.parse, self.policies if self.model.startswith(API) else ()):
             if reason := refusal(variant.policy, variant.limits(self.limits)):
                 raise ValueError(reason.rstrip("."))
         return self
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, device: str | None) -> str | None:
+        try:
+            return device if device is None else device_name(device)
+        except ConfigError as error:
+            raise ValueError(str(error).rstrip(".")) from error
 
     @field_validator("store")
     @classmethod
@@ -199,17 +243,25 @@ class RunConfig(Settings):
         return names
 
     @classmethod
-    def of(cls, tier: str | Path, **settings: Any) -> Self:
+    def of(cls, tier: str | Path, /, **settings: Any) -> Self:
         """The settings of a tier (a key of `TIERS`, or a YAML file), changed to `settings`.
 
         `data` takes the place of a tier's world. Raises ConfigError as `read` does.
         """
         if settings.get("data"):
             settings = {"world": None, **settings}
-        path = TIERS.get(str(tier), Path(tier))
+        path = TIERS.get(str(tier)) or at(tier)
         if not path.is_file() and path.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"There is no tier {str(tier)!r}: use one of {', '.join(TIERS)}, or a YAML file.")
         return cls.read(path, settings)
+
+    def derived(self, name: str, /, **settings: Any) -> Self:
+        """The settings of a run that belongs to this one, changed to `settings`: its folder and its store are its own.
+
+        name: of its folder in `out`. Raises ConfigError as `parse` does.
+        """
+        store = None if self.store is None else beside(self.store, name.replace("/", "-"))
+        return self.parse({**self.model_dump(), "out": self.out / name, "store": store, **settings})
 
     @property
     def limits(self) -> Limits:

@@ -19,7 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from lagkit.errors import ConfigError, DataError
 from lagkit.home import laboratory
-from lagkit.layouts import LAYOUTS, Layout
+from lagkit.layouts import LAYOUTS, Layout, trimmed
+from lagkit.paths import at
+from lagkit.plainjson import read_json
 from lagkit.types import Passage, Question, TaskKind
 
 Split = Literal["seen", "unseen"]
@@ -35,6 +37,11 @@ class Dataset:
     seen: tuple[Question, ...]
     unseen: tuple[Question, ...]
     passages: tuple[Passage, ...] = ()
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """Those of both splits."""
+        return (*self.seen, *self.unseen)
 
     def split(self, name: str) -> tuple[Question, ...]:
         """The questions of `"seen"` or `"unseen"`; raises ConfigError for another name."""
@@ -91,10 +98,11 @@ def load(folder: Path | str, dataset: str | None = None) -> Dataset:
     Question ids are the data set's own (GPQA has none: a hash of the content), hops are MuSiQue's sub-questions or
     2Wiki's evidence triples, and `category` is the hop type or the subject.
 
-    Raises DataError for a missing folder or file, for text that is not JSON, for a record of another shape (naming
-    file, record and key), and for a question id that occurs twice; ConfigError for an unknown `dataset`.
+    Texts lose their outer white space. Raises DataError for a missing folder or file, for text that is not JSON or
+    repeats a key, for a record of another shape (naming file, record and key), and for a question id that occurs twice;
+    ConfigError for an unknown `dataset`.
     """
-    folder = Path(folder).expanduser()
+    folder = at(folder)
     if not folder.is_dir():
         raise DataError(
             f"there is no data folder {folder}: give the path of a folder that holds dev_train.json and dev_test.json "
@@ -141,7 +149,8 @@ def hops(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
 
 def _questions(path: Path, layout: Layout, passages: frozenset[str], ids: dict[str, str]) -> tuple[Question, ...]:
     """Read one split; `ids` (question id -> file) goes from split to split, as an id may occur in neither twice."""
-    questions = tuple(record.read(passages) for record in _parse(path, list[layout.record]))
+    records = _parse(path, list[layout.record])  # type: ignore[name-defined]  # a type that is made here
+    questions = tuple(record.read(passages) for record in records)
     for question in questions:
         if question.id in ids:
             raise DataError(
@@ -154,34 +163,33 @@ def _questions(path: Path, layout: Layout, passages: frozenset[str], ids: dict[s
 def _passages(path: Path, document: Any) -> tuple[Passage, ...]:
     """2Wiki's passages are `{title: text}` and named by their title; MuSiQue's are `{id: {title, content}}`."""
     return tuple(
-        Passage(key, key, value) if isinstance(value, str) else Passage(key, value.title, value.content)
+        Passage(trimmed(key), trimmed(key), trimmed(value))
+        if isinstance(value, str)
+        else Passage(key, value.title, value.content)
         for key, value in _parse(path, dict[str, document]).items()
     )
 
 
 def _parse(path: Path, shape: Any) -> Any:
     """The validated content of a JSON file; a failure names the file, the record and the key in one sentence."""
-    if not path.is_file():
-        raise DataError(f"{path} is missing: a data folder needs it (data/README.md shows the layouts)")
-    raw = path.read_bytes()
+    raw = read_json(path, DataError)
     try:
-        return TypeAdapter(shape).validate_json(raw)
+        # Strict as JSON is: of Python's values, a list would be no tuple.
+        return TypeAdapter(shape).validate_json(json.dumps(raw))
     except ValidationError as problem:
         first = problem.errors()[0]
-        if first["type"] == "json_invalid":
-            raise DataError(f"{path} is not valid JSON: {first['ctx']['error']}") from None
         reason = first["msg"].removeprefix("Value error, ")
         where = _where(raw, first["loc"])
         raise DataError(f"{path}{where}: {reason} (data/README.md shows the layouts)") from None
 
 
-def _where(raw: bytes, loc: tuple[int | str, ...]) -> str:
+def _where(raw: Any, loc: tuple[int | str, ...]) -> str:
     """`loc` is the path that pydantic reports: record number or passage id, then keys inside it."""
     if not loc:
         return ""
     name = f"passage {loc[0]!r}"
     if isinstance(loc[0], int):
-        record = json.loads(raw)[loc[0]]
+        record = raw[loc[0]]
         ids = [record[key] for key in ("_id", "id", "question_id") if isinstance(record, dict) and key in record]
         name = f"record {loc[0]}" + (f" (id {ids[0]!r})" if ids else "")
     keys = ".".join(str(key) for key in loc[1:])

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import manifest, metrics, strata
+from lagkit import files, manifest, metrics, strata
 from lagkit.experiment import Experiment
+from lagkit.paths import at
 
 Digest = dict[str, Any]
 
@@ -18,8 +19,8 @@ Digest = dict[str, Any]
 def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_logs") -> Digest:
     """`{"seconds": s, "variants": {policy: {split: numbers}}, "strata": {policy: {stratum: numbers}}}`.
 
-    seconds: wall time of the run's sessions that came to an end. numbers: `n`, the mean scores (`em` and `f1`, or
-    `accuracy` and `accuracy_flexible`), `rounds`, `abstention`; and against the baseline, whose own are 0 and 1:
+    seconds: wall time of the run's sessions that came to an end. numbers: `n`, the mean scores (of
+    `metrics.score`), `rounds`, `abstention`; and against the baseline, whose own are 0 and 1:
     `em_diff` (or `accuracy_diff`) as `[mean, low, high]`, where a bound that cannot be told is null, and
     `rounds_ratio`, the quotient of mean rounds. strata: the unseen questions by what they share with the logged ones;
     where the data name no hops it is empty, and `no_strata` says why.
@@ -30,7 +31,7 @@ def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_lo
         by_overlap["no_strata"] = experiment.data.no_strata
     elif "unseen" in set(results["split"]):
         found = strata.outcomes(experiment, results)
-        by_overlap["strata"] = _numbers(*(frame.swaplevel(0, 1) for frame in found), baseline)
+        by_overlap["strata"] = _numbers(found.means.swaplevel(0, 1), found.differences.swaplevel(0, 1), baseline)
     sessions = manifest.read_manifest(experiment.out).get("sessions", ())
     seconds = sum(session["seconds"] or 0.0 for session in sessions)
     return {"seconds": seconds, "variants": _numbers(means, differences, baseline), **by_overlap}
@@ -41,7 +42,7 @@ def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> d
     scores = [name for name in metrics.SCORES if name in means]
     told: dict[str, dict[str, Digest]] = {}
     for (policy, part), row in means.iterrows():
-        against = [0.0, 0.0, 0.0]
+        against: list[float | None] = [0.0, 0.0, 0.0]
         if policy != baseline:
             found = differences.loc[(policy, part, scores[0])]
             against = [_number(found[name]) for name in ("mean", "low", "high")]
@@ -56,9 +57,9 @@ def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> d
 
 def write(path: str | Path, summary: Digest) -> None:
     """Write a digest as JSON, whole or not at all; makes the folder."""
-    path = Path(path)
+    path = at(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    manifest.write_json(path, summary)
+    files.write_json(path, summary)
 
 
 def flat(summary: Mapping[str, Any], baseline: str = "no_logs") -> dict[str, float]:

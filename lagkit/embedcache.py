@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from lagkit.index import Vectors
+from lagkit.paths import at
 from lagkit.progress import say
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ class VectorCache:
     """
 
     def __init__(self, path: Path, dim: int) -> None:
-        self.path, self.dim = path, dim
+        self.path, self.dim = at(path), dim
 
     @staticmethod
     def key(*parts: str) -> bytes:
@@ -50,8 +51,9 @@ class VectorCache:
         return self._attempt(work) or {}
 
     def write(self, vectors: Mapping[bytes, Vectors]) -> None:
-        """Keep `vectors`, all of them or none."""
-        rows = [(key, np.ascontiguousarray(vector, np.float32).tobytes()) for key, vector in vectors.items()]
+        """Keep `vectors`, all of them or none; not those with nan or inf, which a sound embedder may replace."""
+        sound = {key: vector for key, vector in vectors.items() if np.isfinite(vector).all()}
+        rows = [(key, np.ascontiguousarray(vector, np.float32).tobytes()) for key, vector in sound.items()]
         self._attempt(lambda db: db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows))
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T | None:

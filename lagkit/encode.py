@@ -82,7 +82,7 @@ class Encoder:
 
     def read(self, trace: Trace, policy: Policy) -> Reading:
         """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is."""
-        text, kept, rounds = self._text(self._plain(trace), policy)
+        text, kept, rounds = self._text(trace, policy)
         encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         context = Context(tuple(encoded["input_ids"]), self._before(policy))
         tokens = tuple((start, stop) for start, stop in encoded["offset_mapping"])
@@ -114,9 +114,14 @@ class Encoder:
         return split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])[0]
 
     def _text(self, trace: Trace, policy: Policy) -> tuple[str, list[Span], list[Span]]:
-        """What is prefilled after the head (if any), and the character spans of it: what is kept, and each response."""
+        """What is prefilled after the head (if any), and the character spans of it: what is kept, and each response.
+
+        What is kept is found in the words as the model said them: marks of reasoning may be special tokens.
+        """
+        said, plain = _responses(trace), self.lm.plain
+        kept = [(i, (len(plain(said[i][:a])), len(plain(said[i][:b])))) for i, (a, b) in _kept(said, policy.keep)]
+        trace = self._plain(trace)
         responses = _responses(trace)
-        kept = _kept(responses, policy.keep)
         if policy.encode == "kept":
             pieces = [responses[i][start:stop] for i, (start, stop) in kept]
             text = SEPARATOR.join(pieces)
@@ -141,6 +146,8 @@ class Encoder:
                 continue
             turns.append({"role": "user", "content": round_.prompt})
             _, before = split_chat(self.lm, head, turns)
+            if round_.response.startswith(self.lm.plain(self.lm.opens)):  # as the template writes it, too
+                before = before.removesuffix(self.lm.opens)
             turns.append({"role": "assistant", "content": round_.response})
             text = before + round_.response
             starts.append(len(before))

@@ -21,16 +21,28 @@ class UnsupportedModel(LagkitError):
     """The model's keys cannot be re-aligned, so its KV cannot be reused elsewhere."""
 
 
-class ContextTooLong(LagkitError):
+class QuestionError(LagkitError):
+    """A question cannot be answered for what it is: asked again in the same way, it would fail again."""
+
+
+class ContextTooLong(QuestionError):
     """Injected tokens, prompt and new tokens do not fit into the model's context."""
+
+
+class ReasoningTooLong(QuestionError):
+    """A model's reasoning used up its new tokens before it said anything else."""
 
 
 class EndpointError(LagkitError):
     """An endpoint cannot be used, whatever it is asked: it is down, refuses the key, or limits the rate too long."""
 
 
-class RequestRefused(LagkitError):
-    """An endpoint will not answer one request, for what stands in it."""
+class RequestRefused(QuestionError):
+    """An endpoint does not answer one request with text, for what stands in it or for what it sends instead."""
+
+
+class RunLocked(LagkitError):
+    """Another process is writing to the folder of a run."""
 
 
 class StoreError(LagkitError):
@@ -39,6 +51,10 @@ class StoreError(LagkitError):
 
 class StoreMismatch(StoreError):
     """The store was built with another model, embedder or format."""
+
+
+class StoreFull(StoreError):
+    """The disk has no room for the database of a store to be changed."""
 
 
 class StoreLocked(StoreError):

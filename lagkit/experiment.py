@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,32 +11,38 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import components, data, manifest, metrics, report, strata
+from lagkit import components, data, fingerprints, manifest, metrics, reporting
 from lagkit.agent import Agent, Limits
+from lagkit.answers import Answers, in_reach, result_row
 from lagkit.backend import Backend, load_model
+from lagkit.claim import Claim
 from lagkit.config import RunConfig, Split
-from lagkit.errors import ConfigError, LagkitError
+from lagkit.errors import ConfigError, DataError, LagkitError
 from lagkit.executor import Asking, Executor, Local
 from lagkit.journal import Journal
 from lagkit.kv import KVBlock
+from lagkit.model import LM
+from lagkit.paths import at, refuse_links
 from lagkit.policy import Policy, Unit, get_policy
-from lagkit.progress import progress
+from lagkit.progress import progress, say
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
-from lagkit.store import Store
+from lagkit.store import Store, holding
 from lagkit.store.places import beside, store_at
 from lagkit.terminal import printable, tell
-from lagkit.testbed.dataset import Controls
-from lagkit.testbed.dataset import write as write_world
-from lagkit.types import Question, Trace, Usage
+from lagkit.testbed import dataset as worlds
+from lagkit.types import Question, Trace
 from lagkit.variant import Variant
 
+RUN_DEPTH = 3  # of folders in a run's; block files, which may be many, are further down, and the store's to look after
 _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
+_WORLD = "world"
 
 
 class Experiment:
     """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and tables.
 
+    To make one writes nothing. What writes has the folder alone meanwhile (`writing`), what reads needs nobody's leave.
     A run on a test world has it in `world/`. `loaded` are the data as their authors split them, `data` as the run does;
     the same unless `split` is disjoint. `lm` and `embedder` may be handed in, to share them between runs.
     Raises DataError or ConfigError at once when the data are missing or too few, the folder holds another run, or `lm`
@@ -46,13 +51,15 @@ class Experiment:
 
     def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
-        self.out = Path(config.out)
+        self.out = at(config.out)
+        refuse_links(self.out, DataError, depth=RUN_DEPTH)
         self.workers: Executor | None = None
         self.loaded = data.load(config.data, config.dataset) if config.data else self._draw_world()
-        self.data = self._split()
+        self.data = self.loaded if config.split == "authors" else components.disjoint(self.loaded, config.seed)
         for split in ("seen", "unseen"):
             self.questions(split)
-        manifest.claim(self.out, config, self.prompt)
+        self._claim = Claim(config, self.prompt, self.data, self.log_questions)
+        self._claim.check()
         if lm is not None:
             for variant in map(Variant.parse, config.policies):
                 lm.admit(variant.policy, variant.limits(config.limits))
@@ -63,7 +70,19 @@ class Experiment:
     def __getstate__(self) -> dict[str, Any]:
         """For a worker: the settings and the data. It loads a model of its own, and may run in another folder."""
         kept = {name: getattr(self, name) for name in ("config", "loaded", "data")}
-        return {**kept, "out": self.out.resolve(), "workers": None}
+        return {**kept, "out": self.out, "workers": None}
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Have the run's folder alone; inside of another such block it changes nothing.
+
+        Every method that writes does so by itself: around several of them it keeps others out in between, too. Raises
+        RunLocked, with nothing changed, where another process has the folder.
+        """
+        with self._claim.held() as new:
+            if new and self.config.world is not None:
+                worlds.keep(self.out / _WORLD, worlds.Controls.parse(self.config.world))
+            yield
 
     @property
     def executor(self) -> Executor:
@@ -74,8 +93,14 @@ class Experiment:
     def lm(self) -> Backend:
         """The language model, loaded when first needed."""
         config = self.config
-        where = {"device": config.device, "dtype": config.dtype, "source": config.blocks}
-        return load_model(config.model, **where, api=config.api)
+        return load_model(config.model, device=config.device, dtype=config.dtype, api=config.api)
+
+    @property
+    def local_lm(self) -> LM:
+        """The language model, whose KV can be reached; raises ConfigError for one behind an API."""
+        if not isinstance(self.lm, LM):
+            raise ConfigError(f"{self.lm.name} is behind an API, which lets nobody reach its KV: choose a local model.")
+        return self.lm
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -105,34 +130,24 @@ class Experiment:
         return logged.sample("seen", self.config.seen_questions, self.config.seed)
 
     def _draw_world(self) -> data.Dataset:
-        """The test world of the settings, written into the run's folder unless it is there already."""
-        controls, folder = Controls.parse(self.config.world or {}), self.out / "world"
-        kept = folder / "controls.json"
+        """The test world of the settings."""
+        controls = worlds.Controls.parse(self.config.world or {})
         if controls.contradicted and self.config.split == "disjoint":
             # Changed facts lead to other hops, and so to other components than those of the world that the logs are of.
             raise ConfigError("A world with contradicted facts cannot be split anew: use split=authors.")
-        if not kept.exists():
-            write_world(folder, controls)
-        elif json.loads(kept.read_text(encoding="utf-8")) != controls.model_dump(mode="json"):
-            raise ConfigError(f"{self.out} holds a run on another test world (see {kept}): choose another folder.")
-        return data.load(folder, "musique")
+        return worlds.load(self.out / _WORLD, controls)
 
-    def _split(self) -> data.Dataset:
-        """The data as the settings split them."""
-        if self.config.split == "authors":
-            return self.loaded
-        return components.disjoint(self.loaded, self.config.seed)
-
-    def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> Store:
+    def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
         place, model, embedder = folder or self._place(unit), self.executor.model, self.embedder
-        same = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
+        same: dict[str, Any] = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
         if write:
             dtype = str(model.dtype).removeprefix("torch.")
             store = store_at(place).open_or_create(place, **same, dim=embedder.dim, dtype=dtype)
         else:
             store = store_at(place).open(place, **same)
         store.exact_search = self.config.search == "exact"
+        store.source = self.config.blocks
         return store
 
     def _place(self, unit: Unit) -> Path | str:
@@ -143,37 +158,53 @@ class Experiment:
 
     def run(self) -> pd.DataFrame:
         """All stages; returns the results, one row per policy, split and question."""
-        with manifest.session(self):
-            self.build()
-            self.encode()
-            for name in self.config.policies:
-                for split in self.config.splits:
-                    self.answer(name, split)
-        return self.report()
+        with self.writing():
+            with manifest.session(self):
+                self.build()
+                self.encode()
+                for name in self.config.policies:
+                    for split in self.config.splits:
+                        self.answer(name, split)
+            return self.report()
 
-    def build(self) -> None:
+    def build(self, *, after: Experiment | None = None) -> None:
         """Answer the log questions without logs, and log every trace that did not fail, right or wrong.
 
-        Raises StoreMismatch, before anything is answered, if the run's store was built with another model.
+        after: a run whose logs the store holds, too, before its own. Raises StoreMismatch, before anything is answered,
+        if the run's store was built with another model or holds logs of others.
         """
-        with self.store(write=True):
-            self.ask("log", None, "no_logs", self.log_questions, None)
-        traces = {trace.question_id: trace for trace in self._journal("log").traces()}
-        # In the order of the questions: that of their ends depends on interruptions, and ranks equal scores.
-        self.fill([trace for question in self.log_questions if not (trace := traces[question.id]).error])
+        lent, others = (after.logged(), after.made()) if after else ([], [])
+        with self.writing():
+            with self.store(write=True) as store:
+                holding.check(store, self._ours([*lent, *others, *self.made()]))
+                self.ask("log", None, "no_logs", self.log_questions, None)
+            self.fill([*lent, *self.logged()], [*others, *self.made()])
 
-    def fill(self, logs: Sequence[Trace]) -> None:
-        """Put logs into the run's stores: as they are, and step by step where a policy asks for that."""
-        with self.store(write=True) as store:
-            self._add(store, logs)
-        if "step" in self._units:
-            with self.store("step", write=True) as steps:
-                self._add(steps, [step for trace in logs for step in trace.steps])
+    def fill(self, logs: Sequence[Trace], made: Iterable[Trace] = ()) -> None:
+        """Have the run's stores hold these logs and no others: as they are, and step by step where a policy asks so.
 
-    def _add(self, store: Store, traces: Sequence[Trace]) -> None:
-        new = [trace for trace in traces if trace.id not in store]
-        vectors = self.embedder.documents([trace.key for trace in new])
-        store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
+        made: all logs that were ever meant for them. Raises StoreMismatch, with nothing changed, if they hold others.
+        """
+        made = list(made)
+        steps, before = ([step for log in some for step in log.steps] for some in (logs, made))
+        with self.writing():
+            with self.store(write=True) as store:
+                gone = holding.hold(store, logs, self._ours(made), self.embedder.documents)
+            if "step" in self._units:
+                with self.store("step", write=True) as store:
+                    holding.hold(store, steps, self._ours(before), self.embedder.documents)
+        if gone:
+            say(f"{len(gone)} logs of the store were replaced: they are judged otherwise now, or no longer the run's.")
+
+    def _ours(self, made: Iterable[Trace]) -> Callable[[Trace], bool]:
+        """Tells logs of the run: it made them, or their lines were lost, and the store is in the run's own folder."""
+        ids = {log.id for log in made}
+        asked = {question.id for question in self.log_questions} if self.config.store is None else ()
+        return lambda log: log.id in ids or log.question_id in asked
+
+    def made(self) -> list[Trace]:
+        """All logs that the run ever made, those to earlier wordings of its questions included."""
+        return self.journal("log").traces()
 
     @property
     def _units(self) -> set[Unit]:
@@ -185,7 +216,7 @@ class Experiment:
         wanted = [policy for policy in map(get_policy, self.config.policies) if policy and policy.inject == "kv"]
         for unit in sorted(self._units):
             policies = {self.executor.block_key(policy): policy for policy in wanted if policy.unit == unit}
-            with self.store(unit, write=True) as store:
+            with self.writing(), self.store(unit, write=True) as store:
                 todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
                 made = self.executor.encode(todo, store.get, policies)
                 what = "Encoding logs" if unit == "trace" else "Encoding steps"
@@ -201,31 +232,20 @@ class Experiment:
             self.ask(f"{name}.{split}", variant.policy, name, self.questions(split), store, limits=limits)
 
     def report(self) -> pd.DataFrame:
-        """Score the traces that there are; write `results.parquet`, `summary.csv`, `differences.csv`, `report.md`.
+        """Score the traces that there are; write `results.parquet`, and what `reporting.remake` makes of it.
 
-        With unseen questions, and if the data name hops, also `strata.csv`: `Strata.table()`.
+        That is `summary.csv`, `differences.csv` and `report.md`; with unseen questions, and if the data name hops, also
+        `strata.csv`: `Strata.table()`.
         """
-        results = self.scored(self.config.policies, self.config.splits)
-        results.to_parquet(self.out / "results.parquet")
-        summary, differences = metrics.summarize(results), self.differences(results)
-        summary.to_csv(self.out / "summary.csv")
-        differences.to_csv(self.out / "differences.csv")
-        by_overlap = None
-        if "unseen" in self.config.splits and not self.data.no_strata:
-            by_overlap = strata.outcomes(self, results)
-            by_overlap.table().to_csv(self.out / "strata.csv")
-        with self.store() as store:
-            logs = store.summary()
-        page = report.markdown(summary, differences, by_overlap, logs, manifest.read_manifest(self.out), self._facts())
-        (self.out / "report.md").write_text(page, encoding="utf-8")
-        return results
+        with self.writing():
+            return reporting.write(self)
 
     def scored(self, policies: Sequence[str], splits: Sequence[Split]) -> pd.DataFrame:
         """The traces that there are, scored: one row per policy, split and question."""
-        rows = []
+        rows, logs = [], self._digests()
         for name in policies:
             for split in splits:
-                traces = self._traces(name, split)
+                traces = self._traces(name, split, logs)
                 asked = [q for q in self.questions(split) if q.id in traces]
                 rows += [{"policy": name, "split": split, **self._row(q, traces[q.id])} for q in asked]
         return pd.DataFrame(rows)
@@ -236,33 +256,14 @@ class Experiment:
         return {**result_row(question, trace), **cost}
 
     def logs(self) -> list[Trace]:
-        """The traces of the log questions that did not fail."""
-        return [trace for trace in self._journal("log").traces() if not trace.error]
+        """The traces of the log questions that did not fail, in the order in which they ended."""
+        found = Answers(self.journal("log"), self.log_questions, in_reach(None)).found
+        return [trace for trace in found.values() if not trace.error]
 
-    def _facts(self) -> list[str]:
-        """What a reader should know before the scores."""
-        traces = self.logs()
-        right = sum(bool(t.correct) for t in traces)
-        facts = [
-            f"The log store holds {len(traces)} logs, of which {right} answer their question rightly.",
-            *([components.told(self.loaded, self.data)] if self.config.split == "disjoint" else []),
-            strata.about(self),
-            "Injected tokens are those of logs, and of the prompt's shared head where it stands at position 0.",
-            "Seconds are generation alone, a batch's wall time divided by its rows; encoding is not in them.",
-        ]
-        if self.config.api:
-            used = self._spent()
-            facts.append(
-                f"The endpoint read {used.prefilled:,} tokens and wrote {used.generated:,} for logs and answers, at a "
-                f"cost of {self.config.api.cost(used):.4g}."
-            )
-        return facts
-
-    def _spent(self) -> Usage:
-        """What logs and answers have cost, counting those that were asked for before, too."""
-        asked = [(name, split) for name in self.config.policies for split in self.config.splits]
-        books = {"log", *(f"{name}.{split}" for name, split in asked if (name, split) != ("no_logs", "seen"))}
-        return sum((trace.usage for book in sorted(books) for trace in self._journal(book).traces()), Usage())
+    def logged(self) -> list[Trace]:
+        """The `logs` in the order of their questions, as the store has them: it ranks equal scores by it."""
+        own = {log.question_id: log for log in self.logs()}
+        return [own[question.id] for question in self.log_questions if question.id in own]
 
     def differences(self, results: pd.DataFrame) -> pd.DataFrame:
         """Paired differences to `no_logs`; questions that share a sub-question count as dependent.
@@ -270,13 +271,23 @@ class Experiment:
         The log store is taken as given: two questions that share none with each other, but one each with the same log,
         are not tied together by it.
         """
-        return metrics.compare(results, data.hops((*self.data.seen, *self.data.unseen)))
+        return metrics.compare(results, data.hops(self.data.questions))
 
-    def _traces(self, name: str, split: Split) -> dict[str, Trace]:
+    def _digests(self) -> dict[Unit, str | None]:
+        """Of the logs that the run has made, as they are and step by step; None where it was lent its logs."""
+        if not self.journal("log").path.exists():
+            return {"trace": None, "step": None}
+        logs = self.logs()
+        steps = [step.id for log in logs for step in log.steps]
+        return {"trace": fingerprints.of_logs(log.id for log in logs), "step": fingerprints.of_logs(steps)}
+
+    def _traces(self, name: str, split: Split, logs: Mapping[Unit, str | None]) -> dict[str, Trace]:
         journal = "log" if name == "no_logs" and split == "seen" else f"{name}.{split}"
-        return {trace.question_id: trace for trace in self._journal(journal).traces()}
+        policy = Variant.parse(name).policy
+        digest = logs[policy.unit] if policy else ""
+        return Answers(self.journal(journal), self.questions(split), lambda _: digest).found
 
-    def _journal(self, name: str) -> Journal:
+    def journal(self, name: str) -> Journal:
         return Journal(self.out / "traces" / f"{name.replace('/', '-')}.jsonl")
 
     def ask(
@@ -292,20 +303,20 @@ class Experiment:
     ) -> list[Trace]:
         """Answer what the journal does not hold yet; each trace is on disk as it ends. All, in the questions' order.
 
-        `limits` are the run's own by default; `exclude` as in `Agent`. A journal's name has to tell them apart.
+        What failed for a reason that may have passed is asked again, and so is what was answered to another wording of
+        its question or with other logs (`Answers`). `limits` are the run's own by default; `exclude` as in `Agent`. A
+        journal's name has to tell both apart.
         """
-        book = self._journal(journal)
-        found = {trace.question_id: trace for trace in book.traces()}
-        todo = {q.id: q for q in questions if q.id not in found}
-        if not todo:
-            return [found[q.id] for q in questions]
-        asking = Asking(policy, name, store, limits or self.config.limits, exclude)
-        answered = self.executor.answer(todo.values(), asking)
-        for trace in progress(answered, f"Answering: {journal}", total=len(todo)):
-            trace = replace(trace, correct=metrics.is_right(todo[trace.question_id], trace.answer))
-            book.append(trace)
-            found[trace.question_id] = trace
-        return [found[q.id] for q in questions]
+        answers = Answers(self.journal(journal), questions, in_reach(store, exclude))
+        if answers.todo:
+            with self.writing():
+                answers.read()
+                answers.tell()
+                asking = Asking(policy, name, store, limits or self.config.limits, exclude)
+                traces = self.executor.answer(answers.todo.values(), asking) if answers.todo else ()
+                for trace in progress(traces, f"Answering: {journal}", total=len(answers.todo)):
+                    answers.add(trace)
+        return [answers.found[question.id] for question in questions]
 
     def agent(
         self,
@@ -339,22 +350,3 @@ def _encoded(
             tell(printable(f"Log {log} is not encoded as {key}: {block}"))
         else:
             yield log, key, block
-
-
-def result_row(question: Question, trace: Trace) -> dict[str, Any]:
-    """One question's outcome: scores, rounds, whether it abstained or failed, and what it cost."""
-    usage = trace.usage
-    return {
-        "question_id": question.id,
-        "answer": trace.answer,
-        **metrics.score(question, trace.answer),
-        "rounds": len(trace.rounds),
-        "abstained": trace.answer is None and trace.error is None,
-        "confidence": trace.confidence,
-        "failed": trace.error is not None,
-        "error": trace.error,
-        "prefilled": usage.prefilled,
-        "injected": usage.injected,
-        "generated": usage.generated,
-        "seconds": usage.seconds,
-    }

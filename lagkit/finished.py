@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lagkit import manifest
+from lagkit.claim import recorded
 from lagkit.config import RunConfig
 from lagkit.errors import DataError
-from lagkit.experiment import Experiment
+from lagkit.experiment import RUN_DEPTH, Experiment
+from lagkit.paths import at, refuse_links
 from lagkit.policy import POLICIES
 
 
@@ -19,8 +20,9 @@ def reopen(folder: str | Path, *, data: str = "") -> tuple[Experiment, pd.DataFr
     data: the run's folder of questions, where it is no longer at the place that the run notes. Raises DataError if
     there is no run, if it lacks answers without logs, or if a variant has not answered all questions.
     """
-    folder = Path(folder)
-    settings = manifest.read_manifest(folder).get("settings", {})
+    folder = at(folder)
+    refuse_links(folder, DataError, depth=RUN_DEPTH)
+    settings = recorded(folder).get("settings", {})
     if not settings or not (folder / "traces").is_dir():
         raise DataError(
             f"There is no run in {folder}: make it with `python -m lagkit run testbed --set out={folder}`, or name "
@@ -47,7 +49,9 @@ def published(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     The form is that of `Experiment.run` and `metrics.compare`. Raises DataError if one of the tables is missing.
     """
-    results, differences = Path(folder) / "results.parquet", Path(folder) / "differences.csv"
+    folder = at(folder)
+    refuse_links(folder, DataError, depth=RUN_DEPTH)
+    results, differences = folder / "results.parquet", folder / "differences.csv"
     for file in (results, differences):
         if not file.exists():
             raise DataError(f"There is no {file.name} in {folder}: name the folder of a run that is finished.")

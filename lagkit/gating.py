@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lagkit.errors import DataError
-from lagkit.intervals import Difference, mean_interval
+from lagkit.intervals import Difference, mean_interval, wilson
 from lagkit.metrics import COSTS
 from lagkit.transfer import ALL
 from lagkit.types import Trace
@@ -56,8 +56,9 @@ def takes_logs(without: Trace, with_logs: Trace, margin: float) -> bool:
     """Whether a gate of that margin takes the answer with logs; what is taken has one if either run has."""
     if without.answer is None or with_logs.answer is None:
         return without.answer is None
-    known = without.confidence is not None and with_logs.confidence is not None
-    return (without.confidence - with_logs.confidence if known else 0.0) <= margin
+    if without.confidence is None or with_logs.confidence is None:
+        return margin >= 0
+    return without.confidence - with_logs.confidence <= margin
 
 
 def gated(without: Mapping[str, Trace], with_logs: Mapping[str, Trace], margin: float | None) -> pd.DataFrame:
@@ -157,16 +158,22 @@ def auc(score: pd.Series, right: pd.Series, hops: Mapping[str, Collection[str]])
 
     Series by question id, without gaps. The interval is DeLong's (the variance of each question's part in the area: the
     share of those of the other side that it stands rightly to), widened for questions that share a hop as
-    `paired_interval` does. All NaN where fewer than 5 answers are right, or wrong: so few tell nothing of their spread.
+    `paired_interval` does; Wilson's, of as many as the rarer side has, where the area is 0 or 1. All NaN where fewer
+    than 5 answers are right, or wrong: so few tell nothing of their spread.
     """
     values, good, n = score.to_numpy(float), right.reindex(score.index).to_numpy(bool), len(score)
     if min(good.sum(), n - good.sum()) < _FEWEST:
         return Difference(math.nan, math.nan, math.nan, n, math.nan)
+    rarer = min(good.sum(), n - good.sum()) / n
     wins = (np.sign(values[good][:, None] - values[~good][None, :]) + 1) / 2
     area, parts = wins.mean(), np.empty(n)
     parts[good], parts[~good] = wins.mean(1) - area, wins.mean(0) - area
     share = np.where(good, good.mean(), 1 - good.mean())
-    return mean_interval(pd.Series(area + parts / share, score.index), hops)
+    found = mean_interval(pd.Series(area + parts / share, score.index), hops)
+    if area in (0, 1):
+        low, high = wilson(float(area), found.effective * rarer)
+        return Difference(float(area), low, high, n, found.effective)
+    return found
 
 
 def _check_told(traces: Iterable[Trace], which: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import platformdirs
+
+from lagkit.paths import at
 
 BUNDLED = Path(__file__).resolve().parent / "_bundled"
 
@@ -18,9 +21,13 @@ def laboratory() -> Path:
     return BUNDLED if BUNDLED.is_dir() else BUNDLED.parents[1]
 
 
+@cache  # a relative one is where it was when it was first asked for
+def _home(named: str | None) -> Path:
+    return at(named or platformdirs.user_cache_dir("lagkit"))
+
+
 def lagkit_home() -> Path:
     """`$LAGKIT_HOME`, or the platform's cache folder for this user; created when missing."""
-    named = os.environ.get("LAGKIT_HOME")
-    home = Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("lagkit"))
+    home = _home(os.environ.get("LAGKIT_HOME"))
     home.mkdir(parents=True, exist_ok=True)
     return home

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]  # httpx's, by its way
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its `__all__`
 
 from lagkit import wheel
 from lagkit.errors import ModelNotFound
 from lagkit.home import laboratory, lagkit_home
+from lagkit.paths import at
 from lagkit.progress import say
 from lagkit.secrets import scrub
 from lagkit.wheel import Wheel
@@ -77,7 +79,7 @@ def resolve_embedder(name: str | Path) -> str | Path:
 def _resolve(name: str | Path, sources: Mapping[str, Source], kind: str) -> str | Path:
     if isinstance(name, str) and name in sources:
         return _resolve_alias(name, sources[name])
-    folder = Path(name).expanduser()
+    folder = at(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelNotFound(
@@ -133,7 +135,7 @@ def _is_hub_id(name: str | Path) -> bool:
     if isinstance(name, Path) or name.count("/") != 1 or name.startswith((".", "~", "/")):
         return False
     try:
-        huggingface_hub.utils.validate_repo_id(name)
+        validate_repo_id(name)
     except HFValidationError:
         return False
     return True

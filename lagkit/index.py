@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from lagkit.errors import DataError
 from lagkit.types import Hit
 
 Vectors = NDArray[np.float32]
@@ -28,7 +29,8 @@ def _scores_of(index: faiss.IndexFlatIP, query: Vectors, slots: NDArray[np.int64
     """What `index.search` of this one row says of `slots`, bit by bit."""
     scores, row = np.empty(len(slots), np.float32), np.ascontiguousarray(query, np.float32)
     wanted = np.ascontiguousarray(slots, np.int64)
-    index.compute_distance_subset(1, faiss.swig_ptr(row), len(slots), faiss.swig_ptr(scores), faiss.swig_ptr(wanted))
+    pointers = (faiss.swig_ptr(scores), faiss.swig_ptr(wanted))
+    index.compute_distance_subset(1, faiss.swig_ptr(row), len(slots), *pointers)  # type: ignore[attr-defined]  # it has
     return scores
 
 
@@ -59,10 +61,15 @@ class VectorIndex:
         return f"VectorIndex({len(self)} vectors of {self.dim})"
 
     def add(self, ids: Sequence[str], vectors: Vectors) -> None:
-        """Append `vectors` [n, dim] under `ids`; raises ValueError on an id that is there already or a wrong shape."""
+        """Append `vectors` [n, dim] under `ids`; raises ValueError on an id that is there already or a wrong shape.
+
+        Raises DataError for nan or inf, of which FAISS makes other hits.
+        """
         rows = self._rows(vectors)
         if len(rows) != len(ids):
             raise ValueError(f"{len(ids)} ids were given for {len(rows)} vectors; give one id for each.")
+        if (wrong := _first_not_finite(rows)) is not None:
+            raise DataError(f"The embedding of {ids[wrong]!r} holds nan or inf: look at its text, and at the embedder.")
         fresh = set(ids)
         if len(fresh) < len(ids) or fresh & self._slots.keys():
             twice = next(id for id in ids if id in self._slots or list(ids).count(id) > 1)
@@ -98,9 +105,11 @@ class VectorIndex:
         """For each row of `vectors` [n, dim], hits number `offset` .. `offset + k` by falling score.
 
         Ids in `exclude` are passed over and not counted. Equal scores come in order of insertion; fewer than `k`
-        hits come back when the index has no more.
+        hits come back when the index has no more. Raises DataError for a row with nan or inf.
         """
         rows = self._rows(vectors)
+        if (wrong := _first_not_finite(rows)) is not None:
+            raise DataError(f"The embedding of query {wrong} holds nan or inf: look at its text, and at the embedder.")
         if k < 0 or offset < 0:
             raise ValueError(f"k and offset must not be negative; k={k} and offset={offset} were given.")
         barred = self._slots.keys() & set(exclude)
@@ -149,6 +158,12 @@ class VectorIndex:
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise ValueError(f"Vectors must have the shape [n, {self.dim}]; {list(rows.shape)} was given.")
         return rows
+
+
+def _first_not_finite(rows: Vectors) -> int | None:
+    """The number of the first row with nan or inf; None if there is none."""
+    sound = np.isfinite(rows).all(axis=1)
+    return None if sound.all() else int(np.argmin(sound))
 
 
 def _length(rows: Vectors) -> float:

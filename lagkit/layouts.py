@@ -7,13 +7,27 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lagkit.types import Hop, Question, TaskKind
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+# White space, and what is not seen either: zero-width spaces and byte order marks.
+_UNSEEN = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u2060\ufeff"
+
+
+def trimmed(text: str) -> str:
+    """Text without outer white space; some data sets have it on the right option alone, which gives the answer away.
+
+    White space inside stays: it sets out tables and code.
+    """
+    return text.strip(_UNSEEN)
+
+
+Text = Annotated[str, AfterValidator(trimmed)]
 
 
 class Record(BaseModel):
@@ -24,16 +38,16 @@ class Record(BaseModel):
 
 class Step(Record):
     id: int
-    question: str
-    answer: str
+    question: Text
+    answer: Text
     document_id: str | None = None
 
 
 class Musique(Record):
     id: str
-    question: str
-    answer: str
-    answer_aliases: list[str]
+    question: Text
+    answer: Text
+    answer_aliases: list[Text]
     question_decomposition: list[Step]
 
     def read(self, passages: frozenset[str]) -> Question:
@@ -48,10 +62,10 @@ class Musique(Record):
 class Wikihop(Record):
     id: str = Field(alias="_id")
     type: str
-    question: str
-    answer: str
-    evidences: list[tuple[str, str, str]]
-    supporting_facts: list[tuple[str, int]]
+    question: Text
+    answer: Text
+    evidences: list[tuple[Text, Text, Text]]
+    supporting_facts: list[tuple[Text, int]]
 
     def read(self, passages: frozenset[str]) -> Question:
         titles = [title for title, _ in self.supporting_facts]
@@ -61,7 +75,7 @@ class Wikihop(Record):
             hops.append(
                 Hop(_triple_id(triple), " >> ".join(triple[:2]), triple[2], title if title in passages else None)
             )
-        return Question(self.id, self.question, (self.answer,), hops=tuple(hops), category=self.type)
+        return Question(self.id, self.question, (self.answer,), hops=tuple(hops), category=self.type, f1="hotpot")
 
 
 def _triple_id(triple: tuple[str, str, str]) -> str:
@@ -78,8 +92,8 @@ def _supporting_title(subject: str, i: int, titles: Sequence[str], *, aligned: b
 
 class Mmlupro(Record):
     question_id: int
-    question: str
-    options: list[str] = Field(max_length=len(LETTERS))
+    question: Text
+    options: list[Text] = Field(max_length=len(LETTERS))
     answer: str
     category: str
 
@@ -91,13 +105,14 @@ class Mmlupro(Record):
 
     def read(self, passages: frozenset[str]) -> Question:
         choices = tuple(self.options)
-        return Question(str(self.question_id), self.question, (self.answer,), "choice", choices, category=self.category)
+        answers = _letters(choices, LETTERS.index(self.answer))
+        return Question(str(self.question_id), self.question, answers, "choice", choices, category=self.category)
 
 
 class Gpqa(Record):
-    question: str
-    choices: list[str] = Field(max_length=len(LETTERS))
-    answer: str
+    question: Text
+    choices: list[Text] = Field(max_length=len(LETTERS))
+    answer: Text
 
     @model_validator(mode="after")
     def _answer_is_a_choice(self) -> Gpqa:
@@ -106,14 +121,20 @@ class Gpqa(Record):
         return self
 
     def read(self, passages: frozenset[str]) -> Question:
-        letter = LETTERS[self.choices.index(self.answer)]
+        answers = _letters(self.choices, self.choices.index(self.answer))
         digest = hashlib.sha256(json.dumps([self.question, self.choices]).encode()).hexdigest()
-        return Question(f"gpqa-{digest[:16]}", self.question, (letter,), "choice", tuple(self.choices))
+        return Question(f"gpqa-{digest[:16]}", self.question, answers, "choice", tuple(self.choices))
+
+
+def _letters(choices: Sequence[str], right: int) -> tuple[str, ...]:
+    """The letter of the right option, and those of options that read the same: they are as right."""
+    same = [LETTERS[i] for i, choice in enumerate(choices) if choice == choices[right]]
+    return tuple(dict.fromkeys([LETTERS[right], *same]))
 
 
 class Document(Record):
-    title: str
-    content: str
+    title: Text
+    content: Text
 
 
 class Layout(NamedTuple):

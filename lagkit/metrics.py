@@ -1,8 +1,9 @@
 """Scores of single answers, tables over a run, and differences between policies with their intervals.
 
 A table of results has one row per policy, split and question: `policy`, `split`, `question_id`, `answer`, the scores
-(`em` and `f1`, or `accuracy` and `accuracy_flexible`), `rounds`, `abstained`, `failed`, `error`, the tokens
-`prefilled`, `injected` and `generated`, `seconds`, and the `cost` of a model behind an API.
+(`em` and `f1`, for 2Wiki also `f1_hotpot`, or `accuracy` and `accuracy_flexible`: see `score`), `rounds`, `abstained`,
+`failed`, `error`, the tokens `prefilled`, `injected` and `generated`, `seconds`, and the `cost` of a model behind an
+API.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import pandas as pd
 
 from lagkit.errors import ConfigError, DataError
 from lagkit.intervals import Difference, paired_interval
+from lagkit.letters import choice_letter, stated_letter
 from lagkit.types import Question
 
-SCORES = ("em", "f1", "accuracy", "accuracy_flexible")
+SCORES = ("em", "f1", "f1_hotpot", "accuracy", "accuracy_flexible")
 COSTS = ("prefilled", "injected", "generated", "seconds")
+_VERDICTS = {"yes", "no", "noanswer"}
 
 
 def normalize(text: str) -> str:
@@ -35,13 +38,27 @@ def exact_match(prediction: str | None, answers: Sequence[str]) -> float:
 
 
 def f1(prediction: str | None, answers: Sequence[str]) -> float:
-    """Harmonic mean of the precision and recall of words in normal form, the best over `answers`; None scores 0.0.
+    """SQuAD's F1: harmonic mean of the precision and recall of words in normal form, the best over `answers`.
 
-    Where either side has no words left, 1.0 if neither has and else 0.0, as in SQuAD 2.
+    None scores 0.0. Where either side has no words left, 1.0 if neither has and else 0.0, as in SQuAD 2.
     """
     if prediction is None:
         return 0.0
     return max(_f1(normalize(prediction).split(), normalize(answer).split()) for answer in answers)
+
+
+def f1_hotpot(prediction: str | None, answers: Sequence[str]) -> float:
+    """F1 by HotpotQA's rule, which 2WikiMultiHopQA took over: `yes`, `no` and `noanswer` must match exactly.
+
+    A text that holds one of them among other words scores nothing against it, and it scores nothing against any other
+    text. Where neither side has words, 0.0.
+    """
+    said = normalize(prediction or "")
+    return max((f1(said, [gold]) for gold in map(normalize, answers) if _comparable(said, gold)), default=0.0)
+
+
+def _comparable(said: str, gold: str) -> bool:
+    return bool(said) and (said == gold or not _VERDICTS & {said, gold})
 
 
 def _f1(predicted: list[str], gold: list[str]) -> float:
@@ -50,32 +67,20 @@ def _f1(predicted: list[str], gold: list[str]) -> float:
     return 2 * (Counter(predicted) & Counter(gold)).total() / (len(predicted) + len(gold))
 
 
-def choice_letter(text: str | None, n_choices: int, *, strict: bool) -> str | None:
-    """The option that an answer names, as a letter from A to the last of `n_choices`; None when it names none.
+def score(question: Question, answer: str | None, response: str = "") -> dict[str, float]:
+    """The scores of a tagged answer, None if there is none, by the kind of question.
 
-    Strict: the text holds one letter in parentheses, as `(B)`; the same one may be repeated, a second one is refused.
-    Flexible: failing that, in this order, the letter that follows the last "answer is" or "answer:"; a letter that is
-    the whole answer (`b`, `B.`, `[B]`, `**B**`); a capital that opens it as a label (`B) the Danube`, `B: …`, `B. …`).
+    `em` and `f1` (SQuAD's), and `f1_hotpot` where the data set is scored by that rule; for multiple choice `accuracy`,
+    of the letter that the answer gives as it was asked for, and `accuracy_flexible`, of the letter that the answer, or
+    failing that the last response, gives in any usual form. So a question that abstained may be right by the second.
     """
-    text = text or ""
-    bracketed = sorted(set(re.findall(r"\(([A-Z])\)", text)))
-    found = bracketed if len(bracketed) == 1 else []
-    if not strict:
-        found = found or re.findall(r"(?i:answer)(?i:\s+is|\s*:)[\s(\[*:]*([A-Z])(?![\w'])", text)
-    if not strict and not bracketed:
-        found = found or [letter.upper() for letter in re.findall(r"^\W*([A-Za-z])\W*$", text)]
-        found = found or re.findall(r"^\W*([A-Z])\s*[).:\]]\s", text)
-    return found[-1] if found and found[-1] in string.ascii_uppercase[:n_choices] else None
-
-
-def score(question: Question, answer: str | None) -> dict[str, float]:
-    """`em` and `f1` of an answer, or for multiple choice `accuracy` (strict) and `accuracy_flexible`."""
     if question.kind == "qa":
-        return {"em": exact_match(answer, question.answers), "f1": f1(answer, question.answers)}
+        scores = {"em": exact_match(answer, question.answers), "f1": f1(answer, question.answers)}
+        return scores | ({"f1_hotpot": f1_hotpot(answer, question.answers)} if question.f1 == "hotpot" else {})
     strict, flexible = (choice_letter(answer, len(question.choices), strict=s) for s in (True, False))
     return {
         "accuracy": float(strict in question.answers),
-        "accuracy_flexible": float(flexible in question.answers),
+        "accuracy_flexible": float((flexible or stated_letter(response, len(question.choices))) in question.answers),
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jinja2 import TemplateError
@@ -22,12 +22,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lagkit.actions import cut
-from lagkit.errors import ContextTooLong, ModelNotFound
+from lagkit.actions import end_of_action, opened
+from lagkit.devices import best_device, present_device, torch_dtype
+from lagkit.errors import ConfigError, ContextTooLong, ModelNotFound
 from lagkit.hot import HotBlocks
 from lagkit.hub import resolve_model
 from lagkit.kv import KVBlock, Part, build_cache, merge_rows, read_cache, split_rows
 from lagkit.rope import probe
+from lagkit.templates import PLAIN_CHAT, TODAY, asks_for_date, dated
 from lagkit.types import Usage
 from lagkit.untrusted import breaker, marks
 
@@ -39,8 +41,6 @@ if TYPE_CHECKING:
     from lagkit.seats import Seat
     from lagkit.store import Store
 
-BlockSource = Literal["load", "recompute", "planned"]
-
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
 
@@ -50,28 +50,25 @@ _CROWDED = 0.5
 # Slots of a batch, padding included, up to which prompts are prefilled together.
 _PREFILLED = 2048
 
-# For models that come without a chat template.
-_PLAIN_CHAT = (
-    "{{ bos_token or '' }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
-
 
 @dataclass(frozen=True)
 class Context:
     """What a generation starts from: parts whose KV is injected at positions 0.., then tokens that are prefilled.
 
-    seat: remembers what is read here, for the next context of the same question (`lagkit.seats`).
+    seat: remembers what is read here, for the next context of the same question (`lagkit.seats`). said: the words of
+    the assistant's turn with which `ids` end; where they open a section of reasoning, no stop string ends it.
     """
 
     ids: tuple[int, ...]
     parts: tuple[Part, ...] = ()
     seat: Seat | None = field(default=None, compare=False, repr=False)
+    said: str = field(default="", compare=False, repr=False)
 
     @property
     def blocks(self) -> tuple[KVBlock, ...]:
         """The parts' KV; waits for those that are being read. Raises DamagedBlock."""
-        return tuple(part.ready() for part in self.parts)
+        # What is gone on from (`Seat.resume`) is no block, and stands in no context outside `generate`.
+        return cast("tuple[KVBlock, ...]", tuple(part.ready() for part in self.parts))
 
     @property
     def injected(self) -> int:
@@ -96,33 +93,30 @@ class Generation:
 class LM:
     """A causal language model with its tokenizer and the re-alignment that the load-time probe found to be exact."""
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, *, source: BlockSource = "load"
-    ) -> None:
-        """Wrap a loaded model; `source` as in `Augmenter`. Raises UnsupportedModel when keys cannot be re-aligned."""
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        """Wrap a loaded model. Raises UnsupportedModel when keys cannot be re-aligned."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
-        self.tokenizer.chat_template = tokenizer.chat_template or _PLAIN_CHAT
+        self.tokenizer.chat_template = dated(tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN_CHAT)
         self.realigner = probe(model)
-        self.source = source
         self.hot = HotBlocks(pin=model.device.type == "cuda")
         self._heads: dict[tuple[int, ...], KVBlock] = {}
 
     @classmethod
-    def load(
-        cls, name: str, *, device: str | None = None, dtype: str | None = None, source: BlockSource = "load"
-    ) -> LM:
+    def load(cls, name: str, *, device: str | None = None, dtype: str | None = None) -> LM:
         """Load by alias (`smollm2`), hub id or folder.
 
-        device: `cpu`, `cuda` or `mps`; by default the best there is. dtype: `float32` or `bfloat16` (default).
-        source: where the KV of logs comes from (`Augmenter`). Raises ModelNotFound and UnsupportedModel.
+        device: `cpu`, `cuda`, `cuda:N` or `mps`; by default the best there is. dtype: `float32` or `bfloat16`
+        (default). Raises ConfigError for another or missing device and another dtype, before anything is fetched;
+        ModelNotFound and UnsupportedModel.
         """
+        device = best_device() if device is None else present_device(device)
+        numbers = torch_dtype(dtype or "bfloat16")
         source = resolve_model(name)
-        device = device or best_device()
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, dtype or "bfloat16"))
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=numbers)
         except (OSError, ValueError, SafetensorError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise ModelNotFound(f"Model {name!r} could not be loaded from {source}: {first_line}") from error
@@ -133,7 +127,7 @@ class LM:
                 f"The folder {source} does not hold one model: its tokenizer is not the one that its model was trained "
                 "with. Copy model and tokenizer from the same training run."
             )
-        return cls(model.to(device), tokenizer, name, source=source)
+        return cls(model.to(device), tokenizer, name)  # type: ignore[arg-type]  # a wrapper that hides the types
 
     def __repr__(self) -> str:
         config = self.model.config
@@ -142,17 +136,18 @@ class LM:
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return self.model.device
+        return torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
         """The model's and so the blocks' number format."""
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def context_length(self) -> int:
         """Positions that the model was made for, or those within the RoPE regime in which re-alignment is exact."""
-        longest = self.model.config.max_position_embeddings
+        longest: int = self.model.config.max_position_embeddings
         return min(longest, self.realigner.limit) if self.realigner.limit else longest
 
     @cached_property
@@ -169,13 +164,15 @@ class LM:
             "rope": _digest(json.dumps(rope, sort_keys=True, default=str).encode()),
             "tokenizer": vocabulary_hash(self.tokenizer),
             "weights": _digest(b"".join(weights)),
+            # Part of the heads of models whose template writes it.
+            **({"date": TODAY.date().isoformat()} if asks_for_date(self.tokenizer.chat_template) else {}),
         }
 
     def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Augmenter:
         """Builds this model's contexts under a policy."""
         from lagkit.augment import Augmenter  # here, since contexts are made with a model
 
-        return Augmenter(self, prompt, policy, store, self.source)
+        return Augmenter(self, prompt, policy, store)
 
     def admit(self, policy: Policy | None, limits: Limits) -> None:
         """Raise ConfigError for what this model cannot follow; there is nothing of the kind."""
@@ -185,7 +182,7 @@ class LM:
 
         What comes from data has to go through `plain` first, unless `chat` has made it part of a conversation.
         """
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     @cached_property
     def plain(self) -> Callable[[str], str]:
@@ -195,19 +192,25 @@ class LM:
     def chat(self, messages: Sequence[dict[str, str]], *, open_turn: bool) -> str:
         """Messages, made `plain`, through the model's own chat template; `open_turn` starts the assistant's turn.
 
-        Where the template knows no system message, its words go in front of the first user turn.
+        Where the template knows no system message, its words go in front of the first user turn. Raises ConfigError
+        where the template refuses the messages all the same.
         """
         messages = [{**message, "content": self.plain(message["content"])} for message in messages]
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn)
-        except TemplateError:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn))
+        except TemplateError as error:
             system, *rest = messages
             if system["role"] != "system":
-                raise
+                raise ConfigError(f"The chat template of {self.name} refuses a conversation: {error}") from error
             if not rest:
                 return ""
             first = {**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}
             return self.chat([first, *rest[1:]], open_turn=open_turn)
+
+    @cached_property
+    def opens(self) -> str:
+        """The mark of reasoning with which the chat template opens the assistant's turn; empty for most models."""
+        return opened(self.chat([{"role": "user", "content": "?"}], open_turn=True))
 
     def check(self, context: Context, new_tokens: int) -> None:
         """Raise ContextTooLong if the context and `new_tokens` more do not fit."""
@@ -230,7 +233,8 @@ class LM:
     def logits(self, context: Context) -> torch.Tensor:
         """Logits `[tokens, vocab]` of the context's ids, given its injected blocks. Raises ContextTooLong."""
         self.check(context, 0)
-        return self.model(**self._inputs([context])).logits[0]
+        logits: torch.Tensor = self.model(**self._inputs([context])).logits
+        return logits[0]
 
     @torch.inference_mode()
     def encode(self, context: Context, start: int, stop: int) -> KVBlock:
@@ -298,13 +302,20 @@ class LM:
                 context.seat.keep(context, row)
         cache, mask = merge_rows(caches, max_new_tokens + 1)
         last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
-        new = self._decode(last, cache, mask.to(self.device), max_new_tokens, stop)
+        said = [context.said for context in contexts]
+        new = self._decode(last, cache, mask.to(self.device), max_new_tokens, stop, said)
         seconds = (time.perf_counter() - began) / len(contexts)
         read = [len(context.ids) for context in contexts]
         return [self._finish(*row, stop, seconds) for row in zip(wanted, read, new, strict=True)]
 
     def _decode(
-        self, last: torch.Tensor, cache: Cache, mask: torch.Tensor, max_new_tokens: int, stop: Sequence[str]
+        self,
+        last: torch.Tensor,
+        cache: Cache,
+        mask: torch.Tensor,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        said: Sequence[str],
     ) -> list[list[tuple[int, float]]]:
         """Greedy tokens of each row after `last` `[batch, 1]`, with their log-probabilities; `mask` `[batch, cached]`.
 
@@ -324,7 +335,7 @@ class LM:
             for row, token, logprob in zip(rows, last.tolist(), logprobs.tolist(), strict=True):
                 if row not in ended:
                     new[row].append((token, logprob))
-                    ended |= {row} if self._has_ended(new[row], stop) else set()
+                    ended |= {row} if self._has_ended(new[row], stop, said[row]) else set()
             last = last[:, None]
             going = [i for i, row in enumerate(rows) if row not in ended]
             if not going:
@@ -335,12 +346,13 @@ class LM:
                 cache.batch_select_indices(kept)
         return new
 
-    def _has_ended(self, new: list[tuple[int, float]], stop: Sequence[str]) -> bool:
-        """Whether the newest token is an end token, or completes a stop string."""
+    def _has_ended(self, new: list[tuple[int, float]], stop: Sequence[str], said: str) -> bool:
+        """Whether the newest token is an end token, or completes a stop string that ends an action."""
         if new[-1][0] in self._end_ids:
             return True
-        tail = self.tokenizer.decode([token for token, _ in new[-_STOP_WINDOW:]])
-        return any(s in tail for s in stop)
+        ids = [token for token, _ in new]
+        tail = decoded(self.tokenizer, ids[-_STOP_WINDOW:])
+        return any(s in tail for s in stop) and end_of_action(decoded(self.tokenizer, ids), stop, said) is not None
 
     def _finish(
         self, context: Context, read: int, made: list[tuple[int, float]], stop: Sequence[str], seconds: float
@@ -348,10 +360,10 @@ class LM:
         """Cut a row at its end token, or behind its stop string; `read` of the context's ids were computed."""
         new = [token for token, _ in made]
         ends = [i for i, token in enumerate(new) if token in self._end_ids]
-        spent = new[: ends[0] + 1] if ends else new
-        text = self.tokenizer.decode(spent[:-1] if ends else spent)
-        if any(s in text for s in stop):
-            text = cut(text, stop)
+        spent: Sequence[int] = new[: ends[0] + 1] if ends else new
+        text = decoded(self.tokenizer, spent[:-1] if ends else spent)
+        if (end := end_of_action(text, stop, context.said)) is not None:
+            text = text[:end]
             spent = _shortest_that_says(self.tokenizer, spent, text)
         usage = Usage(len(context.ids), context.injected, len(spent), seconds, len(context.ids) - read)
         return Generation(text, tuple(spent), usage, tuple(logprob for _, logprob in made[: len(spent)]))
@@ -383,11 +395,9 @@ def _groups(contexts: Sequence[Context]) -> Iterator[list[Context]]:
     yield group
 
 
-def best_device() -> str:
-    """`cuda` if there is one, then `mps`, then `cpu`."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens spelled out."""
+    return str(tokenizer.decode(list(ids)))
 
 
 def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> Sequence[int]:
@@ -395,7 +405,7 @@ def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], 
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high) // 2
-        if len(tokenizer.decode(ids[:middle])) >= len(text):
+        if len(decoded(tokenizer, ids[:middle])) >= len(text):
             high = middle
         else:
             low = middle + 1

@@ -15,9 +15,10 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
-from lagkit.cli import exit_code
+from lagkit.cli import count, exit_code
 from lagkit.errors import ConfigError, NotebookFailed
 from lagkit.home import BUNDLED
+from lagkit.paths import at
 from lagkit.progress import progress_mode
 from lagkit.secrets import scrub, scrub_file
 from lagkit.terminal import tell
@@ -40,7 +41,7 @@ def execute(
     a missing notebook and for unknown or mistyped parameters before anything runs, and NotebookFailed when a
     cell fails; the copy then holds everything up to the failure.
     """
-    notebook, out_dir = Path(notebook), Path(out_dir)
+    notebook, out_dir = at(notebook), at(out_dir)
     known = declared(notebook)
     given = check(notebook, known, parameters or {})
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -134,17 +135,20 @@ def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one notebook; returns the exit code: 0, or with one sentence on standard error 2 (an error), 130 (Ctrl-C)."""
     parser = argparse.ArgumentParser(prog="python -m lagkit.notebook", description="Run a notebook headlessly.")
-    parser.add_argument("notebook", type=Path, metavar="NOTEBOOK")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for the executed copy and what it writes")
+    parser.add_argument("notebook", type=at, metavar="NOTEBOOK")
+    parser.add_argument("out", type=at, metavar="OUT", help="folder for the executed copy and what it writes")
     parser.add_argument(
         "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters", help="a parameter"
     )
-    parser.add_argument("--timeout", type=int, default=900, metavar="S", help="seconds for one cell (default: 900)")
+    parser.add_argument("--timeout", type=count, default=900, metavar="S", help="seconds for one cell (default: 900)")
     args = parser.parse_args(argv)
     return exit_code(_command, args)
 
 
 def _command(args: argparse.Namespace) -> None:
+    names = [name for name, _ in args.parameters]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"-p gives {twice[0]} twice: give it once.")
     given = from_words(args.notebook, dict(args.parameters))
     tell(str(execute(args.notebook, args.out, given, args.timeout)))
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ import numpy as np
 import pandas as pd
 
 from lagkit import metrics
+from lagkit.answers import result_row
 from lagkit.encode import Encoder, kept_text
 from lagkit.errors import ConfigError, DataError
-from lagkit.experiment import Experiment, result_row
+from lagkit.experiment import Experiment
+from lagkit.fingerprints import of_question
 from lagkit.index import Vectors
-from lagkit.journal import Journal
-from lagkit.policy import get_policy
-from lagkit.progress import progress
+from lagkit.journal import Basis, Journal
+from lagkit.progress import progress, say
 from lagkit.store import Store
 from lagkit.transfer import kind_of
 from lagkit.types import Question, Trace
+from lagkit.variant import Variant
 
 REFERENCES = ("no_logs", "static")
 
@@ -72,6 +75,11 @@ class Kept:
             del self.logs[gone], self.recalls[gone]
         self.logs[trace.id] = (trace, vector)
 
+    def judge(self, store: Store) -> None:
+        """Remove from a store what is judged otherwise there, by gold answers that have changed."""
+        kept = {log: trace.correct for log, (trace, _) in self.logs.items()}
+        store.delete([log.id for log in store.traces() if log.correct != kept.get(log.id, log.correct)])
+
     def write(self, store: Store) -> None:
         """Bring a store to hold these logs and no others; what it holds already stays as it is."""
         held = set(store.ids)
@@ -103,9 +111,12 @@ class Online:
     """
 
     def __init__(self, run: Experiment, policy: str) -> None:
-        self.run, self.name, self.policy = run, policy, get_policy(policy)
-        if self.policy is None:
+        variant = Variant.parse(policy)
+        self.run, self.name = run, policy
+        self.limits = variant.limits(run.config.limits)
+        if variant.policy is None:
             raise ConfigError(f"{policy} uses no logs, so nothing comes of logging: name a policy that reuses them.")
+        self.policy = chosen
         if self.policy.unit != "trace":
             raise ConfigError(f"{policy} reuses single steps, and a stream logs whole traces: name another policy.")
         seen, unseen = run.log_questions, run.questions("unseen")
@@ -130,27 +141,46 @@ class Online:
     def stream(self, rule: Rule, number: int) -> list[Step]:
         """Answer the tasks that are not answered yet, one by one; all steps, those of earlier sessions included.
 
-        The first task, and any that finds the store empty, is answered without logs. Raises DataError if the journal
-        holds other tasks than the order begins with.
+        The first task, and any that finds the store empty, is answered without logs. A task that failed for a reason
+        that may have passed, or was worded otherwise, is asked again, and with it all that came after: they were
+        answered with the logs that it left. Raises DataError if the journal holds other tasks than the order begins
+        with.
         """
         order, book = self.order(number), Journal(self.folder(rule, number) / "traces.jsonl")
-        answered, kept, steps = book.traces(), Kept(rule), []
-        if [trace.question_id for trace in answered] != [question.id for question in order[: len(answered)]]:
-            raise DataError(f"{book.path} is not the beginning of its stream: delete its folder, and it starts anew.")
-        with self.run.store(folder=self.folder(rule, number) / "store", write=True) as store:
-            for trace in answered:
-                steps.append(self._logged(trace, kept))
+        with self.run.writing(), self.run.store(folder=self.folder(rule, number) / "store", write=True) as store:
+            answered, kept = self._answered(book, order), Kept(rule)
+            steps = [self._logged(trace, kept) for trace in answered]
+            kept.judge(store)
             kept.write(store)  # a kill may have come between a task and this
             label = f"Stream: {rule}, order {number}"
             for question in progress(order[len(answered) :], label):
                 trace = self._answer(question, store)
-                book.append(trace)
+                book.append(trace, Basis(of_question(question)))
                 steps.append(self._logged(trace, kept))
                 kept.write(store)
         return steps
 
+    def _answered(self, book: Journal, order: Sequence[Question]) -> list[Trace]:
+        """The tasks whose answers count. One that was asked again takes the place of its answer and all after that."""
+        places = {question.id: place for place, question in enumerate(order)}
+        begun: list[tuple[Question, Trace, Basis]] = []
+        for trace, basis in book.entries():
+            place = places.get(trace.question_id, len(order))
+            if place > len(begun):
+                raise DataError(
+                    f"{book.path} is not the beginning of its stream: delete its folder, and it starts anew."
+                )
+            begun[place:] = [(order[place], trace, basis)]
+        counting = list(takewhile(lambda one: one[2].question == of_question(one[0]) and not one[1].passing, begun))
+        if again := len(begun) - len(counting):
+            say(
+                f"{book.path.parent.name}: task {len(counting) + 1} failed for a reason that may have passed, or is "
+                f"worded otherwise now; from it on {again} tasks are asked again."
+            )
+        return [replace(trace, correct=metrics.is_right(q, trace.answer)) for q, trace, _ in counting]
+
     def _answer(self, question: Question, store: Store) -> Trace:
-        agent = self.run.agent(self.policy if len(store) else None, self.name, store)
+        agent = self.run.agent(self.policy if len(store) else None, self.name, store, limits=self.limits)
         [trace] = agent.run([question])
         return replace(trace, correct=metrics.is_right(question, trace.answer))
 
@@ -162,7 +192,7 @@ class Online:
     def results(self, rules: Mapping[str, Rule], orders: int) -> pd.DataFrame:
         """One row per condition (a name of `rules`), order and task.
 
-        Columns: `condition`, `order`, `place` (from 1), `split`, those of `experiment.result_row`; `logs` in the store
+        Columns: `condition`, `order`, `place` (from 1), `split`, those of `answers.result_row`; `logs` in the store
         after the task, of which `right_logs`; and of the logs that it found, `helpful` and `wrong_helpful` ones: they
         share a hop with it, and answered their own question wrongly.
         """
@@ -180,7 +210,7 @@ class Online:
         """The same questions without logs, and with the run's own store: a row per question and these two.
 
         The `static` store is built from the log-store questions, without logs, before the first task; a log-store
-        question does not find its own log in it. Columns: `condition`, `split`, those of `experiment.result_row`.
+        question does not find its own log in it. Columns: `condition`, `split`, those of `answers.result_row`.
         """
         answers = zip(REFERENCES, (self._without_logs, self._static), strict=True)
         return pd.DataFrame([{"condition": name, **self._row(trace)} for name, traces in answers for trace in traces])
@@ -218,8 +248,9 @@ class Online:
         seen, unseen = self.run.log_questions, self.run.questions("unseen")
         with self.run.store() as store:
             own = {trace.question_id: {trace.id} for trace in store.traces()}
-            logged = self.run.ask(f"{self.name}.leave-one-out", self.policy, self.name, seen, store, exclude=own)
-            return logged + self.run.ask(f"{self.name}.unseen", self.policy, self.name, unseen, store)
+            how = (self.policy, self.name)
+            logged = self.run.ask(f"{self.name}.leave-one-out", *how, seen, store, limits=self.limits, exclude=own)
+            return logged + self.run.ask(f"{self.name}.unseen", *how, unseen, store, limits=self.limits)
 
     def _row(self, trace: Trace) -> dict[str, Any]:
         return {"split": self._splits[trace.question_id], **result_row(self._asked[trace.question_id], trace)}
@@ -234,7 +265,7 @@ class Online:
     def _state(self, store: Store, tasks: Iterable[Trace]) -> pd.Series:
         used, logs = set().union(*map(recalled, tasks)), list(store.traces())
         if self.policy.inject == "kv":
-            size = store.summary()["bytes"].get(Encoder(self.run.lm, self.run.prompt).key(self.policy), 0)
+            size = store.summary()["bytes"].get(Encoder(self.run.local_lm, self.run.prompt).key(self.policy), 0)
         else:
             size = sum(len(kept_text(log, self.policy.keep).encode()) for log in logs)
         right, useful = sum(bool(log.correct) for log in logs), sum(log.id in used for log in logs)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lagkit.intervals import verdict
 from lagkit.policy import POLICIES
 
 _TABLE = Path(__file__).with_name("paper.csv")
@@ -45,16 +46,18 @@ def agreement(theirs: pd.DataFrame, ours: pd.DataFrame, metric: str) -> pd.DataF
     """How often our differences point the paper's way: a row for each of its data sets with this metric.
 
     theirs: as `differences` gives them. ours: the same levels, one source. Columns count the policies that both have:
-    `same` and `opposite` direction where our interval keeps clear of zero, and `undetected` where it does not.
+    `same` and `opposite` direction where our interval keeps clear of zero; where it does not, `equal` within the
+    metric's margin, and `inconclusive`.
     """
     own = ours.xs(metric, level="metric").droplevel("source")
     rows = {}
     for source, part in theirs.xs(metric, level="metric").groupby(level="source", sort=False):
         published = part.droplevel("source")["mean"].rename("published")
         pairs = own.join(published, how="inner")
-        clear = (pairs["low"] > 0) | (pairs["high"] < 0)
-        same = pairs["mean"] * pairs["published"] > 0
-        rows[source] = {"same": sum(clear & same), "opposite": sum(clear & ~same), "undetected": sum(~clear)}
+        found = pd.Series([verdict(row, metric) for _, row in pairs.iterrows()], pairs.index, dtype=object)
+        clear, same = found.isin(["more", "less"]), pairs["mean"] * pairs["published"] > 0
+        unclear = {name: sum(found == name) for name in ("equal", "inconclusive")}
+        rows[source] = {"same": sum(clear & same), "opposite": sum(clear & ~same), **unclear}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -64,7 +67,7 @@ def beside(ours: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ours: the name of a run -> its `metrics.summarize` on one split, by policy. The score is EM, or accuracy for
     multiple choice; a policy that a source lacks is NaN.
     """
-    columns = {}
+    columns: dict[tuple[str, str], pd.Series] = {}
     for dataset, part in published().groupby("dataset", sort=False):
         means = part.set_index("policy")
         source = f"{dataset} ({part['questions'].iloc[0]:,}), paper"

@@ -10,13 +10,25 @@ from lagkit.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values without aliases: a few lines of these can stand for more than a machine holds."""
+    """Plain values without aliases and repeated keys.
+
+    A few lines of aliases can stand for more than a machine holds; of two equal keys, YAML's own loader takes the last.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            where = self.peek_event().start_mark
+            where = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # of PyYAML
             raise yaml.YAMLError(f"settings have no aliases (`*name`), line {where.line + 1}: write the value out")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            keys = [self.construct_object(key) for key, _ in node.value]
+            second = next(i for i, key in enumerate(keys) if key in keys[:i])
+            line = node.value[second][0].start_mark.line + 1
+            raise yaml.YAMLError(f"the key {keys[second]!r} is there a second time in line {line}")
+        return found
 
 
 def load_yaml(text: str, what: str) -> Any:

@@ -117,7 +117,7 @@ def get_policy(name: str) -> Policy | None:
         return POLICIES[name]
     parts = name.split("/")
     if len(parts) in (len(_CHOICES) - 1, len(_CHOICES)):
-        return Policy(*parts)  # type: ignore[arg-type]
+        return Policy(*parts)  # type: ignore[arg-type]  # words, which it checks
     raise ConfigError(
         f"Unknown policy {name!r}: use one of {', '.join(POLICIES)}, or spell it out as inject/keep/encode/place, "
         "with /before behind it if need be."

@@ -63,7 +63,7 @@ def curve(
     """The stream in `windows` parts of equal length: a row per part and condition, references included.
 
     Columns: `condition`, `first` and `last` place, `mean`, `low`, `high`. The interval is that of the paired difference
-    to the baseline, around the mean: it reaches the baseline's mean where no difference was detected.
+    to the baseline, around the mean: it reaches the baseline's mean where the difference is not clear of zero.
     """
     edges = np.linspace(0, results["place"].max(), windows + 1).round().astype(int)
     rows = []

@@ -6,7 +6,6 @@ logs go by the gold answers; filters (`FILTERS`) do without, as they would have 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -15,10 +14,13 @@ from functools import cached_property
 import pandas as pd
 
 from lagkit import metrics
+from lagkit.answers import result_row
 from lagkit.data import hops, overlaps
 from lagkit.errors import ConfigError, DataError
-from lagkit.experiment import Experiment, result_row
+from lagkit.experiment import Experiment
+from lagkit.fingerprints import of_logs
 from lagkit.intervals import share_interval
+from lagkit.letters import choice_letter
 from lagkit.types import Passage, Question, Trace
 from lagkit.variant import Variant
 
@@ -29,7 +31,7 @@ SURE = 0.5  # the share of the logs with an answer that `confidence` keeps
 
 def forced(run: Experiment) -> Experiment:
     """The run whose logs were made by an agent that has to answer in the end, in the folder `forced` of `run`."""
-    return Experiment(run.config.model_copy(update={"out": run.out / "forced", "force_answer": True}))
+    return Experiment(run.config.derived("forced", force_answer=True))
 
 
 class Logs:
@@ -95,7 +97,7 @@ class Logs:
             out_of_reach = set(store.ids) - set(logs)
             journal = f"{policy}.unseen"
             if out_of_reach or self.run is not self.asked:
-                journal += f".only-{len(logs)}-{_address(logs)}"
+                journal += f".only-{len(logs)}-{of_logs(logs)}"
             exclude = dict.fromkeys((question.id for question in questions), out_of_reach)
             traces = self.asked.ask(journal, variant.policy, policy, questions, store, limits=limits, exclude=exclude)
         return _rows(questions, traces, label or policy)
@@ -195,8 +197,8 @@ class Logs:
         return same_answer(question, log.answer, self.again[question.id].answer)
 
     def _supported(self, log: Trace) -> bool:
-        read = {hit.id for round in log.rounds for hit in round.passages}
-        return any(says(self.run.passages.passage(id), log.answer) for id in read)
+        read, passages = {hit.id for round in log.rounds for hit in round.passages}, self.run.passages
+        return passages is not None and any(says(passages.passage(id), log.answer) for id in read)
 
     @cached_property
     def _questions(self) -> dict[str, Question]:
@@ -214,7 +216,7 @@ class Logs:
 def same_answer(question: Question, first: str | None, second: str | None) -> bool:
     """Whether both are answers, and the same in normal form; for multiple choice, whether they name one option."""
     if question.kind == "choice":
-        first, second = (metrics.choice_letter(text, len(question.choices), strict=False) for text in (first, second))
+        first, second = (choice_letter(text, len(question.choices), strict=False) for text in (first, second))
     return first is not None and second is not None and metrics.normalize(first) == metrics.normalize(second)
 
 
@@ -282,8 +284,3 @@ def gains(logs: Logs, policy: str, choices: Sequence[str]) -> pd.DataFrame:
 def _rows(questions: Sequence[Question], traces: Sequence[Trace], label: str) -> pd.DataFrame:
     rows = [result_row(question, trace) for question, trace in zip(questions, traces, strict=True)]
     return pd.DataFrame([{"policy": label, "split": "unseen", **row} for row in rows])
-
-
-def _address(logs: Collection[str]) -> str:
-    """A short name for a set of logs that says which they are."""
-    return hashlib.sha256("\n".join(sorted(logs)).encode()).hexdigest()[:12]

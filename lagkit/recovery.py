@@ -16,7 +16,7 @@ from lagkit.backend import API
 from lagkit.config import RunConfig
 from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
-from lagkit.intervals import paired_interval
+from lagkit.intervals import Difference, paired_interval
 from lagkit.variant import Variant
 
 Hops = Mapping[str, Collection[str]]
@@ -35,6 +35,7 @@ def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out
         "policies": reachable(variants),
         "splits": ("unseen",),
         "out": out,
+        "store": None,
     }
     run = Experiment(RunConfig.parse(settings), lm=lm, embedder=local.embedder)
     with manifest.session(run):
@@ -55,10 +56,10 @@ def reachable(variants: Sequence[str]) -> tuple[str, ...]:
 def lend_logs(source: Experiment, borrower: Experiment) -> None:
     """Put the logs of one run into another's store, in the same order: words and embeddings, which any model can use.
 
-    Both runs have one embedder. Logs that are there already stay.
+    Both runs have one embedder. Logs that are there already stay, and those that the source has replaced go.
     """
     with source.store() as logs:
-        borrower.fill(list(logs.traces()))
+        borrower.fill(list(logs.traces()), source.made())
 
 
 def gains(results: pd.DataFrame, reference: tuple[str, str], hops: Hops, score: str) -> pd.DataFrame:
@@ -72,18 +73,19 @@ def gains(results: pd.DataFrame, reference: tuple[str, str], hops: Hops, score: 
     scored = results.assign(**{score: results[score].fillna(0.0)})
     scores = scored.pivot(index="question_id", columns=["where", "policy"], values=score)
 
-    def gain(where: str, policy: str) -> pd.Series:
+    def gain(where: str, policy: str) -> Difference:
+        return paired_interval(scores[where, "no_logs"], scores[where, policy], hops)
+
+    def by_question(where: str, policy: str) -> pd.Series:
         return scores[where, policy] - scores[where, "no_logs"]
 
-    best = gain(*reference)
-    whole = paired_interval(best * 0.0, best, hops)
+    whole = gain(*reference)
     clear = whole.low > 0 or whole.high < 0
     rows = {}
     for where, policy in scores:
         if policy == "no_logs":
             continue
-        own = gain(where, policy)
-        found, apart = paired_interval(own * 0.0, own, hops), paired_interval(best, own, hops)
+        found, apart = gain(where, policy), paired_interval(by_question(*reference), by_question(where, policy), hops)
         told = {name: value for name, value in asdict(found).items() if name in ("mean", "low", "high")}
         told |= {"apart": apart.mean, "apart_low": apart.low, "apart_high": apart.high}
         rows[where, policy] = told | {"recovered": found.mean / whole.mean if clear else None}

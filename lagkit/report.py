@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from lagkit import intervals
 from lagkit.strata import Strata
 
-_SCORE_NAMES = {"em": "EM", "f1": "F1", "accuracy": "accuracy", "accuracy_flexible": "accuracy (flexible)"}
+_SCORE_NAMES = {
+    **{"em": "EM", "f1": "SQuAD F1", "f1_hotpot": "HotpotQA F1"},
+    **{"accuracy": "accuracy", "accuracy_flexible": "flexible accuracy"},
+}
 # What stands over a column of costs, and how its numbers are shown.
 _COSTS = {name: (f"{name} tokens", ".0f") for name in ("prefilled", "injected", "generated")}
 _COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}
@@ -20,7 +24,7 @@ _CODE = re.compile(r"((?<!`)`(?!`)[^`]+(?<!`)`(?!`))")
 _ACTIVE = re.compile(r"<|&(?=#?\w+;)|(?<=\])[(:\[]|(?<=:)//|[$`\\]")
 _ENTITIES = {"<": "&lt;", "&": "&amp;"}
 _AT_START = re.compile(r"^(\d*)([-+*#>.)](?=\s|$)|#|>|~|\[|=)")
-_FOLDERS = ("data", "out")
+_FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
 
@@ -58,20 +62,13 @@ def markdown(
 
 
 def findings(differences: pd.DataFrame, split: str) -> list[str]:
-    """One sentence per policy: what differs from no logs, and what cannot be told apart from it."""
+    """One sentence per policy: in what it differs from no logs, in what it equals it, and what remains open."""
     sentences = []
     for policy, rows in _at(differences, "split", split).groupby(level="policy", sort=False):
         told = []
         for (_, metric), row in rows.iterrows():
-            name, size = _SCORE_NAMES.get(metric, metric), interval(row, metric)
-            if row["low"] <= 0 <= row["high"]:
-                told.append(f"no difference detected in {name} ({size})")
-            else:
-                told.append(
-                    f"{'more' if row['mean'] > 0 else 'fewer'} rounds ({size})"
-                    if metric == "rounds"
-                    else f"{'higher' if row['mean'] > 0 else 'lower'} {name} ({size})"
-                )
+            words = ("more", "fewer") if metric == "rounds" else ("higher", "lower")
+            told.append(f"{_SCORE_NAMES.get(metric, metric)} {judged(row, metric, *words)} ({interval(row, metric)})")
         sentences.append(f"`{policy}` against `no_logs`: {'; '.join(told)}.")
     return sentences
 
@@ -111,7 +108,21 @@ def _costs(part: pd.DataFrame) -> str:
     return table(["variant", *(_COSTS[name][0] for name in names)], rows)
 
 
-def interval(row: pd.Series, metric: str) -> str:
+def judged(row: Mapping[str, float] | pd.Series, metric: str, more: str = "more", less: str = "less") -> str:
+    """What a difference shows, in words: `more`, `equal within 3 points`, `inconclusive`; as `intervals.verdict`.
+
+    What is clear of zero and yet within the margin is said to be small.
+    """
+    size, found = intervals.margin(metric).words, intervals.verdict(row, metric)
+    if found == "equal":
+        return f"equal within {size}"
+    if found == "inconclusive":
+        return found
+    small = f", but by less than {size}" if intervals.within(row, metric) else ""
+    return (more if found == "more" else less) + small
+
+
+def interval(row: Mapping[str, float] | pd.Series, metric: str) -> str:
     """Mean and interval; scores in points of 100. Without a second independent question there is no interval."""
     scale, digits = (1, 2) if metric == "rounds" else (100, 1)
     mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("mean", "low", "high"))
@@ -124,7 +135,7 @@ def _plain(value: Any) -> str:
 
 def table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; what cells hold is text, but for code in backticks."""
-    lines = [list(heads)]
+    lines: list[Sequence[Any]] = [list(heads)]
     lines.append(["---"] * len(lines[0]))
     lines += rows
     return "\n".join("| " + " | ".join(literal(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

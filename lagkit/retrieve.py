@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from lagkit.errors import DataError, ModelNotFound
 from lagkit.home import lagkit_home
 from lagkit.hub import resolve_embedder
 from lagkit.index import VectorIndex, Vectors
+from lagkit.paths import at
 from lagkit.progress import Progress, quiet
 from lagkit.types import Hit, Passage
 
@@ -61,34 +63,69 @@ class HashEmbedder:
         """Vectors [n, dim]; the same for queries as for documents."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        vectors = self._content.transform(texts).toarray()
+        vectors: Vectors = self._content.transform(texts).toarray()
         for empty in np.flatnonzero(~vectors.any(axis=1)):
-            vectors[empty] = self._words.transform([texts[empty]]).toarray()[0]
+            vectors[empty] = self._words.transform([texts[int(empty)]]).toarray()[0]
         return vectors
 
     documents = queries
 
 
 class SentenceEmbedder:
-    """A sentence-transformers model, with its query prompt for queries where it has one."""
+    """A sentence-transformers model, with its query prompt for queries where it has one.
+
+    A text that is longer than the model reads is embedded in windows, whose mean, weighted by their lengths, is its
+    vector: else texts that differ only behind the first few hundred tokens would be one.
+    """
 
     def __init__(self, model: SentenceTransformer, name: str) -> None:
         self._model, self.name = model, name
-        self.dim = int(model.get_embedding_dimension())
+        self.dim = int(model.get_embedding_dimension() or 0)
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, dim] of the texts behind the model's query prompt."""
-        return self._encode(self._model.encode_query, texts)
+        return self._encode(self._model.encode_query, texts, ("query",))
 
     def documents(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, dim] of the texts."""
-        return self._encode(self._model.encode_document, texts)
+        return self._encode(self._model.encode_document, texts, ("document", "passage", "corpus"))
 
-    def _encode(self, encode: Callable[..., Vectors], texts: Sequence[str]) -> Vectors:
+    def _encode(self, encode: Callable[..., Vectors], texts: Sequence[str], prompts: Sequence[str]) -> Vectors:
+        """prompts: the names that the prompt may have which the model puts in front of these texts."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        vectors = encode(list(texts), batch_size=32, normalize_embeddings=True, show_progress_bar=False)
-        return vectors.astype(np.float32, copy=False)
+        prompt = next((self._model.prompts[name] for name in prompts if name in self._model.prompts), None) or ""
+        windows = [self._windows(text, prompt) for text in texts]
+        flat = [window for its in windows for window in its]
+        vectors = encode(flat, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+        vectors = vectors.astype(np.float32, copy=False)
+        if len(flat) == len(texts):
+            return vectors
+        parts = np.split(vectors, np.cumsum([len(its) for its in windows[:-1]]))
+        return np.stack([_mean(part, its) for part, its in zip(parts, windows, strict=True)])
+
+    def _windows(self, text: str, prompt: str) -> list[str]:
+        """A text in parts that the model reads whole: halved where a word ends, as often as it takes."""
+        longest = self._model.max_seq_length
+        if not longest or longest == math.inf or len(text) < 2:
+            return [text]
+        if len(self._model.tokenizer(prompt + text, truncation=False, verbose=False)["input_ids"]) <= longest:
+            return [text]
+        middle = len(text) // 2
+        gaps = (gap.start() for gap in re.finditer(r"\s+", text))
+        cut = min(gaps, key=lambda place: abs(place - middle), default=middle)
+        halves = filter(None, (text[:cut].strip(), text[cut:].strip()))
+        return [window for half in halves for window in self._windows(half, prompt)]
+
+
+def _mean(vectors: Vectors, windows: Sequence[str]) -> Vectors:
+    """The mean [dim], of length 1, of the vectors [n, dim] of windows; of one window, its own vector."""
+    if len(windows) == 1:
+        only: Vectors = vectors[0]
+        return only
+    mean = np.average(vectors, axis=0, weights=[len(window) for window in windows])
+    unit: Vectors = (mean / np.linalg.norm(mean)).astype(np.float32)
+    return unit
 
 
 class CachedEmbedder:
@@ -108,7 +145,8 @@ class CachedEmbedder:
         return self._embed("document", texts, self._embedder.documents)
 
     def _embed(self, role: str, texts: Sequence[str], embed: Callable[[Sequence[str]], Vectors]) -> Vectors:
-        named = {text: VectorCache.key(self.name, role, text) for text in texts}
+        # `windows`: earlier versions kept vectors of the beginnings of long texts.
+        named = {text: VectorCache.key("windows", self.name, role, text) for text in texts}
         known = self._cache.read(named.values())
         # Texts of similar length share a batch, which saves padding; the longest come first, as they take longest.
         missing = sorted((text for text, key in named.items() if key not in known), key=len, reverse=True)
@@ -145,7 +183,7 @@ def load_embedder(name: str | Path = "minilm", device: str = "cpu") -> Embedder:
 
 def _label(name: str | Path) -> str:
     """What an embedder's vectors are known by: a folder's content may change, so its weights are part of the name."""
-    folder = Path(name).expanduser()
+    folder = at(name)
     weights = folder / "model.safetensors"
     if not weights.is_file():
         return str(name)
@@ -156,7 +194,7 @@ def _label(name: str | Path) -> str:
 class PassageIndex:
     """Passages that can be searched; what is embedded is the title, a newline and the text.
 
-    Raises DataError when two passages have the same id.
+    Raises DataError when two passages have the same id, or the embedder gives nan or inf for one.
     """
 
     def __init__(self, passages: Iterable[Passage], embedder: Embedder) -> None:
@@ -183,7 +221,7 @@ class PassageIndex:
         """
         if len(self._found) > _REMEMBERED:
             self._found.clear()
-        keys = [(hashlib.blake2b(np.ascontiguousarray(row)).digest(), k, offset) for row in vectors]
+        keys = [(hashlib.blake2b(np.ascontiguousarray(row).data).digest(), k, offset) for row in vectors]
         new = {key: row for key, row in zip(keys, vectors, strict=True) if key not in self._found}
         if new:
             self._found.update(zip(new, self._index.search(np.stack([*new.values()]), k, offset), strict=True))

@@ -11,6 +11,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote, quote_plus, unquote
 
+from lagkit.files import write
+
 HIDDEN = "[secret]"
 _NAMES = re.compile(
     r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|BEARER|COOKIE|(?<=_)(?:PASS|PWD|PAT|AUTH|SIG)(?![A-Z])",
@@ -42,9 +44,7 @@ def scrub_file(path: Path) -> None:
     before = path.read_bytes()
     after = scrub(before.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
     if after != before:
-        aside = path.with_name(f"{path.name}.tmp")
-        aside.write_bytes(after)
-        aside.replace(path)
+        write(path, after)
 
 
 def _of_environment() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pandas as pd
@@ -50,9 +51,15 @@ def overlaps(experiment: Experiment) -> pd.Series:
 
 def outcomes(experiment: Experiment, results: pd.DataFrame) -> Strata:
     """The results on unseen questions within each stratum; `results` must have some. Raises DataError as `overlaps`."""
-    unseen, kind = results[results["split"] == "unseen"], overlaps(experiment)
-    means, differences = means_by(unseen, kind), differences_by(experiment, unseen, kind)
-    return Strata(means.droplevel("split"), differences.droplevel("split"))
+    return by_overlap(results, overlaps(experiment), data.hops((*experiment.data.seen, *experiment.data.unseen)))
+
+
+def by_overlap(results: pd.DataFrame, kind: pd.Series, hops: Mapping[str, Collection[str]]) -> Strata:
+    """The same without the run. kind: as `overlaps` gives it. hops: question id -> ids of its hops."""
+    parts = _parts(results[results["split"] == "unseen"], kind)
+    means = {name: metrics.summarize(own) for name, own in parts}
+    differences = {name: metrics.compare(own, hops) for name, own in parts}
+    return Strata(*(pd.concat(found, names=[kind.name]).droplevel("split") for found in (means, differences)))
 
 
 def about(experiment: Experiment) -> str:
@@ -88,14 +95,8 @@ def facts(experiment: Experiment) -> pd.DataFrame:
     return table.assign(overlap=pd.Categorical(table["overlap"], get_args(Stratum), ordered=True))
 
 
-def means_by(results: pd.DataFrame, kind: pd.Series) -> pd.DataFrame:
-    """`metrics.summarize` within each kind of question: `kind` is question id -> kind, and names a level in front."""
-    parts = {name: metrics.summarize(own) for name, own in _parts(results, kind)}
-    return pd.concat(parts, names=[kind.name])
-
-
 def differences_by(experiment: Experiment, results: pd.DataFrame, kind: pd.Series) -> pd.DataFrame:
-    """`Experiment.differences` within each kind of question, as `means_by` does."""
+    """`Experiment.differences` within each kind of question: `kind` (question id -> kind) names a level in front."""
     parts = {name: experiment.differences(own) for name, own in _parts(results, kind)}
     return pd.concat(parts, names=[kind.name])
 

@@ -19,9 +19,9 @@ from lagkit import data
 from lagkit.config import Split
 from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
-from lagkit.intervals import paired_interval
-from lagkit.policy import get_policy
+from lagkit.intervals import mean_interval, paired_interval
 from lagkit.types import Question, Trace
+from lagkit.variant import Variant
 
 Kind = Literal["contradicting", "helpful", "irrelevant"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -75,8 +75,7 @@ class Transfer:
         self.changed = None
         if run.config.world is not None:
             world = {**run.config.world, "contradicted": changed_facts}
-            out = run.out / f"changed-{changed_facts:g}"
-            self.changed = Experiment(run.config.model_copy(update={"out": out, "world": world}))
+            self.changed = Experiment(run.config.derived(f"changed-{changed_facts:g}", world=world))
 
     def build(self) -> None:
         """Build and encode the logs of both worlds; what is there stays. The changed run's store holds them all."""
@@ -85,12 +84,8 @@ class Transfer:
         if self.changed is None:
             return
         self.changed.lm, self.changed.embedder = self.run.lm, self.run.embedder
-        with self.run.store() as own, self.changed.store(write=True) as store:
-            # Before those of the changed world: equal scores come oldest first, and shall do so as in the run's store.
-            new = [trace for trace in own.traces() if trace.id not in store]
-            vectors = self.run.embedder.documents([trace.key for trace in new])
-            store.add_many((trace, vector, {}) for trace, vector in zip(new, vectors, strict=True))
-        self.changed.build()
+        # Before those of the changed world: equal scores come oldest first, and shall do so as in the run's store.
+        self.changed.build(after=self.run)
         self.changed.encode()
 
     def questions(self, split: Split) -> tuple[Question, ...]:
@@ -102,19 +97,20 @@ class Transfer:
 
         What was answered earlier is read. Raises ConfigError for a mix with a changed world where there is none.
         """
-        questions, use = self.questions(split), get_policy(policy)
-        if use is None:
-            traces = self.run.ask("log" if split == "seen" else "no_logs.unseen", None, policy, questions, None)
+        questions, variant = self.questions(split), Variant.parse(policy)
+        limits = variant.limits(self.run.config.limits)
+        if variant.policy is None:
+            journal = "log" if (policy, split) == ("no_logs", "seen") else f"{policy}.{split}"
+            traces = self.run.ask(journal, None, policy, questions, None, limits=limits)
             return {trace.question_id: trace for trace in traces}
         if mix.changed and self.changed is None:
             raise ConfigError("Only test worlds can be changed: leave `changed` at 0 for other data.")
-        limits = self.run.config.limits
         if min_similarity > ALL:
             limits = replace(limits, min_similarity=min_similarity)
         exclude = {question.id: self._out_of_reach(question, mix) for question in questions}
         journal = self._journal(policy, split, mix, min_similarity)
         with (self.changed or self.run).store() as store:
-            traces = self.run.ask(journal, use, policy, questions, store, limits=limits, exclude=exclude)
+            traces = self.run.ask(journal, variant.policy, policy, questions, store, limits=limits, exclude=exclude)
         return {trace.question_id: trace for trace in traces}
 
     def outcomes(self, policy: str, split: Split, mix: Mix = UNCHANGED, min_similarity: float = ALL) -> pd.DataFrame:
@@ -131,13 +127,13 @@ class Transfer:
             for hit in (hit for round in after[question.id].rounds for hit in round.logs):
                 kind = kind_of(question, self._logged[hit.id])
                 best[kind] = max(hit.score, best.get(kind, ALL))
-            kind = next((kind for kind in KINDS if kind in best), None)
+            most = next((kind for kind in KINDS if kind in best), None)
             rows[question.id] = {
                 "stratum": data.overlap([q for q in self.run.log_questions if q.id != question.id], question),
                 "without": bool(before[question.id].correct),
                 "with_logs": bool(after[question.id].correct),
-                "kind": kind,
-                "best": best.get(kind, float("nan")),
+                "kind": most,
+                "best": best[most] if most else float("nan"),
             }
         return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -145,7 +141,7 @@ class Transfer:
         """Thresholds on the log-store split, leave-one-out: a row each, `ALL` first.
 
         Columns: `right`, the share of right answers; `positive` and `negative` transfer; the paired difference in
-        right answers to using all logs, as in `intervals.Difference`.
+        right answers to using all logs, as in `intervals.Difference`; that of `ALL` itself has no interval.
         """
         hops = data.hops(self.questions("seen"))
         found = {threshold: self.outcomes(policy, "seen", mix, threshold) for threshold in (ALL, *thresholds)}
@@ -154,6 +150,7 @@ class Transfer:
             moved = transfer(outcomes, hops)["mean"]
             gain = paired_interval(found[ALL]["with_logs"], outcomes["with_logs"], hops)
             rows[threshold] = {"right": outcomes["with_logs"].mean(), **moved[["positive", "negative"]], **asdict(gain)}
+        rows[ALL] |= {"low": float("nan"), "high": float("nan")}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
 
     @cached_property
@@ -183,7 +180,7 @@ class Transfer:
             if place.question.id == question.id or (removed and kind_of(question, place.question) != "irrelevant"):
                 standing = None
             excluded |= {place.own, place.changed} - {standing}
-        return excluded - {None}
+        return {log for log in excluded if log is not None}
 
     def _journal(self, policy: str, split: Split, mix: Mix, min_similarity: float) -> str:
         """The answers of unseen questions with the logs as they are, are the run's own."""
@@ -208,10 +205,9 @@ def transfer(outcomes: pd.DataFrame, hops: Mapping[str, Collection[str]]) -> pd.
     Columns as in `intervals.Difference`. Raises DataError as `paired_interval` does.
     """
     before, after = outcomes["without"], outcomes["with_logs"]
-    nothing = pd.Series(0.0, outcomes.index)
     found = {
-        "positive": paired_interval(nothing, after & ~before, hops),
-        "negative": paired_interval(nothing, before & ~after, hops),
+        "positive": mean_interval((after & ~before).astype(float), hops),
+        "negative": mean_interval((before & ~after).astype(float), hops),
         "net": paired_interval(before, after, hops),
     }
     return pd.DataFrame({name: asdict(difference) for name, difference in found.items()}).T

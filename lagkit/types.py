@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 TaskKind = Literal["qa", "choice"]
+F1Rule = Literal["squad", "hotpot"]
 
 # Whatever reading a stranger's JSON as one of these values may raise.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -39,7 +40,8 @@ class Hop:
 class Question:
     """A task with its gold answers; `answers[0]` is the gold answer, the rest are aliases.
 
-    For `kind="choice"` the answer is a letter and `choices` holds the options in order.
+    For `kind="choice"` the answers are letters and `choices` holds the options in order. `f1` is the rule that the data
+    set is scored by.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Question:
     choices: tuple[str, ...] = ()
     hops: tuple[Hop, ...] = ()
     category: str = ""
+    f1: F1Rule = "squad"
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class Round:
 class Trace:
     """The reasoning of one task. `answer` is None when none was given; `error` says why a task failed.
 
+    lasting: whether it failed for what the question is (`errors.QuestionError`), and would fail again; another failure
+    is one of the moment, and a run that resumes asks again.
+
     `correct` is kept for analysis only (right or wrong logs); neither retrieval nor the agent reads it. `confidence` is
     the mean log-probability of the answer's tokens; None without an answer, or where a model doesn't tell.
     """
@@ -111,6 +117,12 @@ class Trace:
     correct: bool | None = None
     policy: str = "no_logs"
     confidence: float | None = None
+    lasting: bool = False
+
+    @property
+    def passing(self) -> bool:
+        """Whether the task failed for a reason that may have passed."""
+        return self.error is not None and not self.lasting
 
     @property
     def id(self) -> str:
@@ -164,7 +176,8 @@ def _round_from_dict(raw: dict[str, Any]) -> Round:
 
 def _typed(value: T) -> T:
     """`value`, a dataclass, if its fields hold what they declare; raises TypeError otherwise."""
-    for name, types in _field_types(type(value)).items():
+    kind: type = type(value)
+    for name, types in _field_types(kind).items():
         if not isinstance(getattr(value, name), types):
             raise TypeError(f"{name!r} of a {type(value).__name__} cannot be {getattr(value, name)!r:.80}")
     return value

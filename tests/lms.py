@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from lagkit.config import RunConfig
 from lagkit.experiment import Experiment
 from lagkit.families import tiny
-from lagkit.model import LM, Context, Generation
+from lagkit.model import LM, Context, Generation, decoded
 from lagkit.prompts import Prompt
 from lagkit.retrieve import HashEmbedder
 from lagkit.store import LogStore
@@ -24,6 +25,7 @@ from lagkit.types import Passage, Question, Round, TaskKind, Trace, Usage
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 VOCAB = 600
+Kind = TypeVar("Kind", bound=LM)
 
 _TURNS = "{{ bos_token }}{% for m in messages %}"
 _TURN = "<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n"
@@ -77,10 +79,18 @@ def tiny_lm(family: str = "llama", template: str | None = CHAT) -> LM:
     return new_lm(LM, family, template)
 
 
-def new_lm(kind: type[LM], family: str = "llama", template: str | None = CHAT, **config: object) -> LM:
+def new_lm(kind: type[Kind], family: str = "llama", template: str | None = CHAT, **config: object) -> Kind:
     """A fresh LM of class `kind`; `config` goes to the model's configuration."""
     model = tiny(family, **{"vocab_size": VOCAB, "max_position_embeddings": 4096, **config})
     return kind(model, tokenizer(template), f"tiny-{family}")
+
+
+def saved(folder: Path, **config: object) -> Path:
+    """A tiny model in a folder, as `LM.load` reads it; `config` as in `new_lm`."""
+    lm = new_lm(LM, **config)
+    lm.model.save_pretrained(folder)
+    lm.tokenizer.save_pretrained(folder)
+    return folder
 
 
 class ActingLM(LM):
@@ -137,8 +147,8 @@ class ScriptedLM(LM):
 
     def read(self, context: Context) -> tuple[str, str]:
         """What a context holds, as text: the injected part and the prefilled part."""
-        injected = "".join(self.tokenizer.decode(block.ids.tolist()) for block in context.blocks)
-        return injected, self.tokenizer.decode(context.ids)
+        injected = "".join(decoded(self.tokenizer, block.ids.tolist()) for block in context.blocks)
+        return injected, decoded(self.tokenizer, context.ids)
 
     def _question(self, words: str) -> str:
         """The question of the script that comes last in a prompt: earlier ones stand in logs."""
@@ -197,8 +207,11 @@ def open_store(path: Path, lm: LM, *traces: Trace) -> LogStore:
     return store
 
 
-def small_run(out: Path, lm: LM, **settings: object) -> Experiment:
-    """A run of seconds on the sample: six logs, three questions a split, two rounds of a few tokens."""
+def small_run(out: Path, lm: LM | None, **settings: object) -> Experiment:
+    """A run of seconds on the sample: six logs, three questions a split, two rounds of a few tokens.
+
+    Without `lm` the run loads the model of its settings.
+    """
     chosen = {
         **{"data": SAMPLE, "out": out, "embedder": "hash", "dtype": "float32", "wording": "plain"},
         **{"log_questions": 6, "seen_questions": 3, "unseen_questions": 3, "max_rounds": 2, "max_new_tokens": 4},

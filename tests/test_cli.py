@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,7 +18,6 @@ from lagkit.config import RunConfig
 from lagkit.experiment import Experiment
 from lagkit.journal import Journal
 from lagkit.kv import KVBlock
-from lagkit.model import LM
 from lagkit.retrieve import load_embedder
 from lagkit.store import LogStore
 from tests import lms, stores
@@ -25,17 +25,9 @@ from tests import lms, stores
 SAMPLE = "data/sample"
 
 
-def saved(folder, **changes):
-    """A tiny model in a folder, as `LM.load` reads it."""
-    lm = lms.new_lm(LM, **changes)
-    lm.model.save_pretrained(folder)
-    lm.tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return saved(tmp_path_factory.mktemp("models") / "tiny")
+    return lms.saved(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
@@ -113,8 +105,8 @@ def test_encode_stops_at_the_logs(config, capsys, tmp_path):
 def test_interrupted_run_says_so_and_resumes(config, capsys, tmp_path, monkeypatch):
     path, append = config(), Journal.append
 
-    def interrupted(self, trace):
-        append(self, trace)
+    def interrupted(self, trace, basis):
+        append(self, trace, basis)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Journal, "append", interrupted)
@@ -130,14 +122,32 @@ def test_interrupted_run_says_so_and_resumes(config, capsys, tmp_path, monkeypat
 
 
 def test_bad_settings(config, capsys, tmp_path):
-    assert "nothing.yaml cannot be read" in fails(capsys, "run", tmp_path / "nothing.yaml")
+    assert "nothing.yaml is missing" in fails(capsys, "run", tmp_path / "nothing.yaml")
     assert "seeed: Extra inputs are not permitted (keys are data, " in fails(capsys, "run", config(seeed=1))
     assert "seed: Input should be a valid integer" in fails(capsys, "run", config(), "--set", "seed=soon")
     assert "Unknown policy 'kv_magic'" in fails(capsys, "run", config(policies=["no_logs", "kv_magic"]))
     assert "no_logs must be among them" in fails(capsys, "run", config(policies=["kv_last_round"]))
     assert fails(capsys, "run", config(), "--set", "seed") == "--set takes key=value; 'seed' is not."
     assert "'seed=[1' is not YAML" in fails(capsys, "run", config(), "--set", "seed=[1")
+    assert "device: Value error, There is no device 'gpu': use" in fails(capsys, "run", config(), "--set", "device=gpu")
+    assert "dtype: Input should be 'float32' or" in fails(capsys, "run", config(), "--set", "dtype=fp32")
+    assert "out: 2026-11-28 is a date" in fails(capsys, "run", config(), "--set", "out=2026-11-28")
+    assert "embedder: True is true or false" in fails(capsys, "run", config(), "--set", "embedder=yes")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_date_in_quotes_is_a_folder(config, monkeypatch, tmp_path):
+    path = config(data=str(Path(SAMPLE).resolve()))
+    monkeypatch.chdir(tmp_path)
+    assert main(["encode", path, "--set", "out='2026-11-28'"]) == 0
+    assert (tmp_path / "2026-11-28" / "store").is_dir()
+
+
+def test_a_device_that_there_is_not(config, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("lagkit.experiment.load_embedder", pytest.fail)
+    said = fails(capsys, "run", config(), "--set", "device=cuda")
+    assert said == "There is no device cuda here (torch finds 0 GPUs): leave out device, or use cpu."
 
 
 def test_file_that_is_no_yaml(capsys, tmp_path):
@@ -169,12 +179,12 @@ def test_unknown_embedder(config, capsys):
 
 
 def test_store_of_another_model_is_refused_with_both_fingerprints(config, capsys, tmp_path):
-    folder = saved(tmp_path / "model")
+    folder = lms.saved(tmp_path / "model")
     path = config(model=str(folder))
     assert main(["encode", path]) == 0
     with LogStore.open(tmp_path / "out" / "store") as store:
         before = store.model
-    saved(folder, initializer_range=0.2)
+    lms.saved(folder, initializer_range=0.2)
     said = fails(capsys, "run", path)
     after = Experiment(RunConfig.read(path)).lm.fingerprint
     assert before["weights"] != after["weights"]
@@ -245,7 +255,7 @@ def test_full_disk_loses_nothing(config, capsys, tmp_path, monkeypatch):
 
 
 def test_full_disk_while_a_trace_is_written(config, capsys, monkeypatch):
-    def full(self, trace):
+    def full(self, trace, basis):
         raise OSError(errno.ENOSPC, "No space left on device", "log.jsonl")
 
     monkeypatch.setattr(Journal, "append", full)

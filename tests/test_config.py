@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ PATHS = {"data": "data/sample", "out": "runs/x"}
 
 def test_defaults_are_the_authors_hyper_parameters():
     config = RunConfig.parse(PATHS)
-    assert (config.data, config.out) == (Path("data/sample"), Path("runs/x"))
+    assert (config.data, config.out) == (Path("data/sample").resolve(), Path("runs/x").resolve())
     assert config.limits == Limits() == Limits(2, 3, None, 1024, 16, min_similarity=None)
     assert (config.seed, config.policies, config.splits) == (1234, tuple(POLICIES), ("seen", "unseen"))
 
@@ -36,6 +37,25 @@ def test_limits_are_the_agent_s_share():
             {"Seed": 3, "logz": 1},
             "Seed: Extra inputs are not permitted; logz: Extra inputs are not permitted (keys are",
         ),
+        ({"seed": 1.5}, "seed: Input should be a valid integer, got a number with a fractional part"),
+        (
+            {"seed": True},
+            "seed: True is true or false, as are yes, no, on and off in YAML: put text in quotes, or give",
+        ),
+        ({"max_rounds": True}, "max_rounds: True is true or false"),
+        ({"min_similarity": False}, "min_similarity: False is true or false"),
+        ({"embedder": True}, "embedder: True is true or false"),
+        ({"api": {"retries": True}}, "api.retries: True is true or false"),
+        ({"model": 7}, "model: 7 is a number, and text is needed: put it in quotes (on a command line \"'7'\")."),
+        ({"model": None}, "model: text is needed, and not None."),
+        ({"data": ["a"]}, "data: text is needed, and not ['a']."),
+        ({"out": date(2026, 11, 28)}, "out: 2026-11-28 is a date, and text is needed: put it in quotes"),
+        (
+            {"device": "gpu"},
+            "device: Value error, There is no device 'gpu': use cpu, cuda, cuda:N (the GPU number N) or",
+        ),
+        ({"device": 0}, "device: 0 is a number, and text is needed"),
+        ({"dtype": "fp32"}, "dtype: Input should be 'float32' or 'bfloat16'"),
         ({"max_new_tokens": 0}, "Wrong run settings: max_new_tokens: Input should be greater than 0."),
         ({"logs": "many"}, "logs: Input should be a valid integer, unable to parse string as an integer"),
         ({"batch_size": 2.5}, "batch_size: Input should be a valid integer"),
@@ -48,6 +68,8 @@ def test_limits_are_the_agent_s_share():
         ({"policies": ["no_logs", "kv_block", "kv_block"]}, "kv_block stands twice"),
         ({"splits": []}, "splits: Tuple should have at least 1 item"),
         ({3: 4}, "3: Keys should be strings"),
+        ({"api": {}}, "`api` says how a model behind an API is asked, and smollm2 is none: leave it out"),
+        ({"data": None, "world": {}, "dataset": "sample"}, "`dataset` is the format of `data`, and a test world has"),
     ],
 )
 def test_unknown_keys_and_wrong_values_are_named(settings, message):
@@ -76,7 +98,7 @@ def test_controls_of_a_test_world_are_checked_and_filled_in():
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_tier_takes_a_folder_of_questions(tier):
     config = RunConfig.of(tier, data="data/sample", out="runs/x", seed=3)
-    assert (config.data, config.world, config.seed) == (Path("data/sample"), None, 3)
+    assert (config.data, config.world, config.seed) == (Path("data/sample").resolve(), None, 3)
 
 
 def test_the_testbed_s_tier_brings_its_questions():
@@ -103,7 +125,7 @@ def test_a_file_is_read_and_overridden(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("data: data/sample\nout: runs/a\nseed: 7\npolicies: [no_logs, kv_block]\n", encoding="utf-8")
     config = RunConfig.read(path, {"out": "runs/b", "logs": 1})
-    assert (config.out, config.seed, config.logs) == (Path("runs/b"), 7, 1)
+    assert (config.out, config.seed, config.logs) == (Path("runs/b").resolve(), 7, 1)
     assert config.policies == ("no_logs", "kv_block")
     with pytest.raises(ConfigError, match="sed: Extra inputs"):
         RunConfig.read(path, {"sed": 1})
@@ -117,8 +139,8 @@ def test_a_file_is_read_and_overridden(tmp_path):
         ("", "must hold `key: value` lines"),
         ("data: d\nout: o\nlog_question: 3\n", "log_question: Extra inputs are not permitted"),
         ("1: 2\n", "1: Keys should be strings"),
-        (b"data: \xff", "run.yaml cannot be read: it is not UTF-8 text"),
-        (None, "run.yaml cannot be read: No such file or directory"),
+        (b"data: \xff", "run.yaml is not UTF-8 text in line 1"),
+        (None, "run.yaml is missing"),
     ],
 )
 def test_a_file_of_another_shape_is_refused(tmp_path, text, message):

@@ -11,6 +11,7 @@ import pytest
 
 from lagkit.data import Dataset, hops, load, overlap
 from lagkit.errors import ConfigError, DataError
+from lagkit.retrieve import HashEmbedder, PassageIndex
 from lagkit.types import Hop, Passage, Question
 
 REPOSITORY = Path(__file__).parents[1]
@@ -154,9 +155,28 @@ def test_wikihop_gold_passages_name_their_subject(real):
 def test_mmlupro_options_keep_their_order(real):
     seen = real("mmlupro").seen
     for record, q in zip(json.loads((DATASETS / "mmlupro" / "dev_train.json").read_text()), seen, strict=True):
-        assert q.choices == tuple(record["options"])
+        assert q.choices == tuple(option.strip() for option in record["options"])
         assert "ABCDEFGHIJ".index(q.answers[0]) == record["answer_index"]
         assert (q.hops, q.category) == ((), record["category"])
+
+
+def test_no_option_of_mmlupro_is_marked_by_white_space(real):
+    """In the files 37 options have it alone of their question's, and each is the right one."""
+    questions = [q for split in (real("mmlupro").seen, real("mmlupro").unseen) for q in split]
+    files = [DATASETS / "mmlupro" / f"dev_{split}.json" for split in ("train", "test")]
+    records = [record for file in files for record in json.loads(file.read_text())]
+    alone = [[i for i, option in enumerate(r["options"]) if option != option.strip()] for r in records]
+    assert [i == [r["answer_index"]] for i, r in zip(alone, records, strict=True) if len(i) == 1] == [True] * 37
+    assert not [q.id for q in questions for text in (q.text, *q.choices) if text != text.strip()]
+
+
+@pytest.mark.parametrize("name", ["musique", "wikihop"])
+def test_no_text_of_the_real_sets_has_outer_white_space(real, name):
+    data = real(name)
+    texts = [text for p in data.passages for text in (p.title, p.text)]
+    texts += [text for q in (*data.seen, *data.unseen) for text in (q.text, *q.answers)]
+    texts += [text for q in (*data.seen, *data.unseen) for hop in q.hops for text in (hop.question, hop.answer)]
+    assert not [text for text in texts if text != text.strip()]
 
 
 def test_hops_of_real_questions(real):
@@ -228,7 +248,7 @@ def test_an_unknown_layout_lists_the_known_ones(tmp_path):
     assert load(tmp_path / "mine", "musique").seen[0].id == "2hop__1_2"
 
 
-@pytest.mark.parametrize("content", [b'[{"id": ', b"", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b'[{"id": ', b""])
 def test_a_file_that_is_not_json_is_named(tmp_path, content):
     (write(tmp_path / "musique", []) / "dev_test.json").write_bytes(content)
     with pytest.raises(DataError, match=r"dev_test\.json is not valid JSON: "):
@@ -277,6 +297,58 @@ def test_gpqa_answers_become_letters_and_ids_come_from_the_content(tmp_path):
     assert data.unseen[0].answers == ("A",)
     assert data.seen[0].id != data.unseen[0].id
     assert load(tmp_path / "gpqa") == data  # the same ids every time
+
+
+def test_options_that_read_the_same_are_all_right(tmp_path):
+    twice = {"question": "Which?", "choices": ["y", "x", " y", "z"], "answer": "y"}
+    assert load(write(tmp_path / "gpqa", [twice])).seen[0].answers == ("A", "C")
+    again = {**MMLU, "options": ["y", "x", "y "], "answer": "C"}
+    assert load(write(tmp_path / "mmlupro", [again])).seen[0].answers == ("C", "A")
+
+
+def padded(value):
+    """A record with white space around every text, seen and unseen, but for ids and letters."""
+    if isinstance(value, str):
+        return f"\n\u00a0{value}\t\u200b "
+    return [padded(one) for one in value] if isinstance(value, list) else value
+
+
+MARKED = {
+    "musique": ({**MUSIQUE, "answer_aliases": ["Labe"], "question_decomposition": [STEP]}, "id question_decomposition"),
+    "wikihop": (
+        {"_id": "w", "type": "t", "question": "?", "answer": "Elbe", "evidences": [["Elbe", "mouth", "sea"]],
+         "supporting_facts": [["Elbe", 0]]},
+        "_id type",
+    ),
+    "mmlupro": (MMLU, "answer category"),
+    "gpqa": (GPQA, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_outer_white_space_is_no_part_of_a_text(tmp_path, name):
+    """So that none betrays the right option, and a passage is found under its title."""
+    record, plain = MARKED[name]
+    marked = {key: value if key in plain.split() else padded(value) for key, value in record.items()}
+    docs, marked_docs = None, None
+    if name == "musique":
+        docs = {"e": {"title": "Elbe", "content": "A\n river."}}
+        marked_docs = {"e": {key: padded(text) for key, text in docs["e"].items()}}
+        marked["question_decomposition"] = [{key: padded(value) for key, value in STEP.items()}]
+    elif name == "wikihop":
+        docs = {"Elbe": "A\n river."}
+        marked_docs = {padded("Elbe"): padded("A\n river.")}
+    as_it_is, trimmed = (
+        load(write(tmp_path / which, [one], docs=passages), name)
+        for which, one, passages in (("a", record, docs), ("b", marked, marked_docs))
+    )
+    assert trimmed == as_it_is
+
+
+def test_titles_that_differ_by_white_space_alone_are_two_passages_of_one_name(tmp_path):
+    data = load(write(tmp_path / "wikihop", [], docs={"Elbe": "A river.", " Elbe": "A ship."}))
+    with pytest.raises(DataError, match="Two passages have the id 'Elbe'"):
+        PassageIndex(data.passages, HashEmbedder())
 
 
 def test_keys_that_are_not_needed_are_ignored_and_unknown_passages_are_none(tmp_path):

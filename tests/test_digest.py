@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lagkit import digest, manifest
+from lagkit import digest, files, manifest
 from lagkit.lab import open_run
 
 
@@ -16,7 +16,7 @@ from lagkit.lab import open_run
 def run(tmp_path_factory):
     run = open_run("testbed", tmp_path_factory.mktemp("run"), splits=("unseen",), unseen_questions=4, log_questions=4)
     sessions = [{"seconds": 2.5}, {"seconds": None}, {"seconds": 1.0}]
-    manifest.write_json(run.out / "manifest.json", {**manifest.read_manifest(run.out), "sessions": sessions})
+    files.write_json(run.out / "manifest.json", {**manifest.read_manifest(run.out), "sessions": sessions})
     return run
 
 

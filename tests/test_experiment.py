@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from lagkit.answers import result_row
 from lagkit.encode import Encoder
-from lagkit.experiment import Experiment, result_row
+from lagkit.experiment import Experiment
 from lagkit.journal import Journal
 from lagkit.types import Question, Round, Trace, Usage
 from tests.lms import ActingLM, ScriptedLM, new_lm, small_run
@@ -168,29 +171,27 @@ def test_one_question_s_row():
 # Multiple choice
 
 
-def test_multiple_choice_from_data_to_accuracy(tmp_path):
-    folder = tmp_path / "mmlupro"
+def choices(folder: Path, said: Sequence[Sequence[str]], **fields: object) -> tuple[Path, dict[str, list[str]]]:
+    """A folder of a question for each of `said` in both splits, (B) being right, and a script that says it."""
     folder.mkdir()
+    script = {}
     for split, first in (("train", 0), ("test", 10)):
-        records = [
-            {
-                "question_id": first + i,
-                "question": f"Made-up {first + i}?",
-                "options": ["x", "y"],
-                "answer": "B",
-                "category": "art",
-            }
-            for i in range(3)
-        ]
+        record = {"options": ["x", "y"], "answer": "B", "category": "art", **fields}
+        records = [{"question_id": first + i, "question": f"Made-up {first + i}?", **record} for i in range(len(said))]
         (folder / f"dev_{split}.json").write_text(json.dumps(records))
-    lm = new_lm(ScriptedLM)
+        script |= {record["question"]: list(its) * 2 for record, its in zip(records, said, strict=True)}
+    return folder, script
+
+
+WHOLE = {"log_questions": None, "seen_questions": None, "unseen_questions": None, "max_rounds": None}
+
+
+def test_multiple_choice_from_data_to_accuracy(tmp_path):
     right, wrong, none = ["<ans>(B)</ans>"], ["Hm. <subquestion>z?</subquestion>", "<ans>(A)</ans>"], ["a", "b", "c"]
-    script = {
-        f"Made-up {i}?": said * 2 for i, said in zip((0, 1, 2, 10, 11, 12), (right, wrong, none) * 2, strict=True)
-    }
-    sizes = {"log_questions": None, "seen_questions": None, "unseen_questions": None, "max_rounds": None}
+    folder, script = choices(tmp_path / "mmlupro", (right, wrong, none))
+    lm = new_lm(ScriptedLM)
     experiment = small_run(
-        tmp_path / "out", lm.play(script), data=folder, policies=("no_logs", "kv_last_round"), **sizes
+        tmp_path / "out", lm.play(script), data=folder, policies=("no_logs", "kv_last_round"), **WHOLE
     )
     results = experiment.run().set_index(["policy", "split", "question_id"])
     for policy in ("no_logs", "kv_last_round"):
@@ -200,3 +201,48 @@ def test_multiple_choice_from_data_to_accuracy(tmp_path):
             assert list(rows["rounds"]) == [1, 2, 3]
             assert list(rows["abstained"]) == [False, False, True]
     assert "em" not in results
+
+
+def test_flexible_accuracy_reads_the_whole_last_response_where_no_answer_is_tagged(tmp_path):
+    untagged, earlier = ["a", "b", "It flows. The answer is (B)"], ["The answer is (B)", "b", "c"]
+    folder, script = choices(tmp_path / "mmlupro", (untagged, earlier))
+    lm = new_lm(ScriptedLM).play(script)
+    rows = small_run(tmp_path / "out", lm, data=folder, policies=("no_logs",), **WHOLE).run().set_index("question_id")
+    for id, flexible in (("0", 1.0), ("1", 0.0), ("10", 1.0), ("11", 0.0)):
+        assert (rows.loc[id, "accuracy"], rows.loc[id, "accuracy_flexible"]) == (0.0, flexible)
+        assert rows.loc[id, "answer"] is None
+        assert rows.loc[id, "abstained"]  # from an answer in the form that is asked for
+    assert "| `no_logs` | 0.0 | 50.0 | 3.00 | 100% | 0 |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_both_of_two_equal_right_options_are_right(tmp_path):
+    folder, script = choices(
+        tmp_path / "mmlupro", (["<ans>(B)</ans>"], ["<ans>(C)</ans>"], ["<ans>(A)</ans>"]), options=["x", "y", "y "]
+    )
+    lm = new_lm(ScriptedLM).play(script)
+    rows = small_run(tmp_path / "out", lm, data=folder, policies=("no_logs",), **WHOLE).run()
+    assert list(rows[rows["split"] == "unseen"]["accuracy"]) == [1.0, 1.0, 0.0]
+
+
+def test_a_failed_question_is_not_right_by_what_it_said_before():
+    question = Question("c", "?", ("B",), "choice", ("x", "y"))
+    rounds = (Round("p", "The answer is (B)"),)
+    assert result_row(question, Trace("c", "?", "s", rounds))["accuracy_flexible"] == 1.0
+    assert result_row(question, Trace("c", "?", "s", rounds, error="ContextTooLong: ..."))["accuracy_flexible"] == 0.0
+
+
+def test_2wiki_is_scored_by_both_rules_and_the_tables_name_them(tmp_path):
+    folder = tmp_path / "wikihop"
+    folder.mkdir()
+    for split in ("train", "test"):
+        record = {"_id": split, "type": "comparison", "question": f"Both rivers, {split}?", "answer": "yes"}
+        (folder / f"dev_{split}.json").write_text(json.dumps([{**record, "evidences": [], "supporting_facts": []}]))
+    (folder / "dev_docs.json").write_text(json.dumps({"Danube": "A river."}))
+    lm = new_lm(ScriptedLM).play(
+        {f"Both rivers, {split}?": ["<ans>yes, both</ans>"] * 2 for split in ("train", "test")}
+    )
+    sizes = {"log_questions": 1, "seen_questions": 1, "unseen_questions": 1}
+    rows = small_run(tmp_path / "out", lm, data=folder, policies=("no_logs",), **sizes).run()
+    assert rows[["em", "f1", "f1_hotpot"]].values.tolist() == [[0.0, pytest.approx(2 / 3), 0.0]] * 2
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.count("| variant | EM | SQuAD F1 | HotpotQA F1 | rounds |") == 2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 
-from lagkit import data, manifest
+from lagkit import data, files
+from lagkit.claim import RECORD
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, ContextTooLong, DataError, EmptyStore, ModelNotFound, StoreMismatch
 from lagkit.experiment import Experiment
@@ -64,9 +65,9 @@ def test_another_wording_of_the_prompt_is_another_setting(begun, lm, monkeypatch
 
 def test_a_run_that_is_older_than_a_setting_was_made_with_its_default(tmp_path, lm):
     small_run(tmp_path, lm).build()
-    noted = manifest.read_manifest(tmp_path)
-    del noted["settings"]["split"]
-    manifest.write_json(tmp_path / "manifest.json", noted)
+    record = json.loads((tmp_path / RECORD).read_text())
+    del record["settings"]["split"]
+    files.write_json(tmp_path / RECORD, record)
     with pytest.raises(ConfigError, match="split was 'authors' and is 'disjoint'"):
         small_run(tmp_path, lm, split="disjoint")
     assert small_run(tmp_path, lm).config.split == "authors"
@@ -108,8 +109,12 @@ def test_failed_questions_are_recorded_and_nothing_else_suffers(tmp_path):
     with experiment.store() as store:
         assert bad_log.id not in {t.question_id for t in store.traces()}
         assert len(store) == 5
-    # They stay failed: a resumed run does not ask them again.
-    pd.testing.assert_frame_equal(small_run(tmp_path, lm.play(script)).run(), results)
+    # What they failed of may have passed: a run that resumes asks them again, and with one log more all that use logs.
+    again = small_run(tmp_path, lm.play(script)).run()
+    assert not again["failed"].any()
+    assert lm.turn[bad_log.text] == 1 + 2 * (bad_log.id in set(results["question_id"]))
+    with experiment.store() as store:
+        assert bad_log.id in {t.question_id for t in store.traces()}
 
 
 def test_a_damaged_block_fails_its_questions_and_is_named_in_the_table(tmp_path, lm):
@@ -186,8 +191,8 @@ def test_a_folder_in_which_nothing_was_answered_takes_other_settings(tmp_path, l
 
 def test_a_damaged_journal_is_named(tmp_path, lm):
     experiment = small_run(tmp_path, lm)
+    experiment.build()
     path = tmp_path / "traces" / "log.jsonl"
-    path.parent.mkdir()
     path.write_text("{}\n")
     with pytest.raises(DataError, match=re.escape(f"Line 1 of {path} is damaged")):
         experiment.run()

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from lagkit import finished, metrics, paper
+from lagkit.claim import RECORD
 from lagkit.errors import DataError, NotebookFailed
 from lagkit.experiment import Experiment
 from lagkit.gallery.executed import Executed
@@ -64,9 +65,9 @@ def test_a_run_that_is_missing_or_unfinished_is_refused(folder, tmp_path):
 
 
 def test_questions_that_have_moved_are_found_where_the_caller_says(run, folder):
-    noted = json.loads((folder / "manifest.json").read_text())
-    noted["settings"] |= {"data": "gone", "dataset": "musique"}
-    (folder / "manifest.json").write_text(json.dumps(noted))
+    record = json.loads((folder / RECORD).read_text())
+    record["settings"] |= {"data": "gone", "dataset": "musique"}
+    (folder / RECORD).write_text(json.dumps(record))
     with pytest.raises(DataError, match="there is no data folder gone"):
         finished.reopen(folder)
     assert len(finished.reopen(folder, data=str(run[0].config.data))[1]) == 9
@@ -125,8 +126,8 @@ def test_agreement_counts_directions_and_leaves_out_what_cannot_be_told():
     counts = paper.agreement(paper.differences(paper.published()), ours, "em")
     # Block KV gains on MuSiQue and loses on 2Wiki; text gains on both; multiple choice has no EM.
     assert counts.to_dict("index") == {
-        "MuSiQue": {"same": 1, "opposite": 1, "undetected": 1},
-        "2Wiki": {"same": 0, "opposite": 2, "undetected": 1},
+        "MuSiQue": {"same": 1, "opposite": 1, "equal": 0, "inconclusive": 1},
+        "2Wiki": {"same": 0, "opposite": 2, "equal": 0, "inconclusive": 1},
     }
 
 
@@ -157,6 +158,12 @@ def test_the_notebook_draws_its_figures_from_runs_and_refuses_others(run, tmp_pa
         expected = differences.loc[("kv_last_round", "unseen", metric), "mean"]
         assert record["metrics"][f"{metric}_diff.kv_last_round.unseen"] == pytest.approx(expected)
     assert len(record["metrics"]) == 2 * 2
-    assert sum("no difference detected" in said or "less" in said or "more" in said for said in record["findings"]) == 4
+    assert (
+        sum(
+            any(word in said for word in ("equal", "inconclusive", "less (", "more ("))
+            for said in record["findings"][:4]
+        )
+        == 4
+    )
     with pytest.raises(NotebookFailed, match=r"90_gallery\.ipynb failed in cell \d \(DataError: There is no run in "):
         execute(NOTEBOOK, tmp_path / "none", {**given, "run": str(tmp_path / "nowhere")})

@@ -241,3 +241,10 @@ def test_an_answer_that_failed_is_none():
     failed = replace(NOTHING, error="ContextTooLong: too long")
     assert takes_logs(trace(-3.0), failed, BACKUP) is False
     assert takes_logs(failed, trace(-3.0), LAST_RESORT) is True
+
+
+def test_an_area_of_one_is_as_uncertain_as_the_few_that_it_rests_on():
+    score = pd.Series([float(i) for i in range(45)], [f"q{i}" for i in range(45)])
+    found = auc(score, score >= 40, alone(45))  # five right answers, each surer than all forty wrong ones
+    assert (found.mean, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(5 / (5 + 1.959964**2))

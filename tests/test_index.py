@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lagkit.errors import DataError
 from lagkit.index import VectorIndex, exact_scores
 
 # Few distinct integer vectors: many equal scores, all exact in float32.
@@ -159,3 +160,17 @@ def test_wrong_additions_change_nothing(ids, vectors, message):
 def test_negative_numbers_are_refused():
     with pytest.raises(ValueError, match="k=-1 and offset=0"):
         VectorIndex(3).search(np.ones((1, 3)), -1)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_vector_that_is_no_number_is_named(wrong):
+    """FAISS returns the last vector twice, or none, where one is not finite."""
+    vectors = np.eye(3, dtype=np.float32)
+    vectors[1, 2] = wrong
+    index = indexed(np.eye(3, dtype=np.float32))
+    with pytest.raises(DataError, match="The embedding of 'b' holds nan or inf: look at its text"):
+        index.add(["a", "b", "c"], vectors)
+    assert len(index) == 3
+    for rows in (vectors, np.repeat(vectors, 3, axis=0)):  # one by one, and as a batch
+        with pytest.raises(DataError, match=r"The embedding of query \d holds nan or inf"):
+            index.search(rows, 2)

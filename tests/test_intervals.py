@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lagkit.errors import DataError
-from lagkit.intervals import mean_interval, paired_interval, share_interval
+from lagkit.intervals import mean_interval, paired_interval, share_interval, tango, verdict
 
 Simulated = tuple[pd.Series, pd.Series, dict[str, tuple[str, ...]]]
 
@@ -77,7 +77,7 @@ def test_independent_questions_get_the_textbook_interval():
 
 
 def test_disjoint_clusters_get_the_cluster_robust_interval():
-    values = pd.Series([1.0, 1.0, 0.0, 1.0, 0.0, -1.0], index=list("abcdef"))
+    values = pd.Series([1.0, 0.9, 0.1, 1.1, 0.0, -1.0], index=list("abcdef"))
     found = paired_interval(values * 0, values, {q: (str(i // 2),) for i, q in enumerate(values.index)})
     off = (values - values.mean()).to_numpy().reshape(3, 2).sum(axis=1)
     half = 4.3027 * np.sqrt((off**2).sum() * 3 / 2) / 6  # 2 degrees of freedom
@@ -99,14 +99,107 @@ def test_an_interval_is_never_narrower_than_that_of_independent_questions(hops, 
     assert 1 <= found.effective <= found.n
 
 
-def test_a_constant_difference_has_no_width():
+def test_series_are_paired_by_question_and_not_by_place():
     ids = [f"q{i}" for i in range(40)]
     a = pd.Series(np.arange(40.0), index=ids)
     found = paired_interval(
         a, (a + 0.25).sample(frac=1, random_state=1), {q: (str(i // 4),) for i, q in enumerate(ids)}
     )
-    assert (found.mean, found.low, found.high, found.n, found.effective) == (0.25, 0.25, 0.25, 40, 10)
-    assert str(found) == "+0.250 [+0.250, +0.250]"
+    assert (found.mean, found.n, found.effective) == (0.25, 40, 10)
+    assert found.low < 0.25 < found.high
+
+
+def outcomes(rng: np.random.Generator, n: int, more: float, less: float) -> tuple[pd.Series, pd.Series]:
+    """Right and wrong answers of which such shares are turned right, and wrong."""
+    draw, ids = rng.random(n), [f"q{i}" for i in range(n)]
+    a = pd.Series(np.where(draw < more, 0.0, np.where(draw < more + less, 1.0, draw > 0.5)), ids)
+    return a, a.mask(draw < more, 1.0).mask((draw >= more) & (draw < more + less), 0.0)
+
+
+@pytest.mark.parametrize(("n", "more", "less"), [(30, 0.1, 0.1), (90, 0.02, 0.06), (120, 0.01, 0.02), (60, 0.1, 0.0)])
+def test_few_discordant_pairs_are_covered_as_often_as_the_interval_says(n, more, less):
+    rng = np.random.default_rng(11)
+    alone = {f"q{i}": () for i in range(n)}
+    found = [paired_interval(*outcomes(rng, n, more, less), alone) for _ in range(600)]
+    assert 0.92 <= np.mean([d.low <= more - less <= d.high for d in found]) <= 0.98  # a standard error of 0.009
+
+
+def test_few_discordant_pairs_in_clusters_that_fall_together_are_covered():
+    rng = np.random.default_rng(12)
+    hops = {f"{name}{i}": (name,) for i in range(4) for name in (f"q{j}" for j in range(30))}
+    covered = 0
+    for _ in range(300):
+        one = pd.concat(outcomes(rng, 30, 0.05, 0.03), axis=1)
+        a, b = (pd.concat([one[side].add_suffix(str(i)) for i in range(4)]) for side in one)
+        found = paired_interval(a, b, hops)
+        covered += found.low <= 0.02 <= found.high
+    assert covered / 300 >= 0.92
+
+
+def test_few_discordant_pairs_have_tango_s_interval():
+    # The worked example of Fagerland, Lydersen and Laake (2014): 1 and 7 discordant pairs of 21.
+    assert tango(1 / 21, 7 / 21, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+    ids = [f"q{i}" for i in range(21)]
+    a, b = (
+        pd.Series([float(x) for x in side], ids)
+        for side in ([0] + [1] * 7 + [1] + [0] * 12, [1] + [0] * 7 + [1] + [0] * 12)
+    )
+    found = paired_interval(a, b, singly(a.index))
+    assert (found.low, found.high) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+def test_where_no_answer_changes_the_interval_is_that_of_as_many_independent_questions():
+    a = pd.Series(1.0, [f"q{i}" for i in range(96)])
+    for size in (1, 4):
+        found = paired_interval(a, a, {q: (str(i // size),) for i, q in enumerate(a.index)})
+        bound = 1.959964**2 / (96 / size + 1.959964**2)
+        assert (found.mean, found.low, found.high) == pytest.approx((0.0, -bound, bound), abs=1e-6)
+
+
+@given(
+    st.sampled_from([(0.0, 1.0), (-1.0, 0.0, 1.0), (0.0, 0.4, 0.5, 1.0), (1.0, 2.0, 5.0), (1e-8, 0.3, 7.5)]),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 30)), min_size=2, max_size=40),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_interval_is_without_width(values, drawn):
+    a, b = (pd.Series([values[row[side] % len(values)] for row in drawn]) for side in (0, 1))
+    own = {i: (str(row[2]),) for i, row in enumerate(drawn)}
+    for found in (
+        paired_interval(a, b, own),
+        mean_interval(a, own),
+        paired_interval(a, a, own),
+        paired_interval(a, a + 1, own),
+    ):
+        if found.effective > 1:
+            assert found.low < found.high
+            assert found.low <= found.mean <= found.high
+        else:
+            assert np.isnan(found.low) or found.low < found.high
+
+
+def test_small_scores_count_as_shares_of_a_discordant_pair():
+    ids = [f"q{i}" for i in range(50)]
+    a = pd.Series(0.5, ids)
+    b = a.mask(a.index.isin(ids[:4]), 0.75)  # four times a quarter
+    found, low_high = paired_interval(a, b, singly(a.index)), tango(1 / 50, 0, 50)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.02, *low_high))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "metric", "said"),
+    [
+        (-0.032, 0.132, "em", "inconclusive"),
+        (-0.004, 0.004, "em", "equal"),
+        (-0.03, 0.03, "em", "equal"),
+        (0.001, 0.02, "em", "more"),
+        (-0.2, -0.1, "f1", "less"),
+        (-0.09, 0.09, "rounds", "equal"),
+        (-0.09, 0.09, "em", "inconclusive"),
+        (float("nan"), float("nan"), "em", "inconclusive"),
+    ],
+)
+def test_what_a_difference_shows(low, high, metric, said):
+    assert verdict({"low": low, "high": high}, metric) == said
 
 
 def test_the_interval_follows_its_level():
@@ -142,7 +235,7 @@ def test_a_question_with_two_values_is_refused():
 
 
 def test_a_mean_has_the_interval_of_its_difference_from_zero():
-    values, hops = pd.Series({"x": 1.0, "y": 0.0, "z": 1.0}), {"x": ("a",), "y": ("b",), "z": ("c",)}
+    values, hops = pd.Series({"x": 1.0, "y": 0.5, "z": 0.5}), {"x": ("a",), "y": ("b",), "z": ("c",)}
     found = mean_interval(values, hops)
     assert found == paired_interval(pd.Series(0.0, values.index), values, hops)
     assert found.mean == pytest.approx(2 / 3)

@@ -8,7 +8,8 @@ import torch
 from lagkit.analysis import cases, early, knockout
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError, DataError
-from lagkit.journal import Journal
+from lagkit.fingerprints import of_question
+from lagkit.journal import Basis
 from lagkit.kv import stack_layers
 from lagkit.metrics import is_right
 from lagkit.policy import POLICIES, Policy
@@ -102,13 +103,15 @@ def test_a_notebook_s_policy_is_checked_before_anything_is_built(name):
 def run(tmp_path):
     """A run whose logs are written down: three rounds each, all right."""
     made = small_run(tmp_path, tiny_lm(), max_new_tokens=6)
-    journal = Journal(tmp_path / "traces" / "log.jsonl")
+    with made.writing():
+        pass
     for question in made.log_questions:
         answer = question.answers[0]
         said = ("First, a search.", "Then another one.", f"It is {answer}. <ans>{answer}</ans>")
         opened = tuple(Round("?", f"{made.prompt.open_turn(question)} {words}") for words in said)
         assert is_right(question, answer)
-        journal.append(Trace(question.id, question.text, made.prompt.system, opened, answer, correct=True))
+        told = Trace(question.id, question.text, made.prompt.system, opened, answer, correct=True)
+        made.journal("log").append(told, Basis(of_question(question)))
     made.build()
     return made
 

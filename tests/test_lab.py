@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pandas as pd
 import pytest
 
 from lagkit.errors import ConfigError, DataError
@@ -15,7 +16,9 @@ def test_a_test_world_is_drawn_into_the_run_and_stays(tmp_path):
     run = open_run("testbed", tmp_path / "run", seed=5, log_questions=10, unseen_questions=0)
     assert (len(run.data.seen), len(run.questions("unseen")), len(run.log_questions)) == (150, 300, 10)
     assert run.config.world["seed"] == run.config.seed == 5
-    questions = tmp_path / "run" / "world" / "dev_test.json"
+    assert not (tmp_path / "run").exists()
+    with run.writing():
+        questions = tmp_path / "run" / "world" / "dev_test.json"
     before = questions.stat().st_mtime_ns
     assert open_run("testbed", tmp_path / "run", seed=5, log_questions=10).questions("unseen") == run.questions(
         "unseen"
@@ -24,7 +27,8 @@ def test_a_test_world_is_drawn_into_the_run_and_stays(tmp_path):
 
 
 def test_another_world_in_the_same_folder_is_refused(tmp_path):
-    open_run("testbed", tmp_path, seed=5)
+    with open_run("testbed", tmp_path, seed=5).writing():
+        pass
     held = (tmp_path / "world" / "dev_test.json").read_bytes()
     with pytest.raises(ConfigError, match=r"holds a run on another test world .*: choose another folder"):
         open_run("testbed", tmp_path, seed=6)
@@ -47,15 +51,22 @@ def test_an_unknown_setting_is_refused(tmp_path):
     [
         ((0.133, 0.066, 0.169), "em", "`kv` against `no_logs`: more (+13.3 [+6.6, +16.9] points of EM)."),
         ((-0.8, -0.92, -0.54), "rounds", "`kv` against `no_logs`: less (-0.80 [-0.92, -0.54] rounds)."),
+        ((0.05, -0.032, 0.132), "em", "`kv` against `no_logs`: inconclusive (+5.0 [-3.2, +13.2] points of EM)."),
+        ((0.0, -0.004, 0.004), "em", "`kv` against `no_logs`: equal within 3 points (+0.0 [-0.4, +0.4] points of EM)."),
+        (
+            (-0.05, -0.08, -0.02),
+            "rounds",
+            "`kv` against `no_logs`: less, but by less than 0.1 rounds (-0.05 [-0.08, -0.02] rounds).",
+        ),
         (
             (0.01, -0.02, 0.03),
             "accuracy",
-            "`kv` against `no_logs`: no difference detected (+1.0 [-2.0, +3.0] points of accuracy).",
+            "`kv` against `no_logs`: equal within 3 points (+1.0 [-2.0, +3.0] points of accuracy).",
         ),
         (
             (0.01, float("nan"), float("nan")),
             "f1",
-            "`kv` against `no_logs`: no difference detected (+1.0 [no interval] points of F1).",
+            "`kv` against `no_logs`: inconclusive (+1.0 [no interval] points of F1).",
         ),
     ],
 )
@@ -84,3 +95,16 @@ def test_a_metric_that_no_gate_could_compare_is_refused(tmp_path, value):
 def test_settings_that_are_no_run_s_are_put_on_record_as_they_are(tmp_path):
     conclude(tmp_path, {"em": 0.5}, ["One."], {"model": "smollm2", "seed": 7})
     assert json.loads((tmp_path / "metrics.json").read_text())["settings"] == {"model": "smollm2", "seed": 7}
+
+
+def test_answers_are_put_on_record_beside_the_numbers(tmp_path):
+    rows = pd.DataFrame({"policy": "kv", "split": "unseen", "question_id": ["a", "b"], "answer": ["The Oak!", None]})
+    rows = rows.assign(em=[1.0, 0.0], rounds=[1, 5])
+    conclude(tmp_path, {}, [], {}, rows)
+    kept = pd.read_parquet(tmp_path / "answers.parquet")
+    assert kept.iloc[0][["policy", "split", "question_id"]].tolist() == ["kv", "unseen", "a"]
+    assert kept.iloc[0][["answer", "right", "rounds"]].tolist() == ["oak", True, 1.0]
+    conclude(tmp_path, {}, [], {})
+    assert not (tmp_path / "answers.parquet").exists()  # of an earlier execution
+    with pytest.raises(DataError, match="kv answers a twice: name the policies apart"):
+        conclude(tmp_path, {}, [], {}, rows.assign(question_id="a"))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lagkit import actions, metrics
+from lagkit import actions, letters, metrics
 from lagkit.encode import kept_text
 from lagkit.layouts import _supporting_title
 from lagkit.report import literal
@@ -22,6 +22,9 @@ SECONDS = 5.0  # what is linear takes a fraction of one; what is quadratic takes
 PIECES = ("<ans>", "<keywords><ans>", "</ans>", "<ans></ans>", "<ans>x</ans>", "<subquestion>a</subquestion>")
 PIECES += (
     "<think>",
+    "</think>",
+    "<think></think>",
+    " `<ans>",
     "answer is ",
     "answer: (",
     "(A",
@@ -48,13 +51,14 @@ READERS: dict[str, Callable[[str], object]] = {
     "parse": lambda text: actions.parse(text, "qa"),
     "parse a choice": lambda text: actions.parse(text, "choice"),
     "cut": lambda text: actions.cut(text, STOP),
-    "close": lambda text: actions.close(text, STOP),
+    "unclosed": actions.unclosed,
+    "without_reasoning": actions.without_reasoning,
     "without_tags": actions.without_tags,
     "answer_span": actions.answer_span,
     "before_action": actions.before_action,
     "last_action_span": actions.last_action_span,
     "kept_text": lambda text: kept_text(trace(text), "last_action"),
-    "choice_letter": lambda text: metrics.choice_letter(text, 4, strict=False),
+    "choice_letter": lambda text: letters.choice_letter(text, 4, strict=False),
     "normalize": metrics.normalize,
     "f1": lambda text: metrics.f1(text, ["a b"]),
     "scrub": scrub,

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lagkit.errors import ConfigError, DataError
+from lagkit.intervals import tango
 from lagkit.metrics import (
-    choice_letter,
     compare,
     exact_match,
     f1,
+    f1_hotpot,
     is_right,
     normalize,
     score,
@@ -78,43 +79,22 @@ def test_normal_form_loses_case_outer_space_and_punctuation(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "strict", "flexible"),
+    ("prediction", "answers", "hotpot", "squad"),
     [
-        ("(B)", "B", "B"),
-        ("The answer is (B).", "B", "B"),
-        ("(B), that is (B)", "B", "B"),
-        ("(A) or (B)", None, None),
-        ("Not (A) but (B): the answer is B", None, "B"),
-        ("B", None, "B"),
-        ("b", None, "B"),
-        (" B. ", None, "B"),
-        ("[B]", None, "B"),
-        ("**B**", None, "B"),
-        ("B) the Danube", None, "B"),
-        ("B: the Danube", None, "B"),
-        ("The answer is B because it flows", None, "B"),
-        ("**Answer:** B", None, "B"),
-        ("First I said the answer is A, now the answer is C.", None, "C"),
-        ("(b)", None, "B"),
-        ("(D)", None, None),  # three options only
-        ("The answer is D", None, None),
-        ("the Danube", None, None),
-        ("A river in Austria", None, None),  # an article is no label
-        ("The answer is Austria", None, None),
-        ("I don't know", None, None),
-        ("", None, None),
-        (None, None, None),
+        ("yes", ["Yes."], 1.0, 1.0),
+        ("Yes, both are rivers", ["yes"], 0.0, 2 * 0.25 / 1.25),  # precision 1/4, recall 1
+        ("no answer", ["no"], 0.0, 2 / 3),
+        ("noanswer", ["noanswer"], 1.0, 1.0),
+        ("yes", ["yes and no"], 0.0, 0.5),
+        ("No", ["No", "none"], 1.0, 1.0),
+        ("into the Baltic Sea", ["Baltic Sea", "yes"], 0.8, 0.8),  # as SQuAD's where neither is a verdict
+        ("the", ["a"], 0.0, 1.0),  # no words
+        (None, ["the"], 0.0, 0.0),
     ],
 )
-def test_choice_letter(text, strict, flexible):
-    assert choice_letter(text, 3, strict=True) == strict
-    assert choice_letter(text, 3, strict=False) == flexible
-
-
-@given(st.text(alphabet="ABCabc() .:answeri", max_size=25))
-def test_flexible_extraction_agrees_wherever_strict_finds_a_letter(text):
-    strict = choice_letter(text, 3, strict=True)
-    assert strict is None or choice_letter(text, 3, strict=False) == strict
+def test_hotpot_s_f1_takes_a_yes_only_for_itself(prediction, answers, hotpot, squad):
+    assert f1_hotpot(prediction, answers) == pytest.approx(hotpot)
+    assert f1(prediction, answers) == pytest.approx(squad)
 
 
 def test_score_depends_on_the_kind_of_task():
@@ -123,6 +103,10 @@ def test_score_depends_on_the_kind_of_task():
     assert score(CHOICE, "(B)") == {"accuracy": 1.0, "accuracy_flexible": 1.0}
     assert score(CHOICE, "B.") == {"accuracy": 0.0, "accuracy_flexible": 1.0}
     assert score(CHOICE, None) == {"accuracy": 0.0, "accuracy_flexible": 0.0}
+    assert score(CHOICE, None, "The answer is (B)") == {"accuracy": 0.0, "accuracy_flexible": 1.0}
+    assert score(CHOICE, "(A)", "The answer is (B): <ans>(A)</ans>") == {"accuracy": 0.0, "accuracy_flexible": 0.0}
+    yes = Question("q", "Are both rivers?", ("yes",), f1="hotpot")
+    assert score(yes, "yes, both") == {"em": 0.0, "f1": pytest.approx(2 / 3), "f1_hotpot": 0.0}
     assert [is_right(QA, "the Warsaw"), is_right(QA, "in Warsaw"), is_right(CHOICE, "(B)"), is_right(CHOICE, "B")] == [
         True,
         False,
@@ -189,8 +173,9 @@ def test_compare_pairs_by_question_and_not_by_row():
     em, rounds = table.loc[("kv", "unseen", "em")], table.loc[("kv", "unseen", "rounds")]
     # x: 0 - 1 = -1, y: 1 - 0 = +1; rounds x: 3 - 2 = +1, y: 1 - 8 = -7
     assert (em["mean"], em["n"], em["effective"], rounds["mean"]) == (0.0, 2, 2, -3.0)
-    # Two values at a distance of 2 and of 8: Student's quantile for one degree of freedom times half the distance.
-    assert (em["high"], rounds["low"]) == pytest.approx((12.706, -3 - 4 * 12.706), abs=1e-2)
+    # Two values at a distance of 8: Student's quantile for one degree of freedom times half the distance.
+    assert rounds["low"] == pytest.approx(-3 - 4 * 12.706, abs=1e-2)
+    assert (em["low"], em["high"]) == pytest.approx(tango(0.5, 0.5, 2))  # right answers are counted
 
 
 def test_compare_of_the_baseline_alone_is_an_empty_table():

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from lagkit.errors import ModelNotFound, UnsupportedModel
+from lagkit.errors import ConfigError, ModelNotFound, UnsupportedModel
 from lagkit.families import tiny
 from lagkit.model import LM, Context
 from tests.lms import new_lm, tiny_lm, tokenizer
@@ -46,6 +46,26 @@ def test_a_damaged_folder_is_named(folder, tmp_path, file):
         (tmp_path / part.name).write_bytes(part.read_bytes() if part.name != file else part.read_bytes()[:100])
     with pytest.raises(ModelNotFound, match=re.escape(str(tmp_path))):
         LM.load(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"device": "gpu"}, "There is no device 'gpu': use cpu, cuda, cuda:N (the GPU number N) or mps."),
+        ({"device": ""}, "There is no device '': use cpu"),
+        ({"device": "cuda"}, "There is no device cuda here (torch finds 0 GPUs): leave out device, or use cpu."),
+        ({"device": "cuda:3"}, "There is no device cuda:3 here (torch finds 0 GPUs)"),
+        ({"device": "mps"}, "There is no device mps here: leave out device, or use cpu."),
+        ({"dtype": "fp32"}, "There is no dtype 'fp32': use float32 or bfloat16."),
+        ({"dtype": "int8"}, "There is no dtype 'int8'"),
+    ],
+)
+def test_wrong_devices_and_number_formats_are_refused_before_anything_is_fetched(monkeypatch, wrong, message):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("lagkit.model.resolve_model", pytest.fail)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        LM.load("smollm2", **wrong)
 
 
 @pytest.mark.parametrize(

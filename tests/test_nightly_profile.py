@@ -97,6 +97,22 @@ def test_what_results_depend_on_changes_their_fingerprint(project):
     assert marks.of(a) != before
 
 
+def test_other_questions_in_the_same_folder_are_other_work(project, tmp_path):
+    data = tmp_path / "questions"
+    data.mkdir()
+    (data / "dev_test.json").write_text("[1]")
+    path, marks = project([{"notebook": "a"}, {"notebook": "b"}]), Fingerprint("code")
+
+    def found():
+        wanted = plan(path, "small", {"data": str(data)})
+        return [marks.of(task) for task in wanted.tasks], marks.answers(wanted)
+
+    (a, b), answers = found()
+    (data / "dev_test.json").write_text("[2]")
+    (other_a, other_b), other_answers = found()
+    assert (other_a == a, other_b == b, other_answers == answers) == (False, False, False)
+
+
 def test_the_test_profile_runs_every_notebook():
     listed = sorted(job.notebook for job in PROFILES["test"].jobs)
     assert listed == NOTEBOOKS, "add the notebook to the profile `test` of nightly.yaml, with tiny parameters"

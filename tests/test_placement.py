@@ -47,7 +47,7 @@ def test_the_grid_is_every_cell_once():
 
 def test_questions_meet_the_logs_that_a_run_shows_them(run, met):
     run.answer("kv_last_round", "unseen")
-    first = {trace.question_id: trace.rounds[0] for trace in run._journal("kv_last_round.unseen").traces()}
+    first = {trace.question_id: trace.rounds[0] for trace in run.journal("kv_last_round.unseen").traces()}
     for meeting in met:
         assert [log.id for log in meeting.logs] == [hit.id for hit in first[meeting.question.id].logs]
         assert meeting.user_turn == first[meeting.question.id].prompt

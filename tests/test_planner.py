@@ -16,7 +16,7 @@ from lagkit.model import LM
 from lagkit.planner import Rates, Size, decisions, measure_rates
 from lagkit.policy import Policy
 from lagkit.store import LogStore
-from tests.lms import new_lm, open_store, qa, short_prompt, trace_of
+from tests.lms import new_lm, open_store, qa, short_prompt, small_run, trace_of
 from tests.stores import same
 
 POSITIVE = st.floats(1e-3, 1e12)
@@ -78,7 +78,8 @@ def test_a_store_without_blocks_cannot_be_measured(tmp_path):
 )
 def test_blocks_come_from_where_the_plan_says_and_are_the_same(store, monkeypatch, source, rates, reads):
     lm, logs = store
-    kv = Augmenter(lm, short_prompt(), Policy("kv"), logs, source)
+    logs.source = source
+    kv = Augmenter(lm, short_prompt(), Policy("kv"), logs)
     if rates:
         monkeypatch.setitem(kv.__dict__, "rates", rates)
     expected = [logs.block(log, kv.encoder.key(Policy("kv"))) for log in logs.ids]
@@ -89,13 +90,37 @@ def test_blocks_come_from_where_the_plan_says_and_are_the_same(store, monkeypatc
     assert bool(loaded) is reads
 
 
+@pytest.mark.parametrize("handed_in", [True, False])
+@pytest.mark.parametrize(
+    ("blocks", "rates", "reads"),
+    [("load", None, True), ("recompute", None, False), ("planned", FAST_DISK, True), ("planned", SLOW_DISK, False)],
+)
+def test_a_run_has_blocks_from_where_its_settings_say(tmp_path, monkeypatch, blocks, rates, reads, handed_in):
+    new_lm(LM).model.save_pretrained(tmp_path / "model")
+    new_lm(LM).tokenizer.save_pretrained(tmp_path / "model")
+    settings = {"model": str(tmp_path / "model"), "device": "cpu", "blocks": blocks, "seen_questions": 1}
+    run = small_run(tmp_path / "run", new_lm(LM) if handed_in else None, **settings)
+    run.build()
+    run.encode()
+    loaded, load, measured = [], LogStore.load, []
+    monkeypatch.setattr(LogStore, "load", lambda self, row: loaded.append(row) or load(self, row))
+    monkeypatch.setattr("lagkit.augment.measure_rates", lambda *_: measured.append(rates) or rates)
+    run.answer("kv_last_round", "seen")
+    assert bool(loaded) is reads
+    assert measured == [rates] * (blocks == "planned")
+    [trace] = run.scored(["kv_last_round"], ["seen"]).to_dict("records")
+    assert not trace["failed"]
+    assert trace["injected"] > 0
+
+
 def test_what_a_codec_has_changed_is_not_computed_again(tmp_path):
     lm, policy = new_lm(LM), Policy("kv")
     encoder, log = Encoder(lm, short_prompt()), trace_of("word <ans>x</ans>")
     settings = {"model": lm.fingerprint, "embedder": "none", "dim": 2, "dtype": "float32", "codec": "int8"}
     with LogStore.create(tmp_path / "store", **settings) as store:
         store.add(log, [1, 0], {encoder.key(policy): encoder.encode(log, policy)})
-        kv = Augmenter(lm, short_prompt(), policy, store, "recompute")
+        store.source = "recompute"
+        kv = Augmenter(lm, short_prompt(), policy, store)
         assert same(kv.block(log.id), store.block(log.id, encoder.key(policy)))
     with pytest.raises(ConfigError, match="blocks of codec int8 are not what computing them again gives"):
         RunConfig.of("testbed", out=tmp_path, codec="int8", blocks="planned")

@@ -105,3 +105,8 @@ def test_flips_stand_on_their_side_of_zero():
     low, high = figure.layout.xaxis.range
     assert low < -3
     assert high > 7
+
+
+def test_the_band_is_the_margin_within_which_nothing_makes_a_difference(figure):
+    bands = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"]
+    assert bands == [(-3, 3), (-0.1, 0.1)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lagkit.actions import parse
+from lagkit.encode import Encoder
 from lagkit.errors import ConfigError
 from lagkit.prompts import Prompt, split_chat
 from lagkit.types import Passage, Question
@@ -151,6 +154,25 @@ def test_a_conversation_falls_into_a_shared_head_and_the_rest(name, template):
 def test_split_of_a_simple_chat_word_by_word(template, parts):
     head, turn = ([{"role": role, "content": word}] for role, word in (("system", "S"), ("user", "U")))
     assert split_chat(tiny_lm(template=template), head, turn) == parts
+
+
+# As Llama 3's: the date in the system turn, which is the head's.
+DATED_CHAT = "{{ bos_token }}{% set today = strftime_now('%d %b %Y') %}<|system|>\nToday Date: {{ today }}\n" + CHAT
+
+
+def test_a_template_that_asks_for_the_date_gets_the_same_one_every_day(monkeypatch):
+    lm, prompt = tiny_lm(template=DATED_CHAT), Prompt.load("qa")
+    turn = [{"role": "user", "content": "Who?"}]
+    heads = []
+    for day in (3, 4):
+        clock = SimpleNamespace(now=lambda day=day: datetime(2026, 11, day, 23, 59))
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", clock)
+        heads.append((split_chat(lm, prompt.head(), turn), Encoder(lm, prompt).head_hash))
+    assert heads[0] == heads[1]
+    assert "Today Date: 26 Jul 2024\n" in heads[0][0][0]
+    # It is part of what KV depends on, and stands in manifests and stores; of other models nothing changes.
+    assert lm.fingerprint["date"] == "2024-07-26"
+    assert "date" not in tiny_lm().fingerprint
 
 
 @given(st.text(max_size=30), st.text(max_size=30))

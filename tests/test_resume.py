@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lagkit.claim import RECORD
 from lagkit.experiment import Experiment
 from lagkit.journal import Journal
 from lagkit.types import Trace
@@ -130,6 +131,7 @@ def test_logs_stand_in_the_order_of_their_questions_whatever_ended_first(tmp_pat
     lines = (whole[0].out / "traces" / "log.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "traces").mkdir()
     (tmp_path / "traces" / "log.jsonl").write_bytes(b"".join(reversed(lines)))
+    shutil.copy(whole[0].out / RECORD, tmp_path)
     experiment = small_run(tmp_path, lm)
     experiment.build()
     with experiment.store() as store:

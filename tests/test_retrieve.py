@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import lagkit.retrieve
 from lagkit.embedcache import VectorCache
 from lagkit.errors import DataError, ModelNotFound
+from lagkit.hub import resolve_embedder
 from lagkit.retrieve import CachedEmbedder, HashEmbedder, PassageIndex, SentenceEmbedder, load_embedder
 from lagkit.types import Passage
 
@@ -163,6 +165,9 @@ def test_processes_share_a_cache(tmp_path):
 class SentenceModel:
     """Stands in for a sentence-transformers model, whose library takes seconds to import."""
 
+    prompts: ClassVar = {}
+    max_seq_length = None
+
     def __init__(self, path="", device="cpu"):
         self.path, self.device, self.calls = path, device, []
         if "broken" in path:
@@ -193,6 +198,96 @@ def test_sentence_embedder_uses_the_models_own_prompts():
     assert embedder.documents(["b", "c"]).shape == (2, 2)
     assert embedder.queries([]).shape == (0, 2)
     assert model.calls == [("query", ["a"], True), ("document", ["b", "c"], True)]
+
+
+class ShortSighted(SentenceModel):
+    """Counts words, of which it reads the first eight, those of its prompt among them."""
+
+    prompts: ClassVar = {"query": "search for: "}
+    max_seq_length = 8
+
+    def tokenizer(self, text, truncation, verbose):
+        return {"input_ids": text.split()}
+
+    def encode_document(self, texts, **how):
+        self.calls.append(texts)
+        return HashEmbedder(64).documents([" ".join(text.split()[: self.max_seq_length]) for text in texts])
+
+    def encode_query(self, texts, **how):
+        return self.encode_document([self.prompts["query"] + text for text in texts])
+
+
+LONG = "one two three four five six seven eight nine ten eleven"
+
+
+def test_long_texts_are_embedded_in_windows():
+    model = ShortSighted()
+    embedder = SentenceEmbedder(model, "fake")
+    first, other = embedder.documents([f"{LONG} danube", f"{LONG} vistula"])
+    assert first @ other < 0.99
+    assert model.calls[0][:2] == ["one two three four five six seven", "eight nine ten eleven danube"]
+    parts = HashEmbedder(64).documents(model.calls[0][:2])
+    mean = np.average(parts, axis=0, weights=[33, 28])
+    np.testing.assert_allclose(first, mean / np.linalg.norm(mean), rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm([first, other], axis=1), 1, rtol=1e-6)
+    model.calls.clear()
+    assert embedder.documents(["x" * 50, "  spaced   out  "]).shape == (2, 64)
+    assert model.calls == [["x" * 50, "  spaced   out  "]], "texts that fit are handed on as they are"
+
+
+def test_the_query_prompt_counts_among_what_a_model_reads():
+    model = ShortSighted()
+    SentenceEmbedder(model, "fake").queries(["one two three four five six seven"])
+    assert model.calls == [["search for: one two three four", "search for: five six seven"]]
+
+
+def test_texts_that_fit_are_embedded_bit_by_bit_as_without_windows():
+    model = ShortSighted()
+    texts = ["one", "one two", "one two three four five six seven eight"]
+    mixed = SentenceEmbedder(model, "fake").documents([*texts, LONG])
+    np.testing.assert_array_equal(mixed[:3], model.encode_document(texts))
+
+
+def test_a_word_that_is_longer_than_a_window_is_cut():
+    class Letters(ShortSighted):
+        def tokenizer(self, text, truncation, verbose):
+            return {"input_ids": list(text)}
+
+    model = Letters()
+    SentenceEmbedder(model, "fake").documents(["a" * 20, " " * 30 + "b"])
+    assert model.calls == [["aaaaa"] * 4 + ["b"]]
+
+
+def test_vectors_of_beginnings_in_an_older_cache_are_not_used(tmp_path):
+    cached = CachedEmbedder(CountingEmbedder(), tmp_path / "c.sqlite")
+    VectorCache(tmp_path / "c.sqlite", 16).write({VectorCache.key(cached.name, "document", "a"): np.zeros(16)})
+    np.testing.assert_array_equal(cached.documents(["a"]), HashEmbedder(16).documents(["a"]))
+
+
+class Failing(HashEmbedder):
+    """Gives nan for one text."""
+
+    def documents(self, texts):
+        vectors = super().documents(texts)
+        vectors[["penguins" in text.lower() for text in texts]] = np.nan
+        return vectors
+
+
+def test_a_passage_that_cannot_be_embedded_is_named():
+    with pytest.raises(DataError, match="The embedding of 'p3' holds nan or inf"):
+        PassageIndex(PASSAGES, Failing())
+
+
+def test_a_query_that_cannot_be_embedded_is_refused():
+    index = PassageIndex(PASSAGES, HashEmbedder())
+    with pytest.raises(DataError, match="The embedding of query 0 holds nan or inf"):
+        index.search(Failing().documents(["penguins"]), 2)
+
+
+def test_nan_is_not_kept(tmp_path):
+    path = tmp_path / "c.sqlite"
+    assert np.isnan(CachedEmbedder(Failing(16), path).documents(["lake", "penguins"])[1]).all()
+    assert np.isfinite(CachedEmbedder(HashEmbedder(16), path).documents(["lake", "penguins"])).all()
 
 
 def test_embedders_are_loaded_by_name():
@@ -271,3 +366,18 @@ def test_minilm_knows_meaning_beyond_words():
     [[hit]] = index.search(minilm.queries(["Who was the engineer of France's famous iron landmark?"]), 1)
     assert hit.id == "p1"
     assert hit.score == pytest.approx(0.4956, abs=0.01)
+
+
+@pytest.mark.slow
+def test_minilm_tells_long_questions_apart_by_their_ends():
+    where = resolve_embedder("minilm")
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(where), device="cpu")
+    embedder = SentenceEmbedder(model, "minilm")
+    long = "Which river flows through the city? " * 60
+    danube, vistula = embedder.documents([f"{long} Vienna, that is.", f"{long} And who built its bridges?"])
+    assert 0.5 < danube @ vistula < 0.999
+    short = [f"{passage.title}\n{passage.text}" for passage in PASSAGES]
+    expected = model.encode_document(short, batch_size=32, normalize_embeddings=True)
+    np.testing.assert_array_equal(embedder.documents(short), expected)

@@ -367,13 +367,14 @@ def test_codes_in_a_store_of_odd_dimension_are_damaged(tmp_path, large):
 
 
 def test_an_unfinished_file_is_an_orphan(large):
-    (large / codes.ASIDE).write_bytes(b"half")
+    unfinished = large / f"{codes.NAME}.0123.new"
+    unfinished.write_bytes(b"half")
     with LogStore.open(large, write=True) as store:
-        orphan = [codes.ASIDE, "", "is an orphan: no log names this file"]
+        orphan = [unfinished.name, "", "is an orphan: no log names this file"]
         assert store.verify().to_numpy().tolist() == [orphan]
         assert store.prune().to_numpy().tolist() == [[*orphan, 4]]
         assert store.verify().empty
-        assert not (large / codes.ASIDE).exists()
+        assert not unfinished.exists()
 
 
 def test_archives_leave_codes_out_and_an_import_makes_them(large, tmp_path):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lagkit import families
+from lagkit import families, manifest
 from lagkit.analysis import support, support_page
 from lagkit.errors import ConfigError, ModelNotFound, UnsupportedModel
 from lagkit.families import FAMILIES, SUPPORTED
@@ -123,8 +123,8 @@ def test_comparison_goes_on_without_a_model_that_cannot_be_run() -> None:
     def open_run(name: str) -> object:
         raise ConfigError(f"{name} has no data.")
 
-    means, differences, reasons = support.compare(["a", "b"], open_run)
-    assert len(means) == len(differences) == 0
+    means, differences, answered, reasons = support.compare(["a", "b"], open_run)
+    assert len(means) == len(differences) == len(answered) == 0
     assert reasons == {"a": "a has no data.", "b": "b has no data."}
 
 
@@ -156,13 +156,16 @@ def test_short_table_groups_by_what_turns_and_by_reason(surveyed: pd.DataFrame) 
     assert only_refused["verdict"].tolist() == ["refused"]
 
 
-def test_page_tells_every_model_of_both_surveys(surveyed: pd.DataFrame) -> None:
+def test_page_tells_every_model_of_both_surveys(surveyed: pd.DataFrame, tmp_path: Path) -> None:
     models = surveyed.loc[["llama", "gpt2"]].rename({"llama": "mine", "gpt2": "old"})
-    page = support_page.markdown(surveyed, models)
+    support_page.save(tmp_path / "support.md", surveyed, models)
+    page = (tmp_path / "support.md").read_text(encoding="utf-8")
     assert "| mine |  | default |" in page.partition("## Models with their own weights")[2]
     assert "| old | refused |  | KV of a gpt2 model" in page.partition("## Other models")[2]
     assert "2 x 2 x 2 x 8 x 2 = 128" in page
-    assert "## Models" not in support_page.markdown(surveyed, models.iloc[:0])
+    versions = {"lagkit": "1", "torch": "2", "transformers": "3"}
+    assert page == support_page.markdown(surveyed, models, manifest.versions())  # from the file as from the survey
+    assert "## Models" not in support_page.markdown(surveyed, models.iloc[:0], versions)
 
 
 def test_committed_table_is_of_the_families_that_there_are() -> None:

@@ -11,7 +11,7 @@ from lagkit.model import LM
 from lagkit.testbed.__main__ import main
 from lagkit.testbed.dataset import Controls
 from lagkit.testbed.page import markdown
-from lagkit.testbed.study import MISLED, run
+from lagkit.testbed.study import MISLED, Study, run
 
 SMALL = Controls(entities=90, log_questions=12, unseen_questions=16)
 SEEDS = (7, 8)
@@ -60,8 +60,10 @@ def test_a_changed_world_asks_the_same_and_answers_some_otherwise(study):
     assert abs(before - after) < 0.3
 
 
-def test_the_page_shows_what_the_tables_hold(study, config):
-    page = markdown(study, config, SMALL)
+def test_the_page_shows_what_the_tables_hold(study, config, tmp_path):
+    page = markdown(study)
+    study.save(tmp_path)
+    assert markdown(Study.load(tmp_path)) == page
     for policy in MISLED:
         em = 100 * study.variants.loc[study.variants["policy"] == policy, "em"].mean()
         [row] = [line for line in page.splitlines() if line.startswith(f"| `{policy}` | {em:.1f} |")]

@@ -63,7 +63,7 @@ def test_transfer_counts_both_sides():
     assert (found["effective"] == 4).all()
     assert (found["low"] <= found["mean"]).all()
     assert (found["mean"] <= found["high"]).all()
-    assert found.loc["negative", "low"] < 0 < found.loc["negative", "high"]
+    assert found.loc["negative", "low"] > 0  # a share is never below 0: one of eight questions was lost
 
 
 def test_of_equally_good_thresholds_the_lowest_is_chosen():
@@ -147,7 +147,8 @@ def test_each_place_holds_one_log_and_shares_are_nested_and_exact(study):
 def test_a_sweep_is_paired_with_all_logs_and_a_high_threshold_is_as_no_logs(study):
     sweep = study.sweep("kv_last_round", [0.4, 1.0])
     assert list(sweep.index) == [ALL, 0.4, 1.0]
-    assert sweep.loc[ALL, ["mean", "low", "high"]].tolist() == [0, 0, 0]
+    assert sweep.loc[ALL, "mean"] == 0
+    assert sweep.loc[ALL, ["low", "high"]].isna().all()  # nothing is compared with itself
     np.testing.assert_allclose(sweep["mean"], sweep["right"] - sweep.loc[ALL, "right"])
     assert sweep.loc[1.0, ["positive", "negative"]].tolist() == [0, 0]
     assert not any(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from lagkit import manifest
+from lagkit import files, manifest
 from lagkit.analysis.codecs import AGAIN, ANSWERED, SCHEMES, TARGET_AGREEMENT, TARGET_BYTES, Loss
+from lagkit.intervals import Difference
 from lagkit.report import table
 
 
@@ -31,17 +34,43 @@ class Measured:
         about |= {"policy": loss.name, "questions with divergences": loss.cases}
         return cls(about, len(loss.blocks), loss.schemes(), loss.answers(), loss.files(), loss.reading())
 
+    def rows(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        answers = self.answers.assign(gain=self.answers["gain"].map(asdict))
+        return asdict(self) | {"schemes": self.schemes.to_dict("index"), "answers": answers.to_dict("index")}
 
-def markdown(runs: Mapping[str, Measured]) -> str:
-    """The page: findings, a section for each run, and what it was made with."""
+    @classmethod
+    def parse(cls, rows: dict[str, Any]) -> Measured:
+        """What `rows` gave."""
+        schemes, answers = (pd.DataFrame.from_dict(rows[name], orient="index") for name in ("schemes", "answers"))
+        gains = answers["gain"].map(lambda gain: Difference(**gain))
+        return cls(**{**rows, "schemes": schemes, "answers": answers.assign(gain=gains)})
+
+
+def save(page: Path, runs: Mapping[str, Measured]) -> None:
+    """Write the page beside its rows, a file of JSON with the same name."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    made = {"versions": manifest.versions(), "git": manifest.git_state()}
+    rows = {**made, "runs": {name: run.rows() for name, run in runs.items()}}
+    files.write_json(page.with_suffix(".json"), rows)
+    files.write(page, remade(page.with_suffix(".json")))
+
+
+def remade(rows: Path) -> str:
+    """The page of the rows that `save` wrote."""
+    kept = json.loads(rows.read_text(encoding="utf-8"))
+    return markdown({name: Measured.parse(run) for name, run in kept["runs"].items()}, kept)
+
+
+def markdown(runs: Mapping[str, Measured], made: Mapping[str, Any]) -> str:
+    """The page: findings, a section for each run, and what it was made with (`versions` and `git`)."""
     parts = ["# Logs in fewer bits", _HOW, "## Findings", "\n".join(f"- {told}" for told in findings(runs))]
     for name, run in runs.items():
         parts += [f"## {name}", _facts(run), _schemes(run.schemes), _answers(run.answers)]
-    versions = manifest.versions()
-    state = manifest.git_state() or {"commit": "unknown", "changed": True}
+    state = made["git"] or {"commit": "unknown", "changed": True}
     commit = state["commit"] + (" (with changes)" if state["changed"] else "")
-    made = ", ".join(f"{part} {versions[part]}" for part in ("lagkit", "torch", "transformers"))
-    parts.append(f"## Made with\n\n`make codec`, at commit {commit}; {made}.")
+    versions = ", ".join(f"{part} {made['versions'][part]}" for part in ("lagkit", "torch", "transformers"))
+    parts.append(f"## Made with\n\n`make codec`, at commit {commit}; {versions}.")
     for name, run in runs.items():
         parts.append(f"{name}:\n\n" + "\n".join(f"- `{key}`: {value}" for key, value in run.about.items()))
     return "\n\n".join(parts) + "\n"

@@ -19,7 +19,7 @@ from lagkit.analysis.attention import Watch, watching
 from lagkit.analysis.cases import Case
 from lagkit.augment import Augmenter
 from lagkit.encode import Encoder, Reading
-from lagkit.errors import ConfigError
+from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
 from lagkit.kv import KVBlock
 from lagkit.model import Context
@@ -33,6 +33,10 @@ INTACT, NO_LOG, ALL_EARLIER = "intact", "no log", "all earlier"
 def reading_policy(name: str) -> Policy:
     """The policy of this name; raises ConfigError unless it reads earlier rounds before those that it keeps as KV."""
     policy = get_policy(name)
+    if "+" in name:
+        raise ConfigError(
+            f"{name} changes limits of the agent, and no question is answered in rounds here: leave them out."
+        )
     if policy is None or policy.inject != "kv" or policy.encode == "kept" or policy.keep == "all_rounds":
         raise ConfigError(
             f"Policy {name} has no earlier rounds behind what it keeps: choose one such as kv_last_round."
@@ -56,7 +60,7 @@ def encode(encoder: Encoder, trace: Trace, policy: Policy, cut: Collection[int] 
 def versions(encoder: Encoder, trace: Trace, policy: Policy) -> dict[str, KVBlock]:
     """A log's block when nothing is cut, when one earlier round is (`1 back` is next to the last), and when all are."""
     last = len(encoder.read(trace, policy).rounds) - 1
-    cuts = {INTACT: ()} | {back_name(back): (last - back,) for back in range(1, last + 1)}
+    cuts: dict[str, tuple[int, ...]] = {INTACT: ()} | {back_name(back): (last - back,) for back in range(1, last + 1)}
     cuts |= {ALL_EARLIER: tuple(range(last))} if last > 0 else {}
     return {name: encode(encoder, trace, policy, cut) for name, cut in cuts.items()}
 
@@ -90,7 +94,7 @@ def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[p
     question and condition, `no log` among them, with `gold`, the mean log-probability (nats) of the gold answer's
     tokens where the log's last response first names it, and `right`, whether the first round answers rightly.
     """
-    augmenter = Augmenter(run.lm, run.prompt, policy)
+    augmenter = Augmenter(run.local_lm, run.prompt, policy)
     moved, read = [], []
     for case in progress(cases, "Encoding with attention cut"):
         blocks = versions(augmenter.encoder, case.log, policy)
@@ -105,9 +109,11 @@ def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[p
 def reuse(run: Experiment, cases: Sequence[Case], policies: Sequence[str]) -> pd.DataFrame:
     """The second table of `knock_out`, with KV policies, by name, as conditions; the first is called `intact`."""
     named = zip([INTACT, *policies[1:]], map(get_policy, policies), strict=True)
-    augmenters = {name: Augmenter(run.lm, run.prompt, policy) for name, policy in named}
+    augmenters = {name: Augmenter(run.local_lm, run.prompt, policy) for name, policy in named}
 
     def context(case: Case, augmenter: Augmenter) -> Context:
+        if augmenter.policy is None:
+            raise ConfigError("no_logs keeps no KV: name policies that do.")
         block = augmenter.encoder.encode(case.log, augmenter.policy)
         return augmenter.around(case.question, case.user_turn, (block,))
 
@@ -145,25 +151,28 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     What the response says before that is read as it stands: of an answer that is forced at once, a model that was
     never asked for one has no opinion.
     """
-    said = case.log.rounds[-1].response.removeprefix(run.prompt.open_turn(case.question))
-    named = re.search(rf"(?<!\w){re.escape(case.log.answer)}(?!\w)", said)
-    before = tuple(run.lm.tokenize(run.lm.plain(said[: named.start()].rstrip())))
+    said = case.log.rounds[-1].response.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
+    answer = case.log.answer or ""
+    named = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", said) if answer else None
+    if named is None:
+        raise DataError(f"The last response of the log {case.log.id} does not name its answer: take another log.")
+    before = tuple(run.local_lm.tokenize(run.local_lm.plain(said[: named.start()].rstrip())))
     asked = {name: [Context((*context.ids, *before), context.blocks)] for name, context in read.items()}
-    readings = sanity.read(run.lm, asked, [case.log.answer], new_tokens=0)
+    readings = sanity.read(run.local_lm, asked, [answer], new_tokens=0)
     return {name: float(reading.gold[0]) for name, reading in readings.items()}
 
 
 def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[float]:
     """Whether one round's response is the right answer, for each context."""
     kind, config = run.prompt.kind, run.config
-    said = run.lm.generate(
+    said = run.local_lm.generate(
         [context for _, context in contexts],
         config.max_new_tokens,
         stop=STOP_STRINGS[kind],
         batch_size=config.batch_size,
     )
     actions = [
-        parse(run.prompt.open_turn(case.question) + response.text, kind)
+        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, kind)
         for (case, _), response in zip(contexts, said, strict=True)
     ]
     return [

@@ -79,22 +79,25 @@ def measure(name: str, load: Load, sizes: Sizes, *, dtypes: Sequence[str] = DTYP
 
 def compare(
     names: Iterable[str], open_run: Callable[[str], Experiment]
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, str]]:
-    """Run each model's experiment: summaries, differences to `no_logs`, and the reasons of models that failed.
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, str]]:
+    """Run each model's experiment: summaries, differences to `no_logs`, answers, and why models failed.
 
     `open_run` gives a model's run; its finished stages stay as they are. The tables are those of `metrics.summarize`
-    and `Experiment.differences`, with the model as their first level.
+    and `Experiment.differences`, with the model as their first level, and of `Experiment.run`, with the model before
+    the name of each policy.
     """
-    summaries, differences, reasons = {}, {}, {}
+    summaries, differences, answers, reasons = {}, {}, {}, {}
     for name in names:
         try:
             experiment = open_run(name)
             results = experiment.run()
             summaries[name], differences[name] = summarize(results), experiment.differences(results)
+            answers[name] = results.assign(policy=f"{name}." + results["policy"])
         except LagkitError as error:
             reasons[name] = str(error)
-    tables = [pd.concat(parts, names=["model"]) if parts else pd.DataFrame() for parts in (summaries, differences)]
-    return *tables, reasons
+    tables = (summaries, differences, answers)
+    means, apart, rows = (pd.concat(parts, names=["model"]) if parts else pd.DataFrame() for parts in tables)
+    return means, apart, rows, reasons
 
 
 def fidelity(lm: LM, sizes: Sizes, seed: int = 0) -> dict[str, float]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import isnan, nan
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from lagkit import manifest
+from lagkit import files, manifest
 from lagkit.analysis.support import EXACT, SUPPORTED
 from lagkit.families import FAMILIES
 from lagkit.report import table
@@ -28,7 +31,7 @@ def verdicts(survey: pd.DataFrame) -> pd.Series:
     return words.where(survey["verdict"] == SUPPORTED, survey["verdict"])
 
 
-def kinds(row: Mapping[str, object]) -> list[str]:
+def kinds(row: Mapping[str, Any]) -> list[str]:
     """What there is to moving a model's keys, read off its re-alignment; several may hold."""
     scaled = sorted(set(str(row["rope"]).split("+")) - {"default"})
     found = [f"frequencies scaled: {kind}" for kind in scaled]
@@ -93,7 +96,23 @@ def others(survey: pd.DataFrame) -> str:
     return table(["model", "verdict", "because", "what lagkit says"], rows) if rows else ""
 
 
-def markdown(families: pd.DataFrame, models: pd.DataFrame) -> str:
+def save(page: Path, families: pd.DataFrame, models: pd.DataFrame) -> None:
+    """Write the page beside its rows: a file of JSON with the same name, in which no number is rounded."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    parts = {"families": families, "models": models}
+    rows = {name: json.loads(part.to_json(orient="split", double_precision=15)) for name, part in parts.items()}
+    files.write_json(page.with_suffix(".json"), {"versions": manifest.versions(), **rows})
+    files.write(page, remade(page.with_suffix(".json")))
+
+
+def remade(rows: Path) -> str:
+    """The page of the rows that `save` wrote."""
+    kept = json.loads(rows.read_text(encoding="utf-8"))
+    families, models = (pd.DataFrame(**kept[name]) for name in ("families", "models"))
+    return markdown(families, models, kept["versions"])
+
+
+def markdown(families: pd.DataFrame, models: pd.DataFrame, versions: Mapping[str, str]) -> str:
     """The page: the short table, the families one by one, the models with their own weights, and what made it."""
     parts = ["# Which models are supported", _HOW, summary(families)]
     sections = {
@@ -103,7 +122,6 @@ def markdown(families: pd.DataFrame, models: pd.DataFrame) -> str:
         "## Other models": others(models) if len(models) else "",
     }
     parts += [part for section in sections.items() if section[1] for part in section]
-    versions = manifest.versions()
     made = ", ".join(f"{name} {versions[name]}" for name in ("lagkit", "torch", "transformers"))
     parts += ["## Made with", f"`make support`, which runs `notebooks/10_architectures.ipynb`; {made}."]
     return "\n\n".join(parts) + "\n"

@@ -16,17 +16,13 @@ import openai
 
 from lagkit.api.endpoint import Endpoint
 from lagkit.config import Requests
-from lagkit.errors import ContextTooLong, EndpointError, RequestRefused
+from lagkit.errors import ContextTooLong, EndpointError, LagkitError, RequestRefused
 
 T = TypeVar("T")
 
 _TOO_LONG = re.compile(r"context[ _-]?(length|size|window)|(prompt|input|request) is too (long|large)", re.IGNORECASE)
 _NO_MONEY = "insufficient_quota"  # comes as a rate limit, but waiting does not help
 _SAID = 300  # characters of an endpoint's own words that are repeated
-
-
-class Malformed(ValueError):
-    """A reply is not of the form that the API has."""
 
 
 class Gate:
@@ -121,6 +117,7 @@ class Asking:
     def _raise_lasting(self, error: openai.APIStatusError, said: str) -> None:
         """Raise for what the same request would meet again."""
         status, code = error.status_code, str(error.code)
+        kind: type[LagkitError]
         if code == _NO_MONEY:
             kind, trouble, remedy = EndpointError, "has no credit left for this key", "add some"
         elif status in (401, 403):

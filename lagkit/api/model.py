@@ -9,12 +9,13 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from importlib.util import find_spec
 from typing import Any
 
-from lagkit.actions import close, cut
+from lagkit.actions import cut
 from lagkit.agent import Limits
 from lagkit.api.chat import Chat, ChatAugmenter, refusal
 from lagkit.api.endpoint import Endpoint
+from lagkit.api.reply import Reply
 from lagkit.config import Requests
-from lagkit.errors import ConfigError, ContextTooLong, LagkitError, RequestRefused
+from lagkit.errors import ConfigError, ContextTooLong, LagkitError, ReasoningTooLong, RequestRefused
 from lagkit.model import Generation
 from lagkit.policy import Policy
 from lagkit.progress import say
@@ -31,6 +32,7 @@ class APIModel:
     """
 
     dtype = "float32"
+    opens = ""  # what its template writes is not part of a reply
 
     def __init__(self, name: str, *, endpoint: Endpoint | None = None, requests: Requests | None = None) -> None:
         """`name`: as the endpoint calls it. `endpoint`: by default as the environment says (see `Endpoint.find`).
@@ -49,6 +51,7 @@ class APIModel:
         self.requests = requests or Requests()
         self.endpoint = endpoint or Endpoint.find()
         self.spent = Usage()
+        self._untold = False  # whether a reply came without a usage that can be counted
         self.asking = Asking(self.endpoint, name, self.requests)
         self._client = OpenAI(
             base_url=self.endpoint.bare_url,
@@ -91,10 +94,12 @@ class APIModel:
     def generate(
         self, contexts: Sequence[Chat], max_new_tokens: int, *, stop: Sequence[str] = (), batch_size: int = 16
     ) -> list[Generation | LagkitError]:
-        """Answers in the order of `contexts`, at most `batch_size` asked for at a time; `stop` holds closing tags.
+        """Answers in the order of `contexts`, at most `batch_size` asked for at a time, cut behind a finished action.
 
-        In the place of an answer stands ContextTooLong or RequestRefused where the endpoint says so: the others are
-        paid for and stay. Raises EndpointError as soon as one request cannot be answered for another reason.
+        stop: as for `actions.cut`. It is not sent: an endpoint would look for it in the model's reasoning, too. In the
+        place of an answer stands ContextTooLong, RequestRefused or ReasoningTooLong where the endpoint says so, or says
+        nothing: the others are paid for and stay. Raises EndpointError as soon as one request cannot be answered for
+        another reason.
         `usage.seconds` is the wall time divided by the contexts, waiting included; `usage.prefilled` counts the tokens
         of the whole chat.
         """
@@ -103,8 +108,9 @@ class APIModel:
             waiting = [pool.submit(self._answer, chat, max_new_tokens, stop, given_up) for chat in contexts]
             try:
                 wait(waiting, return_when=FIRST_EXCEPTION)
-                for broken in (one for one in waiting if one.done() and one.exception()):
-                    raise broken.exception()
+                for failure in (one.exception() for one in waiting if one.done()):
+                    if failure is not None:
+                        raise failure
                 answers = [one.result() for one in waiting]
             except BaseException:
                 given_up.set()
@@ -119,39 +125,35 @@ class APIModel:
         settings: dict[str, Any] = {self.requests.limit: max_new_tokens}
         if self.requests.temperature is not None:
             settings["temperature"] = self.requests.temperature
-        if stop:
-            settings["stop"] = list(stop)
+        create = self._client.chat.completions.with_raw_response.create
 
-        def send() -> tuple[str, Usage]:
-            reply = self._client.chat.completions.create(model=self.name, messages=list(chat.messages), **settings)
-            return self._read(reply, stop)
+        def send() -> tuple[Reply, Usage]:
+            body = create(model=self.name, messages=list(chat.messages), **settings).http_response.content
+            reply = Reply.read(body)
+            return reply, self._book(reply.usage)
 
         try:
-            return self.asking.ask(send, given_up)
+            reply, usage = self.asking.ask(send, given_up)
         except (ContextTooLong, RequestRefused) as error:
             return error
+        text, shown = self.endpoint.scrub(reply.text), self.endpoint.shown
+        if reply.refused:
+            return RequestRefused(f"{shown} {self.endpoint.scrub(reply.refused)}: leave the question out.")
+        if reply.cut_off and not text.strip():
+            return ReasoningTooLong(
+                f"{shown} says nothing within {max_new_tokens} new tokens, which all went into reasoning: raise "
+                "max_new_tokens."
+            )
+        return cut(text, stop), usage
 
-    def _read(self, reply: Any, stop: Sequence[str]) -> tuple[str, Usage]:
-        """A reply's text, which ends with its stop string, and its tokens."""
-        from lagkit.api.asking import Malformed
-
-        if not getattr(reply, "choices", None) or getattr(reply.choices[0], "message", None) is None:
-            raise Malformed(f"no choices with a message in {self.endpoint.scrub(str(reply))[:80]!r}")
-        choice = reply.choices[0]
-        if choice.finish_reason == "content_filter":
-            raise RequestRefused(f"{self.endpoint.shown} withholds an answer for its content: leave the question out.")
-        text = cut(self.endpoint.scrub(choice.message.content or ""), stop)
-        if choice.finish_reason == "stop":
-            text = close(text, stop)
-        usage = Usage(reply.usage.prompt_tokens, 0, reply.usage.completion_tokens) if reply.usage else Usage()
-        self._book(usage)
-        return text, usage
-
-    def _book(self, usage: Usage) -> None:
+    def _book(self, usage: Usage | None) -> Usage:
+        """Add to `spent` what a reply tells of its tokens; returns what is counted."""
         with self._lock:
-            if usage == Usage() and self.spent == Usage():
+            if usage is None and not self._untold:
                 say(f"{self.endpoint.shown} does not tell how many tokens it used: they are counted as none.")
-            self.spent += usage
+                self._untold = True
+            self.spent += usage or Usage()
+        return usage or Usage()
 
     @staticmethod
     def _timed(answer: tuple[str, Usage] | LagkitError, seconds: float) -> Generation | LagkitError:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from lagkit.cluster.worker import Answering, Encoding, Load, Worker
@@ -56,7 +55,10 @@ class Workers:
         self._exit = ExitStack()
 
     def __enter__(self) -> Workers:
-        """Start the workers, and wait for the first one. Raises ClusterError, and what a worker's start raises."""
+        """Start the workers, and wait for the first one; the run's folder is had alone until they end.
+
+        Raises ClusterError, RunLocked, and what a worker's start raises.
+        """
         with ExitStack() as exit:
             self._start(exit)
             self._exit = exit.pop_all()
@@ -75,6 +77,7 @@ class Workers:
         from lagkit.cluster.pool import Pool
         from lagkit.cluster.start import cluster
 
+        exit.enter_context(self.run.writing())
         cores = os.cpu_count() or 1
         exit.enter_context(cluster(self.address, max(cores, self.count * (self.threads or 1))))
         self._share_out(ray.nodes())
@@ -111,12 +114,12 @@ class Workers:
 
     def block_key(self, policy: Policy) -> str:
         """As a worker's tokenizer has it."""
-        return self.pool.ask("block_key", policy)
+        return str(self.pool.ask("block_key", policy))
 
     def answer(self, questions: Collection[Question], asking: Asking) -> Iterator[Trace]:
         """Traces as they end; a question that takes its workers with it ends with an error."""
         by_id = {question.id: question for question in questions}
-        folder, logs = (None, 0) if asking.store is None else (_whole(asking.store.path), len(asking.store))
+        folder, logs = (None, 0) if asking.store is None else (asking.store.path, len(asking.store))
         task = Answering(replace(asking, store=None), folder, logs)
         # One at a time: a place that becomes free is taken with the next call.
         for id, trace in self.pool.run(task, by_id, by_id.__getitem__, room=asking.limits.batch_size, count=1):
@@ -131,8 +134,3 @@ class Workers:
     def _failed(self, question: Question, asking: Asking, error: LagkitError) -> Trace:
         said = f"{type(error).__name__}: question {question.id!r}: {error}"
         return Trace(question.id, question.text, self.run.prompt.system, (), error=said, policy=asking.name)
-
-
-def _whole(path: Any) -> Any:
-    """A folder by its whole name, since workers may run elsewhere; an address is whole."""
-    return path.resolve() if isinstance(path, Path) else path

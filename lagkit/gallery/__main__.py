@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from lagkit.cli import exit_code
 from lagkit.errors import DataError
@@ -13,15 +12,16 @@ from lagkit.gallery import pictures
 from lagkit.gallery.copies import write_copies
 from lagkit.gallery.executed import PLOTLY, Executed, find
 from lagkit.gallery.pages import write_pages
+from lagkit.paths import at
 from lagkit.terminal import tell
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the pages, and the copies if asked; returns the exit code: 0, or 2 with one sentence on standard error."""
     parser = argparse.ArgumentParser(prog="python -m lagkit.gallery", description="Share executed notebooks.")
-    parser.add_argument("executed", type=Path, metavar="EXECUTED", help="folder of executed notebooks")
-    parser.add_argument("--pages", type=Path, metavar="DIR", help="where the HTML goes (default: EXECUTED)")
-    parser.add_argument("--copies", type=Path, metavar="DIR", help="write copies with pictures for GitHub there, too")
+    parser.add_argument("executed", type=at, metavar="EXECUTED", help="folder of executed notebooks")
+    parser.add_argument("--pages", type=at, metavar="DIR", help="where the HTML goes (default: EXECUTED)")
+    parser.add_argument("--copies", type=at, metavar="DIR", help="write copies with pictures for GitHub there, too")
     parser.set_defaults(command=make)
     args = parser.parse_args(argv)
     return exit_code(args.command, args)

@@ -17,8 +17,8 @@ from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
 from lagkit.errors import DataError
+from lagkit.files import write
 from lagkit.gallery.executed import PLOTLY, Executed, outputs
-from lagkit.gallery.files import write
 from lagkit.gallery.pictures import HEIGHT
 
 SCRIPT = "plotly.min.js"
@@ -111,7 +111,7 @@ def _with_drawn_figures(one: Executed, nonce: str) -> NotebookNode:
 
 
 def _element(figure: NotebookNode, number: int, nonce: str) -> str:
-    element = pio.to_html(
+    html: str = pio.to_html(
         {part: figure[part] for part in ("data", "layout")},
         config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
         include_plotlyjs=False,
@@ -120,7 +120,7 @@ def _element(figure: NotebookNode, number: int, nonce: str) -> str:
         div_id=f"figure-{number}",
         default_height=f"{figure['layout'].get('height', HEIGHT)}px",
     )
-    return element.replace('<script type="text/javascript">', f'<script nonce="{nonce}">')
+    return html.replace('<script type="text/javascript">', f'<script nonce="{nonce}">')
 
 
 def _html(text: str) -> str:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
 
+from lagkit import files
 from lagkit.errors import ConfigError, StoreError
 from lagkit.home import lagkit_home
+from lagkit.paths import at, is_digest
 
 VARIABLE = "LAGKIT_STORE_CACHE"
 DEFAULT = 10 * 2**30
@@ -31,13 +32,13 @@ class BlockCache:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder, limit
+        self.folder, self.limit = at(folder), limit
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"The cache of log stores at {folder} cannot be made ({error}).") from error
         self._turn = threading.Lock()  # a file lock keeps other processes out, not other threads
-        self._lock = FileLock(folder / "lock", thread_local=False)
+        self._lock = FileLock(self.folder / "lock", thread_local=False)
 
     @classmethod
     def of(cls, uri: str) -> BlockCache:
@@ -52,7 +53,7 @@ class BlockCache:
 
     def get(self, sha256: str) -> bytes | None:
         """The content with this sha256, which now counts as just used; a damaged file is removed."""
-        if not self.limit:
+        if not self.limit or not is_digest(sha256):
             return None
         path = self._path(sha256)
         try:
@@ -67,25 +68,20 @@ class BlockCache:
         return None
 
     def put(self, sha256: str, content: bytes) -> bool:
-        """Keep a file; False if it is larger than the cache or the disk is full."""
-        if len(content) > self.limit:
+        """Keep a file; False if it is larger than the cache, the disk is full, or its name is no sha256."""
+        if len(content) > self.limit or not is_digest(sha256):
             return False
-        path, aside = self._path(sha256), self.folder / "new" / uuid.uuid4().hex
+        path = self._path(sha256)
         try:
-            aside.parent.mkdir(exist_ok=True)
             with self._turn, self._lock:
                 if path.exists():
                     return True
                 self._claim(len(content))
-                aside.write_bytes(content)
                 path.parent.mkdir(exist_ok=True)
-                os.replace(aside, path)
+                files.write(path, content, durable=False)  # who reads it computes its checksum
                 return True
         except OSError:  # a cache that cannot grow is no reason to fail
             return False
-        finally:
-            with suppress(OSError):
-                aside.unlink()
 
     @property
     def nbytes(self) -> int:
@@ -97,17 +93,15 @@ class BlockCache:
         """Make room, and count it as taken before it is: a kill leaves a count too high, which the next one mends."""
         total = self._counted()
         if total is None or total + nbytes > self.limit:
-            files = sorted(self._files())
-            total = sum(size for _, size, _ in files)
+            held = sorted(self._files())
+            total = sum(size for _, size, _ in held)
             if total + nbytes > self.limit:
-                for _, size, path in files:
+                for _, size, path in held:
                     if total + nbytes <= _LEFT * self.limit or not total:
                         break
                     path.unlink(missing_ok=True)
                     total -= size
-        note = self.folder / "bytes.new"
-        note.write_text(str(total + nbytes))
-        os.replace(note, self.folder / "bytes")
+        files.write(self.folder / "bytes", str(total + nbytes), durable=False)
 
     def _counted(self) -> int | None:
         try:

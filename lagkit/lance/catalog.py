@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ import pyarrow as pa
 from lagkit.lance.refusals import Lost
 from lagkit.lance.schema import BlockEntry, LogEntry, crc, embedding_crc
 from lagkit.lance.tables import Table
+from lagkit.paths import is_digest
 from lagkit.store.embeddings import PAGE, Matrix, matrix
 
 Entry = TypeVar("Entry", LogEntry, BlockEntry)
@@ -31,8 +32,8 @@ class Catalog(Generic[Entry]):
 
     def __init__(self, table: Table, kind: type[Entry]) -> None:
         self.table = table
-        self._kind = kind
-        self._columns = (*kind._fields[1:], "crc")
+        self._kind: type[Any] = kind
+        self._columns: tuple[str, ...] = (*self._kind._fields[1:], "crc")
         self._turn = threading.RLock()
         self._version, self._looked = 0, float("-inf")
         self._forget()
@@ -74,8 +75,9 @@ class Catalog(Generic[Entry]):
     def drop(self, rowids: Collection[int]) -> None:
         """Forget rows that this process has deleted; the next `sync` tells whether that was all that changed."""
         with self._turn:
-            before, kept = self.entries, [entry for entry in self.entries if entry.rowid not in rowids]
-            damaged = [(rowid, what) for rowid, what in self.damaged if rowid not in rowids]
+            before: list[Entry] = self.entries
+            kept: list[Entry] = [entry for entry in self.entries if entry.rowid not in rowids]
+            damaged: list[tuple[int, str]] = [(rowid, what) for rowid, what in self.damaged if rowid not in rowids]
             self._forget()
             self.entries, self.damaged = kept, damaged
             for entry in kept:
@@ -121,11 +123,13 @@ class Catalog(Generic[Entry]):
         names = ("_rowid", *self._columns)
         for row in zip(*(rows[name].to_pylist() for name in names), strict=True) if rows.num_rows else ():
             entry = self._kind(*row[:-1])
-            if crc(entry) == row[-1]:
+            if crc(entry) != row[-1]:
+                self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
+            elif not is_digest(entry.sha256):  # which becomes the name of a file in the cache
+                self.damaged.append((entry.rowid, "is damaged: its sha256 is none"))
+            else:
                 self.entries.append(entry)
                 self._note(entry)
-            else:
-                self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
             self._last = max(self._last, entry.rowid)
 
     def _note(self, entry: Entry) -> None:
@@ -156,7 +160,7 @@ class Logs(Catalog[LogEntry]):
         """A log that is known, or that the newest version has."""
         if log not in self.by_id:
             self.look()
-        return self.by_id.get(log)  # type: ignore[call-overload]
+        return self.by_id.get(log) if isinstance(log, str) else None
 
     def _went(self, before: list[LogEntry]) -> None:
         known, now = {entry.rowid for entry in before}, {entry.rowid for entry in self.entries}

@@ -18,11 +18,13 @@ from lagkit.lance.catalog import Blocks, Logs
 from lagkit.lance.refusals import Lost
 from lagkit.lance.schema import BLOCKS, HEADER, LOGS, BlockEntry, LogEntry
 from lagkit.lance.tables import Place
+from lagkit.paths import at, refuse_links
 from lagkit.store.archive import write_archive
 from lagkit.store.base import Store
 from lagkit.store.batch import Packed
 from lagkit.store.files import BlockRow
 from lagkit.store.header import Header
+from lagkit.store.upkeep import Problem
 from lagkit.store.vectors import LogVectors
 from lagkit.types import Hit, Trace
 
@@ -41,8 +43,10 @@ class LanceLogs(Store):
 
     def __init__(self, uri: str, write: bool, cache: BlockCache | None) -> None:
         try:
-            if "://" not in uri and not Path(uri).is_dir():  # which LanceDB would make
-                raise FileNotFoundError(uri)
+            if "://" not in uri:
+                if not Path(uri).is_dir():  # which LanceDB would make
+                    raise FileNotFoundError(uri)
+                refuse_links(Path(uri), StoreError, depth=3)
             self._place: Place | None = Place(uri)
             logs = self._place.open(LOGS)
             blocks = self._place.open(BLOCKS)
@@ -185,7 +189,7 @@ class LanceLogs(Store):
 
     def verify(self) -> pd.DataFrame:
         problems = [problem for problem, _ in upkeep.problems(self)]
-        return pd.DataFrame(problems, columns=upkeep.Problem._fields)
+        return pd.DataFrame(problems, columns=Problem._fields)
 
     def summary(self) -> pd.DataFrame:
         rows = [(block.key, 1, block.tokens, block.bytes) for block in self._live_blocks()]
@@ -229,5 +233,4 @@ class LanceLogs(Store):
                 yield Packed(entry.id, vector, text, tuple(blocks[key].row for key in sorted(blocks)))
 
     def export(self, path: str | Path) -> Path:
-        write_archive(Path(path), self._header, self.packed(), self.content)
-        return Path(path)
+        return write_archive(at(path), self._header, self.packed(), self.content)

@@ -24,6 +24,7 @@ from lagkit.lance.reading import LanceLogs
 from lagkit.lance.refusals import Conflict
 from lagkit.lance.schema import BLOCKS, LOGS, BlockEntry, NewBlock, block_rows, blocks_schema, log_rows, logs_schema
 from lagkit.lance.tables import Place
+from lagkit.paths import at, refuse_links
 from lagkit.store.archive import Archive
 from lagkit.store.batch import Batch, LogRow, Packed
 from lagkit.store.files import BlockRow
@@ -102,7 +103,7 @@ class LanceStore(LanceLogs):
         cache: BlockCache | None = None,
     ) -> LanceStore:
         uri = checked_uri(path)
-        same = {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec}
+        same: dict[str, Any] = {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec}
         with suppress(FileExistsError):
             _make(uri, Header.new(**same))
         store = cls(uri, True, cache)
@@ -222,12 +223,12 @@ class LanceStore(LanceLogs):
             self._remove(old, [])
         return [entry.id for entry in old]
 
-    def _compact(self, catalog: Catalog) -> None:
+    def _compact(self, catalog: Catalog[Any]) -> None:
         catalog.table.compact(KEEP)
         catalog.stale()
 
     def import_archive(self, path: str | Path) -> list[str]:
-        with Archive(Path(path)) as archive:
+        with Archive(at(path)) as archive:
             archive.header.check(path, **self.identity)
             for block in {block.sha256: block for blocks in archive.blocks for block in blocks}.values():
                 archive.check(block, partial(KVBlock.parse, archive.content(block), path, self.codec))
@@ -259,6 +260,7 @@ def _found(uri: str) -> set[str]:
     """What a local folder holds that is no table; LanceDB looks for tables only."""
     if "://" in uri or not os.path.lexists(uri):
         return set()
+    refuse_links(Path(uri), StoreError, depth=3)
     try:
         return {entry.name for entry in Path(uri).iterdir() if entry.suffix != ".lance"}
     except OSError as error:

@@ -17,8 +17,9 @@ from lagkit.errors import ConfigError, NotebookFailed
 from lagkit.home import BUNDLED, laboratory
 from lagkit.nightly import gates, history, page
 from lagkit.nightly.profile import Plan, plan
-from lagkit.nightly.run import Outcome, covered, metrics, run
+from lagkit.nightly.run import Outcome, answers, covered, metrics, run
 from lagkit.nightly.summary import lift, shown
+from lagkit.paths import at, refuse_links
 from lagkit.progress import say
 from lagkit.terminal import printable, tell
 
@@ -29,7 +30,8 @@ def nightly(args: argparse.Namespace) -> int:
     overrides = cli.settings(args.set)
     args.config = args.config or _default_config()
     wanted = plan(args.config, args.profile, overrides)
-    out = args.out or Path("runs/nightly") / args.profile
+    out = args.out or at(Path("runs/nightly") / args.profile)
+    refuse_links(out, ConfigError, depth=3)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "lock", timeout=0):
@@ -50,7 +52,7 @@ def _night(args: argparse.Namespace, wanted: Plan, out: Path) -> int:
     baselines = gates.Baselines.load(wanted.baseline)
     began, before = time.monotonic(), history.read(out)
     outcomes = run(wanted, out, jobs=args.jobs, fresh=args.fresh)
-    measured = metrics(out, outcomes)
+    measured = gates.count(metrics(out, outcomes), answers(out, outcomes), _kept(wanted, baselines))
     compared = gates.compare(baselines, wanted, measured)
     past = history.record(out, wanted, outcomes, measured)
     kept = set(zip(before["job"], before["started"], strict=True))
@@ -58,6 +60,15 @@ def _night(args: argparse.Namespace, wanted: Plan, out: Path) -> int:
     table = _summarize(wanted, outcomes, out, time.monotonic() - began + earlier)
     report = page.write(out, wanted, outcomes, measured, compared, past, table)
     return _tell(outcomes, compared, table, report)
+
+
+def _kept(wanted: Plan, baselines: gates.Baselines | None) -> gates.Answers:
+    """The stored answers of the jobs that run as they did for the baselines, with the same seed."""
+    parameters = {task.name: gates.comparable(task.parameters) for task in wanted.tasks}
+    same = {
+        name for name, job in (baselines.jobs if baselines else {}).items() if parameters.get(name) == job.parameters
+    }
+    return {name: rows for name, rows in gates.load_answers(wanted.baseline).items() if name in same}
 
 
 def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds: float) -> str:
@@ -75,10 +86,11 @@ def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, r
     worse = compared[compared["verdict"].isin(gates.FAILED)]
     if len(worse):
         cli.show(worse.set_index(["job", "metric"]), f"{len(worse)} of {len(compared)} gates failed")
-    better = compared[compared["verdict"] == "better"]
-    if len(better):
-        cli.show(better.set_index(["job", "metric"]), "Better than the baselines by more than their tolerance")
     tell("")
+    if (compared["verdict"] == "better").any():
+        tell(
+            "What is better fails, too. If it is meant, accept it with --update-baselines --yes, and commit the files."
+        )
     for outcome in failed:
         tell(printable(f"{outcome.job} {outcome.status}: {outcome.error}"))
     passed = f"{len(compared) - len(worse)} of {len(compared)} gates passed" if len(compared) else "no gates"
@@ -102,7 +114,8 @@ def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any]
             f"The profile {wanted.profile} must give one `seed` to all its jobs, to vary it; it gives {own}."
         )
     first = own.pop()
-    measured = []
+    measured: list[dict[str, dict[str, float]]] = []
+    given: dict[str, dict[str, Any]] = {}
     for seed in range(first, first + args.seeds):
         say(f"Seed {seed}")
         # The profile's own seed shares its folder with the nightly runs.
@@ -112,7 +125,8 @@ def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any]
         if failed := [outcome for outcome in outcomes.values() if outcome.status != "ok"]:
             raise NotebookFailed(f"No baselines without {failed[0].job}, seed {seed}: {failed[0].error}")
         measured.append(metrics(folder, outcomes))
-    after, left_out = gates.derive(wanted, range(first, first + args.seeds), measured)
+        given = given or answers(folder, outcomes)
+    after, left_out = gates.derive(wanted, range(first, first + args.seeds), measured, given)
     for sentence in left_out:
         tell(sentence)
     changed = gates.changes(before, after)
@@ -120,6 +134,6 @@ def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any]
     if not args.yes:
         tell("\nNothing is written. Add --yes to write it.")
         return 0
-    after.save(wanted.baseline)
-    tell(f"\nWritten: {wanted.baseline}")
+    after.save(wanted.baseline, given)
+    tell(f"\nWritten: {wanted.baseline}, and the answers beside it")
     return 0

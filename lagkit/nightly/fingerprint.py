@@ -1,9 +1,10 @@
-"""What a job's results depend on, as short hashes: code, libraries, notebook, parameters."""
+"""What a job's results depend on, as short hashes: code, libraries, notebook, parameters and the files they name."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,21 @@ class Fingerprint:
         return cls(_hash(versions(), names, *(path.read_bytes() for path in files)))
 
     def of(self, task: Task) -> str:
-        """Of a job: equal as long as neither code nor notebook nor parameters change."""
-        return _hash(self.code, task.notebook.read_bytes(), task.parameters, task.run)
+        """Of a job: equal as long as neither code nor notebook, parameters nor data change."""
+        return _hash(self.code, task.notebook.read_bytes(), task.parameters, task.run, *_read(task))
 
     def answers(self, plan: Plan) -> str:
-        """Of the logs and answers that a plan's jobs share, which depend on code and parameters."""
-        return _hash(self.code, [[task.name, task.parameters, task.run] for task in plan.tasks])
+        """Of the logs and answers that a plan's jobs share, which depend on code, parameters and data."""
+        files = (content for task in plan.tasks for content in _read(task))
+        return _hash(self.code, [[task.name, task.parameters, task.run] for task in plan.tasks], *files)
+
+
+def _read(task: Task) -> Iterator[bytes]:
+    """The files that a task's parameters `data` and `tier` name: same names do not mean the same questions."""
+    for name in ("data", "tier"):
+        path = task.notebook.parent / str(task.parameters.get(name) or "")
+        files = sorted(path.glob("dev_*")) if name == "data" else [path]
+        yield from (file.read_bytes() for file in files if file.is_file())
 
 
 def _hash(*parts: Any) -> str:

@@ -1,8 +1,11 @@
-"""Gates: a metric fails when it has moved from its baseline towards chance by more than its tolerance."""
+"""Gates: a metric fails when it moves from its baseline by more than its tolerance, for the worse or for the better.
+
+A run with the baseline's own seed gives the same answers but for rounding, so its answers are compared one by one, and
+tolerances are those of a flip or two. Only a run with another seed is allowed the spread between worlds.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,38 +13,51 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
+from lagkit import flips
 from lagkit.config import Settings
-from lagkit.errors import ConfigError
-from lagkit.manifest import write_json
+from lagkit.files import write_json
 from lagkit.nightly.profile import Plan
+from lagkit.plainjson import read_json
 
 Verdict = Literal["ok", "better", "regression", "missing"]
 Metrics = Mapping[str, Mapping[str, float]]  # job -> metric -> value
+Answers = Mapping[str, pd.DataFrame]  # job -> rows, as `flips.answers` gives them
 
-FAILED = ("regression", "missing")
+FAILED = ("regression", "better", "missing")  # what is better fails until it is accepted as the new baseline
 
-_SPREADS = 2.0  # a tolerance is so many standard deviations between seeds ...
-_SHARE = 0.02  # ... and at least this share of the way to chance, and ...
-_LEAST = 0.01  # ... this much: rounding, which differs between processors, turns a question or two
+# Rounding, which differs between processors, turns so many answers of a variant at most, changes what a log or two say,
+# and so what this share of the questions reads, and moves the doubt in the middle answer by so small a power of ten.
+_FLIPS = 2
+_READ = 0.05
+_DOUBT = 0.03
+_SHARE = 0.02  # the tolerance of what is no mean over answers, as a share of its value
 _NOT_COMPARED = {"data"}  # a folder's place says nothing of what is in it
 
 
 class Gate(Settings):
-    """value: at the profile's own seed. tolerance: of the difference to it. chance: what doing nothing would give."""
+    """What a metric was with the profile's own seed, and what it may be.
+
+    value: with that seed. tolerance: of the difference to it. chance: what it would be if the method did nothing.
+    mean, spread: over seeds; with another seed a metric lies within `spread` of `mean` nineteen times out of twenty.
+    None where that cannot be told from chance: such a gate could not fail.
+    """
 
     value: float
     tolerance: float
     chance: float
+    mean: float | None = None
+    spread: float | None = None
 
-    def verdict(self, found: float | None) -> Verdict:
-        """How a metric stands that was measured anew, None if it wasn't: only the way towards chance is a failure."""
+    def verdict(self, found: float | None, *, own: bool = True) -> Verdict:
+        """How a metric stands that was measured anew, None if it wasn't. own: with the profile's own seed."""
         if found is None:
             return "missing"
-        gain = (found - self.value) * (1 if self.value >= self.chance else -1)
-        if abs(gain) <= self.tolerance:
+        centre, tolerance = (self.value, self.tolerance) if own else (self.mean or 0.0, self.spread or 0.0)
+        if abs(found - centre) <= tolerance * (1 + 1e-9):
             return "ok"
-        return "better" if gain > 0 else "regression"
+        return "better" if (found > centre) == (centre >= self.chance) else "regression"
 
 
 class JobGates(Settings):
@@ -52,7 +68,7 @@ class JobGates(Settings):
 
 
 class Baselines(Settings):
-    """The gates of a profile, by job. seeds: whose spread the tolerances were derived from."""
+    """The gates of a profile, by job. seeds: whose spread those of other seeds were derived from, its own first."""
 
     what: ClassVar[str] = "baselines"
 
@@ -64,17 +80,38 @@ class Baselines(Settings):
         """From a file; None if there is none. Raises ConfigError if it is damaged."""
         if not path.exists():
             return None
-        try:
-            return cls.parse(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
-            raise ConfigError(
-                f"The baselines {path} are not JSON ({error}): take them from version control."
-            ) from error
+        return cls.parse(read_json(path))
 
-    def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+    def save(self, path: Path, answers: Answers) -> None:
+        """Write the file, and the answers of the jobs beside it, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, self.model_dump(mode="json"))
+        aside = path.with_suffix(".parquet.tmp")
+        rows = pd.concat(
+            {job: rows for job, rows in answers.items() if job in self.jobs} or {"": flips.NONE}, names=["job"]
+        )
+        rows.reset_index("job").to_parquet(aside, index=False, compression="zstd")
+        aside.replace(path.with_suffix(".parquet"))
+        write_json(path, self.model_dump(mode="json", exclude_none=True))
+
+
+def load_answers(path: Path) -> dict[str, pd.DataFrame]:
+    """The answers of each job that stand beside the baselines at `path`; empty if there are none."""
+    file = path.with_suffix(".parquet")
+    rows = pd.read_parquet(file) if file.exists() else flips.NONE.assign(job="")
+    return {str(job): own.drop(columns="job") for job, own in rows.groupby("job")}
+
+
+def count(measured: Metrics, answers: Answers, kept: Answers) -> dict[str, dict[str, float]]:
+    """The metrics, and how far each variant's answers are from those that are `kept`: `flips.compared`, as metrics.
+
+    These are `changed.VARIANT.SPLIT`, and likewise `read` and `doubt`.
+    """
+    found = {job: dict(own) for job, own in measured.items()}
+    for job in found.keys() & kept.keys():
+        for (policy, split), row in flips.compared(kept[job], answers.get(job, flips.NONE)).iterrows():
+            told = row[["changed", "read", "doubt"]].dropna().items()
+            found[job] |= {f"{name}.{policy}.{split}": float(value) for name, value in told}
+    return found
 
 
 def comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,52 +122,91 @@ def comparable(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def compare(baselines: Baselines | None, plan: Plan, measured: Metrics) -> pd.DataFrame:
     """A row per gate of the jobs in `measured`: job, metric, found, value, tolerance, chance, verdict.
 
-    A job that ran with other parameters than its baseline has no rows.
+    measured: as `count` gives it. A job that ran with another seed is held against the spread between seeds; one that
+    ran with other parameters has no rows.
     """
     rows = []
     tasks = {task.name: task for task in plan.tasks}
     for job, gates in baselines.jobs.items() if baselines else ():
-        if job in tasks and (job not in measured or comparable(tasks[job].parameters) != gates.parameters):
+        own = job not in tasks or comparable(tasks[job].parameters) == gates.parameters
+        if job in tasks and (
+            job not in measured or not (own or _but_seed(tasks[job].parameters) == _but_seed(gates.parameters))
+        ):
             continue
         for metric, gate in gates.metrics.items():
+            if not own and gate.mean is None:
+                continue
             found = measured.get(job, {}).get(metric)
+            limits = (
+                {"value": gate.value, "tolerance": gate.tolerance}
+                if own
+                else {"value": gate.mean, "tolerance": gate.spread}
+            )
+            verdict = gate.verdict(found, own=own)
             rows.append(
-                {"job": job, "metric": metric, "found": found, **gate.model_dump(), "verdict": gate.verdict(found)}
+                {"job": job, "metric": metric, "found": found, **limits, "chance": gate.chance, "verdict": verdict}
             )
     columns = ["job", "metric", "found", "value", "tolerance", "chance", "verdict"]
     return pd.DataFrame(rows, columns=columns).astype({"found": float})
 
 
-def derive(plan: Plan, seeds: Sequence[int], measured: Sequence[Metrics]) -> tuple[Baselines, list[str]]:
-    """Baselines from the metrics of several seeds, the profile's own first; also what could not be gated, in sentences.
+def _but_seed(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in comparable(parameters).items() if name != "seed"}
 
-    A metric whose chance value would pass its gate gets none: such a gate could not fail.
+
+def derive(
+    plan: Plan, seeds: Sequence[int], measured: Sequence[Metrics], answers: Answers
+) -> tuple[Baselines, list[str]]:
+    """Baselines from the metrics of several seeds, the profile's own first, and from the answers with that one.
+
+    Also what is not gated, in sentences.
     """
     jobs, left_out = {}, []
     for task in plan.tasks:
-        gates = {}
+        gates, rows = {}, answers.get(task.name, flips.NONE)
+        sizes = rows.groupby(["policy", "split"]).size()
         for metric, value in measured[0][task.name].items():
-            chance = _chance(plan, task.notebook.stem, metric)
+            chance = _known(plan.chance, task.notebook.stem, metric)
             values = [run[task.name][metric] for run in measured if metric in run[task.name]]
             if chance is None or len(values) < len(measured):
                 why = "no chance value is known" if chance is None else "not every seed has it"
                 left_out.append(f"{task.name}: {metric} is not gated: {why}.")
                 continue
-            spread = float(np.std(values, ddof=1))
-            tolerance = max(_SPREADS * spread, _SHARE * abs(value - chance), _LEAST)
-            gate = Gate(value=_rounded(value), tolerance=_rounded(tolerance), chance=chance)
-            if gate.verdict(chance) == "regression":
-                gates[metric] = gate
-            else:
-                left_out.append(f"{task.name}: {metric} is not gated: {value:.4g} is within {tolerance:.4g} of chance.")
+            usual = _FLIPS / _behind(metric, sizes) if len(sizes) else _SHARE * abs(value)
+            given = _known(plan.tolerance, task.notebook.stem, metric)
+            tolerance = _rounded(usual if given is None else given)
+            gates[metric] = Gate(
+                value=_rounded(value), tolerance=tolerance, chance=chance, **_spread(values, chance, tolerance)
+            )
+        for (policy, split), row in flips.compared(rows, rows).iterrows():
+            limits = {"changed": _FLIPS, "read": max(_FLIPS, _READ * row["n"]), "doubt": _DOUBT}
+            for name in row[list(limits)].dropna().index:
+                chance = 1.0 if name == "doubt" else row["n"]
+                gates[f"{name}.{policy}.{split}"] = Gate(value=0, tolerance=_rounded(limits[name]), chance=chance)
         if gates:
             jobs[task.name] = JobGates(parameters=comparable(task.parameters), metrics=gates)
     return Baselines(seeds=tuple(seeds), jobs=jobs), left_out
 
 
+def _behind(metric: str, sizes: pd.Series) -> int:
+    """How many answers a metric is a mean of: those of the policy (and split) that it ends with, else the fewest."""
+    named = [n for (policy, split), n in sizes.items() if metric.endswith((f".{policy}.{split}", f".{policy}"))]
+    return int(min(named or sizes))
+
+
+def _spread(values: Sequence[float], chance: float, least: float) -> dict[str, float]:
+    """The mean over seeds and the half-width of the 95% prediction interval of another; none that holds chance."""
+    n, mean = len(values), float(np.mean(values))
+    if n < 2:
+        return {}
+    half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) * np.sqrt(1 + 1 / n))
+    spread = max(half, least, _SHARE * abs(mean - chance))
+    return {} if abs(chance - mean) <= spread else {"mean": _rounded(mean), "spread": _rounded(spread)}
+
+
 def changes(before: Baselines | None, after: Baselines) -> pd.DataFrame:
     """A row per gate that is new, gone or another one: job, metric, then value and tolerance before and after."""
-    rows = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for column, baselines in (("before", before), ("after", after)):
         for job, gates in baselines.jobs.items() if baselines else ():
             for metric, gate in gates.metrics.items():
@@ -141,10 +217,10 @@ def changes(before: Baselines | None, after: Baselines) -> pd.DataFrame:
     return pd.DataFrame(list(changed.values()), index=index, columns=["before", "after"])
 
 
-def _chance(plan: Plan, notebook: str, metric: str) -> float | None:
-    """The first pattern that fits counts."""
-    patterns = plan.chance.get(notebook, {})
-    return next((value for pattern, value in patterns.items() if fnmatchcase(metric, pattern)), None)
+def _known(patterns: Mapping[str, Mapping[str, float]], notebook: str, metric: str) -> float | None:
+    """The number of the first pattern that fits."""
+    own = patterns.get(notebook, {})
+    return next((number for pattern, number in own.items() if fnmatchcase(metric, pattern)), None)
 
 
 def _rounded(value: float) -> float:

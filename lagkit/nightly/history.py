@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lagkit.files import replacing
 from lagkit.manifest import git_state
 from lagkit.nightly.gates import Metrics, comparable
 from lagkit.nightly.profile import Plan, Task
@@ -40,16 +41,16 @@ def record(out: Path, plan: Plan, outcomes: Mapping[str, Outcome], measured: Met
         return before
     new = pd.DataFrame(rows, columns=COLUMNS)
     history = pd.concat([before, new], ignore_index=True) if len(before) else new
-    aside = out / f"{FILE}.tmp"
-    history.to_parquet(aside)
-    aside.replace(out / FILE)
+    with replacing(out / FILE) as aside:
+        history.to_parquet(aside)
     return history
 
 
 def last_values(history: pd.DataFrame, task: Task, metric: str, nights: int = 10) -> list[float]:
     """The metric's values in the last executions that measured it with the task's parameters, oldest first."""
     same = (history["job"] == task.name) & (history["parameters"] == _parameters(task))
-    return history[same & (history["metric"] == metric)]["value"].astype(float).tolist()[-nights:]
+    values: list[float] = history[same & (history["metric"] == metric)]["value"].astype(float).tolist()
+    return values[-nights:]
 
 
 def _parameters(task: Task) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from nbconvert import HTMLExporter
 
+from lagkit import files
 from lagkit.cli import exit_code
 from lagkit.notebook import execute
 
@@ -23,7 +24,7 @@ def main(folder: Path) -> int:
     executed = folder / notebook.name
     if executed.exists():
         page, _ = HTMLExporter().from_filename(str(executed))
-        executed.with_suffix(".html").write_text(page, encoding="utf-8")
+        files.write(executed.with_suffix(".html"), page)
     return code
 
 

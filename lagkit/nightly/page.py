@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from lagkit import files
 from lagkit.manifest import git_state, versions
 from lagkit.nightly import history
 from lagkit.nightly.gates import FAILED, Metrics
@@ -59,9 +60,7 @@ def write(
         versions=versions(),
     )
     path = out / FILE
-    aside = path.with_suffix(".tmp")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
+    files.write(path, page)
     return path
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 from lagkit import notebook as nb
 from lagkit.config import Settings
 from lagkit.errors import ConfigError
+from lagkit.paths import at
 
 _OURS = ("out", "run")  # folders that the nightly run chooses
 
@@ -73,7 +74,8 @@ class Nightly(Settings):
     """The whole file. notebooks, baselines: folders, relative to it.
 
     chance: by notebook and pattern of metrics' names, the value that a metric would have if the method did nothing or
-    the model guessed. Metrics that no pattern fits are recorded, but not gated.
+    the model guessed. Metrics that no pattern fits are recorded, but not gated. tolerance: likewise, by how much a
+    metric may move with the same seed, where that is not a flip or two of the answers that it is a mean of.
     """
 
     what: ClassVar[str] = "nightly profiles"
@@ -81,6 +83,7 @@ class Nightly(Settings):
     notebooks: Path = Path("notebooks")
     baselines: Path = Path("tests/baselines")
     chance: dict[str, dict[str, float]] = Field(default_factory=dict)
+    tolerance: dict[str, dict[str, float]] = Field(default_factory=dict)
     profiles: dict[str, Profile] = Field(min_length=1)
 
 
@@ -106,6 +109,7 @@ class Plan:
     summary: str | None
     chance: dict[str, dict[str, float]]
     baseline: Path
+    tolerance: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = None) -> Plan:
@@ -114,7 +118,7 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
     overrides: parameters that take the place of the profile's in every job whose notebook has them. A folder `data` is
     relative to the file at `path`, in `overrides` to where the command runs. Raises ConfigError.
     """
-    path, overrides = Path(path), dict(overrides or {})
+    path, overrides = at(path), dict(overrides or {})
     nightly = Nightly.read(path)
     if profile not in nightly.profiles:
         raise ConfigError(f"{path} has no profile {profile!r}; it has {', '.join(nightly.profiles)}.")
@@ -122,7 +126,7 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
     common = {**_with_folder(wanted.parameters, path.parent), **_with_folder(overrides, Path.cwd())}
     jobs = {job.name: job for job in wanted.jobs}
     order = TopologicalSorter({job.name: job.after for job in wanted.jobs}).static_order()
-    tasks = tuple(_task(jobs[name], wanted, path.parent / nightly.notebooks, common, overrides) for name in order)
+    tasks = tuple(_task(jobs[name], wanted, at(nightly.notebooks, path.parent), common, overrides) for name in order)
     known = {name for task in tasks for name in task.parameters}
     if unused := [name for name in common if name not in known]:
         raise ConfigError(f"No notebook of the profile {profile} has a parameter {unused[0]!r}.")
@@ -133,8 +137,8 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
         _check_data(task.parameters.get("data"))
     if wanted.cuda:
         _check_gpu(profile)
-    baseline = path.parent / nightly.baselines / f"{profile}.json"
-    return Plan(profile, wanted.about, tasks, wanted.summary, nightly.chance, baseline)
+    baseline = at(nightly.baselines, path.parent) / f"{profile}.json"
+    return Plan(profile, wanted.about, tasks, wanted.summary, nightly.chance, baseline, nightly.tolerance)
 
 
 def _task(job: Job, profile: Profile, notebooks: Path, common: Mapping[str, Any], overrides: Mapping[str, Any]) -> Task:
@@ -152,8 +156,9 @@ def _task(job: Job, profile: Profile, notebooks: Path, common: Mapping[str, Any]
 def _with_folder(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """With `data` absolute: a kernel runs in its notebook's folder."""
     data = parameters.get("data")
-    given = isinstance(data, str) and data
-    return {**parameters, "data": str((base / data).resolve())} if given else dict(parameters)
+    if not isinstance(data, str) or not data:
+        return dict(parameters)
+    return {**parameters, "data": str(at(data, base).resolve())}
 
 
 def _check_data(folder: str | None) -> None:

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lagkit.manifest import write_json
+import pandas as pd
+
+from lagkit.files import write_json
 from lagkit.nightly import job
 from lagkit.nightly.fingerprint import Fingerprint
 from lagkit.nightly.profile import Plan, Task
@@ -55,7 +57,7 @@ def run(plan: Plan, out: Path, *, jobs: int | None = None, fresh: bool = False) 
             shutil.rmtree(other)
     width = jobs or min(os.cpu_count() or 1, _width(plan))
     done: dict[str, Outcome] = {}
-    waiting = []
+    waiting: list[Task] = []
     for task in plan.tasks:
         kept = None if fresh else _kept(task, out, marks.of(task))
         if kept and not any(other.name in task.after for other in waiting):
@@ -76,6 +78,12 @@ def metrics(out: Path, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, f
             written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
             found[name] = written.get("metrics", {})
     return found
+
+
+def answers(out: Path, outcomes: Mapping[str, Outcome]) -> dict[str, pd.DataFrame]:
+    """The answers of each job that succeeded and whose notebook wrote some, as `flips.answers` gives them."""
+    paths = {name: out / "jobs" / name / "answers.parquet" for name, done in outcomes.items() if done.status == "ok"}
+    return {name: pd.read_parquet(path) for name, path in paths.items() if path.exists()}
 
 
 def covered(outcomes: Iterable[Outcome]) -> float:

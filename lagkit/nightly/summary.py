@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lagkit.errors import DataError
-from lagkit.manifest import write_json
+from lagkit.files import write_json
 
 FILE = "summary.json"
 
@@ -35,7 +35,7 @@ def shown(summary: dict[str, Any]) -> str:
         for policy, splits in summary["variants"].items():
             if split in splits:
                 rows[split, policy] = dict(zip(_HEADS, _cells(policy, splits[split]), strict=True))
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["questions", "variant"]).to_string()
+    return str(pd.DataFrame.from_dict(rows, orient="index").rename_axis(["questions", "variant"]).to_string())
 
 
 def _cells(policy: str, row: dict[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lagkit.intervals import margin
 from lagkit.plots.basic import COLOURS, _laid_out, plain
 
 
@@ -18,7 +19,7 @@ def forest(
 
     differences: as `metrics.compare` gives them, with the levels `rows`, `by` and `metric`. `measures` maps metrics to
     the panels' titles. Scores are shown in points of 100. A filled mark's interval keeps clear of zero; a hollow one's
-    covers it, or cannot be told.
+    covers it, or cannot be told. The band is the metric's equivalence margin (`intervals.MARGINS`).
     """
     table = differences.reset_index()
     names, groups = (list(dict.fromkeys(table[level])) for level in (rows, by))
@@ -33,7 +34,7 @@ def forest(
             marks = _marks(part, metric, [names.index(name) + shift for name in part[rows]], COLOURS[place])
             marks.update(name=plain(group), legendgroup=str(group), showlegend=False, text=part[rows].map(plain))
             figure.add_trace(marks, row=1, col=column)
-        figure.add_vline(x=0, line={"color": "#888", "width": 1}, row=1, col=column)
+        _zero(figure, metric, 1, column)
     for place, group in enumerate(groups):  # the legend's own marks: filled, whatever the first row's is
         key = {"color": COLOURS[place], "size": 9}
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=key, name=plain(group), legendgroup=str(group))
@@ -69,10 +70,17 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
             figure.add_trace(
                 marks.update(showlegend=False, name=plain(group), text=part["policy"].map(plain)), row=row, col=column
             )
-            figure.add_vline(x=0, line={"color": "#888", "width": 1}, row=row, col=column)
+            _zero(figure, metric, row, column)
     figure.update_yaxes(range=[len(names) - 0.5, -0.5], showgrid=True, zeroline=False, tickvals=list(range(len(names))))
     figure.update_yaxes(ticktext=[f"{plain(name)} " for name in names], automargin=True, col=1)
     return _laid_out(figure, title, height=150 + len(measures) * (70 + 22 * len(names)))
+
+
+def _zero(figure: go.Figure, metric: str, row: int, column: int) -> None:
+    """The line of no difference, and the band of those that make none in practice."""
+    size = (1 if metric == "rounds" else 100) * margin(metric).size
+    figure.add_vrect(-size, size, fillcolor="#888", opacity=0.15, line_width=0, layer="below", row=row, col=column)
+    figure.add_vline(x=0, line={"color": "#888", "width": 1}, row=row, col=column)
 
 
 def _span(table: pd.DataFrame, scale: int) -> list[float]:

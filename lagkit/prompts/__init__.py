@@ -11,12 +11,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import yaml
-
 from lagkit.actions import without_tags
 from lagkit.errors import ConfigError
 from lagkit.model import LM
+from lagkit.plainyaml import load_yaml
 from lagkit.types import Passage, Question, TaskKind
+from lagkit.untrusted import marks
 
 LETTERS = string.ascii_uppercase
 
@@ -95,15 +95,50 @@ class Prompt:
 def split_chat(lm: LM, head: Sequence[dict[str, str]], turns: Sequence[dict[str, str]]) -> tuple[str, str]:
     """A conversation as text in two parts: what every question shares, and the rest with the assistant's turn opened.
 
-    The head ends where the template ends a turn. A template that cannot show the head alone (some know no system
-    message) leaves only the BOS token in it.
+    The head ends where the template ends its last turn. Where the template puts the head's words into the question's
+    turn (some know no system message), only the BOS token is shared. Raises ConfigError for a template that writes the
+    head otherwise for some questions, or does not show where it ends.
     """
-    whole = lm.chat([*head, *turns], open_turn=True)
-    shared = lm.chat(head, open_turn=False)
-    if not shared or not whole.startswith(shared):
-        bos = lm.tokenizer.bos_token or ""
-        shared = bos if whole.startswith(bos) else ""
+    whole, alone = lm.chat([*head, *turns], open_turn=True), _alone(lm, head)
+    shared = alone if alone and whole.startswith(alone) else _shared(lm, head, alone)
+    if not whole.startswith(shared):
+        raise ConfigError(f"The chat template of {lm.name} writes the head of a prompt otherwise for some questions.")
     return shared, whole[len(shared) :]
+
+
+def _alone(lm: LM, head: Sequence[dict[str, str]]) -> str:
+    """The head as the template writes it when nothing follows; empty where it refuses to."""
+    try:
+        return lm.chat(head, open_turn=False)
+    except ConfigError:
+        return ""
+
+
+def _shared(lm: LM, head: Sequence[dict[str, str]], alone: str) -> str:
+    """What stands of the head in front of any question, where `alone` need not be it.
+
+    Some templates write the last turn of a chat otherwise than the same turn with others behind it (Qwen3), or refuse a
+    chat without a question (Qwen3.5). So the end is looked for in front of questions: behind the head's last words
+    stands what ends them in `alone`, or what ends a question.
+    """
+    ask = [{"role": "user", "content": words} for words in ("0?", "1?")]
+    one, other = (lm.chat([*head, turn], open_turn=True) for turn in ask)
+    common = one[: next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)]
+    if alone and common.startswith(alone):
+        return alone
+    last = lm.plain(head[-1]["content"]).strip()
+    before, found, behind = common.rpartition(last)
+    for turn, words in ((alone, last), (lm.chat(ask[:1], open_turn=False), "0?")):
+        closing = turn.rpartition(words)[2]
+        if found and closing and behind.startswith(closing):
+            return before + found + closing
+    if found and any(mark in behind for mark in marks(lm.tokenizer)):
+        raise ConfigError(
+            f"The chat template of {lm.name} does not show where the head of a prompt ends, which all questions share: "
+            "give its tokenizer another chat_template."
+        )
+    bos = lm.tokenizer.bos_token or ""
+    return bos if common.startswith(bos) else ""
 
 
 @cache
@@ -113,7 +148,7 @@ def _load(name: str) -> Prompt:
     if not path.is_file():
         known = sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
         raise ConfigError(f"Unknown prompt {name!r}: there are {', '.join(known)}.")
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = load_yaml(path.read_text(encoding="utf-8"), f"Prompt {name}.yaml")
     try:
         return Prompt(name=name, **{**raw, "examples": tuple(raw["examples"])})
     except TypeError as error:

@@ -11,13 +11,14 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from lagkit.codec import Codec
-from lagkit.errors import StoreError, StoreLocked
+from lagkit.errors import StoreError, StoreFull, StoreLocked
 from lagkit.kv import KVBlock
+from lagkit.paths import at, file_size, refuse_links
 from lagkit.store import codes, database, header, upkeep
 from lagkit.store.archive import Archive
 from lagkit.store.base import Store
 from lagkit.store.batch import Batch, LogRow, Packed
-from lagkit.store.files import BlockRow, block_name, file_size
+from lagkit.store.files import BlockRow, block_name
 from lagkit.store.header import Header
 from lagkit.store.reading import StoredLogs
 
@@ -26,6 +27,8 @@ __all__ = ["LogStore", "Store"]
 LOCK = "write.lock"
 # add_many commits once so many seconds have passed: the most work that a kill can cost, shared by one sync.
 COMMIT_EVERY = 0.2
+# Bytes that are freed at first where the disk has no room for the database to be changed.
+ROOM = 1 << 20
 
 
 class LogStore(StoredLogs):
@@ -55,7 +58,8 @@ class LogStore(StoredLogs):
         dtype: str,
         codec: Codec = "none",
     ) -> LogStore:
-        folder, head = Path(path), Header.new(model, embedder, dim, dtype, codec)
+        folder, head = at(path), Header.new(model, embedder, dim, dtype, codec)
+        refuse_links(folder, StoreError)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = {entry.name for entry in folder.iterdir()}
@@ -69,7 +73,7 @@ class LogStore(StoredLogs):
             raise StoreError(
                 f"{folder} holds other things ({', '.join(foreign[:3])}): give a log store its own folder."
             )
-        store = cls._locked(folder, head)
+        store = cls._locked(folder, head, new=True)
         try:
             head.write(folder)
         except BaseException:
@@ -91,7 +95,8 @@ class LogStore(StoredLogs):
 
         Raises as `Store.open`, and StoreLocked if another writer has it.
         """
-        folder, head = Path(path), Header.read(Path(path))
+        folder = at(path)
+        head = Header.read(folder)
         head.check(folder, model=model, embedder=embedder, codec=codec)
         return cls._locked(folder, head) if write else cls(folder, head, None)
 
@@ -106,7 +111,7 @@ class LogStore(StoredLogs):
         dtype: str,
         codec: Codec = "none",
     ) -> LogStore:
-        folder = Path(path)
+        folder = at(path)
         if not (folder / header.NAME).exists():
             return cls.create(folder, model=model, embedder=embedder, dim=dim, dtype=dtype, codec=codec)
         head = Header.read(folder)
@@ -114,7 +119,7 @@ class LogStore(StoredLogs):
         return cls._locked(folder, head)
 
     @classmethod
-    def _locked(cls, folder: Path, head: Header) -> LogStore:
+    def _locked(cls, folder: Path, head: Header, *, new: bool = False) -> LogStore:
         lock = FileLock(folder / LOCK, timeout=0, thread_local=False)  # any thread may close the store
         try:
             lock.acquire()
@@ -126,6 +131,8 @@ class LogStore(StoredLogs):
         except OSError as error:
             raise StoreError(f"The log store at {folder} cannot be written to ({error}).") from error
         try:
+            if new:
+                database.prepare(folder)
             return cls(folder, head, lock)
         except BaseException:
             lock.release()
@@ -142,8 +149,8 @@ class LogStore(StoredLogs):
         finally:
             self._release()
 
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if failure is None:
+    def __exit__(self, *failure: object) -> None:
+        if failure[0] is None:
             self.close()
         else:  # at once: who interrupts does not want to wait
             self._release()
@@ -178,7 +185,7 @@ class LogStore(StoredLogs):
             for log in logs:
                 if log not in self:
                     raise StoreError(f"There is no log {log!r} in the store at {self.path}; nothing was deleted.")
-                files = "SELECT sha256 FROM blocks JOIN logs USING (seq) WHERE id = ?"
+                files = f"SELECT sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND {database.SOUND_BLOCK}"
                 self._loose |= {sha256 for (sha256,) in self._db.read(files, log)}
             with self._db.transaction() as connection:
                 connection.executemany("DELETE FROM logs WHERE id = ?", [(log,) for log in logs])
@@ -186,30 +193,30 @@ class LogStore(StoredLogs):
     def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
         upkeep.check_bound(max_bytes)
         with self._writing():
+            self._files.demand(self._db.read("SELECT 1 FROM blocks LIMIT 1") != [])
+            gone = [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
             rows = list(upkeep.row_problems(self._db, self.dim))
             upkeep.delete_damaged_rows(self._db)
             damaged = list(upkeep.block_problems(self._db, self._files))
             codes = list(upkeep.code_problems(self.path, self.dim))
-            with self._db.transaction() as connection:
-                broken = {Path(problem.file).stem for problem in damaged}
-                connection.executemany("DELETE FROM blocks WHERE sha256 = ?", [(sha256,) for sha256 in broken])
-            gone = [(*problem, 0) for problem in rows]
+            upkeep.delete_blocks(self._db, {Path(problem.file).stem for problem in damaged})
+            gone += [(*problem, 0) for problem in rows]
             gone += [(*problem, self._files.remove(problem.file)) for problem in damaged]
             gone += [(*problem, self._files.remove(problem.file)) for problem in codes]
             gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
-                for log, freed, digests in upkeep.delete_oldest(self._db, excess):
-                    gone.append(("", log, f"was the oldest in a store above {max_bytes:,} bytes", freed))
-                    self._loose |= digests
+                why = f"was the oldest in a store above {max_bytes:,} bytes"
+                gone += [("", old.log, why, old.bytes) for old in self._delete_oldest(excess)]
             self._db.reclaim()
         return pd.DataFrame(gone, columns=[*upkeep.Problem._fields, "bytes"])
 
     def evict(self, max_bytes: int) -> list[str]:
         """See `Store.evict`. What is counted are blocks, database and codes.
 
-        Beside these a store has the database's write-ahead log and free pages, up to `database.SLACK` bytes each. Only
-        the first call lists the files, and removes those that no log names.
+        Beside these a store has the database's write-ahead log and free pages, up to `database.SLACK` bytes each; the
+        log up to `database.HELD` while somebody reads in one transaction, who is then waited for, and StoreError raised
+        if that takes too long. Only the first call lists the files, and removes those that no log names.
         """
         upkeep.check_bound(max_bytes, "capped at")
         with self._writing():
@@ -218,14 +225,35 @@ class LogStore(StoredLogs):
                     self._files.remove(orphan.file)
                 self._counted = True
             held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / codes.NAME)
-            gone = upkeep.delete_oldest(self._db, held - max_bytes)
-            self._loose.update(*(old.digests for old in gone))
+            gone = self._delete_oldest(held - max_bytes)
             if gone:
                 self._db.trim()
         return [old.log for old in gone]
 
+    def _delete_oldest(self, excess: int) -> list[upkeep.Evicted]:
+        """Delete the oldest logs, and then their files, until `excess` bytes are free.
+
+        On a disk that is too full for the database to be changed, files of logs that go in any case go first, as many
+        as that takes: a kill before their rows go too leaves blocks that are missing, of these logs alone.
+        """
+        doomed, room = upkeep.doomed(self._db, excess), ROOM
+        while True:
+            try:
+                gone = upkeep.delete_oldest(self._db, excess)
+                break
+            except StoreFull:
+                freed = 0
+                while freed < room and (sha256 := next(doomed, None)):
+                    freed += self._files.remove(block_name(sha256))
+                if not freed:
+                    raise
+                room *= 2
+        self._loose.update(*(old.digests for old in gone))
+        self._tidy()  # at once: what comes next may need the room
+        return gone
+
     def import_archive(self, path: str | Path) -> list[str]:
-        with self._writing(), Archive(Path(path)) as archive:
+        with self._writing(), Archive(at(path)) as archive:
             archive.header.check(path, **self.identity)
             rows = [self._row(trace, vector) for trace, vector in zip(archive.traces, archive.embeddings, strict=True)]
             new = [

@@ -6,7 +6,8 @@
     checksums.json          the sha256 of these three
     kv/ab/<sha256>.safetensors
 
-Members are read by these names, never unpacked by the names that a stranger gave them.
+Members are read by these names, in this order, never unpacked by the names that a stranger gave them. None is read
+before it is known to be there to its last byte, so that nothing is allocated for what an archive only promises.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import tarfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +28,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lagkit.errors import DamagedBlock, StoreError
+from lagkit.files import replacing
 from lagkit.kv import KVBlock
+from lagkit.paths import is_digest
 from lagkit.store.batch import Packed
 from lagkit.store.embeddings import unit_rows
 from lagkit.store.files import BlockFiles, BlockRow, block_name, dtype_name
 from lagkit.store.header import NAME as HEADER
-from lagkit.store.header import Header, publish
+from lagkit.store.header import Header
 from lagkit.types import MALFORMED, Trace
 
 LOGS, EMBEDDINGS, CHECKSUMS = "logs.jsonl", "embeddings.safetensors", "checksums.json"
@@ -49,26 +52,25 @@ _MALFORMED = (
 )
 
 
-def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> None:
-    """Write all logs to `path`, whole or not at all; `logs` and `content` as a store gives them, and their errors.
+def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> Path:
+    """Write all logs to `path`, whole or not at all, and return it.
 
-    Raises StoreError if the file exists or cannot be written.
+    `logs` and `content` are as a store gives them, and raise their errors. Raises StoreError if the file exists or
+    cannot be written.
     """
     if path.exists():
         raise StoreError(f"{path} exists already: remove it, or export under another name.")
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
     try:
-        with tarfile.open(aside, "w") as tar:
+        with replacing(path) as aside, tarfile.open(aside, "w") as tar:
             _fill(tar, header, logs, content)
-        publish(aside, path)
     except OSError as error:
         raise StoreError(f"The archive {path} could not be written ({error}).") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    return path
 
 
 def _fill(tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> None:
-    lines, vectors, found = [], [], {}
+    lines, vectors = [], []
+    found: dict[str, BlockRow] = {}
     for log in logs:
         found |= {block.sha256: block for block in log.blocks}
         blocks = [block._asdict() for block in log.blocks]
@@ -97,6 +99,18 @@ def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked for than there is: memory for what is asked is taken before it is read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self.size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 class Archive:
     """An archive whose every member was checked when it was opened; use it as a context manager."""
 
@@ -109,28 +123,45 @@ class Archive:
         """Raises StoreError, naming what is wrong, for anything that `write_archive` did not write."""
         self.path = path
         try:
-            self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by __exit__
-        except _MALFORMED as error:
+            self._file = _Bounded(path)
+        except OSError as error:
             raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
         try:
-            self._members = {member.name: member for member in self._checked_members()}
-            parts = {name: self._open(name).read() for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS)}
-            self.header = Header.parse(parts[HEADER], f"{path}: {HEADER}")
-            self._check_parts(parts, json.loads(parts.pop(CHECKSUMS)))
-            self._read_logs(parts[LOGS], parts[EMBEDDINGS])
-            self._check_blocks()
+            self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - closed by __exit__
         except _MALFORMED as error:
-            self._tar.close()
+            self._file.close()
+            raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
+        try:
+            self._read()
+        except _MALFORMED as error:
+            self._file.close()
             raise StoreError(f"{path} is no intact archive of logs ({error}).") from error
         except BaseException:
-            self._tar.close()
+            self._file.close()
             raise
+
+    def _read(self) -> None:
+        """Raises ValueError, and others of `_MALFORMED`, for a member that is not what comes next."""
+        self._members: dict[str, tarfile.TarInfo] = {}
+        members = self._plain_members()
+        for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS):
+            if next(members, None) != name:
+                raise ValueError(f"it has no {name} in its place")
+        parts = {name: self._open(name).read() for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS)}
+        self.header = Header.parse(parts[HEADER], f"{self.path}: {HEADER}")
+        self._check_parts(parts, json.loads(parts.pop(CHECKSUMS)))
+        self._read_logs(parts[LOGS], parts[EMBEDDINGS])
+        named = {block_name(block.sha256) for blocks in self.blocks for block in blocks}
+        for name in members:
+            if name not in named:
+                raise ValueError(f"no log names its member {name!r}")
+        self._check_blocks()
 
     def __enter__(self) -> Archive:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tar.close()
+        self._file.close()
 
     def place(self, block: BlockRow, files: BlockFiles) -> None:
         """Copy a block's file into a store; raises StoreError if it is not the block that the archive promises."""
@@ -152,22 +183,29 @@ class Archive:
         if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
             raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is another KV block.")
 
-    def _checked_members(self) -> Iterator[tarfile.TarInfo]:
-        seen = set()
+    def _plain_members(self) -> Iterator[str]:
+        """The names of the members, each taken note of once it is known to be a file that is there as a whole."""
         for member in self._tar:
-            plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
-            if not plain or not _MEMBER.fullmatch(member.name) or member.name in seen:
-                raise ValueError(f"its member {member.name!r} does not belong there")
-            seen.add(member.name)
-            yield member
+            name, plain = member.name, member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+            if not plain or not _MEMBER.fullmatch(name) or name in self._members:
+                raise ValueError(f"its member {name!r} does not belong there")
+            if member.issparse():
+                raise ValueError(f"its member {name!r} is sparse")
+            if member.offset_data + member.size > self._file.size:
+                raise ValueError(f"its member {name!r} is cut off")
+            self._members[name] = member
+            yield name
 
     def _member(self, name: str) -> tarfile.TarInfo:
         if name not in self._members:
             raise ValueError(f"it has no {name}")
         return self._members[name]
 
-    def _open(self, name: str) -> BinaryIO:
-        return self._tar.extractfile(self._member(name))  # type: ignore[return-value]
+    def _open(self, name: str) -> io.BufferedReader:
+        file = self._tar.extractfile(self._member(name))
+        if not isinstance(file, io.BufferedReader):
+            raise ValueError(f"{name} is no file")
+        return file
 
     def _check_parts(self, parts: dict[str, bytes], checksums: dict[str, str]) -> None:
         for name, part in parts.items():
@@ -178,6 +216,8 @@ class Archive:
         logs: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]
         self.traces = [Trace.from_dict(log["trace"]) for log in logs]
         self.blocks = [[BlockRow(**block) for block in log["blocks"]] for log in logs]
+        if strange := [block.sha256 for blocks in self.blocks for block in blocks if not is_digest(block.sha256)]:
+            raise ValueError(f"{strange[0]!r:.80} is no sha256 of a block")
         self.embeddings = unit_rows(load(embeddings)["embeddings"], self.header.dim, f"An embedding of {self.path}")
         if [trace.id for trace in self.traces] != [log["id"] for log in logs]:
             raise ValueError("a trace is not what its id says")

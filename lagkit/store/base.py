@@ -26,7 +26,8 @@ class Store(Readable):
     """The logs of one model and one embedder. Iterating gives log ids, oldest first.
 
     path: a folder, or the address of an object store. exact_search: whether searches miss nothing in a large store
-    either (`search`); may be set at any time. Any thread may ask. Every method raises StoreError on a closed
+    either (`search`). source: where contexts have the KV of logs from: read, computed again, or whichever is sooner
+    (`lagkit.planner`). Both may be set at any time. Any thread may ask. Every method raises StoreError on a closed
     or unreadable store, and every method that changes it on one that is open for reading.
     """
 

@@ -7,10 +7,10 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lagkit.store.base import Store
+    from lagkit.store.contract import Readable
 
 
-def card(store: Store, held: str) -> str:
+def card(store: Readable, held: str) -> str:
     """A store's facts and kinds of blocks as HTML; `held` names where its bytes are."""
     facts = {
         "model": store.model.get("name", json.dumps(store.model)),

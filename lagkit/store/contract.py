@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -21,6 +21,8 @@ from lagkit.store.header import Header
 from lagkit.store.vectors import LogVectors
 from lagkit.types import MALFORMED, Hit, Trace
 
+BlockSource = Literal["load", "recompute", "planned"]
+
 
 class Readable(ABC):
     """The reading half of `Store`."""
@@ -33,6 +35,7 @@ class Readable(ABC):
         self.model, self.embedder, self.dim = header.model, header.embedder, header.dim
         self.dtype, self.codec = header.dtype, header.codec
         self.exact_search = False
+        self.source: BlockSource = "load"
         self._header = header
         self._busy = False
 

@@ -11,13 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lagkit.errors import StoreError
+from lagkit.errors import StoreError, StoreFull
+from lagkit.paths import file_size, is_digest
 
 NAME = "logs.sqlite"
+# What SQLite plays back before anything else: no store leaves one, and it may name other files for SQLite to delete.
+JOURNAL = f"{NAME}-journal"
+WAL = f"{NAME}-wal"
 # The second: what sqlite3 makes of a message that quotes damaged text.
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 # Bytes that the write-ahead log may take when it is not in use, and that free pages may before `trim` gives them back.
 SLACK = 4 << 20
+# Bytes of the write-ahead log from which on it is waited for those who read: it cannot be emptied while one of them is
+# in a transaction, and would grow as long as that takes.
+HELD = 4 * SLACK
+# What SQLite says when the disk is full, or a quota used up.
+_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE}
 # Threads take turns (see Database), which is all that SQLite asks of those who share a connection.
 _HOW: dict[str, Any] = {"timeout": 10, "isolation_level": None, "check_same_thread": False}
 
@@ -40,7 +49,9 @@ _BLOCK = tuple(f"blocks.{column}" for column in ("key", "tokens", "bytes", "sha2
 # An index that is damaged may lead to the row of another log, whose id only the row itself tells.
 OWN_BLOCK = f"{_OWNER.format('blocks')} = ?"
 SOUND_DELETED = f"deleted.crc IS {_crc('deleted.number', 'deleted.id')}"
-SOUND_BLOCK = f"blocks.crc IS {_crc(_OWNER.format('blocks'), *_BLOCK)}"
+_SEALED_BLOCK = f"blocks.crc IS {_crc(_OWNER.format('blocks'), *_BLOCK)}"
+# A checksum is no proof of who computed it, and a sha256 becomes the name of a file.
+SOUND_BLOCK = f"({_SEALED_BLOCK} AND is_digest(blocks.sha256))"
 
 # Of a log whose row is damaged, nobody knows who it was.
 SOUND_OLD_ID = f"CASE WHEN OLD.crc IS {_crc('OLD.id', 'OLD.embedding')} THEN OLD.id END"
@@ -87,7 +98,7 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     _seal("logs", SOUND_LOG, "seq = NEW.seq")
     + _seal("traces", SOUND_TRACE, "seq = NEW.seq")
-    + _seal("blocks", SOUND_BLOCK, "seq = NEW.seq AND key = NEW.key"),
+    + _seal("blocks", _SEALED_BLOCK, "seq = NEW.seq AND key = NEW.key"),
     f"""
     CREATE TABLE deleted (number INTEGER PRIMARY KEY, id TEXT, crc INTEGER);
     DROP TRIGGER count_deletions;
@@ -138,27 +149,40 @@ class Database:
             script = f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
             self._open().executescript(script)
 
-    def read(self, sql: str, *values: Any) -> list[tuple]:
+    def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         try:
             with self._turn:
                 return self._open().execute(sql, values).fetchall()
         except UNREADABLE as error:
-            raise StoreError(f"The database of the log store at {self.folder} cannot be read ({error}).") from error
+            raise _kind(error)(f"The database of the log store at {self.folder} cannot be read ({error}).") from error
 
     @contextmanager
     def transaction(self, needed: int = 0) -> Iterator[sqlite3.Connection]:
         """All changes or none; `needed` is their size in bytes, for the message when they do not fit."""
         try:
             with self._turn, self._open() as connection:
+                self._hold_back()
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
         except UNREADABLE as error:
             change = f"take {needed:,} bytes of rows" if needed else "be changed"
-            raise StoreError(
+            raise _kind(error)(
                 f"The log store at {self.folder} could not {change} ({error}); it is as it was at its last commit. "
-                "If the disk is full, make room elsewhere first: even deleting logs needs some."
+                "If the disk is full, make room: prune(max_bytes=...) removes the oldest logs."
             ) from error
+
+    def _hold_back(self) -> None:
+        """Empty a long write-ahead log, waiting for those who read; raises StoreError if they go on for too long."""
+        if file_size(self.folder / WAL) <= HELD:
+            return
+        self.read("PRAGMA wal_checkpoint(TRUNCATE)")
+        if (nbytes := file_size(self.folder / WAL)) > HELD:
+            raise StoreError(
+                f"The log store at {self.folder} cannot be changed: somebody has been reading in one transaction while "
+                f"{nbytes:,} bytes were written to its write-ahead log, which has to keep them until that ends. End it "
+                "(a process that is stopped, say), and go on; the store is as it was at its last commit."
+            )
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -173,17 +197,16 @@ class Database:
     @property
     def nbytes(self) -> int:
         """The size of the database's file and its write-ahead log."""
-        paths = (self.folder / NAME, self.folder / f"{NAME}-wal")
-        return sum(path.stat().st_size for path in paths if path.exists())
+        return file_size(self.folder / NAME) + file_size(self.folder / WAL)
 
     def live_bytes(self) -> int:
         """The size of the database without its free pages, inside a transaction too."""
         [(pages,)], [(size,)] = self.read("PRAGMA page_count"), self.read("PRAGMA page_size")
-        return pages * size - self._free_bytes()
+        return int(pages * size) - self._free_bytes()
 
     def _free_bytes(self) -> int:
         [(free,)], [(size,)] = self.read("PRAGMA freelist_count"), self.read("PRAGMA page_size")
-        return free * size
+        return int(free * size)
 
     def trim(self) -> None:
         """`reclaim`, if there is much to gain: what comes next would only ask for these pages again."""
@@ -214,6 +237,10 @@ class Database:
         return self._connection
 
 
+def _kind(error: Exception) -> type[StoreError]:
+    return StoreFull if getattr(error, "sqlite_errorcode", None) in _FULL else StoreError
+
+
 def crc32(*values: str | bytes | None) -> int:
     """Of the types and contents of a row's columns, in turn: CRC-32 finds every flipped bit."""
     crc = 0
@@ -223,31 +250,57 @@ def crc32(*values: str | bytes | None) -> int:
     return crc
 
 
-def _connect(target: Path | str, **how: Any) -> sqlite3.Connection:
-    connection = sqlite3.connect(target, **how, **_HOW)
+def prepare(folder: Path) -> None:
+    """Make the file of a new store's database, and take away the journal that a create that was killed may leave."""
+    (folder / JOURNAL).unlink(missing_ok=True)
+    (folder / NAME).touch()
+
+
+def _connect(folder: Path, mode: str) -> sqlite3.Connection:
+    if os.path.lexists(folder / JOURNAL):
+        raise StoreError(
+            f"{folder / JOURNAL} is no part of a log store, and SQLite would play it back, which may delete other "
+            "files: remove it."
+        )
+    # No mode makes the file: in an empty database no log names any block, and all of them would be taken for orphans.
+    connection: sqlite3.Connection = sqlite3.connect(f"{(folder / NAME).as_uri()}?mode={mode}", uri=True, **_HOW)
     connection.create_function("crc32", -1, crc32, deterministic=True)
+    connection.create_function("is_digest", 1, is_digest, deterministic=True)
     return connection
 
 
 def _connect_to_write(folder: Path) -> sqlite3.Connection:
-    connection = _connect(folder / NAME)
-    # auto_vacuum counts only before the first table; FULL: a commit survives a power cut, not only a kill.
-    for setting in ("auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {setting}")
-    connection.execute(f"PRAGMA journal_size_limit = {SLACK}")
+    connection = _connect(folder, "rw")
+    try:
+        _set_up(connection)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode not in _FULL:
+            raise
+        # On a full disk there is no room for the file by which SQLite's processes share the write-ahead log. Alone, one
+        # can do without, and make room.
+        connection.close()
+        connection = _connect(folder, "rw")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        _set_up(connection)
     return connection
 
 
+def _set_up(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA user_version").fetchone() == (0,):
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts only before the first table, and writes always
+    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {setting}")  # FULL: a commit survives a power cut, not only a kill
+    connection.execute(f"PRAGMA journal_size_limit = {SLACK}")
+
+
 def _connect_to_read(folder: Path) -> sqlite3.Connection:
-    uri = (folder / NAME).resolve().as_uri() + "?mode=ro"
-    connection = _connect(uri, uri=True)
+    connection = _connect(folder, "ro")
     try:
         connection.execute("PRAGMA user_version")
     except sqlite3.OperationalError:
         connection.close()
-        unfinished = folder / f"{NAME}-wal"
-        if os.access(folder, os.W_OK) or (unfinished.exists() and unfinished.stat().st_size):
+        if os.access(folder, os.W_OK) or file_size(folder / WAL):
             raise
         # SQLite makes its -shm file even to read, which a read-only folder does not allow; nobody writes there.
-        connection = _connect(uri + "&immutable=1", uri=True)
+        connection = _connect(folder, "ro&immutable=1")
     return connection

@@ -7,19 +7,21 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, NoReturn
 
 from safetensors import SafetensorError
 
 from lagkit.codec import Codec, packed_bytes
 from lagkit.errors import DamagedBlock, StoreError
+from lagkit.files import publish, sync_folder
 from lagkit.kv import KVBlock
-from lagkit.store.header import publish, sync_folder
+from lagkit.paths import file_size, is_digest
 
 SUFFIX = ".safetensors"
 
@@ -34,7 +36,9 @@ class BlockRow(NamedTuple):
 
 
 def block_name(sha256: str) -> str:
-    """A block file's name relative to the store."""
+    """A block file's name relative to the store; raises DamagedBlock for what is no sha256, and so could lead out."""
+    if not is_digest(sha256):
+        raise DamagedBlock(f"{sha256!r:.80} is no sha256 of a KV block: the store that names it is damaged.")
     return f"kv/{sha256[:2]}/{sha256}{SUFFIX}"
 
 
@@ -55,8 +59,23 @@ class BlockFiles:
         self._nbytes: int | None = None
 
     def path(self, sha256: str) -> Path:
-        """Where the file with this content stands."""
-        return self.folder / block_name(sha256)
+        """Where the file with this content stands; raises StoreError if a folder on the way is a link."""
+        return self._own(self.folder / block_name(sha256))
+
+    def _own(self, path: Path) -> Path:
+        """The path of a file below the store; raises StoreError if a folder on the way is a link."""
+        for folder in path.parents:
+            if folder == self.folder:
+                return path
+            if folder.is_symlink():
+                self._refuse_link(folder)
+        raise StoreError(f"{path} is not in the log store at {self.folder}.")
+
+    def _refuse_link(self, folder: Path) -> NoReturn:
+        raise StoreError(
+            f"The folder {folder} is a link, which a log store does not follow: put what it leads to in its place, or "
+            "remove it."
+        )
 
     def save(self, block: KVBlock, what: str) -> tuple[str, int]:
         """Write a block; returns its file's sha256 and bytes. Raises StoreError (a full disk, say), naming `what`."""
@@ -115,7 +134,7 @@ class BlockFiles:
         """A block, its checksum computed. Raises DamagedBlock, naming the file."""
         path = self.path(sha256)
         try:
-            data = path.read_bytes() if path.stat().st_size == nbytes else b""
+            data = path.read_bytes() if _plain_size(path) == nbytes else b""
         except OSError:
             data = b""
         if hashlib.sha256(data).hexdigest() != sha256:
@@ -140,28 +159,45 @@ class BlockFiles:
             raise DamagedBlock(f"The KV block {self.path(sha256)} vanished while it was read ({error}).") from error
 
     def flaw(self, sha256: str, nbytes: int) -> str | None:
-        """What is wrong with a file, in a few words, or None; raises StoreError if it may not be looked at."""
+        """What is wrong with a file, in a few words, or None; raises StoreError if it cannot be looked at."""
         path = self.path(sha256)
         try:
-            size = path.stat().st_size
+            size = _plain_size(path)
+            if size is None:
+                return "is damaged: it is a link, a pipe or a device"
             if size != nbytes:
                 return f"is damaged: it has {size:,} bytes instead of {nbytes:,}"
             return None if _digest(path) == sha256 else "is damaged: its content is not what was stored"
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return "is missing"
-        except PermissionError as error:  # no reason to think that the file is damaged, nor to remove it
-            raise StoreError(f"The KV block {path} may not be read ({error}): see to its permissions.") from error
         except OSError as error:
-            return f"is damaged: it cannot be read ({error})"
+            if error.errno == errno.EIO:
+                return f"is damaged: it cannot be read ({error})"
+            # No reason to think that the file is damaged, nor to remove it: permissions, a disk that is not there.
+            raise StoreError(f"The KV block {path} may not be read ({error}): see to its permissions.") from error
+
+    def demand(self, any_blocks: bool) -> None:
+        """Raises StoreError where there are `any_blocks`, but no folder to hold them: elsewhere is not lost."""
+        if any_blocks and not (self.folder / "kv").is_dir():
+            raise StoreError(
+                f"The folder {self.folder / 'kv'} is missing, so all KV blocks would be taken for lost: put it back, "
+                "or, if it is lost, make an empty one."
+            )
 
     def names(self) -> Iterator[str]:
-        """All files below `kv/`, unfinished ones too, relative to the store; raises StoreError if one may not look."""
+        """All files below `kv/`, unfinished ones too, relative to the store.
+
+        Raises StoreError if one may not look, or if a folder is a link.
+        """
 
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
                 raise StoreError(f"The folder {error.filename} cannot be listed ({error}).") from error
 
-        for parent, _, files in os.walk(self.folder / "kv", onerror=refuse):
+        for parent, folders, files in os.walk(self.folder / "kv", onerror=refuse):
+            for folder in folders:
+                if (Path(parent) / folder).is_symlink():
+                    self._refuse_link(Path(parent) / folder)
             for file in files:
                 yield (Path(parent) / file).relative_to(self.folder).as_posix()
 
@@ -174,9 +210,9 @@ class BlockFiles:
 
     def remove(self, name: str) -> int:
         """Remove a file by its name relative to the store; returns how many bytes that freed. Raises StoreError."""
-        path = self.folder / name
+        path = self._own(self.folder / name)
         try:
-            size = path.stat().st_size
+            size = path.lstat().st_size
             path.unlink()
         except FileNotFoundError:
             return 0
@@ -187,12 +223,10 @@ class BlockFiles:
         return size
 
 
-def file_size(path: Path) -> int:
-    """The bytes of a file; 0 where there is none (any more)."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+def _plain_size(path: Path) -> int | None:
+    """The bytes of a file; None for what is no file of its own. Raises OSError."""
+    status = path.lstat()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _digest(path: Path) -> str:

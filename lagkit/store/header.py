@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,13 +11,17 @@ from typing import Any
 
 import torch
 
+from lagkit import files
 from lagkit.codec import CODECS, Codec
 from lagkit.errors import StoreError, StoreMismatch
+from lagkit.paths import refuse_links
 from lagkit.types import MALFORMED
 
 NAME = "store.json"
 KIND = "lagkit log store"
 FORMAT = 2
+
+_LARGEST = 1 << 20  # bytes of a header: it is read as a whole
 
 # What a store is written in: the oldest format whose readers understand it. Those of format 1 know no codec.
 _OLDEST: dict[Codec, int] = {"none": 1, "int8": 2}
@@ -79,9 +82,11 @@ class Header:
 
     @classmethod
     def read(cls, folder: Path) -> Header:
-        """The header of the store in `folder`; raises StoreError where there is none."""
+        """The header of the store in `folder`; raises StoreError where there is none, or links are among its files."""
+        refuse_links(folder, StoreError)
         try:
-            text = (folder / NAME).read_bytes()
+            with open(folder / NAME, "rb") as file:
+                text = file.read(_LARGEST)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(f"There is no log store at {folder}; make one with LogStore.create.") from error
         except OSError as error:
@@ -100,10 +105,8 @@ class Header:
 
     def write(self, folder: Path) -> None:
         """Write `store.json` so that it is there whole or not at all; raises StoreError if that fails."""
-        aside = folder / f"{NAME}.new"
         try:
-            aside.write_bytes(self.to_json())
-            publish(aside, folder / NAME)
+            files.write(folder / NAME, self.to_json())
         except OSError as error:
             raise StoreError(f"No log store can be made at {folder} ({error}).") from error
 
@@ -121,30 +124,13 @@ class Header:
                 )
 
 
-def publish(aside: Path, target: Path) -> None:
-    """Put a finished file in its place: when this returns it is on disk under its name, whatever happens next."""
-    with open(aside, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, target)
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _crc32(head: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(head, sort_keys=True).encode())
 
 
 def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return json.loads(json.dumps(dict(model), sort_keys=True))
+        return dict(json.loads(json.dumps(dict(model), sort_keys=True)))
     except (TypeError, ValueError) as error:
         raise StoreError(f"A model's fingerprint must be a mapping that JSON can hold ({error}).") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lagkit.errors import StoreError
+from lagkit.paths import at
 from lagkit.store import LogStore
 from lagkit.store.base import Store
 
@@ -36,10 +37,13 @@ def open_store(place: str | Path, **how: Any) -> Store:
 
 
 def checked_uri(place: str | Path) -> str:
-    """A place as text, no slash at its end; raises StoreError for what can be no store's, or holds credentials."""
+    """A place as text, no slash at its end, a folder as `paths.at` has it.
+
+    Raises StoreError for what can be no store's, or holds credentials.
+    """
     uri = str(place)
     if "://" not in uri:
-        return uri.rstrip("/") or uri
+        return str(at(uri))
     parts = urlsplit(uri)
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise StoreError(
@@ -55,6 +59,6 @@ def checked_uri(place: str | Path) -> str:
 
 def beside(place: str | Path, name: str) -> str:
     """The place of another store next to one: `s3://bucket/logs` and `s3://bucket/logs-steps`, for `steps`."""
-    uri = checked_uri(place).rstrip("/")
+    uri = checked_uri(place)
     stem, suffix = (uri.removesuffix(SUFFIX), SUFFIX) if uri.endswith(SUFFIX) else (uri, "")
     return f"{stem}-{name}{suffix}"

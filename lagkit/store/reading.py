@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 
 from lagkit.errors import StoreError
 from lagkit.kv import KVBlock
+from lagkit.paths import at, file_size
 from lagkit.store import upkeep
 from lagkit.store.archive import write_archive
 from lagkit.store.base import Store
 from lagkit.store.batch import Packed
 from lagkit.store.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
 from lagkit.store.embeddings import Embeddings
-from lagkit.store.files import BlockFiles, BlockRow, file_size
+from lagkit.store.files import BlockFiles, BlockRow
 from lagkit.store.header import Header
 from lagkit.store.vectors import LogVectors
 from lagkit.types import Trace
@@ -26,6 +28,8 @@ PAGE = 256
 
 class StoredLogs(Store):
     """The reading half of `LogStore`; what another process commits is seen at once."""
+
+    path: Path
 
     def __init__(self, folder: Path, header: Header, write: bool) -> None:
         super().__init__(folder, header, write)
@@ -40,7 +44,7 @@ class StoredLogs(Store):
         return [id for (id,) in self._db.read("SELECT id FROM logs ORDER BY seq")]
 
     def __len__(self) -> int:
-        return self._db.read("SELECT count(*) FROM logs")[0][0]
+        return int(self._db.read("SELECT count(*) FROM logs")[0][0])
 
     def __contains__(self, log: object) -> bool:
         return bool(self._db.read("SELECT 1 FROM logs WHERE id = ?", log))
@@ -110,6 +114,13 @@ class StoredLogs(Store):
         return self._files.content(row.sha256, row.bytes)
 
     def export(self, path: str | Path) -> Path:
+        with closing(self._packed_at_once()) as logs:
+            return write_archive(at(path), self._header, logs, self.content)
+
+    def _packed_at_once(self) -> Generator[Packed, None, None]:
+        """All logs of one moment, which ends with them: the blocks are read after it.
+
+        As long as it lasts, the write-ahead log of whoever writes only grows.
+        """
         with self._db.snapshot():
-            write_archive(Path(path), self._header, self.packed(), self.content)
-        return Path(path)
+            yield from self.packed()

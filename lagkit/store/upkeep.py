@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from lagkit.errors import StoreError
+from lagkit.paths import is_digest
 from lagkit.store import codes
 from lagkit.store.database import NAME as DATABASE
 from lagkit.store.database import SOUND_BLOCK, SOUND_JSON, SOUND_LOG, SOUND_TRACE, Database
 from lagkit.store.files import BlockFiles, block_name
 from lagkit.types import MALFORMED, Trace
+
+# More than fall free in the database with any log, beside those that its row takes.
+_PAGES = 1 << 16
 
 
 class Problem(NamedTuple):
@@ -47,7 +51,7 @@ def block_problems(db: Database, files: BlockFiles) -> Iterator[Problem]:
 def orphans(db: Database, files: BlockFiles) -> Iterator[Problem]:
     """Files that no log names: an interrupted write left them."""
     known = {block_name(sha256) for (sha256,) in db.read(f"SELECT DISTINCT sha256 FROM blocks WHERE {SOUND_BLOCK}")}
-    unfinished = {codes.ASIDE} if (files.folder / codes.ASIDE).exists() else set()
+    unfinished = {path.name for path in files.folder.glob(f"{codes.NAME}.*")}
     for name in sorted((set(files.names()) | unfinished) - known):
         yield Problem(name, "", "is an orphan: no log names this file")
 
@@ -97,6 +101,12 @@ def delete_damaged_rows(db: Database) -> None:
         connection.execute(f"DELETE FROM logs WHERE NOT {SOUND_LOG} OR seq NOT IN (SELECT seq FROM traces)")
 
 
+def delete_blocks(db: Database, digests: Collection[str]) -> None:
+    """Remove the rows that name these block files."""
+    with db.transaction() as connection:
+        connection.executemany("DELETE FROM blocks WHERE sha256 = ?", [(sha256,) for sha256 in digests])
+
+
 class Evicted(NamedTuple):
     """A log that made room: how much, and the block files that it named, some of which other logs may name too."""
 
@@ -110,18 +120,37 @@ def delete_oldest(db: Database, excess: int) -> list[Evicted]:
 
     A block file counts when the last log that names it goes, the database by the pages that fall free.
     """
-    blocks = """SELECT sha256, bytes, EXISTS (SELECT 1 FROM blocks WHERE sha256 = mine.sha256 AND seq <> mine.seq)
-                FROM blocks AS mine WHERE seq = ?"""
     gone = []
     with db.transaction() as connection:
         while excess > 0 and (oldest := db.read("SELECT seq, id FROM logs ORDER BY seq LIMIT 1")):
             [(seq, log)] = oldest
-            before, named = db.live_bytes(), set(db.read(blocks, seq))
+            before, named = db.live_bytes(), _files_of(db, seq)
             connection.execute("DELETE FROM logs WHERE seq = ?", (seq,))
             freed = before - db.live_bytes() + sum(nbytes for _, nbytes, shared in named if not shared)
             excess -= freed
             gone.append(Evicted(log, freed, {sha256 for sha256, _, _ in named}))
     return gone
+
+
+def doomed(db: Database, excess: int) -> Iterator[str]:
+    """Block files of logs, and of no others, that `delete_oldest` deletes for so many bytes: rather fewer than more."""
+    last = 0
+    rows = "SELECT seq, length(embedding) + length(json) FROM logs JOIN traces USING (seq) WHERE seq > ? "
+    rows += "ORDER BY seq LIMIT 1"
+    while excess > 0 and (oldest := db.read(rows, last)):
+        [(last, nbytes)] = oldest
+        excess -= 2 * nbytes + _PAGES
+        for sha256, size, shared in _files_of(db, last):
+            if not shared:
+                excess -= size
+                yield sha256
+
+
+def _files_of(db: Database, seq: int) -> set[tuple[str, int, bool]]:
+    """Sha256 and bytes of the block files that a log names, and whether other logs do so too."""
+    blocks = """SELECT sha256, bytes, EXISTS (SELECT 1 FROM blocks WHERE sha256 = mine.sha256 AND seq <> mine.seq)
+                FROM blocks AS mine WHERE seq = ?"""
+    return {row for row in db.read(blocks, seq) if is_digest(row[0])}
 
 
 def check_bound(max_bytes: int | None, what: str = "pruned to") -> None:

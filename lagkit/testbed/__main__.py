@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from lagkit import cli
+from lagkit import cli, files
+from lagkit.errors import ConfigError
+from lagkit.paths import at
 from lagkit.terminal import tell
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
@@ -27,15 +28,17 @@ def _parser() -> argparse.ArgumentParser:
         ("train", train, "train the model; the same command resumes"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("out", type=Path, metavar="FOLDER")
+        sub.add_argument("out", type=at, metavar="FOLDER")
         cli.add_settings(sub)
         sub.set_defaults(command=command)
     text = "measure base quality and all variants on several worlds; the same command resumes"
     sub = commands.add_parser("study", help=text, description=text)
     sub.add_argument("tier", metavar="TIER|CONFIG.yaml", help="settings of each world's run, as for `lagkit run`")
-    sub.add_argument("--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED")
+    sub.add_argument(
+        "--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED", help="default: %(default)s"
+    )
     sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
-    sub.add_argument("--page", type=Path, metavar="FILE.md", help="where to write the tables")
+    sub.add_argument("--page", type=at, metavar="FILE.md", help="where to write the tables; their rows go to FILE/")
     cli.add_settings(sub)
     sub.set_defaults(command=study)
     return parser
@@ -69,13 +72,17 @@ def study(args: argparse.Namespace) -> None:
 
     quiet()
     config = RunConfig.of(args.tier, **cli.settings(args.set))
+    controls = Controls.parse(config.world or {})
+    for name, option in (("seed", "--worlds"), ("contradicted", "--contradicted")):
+        if getattr(controls, name):
+            raise ConfigError(f"A study has worlds of its own: give {option} in the place of {name} in `world`.")
     if args.page:
         args.page.parent.mkdir(parents=True, exist_ok=True)
-    controls = Controls()
-    page = markdown(run(config, controls, args.worlds, args.contradicted), config, controls)
-    tell(page)
+    found = run(config, controls, args.worlds, args.contradicted)
+    tell(page := markdown(found))
     if args.page:
-        args.page.write_text(page, encoding="utf-8")
+        found.save(args.page.with_suffix(""))
+        files.write(args.page, page)
 
 
 if __name__ == "__main__":

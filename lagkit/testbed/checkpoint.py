@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from lagkit.errors import DataError
+from lagkit.files import replacing
 
 
 def save(
@@ -23,9 +23,8 @@ def save(
     for i, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{i}/{index}/{name}": value for name, value in state.items()}
-    aside = path.with_suffix(".new")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside, {"facts": json.dumps(facts)})
-    os.replace(aside, path)
+    with replacing(path) as aside:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside, {"facts": json.dumps(facts)})
 
 
 def read_facts(path: Path) -> dict[str, Any]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
+from lagkit import data
 from lagkit.config import Settings
-from lagkit.data import Stratum, stratum_of
-from lagkit.errors import ConfigError
-from lagkit.manifest import write_json
+from lagkit.data import Dataset, Stratum, stratum_of
+from lagkit.errors import ConfigError, DataError
+from lagkit.files import write_json
+from lagkit.paths import at
 from lagkit.testbed.questions import Chain, ask, walk
 from lagkit.testbed.world import Fact, World, language, make_world, tell, trivia
 
 MOST_FACTS = 6  # in one passage
+CONTROLS, LAYOUT = "controls.json", "musique"
 _TRIES = 5000  # to find a question of a kind, before it is said that there is none
 
 
@@ -75,13 +80,38 @@ def write(folder: Path | str, controls: Controls) -> Path:
         world = world.contradicted(controls.contradicted, controls.seed)
         logged, unseen = ([follow(world, chain) for chain in split] for split in (logged, unseen))
     passages, support = _passages(world, controls)
-    folder = Path(folder)
+    folder = at(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "dev_docs.json", passages)
     for name, split in (("dev_train", logged), ("dev_test", unseen)):
         write_json(folder / f"{name}.json", [_record(chain, support) for chain in split])
-    write_json(folder / "controls.json", controls.model_dump(mode="json"))
+    # At last, since it says that all the rest is there.
+    write_json(folder / CONTROLS, controls.model_dump(mode="json"))
     return folder
+
+
+def keep(folder: Path, controls: Controls) -> None:
+    """Write a run's world, unless it is there."""
+    if not (folder / CONTROLS).exists():
+        write(folder, controls)
+
+
+def load(folder: Path, controls: Controls) -> Dataset:
+    """The world in a run's folder; where there is none, as `write` would write it, and nothing is written.
+
+    Raises ConfigError where it is another world, and DataError where that cannot be told.
+    """
+    kept = folder / CONTROLS
+    if not kept.exists():
+        with TemporaryDirectory() as aside:
+            return data.load(write(aside, controls), LAYOUT)
+    try:
+        same = json.loads(kept.read_text(encoding="utf-8")) == controls.model_dump(mode="json")
+    except ValueError as error:
+        raise DataError(f"{kept} is damaged ({error}): delete it, and the same world is drawn again.") from error
+    if not same:
+        raise ConfigError(f"{folder.parent} holds a run on another test world (see {kept}): choose another folder.")
+    return data.load(folder, LAYOUT)
 
 
 def draw(world: World, controls: Controls) -> tuple[list[Chain], list[Chain]]:
@@ -119,7 +149,7 @@ class _Drawing:
 
     def add(self, hops: int, stratum: Stratum | None = None) -> None:
         """Draw one more; of any overlap if `stratum` is None."""
-        ways = {"all": self.shared, "none": self.fresh}.get(stratum)
+        ways = self.shared if stratum == "all" else self.fresh if stratum == "none" else None
         for _ in range(_TRIES):
             chain = walk(self.world, hops, self.rng, ways=ways)
             if len(chain.facts) == hops and chain not in self.drawn:
@@ -136,7 +166,8 @@ class _Drawing:
 
 def _strata(controls: Controls) -> list[Stratum]:
     """A stratum for each unseen question, in random order; shares are met to within one question."""
-    count, strata = controls.unseen_questions, []
+    count = controls.unseen_questions
+    strata: list[Stratum] = []
     reached = 0.0
     for stratum, share in controls.overlap.items():
         reached += share

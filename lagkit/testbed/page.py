@@ -7,17 +7,15 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from lagkit import manifest, metrics
-from lagkit.config import RunConfig
+from lagkit import metrics
 from lagkit.data import Stratum
 from lagkit.report import interval, table
-from lagkit.testbed.dataset import Controls
 from lagkit.testbed.study import Study
 
 _MAIN = "kv_last_round"
 
 
-def markdown(study: Study, config: RunConfig, controls: Controls) -> str:
+def markdown(study: Study) -> str:
     """The page: base quality, all variants, overlap, changed worlds, and what it was made with."""
     parts = [
         "# The testbed's claims, measured",
@@ -27,7 +25,7 @@ def markdown(study: Study, config: RunConfig, controls: Controls) -> str:
         _worlds(study),
         _overlap(study),
         _changed(study),
-        _made_with(config, controls),
+        _made_with(study.made),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -153,21 +151,19 @@ def _against(parts: Mapping[str, tuple[pd.DataFrame, str]], study: Study, baseli
     return table(["variant", *frame.columns], [[f"`{policy}`", *row] for policy, row in frame.iterrows()])
 
 
-def _made_with(config: RunConfig, controls: Controls) -> str:
+def _made_with(made: Mapping[str, Any]) -> str:
     """Code, versions, and the settings of the runs and of the worlds."""
-    versions = ", ".join(f"{name} {number}" for name, number in manifest.versions().items())
-    state = manifest.git_state() or {"commit": "unknown", "changed": True}
+    versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    state = made["git"] or {"commit": "unknown", "changed": True}
     commit = state["commit"] + (" (with changes)" if state["changed"] else "")
-    settings = _listed(config.model_dump(mode="json", exclude={"data", "world", "out"}))
-    worlds = _listed(controls.model_dump(mode="json", exclude={"seed", "contradicted"}))
     return (
-        f"## Made with\n\n`make study`, at commit {commit}; {versions}.\n\nEach run:\n\n{settings}\n\n"
-        f"Each world:\n\n{worlds}"
+        f"## Made with\n\n`make study`, at commit {commit}; {versions}.\n\nEach run:\n\n{_listed(made['settings'])}"
+        f"\n\nEach world:\n\n{_listed(made['world'])}"
     )
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
-    return "\n".join(f"- `{key}`: {value}" for key, value in settings.items() if value is not None)
+    return "\n".join(f"- `{key}`: {value}" for key, value in settings.items())
 
 
 def _percent(share: float | None) -> str:

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from filelock import FileLock
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from lagkit.claim import LOCK, alone
 from lagkit.config import Settings
+from lagkit.devices import best_device
 from lagkit.errors import ConfigError
-from lagkit.model import best_device, vocabulary_hash
+from lagkit.files import replacing
+from lagkit.model import vocabulary_hash
+from lagkit.paths import at, refuse_links
 from lagkit.progress import Progress, say
 from lagkit.testbed import checkpoint
 from lagkit.testbed.packing import IGNORED, Batch, make_batch
@@ -130,15 +135,18 @@ def train(out: Path | str, config: TrainConfig) -> Path:
     """Train up to `config.steps`, resuming from what is in `out`; returns the folder of the finished model.
 
     `out` holds `checkpoint.safetensors`, `log.csv` (a row every `check_every` steps) and, at the end, `model/` in bf16.
-    Raises ConfigError when `out` holds a run with other settings, DataError when its checkpoint cannot be read.
+    Raises ConfigError when `out` holds a run with other settings, DataError when its checkpoint cannot be read, and
+    RunLocked while another process trains there.
     """
-    run = _Run(Path(out), config)
-    with Progress("Training", config.steps) as shown:
-        shown.update(run.step)
-        while run.step < config.steps:
-            run.advance()
-            shown.update()
-    return run.export()
+    out = at(out)
+    with alone(FileLock(out / LOCK)):
+        run = _Run(out, config)
+        with Progress("Training", config.steps) as shown:
+            shown.update(run.step)
+            while run.step < config.steps:
+                run.advance()
+                shown.update()
+        return run.export()
 
 
 class _Run:
@@ -148,11 +156,12 @@ class _Run:
         self.out, self.config, self.step = out, config, 0
         self.device = best_device()
         self.tokenizer = make_tokenizer()
-        self.model = new_model(config, self.tokenizer).to(self.device)
+        model = new_model(config, self.tokenizer)
+        self.model: LlamaForCausalLM = model.to(self.device)  # type: ignore[arg-type]  # a wrapper that hides the types
         self.optimizers = _optimizers(self.model, config)
         self._checkpoint = out / "checkpoint.safetensors"
         self.rows: list[dict[str, Any]] = []
-        out.mkdir(parents=True, exist_ok=True)
+        refuse_links(out, ConfigError, depth=2)
         self._began, self._tokens, self._loss = time.perf_counter(), 0, 0.0
         self._resume()
         self._base = torch.compile(self.model.model, dynamic=False) if config.compile else self.model.model
@@ -185,7 +194,8 @@ class _Run:
             hidden = self._base(
                 input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask(), use_cache=False
             ).last_hidden_state
-            return self.model.lm_head(hidden[batch.labels != IGNORED]).float()
+            scores: torch.Tensor = self.model.lm_head(hidden[batch.labels != IGNORED])
+            return scores.float()
 
     def _loss_of(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
         return cross_entropy(scores, batch.labels[batch.labels != IGNORED].to(scores.device))
@@ -196,8 +206,7 @@ class _Run:
         right: Counter[str] = Counter()
         asked: Counter[str] = Counter()
         for i in range(_CHECK_BATCHES):
-            size = {"rows": self.config.rows, "tokens": self.config.tokens}
-            batch = make_batch(f"check.{i}", self.tokenizer, **size)
+            batch = make_batch(f"check.{i}", self.tokenizer, rows=self.config.rows, tokens=self.config.tokens)
             for name, ok in _outcomes(batch, self._scores(batch.to(self.device)).argmax(-1).cpu()):
                 right[name] += ok
                 asked[name] += 1
@@ -231,7 +240,7 @@ class _Run:
         facts = {"config": self.config.model_dump(), "step": self.step, "rows": self.rows, "loss": self._loss}
         checkpoint.save(self._checkpoint, self.model, self.optimizers, facts)
         if self.rows:
-            with (self.out / "log.csv").open("w", newline="", encoding="utf-8") as stream:
+            with replacing(self.out / "log.csv") as aside, aside.open("w", newline="", encoding="utf-8") as stream:
                 names = dict.fromkeys(name for row in self.rows for name in row)
                 writer = csv.DictWriter(stream, list(names), restval="")
                 writer.writeheader()
@@ -241,7 +250,7 @@ class _Run:
         """The model in bf16 with its tokenizer, as transformers saves them; written aside and renamed."""
         folder, aside = self.out / "model", self.out / "model.new"
         self.model.config.tokenizer_hash = vocabulary_hash(self.tokenizer)
-        self.model.to(torch.bfloat16).save_pretrained(aside)
+        self.model.bfloat16().save_pretrained(aside)
         self.tokenizer.save_pretrained(aside)
         shutil.rmtree(folder, ignore_errors=True)
         return aside.rename(folder)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 
-import yaml
-
 from lagkit.errors import ConfigError
+from lagkit.plainyaml import load_yaml
 
 NAMES_IN_POOL = 640
 # How a name begins, goes on behind a vowel, and ends.
@@ -65,7 +64,7 @@ class Language:
 @cache
 def language() -> Language:
     """The testbed's language, from `relations.yaml`."""
-    raw = yaml.safe_load((files(__package__) / "relations.yaml").read_text(encoding="utf-8"))
+    raw = load_yaml((files(__package__) / "relations.yaml").read_text(encoding="utf-8"), "relations.yaml")
     relations = {
         kind: {name: Relation(name, r["is"], (plain(name), *r["says"])) for name, r in of_kind.items()}
         for kind, of_kind in raw["relations"].items()
@@ -143,7 +142,7 @@ def make_world(seed: int | str, entities: int = 400) -> World:
     facts: list[Fact] = []
     for name, kind in kinds.items():
         for relation in tongue.relations[kind].values():
-            choices = others[relation.kind]
+            choices = others[relation.kind or ""]
             target = name
             while target == name:
                 target = rng.choice(choices)
@@ -162,7 +161,7 @@ def tell(facts: Iterable[Fact], rng: random.Random, plainly: float = 0.0) -> str
     """A passage: the facts in random order, each in one of its wordings; a share `plainly` of them in the first one."""
     facts = list(facts)
     rng.shuffle(facts)
-    by_name = language().by_name | language().trivia
+    by_name = {**language().by_name, **language().trivia}
     says = [by_name[fact.relation].says for fact in facts]
     return " ".join(
         fact.sentence(wordings[0] if rng.random() < plainly else rng.choice(wordings))

@@ -10,6 +10,7 @@ import ipywidgets as widgets
 import pandas as pd
 
 from lagkit.encode import Encoder
+from lagkit.index import Vectors
 from lagkit.policy import POLICIES
 from lagkit.retrieve import Embedder, load_embedder
 from lagkit.store import Store
@@ -21,6 +22,7 @@ _MAP = 2  # the number of the map's tab
 _KIB = 1024
 _SIDE_BY_SIDE = {"align_items": "flex-start", "flex_flow": "row wrap", "grid_gap": "12px"}
 _PAGE = {"max_height": "640px", "overflow": "auto"}  # a long log must not push the list out of sight
+_REUSING = tuple(name for name, policy in POLICIES.items() if policy)
 
 
 class LogExplorer(Panel):
@@ -36,11 +38,12 @@ class LogExplorer(Panel):
         *,
         embedder: Embedder | None = None,
         encoder: Encoder | None = None,
-        policies: Sequence[str] = tuple(name for name, policy in POLICIES.items() if policy),
+        policies: Sequence[str] = _REUSING,
     ) -> None:
         super().__init__()
         self.store, self.encoder = store, encoder
-        self._embedder, self._places = embedder, None
+        self._embedder = embedder
+        self._places: tuple[list[str], tuple[Vectors, str]] | None = None
         self.found = pd.DataFrame()
         self._build_filters()
         self.logs = widgets.Select(rows=16, layout={"width": "auto"})
@@ -102,7 +105,8 @@ class LogExplorer(Panel):
     @property
     def log(self) -> str | None:
         """The id of the chosen log."""
-        return self.logs.value
+        log: str | None = self.logs.value
+        return log
 
     def _search(self) -> None:
         self._close_question()
@@ -158,7 +162,9 @@ class LogExplorer(Panel):
         self.asking.layout.display = "none"
 
     def _delete(self) -> None:
-        log, said = self.log, ""
+        log = self.log
+        if log is None:
+            return
         with self.telling():
             said = self.store.get(log).question
             delete_log(self.store, log)

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from lagkit.errors import StoreError
 from lagkit.index import Vectors
 from lagkit.plots.explore import log_map
 from lagkit.retrieve import Embedder
@@ -40,7 +41,7 @@ def logs_table(store: Store) -> pd.DataFrame:
 
 def search_table(
     store: Store,
-    embedder: Embedder,
+    embedder: Embedder | None,
     query: str = "",
     *,
     k: int | None = None,
@@ -55,6 +56,8 @@ def search_table(
     """
     table = logs_table(store)
     if query.strip():
+        if embedder is None:
+            raise StoreError("A query needs the store's embedder: give it, or search without a query.")
         hits = store.search(embedder.queries([query.strip()]), k=max(len(table), 1))[0]
         table = table.loc[[hit.id for hit in hits]]
         table.insert(0, "cosine", [hit.score for hit in hits])

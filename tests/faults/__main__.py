@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
 
 HEAD = """# Faults
 
@@ -19,6 +23,14 @@ Kills are at a random line of lagkit's code or at a random moment. *Named, beyon
 damaged, which `verify` or every use says; what can still be read is right. Of a write-ahead log that is torn, SQLite
 keeps the commits before the tear: the files of later ones are named as orphans.
 """
+
+
+def remade(rows: Path) -> str:
+    """The page of the outcomes that `--page` has written beside it."""
+    from tests.faults import harness
+
+    outcomes = pd.read_parquet(rows).replace({np.nan: None}).to_dict("records")
+    return HEAD + harness.page([harness.Outcome(**row) for row in outcomes]) + TAIL
 
 
 def main() -> int:
@@ -42,10 +54,10 @@ def main() -> int:
         outcomes.append(outcome)
         if outcome.broken:
             print(f"{outcome.kind}, seed {outcome.seed}: {outcome.broken}", file=sys.stderr, flush=True)
-    table = harness.page(outcomes)
-    print(table)
+    print(harness.page(outcomes))
     if args.page:
-        args.page.write_text(HEAD + table + TAIL, encoding="utf-8")
+        pd.DataFrame(map(asdict, outcomes)).to_parquet(args.page.with_suffix(".parquet"), compression="zstd")
+        args.page.write_text(remade(args.page.with_suffix(".parquet")), encoding="utf-8")
     return int(any(outcome.broken for outcome in outcomes))
 
 

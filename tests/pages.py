@@ -1,0 +1,49 @@
+"""`python -m tests.pages`: every page of docs/results once more from its committed rows, without measuring anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks import page as scale
+from lagkit import reporting
+from lagkit.analysis import codecs_page, support_page
+from lagkit.testbed.page import markdown
+from lagkit.testbed.study import Study
+from tests.faults import __main__ as faults
+from tests.gates import page as gates
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+RUN = RESULTS / "wikihop-smollm2"
+
+PAGES: dict[str, Callable[[], str]] = {
+    "scale.md": lambda: scale.markdown(scale.RESULTS),
+    "testbed.md": lambda: markdown(Study.load(RESULTS / "testbed")),
+    "support.md": lambda: support_page.remade(RESULTS / "support.json"),
+    "codec.md": lambda: codecs_page.remade(RESULTS / "codec.json"),
+    "faults.md": lambda: faults.remade(RESULTS / "faults.parquet"),
+    "gates.md": lambda: gates.remade(RESULTS / "gates.json"),
+}
+
+
+def remade() -> dict[Path, str]:
+    """Each page and table of docs/results as its rows make it now."""
+    found = {RESULTS / name: make() for name, make in PAGES.items()}
+    with TemporaryDirectory() as folder:
+        reporting.remake(RUN, folder)
+        return found | {RUN / path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
+
+
+def main() -> int:
+    """Write those that have changed, and name them."""
+    for path, text in remade().items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(path.relative_to(RESULTS.parents[1]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

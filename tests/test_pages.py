@@ -1,0 +1,33 @@
+"""The pages of docs/results say what their committed rows say: each is made again and is the same to the letter."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests import pages
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_a_page_is_what_its_rows_make(name):
+    assert (pages.RESULTS / name).read_text(encoding="utf-8") == pages.PAGES[name]()
+
+
+def test_the_real_run_s_tables_are_what_its_rows_make(tmp_path):
+    pages.reporting.remake(pages.RUN, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == set(pages.reporting.TABLES)
+    for name in names:
+        assert (pages.RUN / name).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8"), name
+
+
+def test_every_page_has_rows():
+    written = {path.name for path in pages.RESULTS.glob("*.md")} - {"README.md"}
+    assert written == set(pages.PAGES)
+
+
+def test_no_committed_page_tells_an_interval_without_width():
+    for path in pages.RESULTS.rglob("*.md"):
+        for low, high in re.findall(r"\[([+-][\d.]+), ([+-][\d.]+)\]", path.read_text(encoding="utf-8")):
+            assert (float(low), float(high)) != (0.0, 0.0), path
