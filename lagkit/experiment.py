@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -176,7 +176,7 @@ class Experiment:
         lent, others = (after.logged(), after.made()) if after else ([], [])
         with self.writing():
             with self.store(write=True) as store:
-                holding.check(store, {log.id for log in [*lent, *others, *self.made()]})
+                holding.check(store, self._ours([*lent, *others, *self.made()]))
                 self.ask("log", None, "no_logs", self.log_questions, None)
             self.fill([*lent, *self.logged()], [*others, *self.made()])
 
@@ -186,15 +186,21 @@ class Experiment:
         made: all logs that were ever meant for them. Raises StoreMismatch, with nothing changed, if they hold others.
         """
         made = list(made)
+        steps, before = ([step for log in some for step in log.steps] for some in (logs, made))
         with self.writing():
             with self.store(write=True) as store:
-                gone = holding.hold(store, logs, {log.id for log in made}, self.embedder.documents)
+                gone = holding.hold(store, logs, self._ours(made), self.embedder.documents)
             if "step" in self._units:
-                steps, before = ([step for log in some for step in log.steps] for some in (logs, made))
                 with self.store("step", write=True) as store:
-                    holding.hold(store, steps, {step.id for step in before}, self.embedder.documents)
+                    holding.hold(store, steps, self._ours(before), self.embedder.documents)
         if gone:
             say(f"{len(gone)} logs of the store were replaced: they are judged otherwise now, or no longer the run's.")
+
+    def _ours(self, made: Iterable[Trace]) -> Callable[[Trace], bool]:
+        """Tells logs of the run: it made them, or their lines were lost, and the store is in the run's own folder."""
+        ids = {log.id for log in made}
+        asked = {question.id for question in self.log_questions} if self.config.store is None else ()
+        return lambda log: log.id in ids or log.question_id in asked
 
     def made(self) -> list[Trace]:
         """All logs that the run ever made, those to earlier wordings of its questions included."""

@@ -31,7 +31,7 @@ def nightly(args: argparse.Namespace) -> int:
     args.config = args.config or _default_config()
     wanted = plan(args.config, args.profile, overrides)
     out = args.out or at(Path("runs/nightly") / args.profile)
-    refuse_links(out, ConfigError, depth=2)
+    refuse_links(out, ConfigError, depth=3)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "lock", timeout=0):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -113,6 +114,13 @@ class StoredLogs(Store):
         return self._files.content(row.sha256, row.bytes)
 
     def export(self, path: str | Path) -> Path:
-        with self._db.snapshot():  # as short as can be: meanwhile the write-ahead log of a writer only grows
-            logs = list(self.packed())
-        return write_archive(at(path), self._header, logs, self.content)
+        with closing(self._packed_at_once()) as logs:
+            return write_archive(at(path), self._header, logs, self.content)
+
+    def _packed_at_once(self) -> Generator[Packed, None, None]:
+        """All logs of one moment, which ends with them: the blocks are read after it.
+
+        As long as it lasts, the write-ahead log of whoever writes only grows.
+        """
+        with self._db.snapshot():
+            yield from self.packed()
