@@ -18,7 +18,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lagkit.agent import Limits
 from lagkit.api.chat import refusal
@@ -57,8 +56,9 @@ class Settings(BaseModel):
     def _no_switch(cls, value: object, info: ValidationInfo) -> object:
         """Refuse true and false where they are not meant: as numbers they would count as 1 and 0."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            said = f"{value} is true or false, as are yes, no, on and off in YAML: put text in quotes, or give a number"
-            raise PydanticCustomError("no_switch", "{said}", {"said": said})
+            raise ValueError(
+                f"{value} is true or false, as are yes, no, on and off in YAML: put text in quotes, or give a number"
+            )
         return value
 
     @classmethod
@@ -68,7 +68,10 @@ class Settings(BaseModel):
             return cls.model_validate(settings)
         except ValidationError as error:
             known = ", ".join(cls.model_fields)
-            lines = [": ".join(filter(None, (".".join(map(str, e["loc"])), _said(e)))) for e in error.errors()]
+            lines = []
+            for e in error.errors():
+                where, said = ".".join(map(str, e["loc"])), _said(e["type"], e["msg"], e["input"])
+                lines.append(f"{where}: {said}" if where else said)
             unknown = any(e["type"] == "extra_forbidden" for e in error.errors())
             hint = f" (keys are {known})" if unknown else ""
             raise ConfigError(f"Wrong {cls.what}: " + "; ".join(lines) + hint + ".") from error
@@ -82,15 +85,14 @@ class Settings(BaseModel):
         return cls.parse({**raw, **(overrides or {})})
 
 
-def _said(error: ErrorDetails) -> str:
+def _said(kind: str, message: str, value: object) -> str:
     """What is wrong with one value; YAML makes numbers and dates of what may be meant as text."""
-    if error["type"] not in ("string_type", "path_type"):
-        return error["msg"]
-    value = error["input"]
+    if kind not in ("string_type", "path_type"):
+        return message.removeprefix("Value error, ")
     if not isinstance(value, int | float | date):
         return f"text is needed, and not {value!r}"
-    kind = "date" if isinstance(value, date) else "number"
-    return f"{value} is a {kind}, and text is needed: put it in quotes (on a command line \"'{value}'\")"
+    read = "date" if isinstance(value, date) else "number"
+    return f"{value} is a {read}, and text is needed: put it in quotes (on a command line \"'{value}'\")"
 
 
 class Requests(Settings):

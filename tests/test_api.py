@@ -325,7 +325,7 @@ def test_policies_out_of_reach_are_refused_with_a_reason_before_anything_runs(na
     assert "text_last_round_user_turn, text_all_rounds_user_turn" in reason
     with pytest.raises(ConfigError) as caught:
         RunConfig.parse({"data": tmp_path, "out": tmp_path, "model": "api:m", "policies": ["no_logs", name]})
-    assert str(caught.value) == f"Wrong run settings: Value error, {reason}"
+    assert str(caught.value) == f"Wrong run settings: {reason}"
     model = APIModel("m", endpoint=Endpoint("https://example.org/v1", KEY))
     with pytest.raises(ConfigError) as caught:
         model.admit(policy, Limits())

@@ -169,7 +169,5 @@ def test_settings_of_the_endpoint_are_checked(tmp_path):
 def test_the_kv_of_a_model_behind_an_api_is_out_of_reach(tmp_path):
     with playing([]) as played:
         run = api_run(tmp_path, played.model())
-        with pytest.raises(
-            ConfigError, match="m is behind an API, which lets nobody reach its KV: choose"
-        ):
+        with pytest.raises(ConfigError, match="m is behind an API, which lets nobody reach its KV: choose"):
             reuse(run, [], ["kv_last_round"])

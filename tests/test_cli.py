@@ -129,7 +129,7 @@ def test_bad_settings(config, capsys, tmp_path):
     assert "no_logs must be among them" in fails(capsys, "run", config(policies=["kv_last_round"]))
     assert fails(capsys, "run", config(), "--set", "seed") == "--set takes key=value; 'seed' is not."
     assert "'seed=[1' is not YAML" in fails(capsys, "run", config(), "--set", "seed=[1")
-    assert "device: Value error, There is no device 'gpu': use" in fails(capsys, "run", config(), "--set", "device=gpu")
+    assert "device: There is no device 'gpu': use" in fails(capsys, "run", config(), "--set", "device=gpu")
     assert "dtype: Input should be 'float32' or" in fails(capsys, "run", config(), "--set", "dtype=fp32")
     assert "out: 2026-11-28 is a date" in fails(capsys, "run", config(), "--set", "out=2026-11-28")
     assert "embedder: True is true or false" in fails(capsys, "run", config(), "--set", "embedder=yes")

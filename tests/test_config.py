@@ -52,7 +52,7 @@ def test_limits_are_the_agent_s_share():
         ({"out": date(2026, 11, 28)}, "out: 2026-11-28 is a date, and text is needed: put it in quotes"),
         (
             {"device": "gpu"},
-            "device: Value error, There is no device 'gpu': use cpu, cuda, cuda:N (the GPU number N) or",
+            "device: There is no device 'gpu': use cpu, cuda, cuda:N (the GPU number N) or",
         ),
         ({"device": 0}, "device: 0 is a number, and text is needed"),
         ({"dtype": "fp32"}, "dtype: Input should be 'float32' or 'bfloat16'"),
@@ -62,7 +62,7 @@ def test_limits_are_the_agent_s_share():
         ({"dtype": "float16"}, "dtype: Input should be 'float32' or 'bfloat16'"),
         ({"splits": ["seen", "other"]}, "splits.1: Input should be 'seen' or 'unseen'"),
         ({"policies": "no_logs"}, "policies: Input should be a valid tuple"),
-        ({"policies": ["no_logs", "kv_last"]}, "policies: Value error, Unknown policy 'kv_last': use one of no_logs, "),
+        ({"policies": ["no_logs", "kv_last"]}, "policies: Unknown policy 'kv_last': use one of no_logs, "),
         ({"policies": ["no_logs", "kv/all/kept/front"]}, "A policy's keep is one of last_action, "),
         ({"policies": ["kv_block"]}, "no_logs must be among them"),
         ({"policies": ["no_logs", "kv_block", "kv_block"]}, "kv_block stands twice"),
