@@ -8,6 +8,7 @@ import pytest
 
 from lagkit import manifest, metrics
 from lagkit.agent import Agent, Limits
+from lagkit.analysis.knockout import reuse
 from lagkit.config import RunConfig
 from lagkit.errors import ConfigError, EndpointError
 from lagkit.experiment import Experiment
@@ -163,3 +164,12 @@ def test_settings_of_the_endpoint_are_checked(tmp_path):
     with pytest.raises(ConfigError, match=r"api\.key: Extra inputs"):
         api_run(tmp_path, None, api={"key": "x"})
     assert "key" not in json.dumps(RunConfig.model_json_schema()["$defs"]["Requests"]["properties"])
+
+
+def test_the_kv_of_a_model_behind_an_api_is_out_of_reach(tmp_path):
+    with playing([]) as played:
+        run = api_run(tmp_path, played.model())
+        with pytest.raises(
+            ConfigError, match="m is behind an API, which lets nobody reach its KV: choose"
+        ):
+            reuse(run, [], ["kv_last_round"])
