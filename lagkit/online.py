@@ -116,7 +116,7 @@ class Online:
         self.limits = variant.limits(run.config.limits)
         if variant.policy is None:
             raise ConfigError(f"{policy} uses no logs, so nothing comes of logging: name a policy that reuses them.")
-        self.policy = chosen
+        self.policy = variant.policy
         if self.policy.unit != "trace":
             raise ConfigError(f"{policy} reuses single steps, and a stream logs whole traces: name another policy.")
         seen, unseen = run.log_questions, run.questions("unseen")

@@ -287,10 +287,10 @@ def test_an_answer_that_is_copied_from_a_log_with_lone_surrogates_can_be_written
 @pytest.mark.parametrize(
     "wrong",
     [
-        Trace("q", "Who?", "s", (Round("p", "r", usage=Usage(None, 0, None)),)),  # type: ignore[arg-type]
-        Trace("q", "Who?", "s", (Round("p", ["r"]),)),  # type: ignore[arg-type]
-        Trace("q", "Who?", "s", (), answer=5),  # type: ignore[arg-type]
-        Trace("q", "Who?", "s", (), answer=b"x"),  # type: ignore[arg-type]
+        Trace("q", "Who?", "s", (Round("p", "r", usage=Usage(None, 0, None)),)),
+        Trace("q", "Who?", "s", (Round("p", ["r"]),)),
+        Trace("q", "Who?", "s", (), answer=5),
+        Trace("q", "Who?", "s", (), answer=b"x"),
     ],
 )
 def test_a_journal_writes_nothing_that_it_could_not_read(tmp_path, wrong):

@@ -93,8 +93,7 @@ def traces(run: Experiment, name: str) -> list[Trace]:
 
 
 def asked(run: Experiment, split: str) -> set[str]:
-    found = results(run)
-    return set(found.loc[found["split"] == split, "question_id"])
+    return set(results(run).query("split == @split")["question_id"])
 
 
 def blocks(run: Experiment) -> list[Path]:
@@ -175,10 +174,8 @@ def test_a_disjoint_split_moves_questions(tmp_path, lm):
 @shows("log_questions", "seen_questions", "unseen_questions", "seed")
 def test_samples_have_their_sizes_and_depend_on_the_seed(base, changed):
     run = changed(log_questions=4, seen_questions=2, unseen_questions=1, policies=("no_logs",))
-    assert [(len(traces(r, "log")), len(asked(r, "seen")), len(asked(r, "unseen"))) for r in (base, run)] == [
-        (6, 3, 3),
-        (4, 2, 1),
-    ]
+    sizes = [(len(traces(r, "log")), len(asked(r, "seen")), len(asked(r, "unseen"))) for r in (base, run)]
+    assert sizes == [(6, 3, 3), (4, 2, 1)]
     other = lms.small_run(run.out.parent / "seed", run.lm, seed=base.config.seed + 1)
     samples = [(r.log_questions, r.questions("unseen")) for r in (base, other)]
     for mine, theirs in zip(*samples, strict=True):
