@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from lagkit.errors import DamagedBlock, StoreError
 from lagkit.index import Vectors
 from lagkit.kv import KVBlock
+from lagkit.paths import shown
 from lagkit.store.batch import Packed
 from lagkit.store.card import card
 from lagkit.store.files import BlockRow
@@ -207,7 +208,7 @@ class Readable(ABC):
 
     def __repr__(self) -> str:
         mode = "writable" if self.writable else "read-only"
-        return f"{type(self).__name__}({str(self.path)!r}, {mode}, {len(self)} logs)"
+        return f"{type(self).__name__}({shown(self.path)!r}, {mode}, {len(self)} logs)"
 
     def _repr_html_(self) -> str:
         return card(self, self._held)
