@@ -155,7 +155,7 @@ def test_gates_from_their_derivation_to_their_failure(quick, tmp_path, capsys, m
     assert main([*words, "--update-baselines"]) == 0
     said = capsys.readouterr().out
     assert "a: n is not gated: no chance value is known." in said
-    assert "0.8 ± 0.02 (chance 0)" in said
+    assert "0.8 ± 0.016 (chance 0)" in said
     assert said.endswith("Nothing is written. Add --yes to write it.\n")
     assert not baseline.exists()
 

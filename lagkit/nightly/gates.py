@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from lagkit import flips
 from lagkit.config import Settings
-from lagkit.files import write_json
+from lagkit.files import intact, write_json
 from lagkit.nightly.profile import Plan
 from lagkit.plainjson import read_json
 
@@ -97,7 +97,8 @@ class Baselines(Settings):
 def load_answers(path: Path) -> dict[str, pd.DataFrame]:
     """The answers of each job that stand beside the baselines at `path`; empty if there are none."""
     file = path.with_suffix(".parquet")
-    rows = pd.read_parquet(file) if file.exists() else flips.NONE.assign(job="")
+    with intact(file, "take it from version control"):
+        rows = pd.read_parquet(file) if file.exists() else flips.NONE.assign(job="")
     return {str(job): own.drop(columns="job") for job, own in rows.groupby("job")}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lagkit.errors import DataError
-from lagkit.files import write_json
+from lagkit.files import intact, write_json
 
 FILE = "summary.json"
 
@@ -19,11 +19,12 @@ _HEADS = ("n", "EM", "F1", "EM against no_logs", "rounds", "share of its rounds"
 def lift(job: Path, out: Path, seconds: float) -> dict[str, Any]:
     """Copy the `summary.json` (`lagkit.digest`) of a job into `out`, with the `seconds` of the whole run; returns it.
 
-    Raises DataError if the job wrote none.
+    Raises DataError if the job wrote none, or it is damaged.
     """
     if not (job / FILE).exists():
         raise DataError(f"The job {job.name} wrote no {FILE}: name one that does as the profile's `summary`.")
-    summary = {**json.loads((job / FILE).read_text(encoding="utf-8")), "seconds": round(seconds, 1)}
+    with intact(job / FILE, "delete the job's folder, and it runs again"):
+        summary = {**json.loads((job / FILE).read_text(encoding="utf-8")), "seconds": round(seconds, 1)}
     write_json(out / FILE, summary)
     return summary
 

@@ -6,6 +6,8 @@ import json
 from html import escape
 from typing import TYPE_CHECKING
 
+from lagkit.paths import shown
+
 if TYPE_CHECKING:
     from lagkit.store.contract import Readable
 
@@ -21,5 +23,5 @@ def card(store: Readable, held: str) -> str:
         held: f"{store.nbytes:,} bytes",
     }
     rows = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
-    path = escape(str(store.path))
+    path = escape(shown(store.path))
     return f"<b>{type(store).__name__}</b> <code>{path}</code><table>{rows}</table>{store.summary().to_html()}"

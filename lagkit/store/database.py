@@ -56,6 +56,7 @@ SOUND_BLOCK = f"({_SEALED_BLOCK} AND is_digest(blocks.sha256))"
 # Of a log whose row is damaged, nobody knows who it was.
 SOUND_OLD_ID = f"CASE WHEN OLD.crc IS {_crc('OLD.id', 'OLD.embedding')} THEN OLD.id END"
 FOLLOWED = 1024
+_FACTS = "json_array_length({0}, '$.rounds'), json_extract({0}, '$.correct')"
 
 
 def _seal(table: str, sound: str, key: str) -> str:
@@ -107,6 +108,18 @@ MIGRATIONS: tuple[str, ...] = (
         INSERT OR REPLACE INTO deleted (number, id) SELECT max(deletions), {SOUND_OLD_ID} FROM counters;
         UPDATE deleted SET crc = {SOUND_DELETED.partition(" IS ")[2]} WHERE number = (SELECT deletions FROM counters);
         DELETE FROM deleted WHERE number <= (SELECT deletions FROM counters) - {FOLLOWED};
+    END;
+    """,
+    # What logs are listed by, so that no listing reads all traces.
+    f"""
+    CREATE TABLE facts (
+        seq INTEGER PRIMARY KEY REFERENCES logs ON DELETE CASCADE,
+        rounds INTEGER,
+        correct INTEGER
+    );
+    INSERT INTO facts SELECT seq, {_FACTS.format("json")} FROM traces WHERE json_valid(json);
+    CREATE TRIGGER note_facts AFTER INSERT ON traces WHEN json_valid(NEW.json) BEGIN
+        INSERT OR REPLACE INTO facts SELECT NEW.seq, {_FACTS.format("NEW.json")};
     END;
     """,
 )

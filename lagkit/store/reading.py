@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from lagkit.store.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
 from lagkit.store.embeddings import Embeddings
 from lagkit.store.files import BlockFiles, BlockRow
 from lagkit.store.header import Header
+from lagkit.store.listing import Filter
 from lagkit.store.vectors import LogVectors
 from lagkit.types import Trace
 
@@ -84,12 +86,30 @@ class StoredLogs(Store):
         query = "SELECT key, count(*), sum(tokens), sum(bytes) FROM blocks GROUP BY key ORDER BY key"
         return pd.DataFrame(self._db.read(query), columns=["key", "logs", "tokens", "bytes"]).set_index("key")
 
-    def sizes(self) -> pd.DataFrame:
+    def sizes(self, logs: Collection[str] | None = None) -> pd.DataFrame:
         query = (
             "SELECT id, count(key), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0) "
-            "FROM logs LEFT JOIN blocks USING (seq) GROUP BY seq ORDER BY seq"
+            "FROM logs LEFT JOIN blocks USING (seq) WHERE ? OR id IN (SELECT value FROM json_each(?)) "
+            "GROUP BY seq ORDER BY seq"
         )
-        return pd.DataFrame(self._db.read(query), columns=["log", "blocks", "tokens", "bytes"]).set_index("log")
+        rows = self._db.read(query, logs is None, json.dumps(list(logs or ())))
+        return pd.DataFrame(rows, columns=["log", "blocks", "tokens", "bytes"]).set_index("log")
+
+    def matching(self, wanted: Filter, offset: int = 0, limit: int | None = None) -> list[str]:
+        condition, values = wanted.sql
+        query = f"SELECT id FROM logs LEFT JOIN facts USING (seq) WHERE {condition} ORDER BY seq LIMIT ? OFFSET ?"
+        return [id for (id,) in self._db.read(query, *values, -1 if limit is None else limit, offset)]
+
+    def count(self, wanted: Filter) -> int:
+        condition, values = wanted.sql
+        query = f"SELECT count(*) FROM logs LEFT JOIN facts USING (seq) WHERE {condition}"
+        return int(self._db.read(query, *values)[0][0])
+
+    def extremes(self) -> tuple[int, int]:
+        [(rounds,)] = self._db.read("SELECT coalesce(max(rounds), 0) FROM facts")
+        held = "SELECT sum(bytes) AS held FROM blocks GROUP BY seq"
+        [(nbytes,)] = self._db.read(f"SELECT coalesce(max(held), 0) FROM ({held})")
+        return int(rounds), int(nbytes)
 
     @property
     def nbytes(self) -> int:

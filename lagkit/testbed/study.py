@@ -97,7 +97,7 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
         pd.concat(tables, ignore_index=True) for tables in zip(*(part[0] for part in parts), strict=True)
     )
     made = {
-        "settings": config.model_dump(mode="json", exclude={"data", "world", "out"}, exclude_none=True),
+        "settings": config.model_dump(mode="json", exclude={"data", "world", "out", "splits"}, exclude_none=True),
         "world": controls.model_dump(mode="json", exclude={"seed", "contradicted"}, exclude_none=True),
         "versions": manifest.versions(),
         "git": manifest.git_state(),

@@ -229,14 +229,13 @@ def fewer_rounds() -> None:
 
 @fault("one gold answer in ten is wrong")
 def wrong_gold() -> None:
-    from lagkit import data
+    from lagkit import metrics
 
-    def load(original: Callable[..., Any], *args: Any, **named: Any) -> Any:
-        found = original(*args, **named)
-        unseen = [replace(q, answers=("nothing",)) if i % 10 == 0 else q for i, q in enumerate(found.unseen)]
-        return replace(found, unseen=tuple(unseen))
+    def score(original: Callable[..., Any], question: Any, *args: Any, **named: Any) -> Any:
+        wrong = zlib.crc32(question.id.encode()) % 10 == 0
+        return original(replace(question, answers=("nothing",)) if wrong else question, *args, **named)
 
-    around(data, "load", load)
+    around(metrics, "score", score)
 
 
 @fault("an abstention is scored as right")
