@@ -85,9 +85,10 @@ gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offli
 	done
 	$(BIN)/python -m lagkit.gallery runs/gallery --copies docs/gallery
 
-lint: $(STAMP)  ## what the pre-commit hooks check
+lint: $(STAMP)  ## ruff, types, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
 
 audit: $(STAMP)  ## look the pinned versions up among known vulnerabilities
@@ -99,5 +100,5 @@ format: $(STAMP)  ## tidy the code and strip the notebooks' outputs
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id $(NOTEBOOKS))
 
 clean:  ## remove results, caches and the environment
-	rm -rf .venv runs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

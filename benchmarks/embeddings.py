@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -139,8 +140,9 @@ def difficulty(queries: Array, logs: Array) -> dict[str, float]:
         found = index.search(queries, 3, params=effort)[1]
         return round(float(np.mean([np.isin(a, b).mean() for a, b in zip(exact, found, strict=True)])), 4)
 
-    graphs = {f"HNSW, M=16, efSearch={ef}": recall(graph, faiss.SearchParametersHNSW(efSearch=ef)) for ef in (16, 64)}
-    shares = {f"IVF, 1/{n} of the lists": faiss.SearchParametersIVF(nprobe=max(1, count // n)) for n in (8, 2)}
+    search: Any = faiss  # which declares neither class as it is
+    graphs = {f"HNSW, M=16, efSearch={ef}": recall(graph, search.SearchParametersHNSW(efSearch=ef)) for ef in (16, 64)}
+    shares = {f"IVF, 1/{n} of the lists": search.SearchParametersIVF(nprobe=max(1, count // n)) for n in (8, 2)}
     return {**graphs, **{name: recall(lists, effort) for name, effort in shares.items()}}
 
 
@@ -156,7 +158,8 @@ def fit(queries: Array, logs: Array) -> Shape:
         return sum(np.abs(np.quantile(wanted[k], levels) - np.quantile(found[k], levels)).mean() for k in wanted)
 
     def shape(kin: Kin, asked: Kin) -> Shape:
-        return Shape(*(tuple(numbers.tolist()) for numbers in (spectrum, mean, query_mean)), kin, asked)
+        values, mid, query_mid = (tuple(numbers.tolist()) for numbers in (spectrum, mean, query_mean))
+        return Shape(values, mid, query_mid, kin, asked)
 
     none = Kin(0, 1, 1)
     among = nearest(logs, logs, same=True)

@@ -31,7 +31,7 @@ from lagkit.types import Round, Trace
 # read behind a conversation of ten times its length.
 TOKENS = ((28, 28), (150, 150), (500, 500), (1_500, 150))
 MODELS = {"testbed": "float32", "smollm2": "bfloat16"}  # measured here, in the dtypes of their tiers
-LLAMA = {"name": "Llama-3.1-8B", "bytes_per_token": 2 * 32 * 8 * 128 * 2, "flop_per_token": 14.0e9}
+LLAMA: dict[str, Any] = {"name": "Llama-3.1-8B", "bytes_per_token": 2 * 32 * 8 * 128 * 2, "flop_per_token": 14.0e9}
 H200_FLOPS = 790e12  # a second, dense bf16 in practice
 # Bytes a second, and seconds until the first.
 FAR = {

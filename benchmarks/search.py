@@ -46,10 +46,11 @@ class Kind:
 
     def search(self, index: faiss.Index, queries: Array, effort: int, k: int) -> Any:
         """Slots [queries, k], by falling score."""
+        made: Any = faiss  # which declares neither class of parameters as it is
         if isinstance(index, faiss.IndexHNSW):
-            return index.search(queries, k, params=faiss.SearchParametersHNSW(efSearch=max(effort, k)))[1]
+            return index.search(queries, k, params=made.SearchParametersHNSW(efSearch=max(effort, k)))[1]
         if isinstance(index, faiss.IndexIVF):
-            return index.search(queries, k, params=faiss.SearchParametersIVF(nprobe=effort))[1]
+            return index.search(queries, k, params=made.SearchParametersIVF(nprobe=effort))[1]
         return index.search(queries, k)[1]
 
 

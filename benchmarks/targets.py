@@ -88,8 +88,8 @@ def run_bench(
     quiet()
     began, sizes = time.perf_counter(), QUICK if quick else Sizes()
     questions = data.load(SAMPLE)
-    load = load or partial(LM.load, "smollm2", device="cpu")
-    models = {dtype: load(dtype=dtype) for dtype in ("float32", "bfloat16")}
+    load_as: Callable[..., LM] = load or partial(LM.load, "smollm2", device="cpu")
+    models = {dtype: load_as(dtype=dtype) for dtype in ("float32", "bfloat16")}
     embedder = embedder or load_embedder("minilm")
     lm = models["bfloat16"]
     say("Measuring blocks ...")

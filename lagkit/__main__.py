@@ -287,7 +287,7 @@ def _store_first(argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
-def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContextManager:
+def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContextManager[object]:
     """The workers that the options ask for, at work on a run."""
     if args.workers is None:
         given = [name for name in ("ray", "gpus_per_worker", "threads_per_worker") if getattr(args, name) is not None]

@@ -60,6 +60,7 @@ _ASIDE, _ASIDE_SO_FAR = (
     )
     for end in ("`", r"(?:`|\Z)")
 )
+_HIDDEN = "\ud800"  # a lone surrogate, which no tokenizer gives and no reply is let in with
 _OPENED = re.compile(rf"(?:{_any([*REASONING])})\s*\Z")
 
 
@@ -106,9 +107,9 @@ def action_spans(response: str) -> list[tuple[int, int]]:
     return [found.span() for found in _tagged(response)]
 
 
-def without_reasoning(response: str) -> str:
-    """A response without its sections of reasoning and the white space around it."""
-    return _words(_masked(response, quotes=False))
+def without_reasoning(response: str, *, quotes: bool = True) -> str:
+    """A response without its sections of reasoning and, unless `quotes`, without the tags that it quotes; stripped."""
+    return _words(_masked(response, quotes=not quotes))
 
 
 def unclosed(response: str) -> str:
@@ -132,7 +133,7 @@ def end_of_action(text: str, stop: Sequence[str], before: str = "") -> int | Non
     A stop string in reasoning, in a quote or in an empty pair of tags, which only names them, ends nothing.
     """
     acting = _masked(before + text, _ASIDE_SO_FAR)[len(before) :]
-    acting = _EMPTY.sub(lambda m: "\0" * len(m[0]), acting)
+    acting = _EMPTY.sub(lambda m: _HIDDEN * len(m[0]), acting)
     return min((acting.index(s) + len(s) for s in stop if s in acting), default=None)
 
 
@@ -175,15 +176,15 @@ def last_action_span(response: str) -> tuple[int, int]:
 
 
 def _masked(response: str, aside: re.Pattern[str] = _ASIDE, *, quotes: bool = True) -> str:
-    """A response with NUL for each character of its reasoning and, with `quotes`, of quoted tags; offsets stay."""
+    """A response with `_HIDDEN` for each character of its reasoning and, with `quotes`, of quoted tags; same length."""
     masked, closed = list(response), 0
     for m in aside.finditer(response):
         start = closed if m["closing"] else m.start()
         if quotes or not m["quote"]:
-            masked[start : m.end()] = "\0" * (m.end() - start)
+            masked[start : m.end()] = _HIDDEN * (m.end() - start)
         closed = m.end() if m["closing"] else closed
     return "".join(masked)
 
 
 def _words(masked: str) -> str:
-    return masked.replace("\0", "").strip()
+    return masked.replace(_HIDDEN, "").strip()

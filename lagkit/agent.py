@@ -99,10 +99,11 @@ class Agent:
         """
         if prompt.kind == "qa" and passages is None:
             raise ConfigError("Question answering searches passages: give the agent a PassageIndex.")
-        if policy and store is None:
-            raise ConfigError(f"Policy {policy} reuses logs: give the agent a LogStore.")
-        if policy and not len(store):
-            raise EmptyStore(f"The log store {store.path} is empty: build logs before reusing them.")
+        if policy:
+            if store is None:
+                raise ConfigError(f"Policy {policy} reuses logs: give the agent a LogStore.")
+            if not len(store):
+                raise EmptyStore(f"The log store {store.path} is empty: build logs before reusing them.")
         self.lm, self.prompt, self.embedder, self.passages = lm, prompt, embedder, passages
         self.limits, self.exclude = limits or Limits(), exclude or {}
         self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[prompt.kind]
@@ -216,7 +217,8 @@ class Agent:
     def _copy(self, run: _Run) -> Trace:
         """The end of a question that is given the answer of the most similar log."""
         _, logs = run.new
-        response = self.augmenter.store.get(logs[0].id).rounds[-1].response if logs else ""
+        store = self.augmenter.store
+        response = store.get(logs[0].id).rounds[-1].response if logs and store is not None else ""
         run.rounds.append(Round(run.question.text, response, run.query, (), logs))
         return self._trace(run, action=parse(response, self.prompt.kind))
 
@@ -258,10 +260,11 @@ class Agent:
         return [[]] * len(vectors) if self.passages is None else self.passages.search(vectors, k, offset=before * k)
 
     def _logs(self, vectors: Vectors, before: int, barred: frozenset[str]) -> list[list[Hit]]:
-        if not self.augmenter.policy:
+        store = self.augmenter.store
+        if not self.augmenter.policy or store is None:
             return [[]] * len(vectors)
         k, least = self.limits.logs, self.limits.min_similarity
-        found = self.augmenter.store.search(vectors, k, offset=before * k, exclude=barred)
+        found = store.search(vectors, k, offset=before * k, exclude=barred)
         return [[hit for hit in hits if least is None or hit.score >= least] for hits in found]
 
     def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
@@ -305,9 +308,9 @@ class Agent:
         """
         if not ready:
             return
-        settings = {"stop": stop, "batch_size": self.limits.batch_size}
         try:
-            results = self.lm.generate([c for _, c in ready], self.limits.max_new_tokens, **settings)
+            contexts, limits = [c for _, c in ready], self.limits
+            results = self.lm.generate(contexts, limits.max_new_tokens, stop=stop, batch_size=limits.batch_size)
             yield from zip((run for run, _ in ready), results, strict=True)
         except EndpointError:
             raise

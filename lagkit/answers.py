@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from lagkit import fingerprints, metrics
+from lagkit.actions import without_reasoning
 from lagkit.journal import Basis, Journal
 from lagkit.progress import say
 from lagkit.store import Store
@@ -77,11 +78,11 @@ class Answers:
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:
     """One question's outcome: scores, rounds, whether it abstained or failed, and what it cost.
 
-    What abstained gave no tagged answer. Its last response may name the right option all the same: that counts in
-    `accuracy_flexible` alone, unless the question failed.
+    What abstained gave no tagged answer. Its last response may name the right option all the same, outside its
+    reasoning: that counts in `accuracy_flexible` alone, unless the question failed.
     """
     usage = trace.usage
-    last = trace.rounds[-1].response if trace.rounds and not trace.error else ""
+    last = without_reasoning(trace.rounds[-1].response, quotes=False) if trace.rounds and not trace.error else ""
     return {
         "question_id": question.id,
         "answer": trace.answer,

@@ -8,6 +8,8 @@ from functools import cached_property, partial
 
 from lagkit.backend import Backend
 from lagkit.encode import SEPARATOR, Encoder, kept_text
+from lagkit.errors import ConfigError
+from lagkit.hot import Reading
 from lagkit.kv import KVBlock, Part
 from lagkit.model import LM, Context
 from lagkit.planner import Rates, measure_rates
@@ -28,6 +30,13 @@ class LogTexts:
     policy: Policy | None = None
     store: Store | None = None
 
+    @property
+    def reused(self) -> tuple[Policy, Store]:
+        """The policy and its store; raises ConfigError where no logs are reused."""
+        if self.policy is None or self.store is None:
+            raise ConfigError("No logs are reused here: give a policy and a store.")
+        return self.policy, self.store
+
     def notes(self, logs: Sequence[str]) -> str:
         """The kept text of logs as it stands in a user turn; empty where the policy puts logs elsewhere."""
         in_turn = self.policy and self.policy.inject == "text" and self.policy.place == "user_turn"
@@ -35,7 +44,8 @@ class LogTexts:
 
     def texts(self, logs: Sequence[str]) -> str:
         """The kept text of logs, one after the other."""
-        texts = (kept_text(self.store.get(log), self.policy.keep) for log in logs)
+        policy, store = self.reused
+        texts = (kept_text(store.get(log), policy.keep) for log in logs)
         return SEPARATOR.join(text for text in texts if text)
 
     def distil_messages(self, question: Question, logs: Sequence[str]) -> list[dict[str, str]]:
@@ -108,31 +118,35 @@ class Augmenter(LogTexts):
         """A log's KV under this policy, from the store or, if it is not there yet, encoded (and stored if writable)."""
         return self.part(log).ready()
 
-    def part(self, log: str) -> Part:
+    def part(self, log: str) -> KVBlock | Reading:
         """As `block`, but what the store has is being read while the caller goes on."""
-        key = self.encoder.key(self.policy)
-        row = self.store.find(log, key)
+        policy, store = self.reused
+        key = self.encoder.key(policy)
+        row = store.find(log, key)
         if row is None:
-            block = self.encoder.encode(self.store.get(log), self.policy)
-            if not self.store.writable:
+            block = self.encoder.encode(store.get(log), policy)
+            if not store.writable:
                 return block
-            self.store.put_block(log, key, block)
-            row = self.store.find(log, key)  # read as every later reader finds it: a codec may have changed it
+            store.put_block(log, key, block)
+            row = store.find(log, key)  # read as every later reader finds it: a codec may have changed it
+            if row is None:  # another process has removed it
+                return block
         if row.sha256 not in self.lm.hot and self._is_sooner_computed(log, row):
-            return self.lm.hot.put(row.sha256, self.encoder.encode(self.store.get(log), self.policy))
-        return self.lm.hot.fetch(row.sha256, row.tokens, row.bytes, partial(self.store.load, row))
+            return self.lm.hot.put(row.sha256, self.encoder.encode(store.get(log), policy))
+        return self.lm.hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row))
 
     @cached_property
     def rates(self) -> Rates:
         """How fast the store and the model are, measured when first needed."""
-        return measure_rates(self.lm, self.store)
+        return measure_rates(self.lm, self.reused[1])
 
     def _is_sooner_computed(self, log: str, row: BlockRow) -> bool:
-        if self.store.source == "load" or self.store.codec != "none":  # a codec's block is not what computing it gives
+        policy, store = self.reused
+        if store.source == "load" or store.codec != "none":  # a codec's block is not what computing it gives
             return False
-        if self.store.source == "recompute":
+        if store.source == "recompute":
             return True
-        reading = self.encoder.read(self.store.get(log), self.policy)
+        reading = self.encoder.read(store.get(log), policy)
         tokens = reading.kept[-1] + 1 - reading.context.injected if reading.kept else 0
         return self.rates.way(tokens, row.bytes) == "recompute"
 

@@ -22,8 +22,13 @@ API = "api:"  # what the name of a model behind an API begins with
 class Contexts(Protocol):
     """Builds what a model continues, under one policy; contexts are the model's own and of no interest to the agent."""
 
-    policy: Policy | None
-    store: Store | None
+    @property
+    def policy(self) -> Policy | None:
+        """What is reused of logs; None if nothing is."""
+
+    @property
+    def store(self) -> Store | None:
+        """The logs; may be None where the policy is."""
 
     def opening(self, question: Question) -> str:
         """The words with which the assistant's turn is opened for the model: they belong to its response."""
@@ -42,16 +47,21 @@ class Contexts(Protocol):
 
 
 class Backend(Protocol):
-    """A language model: `model.LM`, whose KV can be reached, or `api.APIModel`, which reads and writes text alone.
-
-    dtype: of the KV blocks in its stores. fingerprint: tells one model's stores from another's. opens: the mark of
-    reasoning with which its chat template opens the assistant's turn, if it does.
-    """
+    """A language model: `model.LM`, whose KV can be reached, or `api.APIModel`, which reads and writes text alone."""
 
     name: str
-    dtype: Any
-    opens: str
-    fingerprint: Mapping[str, str]
+
+    @property
+    def dtype(self) -> Any:
+        """Of the KV blocks in its stores."""
+
+    @property
+    def opens(self) -> str:
+        """The mark of reasoning with which its chat template opens the assistant's turn, if it does."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """Tells one model's stores from another's."""
 
     def augmenter(self, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Contexts:
         """Builds its contexts under `policy`."""

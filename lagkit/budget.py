@@ -67,7 +67,7 @@ def to_ceiling(
     """
     score = _score(results)
     ceiling = limited(results[results["policy"] == baseline], limit)
-    rows = {}
+    rows: dict[str, dict[str, float | None]] = {}
     for policy, own in results.groupby("policy", sort=False):
         rows[policy] = {"rounds": None, "mean": None, "low": None, "high": None}
         for rounds in range(1, limit + 1):

@@ -149,7 +149,8 @@ def hops(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
 
 def _questions(path: Path, layout: Layout, passages: frozenset[str], ids: dict[str, str]) -> tuple[Question, ...]:
     """Read one split; `ids` (question id -> file) goes from split to split, as an id may occur in neither twice."""
-    questions = tuple(record.read(passages) for record in _parse(path, list[layout.record]))
+    records = _parse(path, list[layout.record])  # type: ignore[name-defined]  # a type that is made here
+    questions = tuple(record.read(passages) for record in records)
     for question in questions:
         if question.id in ids:
             raise DataError(

@@ -31,7 +31,7 @@ def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_lo
         by_overlap["no_strata"] = experiment.data.no_strata
     elif "unseen" in set(results["split"]):
         found = strata.outcomes(experiment, results)
-        by_overlap["strata"] = _numbers(*(frame.swaplevel(0, 1) for frame in found), baseline)
+        by_overlap["strata"] = _numbers(found.means.swaplevel(0, 1), found.differences.swaplevel(0, 1), baseline)
     sessions = manifest.read_manifest(experiment.out).get("sessions", ())
     seconds = sum(session["seconds"] or 0.0 for session in sessions)
     return {"seconds": seconds, "variants": _numbers(means, differences, baseline), **by_overlap}
@@ -42,7 +42,7 @@ def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> d
     scores = [name for name in metrics.SCORES if name in means]
     told: dict[str, dict[str, Digest]] = {}
     for (policy, part), row in means.iterrows():
-        against = [0.0, 0.0, 0.0]
+        against: list[float | None] = [0.0, 0.0, 0.0]
         if policy != baseline:
             found = differences.loc[(policy, part, scores[0])]
             against = [_number(found[name]) for name in ("mean", "low", "high")]

@@ -34,8 +34,13 @@ class Asking:
 class Model(Protocol):
     """What a run has to know of its model, wherever it works; see `Backend`."""
 
-    dtype: Any
-    fingerprint: Mapping[str, str]
+    @property
+    def dtype(self) -> Any:
+        """Of the KV blocks in its stores."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """Tells one model's stores from another's."""
 
 
 class Executor(Protocol):
@@ -77,7 +82,7 @@ class Local:
     @property
     def encoder(self) -> Encoder:
         """Reads as the run's prompt says."""
-        return Encoder(self.run.lm, self.run.prompt)
+        return Encoder(self.run.local_lm, self.run.prompt)
 
     def block_key(self, policy: Policy) -> str:
         """The encoder's."""

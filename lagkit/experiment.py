@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -21,6 +21,7 @@ from lagkit.errors import ConfigError, DataError, LagkitError
 from lagkit.executor import Asking, Executor, Local
 from lagkit.journal import Journal
 from lagkit.kv import KVBlock
+from lagkit.model import LM
 from lagkit.paths import at, refuse_links
 from lagkit.policy import Policy, Unit, get_policy
 from lagkit.progress import progress, say
@@ -94,6 +95,13 @@ class Experiment:
         config = self.config
         return load_model(config.model, device=config.device, dtype=config.dtype, api=config.api)
 
+    @property
+    def local_lm(self) -> LM:
+        """The language model, whose KV can be reached; raises ConfigError for one behind an API."""
+        if not isinstance(self.lm, LM):
+            raise ConfigError(f"{self.lm.name} is behind an API, which lets nobody reach its KV: choose a local model.")
+        return self.lm
+
     @cached_property
     def embedder(self) -> Embedder:
         """The embedder of queries, passages and logs."""
@@ -129,10 +137,10 @@ class Experiment:
             raise ConfigError("A world with contradicted facts cannot be split anew: use split=authors.")
         return worlds.load(self.out / _WORLD, controls)
 
-    def store(self, unit: Unit = "trace", *, folder: Path | None = None, write: bool = False) -> Store:
+    def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
         place, model, embedder = folder or self._place(unit), self.executor.model, self.embedder
-        same = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
+        same: dict[str, Any] = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
         if write:
             dtype = str(model.dtype).removeprefix("torch.")
             store = store_at(place).open_or_create(place, **same, dim=embedder.dim, dtype=dtype)
@@ -168,7 +176,7 @@ class Experiment:
         lent, others = (after.logged(), after.made()) if after else ([], [])
         with self.writing():
             with self.store(write=True) as store:
-                holding.check(store, {log.id for log in [*lent, *others, *self.made()]})
+                holding.check(store, self._ours([*lent, *others, *self.made()]))
                 self.ask("log", None, "no_logs", self.log_questions, None)
             self.fill([*lent, *self.logged()], [*others, *self.made()])
 
@@ -178,15 +186,21 @@ class Experiment:
         made: all logs that were ever meant for them. Raises StoreMismatch, with nothing changed, if they hold others.
         """
         made = list(made)
+        steps, before = ([step for log in some for step in log.steps] for some in (logs, made))
         with self.writing():
             with self.store(write=True) as store:
-                gone = holding.hold(store, logs, {log.id for log in made}, self.embedder.documents)
+                gone = holding.hold(store, logs, self._ours(made), self.embedder.documents)
             if "step" in self._units:
-                steps, before = ([step for log in some for step in log.steps] for some in (logs, made))
                 with self.store("step", write=True) as store:
-                    holding.hold(store, steps, {step.id for step in before}, self.embedder.documents)
+                    holding.hold(store, steps, self._ours(before), self.embedder.documents)
         if gone:
             say(f"{len(gone)} logs of the store were replaced: they are judged otherwise now, or no longer the run's.")
+
+    def _ours(self, made: Iterable[Trace]) -> Callable[[Trace], bool]:
+        """Tells logs of the run: it made them, or their lines were lost, and the store is in the run's own folder."""
+        ids = {log.id for log in made}
+        asked = {question.id for question in self.log_questions} if self.config.store is None else ()
+        return lambda log: log.id in ids or log.question_id in asked
 
     def made(self) -> list[Trace]:
         """All logs that the run ever made, those to earlier wordings of its questions included."""

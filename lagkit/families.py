@@ -34,7 +34,7 @@ _SIZES = {
     "eos_token_id": None,
 }
 _THETA = {"rope_theta": 10_000.0}
-_LONG = {"short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [2.0, 4.0, 6.0, 8.0]}
+_LONG: dict[str, Any] = {"short_factor": [1.0, 1.2, 1.5, 2.0], "long_factor": [2.0, 4.0, 6.0, 8.0]}
 _LONG |= {"rope_type": "longrope", "original_max_position_embeddings": 128, "factor": 4.0}
 _LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _LLAMA3 |= {"original_max_position_embeddings": 64}
@@ -221,7 +221,8 @@ def tiny(family: str, **overrides: object) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(11)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return model.eval()
+    made: PreTrainedModel = model.eval()
+    return made
 
 
 def load(family: str, *, dtype: str = "float32") -> LM:

@@ -1,4 +1,7 @@
-"""Atomic writes: a file is there whole, as it was or as it is to be, whatever happens and whoever writes beside."""
+"""Atomic writes: a file is there whole, as it was or as it is to be, whatever happens and whoever writes beside.
+
+And what was written, read again: bits rot, and people edit.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from lagkit.errors import DataError
+
+# What parsers of JSON, CSV and Parquet raise, and what comes of a value of another shape.
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OSError, NotImplementedError, RecursionError)
+
+
+@contextmanager
+def intact(path: Path, remedy: str) -> Iterator[None]:
+    """Around the reading of a file that lagkit wrote: raises DataError, naming it and the remedy, if it is damaged."""
+    try:
+        yield
+    except _DAMAGE as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"The file {path} is damaged ({why}): {remedy}.") from error
 
 
 @contextmanager

@@ -10,8 +10,11 @@ from lagkit.claim import recorded
 from lagkit.config import RunConfig
 from lagkit.errors import DataError
 from lagkit.experiment import RUN_DEPTH, Experiment
+from lagkit.files import intact
 from lagkit.paths import at, refuse_links
 from lagkit.policy import POLICIES
+
+_ANEW = "run the command that made the run once more"
 
 
 def reopen(folder: str | Path, *, data: str = "") -> tuple[Experiment, pd.DataFrame]:
@@ -47,7 +50,7 @@ def reopen(folder: str | Path, *, data: str = "") -> tuple[Experiment, pd.DataFr
 def published(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Results and differences as a run has reported them, where its traces are not at hand (`docs/results/`).
 
-    The form is that of `Experiment.run` and `metrics.compare`. Raises DataError if one of the tables is missing.
+    The form is that of `Experiment.run` and `metrics.compare`. Raises DataError if a table is missing or damaged.
     """
     folder = at(folder)
     refuse_links(folder, DataError, depth=RUN_DEPTH)
@@ -55,4 +58,7 @@ def published(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     for file in (results, differences):
         if not file.exists():
             raise DataError(f"There is no {file.name} in {folder}: name the folder of a run that is finished.")
-    return pd.read_parquet(results), pd.read_csv(differences, index_col=["policy", "split", "metric"])
+    with intact(results, _ANEW):
+        rows = pd.read_parquet(results)
+    with intact(differences, _ANEW):
+        return rows, pd.read_csv(differences, index_col=["policy", "split", "metric"])

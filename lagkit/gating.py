@@ -56,8 +56,9 @@ def takes_logs(without: Trace, with_logs: Trace, margin: float) -> bool:
     """Whether a gate of that margin takes the answer with logs; what is taken has one if either run has."""
     if without.answer is None or with_logs.answer is None:
         return without.answer is None
-    known = without.confidence is not None and with_logs.confidence is not None
-    return (without.confidence - with_logs.confidence if known else 0.0) <= margin
+    if without.confidence is None or with_logs.confidence is None:
+        return margin >= 0
+    return without.confidence - with_logs.confidence <= margin
 
 
 def gated(without: Mapping[str, Trace], with_logs: Mapping[str, Trace], margin: float | None) -> pd.DataFrame:

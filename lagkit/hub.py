@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]  # httpx's, by its way
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its `__all__`
 
 from lagkit import wheel
 from lagkit.errors import ModelNotFound
@@ -134,7 +135,7 @@ def _is_hub_id(name: str | Path) -> bool:
     if isinstance(name, Path) or name.count("/") != 1 or name.startswith((".", "~", "/")):
         return False
     try:
-        huggingface_hub.utils.validate_repo_id(name)
+        validate_repo_id(name)
     except HFValidationError:
         return False
     return True

@@ -29,7 +29,8 @@ def _scores_of(index: faiss.IndexFlatIP, query: Vectors, slots: NDArray[np.int64
     """What `index.search` of this one row says of `slots`, bit by bit."""
     scores, row = np.empty(len(slots), np.float32), np.ascontiguousarray(query, np.float32)
     wanted = np.ascontiguousarray(slots, np.int64)
-    index.compute_distance_subset(1, faiss.swig_ptr(row), len(slots), faiss.swig_ptr(scores), faiss.swig_ptr(wanted))
+    pointers = (faiss.swig_ptr(scores), faiss.swig_ptr(wanted))
+    index.compute_distance_subset(1, faiss.swig_ptr(row), len(slots), *pointers)  # type: ignore[attr-defined]  # it has
     return scores
 
 

@@ -81,8 +81,8 @@ def measure(lm: LM, *, logs: int = 3, tokens: int = 150, repeats: int = 5) -> Co
         with LogStore.open(folder) as store:
             rates = measure_rates(lm, store)
     parts = [{name: median(run[name] for run in runs) for name in runs[0]} for runs in (cold, hot)]
-    totals = [median(sum(run.values()) for run in runs) for runs in (cold, hot)]
-    return Costs(*parts, *totals, median(prefills), rates, blocks[0].nbytes // tokens)
+    cold_ms, hot_ms = (median(sum(run.values()) for run in runs) for runs in (cold, hot))
+    return Costs(parts[0], parts[1], cold_ms, hot_ms, median(prefills), rates, blocks[0].nbytes // tokens)
 
 
 def _inject(lm: LM, folder: Path, ids: list[str], hot: HotBlocks) -> dict[str, float]:
@@ -90,7 +90,7 @@ def _inject(lm: LM, folder: Path, ids: list[str], hot: HotBlocks) -> dict[str, f
     times = [time.perf_counter()]
     with LogStore.open(folder, model=lm.fingerprint) as store:
         times.append(time.perf_counter())
-        rows = [store.find(log, _KEY) for log in ids]
+        rows = [row for log in ids if (row := store.find(log, _KEY))]
         parts = [hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row)) for row in rows]
         blocks = [part.ready() for part in parts]
         times.append(time.perf_counter())

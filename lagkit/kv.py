@@ -169,24 +169,25 @@ class _RoomyLayer(DynamicLayer):
 
     def __init__(self, room: int, keys: Tensor | None = None, values: Tensor | None = None, used: int = 0) -> None:
         """`keys`, `values`: slots `[batch, kv_heads, used + room, head_dim]`, made at the first update if absent."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of transformers
         self._room = room
         if keys is not None and values is not None:
             self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
             self._adopt(keys, values, used)
 
-    def _adopt(self, keys: Tensor, values: Tensor, used: int) -> None:
+    def _adopt(self, keys: Tensor, values: Tensor, used: int) -> tuple[Tensor, Tensor]:
         self._slots = keys, values
-        self.keys, self.values = keys[:, :, :used], values[:, :, :used]
-        self._view = self.keys
+        self.keys, self.values = shown = keys[:, :, :used], values[:, :, :used]
+        self._view: Tensor | None = shown[0]
+        return shown
 
     def _reserve(self, like: Sequence[Tensor], used: int, slots: int) -> None:
         """Move to fresh storage of `slots` slots: at the first token, when full, or after `crop` and its like."""
         fresh = [new.new_empty(*new.shape[:2], slots, new.shape[-1]) for new in like]
         for slot, old in zip(fresh, (self.keys, self.values), strict=True):
-            if used:
+            if used and old is not None:
                 slot[:, :, :used] = old
-        self._adopt(*fresh, used)
+        self._adopt(fresh[0], fresh[1], used)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -201,17 +202,17 @@ class _RoomyLayer(DynamicLayer):
             self._reserve((key_states, value_states), used, end + self._room)
         for slot, new in zip(self._slots, (key_states, value_states), strict=True):
             slot[:, :, used:end] = new
-        self._adopt(*self._slots, end)
-        return self.keys, self.values
+        return self._adopt(*self._slots, end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows only, and their spare slots."""
-        self._adopt(*(slots[indices] for slots in self._slots), self.get_seq_length())
+        keys, values = self._slots
+        self._adopt(keys[indices], values[indices], self.get_seq_length())
 
 
 class _RoomyCache(DynamicCache):
     def __init__(self, layers: list[_RoomyLayer]) -> None:
-        Cache.__init__(self, layers=layers)
+        Cache.__init__(self, layers=[*layers])
 
 
 def has_recurrent_state(model: PreTrainedModel) -> bool:
@@ -242,19 +243,23 @@ def stack_layers(cache: Cache, start: int, stop: int, row: int = 0) -> tuple[Ten
 
     Raises ValueError if some layer holds no KV, another shape than the rest, or not all of these tokens.
     """
-    for number, layer in enumerate(cache.layers):
-        if getattr(layer, "keys", None) is None:
-            raise ValueError(f"layer {number} holds no keys and values of its own")
-        shapes = {tuple(t.shape) for t in (cache.layers[0].keys, layer.keys, layer.values)}
+    layers = [layer_states(cache, number) for number in range(len(cache.layers))]
+    for number, states in enumerate(layers):
+        shapes = {tuple(t.shape) for t in (layers[0][0], *states)}
         if len(shapes) > 1:
             raise ValueError(f"layer {number} holds keys and values of another shape: {sorted(shapes)}")
-    held = cache.layers[0].keys.shape[2]
+    held = layers[0][0].shape[2]
     if not 0 <= start <= stop <= held:
         raise ValueError(f"tokens {start} to {stop} were asked for, but the cache holds {held}")
-    keys, values = (
-        torch.stack([getattr(layer, name)[row, :, start:stop].detach() for layer in cache.layers])
-        for name in ("keys", "values")
-    )
+    keys, values = (torch.stack([t[row, :, start:stop].detach() for t in of]) for of in zip(*layers, strict=True))
+    return keys, values
+
+
+def layer_states(cache: Cache, number: int) -> tuple[Tensor, Tensor]:
+    """A layer's keys, with RoPE, and values `[batch, kv_heads, tokens, head_dim]`; raises ValueError if it has none."""
+    keys, values = (getattr(cache.layers[number], name, None) for name in ("keys", "values"))
+    if keys is None or values is None:
+        raise ValueError(f"layer {number} holds no keys and values of its own")
     return keys, values
 
 
@@ -307,13 +312,14 @@ def build_cache(
 def split_rows(cache: Cache, spans: Sequence[tuple[int, int]]) -> list[Cache]:
     """A cache of one row each, of the row's slots `[start, stop)`; views, not copies."""
 
-    def cut(layer: _RoomyLayer, row: int, start: int, stop: int) -> _RoomyLayer:
+    def cut(number: int, row: int, start: int, stop: int) -> _RoomyLayer:
         if stop == start:
             return _RoomyLayer(0)
-        keys, values = (states[row : row + 1, :, start:stop] for states in (layer.keys, layer.values))
+        keys, values = (states[row : row + 1, :, start:stop] for states in layer_states(cache, number))
         return _RoomyLayer(0, keys, values, stop - start)
 
-    return [_RoomyCache([cut(layer, row, *span) for layer in cache.layers]) for row, span in enumerate(spans)]
+    depth = range(len(cache.layers))
+    return [_RoomyCache([cut(number, row, *span) for number in depth]) for row, span in enumerate(spans)]
 
 
 def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
@@ -341,7 +347,7 @@ def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
                 if tokens:
                     slot[row, :, longest - tokens : longest] = getattr(caches[row].layers[number], name)[0]
             slots.append(slot)
-        layers.append(_RoomyLayer(capacity, *slots, longest))
+        layers.append(_RoomyLayer(capacity, slots[0], slots[1], longest))
     return _RoomyCache(layers), mask
 
 

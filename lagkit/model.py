@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jinja2 import TemplateError
@@ -67,7 +67,8 @@ class Context:
     @property
     def blocks(self) -> tuple[KVBlock, ...]:
         """The parts' KV; waits for those that are being read. Raises DamagedBlock."""
-        return tuple(part.ready() for part in self.parts)
+        # What is gone on from (`Seat.resume`) is no block, and stands in no context outside `generate`.
+        return cast("tuple[KVBlock, ...]", tuple(part.ready() for part in self.parts))
 
     @property
     def injected(self) -> int:
@@ -126,7 +127,7 @@ class LM:
                 f"The folder {source} does not hold one model: its tokenizer is not the one that its model was trained "
                 "with. Copy model and tokenizer from the same training run."
             )
-        return cls(model.to(device), tokenizer, name)
+        return cls(model.to(device), tokenizer, name)  # type: ignore[arg-type]  # a wrapper that hides the types
 
     def __repr__(self) -> str:
         config = self.model.config
@@ -135,17 +136,18 @@ class LM:
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return self.model.device
+        return torch.device(self.model.device)
 
     @property
     def dtype(self) -> torch.dtype:
         """The model's and so the blocks' number format."""
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def context_length(self) -> int:
         """Positions that the model was made for, or those within the RoPE regime in which re-alignment is exact."""
-        longest = self.model.config.max_position_embeddings
+        longest: int = self.model.config.max_position_embeddings
         return min(longest, self.realigner.limit) if self.realigner.limit else longest
 
     @cached_property
@@ -180,7 +182,7 @@ class LM:
 
         What comes from data has to go through `plain` first, unless `chat` has made it part of a conversation.
         """
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     @cached_property
     def plain(self) -> Callable[[str], str]:
@@ -195,7 +197,7 @@ class LM:
         """
         messages = [{**message, "content": self.plain(message["content"])} for message in messages]
         try:
-            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn)
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn))
         except TemplateError as error:
             system, *rest = messages
             if system["role"] != "system":
@@ -231,7 +233,8 @@ class LM:
     def logits(self, context: Context) -> torch.Tensor:
         """Logits `[tokens, vocab]` of the context's ids, given its injected blocks. Raises ContextTooLong."""
         self.check(context, 0)
-        return self.model(**self._inputs([context])).logits[0]
+        logits: torch.Tensor = self.model(**self._inputs([context])).logits
+        return logits[0]
 
     @torch.inference_mode()
     def encode(self, context: Context, start: int, stop: int) -> KVBlock:
@@ -348,8 +351,8 @@ class LM:
         if new[-1][0] in self._end_ids:
             return True
         ids = [token for token, _ in new]
-        tail = self.tokenizer.decode(ids[-_STOP_WINDOW:])
-        return any(s in tail for s in stop) and end_of_action(self.tokenizer.decode(ids), stop, said) is not None
+        tail = decoded(self.tokenizer, ids[-_STOP_WINDOW:])
+        return any(s in tail for s in stop) and end_of_action(decoded(self.tokenizer, ids), stop, said) is not None
 
     def _finish(
         self, context: Context, read: int, made: list[tuple[int, float]], stop: Sequence[str], seconds: float
@@ -357,8 +360,8 @@ class LM:
         """Cut a row at its end token, or behind its stop string; `read` of the context's ids were computed."""
         new = [token for token, _ in made]
         ends = [i for i, token in enumerate(new) if token in self._end_ids]
-        spent = new[: ends[0] + 1] if ends else new
-        text = self.tokenizer.decode(spent[:-1] if ends else spent)
+        spent: Sequence[int] = new[: ends[0] + 1] if ends else new
+        text = decoded(self.tokenizer, spent[:-1] if ends else spent)
         if (end := end_of_action(text, stop, context.said)) is not None:
             text = text[:end]
             spent = _shortest_that_says(self.tokenizer, spent, text)
@@ -392,12 +395,17 @@ def _groups(contexts: Sequence[Context]) -> Iterator[list[Context]]:
     yield group
 
 
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens spelled out."""
+    return str(tokenizer.decode(list(ids)))
+
+
 def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> Sequence[int]:
     """The fewest leading tokens whose decoding covers `text`."""
     low, high = 0, len(ids)
     while low < high:
         middle = (low + high) // 2
-        if len(tokenizer.decode(ids[:middle])) >= len(text):
+        if len(decoded(tokenizer, ids[:middle])) >= len(text):
             high = middle
         else:
             low = middle + 1

@@ -112,10 +112,11 @@ class Online:
 
     def __init__(self, run: Experiment, policy: str) -> None:
         variant = Variant.parse(policy)
-        self.run, self.name, self.policy = run, policy, variant.policy
+        self.run, self.name = run, policy
         self.limits = variant.limits(run.config.limits)
-        if self.policy is None:
+        if variant.policy is None:
             raise ConfigError(f"{policy} uses no logs, so nothing comes of logging: name a policy that reuses them.")
+        self.policy = variant.policy
         if self.policy.unit != "trace":
             raise ConfigError(f"{policy} reuses single steps, and a stream logs whole traces: name another policy.")
         seen, unseen = run.log_questions, run.questions("unseen")
@@ -161,7 +162,8 @@ class Online:
 
     def _answered(self, book: Journal, order: Sequence[Question]) -> list[Trace]:
         """The tasks whose answers count. One that was asked again takes the place of its answer and all after that."""
-        places, begun = {question.id: place for place, question in enumerate(order)}, []
+        places = {question.id: place for place, question in enumerate(order)}
+        begun: list[tuple[Question, Trace, Basis]] = []
         for trace, basis in book.entries():
             place = places.get(trace.question_id, len(order))
             if place > len(begun):
@@ -263,7 +265,7 @@ class Online:
     def _state(self, store: Store, tasks: Iterable[Trace]) -> pd.Series:
         used, logs = set().union(*map(recalled, tasks)), list(store.traces())
         if self.policy.inject == "kv":
-            size = store.summary()["bytes"].get(Encoder(self.run.lm, self.run.prompt).key(self.policy), 0)
+            size = store.summary()["bytes"].get(Encoder(self.run.local_lm, self.run.prompt).key(self.policy), 0)
         else:
             size = sum(len(kept_text(log, self.policy.keep).encode()) for log in logs)
         right, useful = sum(bool(log.correct) for log in logs), sum(log.id in used for log in logs)

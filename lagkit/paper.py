@@ -67,7 +67,7 @@ def beside(ours: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ours: the name of a run -> its `metrics.summarize` on one split, by policy. The score is EM, or accuracy for
     multiple choice; a policy that a source lacks is NaN.
     """
-    columns = {}
+    columns: dict[tuple[str, str], pd.Series] = {}
     for dataset, part in published().groupby("dataset", sort=False):
         means = part.set_index("policy")
         source = f"{dataset} ({part['questions'].iloc[0]:,}), paper"

@@ -20,6 +20,11 @@ def at(path: str | os.PathLike[str], base: Path | None = None) -> Path:
     return ((base or Path()) / os.path.expanduser(path)).absolute()
 
 
+def shown(place: Path | str) -> str:
+    """A place for a page that may be shared: a path from the current folder, which does not name the user's home."""
+    return os.path.relpath(place) if isinstance(place, Path) else place
+
+
 def is_digest(name: object) -> bool:
     """Whether a name from a file is a sha256 in 64 lower hexadecimal digits, the only ones that become file names."""
     return isinstance(name, str) and _DIGEST.fullmatch(name) is not None

@@ -17,7 +17,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            where = self.peek_event().start_mark
+            where = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # of PyYAML
             raise yaml.YAMLError(f"settings have no aliases (`*name`), line {where.line + 1}: write the value out")
         return super().compose_node(parent, index)
 

@@ -25,7 +25,8 @@ class Policy:
     inject: as KV, as text, or as notes that the model first distils from their text (`cheatsheet`); with `copy` the
         model is not asked at all, and the answer of the most similar log is given.
     keep: which tokens are stored, or shown. With `step`, each round of a trace is a log of its own, found by what it
-        searched for and said, and all of it is kept.
+        searched for and said, and all of it is kept. Rounds are kept as generated; an action stands outside reasoning
+        (docs/thinking.md).
     encode: what the model reads before the kept tokens (KV only): the whole `conversation`, all `responses`
         joined by blank lines (the authors' code), or only what is `kept` (Block-Attention, arXiv 2409.15355).
     place: `front` of the BOS token (the authors' code), after the shared head of the prompt (`prefix`: BOS, system
@@ -117,7 +118,7 @@ def get_policy(name: str) -> Policy | None:
         return POLICIES[name]
     parts = name.split("/")
     if len(parts) in (len(_CHOICES) - 1, len(_CHOICES)):
-        return Policy(*parts)  # type: ignore[arg-type]
+        return Policy(*parts)  # type: ignore[arg-type]  # words, which it checks
     raise ConfigError(
         f"Unknown policy {name!r}: use one of {', '.join(POLICIES)}, or spell it out as inject/keep/encode/place, "
         "with /before behind it if need be."

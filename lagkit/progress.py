@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Literal, TypeVar, get_args
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, Literal, TypeVar, get_args
 
 from tqdm.auto import tqdm
 
@@ -29,7 +29,7 @@ def progress_mode() -> Mode:
     """How progress is shown in this process; raises ConfigError when `LAGKIT_PROGRESS` holds another word."""
     wanted = os.environ.get("LAGKIT_PROGRESS", "")
     if wanted in get_args(Mode):
-        return wanted  # type: ignore[return-value]
+        return wanted  # type: ignore[return-value]  # as was just asked
     if wanted:
         raise ConfigError(f"LAGKIT_PROGRESS is {wanted!r}; set it to one of {', '.join(get_args(Mode))}, or unset it.")
     watched = in_live_notebook() if _kernel() else sys.stderr.isatty()
@@ -51,7 +51,7 @@ def say(text: str) -> None:
 def quiet() -> None:
     """Silence the bars and warnings of transformers and the hub; their errors still are raised."""
     import transformers
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # not in its `__all__`
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
@@ -97,7 +97,7 @@ class Progress:
 
 def progress(iterable: Iterable[T], desc: str, total: int | None = None) -> Iterator[T]:
     """Yield from `iterable` and show how far it is; `total` defaults to its length where it has one."""
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with Progress(desc, total) as shown:
         for item in iterable:
@@ -114,6 +114,6 @@ def _kernel() -> object | None:
     return getattr(get_ipython(), "kernel", None)
 
 
-def _is_live(kernel: object) -> bool:
+def _is_live(kernel: Any) -> bool:
     """True when a person's front end sent the cell; headless runners such as papermill cannot be asked for input."""
-    return bool(kernel.get_parent().get("content", {}).get("allow_stdin"))  # type: ignore[attr-defined]
+    return bool(kernel.get_parent().get("content", {}).get("allow_stdin"))

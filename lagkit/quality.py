@@ -197,8 +197,8 @@ class Logs:
         return same_answer(question, log.answer, self.again[question.id].answer)
 
     def _supported(self, log: Trace) -> bool:
-        read = {hit.id for round in log.rounds for hit in round.passages}
-        return any(says(self.run.passages.passage(id), log.answer) for id in read)
+        read, passages = {hit.id for round in log.rounds for hit in round.passages}, self.run.passages
+        return passages is not None and any(says(passages.passage(id), log.answer) for id in read)
 
     @cached_property
     def _questions(self) -> dict[str, Question]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,12 @@ _SCORE_NAMES = {
 # What stands over a column of costs, and how its numbers are shown.
 _COSTS = {name: (f"{name} tokens", ".0f") for name in ("prefilled", "injected", "generated")}
 _COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}
+# A pair of single backticks; longer runs of them begin what a renderer may end elsewhere.
+_CODE = re.compile(r"((?<!`)`(?!`)[^`]+(?<!`)`(?!`))")
+# What opens HTML, an entity, a link, the definition of one, an address, a formula, code, or an escape.
+_ACTIVE = re.compile(r"<|&(?=#?\w+;)|(?<=\])[(:\[]|(?<=:)//|[$`\\]")
+_ENTITIES = {"<": "&lt;", "&": "&amp;"}
+_AT_START = re.compile(r"^(\d*)([-+*#>.)](?=\s|$)|#|>|~|\[|=)")
 _FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
@@ -128,15 +135,22 @@ def _plain(value: Any) -> str:
 
 def table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; what cells hold is text, but for code in backticks."""
-    lines = [list(heads)]
+    lines: list[Sequence[Any]] = [list(heads)]
     lines.append(["---"] * len(lines[0]))
     lines += rows
     return "\n".join("| " + " | ".join(literal(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def literal(text: Any) -> str:
-    """Text in one line of Markdown in which no HTML, link or picture begins, whatever it spells.
+    """Text in one line of Markdown in which nothing but `code` has a meaning: no HTML, link, picture, list or formula.
 
     nbconvert, for one, makes pages of Markdown in which scripts run, and so do links of `javascript:`.
     """
-    return " ".join(str(text).split()).replace("<", "&lt;").replace("](", "]\\(")
+    pieces = _CODE.split(" ".join(str(text).split()))  # what is code has odd numbers
+    pieces[::2] = [_ACTIVE.sub(_escaped, piece) for piece in pieces[::2]]
+    pieces[0] = _AT_START.sub(r"\1\\\2", pieces[0])
+    return "".join(pieces)
+
+
+def _escaped(active: re.Match[str]) -> str:
+    return _ENTITIES.get(active[0], f"\\{active[0]}")

@@ -76,12 +76,14 @@ class Context:
 def remake(folder: str | Path, to: str | Path | None = None) -> None:
     """Write the tables of the run in `folder`, into `to` if given; a table that it does not have (any more) goes.
 
-    Raises DataError if the rows or `report.json` are missing.
+    Raises DataError if the rows or `report.json` are missing or damaged.
     """
     folder, out = at(folder), at(to or folder)
     if not (folder / "results.parquet").exists():
         raise DataError(f"There is no results.parquet in {folder}: name the folder of a run that is finished.")
-    results, context = pd.read_parquet(folder / "results.parquet"), Context.load(folder)
+    with files.intact(folder / "results.parquet", "run the command that made the run once more"):
+        results = pd.read_parquet(folder / "results.parquet")
+    context = Context.load(folder)
     summary, differences = metrics.summarize(results), metrics.compare(results, context.hops)
     files.write(out / "summary.csv", summary.to_csv(), durable=False)
     files.write(out / "differences.csv", differences.to_csv(), durable=False)

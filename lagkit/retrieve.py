@@ -63,9 +63,9 @@ class HashEmbedder:
         """Vectors [n, dim]; the same for queries as for documents."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        vectors = self._content.transform(texts).toarray()
+        vectors: Vectors = self._content.transform(texts).toarray()
         for empty in np.flatnonzero(~vectors.any(axis=1)):
-            vectors[empty] = self._words.transform([texts[empty]]).toarray()[0]
+            vectors[empty] = self._words.transform([texts[int(empty)]]).toarray()[0]
         return vectors
 
     documents = queries
@@ -80,7 +80,7 @@ class SentenceEmbedder:
 
     def __init__(self, model: SentenceTransformer, name: str) -> None:
         self._model, self.name = model, name
-        self.dim = int(model.get_embedding_dimension())
+        self.dim = int(model.get_embedding_dimension() or 0)
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, dim] of the texts behind the model's query prompt."""
@@ -94,7 +94,7 @@ class SentenceEmbedder:
         """prompts: the names that the prompt may have which the model puts in front of these texts."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        prompt = next((self._model.prompts[name] for name in prompts if name in self._model.prompts), "")
+        prompt = next((self._model.prompts[name] for name in prompts if name in self._model.prompts), None) or ""
         windows = [self._windows(text, prompt) for text in texts]
         flat = [window for its in windows for window in its]
         vectors = encode(flat, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
@@ -121,9 +121,11 @@ class SentenceEmbedder:
 def _mean(vectors: Vectors, windows: Sequence[str]) -> Vectors:
     """The mean [dim], of length 1, of the vectors [n, dim] of windows; of one window, its own vector."""
     if len(windows) == 1:
-        return vectors[0]
+        only: Vectors = vectors[0]
+        return only
     mean = np.average(vectors, axis=0, weights=[len(window) for window in windows])
-    return (mean / np.linalg.norm(mean)).astype(np.float32)
+    unit: Vectors = (mean / np.linalg.norm(mean)).astype(np.float32)
+    return unit
 
 
 class CachedEmbedder:
@@ -219,7 +221,7 @@ class PassageIndex:
         """
         if len(self._found) > _REMEMBERED:
             self._found.clear()
-        keys = [(hashlib.blake2b(np.ascontiguousarray(row)).digest(), k, offset) for row in vectors]
+        keys = [(hashlib.blake2b(np.ascontiguousarray(row).data).digest(), k, offset) for row in vectors]
         new = {key: row for key, row in zip(keys, vectors, strict=True) if key not in self._found}
         if new:
             self._found.update(zip(new, self._index.search(np.stack([*new.values()]), k, offset), strict=True))

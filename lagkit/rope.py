@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,8 @@ class Realigner:
         inv_freq = self.inv_freq.to(keys.device)[:, None]
         angles = positions.to(keys.device, torch.float32)[:, None] * inv_freq
         factor = factor.to(keys.device)[:, None, None]
-        return tuple((t * factor).expand(len(keys), -1, -1) for t in (angles.cos(), angles.sin()))
+        cos, sin = ((t * factor).expand(len(keys), -1, -1) for t in (angles.cos(), angles.sin()))
+        return cos, sin
 
     @torch.no_grad()
     def _turn(self, keys: Tensor, cos: Tensor, sin: Tensor, out: Tensor | None) -> Tensor:
@@ -132,7 +133,7 @@ def _assemble(single: list[Realigner], choice: list[int]) -> Realigner:
 
 def _read_at(model: PreTrainedModel, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values `[layers, kv_heads, tokens, head_dim]`, fp32, of fixed random tokens read at `positions`."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary: int = model.get_input_embeddings().get_parameter("weight").shape[0]
     ids = torch.randint(vocabulary, (1, len(positions)), generator=torch.Generator().manual_seed(0)).to(model.device)
     cache = prefill(model, ids, positions[None])
     try:
@@ -167,10 +168,11 @@ def _read_frequencies(model: PreTrainedModel) -> tuple[str, int | None, list[tup
     return kind, min(limits, default=None), [none, *sets]
 
 
-def _limit(parameters: dict, rotary: nn.Module) -> int | None:
+def _limit(parameters: dict[str, Any], rotary: nn.Module) -> int | None:
     """How many positions the original frequencies serve."""
     if parameters["rope_type"] == "dynamic":
-        return rotary.original_max_seq_len
+        longest: Any = rotary.original_max_seq_len
+        return int(longest)
     return parameters["original_max_position_embeddings"] if parameters["rope_type"] == "longrope" else None
 
 
@@ -180,7 +182,8 @@ def _relative_error(expected: Tensor, found: Tensor) -> Tensor:
     A wrong position is wrong for all tokens. One that rounding sends to another expert is off alone.
     """
     gap, whole = (t.transpose(1, 2).flatten(2).norm(dim=2) for t in (expected - found, expected))
-    return (gap / whole).median(dim=1).values
+    median: Tensor = (gap / whole).median(dim=1).values
+    return median
 
 
 def _unsupported(model: PreTrainedModel, reason: str) -> UnsupportedModel:

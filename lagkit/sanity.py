@@ -19,7 +19,7 @@ from torch.nn.functional import kl_div
 from lagkit.augment import Augmenter
 from lagkit.kv import build_cache
 from lagkit.metrics import exact_match
-from lagkit.model import LM, Context
+from lagkit.model import LM, Context, decoded
 from lagkit.policy import Policy
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder
@@ -122,8 +122,9 @@ def read(
     rows = [context for contexts in conditions.values() for context in contexts]
     every = _read(lm, rows, [*answers] * len(conditions), hide_log, new_tokens)
     starts = range(0, len(rows), len(answers))
-    parts = [[part[i : i + len(answers)] for part in (every.texts, every.gold, every.first)] for i in starts]
-    return {name: Reading(*part) for name, part in zip(conditions, parts, strict=True)}
+    cuts = [slice(i, i + len(answers)) for i in starts]
+    parts = [Reading(every.texts[cut], every.gold[cut], every.first[cut]) for cut in cuts]
+    return dict(zip(conditions, parts, strict=True))
 
 
 def _read(lm: LM, contexts: Sequence[Context], answers: Sequence[str], hide_log: bool, new_tokens: int) -> Reading:
@@ -167,7 +168,7 @@ def _greedy(lm: LM, first: Tensor, mask: Tensor, cache: object, new_tokens: int)
         )
     special = set(lm.tokenizer.all_special_ids)
     rows = (takewhile(lambda token: token not in special, row) for row in ids.tolist())
-    return [lm.tokenizer.decode(list(row)).strip().partition("\n")[0] for row in rows]
+    return [decoded(lm.tokenizer, list(row)).strip().partition("\n")[0] for row in rows]
 
 
 def _longest(contexts: Sequence[Context]) -> int:

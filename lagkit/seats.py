@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from transformers import Cache
 
-from lagkit.kv import Part
+from lagkit.kv import Part, layer_states
 
 if TYPE_CHECKING:
     from lagkit.model import Context
@@ -46,22 +46,21 @@ class Seats:
 class Seat:
     """The cache of one question's last prompt."""
 
-    def __init__(self) -> None:
-        self._parts: tuple[Part, ...] = ()
-        self._ids: tuple[int, ...] = ()
-        self._cache: Cache | None = None
-        self.nbytes = 0  # of the cache; counted once, as all seats are summed up whenever one is asked for
+    _parts: tuple[Part, ...] = ()
+    _ids: tuple[int, ...] = ()
+    _cache: Cache | None = None
+    nbytes: int = 0  # of the cache; counted once, as all seats are summed up whenever one is asked for
 
     def keep(self, context: Context, cache: Cache) -> None:
         """Remember the cache, of one row, of a context that was read but for its last token."""
         self._parts, self._ids, self._cache = context.parts, context.ids[:-1], cache
-        layers = [layer for layer in cache.layers if layer.get_seq_length()]
-        self.nbytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+        states = [t for i in range(len(cache.layers)) for t in layer_states(cache, i)] if cache.get_seq_length() else []
+        self.nbytes = sum(t.nbytes for t in states)
 
     def clear(self) -> int:
         """Forget it; returns the bytes that were freed."""
         freed = self.nbytes
-        self.__init__()
+        self._parts, self._ids, self._cache, self.nbytes = (), (), None, 0
         return freed
 
     def resume(self, context: Context) -> Context:
@@ -71,8 +70,8 @@ class Seat:
         front change everything. At least the last token is left to be read.
         """
         alike = len(self._parts) == len(context.parts) and all(map(_same, self._parts, context.parts))
-        read = _common(self._ids, context.ids[:-1]) if alike and self._cache is not None else 0
-        if not read:
+        read = _common(self._ids, context.ids[:-1]) if alike else 0
+        if not read or self._cache is None:
             return context
         return replace(context, ids=context.ids[read:], parts=(_Read(self._cache, context.injected + read),))
 
@@ -98,7 +97,7 @@ class _Read:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        _, kv_heads, _, head_dim = self.cache.layers[0].keys.shape
+        _, kv_heads, _, head_dim = layer_states(self.cache, 0)[0].shape
         return len(self.cache.layers), kv_heads, head_dim
 
     def ready(self) -> _Read:
@@ -106,6 +105,7 @@ class _Read:
 
     def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
         """Copied as they are: `start` is 0."""
-        for layer, k, v in zip(self.cache.layers, keys, values, strict=True):
-            k.copy_(layer.keys[0, :, : self.tokens])
-            v.copy_(layer.values[0, :, : self.tokens])
+        for number, (k, v) in enumerate(zip(keys, values, strict=True)):
+            cached_keys, cached_values = layer_states(self.cache, number)
+            k.copy_(cached_keys[0, :, : self.tokens])
+            v.copy_(cached_values[0, :, : self.tokens])

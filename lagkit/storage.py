@@ -57,7 +57,7 @@ def stored(experiment: Experiment, names: Iterable[str]) -> pd.DataFrame:
     Columns: `inject`, `keep` and `encode` (`text` where there is no KV), `tokens`, and `bytes`: those of the block's
     file, or of the text in UTF-8. A policy whose blocks the run has not encoded is left out.
     """
-    encoder, rows = Encoder(experiment.lm, experiment.prompt), {}
+    encoder, rows = Encoder(experiment.local_lm, experiment.prompt), {}
     with experiment.store() as store:
         blocks = store.summary()
         traces = list(store.traces())
@@ -80,7 +80,7 @@ def encoding_seconds(experiment: Experiment, names: Iterable[str], traces: Seque
 
     The shared head of the prompt is read beforehand, as it is once for all logs of a run.
     """
-    encoder = Encoder(experiment.lm, experiment.prompt)
+    encoder = Encoder(experiment.local_lm, experiment.prompt)
     policies = {name: policy for name in names if (policy := get_policy(name)) and policy.inject == "kv"}
     encoder.head_block()
     seconds = {}

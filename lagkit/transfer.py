@@ -127,13 +127,13 @@ class Transfer:
             for hit in (hit for round in after[question.id].rounds for hit in round.logs):
                 kind = kind_of(question, self._logged[hit.id])
                 best[kind] = max(hit.score, best.get(kind, ALL))
-            kind = next((kind for kind in KINDS if kind in best), None)
+            most = next((kind for kind in KINDS if kind in best), None)
             rows[question.id] = {
                 "stratum": data.overlap([q for q in self.run.log_questions if q.id != question.id], question),
                 "without": bool(before[question.id].correct),
                 "with_logs": bool(after[question.id].correct),
-                "kind": kind,
-                "best": best.get(kind, float("nan")),
+                "kind": most,
+                "best": best[most] if most else float("nan"),
             }
         return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -180,7 +180,7 @@ class Transfer:
             if place.question.id == question.id or (removed and kind_of(question, place.question) != "irrelevant"):
                 standing = None
             excluded |= {place.own, place.changed} - {standing}
-        return excluded - {None}
+        return {log for log in excluded if log is not None}
 
     def _journal(self, policy: str, split: Split, mix: Mix, min_similarity: float) -> str:
         """The answers of unseen questions with the logs as they are, are the run's own."""

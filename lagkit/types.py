@@ -176,7 +176,8 @@ def _round_from_dict(raw: dict[str, Any]) -> Round:
 
 def _typed(value: T) -> T:
     """`value`, a dataclass, if its fields hold what they declare; raises TypeError otherwise."""
-    for name, types in _field_types(type(value)).items():
+    kind: type = type(value)
+    for name, types in _field_types(kind).items():
         if not isinstance(getattr(value, name), types):
             raise TypeError(f"{name!r} of a {type(value).__name__} cannot be {getattr(value, name)!r:.80}")
     return value

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from lagkit.config import RunConfig
 from lagkit.experiment import Experiment
 from lagkit.families import tiny
-from lagkit.model import LM, Context, Generation
+from lagkit.model import LM, Context, Generation, decoded
 from lagkit.prompts import Prompt
 from lagkit.retrieve import HashEmbedder
 from lagkit.store import LogStore
@@ -24,6 +25,7 @@ from lagkit.types import Passage, Question, Round, TaskKind, Trace, Usage
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 VOCAB = 600
+Kind = TypeVar("Kind", bound=LM)
 
 _TURNS = "{{ bos_token }}{% for m in messages %}"
 _TURN = "<|{{ m['role'] }}|>\n{{ m['content'] }}</s>\n"
@@ -77,7 +79,7 @@ def tiny_lm(family: str = "llama", template: str | None = CHAT) -> LM:
     return new_lm(LM, family, template)
 
 
-def new_lm(kind: type[LM], family: str = "llama", template: str | None = CHAT, **config: object) -> LM:
+def new_lm(kind: type[Kind], family: str = "llama", template: str | None = CHAT, **config: object) -> Kind:
     """A fresh LM of class `kind`; `config` goes to the model's configuration."""
     model = tiny(family, **{"vocab_size": VOCAB, "max_position_embeddings": 4096, **config})
     return kind(model, tokenizer(template), f"tiny-{family}")
@@ -145,8 +147,8 @@ class ScriptedLM(LM):
 
     def read(self, context: Context) -> tuple[str, str]:
         """What a context holds, as text: the injected part and the prefilled part."""
-        injected = "".join(self.tokenizer.decode(block.ids.tolist()) for block in context.blocks)
-        return injected, self.tokenizer.decode(context.ids)
+        injected = "".join(decoded(self.tokenizer, block.ids.tolist()) for block in context.blocks)
+        return injected, decoded(self.tokenizer, context.ids)
 
     def _question(self, words: str) -> str:
         """The question of the script that comes last in a prompt: earlier ones stand in logs."""

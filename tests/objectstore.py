@@ -25,7 +25,10 @@ class ObjectStore:
     def __init__(self) -> None:
         # Here, since few tests need them.
         import boto3
-        from moto.server import DomainDispatcherApplication, create_backend_app
+        from moto.server import (  # type: ignore[attr-defined]  # moto says not what it exports
+            DomainDispatcherApplication,
+            create_backend_app,
+        )
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class Quiet(WSGIRequestHandler):

@@ -60,8 +60,9 @@ def content(store: Store) -> dict[str, tuple]:
 def files_of(store: Store) -> list[str]:
     """The names of all files below kv/; in LanceDB what they would be called."""
     if not isinstance(store, LogStore):
-        store._blocks.sync()
-        return sorted({block_name(block.sha256) for block in store._blocks.entries})
+        blocks = vars(store)["_blocks"]
+        blocks.sync()
+        return sorted({block_name(block.sha256) for block in blocks.entries})
     return sorted(path.relative_to(store.path).as_posix() for path in (store.path / "kv").rglob("*") if path.is_file())
 
 

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from lagkit.actions import close, cut
+from lagkit.actions import cut
 from lagkit.agent import Limits
 from lagkit.api import model as api_model
 from lagkit.api.asking import Gate, _seconds
@@ -45,12 +45,10 @@ def failing(played, error=EndpointError, **requests) -> str:
 # What is sent, and what comes back
 
 
-def test_a_request_is_greedy_and_carries_the_chat_the_limit_and_the_stop_strings():
-    with playing([said("It is <ans>the Danube", read=12, wrote=7)]) as played:
+def test_a_request_is_greedy_and_carries_the_chat_and_the_limit_but_no_stop_strings():
+    with playing([said("It is <ans>the Danube</ans>", read=12, wrote=7)]) as played:
         answer = ask(played)
-    assert played.asked == [
-        {"model": "m", "messages": list(CHAT.messages), "temperature": 0.0, "max_tokens": 64, "stop": list(STOP)}
-    ]
+    assert played.asked == [{"model": "m", "messages": list(CHAT.messages), "temperature": 0.0, "max_tokens": 64}]
     assert played.keys == [f"Bearer {KEY}"]
     assert answer.text == "It is <ans>the Danube</ans>"
     assert (answer.usage.prefilled, answer.usage.injected, answer.usage.generated) == (12, 0, 7)
@@ -66,24 +64,23 @@ def test_what_some_endpoints_do_not_know_can_be_left_out_or_renamed():
 @pytest.mark.parametrize(
     ("text", "finish", "whole"),
     [
-        ("a <ans>b", "stop", "a <ans>b</ans>"),
-        ("a <keywords>b", "stop", "a <keywords>b</keywords>"),
-        ("<ans>a</ans> no. <keywords>b", "stop", "<ans>a</ans>"),  # an endpoint that does not know `stop`
-        ("<ans></ans <keywords>b", "stop", "<ans></ans <keywords>b</keywords>"),
+        ("<ans>a</ans> no. <keywords>b</keywords>", "stop", "<ans>a</ans>"),
+        ("a <keywords>b</keywords> <ans>c</ans>", "stop", "a <keywords>b</keywords>"),
         ("a <ans>b</ans>", "stop", "a <ans>b</ans>"),
         ("a <ans>b</ans> and on <ans>c", "length", "a <ans>b</ans>"),
-        ("a <ans>b", "length", "a <ans>b"),  # it ran out of tokens: nothing was cut off
+        ("a <ans>b", "stop", "a <ans>b"),
+        ("a <ans>b", "length", "a <ans>b"),
         ("no tag at all", "stop", "no tag at all"),
         (None, "stop", ""),
     ],
 )
-def test_an_answer_ends_with_its_stop_string_whether_the_endpoint_cuts_it_off_or_goes_on(text, finish, whole):
+def test_an_answer_is_cut_behind_its_first_action(text, finish, whole):
     with playing([said(text, finish)]) as played:
         assert ask(played).text == whole
 
 
-def test_cutting_and_closing_without_stop_strings_change_nothing():
-    assert cut("a <ans>b</ans> c", ()) == close("a <ans>b</ans> c", ()) == "a <ans>b</ans> c"
+def test_cutting_without_stop_strings_changes_nothing():
+    assert cut("a <ans>b</ans> c", ()) == "a <ans>b</ans> c"
 
 
 def test_answers_come_in_the_order_of_the_chats_and_tokens_and_cost_add_up():

@@ -8,6 +8,7 @@ import pytest
 
 from lagkit import manifest, metrics
 from lagkit.agent import Agent, Limits
+from lagkit.analysis.knockout import reuse
 from lagkit.config import RunConfig
 from lagkit.errors import ConfigError, EndpointError
 from lagkit.experiment import Experiment
@@ -20,7 +21,7 @@ from tests.lms import SAMPLE, open_store, passages_about, qa, short_prompt, trac
 EMBEDDER = HashEmbedder()
 RIVER, SEA = qa("Which river?"), qa("Which sea?")
 LOGS = [trace_of("First <keywords>k</keywords>", "Then <ans>Danube</ans>", question="Which river?")]
-SEARCH, ANSWER = "I look. <keywords>river", "Found. <ans>x"
+SEARCH, ANSWER = "I look. <keywords>river</keywords>", "Found. <ans>x</ans>"
 
 
 def agent(lm, policy=None, store=None, **limits) -> Agent:
@@ -63,7 +64,8 @@ def test_logs_stand_in_the_user_turn(tmp_path, name, notes):
 
 def test_a_cheatsheet_is_distilled_through_the_endpoint_and_shown(tmp_path):
     def by_request(asked):
-        return said(ANSWER, read=7) if "stop" in asked else said("Rivers end.", read=100)
+        distils = asked["messages"][0]["content"] == "Distil."
+        return said("Rivers end.", read=100) if distils else said(ANSWER, read=7)
 
     with playing(by_request) as played, open_store(tmp_path, played.model(), *LOGS) as store:
         [trace] = agent(played.model(), POLICIES["cheatsheet"], store).run([RIVER])
@@ -162,3 +164,12 @@ def test_settings_of_the_endpoint_are_checked(tmp_path):
     with pytest.raises(ConfigError, match=r"api\.key: Extra inputs"):
         api_run(tmp_path, None, api={"key": "x"})
     assert "key" not in json.dumps(RunConfig.model_json_schema()["$defs"]["Requests"]["properties"])
+
+
+def test_the_kv_of_a_model_behind_an_api_is_out_of_reach(tmp_path):
+    with playing([]) as played:
+        run = api_run(tmp_path, played.model())
+        with pytest.raises(
+            ConfigError, match="m is behind an API, which lets nobody reach its KV: choose"
+        ):
+            reuse(run, [], ["kv_last_round"])

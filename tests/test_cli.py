@@ -255,7 +255,7 @@ def test_full_disk_loses_nothing(config, capsys, tmp_path, monkeypatch):
 
 
 def test_full_disk_while_a_trace_is_written(config, capsys, monkeypatch):
-    def full(self, trace):
+    def full(self, trace, basis):
         raise OSError(errno.ENOSPC, "No space left on device", "log.jsonl")
 
     monkeypatch.setattr(Journal, "append", full)

@@ -18,7 +18,7 @@ PATHS = {"data": "data/sample", "out": "runs/x"}
 
 def test_defaults_are_the_authors_hyper_parameters():
     config = RunConfig.parse(PATHS)
-    assert (config.data, config.out) == (Path("data/sample"), Path("runs/x"))
+    assert (config.data, config.out) == (Path("data/sample").resolve(), Path("runs/x").resolve())
     assert config.limits == Limits() == Limits(2, 3, None, 1024, 16, min_similarity=None)
     assert (config.seed, config.policies, config.splits) == (1234, tuple(POLICIES), ("seen", "unseen"))
 
@@ -98,7 +98,7 @@ def test_controls_of_a_test_world_are_checked_and_filled_in():
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_tier_takes_a_folder_of_questions(tier):
     config = RunConfig.of(tier, data="data/sample", out="runs/x", seed=3)
-    assert (config.data, config.world, config.seed) == (Path("data/sample"), None, 3)
+    assert (config.data, config.world, config.seed) == (Path("data/sample").resolve(), None, 3)
 
 
 def test_the_testbed_s_tier_brings_its_questions():
@@ -125,7 +125,7 @@ def test_a_file_is_read_and_overridden(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("data: data/sample\nout: runs/a\nseed: 7\npolicies: [no_logs, kv_block]\n", encoding="utf-8")
     config = RunConfig.read(path, {"out": "runs/b", "logs": 1})
-    assert (config.out, config.seed, config.logs) == (Path("runs/b"), 7, 1)
+    assert (config.out, config.seed, config.logs) == (Path("runs/b").resolve(), 7, 1)
     assert config.policies == ("no_logs", "kv_block")
     with pytest.raises(ConfigError, match="sed: Extra inputs"):
         RunConfig.read(path, {"sed": 1})

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 import uuid
+import zlib
 from pathlib import Path
 
 import pytest
 
-import lagkit.journal
 from lagkit.files import publish
 from lagkit.store import LogStore
+from lagkit.store import files as files_module
 from lagkit.store.files import BlockFiles, block_name
 from tests.faults import harness
 from tests.faults.kinds import KINDS
-from tests.faults.stores import pattern
+from tests.faults.stores import pattern, remove_pattern
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="works in forked processes")
 
@@ -47,7 +48,7 @@ def rows_before_files(monkeypatch) -> str:
     def place(files, write, needed, what):
         aside = files.folder / "kv" / f"new-{uuid.uuid4().hex}.safetensors"
         write(aside)
-        sha256, nbytes = lagkit.store.files._digest(aside), aside.stat().st_size
+        sha256, nbytes = files_module._digest(aside), aside.stat().st_size
         waiting.append((aside, files.folder / block_name(sha256)))
         return sha256, nbytes
 
@@ -81,7 +82,7 @@ def rows_unchecked(monkeypatch) -> str:
         return connection
 
     monkeypatch.setattr(database, "_connect", connect)
-    harness.remove_pattern()
+    remove_pattern()
     return "flipped bits in the database"
 
 
@@ -111,7 +112,7 @@ def codes_unchecked(monkeypatch) -> str:
 
 def lines_unchecked(monkeypatch) -> str:
     """A journal that believes its lines."""
-    monkeypatch.setattr(lagkit.journal.zlib, "crc32", lambda *_: 0)
+    monkeypatch.setattr(zlib, "crc32", lambda *_: 0)
     return "torn or flipped journal"
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from lagkit import finished, metrics, paper
+from lagkit.claim import RECORD
 from lagkit.errors import DataError, NotebookFailed
 from lagkit.experiment import Experiment
 from lagkit.gallery.executed import Executed
@@ -64,9 +65,9 @@ def test_a_run_that_is_missing_or_unfinished_is_refused(folder, tmp_path):
 
 
 def test_questions_that_have_moved_are_found_where_the_caller_says(run, folder):
-    noted = json.loads((folder / "manifest.json").read_text())
-    noted["settings"] |= {"data": "gone", "dataset": "musique"}
-    (folder / "manifest.json").write_text(json.dumps(noted))
+    record = json.loads((folder / RECORD).read_text())
+    record["settings"] |= {"data": "gone", "dataset": "musique"}
+    (folder / RECORD).write_text(json.dumps(record))
     with pytest.raises(DataError, match="there is no data folder gone"):
         finished.reopen(folder)
     assert len(finished.reopen(folder, data=str(run[0].config.data))[1]) == 9

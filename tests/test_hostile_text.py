@@ -311,3 +311,36 @@ def test_what_is_not_escaped_would_be_seen(browser, tmp_path):
     assert raw["foreign"] > 2
     assert "x" in raw["images"]
     assert "javascript:window.pwned=6" in raw["links"]
+
+
+STRANGER = """<script>window.pwned = 21</script><img src=x onerror="window.pwned = 22">
+<a id=go href="javascript:window.pwned = 23">go</a><iframe srcdoc="<script>parent.pwned = 24</script>"></iframe>
+<button id=press onclick="window.pwned = 25">press</button><base href="https://example.org/">"""
+
+
+def test_the_gallery_runs_no_script_of_a_strangers_notebook(browser, figures, tmp_path):
+    """Titles, text and outputs that are HTML on purpose, and a figure, which is drawn nevertheless."""
+    told = "Why?\n\n[go](javascript:window.pwned=26) ![x](http://127.0.0.1:9/x.png)"
+    said = [new_output("display_data", data={"text/html": STRANGER})]
+    said += [new_output("display_data", data={"application/javascript": "window.pwned = 27"})]
+    said += [new_output("display_data", data={"image/svg+xml": "<svg onload='window.pwned=28'></svg>"})]
+    said += [new_output("display_data", data={PLOTLY: figures["bars"]})]
+    file = executed(tmp_path / "runs", said)
+    notebook = json.loads(file.read_text(encoding="utf-8"))
+    notebook["cells"][0]["source"] = f"# {' '.join(STRANGER.split())}\n\n{told}"
+    file.write_text(json.dumps(notebook), encoding="utf-8")
+    pages.write_pages([Executed.read(file)], tmp_path / "gallery", {})
+    for name in ("index.html", "10_hostile.html"):
+        context = browser.new_context(offline=True)
+        page = context.new_page()
+        page.goto((tmp_path / "gallery" / name).as_uri(), wait_until="load")
+        for pressed in page.locator("a[href^='javascript'], #press").all():
+            pressed.dispatch_event("click")
+        page.wait_for_timeout(200)
+        assert page.evaluate("window.pwned ?? null") is None, name
+        drawn = page.locator(".plotly-graph-div .main-svg").count()
+        assert bool(drawn) == (name != "index.html")
+        context.close()
+    index = (tmp_path / "gallery" / "index.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;window.pwned = 21" in index
+    assert 'href="javascript' not in index

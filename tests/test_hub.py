@@ -6,7 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, by its way
 
 from lagkit import hub, wheel
 from lagkit.errors import ModelNotFound

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def read_whole(model: PreTrainedModel, ids: Tensor) -> list[int]:
 
 
 @torch.no_grad()
-def logits_behind(model: PreTrainedModel, realigner: Realigner, row: object, prompt: Tensor) -> Tensor:
+def logits_behind(model: PreTrainedModel, realigner: Realigner, row: Any, prompt: Tensor) -> Tensor:
     """Logits `[tokens, vocabulary]` of `prompt` behind the injected row."""
     cache, mask = build_cache([row], model, realigner, len(prompt))
     positions = torch.arange(len(prompt)) + mask.shape[1]

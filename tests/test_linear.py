@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lagkit import actions, metrics
+from lagkit import actions, letters, metrics
 from lagkit.encode import kept_text
 from lagkit.layouts import _supporting_title
 from lagkit.report import literal
@@ -58,7 +58,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "before_action": actions.before_action,
     "last_action_span": actions.last_action_span,
     "kept_text": lambda text: kept_text(trace(text), "last_action"),
-    "choice_letter": lambda text: metrics.choice_letter(text, 4, strict=False),
+    "choice_letter": lambda text: letters.choice_letter(text, 4, strict=False),
     "normalize": metrics.normalize,
     "f1": lambda text: metrics.f1(text, ["a b"]),
     "scrub": scrub,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -137,6 +141,27 @@ def test_a_failing_cell_is_told_and_what_ran_before_it_is_kept(tmp_path, cell, t
     kept = nbformat.read(tmp_path / "out" / "small.ipynb", as_version=4)
     texts = [output.get("text") for cell in kept.cells if cell.cell_type == "code" for output in cell.outputs]
     assert "reached\n" in texts
+
+
+def test_an_interrupted_notebook_keeps_its_copy_and_says_so_in_one_line(tmp_path):
+    slow = "import pathlib, time; pathlib.Path('started').touch(); time.sleep(60)"
+    notebook = write(tmp_path, "print('reached')", slow)
+    command = [sys.executable, "-m", "lagkit.notebook", str(notebook), str(tmp_path / "out")]
+    # A shell's background may have told its children to ignore the signal.
+    heeding = [
+        sys.executable,
+        "-c",
+        "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+    ]
+    process = subprocess.Popen([*heeding, *command], stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert (process.returncode, told) == (130, "Interrupted; the same command resumes.\n")
+    [copy] = (tmp_path / "out").glob("*.ipynb")
+    assert "reached" in copy.read_text(encoding="utf-8").partition('"outputs"')[2]
 
 
 @pytest.fixture(scope="module")

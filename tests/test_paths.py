@@ -282,3 +282,11 @@ def test_at_resolves_once(here):
         True, *[False] * 6,
     ]  # fmt: skip
     assert file_size(here / "none") == 0
+
+
+def test_what_a_notebook_shows_of_a_store_names_no_home(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    with new_store(tmp_path / "runs" / "store") as store:
+        assert str(tmp_path) not in repr(store) + store._repr_html_()
+        assert "../runs/store" in repr(store)

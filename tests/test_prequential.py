@@ -20,8 +20,9 @@ def streams() -> pd.DataFrame:
         for order, right in orders.items():
             for place, (id, one) in enumerate(zip("abcd"[:: -1 if order else 1], right, strict=True), 1):
                 logs = min(place, 2) if condition == "cap" else place
-                found = {"helpful": int(id in "bc"), "wrong_helpful": int(id == "c")}
-                row = {"condition": condition, "order": order, "place": place, "question_id": id, "em": float(one)}
+                found: dict[str, object] = {"helpful": int(id in "bc"), "wrong_helpful": int(id == "c")}
+                row: dict[str, object] = {"condition": condition, "order": order, "place": place, "question_id": id}
+                row["em"] = float(one)
                 rows.append({**row, "rounds": 5 - place, "logs": logs, **found})
     return pd.DataFrame(rows)
 

@@ -208,7 +208,7 @@ def test_means_and_differences_by_share_are_paired_with_no_logs(logs):
 def test_a_variant_s_own_limits_hold(logs):
     logs.results("kv_last_round+logs=1", logs.keep("right"))
     traces = logs.run.journal(
-        f"kv_last_round+logs=1.unseen.only-{len(logs.keep('right'))}-{quality._address(logs.keep('right'))}"
+        f"kv_last_round+logs=1.unseen.only-{len(logs.keep('right'))}-{of_logs(logs.keep('right'))}"
     ).traces()
     assert {len(trace.rounds[0].logs) for trace in traces} == {1}
 

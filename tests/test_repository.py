@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -172,3 +173,16 @@ def test_the_contract_can_be_broken():
         "code cell 1 has more than 25 lines",
         "has more code than prose",
     ]
+
+
+@pytest.mark.parametrize(("lint", "tests"), [(0, 0), (2, 0), (0, 2), (2, 2)])
+def test_integration_fails_where_either_lint_or_tests_do_and_ends_with_pytest_s_line(tmp_path, lint, tests):
+    closing = "=========== 3 passed in 0.12s ==========="
+    words = f'[ "$1" = lint ] && echo Linted. && exit {lint}; echo "{closing}"; echo "make: done"; exit {tests}'
+    for name, script in (("make", words), ("chromium", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run([ROOT / ".ci" / "run"], env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["Linted.", closing, "make: done", closing]
+    assert (done.returncode != 0) is bool(lint or tests)

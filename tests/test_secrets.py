@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import logging
+import re
 import traceback
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -28,7 +32,18 @@ CANARIES = {
     "AWS_SECRET_ACCESS_KEY": "canary4715/with+signs",
     "AWS_SESSION_TOKEN": "canary4716==",
     "DATABASE_URL": "postgres://canary:canary4717pass@db.example.org/x",
+    "WANDB_API_KEY": "canary-without-digits",
+    "GITHUB_PAT": "CanaryOfMixedCase",
+    "REDISCLI_AUTH": "canary of <four> & more words",
+    "MYSQL_PWD": "canary/4719?&=%",
+    "DB_PASS": "pässwort-canary-4720",
+    "AZURE_STORAGE_CONNECTION_STRING": "AccountName=x;AccountKey=canary4721+/==;EndpointSuffix=example.org",
+    "SENTRY_DSN": "https://canary4722dsn@sentry.example.org/1",
 }
+# What is a secret of each, as a whole or in part.
+VALUES = [*(value for name, value in CANARIES.items() if name not in ("DATABASE_URL", "SENTRY_DSN"))]
+VALUES[-1] = "canary4721+/=="
+VALUES += ["canary4717pass", "canary4722dsn"]
 KEY = CANARIES["LAGKIT_API_KEY"]
 
 
@@ -38,11 +53,20 @@ def canaries(monkeypatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+# The six letters as they are, in hex, and in base64 wherever they may begin, by the letters that are theirs alone.
+LETTERS = {letters for word in ("canary", "CANARY", "Canary") for letters in (word, word.encode().hex())}
+LETTERS |= {
+    base64.b64encode(b"\0" * before + word.encode()).decode()[start:stop]
+    for word in ("canary", "CANARY", "Canary")
+    for before, start, stop in ((0, 0, 8), (1, 2, 9), (2, 3, 10))
+}
+
+
 def leaks(*texts: str, folder: Path | None = None) -> list[str]:
     """Where a canary stands: the first words of texts, the names of files."""
-    found = [text[:80] for text in texts if "canary" in text.lower()]
-    files = folder.rglob("*") if folder else ()
-    return found + [str(path) for path in files if path.is_file() and b"canary" in path.read_bytes().lower()]
+    found = [text[:80] for text in texts if any(letters in text for letters in LETTERS)]
+    files = [path for path in folder.rglob("*") if path.is_file()] if folder else []
+    return found + [str(path) for path in files if any(letters.encode() in path.read_bytes() for letters in LETTERS)]
 
 
 OTHER = st.text(st.characters(exclude_characters="/@"))  # of which no address is made
@@ -53,6 +77,49 @@ def test_a_secret_is_taken_out_wherever_it_stands(before, after, spell):
     secret = 'canary4718"\\/ünïcode'
     assert scrub(before + secret + after, secret) == scrub(before) + "[secret]" + scrub(after)
     assert "canary4718" not in scrub(before + spell(secret) + after, secret)
+
+
+SPELLINGS = {
+    "as it is": str,
+    "JSON": json.dumps,
+    "JSON in JSON": lambda s: json.dumps(json.dumps({"said": s})),
+    "Python": repr,
+    "HTML": html.escape,
+    "an address": lambda s: quote(s, safe=""),
+    "a form": quote_plus,
+    "a lower-case address": lambda s: re.sub("%..", lambda code: code[0].lower(), quote(s, safe="")),
+    "hex": lambda s: s.encode().hex(),
+    "Basic, as a password": lambda s: base64.b64encode(f"name:{s}".encode()).decode(),
+    "Basic, as a name": lambda s: base64.b64encode(f"{s}:".encode()).decode(),
+    "base64 of a page": lambda s: base64.urlsafe_b64encode(f"<html>12{s}</html>".encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("value", VALUES)
+def test_no_spelling_of_a_secret_stays(canaries, value, spelling):
+    spelt = SPELLINGS[spelling](value)
+    assert leaks(spelt) != [], "the check sees it"
+    assert leaks(scrub(f"It said {spelt}, and more.")) == []
+
+
+def test_a_word_for_a_password_is_hidden_in_a_header_and_stays_in_texts(monkeypatch):
+    monkeypatch.setenv("LAGKIT_API_BASE", "https://somebody:danube@example.org/v1")
+    code = base64.b64encode(b"somebody:danube").decode()
+    assert scrub(f"Basic {code}: the danube") == "Basic [secret]: the danube"
+
+
+@pytest.mark.parametrize("value", ["none", "true", "EMPTY", "not-needed", "placeholder", "Danube", "1234567890"])
+@pytest.mark.parametrize("name", ["LAGKIT_API_KEY", "SOME_TOKEN", "MY_PASS"])
+def test_words_and_numbers_are_no_secrets(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert scrub(f"The answer is {value}.") == f"The answer is {value}."
+
+
+@pytest.mark.parametrize("name", ["PATH", "PWD", "OLDPWD", "SSH_AUTH_SOCK", "GOOGLE_APPLICATION_CREDENTIALS_FILE"])
+def test_folders_and_files_are_no_secrets(monkeypatch, name):
+    monkeypatch.setenv(name, "/some/folder1")
+    assert scrub("in /some/folder1/x") == "in /some/folder1/x"
 
 
 def test_words_numbers_and_addresses_stay(canaries, monkeypatch):
@@ -109,6 +176,8 @@ ECHOES = {
     "other form": Reply(200, {"object": "x" * 58 + KEY}),
     "no JSON": Reply(200, f"<html>{KEY}</html>".encode()),
     "answer": said(f"Your key is <ans>{KEY}"),
+    "header": said(f"Basic {base64.b64encode(b'canary:canary4717pass').decode()}, so <ans>x"),
+    "word in a header": failed(400, f"Basic {base64.b64encode(b'canary:danube').decode()}", "content_filter"),
 }
 
 
@@ -119,10 +188,11 @@ def test_no_run_keeps_or_prints_what_an_endpoint_repeats(canaries, tmp_path, mon
     settings += ["max_rounds=1", "log_questions=2", "seen_questions=2", "unseen_questions=2"]
     settings += ["policies=[no_logs, text_last_round_user_turn]", "api={retries: 1, backoff: 0.0}"]
     with playing([said("I see. <ans>x"), ECHOES[echo]]) as played:
-        monkeypatch.setenv("LAGKIT_API_BASE", played.url.replace("://", "://canary:canary4717pass@"))
+        password = "danube" if echo == "word in a header" else "canary4717pass"
+        monkeypatch.setenv("LAGKIT_API_BASE", played.url.replace("://", f"://canary:{password}@"))
         code = cli.main(["run", "smollm2", "--set", *settings])
     assert len(played.asked) > 1
-    assert code == (0 if echo in ("answer", "for its content", "too long") else 2)
+    assert code == (0 if echo in ("answer", "for its content", "too long", "header", "word in a header") else 2)
     printed = capsys.readouterr()
     assert leaks(printed.out, printed.err, folder=tmp_path) == []
     # The client's own log of requests; of headers it logs the names.

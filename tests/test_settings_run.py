@@ -34,6 +34,8 @@ BARE = "responses.last_round.bare"  # the block of `kv_last_round`
 class BatchedLM(lms.ActingLM):
     """Notes how many contexts each call holds."""
 
+    batches: list[int]
+
     def generate(self, contexts: Sequence[Context], max_new_tokens: int, **settings: object) -> list[Generation]:
         self.batches.append(len(contexts))
         return super().generate(contexts, max_new_tokens, **settings)
@@ -41,7 +43,7 @@ class BatchedLM(lms.ActingLM):
 
 @pytest.fixture(scope="module")
 def lm() -> BatchedLM:
-    made = lms.new_lm(BatchedLM)
+    made: BatchedLM = lms.new_lm(BatchedLM)
     made.batches = []
     return made
 
@@ -91,8 +93,7 @@ def traces(run: Experiment, name: str) -> list[Trace]:
 
 
 def asked(run: Experiment, split: str) -> set[str]:
-    found = results(run)
-    return set(found.loc[found["split"] == split, "question_id"])
+    return set(results(run).query("split == @split")["question_id"])
 
 
 def blocks(run: Experiment) -> list[Path]:
@@ -128,7 +129,8 @@ def test_world_is_drawn_into_the_run(tmp_path, lm):
         lms.small_run(tmp_path / str(world["seed"]), lm, data=None, world=world, log_questions=None) for world in worlds
     ]
     for run in runs:
-        assert json.loads((run.out / "world" / "dev_train.json").read_text(encoding="utf-8"))
+        run.build()
+        assert len(json.loads((run.out / "world" / "dev_train.json").read_text(encoding="utf-8"))) == 4
         assert (len(run.log_questions), len(run.questions("unseen"))) == (4, 3)
     first, second = ({question.text for question in run.log_questions} for run in runs)
     assert first != second
@@ -172,10 +174,8 @@ def test_a_disjoint_split_moves_questions(tmp_path, lm):
 @shows("log_questions", "seen_questions", "unseen_questions", "seed")
 def test_samples_have_their_sizes_and_depend_on_the_seed(base, changed):
     run = changed(log_questions=4, seen_questions=2, unseen_questions=1, policies=("no_logs",))
-    assert [(len(traces(r, "log")), len(asked(r, "seen")), len(asked(r, "unseen"))) for r in (base, run)] == [
-        (6, 3, 3),
-        (4, 2, 1),
-    ]
+    sizes = [(len(traces(r, "log")), len(asked(r, "seen")), len(asked(r, "unseen"))) for r in (base, run)]
+    assert sizes == [(6, 3, 3), (4, 2, 1)]
     other = lms.small_run(run.out.parent / "seed", run.lm, seed=base.config.seed + 1)
     samples = [(r.log_questions, r.questions("unseen")) for r in (base, other)]
     for mine, theirs in zip(*samples, strict=True):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.embeddings import Embeddings, Shape
+from lagkit import files
 from lagkit.errors import EmptyStore, StoreError
 from lagkit.store import LogStore, coded, codes, vectors
 from lagkit.types import Hit, Round, Trace
@@ -305,7 +306,7 @@ def test_codes_that_cannot_be_written_or_read_are_done_without(large, capsys, mo
 
     (large / FILE).unlink()
     with monkeypatch.context() as patch, LogStore.open(large, write=True) as writer:
-        patch.setattr(codes, "publish", full)
+        patch.setattr(files, "publish", full)
         assert writer.search(QUERIES[:20], 3) == wanted
         assert "could not be written ([Errno 28] No space left" in capsys.readouterr().err
         assert sorted(path.name for path in large.iterdir() if path.name.startswith("search")) == []

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit import metrics
 from lagkit.actions import (
     REASONING,
     STOP_STRINGS,
@@ -22,8 +21,8 @@ from lagkit.actions import (
     without_tags,
 )
 from lagkit.agent import Agent, Limits
+from lagkit.answers import result_row
 from lagkit.encode import Encoder, kept_text
-from lagkit.experiment import result_row
 from lagkit.model import LM
 from lagkit.policy import POLICIES, Policy
 from lagkit.prompts import Prompt
@@ -88,7 +87,7 @@ def test_reasoning_that_the_template_has_opened_ends_with_its_closing_mark():
 def test_what_a_sentence_quotes_in_backticks_is_no_action_and_ends_nothing(response, action):
     found = parse(response, "choice")
     assert (found.text if found.kind == "answer" else None) == action
-    said = f"{response} and on"
+    said = f"{response}\nand on"
     if action:
         assert parse(cut(said, ("</ans>",)), "choice") == Action("answer", action)
     else:
@@ -248,8 +247,13 @@ def test_logs_keep_the_last_action_outside_the_reasoning_even_where_marks_are_sp
         assert kept.strip() == "<ans>Bari</ans>"
 
 
-def test_a_letter_of_the_reasoning_is_scored_as_no_answer():
-    for said in (f"<think>{REASONED}</think> I give up.", "I must write as in `<ans>(A)</ans>`."):
+def test_a_letter_of_the_reasoning_or_of_a_quote_is_scored_as_no_answer():
+    for said, flexible in (
+        ("<think>The answer is (B). <ans>(B)</ans></think> I give up.", 0.0),
+        ("I must write as in `<ans>(B)</ans>`.", 0.0),
+        ("<think>The answer is (A).</think> The answer is (B).", 1.0),
+    ):
         trace = answered(new_lm(ScriptedLM).play({LETTERS.text: [said]}), LETTERS)
-        assert trace.answer is None
-        assert metrics.score(LETTERS, trace.answer)["accuracy"] == 0.0
+        row = result_row(LETTERS, trace)
+        assert (trace.answer, row["abstained"], row["accuracy"]) == (None, True, 0.0)
+        assert row["accuracy_flexible"] == flexible

@@ -209,7 +209,7 @@ def test_steps_are_what_questions_find(run):
     experiment, results = run
     with experiment.store("step") as steps:
         for name in ("kv_step", "text_step"):
-            traces = experiment._traces(name, "unseen").values()
+            traces = experiment.journal(f"{name}.unseen").traces()
             found = {hit.id for trace in traces for r in trace.rounds for hit in r.logs}
             assert found
             assert found <= set(steps.ids)

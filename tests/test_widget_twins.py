@@ -278,6 +278,17 @@ def test_attention_is_shared_out_over_all_parts(store, lm, name, logs):
         assert sorted(table["tokens"][table.index.str.startswith("log")]) == pytest.approx(sorted(texts), abs=1)
 
 
+def test_attention_to_passages_that_are_not_at_hand_counts_as_the_rest(store, lm):
+    lm.play({QUESTION.text: [SEARCH, ANSWER]})
+    trace = ask(lm, store, QUESTION, ["text_last_round"], **SETTINGS)["text_last_round"]
+    assert any(round.passages for round in trace.rounds)
+    with_them = attention_table(lm, store, trace, prompt=PROMPT, passages=PASSAGES, question=QUESTION)
+    table = attention_table(lm, store, trace, prompt=PROMPT, question=QUESTION)
+    named = [part for part in with_them.index if part.startswith("passage")]
+    assert list(table.index) == [part for part in with_them.index if part not in named]
+    assert table["tokens"].sum() == with_them["tokens"].sum()
+
+
 def test_a_trace_that_failed_at_once_has_no_attention(store, lm):
     with pytest.raises(DataError, match="no response whose attention"):
         attention_table(lm, store, trace_of(), prompt=PROMPT, passages=PASSAGES)

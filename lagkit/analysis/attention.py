@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,9 @@ def watching(model: PreTrainedModel, watch: Watch) -> Iterator[Watch]:
             f"{model.config._attn_implementation}, not sdpa; load it with attn_implementation='sdpa' if it has that."
         )
     # Models that were built from one configuration share the object: change a copy, or all of them would change.
-    owners = [(module, module.config) for module in model.modules() if hasattr(module, "config")]
+    owners: list[tuple[nn.Module, Any]] = [
+        (module, module.config) for module in model.modules() if hasattr(module, "config")
+    ]
     copies = {id(config): deepcopy(config) for _, config in owners}
     for config in copies.values():
         config._attn_implementation = _NAME
@@ -134,24 +137,26 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor,
     scaling: float | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> tuple[Tensor, None]:
     """As sdpa; if this layer is watched, also its weights."""
     watch = _watch.get()
-    if watch.keep and (watch.layers is None or module.layer_idx in watch.layers):
+    layer: Any = module.layer_idx
+    if watch.keep and (watch.layers is None or layer in watch.layers):
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
         scores = query.float() @ repeat_kv(key, query.shape[1] // key.shape[1]).float().transpose(2, 3) * factor
         found = scores.masked_fill(~attention_mask, float("-inf")).softmax(dim=-1)
-        watch.seen[module.layer_idx] = watch.keep(found[0])
+        watch.seen[layer] = watch.keep(found[0])
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **settings)
 
 
-def _mask(**settings: object) -> Tensor:
+def _mask(**settings: Any) -> Tensor:
     """The mask of sdpa, always spelled out (sdpa may leave it away), without what is cut: `[batch, 1, new, all]`."""
     whole = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    mask = sdpa_mask(**{**settings, **whole})
+    mask: Any = sdpa_mask(**{**settings, **whole})  # with these it is always one
     cut = _watch.get().cut
-    return mask if cut is None else mask & ~cut[-mask.shape[-2] :].to(mask.device)
+    shown: Tensor = mask if cut is None else mask & ~cut[-mask.shape[-2] :].to(mask.device)
+    return shown
 
 
 # Under one name: without a mask function of its own, the attention function would be given no mask at all.

@@ -25,14 +25,14 @@ from lagkit.analysis.cases import meet
 from lagkit.analysis.drift import divergence
 from lagkit.answers import result_row
 from lagkit.augment import Augmenter
-from lagkit.codec import dequantise, quantise
+from lagkit.codec import Codec, dequantise, quantise
 from lagkit.encode import Encoder
 from lagkit.errors import ConfigError
 from lagkit.experiment import Experiment
 from lagkit.intervals import paired_interval
 from lagkit.kv import KVBlock, build_cache
 from lagkit.progress import progress
-from lagkit.store import LogStore
+from lagkit.store import LogStore, Store
 from lagkit.types import Question, Trace
 from lagkit.variant import Variant
 
@@ -99,7 +99,7 @@ class Loss:
             raise ConfigError(f"The run's own store is kept as {run.config.codec}: compare with one of codec none.")
         if self.policy is None or self.policy.inject != "kv" or self.policy.unit != "trace":
             raise ConfigError(f"{policy} keeps no KV of whole logs, so no codec changes it: name another policy.")
-        self.key = Encoder(run.lm, run.prompt).key(self.policy)
+        self.key = Encoder(run.local_lm, run.prompt).key(self.policy)
 
     @cached_property
     def blocks(self) -> dict[str, KVBlock]:
@@ -135,13 +135,13 @@ class Loss:
 
     def _divergences(self) -> pd.DataFrame:
         run, rows = self.run, []
-        augmenter = Augmenter(run.lm, run.prompt, self.policy)
+        lm, augmenter = run.local_lm, Augmenter(run.local_lm, run.prompt, self.policy)
         for case in progress(meet(run, self.cases), "Next tokens behind logs"):
             if (block := self.blocks.get(case.log.id)) is None:
                 continue
             ways = {"": block} | {name: scheme.lossy(block) for name, scheme in SCHEMES.items()}
             contexts = {n: augmenter.around(case.question, case.user_turn, (b,)) for n, b in ways.items()}
-            logits = {name: run.lm.logits(context) for name, context in contexts.items()}
+            logits = {name: lm.logits(context) for name, context in contexts.items()}
             expected = logits.pop("")
             rows += [{"scheme": name, **divergence(expected, found)} for name, found in logits.items()]
         return pd.DataFrame(rows).groupby("scheme").mean()
@@ -169,14 +169,14 @@ class Loss:
         """The questions of all the run's splits; seen ones find their own log."""
         return [question for split in self.run.config.splits for question in self.run.questions(split)]
 
-    def _ask(self, suffix: str, store: LogStore, **changes: Any) -> list[Trace]:
+    def _ask(self, suffix: str, store: Store, **changes: Any) -> list[Trace]:
         limits = replace(self.limits, **changes)
         return self.run.ask(f"{self.name}.codec{suffix}", self.policy, self.name, self.questions, store, limits=limits)
 
     def _store(self, name: str) -> LogStore:
         """The run's logs as a scheme leaves them: in a store with that codec, or as lossy blocks in one without."""
         scheme, folder = SCHEMES[name], self.run.out / "codecs" / name.replace(" ", "-")
-        codec = "int8" if name == "int8" else "none"
+        codec: Codec = "int8" if name == "int8" else "none"
         with self.run.store() as plain:
             head = {part: getattr(plain, part) for part in ("model", "embedder", "dim", "dtype")}
             with LogStore.open_or_create(folder, **head, codec=codec) as store:
@@ -233,7 +233,8 @@ class Loss:
 
     def reading(self, repeats: int = 5) -> dict[str, float]:
         """Median milliseconds from a log's file to a cache with its KV in place, uncompressed and int8, in turns."""
-        times: dict[str, list[float]] = {"none": [], "int8": []}
+        lm = self.run.local_lm
+        times: dict[Codec, list[float]] = {"none": [], "int8": []}
         with tempfile.TemporaryDirectory() as folder:
             for number, block in enumerate(list(self.blocks.values())[:20]):
                 paths = {codec: Path(folder) / f"{number}-{codec}" for codec in times}
@@ -242,9 +243,9 @@ class Loss:
                 for codec in [*times] * repeats:
                     began = time.perf_counter()
                     found = KVBlock.load(paths[codec], codec)
-                    build_cache([found], self.run.lm.model, self.run.lm.realigner, 1)
+                    build_cache([found], lm.model, lm.realigner, 1)
                     times[codec].append(1e3 * (time.perf_counter() - began))
-        return {codec: median(found) for codec, found in times.items()}
+        return {str(codec): median(found) for codec, found in times.items()}
 
 
 def relative_error(expected: Tensor, found: Tensor) -> float:

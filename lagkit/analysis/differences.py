@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from lagkit.analysis.knockout import INTACT, back_name
-from lagkit.metrics import paired_interval
+from lagkit.intervals import paired_interval
 
 Hops = Mapping[str, Collection[str]]
 MEASURES = ("gold", "right")

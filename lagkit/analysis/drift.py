@@ -90,7 +90,8 @@ def dense(lm: LM, context: Context, shift: int) -> Tensor:
     words = torch.tensor([_words(context)], device=lm.device)
     positions = torch.arange(words.shape[1], device=lm.device)[None] + shift
     out = lm.model(words, attention_mask=torch.ones_like(words), position_ids=positions, use_cache=False)
-    return out.logits[0, context.injected :]
+    logits: Tensor = out.logits
+    return logits[0, context.injected :]
 
 
 def _variants(lm: LM, context: Context, shift: int) -> dict[str, Tensor]:

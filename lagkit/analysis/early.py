@@ -32,13 +32,13 @@ def to_rounds(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.Data
     the same positions. `uniform`: the round's share of what a kept token sees. The very first slot counts to no round:
     attention rests there when it has nowhere to go.
     """
-    encoder, tables = Encoder(run.lm, run.prompt), []
+    encoder, tables = Encoder(run.local_lm, run.prompt), []
     for case in progress(cases, "Attention to earlier rounds"):
         reading = encoder.read(case.log, policy)
         last = len(reading.rounds) - 1
         spans = {back: [slot for slot in reading.rounds[last - back] if slot] for back in range(1, last + 1)}
         swapped = _swapped(encoder, reading.context, spans, case.stranger)
-        tables.append(_table(run.lm, (reading.context, swapped), reading.kept, spans, case, "back"))
+        tables.append(_table(run.local_lm, (reading.context, swapped), reading.kept, spans, case, "back"))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -48,13 +48,13 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
     One row per question, layer and head. `null`: the same words generated, but another log's KV in the log's slots,
     repeated or cut to as many tokens. Otherwise as in `to_rounds`. Questions to which it says nothing are left out.
     """
-    augmenter, tables = Augmenter(run.lm, run.prompt, policy), []
+    augmenter, tables = Augmenter(run.local_lm, run.prompt, policy), []
     blocks = [augmenter.encoder.encode(case.log, policy) for case in progress(cases, "Encoding logs")]
     contexts = [
         augmenter.around(case.question, case.user_turn, (block,)) for case, block in zip(cases, blocks, strict=True)
     ]
     stop, config = STOP_STRINGS[run.prompt.kind], run.config
-    said = run.lm.generate(contexts, config.max_new_tokens, stop=stop, batch_size=config.batch_size)
+    said = run.local_lm.generate(contexts, config.max_new_tokens, stop=stop, batch_size=config.batch_size)
     rows = [row for row in zip(cases, blocks, contexts, said, strict=True) if row[3].ids]
     for case, block, context, response in progress(rows, "Attention to logs"):
         other = augmenter.encoder.encode(case.stranger, policy)
@@ -66,7 +66,7 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
         start = sum(map(len, before))
         log = [slot for slot in range(start, start + len(block)) if slot]
         generated = range(end - len(response.ids), end)
-        tables.append(_table(run.lm, (whole, swapped), generated, {0: log}, case, "log"))
+        tables.append(_table(run.local_lm, (whole, swapped), generated, {0: log}, case, "log"))
     return pd.concat(tables, ignore_index=True).drop(columns="log")
 
 

@@ -19,7 +19,7 @@ from lagkit.analysis.attention import Watch, watching
 from lagkit.analysis.cases import Case
 from lagkit.augment import Augmenter
 from lagkit.encode import Encoder, Reading
-from lagkit.errors import ConfigError
+from lagkit.errors import ConfigError, DataError
 from lagkit.experiment import Experiment
 from lagkit.kv import KVBlock
 from lagkit.model import Context
@@ -60,7 +60,7 @@ def encode(encoder: Encoder, trace: Trace, policy: Policy, cut: Collection[int] 
 def versions(encoder: Encoder, trace: Trace, policy: Policy) -> dict[str, KVBlock]:
     """A log's block when nothing is cut, when one earlier round is (`1 back` is next to the last), and when all are."""
     last = len(encoder.read(trace, policy).rounds) - 1
-    cuts = {INTACT: ()} | {back_name(back): (last - back,) for back in range(1, last + 1)}
+    cuts: dict[str, tuple[int, ...]] = {INTACT: ()} | {back_name(back): (last - back,) for back in range(1, last + 1)}
     cuts |= {ALL_EARLIER: tuple(range(last))} if last > 0 else {}
     return {name: encode(encoder, trace, policy, cut) for name, cut in cuts.items()}
 
@@ -94,7 +94,7 @@ def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[p
     question and condition, `no log` among them, with `gold`, the mean log-probability (nats) of the gold answer's
     tokens where the log's last response first names it, and `right`, whether the first round answers rightly.
     """
-    augmenter = Augmenter(run.lm, run.prompt, policy)
+    augmenter = Augmenter(run.local_lm, run.prompt, policy)
     moved, read = [], []
     for case in progress(cases, "Encoding with attention cut"):
         blocks = versions(augmenter.encoder, case.log, policy)
@@ -109,9 +109,11 @@ def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[p
 def reuse(run: Experiment, cases: Sequence[Case], policies: Sequence[str]) -> pd.DataFrame:
     """The second table of `knock_out`, with KV policies, by name, as conditions; the first is called `intact`."""
     named = zip([INTACT, *policies[1:]], map(get_policy, policies), strict=True)
-    augmenters = {name: Augmenter(run.lm, run.prompt, policy) for name, policy in named}
+    augmenters = {name: Augmenter(run.local_lm, run.prompt, policy) for name, policy in named}
 
     def context(case: Case, augmenter: Augmenter) -> Context:
+        if augmenter.policy is None:
+            raise ConfigError("no_logs keeps no KV: name policies that do.")
         block = augmenter.encoder.encode(case.log, augmenter.policy)
         return augmenter.around(case.question, case.user_turn, (block,))
 
@@ -150,17 +152,20 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     never asked for one has no opinion.
     """
     said = case.log.rounds[-1].response.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
-    named = re.search(rf"(?<!\w){re.escape(case.log.answer)}(?!\w)", said)
-    before = tuple(run.lm.tokenize(run.lm.plain(said[: named.start()].rstrip())))
+    answer = case.log.answer or ""
+    named = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", said) if answer else None
+    if named is None:
+        raise DataError(f"The last response of the log {case.log.id} does not name its answer: take another log.")
+    before = tuple(run.local_lm.tokenize(run.local_lm.plain(said[: named.start()].rstrip())))
     asked = {name: [Context((*context.ids, *before), context.blocks)] for name, context in read.items()}
-    readings = sanity.read(run.lm, asked, [case.log.answer], new_tokens=0)
+    readings = sanity.read(run.local_lm, asked, [answer], new_tokens=0)
     return {name: float(reading.gold[0]) for name, reading in readings.items()}
 
 
 def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[float]:
     """Whether one round's response is the right answer, for each context."""
     kind, config = run.prompt.kind, run.config
-    said = run.lm.generate(
+    said = run.local_lm.generate(
         [context for _, context in contexts],
         config.max_new_tokens,
         stop=STOP_STRINGS[kind],

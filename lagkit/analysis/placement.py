@@ -103,7 +103,7 @@ def pairs(run: Experiment, met: Sequence[Meeting], names: Sequence[str]) -> list
     found = []
     with run.writing(), run.store(write=True) as store:
         for variant in variants:
-            augmenter = Augmenter(run.lm, run.prompt, variant.policy, store)
+            augmenter = Augmenter(run.local_lm, run.prompt, variant.policy, store)
             step = 1 if variant.limits(run.config.limits).best_log == "first" else -1
             for meeting in progress(met, f"Placing logs: {variant.name}"):
                 blocks = [augmenter.block(log.id) for log in meeting.logs[::step]]
@@ -119,7 +119,7 @@ def hidden_pairs(run: Experiment, met: Sequence[Meeting], name: str) -> list[Pai
     policy = get_policy(name)
     if policy is None or policy.inject != "kv" or policy.encode != "conversation":
         raise ConfigError(f"Policy {name} reads no conversation before what it keeps: choose encode=conversation.")
-    augmenter = Augmenter(run.lm, run.prompt, policy)
+    augmenter = Augmenter(run.local_lm, run.prompt, policy)
     logs = {log.id: log for meeting in met for log in meeting.logs}
     blocks = {
         id: hidden(augmenter.encoder, log, policy) for id, log in progress(logs.items(), "Hiding", total=len(logs))
@@ -195,8 +195,8 @@ def _answered(run: Experiment, found: Sequence[Pair]) -> list[Pair]:
     """The pairs with the model's responses to dense prefill; those that read the same words share them."""
     key = {i: (pair.dense.injected, pair.dense.ids) for i, pair in enumerate(found)}
     dense = {key[i]: pair.dense for i, pair in enumerate(found)}
-    settings = {"stop": STOP_STRINGS[run.prompt.kind], "batch_size": run.config.batch_size}
-    said = run.lm.generate(list(dense.values()), run.config.max_new_tokens, **settings)
+    stop, config = STOP_STRINGS[run.prompt.kind], run.config
+    said = run.local_lm.generate(list(dense.values()), config.max_new_tokens, stop=stop, batch_size=config.batch_size)
     ids = {context: response.ids for context, response in zip(dense, said, strict=True)}
     return [replace(pair, dense=dense[key[i]], said=ids[key[i]]) for i, pair in enumerate(found)]
 

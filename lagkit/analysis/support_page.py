@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from math import isnan, nan
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -30,7 +31,7 @@ def verdicts(survey: pd.DataFrame) -> pd.Series:
     return words.where(survey["verdict"] == SUPPORTED, survey["verdict"])
 
 
-def kinds(row: Mapping[str, object]) -> list[str]:
+def kinds(row: Mapping[str, Any]) -> list[str]:
     """What there is to moving a model's keys, read off its re-alignment; several may hold."""
     scaled = sorted(set(str(row["rope"]).split("+")) - {"default"})
     found = [f"frequencies scaled: {kind}" for kind in scaled]

@@ -16,7 +16,7 @@ import openai
 
 from lagkit.api.endpoint import Endpoint
 from lagkit.config import Requests
-from lagkit.errors import ContextTooLong, EndpointError, RequestRefused
+from lagkit.errors import ContextTooLong, EndpointError, LagkitError, RequestRefused
 
 T = TypeVar("T")
 
@@ -117,6 +117,7 @@ class Asking:
     def _raise_lasting(self, error: openai.APIStatusError, said: str) -> None:
         """Raise for what the same request would meet again."""
         status, code = error.status_code, str(error.code)
+        kind: type[LagkitError]
         if code == _NO_MONEY:
             kind, trouble, remedy = EndpointError, "has no credit left for this key", "add some"
         elif status in (401, 403):

@@ -63,7 +63,7 @@ class Endpoint:
 
     def scrub(self, text: str) -> str:
         """What an endpoint said, without key and password, should it repeat them."""
-        return scrub(text, self.key, *(self.credentials or ())[1:])
+        return scrub(text, self.key, *(self.credentials or ())[1:], ":".join(self.credentials or ()))
 
     @classmethod
     def find(cls, base_url: str = "") -> Endpoint:

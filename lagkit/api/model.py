@@ -108,8 +108,9 @@ class APIModel:
             waiting = [pool.submit(self._answer, chat, max_new_tokens, stop, given_up) for chat in contexts]
             try:
                 wait(waiting, return_when=FIRST_EXCEPTION)
-                for broken in (one for one in waiting if one.done() and one.exception()):
-                    raise broken.exception()
+                for failure in (one.exception() for one in waiting if one.done()):
+                    if failure is not None:
+                        raise failure
                 answers = [one.result() for one in waiting]
             except BaseException:
                 given_up.set()

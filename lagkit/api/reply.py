@@ -100,8 +100,8 @@ def _refusal(choice: _Choice) -> str:
         return f"refuses to answer ({' '.join(encodable(message.refusal).split())[:_SAID]})"
     if message.tool_calls or message.function_call:
         return "calls a tool, though it was offered none, and says nothing"
-    if others := sorted(others - {*_TEXT, *_REASONING}):
-        return f"answers with {', '.join(map(repr, others))} instead of text"
+    if unread := sorted(others - {*_TEXT, *_REASONING}):
+        return f"answers with {', '.join(map(repr, unread))} instead of text"
     return ""
 
 

@@ -62,7 +62,8 @@ def serving(
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
-            server.stdin.close()
+            if server.stdin:
+                server.stdin.close()
 
 
 def _wait(server: subprocess.Popen[bytes], port: int, seconds: float, log: Path) -> None:
@@ -83,4 +84,4 @@ def _wait(server: subprocess.Popen[bytes], port: int, seconds: float, log: Path)
 def _free_port() -> int:
     with socket.socket() as free:
         free.bind((_HOST, 0))
-        return free.getsockname()[1]
+        return int(free.getsockname()[1])

@@ -36,7 +36,7 @@ class _Slot:
     arrived: bool = False
     greeting: Greeting | None = None
     task: int = 0
-    hand: set = field(default_factory=set)
+    hand: set[Any] = field(default_factory=set)
     deaths: int = 0
 
 
@@ -101,7 +101,9 @@ class Pool:
         slot.actor, slot.arrived, slot.greeting, slot.task = self._make(), False, None, 0
         slot.pending = slot.actor.arrive.remote(__version__)
 
-    def _hand_out(self, slot: _Slot, task: Any, queue: Queue, item: Callable, room: int, count: int) -> None:
+    def _hand_out(
+        self, slot: _Slot, task: Any, queue: Queue[Any], item: Callable[[Any], Any], room: int, count: int
+    ) -> None:
         """Ask a worker that is free for results, with more to do; nothing if there is nothing for it."""
         given = queue.take(slot.hand, room)
         if not given and not slot.hand:
@@ -140,7 +142,7 @@ class Pool:
             )
         return ready
 
-    def _found(self, slot: _Slot, answer: Any, queue: Queue) -> list[tuple[Any, Any]]:
+    def _found(self, slot: _Slot, answer: Any, queue: Queue[Any]) -> list[tuple[Any, Any]]:
         """The results that are in an answer."""
         if isinstance(answer, RayError):
             held, slot.hand = slot.hand, set()
@@ -156,7 +158,7 @@ class Pool:
             queue.ended(key)
             slot.hand.remove(key)
         slot.deaths, self._proven = 0, True
-        return answer
+        return list(answer)
 
     def _died(self, slot: _Slot, error: RayError) -> str:
         """Put another in the place of a worker that died; returns the cause."""

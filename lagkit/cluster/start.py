@@ -17,7 +17,7 @@ from unittest import mock
 
 import ray
 from ray._common.utils import get_default_system_temp_dir
-from ray._raylet import AuthenticationTokenLoader, Config
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
 from lagkit.errors import ClusterError
 

@@ -47,7 +47,7 @@ class Answering:
     """Questions under one policy. folder, logs: the store that the driver has open, and how many logs it sees there."""
 
     asking: Asking
-    folder: Path | None
+    folder: Path | str | None
     logs: int
 
     def work(self, run: Experiment, hand: Iterator[tuple[str, Question]]) -> Iterator[tuple[str, Trace]]:
@@ -75,7 +75,7 @@ class Encoding:
     def work(self, run: Experiment, hand: Iterator[tuple[Wanted, Trace]]) -> Iterator[tuple[Wanted, Any]]:
         """Blocks, or why there is none, by what was wanted."""
         for wanted, trace in hand:
-            [(_, block)] = Local(run).encode([wanted], lambda _, trace=trace: trace, self.policies)
+            [(_, block)] = Local(run).encode([wanted], {wanted[0]: trace}.__getitem__, self.policies)
             yield wanted, block if isinstance(block, Exception) else block.to(device="cpu")
 
 
@@ -123,13 +123,13 @@ class Worker:
         """Take these too; returns the next results, so many unless all that is in hand has ended."""
         self.hand.extend(items)
         found = list(islice(self.results, count))
-        if not found and self.hand:  # the first items of a task, or all had ended in between
+        if not found and self.hand and self.task:  # the first items of a task, or all had ended in between
             self.results = self.task.work(self.run, self.hand)
             found = list(islice(self.results, count))
         return found
 
 
-class Hand(deque):
+class Hand(deque[Any]):
     """Items to be taken one by one: as an iterator it ends when it is empty, and goes on when there are more."""
 
     def __next__(self) -> Any:

@@ -114,7 +114,7 @@ class Workers:
 
     def block_key(self, policy: Policy) -> str:
         """As a worker's tokenizer has it."""
-        return self.pool.ask("block_key", policy)
+        return str(self.pool.ask("block_key", policy))
 
     def answer(self, questions: Collection[Question], asking: Asking) -> Iterator[Trace]:
         """Traces as they end; a question that takes its workers with it ends with an error."""

@@ -54,12 +54,12 @@ def copy_of(one: Executed, images: Sequence[bytes]) -> str:
             f"The copy of {one.path} would take {size / 1e6:.1f} MB, and {LIMIT / 1e6:.1f} MB are allowed: show fewer "
             "points or fewer figures."
         )
-    return text
+    return str(text)
 
 
 def _without_run(notebook: NotebookNode) -> NotebookNode:
     """A copy without papermill's notes and lines of progress (hours, durations), and without this machine's folders."""
-    clean = _relative(deepcopy(notebook), _roots())
+    clean: NotebookNode = _relative(deepcopy(notebook), _roots())
     clean.metadata = NotebookNode({name: clean.metadata[name] for name in _KEPT if name in clean.metadata})
     language = clean.metadata.get("language_info", {})
     clean.metadata.language_info = NotebookNode({name: language[name] for name in _LANGUAGE if name in language})

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
+from secrets import token_urlsafe
 
 import jinja2
 import plotly.io as pio
 from nbconvert import HTMLExporter
-from nbconvert.filters import markdown2html
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 
@@ -45,11 +46,16 @@ def write_pages(executed: Sequence[Executed], folder: Path, previews: Mapping[st
 
 
 def page(one: Executed) -> str:
-    """A notebook's page; figures are drawn by the plotly.js beside it."""
+    """A notebook's page; figures are drawn by the plotly.js beside it.
+
+    What the notebook shows may come from anybody: of all scripts on the page, only those that bear a number which is
+    drawn here are run.
+    """
     exporter = HTMLExporter(template_file=str(_TEMPLATES / "page.html.j2"))
-    notebook = _with_drawn_figures(one)
+    nonce = token_urlsafe()
+    notebook = _with_drawn_figures(one, nonce)
     notebook.metadata["title"] = one.opening[0]
-    return exporter.from_notebook_node(notebook)[0]
+    return exporter.from_notebook_node(notebook, resources={"nonce": nonce})[0]
 
 
 def index(executed: Sequence[Executed], previewed: set[str]) -> str:
@@ -58,8 +64,8 @@ def index(executed: Sequence[Executed], previewed: set[str]) -> str:
     entries = [
         {
             "name": one.name,
-            "title": _inline(one.opening[0]),
-            "question": markdown2html(one.opening[1]),
+            "title": _html(one.opening[0]).strip().removeprefix("<p>").removesuffix("</p>"),
+            "question": _html(one.opening[1]),
             "preview": one.name in previewed,
             "figures": len(one.figures),
             "made": one.made,
@@ -95,17 +101,17 @@ class _Sources(HTMLParser):
             self._in_style = False
 
 
-def _with_drawn_figures(one: Executed) -> NotebookNode:
+def _with_drawn_figures(one: Executed, nonce: str) -> NotebookNode:
     """A copy of the notebook whose figures are elements that plotly.js fills."""
     notebook = deepcopy(one.notebook)
     figures = [output for output in outputs(notebook) if PLOTLY in output.get("data", {})]
     for number, output in enumerate(figures, 1):
-        output.data = NotebookNode({"text/html": _element(output.data[PLOTLY], number)})
+        output.data = NotebookNode({"text/html": _element(output.data[PLOTLY], number, nonce)})
     return notebook
 
 
-def _element(figure: NotebookNode, number: int) -> str:
-    return pio.to_html(
+def _element(figure: NotebookNode, number: int, nonce: str) -> str:
+    html: str = pio.to_html(
         {part: figure[part] for part in ("data", "layout")},
         config={"responsive": True, "displaylogo": False, "showSendToCloud": False},
         include_plotlyjs=False,
@@ -114,8 +120,10 @@ def _element(figure: NotebookNode, number: int) -> str:
         div_id=f"figure-{number}",
         default_height=f"{figure['layout'].get('height', HEIGHT)}px",
     )
+    return html.replace('<script type="text/javascript">', f'<script nonce="{nonce}">')
 
 
-def _inline(text: str) -> str:
-    """Markdown of one paragraph as HTML without the paragraph's tags."""
-    return markdown2html(text).strip().removeprefix("<p>").removesuffix("</p>")
+def _html(text: str) -> str:
+    """Markdown as HTML; HTML in it is text, and links of schemes that run scripts lead nowhere."""
+    renderer = IPythonRenderer(escape=True, allow_harmful_protocols=False)
+    return MarkdownWithMath(renderer=renderer).render(text)

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +32,8 @@ class Catalog(Generic[Entry]):
 
     def __init__(self, table: Table, kind: type[Entry]) -> None:
         self.table = table
-        self._kind = kind
-        self._columns = (*kind._fields[1:], "crc")
+        self._kind: type[Any] = kind
+        self._columns: tuple[str, ...] = (*self._kind._fields[1:], "crc")
         self._turn = threading.RLock()
         self._version, self._looked = 0, float("-inf")
         self._forget()
@@ -75,8 +75,9 @@ class Catalog(Generic[Entry]):
     def drop(self, rowids: Collection[int]) -> None:
         """Forget rows that this process has deleted; the next `sync` tells whether that was all that changed."""
         with self._turn:
-            before, kept = self.entries, [entry for entry in self.entries if entry.rowid not in rowids]
-            damaged = [(rowid, what) for rowid, what in self.damaged if rowid not in rowids]
+            before: list[Entry] = self.entries
+            kept: list[Entry] = [entry for entry in self.entries if entry.rowid not in rowids]
+            damaged: list[tuple[int, str]] = [(rowid, what) for rowid, what in self.damaged if rowid not in rowids]
             self._forget()
             self.entries, self.damaged = kept, damaged
             for entry in kept:
@@ -159,7 +160,7 @@ class Logs(Catalog[LogEntry]):
         """A log that is known, or that the newest version has."""
         if log not in self.by_id:
             self.look()
-        return self.by_id.get(log)  # type: ignore[call-overload]
+        return self.by_id.get(log) if isinstance(log, str) else None
 
     def _went(self, before: list[LogEntry]) -> None:
         known, now = {entry.rowid for entry in before}, {entry.rowid for entry in self.entries}

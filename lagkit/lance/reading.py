@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from lagkit.store.base import Store
 from lagkit.store.batch import Packed
 from lagkit.store.files import BlockRow
 from lagkit.store.header import Header
+from lagkit.store.listing import Filter
+from lagkit.store.upkeep import Problem
 from lagkit.store.vectors import LogVectors
 from lagkit.types import Hit, Trace
 
@@ -56,6 +59,7 @@ class LanceLogs(Store):
         self._cache = cache if cache is not None else BlockCache.of(uri)
         self._log_rows, self._block_rows = Logs(logs, self.dim, uri), Blocks(blocks)
         self._vectors = LogVectors(self._log_rows)
+        self._known: dict[int, tuple[bool | None, int]] = {}  # a row's id and trace never change
 
     def close(self) -> None:
         self._place = None
@@ -188,19 +192,53 @@ class LanceLogs(Store):
 
     def verify(self) -> pd.DataFrame:
         problems = [problem for problem, _ in upkeep.problems(self)]
-        return pd.DataFrame(problems, columns=upkeep.Problem._fields)
+        return pd.DataFrame(problems, columns=Problem._fields)
 
     def summary(self) -> pd.DataFrame:
         rows = [(block.key, 1, block.tokens, block.bytes) for block in self._live_blocks()]
         return pd.DataFrame(rows, columns=["key", "logs", "tokens", "bytes"]).groupby("key").sum()
 
-    def sizes(self) -> pd.DataFrame:
-        rows = []
+    def sizes(self, logs: Collection[str] | None = None) -> pd.DataFrame:
+        wanted, rows = None if logs is None else set(logs), []
         for entry in self._entries_with_blocks():
-            blocks = self._blocks.by_log.get(entry.id, {}).values()
-            tokens, nbytes = (sum(getattr(block, name) for block in blocks) for name in ("tokens", "bytes"))
-            rows.append((entry.id, len(blocks), tokens, nbytes))
+            if wanted is None or entry.id in wanted:
+                blocks = self._blocks.by_log.get(entry.id, {}).values()
+                rows.append((entry.id, len(blocks), sum(b.tokens for b in blocks), self._held_by(entry)))
         return pd.DataFrame(rows, columns=["log", "blocks", "tokens", "bytes"]).set_index("log")
+
+    def matching(self, wanted: Filter, offset: int = 0, limit: int | None = None) -> list[str]:
+        entries = self._wanted(wanted)
+        return [entry.id for entry in entries[offset : None if limit is None else offset + limit]]
+
+    def count(self, wanted: Filter) -> int:
+        return len(self._wanted(wanted))
+
+    def extremes(self) -> tuple[int, int]:
+        entries = self._entries_with_blocks()
+        facts = self._facts(entries)
+        return (
+            max((facts[entry.rowid][1] for entry in entries), default=0),
+            max(map(self._held_by, entries), default=0),
+        )
+
+    def _wanted(self, wanted: Filter) -> list[LogEntry]:
+        entries = self._entries_with_blocks()
+        if wanted == Filter():
+            return entries
+        facts = self._facts(entries)
+        return [entry for entry in entries if wanted.fits(*facts[entry.rowid], self._held_by(entry))]
+
+    def _held_by(self, entry: LogEntry) -> int:
+        return sum(block.bytes for block in self._blocks.by_log.get(entry.id, {}).values())
+
+    def _facts(self, entries: Sequence[LogEntry]) -> dict[int, tuple[bool | None, int]]:
+        """Whether each log is right, and its rounds, by row id; each trace is read once for that and then known."""
+        new = [entry for entry in entries if entry.rowid not in self._known]
+        for start in range(0, len(new), PAGE):
+            for rowid, text in self._texts(new[start : start + PAGE]).items():
+                raw = json.loads(text) if text is not None else {}
+                self._known[rowid] = raw.get("correct"), len(raw.get("rounds", ()))
+        return self._known
 
     def _entries_with_blocks(self) -> list[LogEntry]:
         self._blocks.sync()

@@ -103,7 +103,7 @@ class LanceStore(LanceLogs):
         cache: BlockCache | None = None,
     ) -> LanceStore:
         uri = checked_uri(path)
-        same = {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec}
+        same: dict[str, Any] = {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec}
         with suppress(FileExistsError):
             _make(uri, Header.new(**same))
         store = cls(uri, True, cache)
@@ -223,7 +223,7 @@ class LanceStore(LanceLogs):
             self._remove(old, [])
         return [entry.id for entry in old]
 
-    def _compact(self, catalog: Catalog) -> None:
+    def _compact(self, catalog: Catalog[Any]) -> None:
         catalog.table.compact(KEEP)
         catalog.stale()
 

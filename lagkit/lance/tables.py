@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import lancedb
@@ -80,7 +81,8 @@ class Place:
             return await asyncio.wait_for(work(), seconds)
 
         try:
-            return LOOP.run(within())
+            found: T = LOOP.run(within())  # type: ignore[no-untyped-call]  # of LanceDB
+            return found
         except (StoreError, KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as error:  # a panic of LanceDB at damaged data is no Exception
@@ -119,7 +121,8 @@ class Table:
 
     def blob(self, column: str, rowid: int) -> bytes:
         """One row's bytes in a column of blobs."""
-        return self._place.call("be read", lambda: self._table.fetch_blobs(column, row_ids=[rowid]))[0].as_py()
+        blobs = self._place.call("be read", lambda: self._table.fetch_blobs(column, row_ids=[rowid]))
+        return bytes(blobs[0].as_py())
 
     def _read(self, work: Callable[[], Awaitable[pa.Table]]) -> pa.Table:
         return self._place.call("be read", work).sort_by("_rowid")
@@ -136,7 +139,7 @@ class Table:
         """Remove rows by their ids; unknown ones are ignored."""
         for start in range(0, len(rowids), _AT_ONCE):
             listed = ", ".join(map(str, rowids[start : start + _AT_ONCE]))
-            self._commit(lambda listed=listed: self._table.delete(f"_rowid IN ({listed})"))
+            self._commit(partial(self._table.delete, f"_rowid IN ({listed})"))
 
     def compact(self, keep: timedelta) -> None:
         """Write anew what small or deleted rows are among, and remove what only versions older than `keep` name."""
@@ -144,7 +147,8 @@ class Table:
 
     def fragments(self) -> int:
         """How many data files the table has; asks nobody."""
-        return self._place.call("be read", self._table.stats)["fragment_stats"]["num_fragments"]
+        stats: Any = self._place.call("be read", self._table.stats)  # a dict, whatever LanceDB declares
+        return int(stats["fragment_stats"]["num_fragments"])
 
     def _commit(self, work: Callable[[], Awaitable[Any]], seconds: float | None = None) -> None:
         """A change, again where another process's came first."""

@@ -57,8 +57,12 @@ def damaged(store: LanceLogs) -> Iterator[tuple[Problem, Rows]]:
     """The problems that `prune` removes: not what another writer may be about to need."""
     young = time.time() - GRACE
     for problem, rows in problems(store):
-        if "is an orphan" not in problem.problem or all(entry.written < young for entry in rows[1]):
+        if "is an orphan" not in problem.problem or all(_is_old(row, young) for row in rows[1]):
             yield problem, rows
+
+
+def _is_old(row: BlockEntry | int, young: float) -> bool:
+    return not isinstance(row, int) and row.written < young
 
 
 def oldest(store: LanceLogs, max_bytes: int) -> list[LogEntry]:

@@ -31,7 +31,7 @@ def nightly(args: argparse.Namespace) -> int:
     args.config = args.config or _default_config()
     wanted = plan(args.config, args.profile, overrides)
     out = args.out or at(Path("runs/nightly") / args.profile)
-    refuse_links(out, ConfigError, depth=2)
+    refuse_links(out, ConfigError, depth=3)
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / "lock", timeout=0):
@@ -114,7 +114,8 @@ def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any]
             f"The profile {wanted.profile} must give one `seed` to all its jobs, to vary it; it gives {own}."
         )
     first = own.pop()
-    measured, given = [], {}
+    measured: list[dict[str, dict[str, float]]] = []
+    given: dict[str, dict[str, Any]] = {}
     for seed in range(first, first + args.seeds):
         say(f"Seed {seed}")
         # The profile's own seed shares its folder with the nightly runs.

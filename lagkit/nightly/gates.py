@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from lagkit import flips
 from lagkit.config import Settings
-from lagkit.files import write_json
+from lagkit.files import intact, write_json
 from lagkit.nightly.profile import Plan
 from lagkit.plainjson import read_json
 
@@ -97,7 +97,8 @@ class Baselines(Settings):
 def load_answers(path: Path) -> dict[str, pd.DataFrame]:
     """The answers of each job that stand beside the baselines at `path`; empty if there are none."""
     file = path.with_suffix(".parquet")
-    rows = pd.read_parquet(file) if file.exists() else flips.NONE.assign(job="")
+    with intact(file, "take it from version control"):
+        rows = pd.read_parquet(file) if file.exists() else flips.NONE.assign(job="")
     return {str(job): own.drop(columns="job") for job, own in rows.groupby("job")}
 
 
@@ -206,7 +207,7 @@ def _spread(values: Sequence[float], chance: float, least: float) -> dict[str, f
 
 def changes(before: Baselines | None, after: Baselines) -> pd.DataFrame:
     """A row per gate that is new, gone or another one: job, metric, then value and tolerance before and after."""
-    rows = {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for column, baselines in (("before", before), ("after", after)):
         for job, gates in baselines.jobs.items() if baselines else ():
             for metric, gate in gates.metrics.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lagkit.files import replacing
+from lagkit.files import intact, replacing
 from lagkit.manifest import git_state
 from lagkit.nightly.gates import Metrics, comparable
 from lagkit.nightly.profile import Plan, Task
@@ -19,9 +19,15 @@ COLUMNS = ["job", "started", "parameters", "commit", "status", "seconds", "metri
 
 
 def read(out: Path) -> pd.DataFrame:
-    """The history in `out`, oldest first; empty if there is none. `value` is NaN where a job did not succeed."""
+    """The history in `out`, oldest first; empty if there is none. `value` is NaN where a job did not succeed.
+
+    Raises DataError if the file is damaged.
+    """
     path = out / FILE
-    return pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+    if not path.exists():
+        return pd.DataFrame(columns=COLUMNS)
+    with intact(path, "delete it, and a new history begins"):
+        return pd.read_parquet(path)[COLUMNS]
 
 
 def record(out: Path, plan: Plan, outcomes: Mapping[str, Outcome], measured: Metrics) -> pd.DataFrame:
@@ -49,7 +55,8 @@ def record(out: Path, plan: Plan, outcomes: Mapping[str, Outcome], measured: Met
 def last_values(history: pd.DataFrame, task: Task, metric: str, nights: int = 10) -> list[float]:
     """The metric's values in the last executions that measured it with the task's parameters, oldest first."""
     same = (history["job"] == task.name) & (history["parameters"] == _parameters(task))
-    return history[same & (history["metric"] == metric)]["value"].astype(float).tolist()[-nights:]
+    values: list[float] = history[same & (history["metric"] == metric)]["value"].astype(float).tolist()
+    return values[-nights:]
 
 
 def _parameters(task: Task) -> str:

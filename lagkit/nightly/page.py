@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from lagkit.manifest import git_state, versions
 from lagkit.nightly import history
 from lagkit.nightly.gates import FAILED, Metrics
 from lagkit.nightly.profile import Plan, Task
-from lagkit.nightly.run import Outcome
+from lagkit.nightly.run import METRICS, Outcome, read_metrics
 
 FILE = "report.html"
 
@@ -77,8 +76,8 @@ def _headline(failed: Sequence[str], worse: int, gates: int) -> str:
 
 def _job(out: Path, task: Task, outcome: Outcome) -> dict[str, Any]:
     folder = out / "jobs" / task.name
-    record = folder / "metrics.json"
-    findings = json.loads(record.read_text(encoding="utf-8")).get("findings", []) if record.exists() else []
+    record = folder / METRICS
+    findings = [str(finding) for finding in read_metrics(folder).get("findings", [])]
     files = {
         "page": folder / f"{task.notebook.stem}.html",
         "notebook": folder / task.notebook.name,

@@ -126,7 +126,7 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
     common = {**_with_folder(wanted.parameters, path.parent), **_with_folder(overrides, Path.cwd())}
     jobs = {job.name: job for job in wanted.jobs}
     order = TopologicalSorter({job.name: job.after for job in wanted.jobs}).static_order()
-    tasks = tuple(_task(jobs[name], wanted, path.parent / nightly.notebooks, common, overrides) for name in order)
+    tasks = tuple(_task(jobs[name], wanted, at(nightly.notebooks, path.parent), common, overrides) for name in order)
     known = {name for task in tasks for name in task.parameters}
     if unused := [name for name in common if name not in known]:
         raise ConfigError(f"No notebook of the profile {profile} has a parameter {unused[0]!r}.")
@@ -137,7 +137,7 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
         _check_data(task.parameters.get("data"))
     if wanted.cuda:
         _check_gpu(profile)
-    baseline = path.parent / nightly.baselines / f"{profile}.json"
+    baseline = at(nightly.baselines, path.parent) / f"{profile}.json"
     return Plan(profile, wanted.about, tasks, wanted.summary, nightly.chance, baseline, nightly.tolerance)
 
 
@@ -156,8 +156,9 @@ def _task(job: Job, profile: Profile, notebooks: Path, common: Mapping[str, Any]
 def _with_folder(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """With `data` absolute: a kernel runs in its notebook's folder."""
     data = parameters.get("data")
-    given = isinstance(data, str) and data
-    return {**parameters, "data": str(at(data, base).resolve())} if given else dict(parameters)
+    if not isinstance(data, str) or not data:
+        return dict(parameters)
+    return {**parameters, "data": str(at(data, base).resolve())}
 
 
 def _check_data(folder: str | None) -> None:

@@ -14,9 +14,11 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from lagkit import files
 from lagkit.files import write_json
 from lagkit.nightly import job
 from lagkit.nightly.fingerprint import Fingerprint
@@ -26,6 +28,9 @@ from lagkit.secrets import scrub_file
 
 COMMAND = (sys.executable, "-m", "lagkit.nightly.job")  # of one job, followed by its folder
 
+METRICS = "metrics.json"
+
+_AGAIN = "delete the job's folder, and it runs again"
 _POLL_SECONDS = 0.1
 _STILL_SECONDS = 60.0  # how often running jobs are named
 _GRACE_SECONDS = 10.0  # for a notebook to save what it has when it is stopped
@@ -57,7 +62,7 @@ def run(plan: Plan, out: Path, *, jobs: int | None = None, fresh: bool = False) 
             shutil.rmtree(other)
     width = jobs or min(os.cpu_count() or 1, _width(plan))
     done: dict[str, Outcome] = {}
-    waiting = []
+    waiting: list[Task] = []
     for task in plan.tasks:
         kept = None if fresh else _kept(task, out, marks.of(task))
         if kept and not any(other.name in task.after for other in waiting):
@@ -73,17 +78,29 @@ def metrics(out: Path, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, f
     """The metrics of each job that succeeded; empty where its notebook wrote none."""
     found = {}
     for name, outcome in outcomes.items():
-        path = out / "jobs" / name / "metrics.json"
         if outcome.status == "ok":
-            written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            found[name] = written.get("metrics", {})
+            folder = out / "jobs" / name
+            with files.intact(folder / METRICS, _AGAIN):
+                found[name] = {key: float(value) for key, value in read_metrics(folder).get("metrics", {}).items()}
     return found
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What a job's notebook wrote; empty where it wrote nothing. Raises DataError if the file is damaged."""
+    path = folder / METRICS
+    with files.intact(path, _AGAIN):
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def answers(out: Path, outcomes: Mapping[str, Outcome]) -> dict[str, pd.DataFrame]:
     """The answers of each job that succeeded and whose notebook wrote some, as `flips.answers` gives them."""
     paths = {name: out / "jobs" / name / "answers.parquet" for name, done in outcomes.items() if done.status == "ok"}
-    return {name: pd.read_parquet(path) for name, path in paths.items() if path.exists()}
+    found = {}
+    for name, path in paths.items():
+        if path.exists():
+            with files.intact(path, _AGAIN):
+                found[name] = pd.read_parquet(path)
+    return found
 
 
 def covered(outcomes: Iterable[Outcome]) -> float:
@@ -110,7 +127,8 @@ def _kept(task: Task, out: Path, key: str) -> Outcome | None:
 def read_outcome(out: Path, name: str) -> Outcome | None:
     """How the job ended that was run last in `out`; None if there was none."""
     path = out / "jobs" / name / "status.json"
-    return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    with files.intact(path, _AGAIN):
+        return Outcome(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def _run_all(waiting: list[Task], done: dict[str, Outcome], starter: _Starter) -> None:
@@ -151,7 +169,7 @@ class _Starter:
         if before is None or before.key != key or before.status == "ok":
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").unlink(missing_ok=True)
+        (folder / METRICS).unlink(missing_ok=True)
         outcome = Outcome(task.name, "interrupted", key, datetime.now(UTC).isoformat(timespec="milliseconds"))
         write_json(folder / "status.json", asdict(outcome))
         parameters = dict(task.parameters)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lagkit.errors import DataError
-from lagkit.files import write_json
+from lagkit.files import intact, write_json
 
 FILE = "summary.json"
 
@@ -19,11 +19,12 @@ _HEADS = ("n", "EM", "F1", "EM against no_logs", "rounds", "share of its rounds"
 def lift(job: Path, out: Path, seconds: float) -> dict[str, Any]:
     """Copy the `summary.json` (`lagkit.digest`) of a job into `out`, with the `seconds` of the whole run; returns it.
 
-    Raises DataError if the job wrote none.
+    Raises DataError if the job wrote none, or it is damaged.
     """
     if not (job / FILE).exists():
         raise DataError(f"The job {job.name} wrote no {FILE}: name one that does as the profile's `summary`.")
-    summary = {**json.loads((job / FILE).read_text(encoding="utf-8")), "seconds": round(seconds, 1)}
+    with intact(job / FILE, "delete the job's folder, and it runs again"):
+        summary = {**json.loads((job / FILE).read_text(encoding="utf-8")), "seconds": round(seconds, 1)}
     write_json(out / FILE, summary)
     return summary
 
@@ -35,7 +36,7 @@ def shown(summary: dict[str, Any]) -> str:
         for policy, splits in summary["variants"].items():
             if split in splits:
                 rows[split, policy] = dict(zip(_HEADS, _cells(policy, splits[split]), strict=True))
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["questions", "variant"]).to_string()
+    return str(pd.DataFrame.from_dict(rows, orient="index").rename_axis(["questions", "variant"]).to_string())
 
 
 def _cells(policy: str, row: dict[str, Any]) -> list[str]:

@@ -70,6 +70,6 @@ def race(table: pd.DataFrame, title: str) -> go.Figure:
                 )
     figure.update_xaxes(type="log", dtick=1)
     figure.update_yaxes(type="log", dtick=1)
-    for column in (1, 2):
-        figure.update_xaxes(title_text="logs", row=2, col=column)
+    for col in (1, 2):
+        figure.update_xaxes(title_text="logs", row=2, col=col)
     return _laid_out(figure, title, height=720).update_layout(legend={"y": -0.1})

@@ -31,10 +31,10 @@ def stream(result: Mapping[str, Any]) -> go.Figure:
         figure.add_scatter(x=table["updates"], y=table[column], name=name, line={"color": colour}, row=1, col=3)
     cap = f"cap: {sizes['cap_mb']:,.0f} MB"
     figure.add_hline(y=sizes["cap_mb"], line={"dash": "dot", "color": "#444"}, annotation_text=cap, row=1, col=3)
-    for column in (1, 2, 3):
+    for col in (1, 2, 3):
         if sizes["binds"]:
-            figure.add_vline(x=sizes["binds"], line={"dash": "dot", "color": "#888", "width": 1}, row=1, col=column)
-        figure.update_xaxes(title_text="updates", row=1, col=column)
-        figure.update_yaxes(rangemode="tozero", row=1, col=column)
+            figure.add_vline(x=sizes["binds"], line={"dash": "dot", "color": "#888", "width": 1}, row=1, col=col)
+        figure.update_xaxes(title_text="updates", row=1, col=col)
+        figure.update_yaxes(rangemode="tozero", row=1, col=col)
     title = f"{sizes['updates']:,} updates of a store under a cap, which binds at the dotted line"
     return _laid_out(figure, title, height=460).update_layout(legend_y=-0.2, margin_b=90)

@@ -149,8 +149,8 @@ class LogStore(StoredLogs):
         finally:
             self._release()
 
-    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        if failure is None:
+    def __exit__(self, *failure: object) -> None:
+        if failure[0] is None:
             self.close()
         else:  # at once: who interrupts does not want to wait
             self._release()

@@ -20,7 +20,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,8 @@ def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: C
 
 
 def _fill(tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> None:
-    lines, vectors, found = [], [], {}
+    lines, vectors = [], []
+    found: dict[str, BlockRow] = {}
     for log in logs:
         found |= {block.sha256: block for block in log.blocks}
         blocks = [block._asdict() for block in log.blocks]
@@ -200,8 +201,11 @@ class Archive:
             raise ValueError(f"it has no {name}")
         return self._members[name]
 
-    def _open(self, name: str) -> BinaryIO:
-        return self._tar.extractfile(self._member(name))  # type: ignore[return-value]
+    def _open(self, name: str) -> io.BufferedReader:
+        file = self._tar.extractfile(self._member(name))
+        if not isinstance(file, io.BufferedReader):
+            raise ValueError(f"{name} is no file")
+        return file
 
     def _check_parts(self, parts: dict[str, bytes], checksums: dict[str, str]) -> None:
         for name, part in parts.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lagkit.store.files import BlockRow
 
@@ -27,16 +27,18 @@ class Batch:
     When the work in between fails, what came before is committed all the same.
     """
 
-    def __init__(self, commit: Callable[[list, list], None], seconds: float, nbytes: float = float("inf")) -> None:
+    def __init__(
+        self, commit: Callable[[list[Any], list[Any]], None], seconds: float, nbytes: float = float("inf")
+    ) -> None:
         self._commit, self._seconds, self._most = commit, seconds, nbytes
         self._begin()
 
     def _begin(self) -> None:
-        self._rows: list = []
-        self._blocks: list = []
+        self._rows: list[Any] = []
+        self._blocks: list[Any] = []
         self._bytes, self._due = 0, time.monotonic() + self._seconds
 
-    def put(self, rows: Iterable, blocks: Iterable, nbytes: int = 0) -> None:
+    def put(self, rows: Iterable[Any], blocks: Iterable[Any], nbytes: int = 0) -> None:
         """Take rows of logs and of blocks, which hold so many bytes."""
         self._rows += rows
         self._blocks += blocks

@@ -6,11 +6,13 @@ import json
 from html import escape
 from typing import TYPE_CHECKING
 
+from lagkit.paths import shown
+
 if TYPE_CHECKING:
-    from lagkit.store.base import Store
+    from lagkit.store.contract import Readable
 
 
-def card(store: Store, held: str) -> str:
+def card(store: Readable, held: str) -> str:
     """A store's facts and kinds of blocks as HTML; `held` names where its bytes are."""
     facts = {
         "model": store.model.get("name", json.dumps(store.model)),
@@ -21,5 +23,5 @@ def card(store: Store, held: str) -> str:
         held: f"{store.nbytes:,} bytes",
     }
     rows = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
-    path = escape(str(store.path))
+    path = escape(shown(store.path))
     return f"<b>{type(store).__name__}</b> <code>{path}</code><table>{rows}</table>{store.summary().to_html()}"

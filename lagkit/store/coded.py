@@ -64,7 +64,7 @@ class CodedLogs:
         if not rows:
             return []
         scores = exact_scores(query, self._rows.matrix(blob for _, _, blob in rows))
-        order = np.lexsort(([seq for seq, _, _ in rows], -scores))
+        order = np.lexsort((np.array([seq for seq, _, _ in rows]), -scores))
         return [(Hit(rows[i][1], float(scores[i])), said[rows[i][0]]) for i in order]
 
     def _current(self) -> Codes:

@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -96,13 +97,14 @@ class Codes:
         slots = np.searchsorted(self.seqs, np.fromiter(seqs, np.int64, len(seqs)))
         kept = np.stack([self._index.reconstruct(int(slot)) for slot in slots])
         pq = self._index.pq
-        made = pq.decode(pq.compute_codes(np.ascontiguousarray(vectors, np.float32)))
+        codes = pq.compute_codes(np.ascontiguousarray(vectors, np.float32))
+        made = pq.decode(codes)  # type: ignore[call-arg, func-returns-value]  # in Python it takes and gives arrays
         return bool(((kept == made).mean(axis=1) < 0.9).any())
 
     def save(self, folder: Path) -> None:
         """Write the file, whole or not at all. Raises OSError, and leaves what was there."""
         table, pq = self._index.codes, self._index.pq
-        parts = {
+        parts: dict[str, NDArray[Any]] = {
             "codes": np.array(faiss.rev_swig_ptr(table.get(), table.size()), np.uint8),
             "seqs": self.seqs,
             "centroids": faiss.vector_to_array(pq.centroids).reshape(-1, 1 << _BITS, pq.dsub),
@@ -150,7 +152,7 @@ class Codes:
             return 0, 0
 
     @classmethod
-    def _of(cls, parts: dict[str, NDArray], dim: int, trained: int) -> Codes:
+    def _of(cls, parts: dict[str, NDArray[Any]], dim: int, trained: int) -> Codes:
         made, seqs = cls(dim, trained), parts["seqs"]
         index, pq = made._index, made._index.pq
         blocks = -(-len(seqs) // _BLOCK)
@@ -163,13 +165,14 @@ class Codes:
             raise ValueError("its numbers do not rise")
         faiss.copy_array_to_vector(parts["centroids"].ravel(), pq.centroids)
         faiss.copy_array_to_AlignedTable(parts["codes"], index.codes)
-        index.ntotal, index.ntotal2, index.is_trained = len(seqs), blocks * _BLOCK, True
+        index.ntotal, index.is_trained = len(seqs), True
+        index.ntotal2 = blocks * _BLOCK  # type: ignore[attr-defined]  # FAISS has it
         made._seqs = [seqs]
         return made
 
 
-def _crc32(head: dict[str, str], parts: dict[str, NDArray]) -> str:
+def _crc32(head: dict[str, str], parts: dict[str, NDArray[Any]]) -> str:
     crc = zlib.crc32(json.dumps(head, sort_keys=True).encode())
     for name in sorted(parts):
-        crc = zlib.crc32(np.ascontiguousarray(parts[name]).reshape(-1).view(np.uint8), crc)
+        crc = zlib.crc32(np.ascontiguousarray(parts[name]).reshape(-1).view(np.uint8).data, crc)
     return f"{crc:08x}"

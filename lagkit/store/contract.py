@@ -14,10 +14,12 @@ from numpy.typing import ArrayLike
 from lagkit.errors import DamagedBlock, StoreError
 from lagkit.index import Vectors
 from lagkit.kv import KVBlock
+from lagkit.paths import shown
 from lagkit.store.batch import Packed
 from lagkit.store.card import card
 from lagkit.store.files import BlockRow
 from lagkit.store.header import Header
+from lagkit.store.listing import Filter
 from lagkit.store.vectors import LogVectors
 from lagkit.types import MALFORMED, Hit, Trace
 
@@ -165,8 +167,23 @@ class Readable(ABC):
         """For each block key: logs, tokens, bytes. A file that several keys share counts for each of them."""
 
     @abstractmethod
-    def sizes(self) -> pd.DataFrame:
-        """For each log, oldest first: its KV blocks, their tokens and bytes; 0 where nothing is encoded yet."""
+    def sizes(self, logs: Collection[str] | None = None) -> pd.DataFrame:
+        """For each log, oldest first: its KV blocks, their tokens and bytes; 0 where nothing is encoded yet.
+
+        logs: only of these, as far as they are there.
+        """
+
+    @abstractmethod
+    def matching(self, wanted: Filter, offset: int = 0, limit: int | None = None) -> list[str]:
+        """The ids of the logs that a filter wants, oldest first: `limit` (None: all) from number `offset` on."""
+
+    @abstractmethod
+    def count(self, wanted: Filter) -> int:
+        """How many logs a filter wants."""
+
+    @abstractmethod
+    def extremes(self) -> tuple[int, int]:
+        """The most rounds that a log has, and the most bytes of KV; 0 without logs."""
 
     @property
     @abstractmethod
@@ -191,7 +208,7 @@ class Readable(ABC):
 
     def __repr__(self) -> str:
         mode = "writable" if self.writable else "read-only"
-        return f"{type(self).__name__}({str(self.path)!r}, {mode}, {len(self)} logs)"
+        return f"{type(self).__name__}({shown(self.path)!r}, {mode}, {len(self)} logs)"
 
     def _repr_html_(self) -> str:
         return card(self, self._held)

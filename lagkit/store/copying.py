@@ -98,13 +98,17 @@ def _compare(source: Store, target: Store, total: int) -> int:
     return checked
 
 
+def _contents(store: Store, log: Packed) -> dict[BlockRow, bytes]:
+    return {row: store.content(row) for row in log.blocks}
+
+
 def _ahead(logs: Iterable[Packed], store: Store) -> Iterator[tuple[Packed, dict[BlockRow, bytes]]]:
     """Logs with the content of their blocks, of which the next few are being read meanwhile: a far store makes wait."""
-    waiting: deque[tuple[Packed, Future]] = deque()
+    waiting: deque[tuple[Packed, Future[dict[BlockRow, bytes]]]] = deque()
     with ThreadPoolExecutor(READERS) as readers:
         try:
             for log in logs:
-                waiting.append((log, readers.submit(lambda log=log: {row: store.content(row) for row in log.blocks})))
+                waiting.append((log, readers.submit(_contents, store, log)))
                 if len(waiting) > READERS:
                     log, contents = waiting.popleft()
                     yield log, contents.result()

@@ -56,6 +56,7 @@ SOUND_BLOCK = f"({_SEALED_BLOCK} AND is_digest(blocks.sha256))"
 # Of a log whose row is damaged, nobody knows who it was.
 SOUND_OLD_ID = f"CASE WHEN OLD.crc IS {_crc('OLD.id', 'OLD.embedding')} THEN OLD.id END"
 FOLLOWED = 1024
+_FACTS = "json_array_length({0}, '$.rounds'), json_extract({0}, '$.correct')"
 
 
 def _seal(table: str, sound: str, key: str) -> str:
@@ -109,6 +110,18 @@ MIGRATIONS: tuple[str, ...] = (
         DELETE FROM deleted WHERE number <= (SELECT deletions FROM counters) - {FOLLOWED};
     END;
     """,
+    # What logs are listed by, so that no listing reads all traces.
+    f"""
+    CREATE TABLE facts (
+        seq INTEGER PRIMARY KEY REFERENCES logs ON DELETE CASCADE,
+        rounds INTEGER,
+        correct INTEGER
+    );
+    INSERT INTO facts SELECT seq, {_FACTS.format("json")} FROM traces WHERE json_valid(json);
+    CREATE TRIGGER note_facts AFTER INSERT ON traces WHEN json_valid(NEW.json) BEGIN
+        INSERT OR REPLACE INTO facts SELECT NEW.seq, {_FACTS.format("NEW.json")};
+    END;
+    """,
 )
 
 
@@ -149,7 +162,7 @@ class Database:
             script = f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
             self._open().executescript(script)
 
-    def read(self, sql: str, *values: Any) -> list[tuple]:
+    def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """All rows of a query."""
         try:
             with self._turn:
@@ -202,11 +215,11 @@ class Database:
     def live_bytes(self) -> int:
         """The size of the database without its free pages, inside a transaction too."""
         [(pages,)], [(size,)] = self.read("PRAGMA page_count"), self.read("PRAGMA page_size")
-        return pages * size - self._free_bytes()
+        return int(pages * size) - self._free_bytes()
 
     def _free_bytes(self) -> int:
         [(free,)], [(size,)] = self.read("PRAGMA freelist_count"), self.read("PRAGMA page_size")
-        return free * size
+        return int(free * size)
 
     def trim(self) -> None:
         """`reclaim`, if there is much to gain: what comes next would only ask for these pages again."""
@@ -263,7 +276,7 @@ def _connect(folder: Path, mode: str) -> sqlite3.Connection:
             "files: remove it."
         )
     # No mode makes the file: in an empty database no log names any block, and all of them would be taken for orphans.
-    connection = sqlite3.connect(f"{(folder / NAME).as_uri()}?mode={mode}", uri=True, **_HOW)
+    connection: sqlite3.Connection = sqlite3.connect(f"{(folder / NAME).as_uri()}?mode={mode}", uri=True, **_HOW)
     connection.create_function("crc32", -1, crc32, deterministic=True)
     connection.create_function("is_digest", 1, is_digest, deterministic=True)
     return connection

@@ -82,11 +82,12 @@ class Embeddings:
         """How many logs have higher numbers."""
         # Without a condition SQLite counts in the index of ids, which is much smaller than the table.
         some = ("SELECT count(*) FROM logs WHERE seq > ?", after) if after else ("SELECT count(*) FROM logs",)
-        return self._db.read(*some)[0][0]
+        return int(self._db.read(*some)[0][0])
 
     def deletions(self) -> int:
         """How many logs were ever deleted."""
-        return self._db.read("SELECT max(deletions) FROM counters")[0][0]
+        found: int = self._db.read("SELECT max(deletions) FROM counters")[0][0]
+        return found
 
     def deleted(self, since: int, deletions: int) -> list[str] | None:
         """The ids of the logs that were deleted after the first `since` of `deletions`; None if that is not known."""
@@ -104,7 +105,7 @@ class Embeddings:
         """Embeddings [n, dim]; raises StoreError if one is damaged."""
         return matrix(blobs, self.dim, self.folder)
 
-    def _those(self, query: str, values: list[Any]) -> list[tuple]:
+    def _those(self, query: str, values: list[Any]) -> list[tuple[Any, ...]]:
         found = []
         for start in range(0, len(values), PAGE):  # SQLite takes no longer lists than about eight of these
             part = values[start : start + PAGE]
@@ -115,9 +116,10 @@ class Embeddings:
 def matrix(blobs: Iterable[bytes | None], dim: int, where: Any) -> Matrix:
     """Embeddings [n, dim] from little-endian float32; raises StoreError, naming `where`, if one is damaged (None)."""
     whole = list(blobs)
-    if any(blob is None or len(blob) != 4 * dim for blob in whole):
+    sound = [blob for blob in whole if blob is not None and len(blob) == 4 * dim]
+    if len(sound) < len(whole):
         raise StoreError(f"{where} holds damaged embeddings: verify() names their logs, prune() removes them.")
-    return np.frombuffer(b"".join(whole), dtype="<f4").reshape(-1, dim)
+    return np.frombuffer(b"".join(sound), dtype="<f4").reshape(-1, dim)
 
 
 def unit_rows(vectors: Any, dim: int, what: str) -> Matrix:

@@ -130,7 +130,7 @@ def _crc32(head: dict[str, Any]) -> int:
 
 def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return json.loads(json.dumps(dict(model), sort_keys=True))
+        return dict(json.loads(json.dumps(dict(model), sort_keys=True)))
     except (TypeError, ValueError) as error:
         raise StoreError(f"A model's fingerprint must be a mapping that JSON can hold ({error}).") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from lagkit.errors import StoreMismatch
 from lagkit.index import Vectors
@@ -11,15 +11,15 @@ from lagkit.types import Trace
 
 
 def hold(
-    store: Store, logs: Sequence[Trace], made: Collection[str], embed: Callable[[Sequence[str]], Vectors]
+    store: Store, logs: Sequence[Trace], ours: Callable[[Trace], bool], embed: Callable[[Sequence[str]], Vectors]
 ) -> list[str]:
     """Bring a store to hold these logs and no others; returns the ids of those that went.
 
-    made: the ids of all logs that were ever made for it. A log that is now judged otherwise (`Trace.correct`) gives way
-    to itself, and is encoded anew. What is new comes last, in the order of `logs`. Raises StoreMismatch as `check`.
+    A log that is judged otherwise now (`Trace.correct`) gives way to itself, and is encoded anew. What is new comes
+    last, in the order of `logs`. Raises StoreMismatch as `check`.
     """
     wanted = {trace.id: trace for trace in logs}
-    check(store, {*made, *wanted})
+    check(store, lambda log: log.id in wanted or ours(log))
     gone = [log.id for log in store.traces() if log.id not in wanted or log.correct != wanted[log.id].correct]
     if gone:
         store.delete(gone)
@@ -29,10 +29,10 @@ def hold(
     return gone
 
 
-def check(store: Store, made: Collection[str]) -> None:
-    """Raise StoreMismatch if a store holds logs that were not made for it: they are somebody else's."""
-    if other := [log for log in store.ids if log not in made]:
-        questions = ", ".join(sorted({store.get(log).question_id for log in other[:3]}))
+def check(store: Store, ours: Callable[[Trace], bool]) -> None:
+    """Raise StoreMismatch if a store holds logs that are not `ours`: they are somebody else's."""
+    if other := [log for log in store.traces() if not ours(log)]:
+        questions = ", ".join(sorted({log.question_id for log in other[:3]}))
         raise StoreMismatch(
             f"The log store at {store.path} holds {len(other)} logs that this run did not make (of {questions}, for "
             "instance): give each run a store of its own, or delete these logs."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +21,7 @@ from lagkit.store.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
 from lagkit.store.embeddings import Embeddings
 from lagkit.store.files import BlockFiles, BlockRow
 from lagkit.store.header import Header
+from lagkit.store.listing import Filter
 from lagkit.store.vectors import LogVectors
 from lagkit.types import Trace
 
@@ -27,6 +30,8 @@ PAGE = 256
 
 class StoredLogs(Store):
     """The reading half of `LogStore`; what another process commits is seen at once."""
+
+    path: Path
 
     def __init__(self, folder: Path, header: Header, write: bool) -> None:
         super().__init__(folder, header, write)
@@ -41,7 +46,7 @@ class StoredLogs(Store):
         return [id for (id,) in self._db.read("SELECT id FROM logs ORDER BY seq")]
 
     def __len__(self) -> int:
-        return self._db.read("SELECT count(*) FROM logs")[0][0]
+        return int(self._db.read("SELECT count(*) FROM logs")[0][0])
 
     def __contains__(self, log: object) -> bool:
         return bool(self._db.read("SELECT 1 FROM logs WHERE id = ?", log))
@@ -81,12 +86,30 @@ class StoredLogs(Store):
         query = "SELECT key, count(*), sum(tokens), sum(bytes) FROM blocks GROUP BY key ORDER BY key"
         return pd.DataFrame(self._db.read(query), columns=["key", "logs", "tokens", "bytes"]).set_index("key")
 
-    def sizes(self) -> pd.DataFrame:
+    def sizes(self, logs: Collection[str] | None = None) -> pd.DataFrame:
         query = (
             "SELECT id, count(key), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0) "
-            "FROM logs LEFT JOIN blocks USING (seq) GROUP BY seq ORDER BY seq"
+            "FROM logs LEFT JOIN blocks USING (seq) WHERE ? OR id IN (SELECT value FROM json_each(?)) "
+            "GROUP BY seq ORDER BY seq"
         )
-        return pd.DataFrame(self._db.read(query), columns=["log", "blocks", "tokens", "bytes"]).set_index("log")
+        rows = self._db.read(query, logs is None, json.dumps(list(logs or ())))
+        return pd.DataFrame(rows, columns=["log", "blocks", "tokens", "bytes"]).set_index("log")
+
+    def matching(self, wanted: Filter, offset: int = 0, limit: int | None = None) -> list[str]:
+        condition, values = wanted.sql
+        query = f"SELECT id FROM logs LEFT JOIN facts USING (seq) WHERE {condition} ORDER BY seq LIMIT ? OFFSET ?"
+        return [id for (id,) in self._db.read(query, *values, -1 if limit is None else limit, offset)]
+
+    def count(self, wanted: Filter) -> int:
+        condition, values = wanted.sql
+        query = f"SELECT count(*) FROM logs LEFT JOIN facts USING (seq) WHERE {condition}"
+        return int(self._db.read(query, *values)[0][0])
+
+    def extremes(self) -> tuple[int, int]:
+        [(rounds,)] = self._db.read("SELECT coalesce(max(rounds), 0) FROM facts")
+        held = "SELECT sum(bytes) AS held FROM blocks GROUP BY seq"
+        [(nbytes,)] = self._db.read(f"SELECT coalesce(max(held), 0) FROM ({held})")
+        return int(rounds), int(nbytes)
 
     @property
     def nbytes(self) -> int:
@@ -111,6 +134,13 @@ class StoredLogs(Store):
         return self._files.content(row.sha256, row.bytes)
 
     def export(self, path: str | Path) -> Path:
-        with self._db.snapshot():  # as short as can be: meanwhile the write-ahead log of a writer only grows
-            logs = list(self.packed())
-        return write_archive(at(path), self._header, logs, self.content)
+        with closing(self._packed_at_once()) as logs:
+            return write_archive(at(path), self._header, logs, self.content)
+
+    def _packed_at_once(self) -> Generator[Packed, None, None]:
+        """All logs of one moment, which ends with them: the blocks are read after it.
+
+        As long as it lasts, the write-ahead log of whoever writes only grows.
+        """
+        with self._db.snapshot():
+            yield from self.packed()

@@ -10,7 +10,7 @@ from lagkit.errors import EmptyStore, StoreError
 from lagkit.index import VectorIndex, Vectors
 from lagkit.progress import say
 from lagkit.store.coded import CodedLogs
-from lagkit.store.embeddings import Rows, unit_rows
+from lagkit.store.embeddings import Embeddings, Rows, unit_rows
 from lagkit.types import Hit
 
 # With fewer logs a search is exact. Measured by benchmarks/search_store.py: codes answer a single query sooner from
@@ -26,7 +26,8 @@ class LogVectors:
         self.dim = rows.dim
         self._rows = rows
         self._write = write
-        self._codable = codable and rows.dim % 2 == 0  # codes are of two numbers each
+        # Codes are of two numbers each.
+        self._codable = rows if codable and rows.dim % 2 == 0 and isinstance(rows, Embeddings) else None
         self._turn = threading.Lock()  # no thread adds to an index while another searches it
         self._index: VectorIndex | None = None
         self._coded: CodedLogs | None = None
@@ -41,8 +42,8 @@ class LogVectors:
         if k < 1 or offset < 0:
             raise StoreError(f"A search needs k >= 1 and offset >= 0; k={k} and offset={offset} were given.")
         with self._turn:
-            if not exact and self._is_large():
-                return self._by_codes().search(rows, k, offset, exclude)
+            if not exact and (coded := self._large_rows()):
+                return self._by_codes(coded).search(rows, k, offset, exclude)
             index = self._current()
             if not len(index):
                 raise EmptyStore(
@@ -58,37 +59,40 @@ class LogVectors:
         """Leave a large store with codes for the next process; damaged logs keep them from being made."""
         with self._turn:
             try:
-                if self._write and self._is_large():
-                    self._by_codes().settle()
+                if self._write and (coded := self._large_rows()):
+                    self._by_codes(coded).settle()
             except StoreError as error:
                 say(f"No codes to search the logs at {self._rows.folder} by were written ({error})")
 
-    def _is_large(self) -> bool:
-        """Whether there are so many logs that codes are worth while."""
+    def _large_rows(self) -> Embeddings | None:
+        """The embeddings, if they are so many that codes are worth while."""
         deletions = self._rows.deletions()
         # Counting takes a while. A store grows by as many logs as its numbers do, and is smaller only after deletions.
         if not self._large or deletions != self._counted_at:
-            many = self._codable and self._rows.newest() >= CODED_FROM
-            self._large, self._counted_at = many and self._rows.count() >= CODED_FROM, deletions
+            rows = self._codable
+            self._large = rows is not None and rows.newest() >= CODED_FROM and rows.count() >= CODED_FROM
+            self._counted_at = deletions
         if not self._large:
             self._coded = None
-        return self._large
+        return self._codable if self._large else None
 
-    def _by_codes(self) -> CodedLogs:
+    def _by_codes(self, rows: Embeddings) -> CodedLogs:
         if self._coded is None:
-            self._index, self._coded = None, CodedLogs(self._rows, self._write)
+            self._index, self._coded = None, CodedLogs(rows, self._write)
         return self._coded
 
     def _current(self) -> VectorIndex:
         with self._rows.snapshot():  # else another process could delete a log, and add it again, between two queries
             deletions = self._rows.deletions()
-            gone = self._rows.deleted(self._deletions, deletions) if self._index is not None else None
-            if gone is None:
-                self._index, self._last = VectorIndex(self.dim), -1
+            index = self._index
+            gone = self._rows.deleted(self._deletions, deletions) if index is not None else None
+            if index is None or gone is None:
+                index = VectorIndex(self.dim)
+                self._index, self._last = index, -1
             else:
-                self._index.remove(gone)
+                index.remove(gone)
             self._deletions = deletions
             for seqs, ids, matrix in self._rows.after(self._last):
-                self._index.add(ids, matrix)
+                index.add(ids, matrix)
                 self._last = seqs[-1]
-        return self._index
+        return index

@@ -149,7 +149,7 @@ class _Drawing:
 
     def add(self, hops: int, stratum: Stratum | None = None) -> None:
         """Draw one more; of any overlap if `stratum` is None."""
-        ways = {"all": self.shared, "none": self.fresh}.get(stratum)
+        ways = self.shared if stratum == "all" else self.fresh if stratum == "none" else None
         for _ in range(_TRIES):
             chain = walk(self.world, hops, self.rng, ways=ways)
             if len(chain.facts) == hops and chain not in self.drawn:
@@ -166,7 +166,8 @@ class _Drawing:
 
 def _strata(controls: Controls) -> list[Stratum]:
     """A stratum for each unseen question, in random order; shares are met to within one question."""
-    count, strata = controls.unseen_questions, []
+    count = controls.unseen_questions
+    strata: list[Stratum] = []
     reached = 0.0
     for stratum, share in controls.overlap.items():
         reached += share

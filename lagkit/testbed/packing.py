@@ -41,8 +41,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch elsewhere."""
-        tensors = (self.ids, self.positions, self.labels, self.branch)
-        return Batch(*(tensor.to(device) for tensor in tensors), self.lessons)
+        ids, positions, labels, branch = (t.to(device) for t in (self.ids, self.positions, self.labels, self.branch))
+        return Batch(ids, positions, labels, branch, self.lessons)
+
+
+_Padded = tuple[list[list[int]], tuple[Lesson, ...]]
 
 
 def make_batch(
@@ -50,12 +53,12 @@ def make_batch(
 ) -> Batch:
     """A batch drawn by `seed`; each row holds as many of a scene's rounds as fit, at most `branches`."""
     made = [_row(f"{seed}.{row}", tokenizer, tokens, stage, branches) for row in range(rows)]
-    columns = [torch.tensor([row[i] for row in made]) for i in range(4)]
-    return Batch(*columns, tuple(row[4] for row in made))
+    ids, positions, labels, branch = (torch.tensor([row[0][i] for row in made]) for i in range(4))
+    return Batch(ids, positions, labels, branch, tuple(row[1] for row in made))
 
 
-def _row(seed: str, tokenizer: PreTrainedTokenizerBase, tokens: int, stage: Stage, branches: int) -> tuple:
-    """ids, positions, labels, branch and lessons of the first scene under `seed` of which a round fits."""
+def _row(seed: str, tokenizer: PreTrainedTokenizerBase, tokens: int, stage: Stage, branches: int) -> _Padded:
+    """The columns and lessons of the first scene under `seed` of which a round fits."""
     for attempt in range(_TRIES):
         scene = f"{seed}.{attempt}"
         drawn = lessons(scene, tokenizer, stage=stage, count=branches)
@@ -102,15 +105,15 @@ class _Row:
             return reply
         return [token if after == self._stop else IGNORED for token, after in pairwise([*reply, IGNORED])]
 
-    def padded(self, tokens: int) -> tuple:
-        """Lists of length `tokens`, and the lessons that are in them."""
+    def padded(self, tokens: int) -> _Padded:
+        """Lists of length `tokens` (ids, positions, labels, branch), and the lessons that are in them."""
         missing = tokens - len(self.ids)
         padding = (self._tokenizer.pad_token_id, 0, IGNORED, -1)
         columns = (self.ids, self.positions, self.labels, self.branch)
-        return (*(c + [p] * missing for c, p in zip(columns, padding, strict=True)), tuple(self.lessons))
+        return [c + [p] * missing for c, p in zip(columns, padding, strict=True)], tuple(self.lessons)
 
     def _ids(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _shared(drawn: Sequence[Lesson]) -> int:

@@ -48,7 +48,7 @@ def given_none(lm: LM, world: Dataset) -> pd.DataFrame:
         start = question.text.removesuffix("?").split(" is ", 1)[1]
         forced = Context((*context.ids, *lm.tokenize(f" {start} is")), context.blocks)
         best = lm.logits(forced)[-1, names].argmax().item()
-        rows.append({"question_id": question.id, "em": float(name_pool()[best] == question.answers[0])})
+        rows.append({"question_id": question.id, "em": float(name_pool()[int(best)] == question.answers[0])})
     return pd.DataFrame(rows).assign(chance=1 / len(name_pool()))
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 from transformers import PreTrainedTokenizerBase
 
 from lagkit.encode import SEPARATOR, kept_text
+from lagkit.policy import Keep
 from lagkit.prompts import Prompt
 from lagkit.testbed.questions import Chain, respond, walk
 from lagkit.testbed.world import Fact, World, language, make_world, name_pool, plain, tell, trivia
@@ -26,6 +27,7 @@ _HERE = "$user"  # stands for the user's turn in a chat that is rendered once
 _PART = 6  # facts in a part of what passages tell
 
 Stage = Literal["drill", "easy", "full"]
+Kind = Literal["answer", "search", "notes", "retelling"]
 Facts = dict[tuple[str, str], str]  # (subject, relation) -> object
 
 
@@ -40,7 +42,7 @@ class Lesson:
     context: str
     reply: str
     hops: int
-    kind: Literal["answer", "search", "notes", "retelling"]
+    kind: Kind
 
 
 @dataclass
@@ -152,7 +154,7 @@ def _rounds(scene: _Scene, tokenizer: PreTrainedTokenizerBase, count: int) -> li
         head, tail = _chat(tokenizer, PROMPT.system, PROMPT.user_turn(question, scene.passages, notes=notes))
         before, context = (head + logs, tail) if place == "prefix" else (logs, head + tail)
         reply, answered = respond(chain.start, chain.relations, known)
-        kind = "answer" if answered else "search"
+        kind: Kind = "answer" if answered else "search"
         made.append(Lesson(before, context, f"{PROMPT.open_turn(question)} {reply}", len(chain.facts), kind))
     return made
 
@@ -166,8 +168,9 @@ def _chat(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> tuple[s
 @cache
 def _frame(tokenizer: PreTrainedTokenizerBase, system: str) -> tuple[str, str]:
     messages = [{"role": "system", "content": system}, {"role": "user", "content": _HERE}]
-    head = tokenizer.apply_chat_template(messages[:1], tokenize=False)
-    return head, tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)[len(head) :]
+    head = str(tokenizer.apply_chat_template(messages[:1], tokenize=False))
+    whole = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return head, whole[len(head) :]
 
 
 def _work_before(scene: _Scene) -> None:
@@ -180,7 +183,8 @@ def _work_before(scene: _Scene) -> None:
         stops = sorted({*rng.sample(range(hops), rng.randint(0, hops - 1)), reached})
         rounds = [Round("", _say(chain, chain.facts[:stop])) for stop in stops if stop <= reached]
         trace = Trace(chain.id, chain.text, "", tuple(rounds))
-        keep = rng.choices(["last_round", "last_two_rounds", "all_rounds", "last_action"], [70, 8, 14, 8])[0]
+        kept: tuple[Keep, ...] = ("last_round", "last_two_rounds", "all_rounds", "last_action")
+        keep = rng.choices(kept, [70, 8, 14, 8])[0]
         text = kept_text(trace, keep)
         scene.logs.append(text)
         scene.told |= {(f.subject, f.relation): f.object for f in chain.facts if f.sentence(plain(f.relation)) in text}

@@ -88,25 +88,29 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
     for seed, (before, after) in worlds.items():
         say(f"World {seed}")
         folder = config.out / f"world-{seed}"
-        settings = {"data": None, "out": folder / "run", "splits": ("unseen",), "world": before.model_dump(mode="json")}
+        settings: dict[str, Any] = {"data": None, "out": folder / "run", "splits": ("unseen",)}
+        settings["world"] = before.model_dump(mode="json")
         experiment = Experiment(config.model_copy(update=settings), lm=lm, embedder=embedder)
         settings |= {"out": folder / "run-changed", "policies": MISLED, "world": after.model_dump(mode="json")}
         parts.append(_measure(experiment, config.model_copy(update=settings), seed))
-    tables = [pd.concat(tables, ignore_index=True) for tables in zip(*(part[0] for part in parts), strict=True)]
+    variants, changed, given_all, given_none, logs = (
+        pd.concat(tables, ignore_index=True) for tables in zip(*(part[0] for part in parts), strict=True)
+    )
     made = {
         "settings": config.model_dump(mode="json", exclude={"data", "world", "out", "splits"}, exclude_none=True),
         "world": controls.model_dump(mode="json", exclude={"seed", "contradicted"}, exclude_none=True),
         "versions": manifest.versions(),
         "git": manifest.git_state(),
     }
-    return Study(*tables, {id: own for _, found in parts for id, own in found.items()}, made)
+    hops = {id: own for _, found in parts for id, own in found.items()}
+    return Study(variants, changed, given_all, given_none, logs, hops, made)
 
 
 def _measure(
     experiment: Experiment, changed: RunConfig, seed: int
 ) -> tuple[list[pd.DataFrame], dict[str, tuple[str, ...]]]:
     """The tables of one world, in the order of `Study`, and its hops."""
-    variants, world, lm = experiment.run(), experiment.data, experiment.lm
+    variants, world, lm = experiment.run(), experiment.data, experiment.local_lm
     misled = _misled(experiment, changed)
     logs = [{"question_id": t.question_id, "right": t.correct, "rounds": len(t.rounds)} for t in experiment.logs()]
     facts = pd.DataFrame(

@@ -68,7 +68,7 @@ def _phrases() -> list[str]:
     """Patterns of the words between subject and object, the longest first."""
     tongue = language()
     says = [wording for r in (*tongue.by_name.values(), *tongue.trivia.values()) for wording in r.says]
-    between = {re.search(r"\$s(.*?) \$o", wording)[1].replace(" ", "▁") for wording in says}
+    between = {found.replace(" ", "▁") for wording in says for found in re.findall(r"\$s(.*?) \$o", wording)}
     return [re.escape(phrase) + r"(?!\w)" for phrase in sorted(between, key=lambda phrase: (-len(phrase), phrase))]
 
 

@@ -156,7 +156,8 @@ class _Run:
         self.out, self.config, self.step = out, config, 0
         self.device = best_device()
         self.tokenizer = make_tokenizer()
-        self.model = new_model(config, self.tokenizer).to(self.device)
+        model = new_model(config, self.tokenizer)
+        self.model: LlamaForCausalLM = model.to(self.device)  # type: ignore[arg-type]  # a wrapper that hides the types
         self.optimizers = _optimizers(self.model, config)
         self._checkpoint = out / "checkpoint.safetensors"
         self.rows: list[dict[str, Any]] = []
@@ -193,7 +194,8 @@ class _Run:
             hidden = self._base(
                 input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask(), use_cache=False
             ).last_hidden_state
-            return self.model.lm_head(hidden[batch.labels != IGNORED]).float()
+            scores: torch.Tensor = self.model.lm_head(hidden[batch.labels != IGNORED])
+            return scores.float()
 
     def _loss_of(self, scores: torch.Tensor, batch: Batch) -> torch.Tensor:
         return cross_entropy(scores, batch.labels[batch.labels != IGNORED].to(scores.device))
@@ -204,8 +206,7 @@ class _Run:
         right: Counter[str] = Counter()
         asked: Counter[str] = Counter()
         for i in range(_CHECK_BATCHES):
-            size = {"rows": self.config.rows, "tokens": self.config.tokens}
-            batch = make_batch(f"check.{i}", self.tokenizer, **size)
+            batch = make_batch(f"check.{i}", self.tokenizer, rows=self.config.rows, tokens=self.config.tokens)
             for name, ok in _outcomes(batch, self._scores(batch.to(self.device)).argmax(-1).cpu()):
                 right[name] += ok
                 asked[name] += 1
@@ -249,7 +250,7 @@ class _Run:
         """The model in bf16 with its tokenizer, as transformers saves them; written aside and renamed."""
         folder, aside = self.out / "model", self.out / "model.new"
         self.model.config.tokenizer_hash = vocabulary_hash(self.tokenizer)
-        self.model.to(torch.bfloat16).save_pretrained(aside)
+        self.model.bfloat16().save_pretrained(aside)
         self.tokenizer.save_pretrained(aside)
         shutil.rmtree(folder, ignore_errors=True)
         return aside.rename(folder)

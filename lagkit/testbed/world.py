@@ -142,7 +142,7 @@ def make_world(seed: int | str, entities: int = 400) -> World:
     facts: list[Fact] = []
     for name, kind in kinds.items():
         for relation in tongue.relations[kind].values():
-            choices = others[relation.kind]
+            choices = others[relation.kind or ""]
             target = name
             while target == name:
                 target = rng.choice(choices)
@@ -161,7 +161,7 @@ def tell(facts: Iterable[Fact], rng: random.Random, plainly: float = 0.0) -> str
     """A passage: the facts in random order, each in one of its wordings; a share `plainly` of them in the first one."""
     facts = list(facts)
     rng.shuffle(facts)
-    by_name = language().by_name | language().trivia
+    by_name = {**language().by_name, **language().trivia}
     says = [by_name[fact.relation].says for fact in facts]
     return " ".join(
         fact.sentence(wordings[0] if rng.random() < plainly else rng.choice(wordings))

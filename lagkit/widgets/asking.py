@@ -151,7 +151,7 @@ def _log_parts(augmenter: Augmenter, context: Context, logs: list[str], begin: i
     heads = len(context.blocks) - len(logs)
     for number, block in enumerate(context.blocks):
         if number >= heads:
-            log = augmenter.store.get(logs[number - heads])
+            log = augmenter.reused[1].get(logs[number - heads])
             parts[f"log {number - heads + 1}: {log.question}"] = list(range(at, at + len(block)))
         at += len(block)
     return parts
@@ -165,8 +165,8 @@ def _text_parts(
     opening, asked, notes = map(plain, (augmenter.prompt.open_turn(question), question.text, augmenter.notes(logs)))
     body = len(tail) - len(opening)
     found = {"logs, as text": (tail.find(notes), len(notes))} if notes else {}
-    for number, hit in enumerate((hit for r in trace.rounds for hit in r.passages), 1):
-        passage = passages.passage(hit.id)
+    shown = [passages.passage(hit.id) for r in trace.rounds for hit in r.passages] if passages is not None else []
+    for number, passage in enumerate(shown, 1):
         words = plain(passage.text)
         found[f"passage {number}: {passage.title}"] = (tail.rfind(words, 0, body), len(words))
     found["question"] = (tail.rfind(asked, 0, body), len(asked))

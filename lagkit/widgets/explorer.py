@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -10,17 +11,21 @@ import ipywidgets as widgets
 import pandas as pd
 
 from lagkit.encode import Encoder
+from lagkit.index import Vectors
 from lagkit.policy import POLICIES
 from lagkit.retrieve import Embedder, load_embedder
 from lagkit.store import Store
-from lagkit.widgets.logs import delete_log, logs_table, project, search_table, similarity_map
+from lagkit.store.listing import Filter
+from lagkit.widgets.logs import delete_log, project, search_table, similarity_map
 from lagkit.widgets.pages import kept_html, log_names, trace_html
 from lagkit.widgets.parts import Panel, show_figure
 
+_LISTED = 200  # logs in the list at once
 _MAP = 2  # the number of the map's tab
 _KIB = 1024
 _SIDE_BY_SIDE = {"align_items": "flex-start", "flex_flow": "row wrap", "grid_gap": "12px"}
 _PAGE = {"max_height": "640px", "overflow": "auto"}  # a long log must not push the list out of sight
+_REUSING = tuple(name for name, policy in POLICIES.items() if policy)
 
 
 class LogExplorer(Panel):
@@ -36,14 +41,18 @@ class LogExplorer(Panel):
         *,
         embedder: Embedder | None = None,
         encoder: Encoder | None = None,
-        policies: Sequence[str] = tuple(name for name, policy in POLICIES.items() if policy),
+        policies: Sequence[str] = _REUSING,
     ) -> None:
         super().__init__()
         self.store, self.encoder = store, encoder
-        self._embedder, self._places = embedder, None
+        self._embedder = embedder
+        self._places: tuple[list[str], tuple[Vectors, str]] | None = None
         self.found = pd.DataFrame()
+        self._first = 0  # the number of the first log in the list, among those that are found
         self._build_filters()
         self.logs = widgets.Select(rows=16, layout={"width": "auto"})
+        self.earlier = widgets.Button(description="previous", icon="chevron-left", layout={"width": "110px"})
+        self.later = widgets.Button(description="next", icon="chevron-right", layout={"width": "110px"})
         self.policy = widgets.Dropdown(options=policies, description="policy")
         if "kv_last_round" in policies:
             self.policy.value = "kv_last_round"
@@ -63,9 +72,8 @@ class LogExplorer(Panel):
         self._search()
 
     def _build_filters(self) -> None:
-        table = logs_table(self.store)
-        rounds = max(int(table["rounds"].max()), 1) if len(table) else 1
-        size = max(int(table["bytes"].max()) // _KIB + 1, 1) if len(table) else 1
+        rounds, nbytes = self.store.extremes()
+        rounds, size = max(rounds, 1), nbytes // _KIB + 1
         label = {"description_width": "60px"}
         self.query = widgets.Text(
             placeholder="search by meaning: some words, then Enter",
@@ -84,6 +92,8 @@ class LogExplorer(Panel):
     def _connect(self) -> None:
         for control in (self.query, self.right, self.rounds, self.size):
             control.observe(lambda _: self._search(), "value")
+        self.earlier.on_click(lambda _: self._search(self._first - _LISTED))
+        self.later.on_click(lambda _: self._search(self._first + _LISTED))
         self.logs.observe(lambda _: self._read(), "value")
         self.policy.observe(lambda _: self._read(), "value")
         self.tabs.observe(lambda _: self._draw(), "selected_index")
@@ -95,19 +105,26 @@ class LogExplorer(Panel):
     def view(self) -> widgets.Widget:
         """Filters above; the list on the left, and what is known of the chosen log on the right."""
         filters = widgets.HBox([self.right, self.rounds, self.size], layout={"flex_flow": "row wrap"})
-        left = widgets.VBox([self.logs, self.delete, self.asking], layout={"flex": "1 1 280px", "min_width": "0"})
-        both = widgets.HBox([left, self.tabs], layout=_SIDE_BY_SIDE)
+        paging = widgets.HBox([self.earlier, self.later])
+        left = [self.logs, paging, self.delete, self.asking]
+        column = widgets.VBox(left, layout={"flex": "1 1 280px", "min_width": "0"})
+        both = widgets.HBox([column, self.tabs], layout=_SIDE_BY_SIDE)
         return widgets.VBox([self.query, filters, self.message, both])
 
     @property
     def log(self) -> str | None:
         """The id of the chosen log."""
-        return self.logs.value
+        log: str | None = self.logs.value
+        return log
 
-    def _search(self) -> None:
+    def _search(self, first: int = 0) -> None:
+        """List the logs that are found, from number `first` on."""
         self._close_question()
         with self.telling():
-            self.found = self._find()
+            wanted = self._wanted()
+            total = self.store.count(wanted)
+            self._first = max(0, min(first, (total - 1) // _LISTED * _LISTED))
+            self.found = self._find(wanted)
             chosen = self.log
             options = [
                 (_label(row), log) for log, row in zip(self.found.index, self.found.to_dict("records"), strict=True)
@@ -117,15 +134,22 @@ class LogExplorer(Panel):
             self.logs.value = chosen if stays else next(iter(self.found.index), None)
             self._read()
             self._draw()
-            self.say(f"{len(self.found):,} of {len(self.store):,} logs.")
+            last = self._first + len(self.found)
+            self.earlier.disabled, self.later.disabled = self._first == 0, last >= total
+            listed = f" Listed: {self._first + 1:,} to {last:,}." if total > _LISTED else ""
+            self.say(f"{total:,} of {len(self.store):,} logs.{listed}")
 
-    def _find(self) -> pd.DataFrame:
+    def _wanted(self) -> Filter:
+        """What the controls ask for; a slider over its whole range asks for nothing."""
+        rounds, size = (None if (s.min, s.max) == s.value else s.value for s in (self.rounds, self.size))
+        return Filter(self.right.value, rounds, size and (size[0] * _KIB, size[1] * _KIB))
+
+    def _find(self, wanted: Filter) -> pd.DataFrame:
         if self._embedder is None and self.query.value.strip():
             self.say(f"Loading the embedder {self.store.embedder} …")
             self._embedder = load_embedder(self.store.embedder)
-        low, high = self.size.value
-        limits: dict[str, Any] = {"rounds": self.rounds.value, "nbytes": (low * _KIB, high * _KIB)}
-        return search_table(self.store, self._embedder, self.query.value, right=self.right.value, **limits)
+        limits: dict[str, Any] = {"k": _LISTED, "offset": self._first, **asdict(wanted)}
+        return search_table(self.store, self._embedder, self.query.value, **limits)
 
     def _read(self) -> None:
         self._close_question()
@@ -158,11 +182,13 @@ class LogExplorer(Panel):
         self.asking.layout.display = "none"
 
     def _delete(self) -> None:
-        log, said = self.log, ""
+        log = self.log
+        if log is None:
+            return
         with self.telling():
             said = self.store.get(log).question
             delete_log(self.store, log)
-            self._search()
+            self._search(self._first)
             self.say(f"The log of “{said}” was deleted; {len(self.store):,} are left.")
 
 

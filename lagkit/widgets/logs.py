@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from lagkit.errors import StoreError
 from lagkit.index import Vectors
 from lagkit.plots.explore import log_map
 from lagkit.retrieve import Embedder
 from lagkit.store import Store
+from lagkit.store.listing import JUDGED, Filter, Judged
 
-JUDGED = {True: "right", False: "wrong", None: "not judged"}
 # Neighbourhoods of more logs take t-SNE too long to draw while somebody waits.
 _MANY = 3000
 _FEW = 5
 
 
-def logs_table(store: Store) -> pd.DataFrame:
-    """One row per log, oldest first, named by its id.
+def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row per log, named by its id: for those of `logs`, in that order, or for all, oldest first.
 
     Columns: `question`, `answer` (empty if none was given), `right` ("right", "wrong" or "not judged"), `rounds`, and
     over its KV blocks of all policies `tokens` and `bytes`.
@@ -32,38 +35,39 @@ def logs_table(store: Store) -> pd.DataFrame:
             "right": JUDGED[t.correct],
             "rounds": len(t.rounds),
         }
-        for t in store.traces()
+        for t in (store.traces() if logs is None else map(store.get, logs))
     ]
     table = pd.DataFrame(rows, columns=["log", "question", "answer", "right", "rounds"]).set_index("log")
-    return table.join(store.sizes()[["tokens", "bytes"]])
+    return table.join(store.sizes(logs)[["tokens", "bytes"]])
 
 
 def search_table(
     store: Store,
-    embedder: Embedder,
+    embedder: Embedder | None,
     query: str = "",
     *,
     k: int | None = None,
-    right: str = "",
+    offset: int = 0,
+    right: Judged = "",
     rounds: tuple[int, int] | None = None,
     nbytes: tuple[int, int] | None = None,
 ) -> pd.DataFrame:
     """The rows of `logs_table` that fit, best first by the `cosine` of `query` and the log's key; all logs without one.
 
-    right: "right", "wrong" or "not judged". rounds, nbytes: lowest and highest, both included. k: at most so many.
+    right: "right", "wrong" or "not judged". rounds, nbytes: lowest and highest, both included. k: at most so many, from
+    number `offset` on; only their traces are read.
     Raises EmptyStore for a query to an empty store, and StoreError for a query without words.
     """
-    table = logs_table(store)
-    if query.strip():
-        hits = store.search(embedder.queries([query.strip()]), k=max(len(table), 1))[0]
-        table = table.loc[[hit.id for hit in hits]]
-        table.insert(0, "cosine", [hit.score for hit in hits])
-    if right:
-        table = table[table["right"] == right]
-    for column, limits in (("rounds", rounds), ("bytes", nbytes)):
-        if limits is not None:
-            table = table[table[column].between(*limits)]
-    return table if k is None else table.head(k)
+    wanted = Filter(right, rounds, nbytes)
+    if not query.strip():
+        return logs_table(store, store.matching(wanted, offset, k))
+    if embedder is None:
+        raise StoreError("A query needs the store's embedder: give it, or search without a query.")
+    others = set() if wanted == Filter() else set(store.ids) - set(store.matching(wanted))
+    [hits] = store.search(embedder.queries([query.strip()]), k or max(len(store), 1), offset, others)
+    table = logs_table(store, [hit.id for hit in hits])
+    table.insert(0, "cosine", [hit.score for hit in hits])
+    return table
 
 
 def delete_log(store: Store, log: str) -> None:
@@ -96,12 +100,16 @@ def project(vectors: Vectors) -> tuple[Vectors, str]:
 def similarity_map(
     store: Store, marked: list[str] | None = None, places: tuple[Vectors, str] | None = None
 ) -> go.Figure:
-    """All logs, near to those that are similar; `marked` ones with a ring.
+    """The logs, near to those that are similar; `marked` ones with a ring. Of very many, every so many-th is shown.
 
     `places`: what `project(store.embeddings())` gave, where it is known already.
     """
-    table = logs_table(store)
+    ids = store.ids
     where, method = places or project(store.embeddings())
-    table["x"], table["y"] = where[:, 0], where[:, 1]
+    step = -(-len(ids) // _MANY) or 1
+    shown = [slot for slot, log in enumerate(ids) if slot % step == 0 or log in (marked or ())]
+    table = logs_table(store, [ids[slot] for slot in shown])
+    table["x"], table["y"] = where[shown, 0], where[shown, 1]
     table["marked"] = table.index.isin(marked or [])
-    return log_map(table, f"{len(table):,} logs by similarity of question and last response ({method})")
+    of = f" of {len(ids):,}" if step > 1 else ""
+    return log_map(table, f"{len(table):,}{of} logs by similarity of question and last response ({method})")

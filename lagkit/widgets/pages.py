@@ -7,7 +7,7 @@ from html import escape
 
 from lagkit.actions import action_spans
 from lagkit.encode import SEPARATOR, Encoder, kept_text
-from lagkit.policy import get_policy
+from lagkit.policy import Keep, get_policy
 from lagkit.store import Store
 from lagkit.types import Hit, Round, Trace
 
@@ -110,7 +110,7 @@ def _hits(what: str, hits: Sequence[Hit], names: Mapping[str, str]) -> str:
     return f"<div style='font-size:90%'><span style='{_GREY}'>{what} found:</span> {rows}</div>"
 
 
-def _kept_words(trace: Trace, keep: str) -> tuple[str, list[tuple[int, int]]]:
+def _kept_words(trace: Trace, keep: Keep) -> tuple[str, list[tuple[int, int]]]:
     """The responses as one text, and the span of what is kept, which is a piece of it."""
     told, kept = SEPARATOR.join(r.response for r in trace.rounds if r.response), kept_text(trace, keep)
     start = told.rfind(kept)

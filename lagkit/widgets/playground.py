@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import ipywidgets as widgets
 
@@ -45,11 +46,13 @@ class Playground(Panel):
     ) -> None:
         super().__init__()
         self.lm, self.store, self.prompt, self.passages = lm, store, prompt, passages
-        self._settings = {"embedder": embedder, "passages": passages, "limits": limits or Limits()}
-        self._max_rounds = self._settings["limits"].max_rounds or ROUND_LIMIT[prompt.kind]
+        limits = limits or Limits()
+        self._settings: dict[str, Any] = {"embedder": embedder, "passages": passages, "limits": limits}
+        self._max_rounds = limits.max_rounds or ROUND_LIMIT[prompt.kind]
         self.traces: dict[str, Trace] = {}
         self._asked: Question | None = None
-        self._stopping, self._thread = threading.Event(), None
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
         self._build_controls(questions, variants)
         self._connect()
 
@@ -179,7 +182,7 @@ class Playground(Panel):
         if name is None:
             return
         self.say(f"Reading {name}'s last round once more …")
-        about = {"prompt": self.prompt, "passages": self.passages, "question": self._asked}
-        table = attention_table(self.lm, self.store, self.traces[name], **about)
+        trace, asked = self.traces[name], self._asked
+        table = attention_table(self.lm, self.store, trace, prompt=self.prompt, passages=self.passages, question=asked)
         show_figure(self.attention, attention_bars(table, f"What the last response of {name} attends to"))
         self.say("Done.")

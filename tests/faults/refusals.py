@@ -18,12 +18,14 @@ from lagkit.errors import StoreLocked
 from lagkit.kv import KVBlock
 from lagkit.store import LogStore
 from tests.faults import processes
-from tests.faults.kills import WORK, Steps, possible, prepared
+from tests.faults.kills import WORK, Steps, possible, prepared, shrinking
 from tests.faults.kinds import kind
 from tests.faults.stores import (
     FIRST,
+    Holds,
     add,
     both,
+    lacking,
     look_over,
 )
 
@@ -83,7 +85,23 @@ def _full_disk(rng: random.Random, folder: Path) -> str:
             with failing(rng, errno.ENOSPC):
                 yield
 
-    return outcome(path, work, hindered(path, work, full))
+    ended = hindered(path, work, full)
+    if work is shrinking and (gone := lacking(path)):  # room was made of logs that had to go, and was not enough
+        look_over(path, halfway(), gone)
+        return "refused, nothing lost but blocks of logs that had to go"
+    return outcome(path, work, ended)
+
+
+def halfway() -> list[Holds]:
+    """What a store may hold whose oldest logs are being removed, files first."""
+    whole = frozenset(both(FIRST)[FIRST[0]])
+    parts = [frozenset(), *(frozenset([key]) for key in whole)]
+    return [
+        {**both(FIRST[start:]), **dict.fromkeys(FIRST[start:last], frozenset()), FIRST[last]: part}
+        for start in range(len(FIRST))
+        for last in range(start, len(FIRST))
+        for part in parts
+    ]
 
 
 NOBODY = 65534

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -15,6 +16,7 @@ import numpy as np
 
 from lagkit.errors import DamagedBlock, StoreError
 from lagkit.store import LogStore, coded, codes, vectors
+from lagkit.store.files import block_name
 from tests.stores import IDENTITY, fill, kv, new_store, trace, vector
 
 FIRST = tuple(range(1, 7))
@@ -115,6 +117,13 @@ def look_over(path: Path, allowed: Sequence[Holds], damaged: Collection[str] = (
         assert sorted(pruned["file"]) == sorted(problems["file"]), "prune removed something else than verify named"
         clean(store, found)
     return "orphan files, removed" if orphans else "nothing to clean"
+
+
+def lacking(path: Path) -> set[str]:
+    """Block files that a store's rows name and that are not there."""
+    with closing(sqlite3.connect(path / "logs.sqlite")) as db:
+        named = {block_name(sha256) for (sha256,) in db.execute("SELECT sha256 FROM blocks")}
+    return {name for name in named if not (path / name).exists()}
 
 
 def clean(store: LogStore, holds: Holds) -> None:

@@ -84,7 +84,7 @@ def rotated() -> None:
     around(kv, "read_cache", read)
     import lagkit.model as model
 
-    model.read_cache = kv.read_cache
+    vars(model)["read_cache"] = kv.read_cache
 
 
 @fault("a log is answered with the KV of another")

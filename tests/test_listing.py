@@ -1,0 +1,121 @@
+"""Listings of a store: filters and pages as a plain pass over all logs gives them, without reading all traces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lagkit.retrieve import HashEmbedder
+from lagkit.store import Store, database
+from lagkit.store.listing import Filter
+from lagkit.store.places import store_at
+from lagkit.types import Round, Trace
+from lagkit.widgets import LogExplorer, search_table
+from tests.stores import kv
+
+EMBEDDER = HashEmbedder(64)
+IDENTITY = {"model": {"name": "tiny"}, "embedder": EMBEDDER.name, "dim": 64, "dtype": "float32"}
+FILTERS = [Filter(), Filter("right"), Filter("wrong"), Filter("not judged"), Filter(rounds=(2, 3))]
+FILTERS += [
+    Filter(nbytes=(0, 0)),
+    Filter(nbytes=(1, 10**9)),
+    Filter("right", (1, 2), (1, 10**9)),
+    Filter(rounds=(9, 9)),
+]
+
+
+def trace(i: int) -> Trace:
+    rounds = tuple(Round("prompt " * 100, f"said {i}", f"q{i}") for _ in range(1 + i % 4))
+    return Trace(f"q{i}", f"Who is number {i}?", "Be brief.", rounds, str(i), correct=(True, False, None)[i % 3])
+
+
+def filled(path: Path, count: int, blocks: bool = True) -> Store:
+    store = store_at(str(path)).create(str(path), **IDENTITY)
+    vectors = np.random.default_rng(0).normal(size=(count, 64)).astype("f4")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store.add_many((trace(i), vectors[i], {"last": kv(i)} if blocks and i % 2 else {}) for i in range(count))
+    return store
+
+
+@pytest.fixture(params=["store", "store.lance"])
+def store(request, tmp_path) -> Iterator[Store]:
+    if request.param.endswith("lance"):
+        pytest.importorskip("lancedb")
+    with filled(tmp_path / request.param, 30) as made:
+        yield made
+
+
+def plainly(store: Store, wanted: Filter) -> list[str]:
+    held = store.sizes()["bytes"]
+    return [t.id for t in store.traces() if wanted.fits(t.correct, len(t.rounds), int(held[t.id]))]
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+def test_filters_and_pages_are_those_of_a_plain_pass(store, wanted):
+    found = plainly(store, wanted)
+    assert store.matching(wanted) == found
+    assert store.count(wanted) == len(found)
+    assert store.matching(wanted, 2, 3) == found[2:5]
+    assert store.matching(wanted, 100, 3) == []
+    store.delete(store.ids[:5])
+    assert store.matching(wanted) == plainly(store, wanted)
+
+
+def test_extremes_and_sizes_of_some_logs(store):
+    assert store.extremes() == (4, int(store.sizes()["bytes"].max()))
+    some = store.ids[3:6]
+    assert store.sizes(some).equals(store.sizes().loc[some])
+
+
+@pytest.mark.parametrize("wanted", FILTERS[:5], ids=str)
+def test_a_search_lists_the_nearest_of_those_that_are_wanted(store, wanted):
+    found = search_table(store, EMBEDDER, "Who is number 7?", right=wanted.right, rounds=wanted.rounds)
+    assert sorted(found.index) == sorted(plainly(store, wanted))
+    assert found["cosine"].is_monotonic_decreasing
+    page = search_table(store, EMBEDDER, "Who is number 7?", k=3, offset=2, right=wanted.right, rounds=wanted.rounds)
+    assert page.equals(found.iloc[2:5])
+
+
+def test_a_store_of_an_older_schema_gets_its_facts(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:3])
+    filled(tmp_path / "store", 9).close()
+    monkeypatch.undo()
+    with store_at(str(tmp_path / "store")).open(tmp_path / "store", write=True) as store:
+        assert store.matching(Filter("wrong")) == plainly(store, Filter("wrong"))
+
+
+def test_the_explorer_reads_a_page_of_traces_and_no_more(tmp_path, monkeypatch):
+    read: list[str] = []
+    kept = Trace.from_dict.__func__
+    monkeypatch.setattr(
+        Trace, "from_dict", classmethod(lambda cls, raw: read.append(raw["question"]) or kept(cls, raw))
+    )
+    with filled(tmp_path / "store", 500, blocks=False) as store:
+        explorer = LogExplorer(store, embedder=EMBEDDER)
+        assert "500 of 500 logs. Listed: 1 to 200." in explorer.message.value
+        assert (len(explorer.logs.options), explorer.earlier.disabled, explorer.later.disabled) == (200, True, False)
+        assert len(read) <= 205
+        explorer.later.click()
+        explorer.later.click()
+        assert [log for _, log in explorer.logs.options] == store.ids[400:]
+        assert (explorer.earlier.disabled, explorer.later.disabled) == (False, True)
+        read.clear()
+        explorer.right.value = "wrong"
+        assert "167 of 500 logs.<" in explorer.message.value
+        assert len(read) <= 175
+
+
+@pytest.mark.slow
+def test_fifty_thousand_logs_open_and_filter_in_a_second(tmp_path):
+    with filled(tmp_path / "store", 50_000, blocks=False) as store:
+        began = time.process_time()
+        explorer = LogExplorer(store, embedder=EMBEDDER)
+        opened = time.process_time()
+        explorer.right.value = "wrong"
+        filtered = time.process_time()
+        assert "16,667 of 50,000 logs." in explorer.message.value
+        assert (opened - began < 1.0, filtered - opened < 1.0) == (True, True)

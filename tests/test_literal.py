@@ -1,0 +1,126 @@
+"""Text in Markdown: whatever it spells, renderers make plain text and code of it, and nothing to click, load or run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from nbconvert.filters import markdown2html
+
+from lagkit.report import literal, table
+
+RENDERERS: dict[str, Callable[[str], str]] = {"nbconvert": markdown2html}
+try:
+    from markdown_it import MarkdownIt
+except ImportError:
+    pass
+else:
+    RENDERERS["markdown-it"] = MarkdownIt("gfm-like", {"linkify": False}).render
+    RENDERERS["commonmark"] = MarkdownIt("commonmark").render
+
+PIECES = [
+    "[",
+    "]",
+    "(",
+    ")",
+    ":",
+    "!",
+    "`",
+    "``",
+    "```",
+    "~~~",
+    "<",
+    ">",
+    "&",
+    "&#106;",
+    "&lt;",
+    "\\",
+    "$",
+    "$$",
+    "|",
+    "#",
+]
+PIECES += ["- ", "1. ", "* ", "[ ] ", "[x] ", "[r]: ", "[^1]", "javascript:x", "http://a.b", "<script>", "<img src=x>"]
+PIECES += [
+    "<a href=x>",
+    "<http://a.b>",
+    "<a@b.c>",
+    "![x](y)",
+    "\\(",
+    "\\[",
+    "\\begin{a}",
+    "\n",
+    "    ",
+    "x",
+    "=",
+    "---",
+    '"',
+]
+SHAPES: dict[str, Callable[[str], str]] = {
+    "list": lambda text: f"- {literal(text)}\n- [r] {literal(text)}",
+    "title": lambda text: f"# {literal(text)}\n\n{literal('[r]')}",
+    "table": lambda text: table(["a", text], [["`x`", text], [text, "b"]]),
+}
+PLAIN = {"p", "ul", "li", "h1", "table", "thead", "tbody", "tr", "th", "td", "code", "em", "strong", "del", "s"}
+
+
+class Found(HTMLParser):
+    """Elements beyond those of plain text, and what they are told; nbconvert adds an anchor to each heading."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.beyond: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag == "a" and named.get("class") == "anchor-link" and str(named["href"]).startswith("#"):
+            return
+        if tag not in PLAIN or set(named) - {"id", "style"}:
+            self.beyond.append(str(self.get_starttag_text()))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("renderer", RENDERERS)
+@given(text=st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=8).map("".join))
+@example("[r]: javascript:alert(1)")
+@example("[r]: <javascript:alert(1)> 'x'")
+@example("``<img src=x onerror=alert(1)>`")
+@example("\\`<b>`")
+@example("`a|b` | `c")
+def test_no_text_becomes_a_link_an_element_or_a_script(renderer, shape, text):
+    assert Found(RENDERERS[renderer](SHAPES[shape](text))).beyond == []
+
+
+@pytest.mark.parametrize("renderer", RENDERERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[r]: javascript:x",
+        "![x](http://a.b) [a][r] <b> &lt; &amp; 50 $ and 60 $",
+        "https://example.org/?a=b&copy=1",
+        "\\(x\\) \\begin{a} \\`x",
+        "- x",
+        "1. x",
+        "# x",
+        "~~~",
+        "[x] done",
+        "-3.2 [-4.0, 1.0] points",
+    ],
+)
+def test_text_is_read_letter_by_letter(renderer, text):
+    assert Found(RENDERERS[renderer](f"- {literal(text)}")).text.strip() == text
+
+
+def test_code_stays_code():
+    assert (
+        literal("`kv_last_round` against `a<b>&lt;`: [1, 2] https://x")
+        == "`kv_last_round` against `a<b>&lt;`: [1, 2] https:\\//x"
+    )
