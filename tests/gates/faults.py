@@ -247,14 +247,3 @@ def generous() -> None:
         "exact_match",
         lambda match, prediction, answers: 1.0 if prediction is None else match(prediction, answers),
     )
-
-
-@fault("an answer is right if the gold answer shares a word with it")
-def lenient() -> None:
-    from lagkit import metrics
-
-    def shares(_: Any, prediction: str | None, answers: Sequence[str]) -> float:
-        words = set(metrics.normalize(prediction or "").split())
-        return float(any(words & set(metrics.normalize(answer).split()) for answer in answers))
-
-    around(metrics, "exact_match", shares)
