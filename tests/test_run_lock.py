@@ -61,9 +61,10 @@ def working(out: Path, lm: ActingLM, answers: int) -> Iterator[tuple[multiproces
         assert reached.wait(60)
         yield process, go_on
     finally:
-        go_on.set()
-        process.join(60)
-        process.kill()
+        if process.is_alive():  # to wake up one that was killed would wait forever
+            go_on.set()
+            process.join(60)
+            process.kill()
 
 
 def files(folder: Path) -> dict[str, bytes]:
