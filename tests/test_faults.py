@@ -76,9 +76,11 @@ def rows_unchecked(monkeypatch) -> str:
 
     from lagkit.store import database
 
-    def connect(target, **how):
-        connection = sqlite3.connect(target, **how, **database._HOW)
+    def connect(folder, mode):
+        address = f"{(folder / database.NAME).as_uri()}?mode={mode}"
+        connection = sqlite3.connect(address, uri=True, **database._HOW)
         connection.create_function("crc32", -1, lambda *_: 0)
+        connection.create_function("is_digest", 1, lambda _: 1)
         return connection
 
     monkeypatch.setattr(database, "_connect", connect)
