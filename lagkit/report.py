@@ -22,8 +22,8 @@ _COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}
 _CODE = re.compile(r"((?<!`)`(?!`)[^`]+(?<!`)`(?!`))")
 # What opens HTML, an entity, a link, the definition of one, an address, a formula, code, or an escape.
 _ACTIVE = re.compile(r"<|&(?=#?\w+;)|(?<=\])[(:\[]|(?<=:)//|[$`\\]")
-_ENTITIES = {"<": "&lt;", "&": "&amp;"}
-_AT_START = re.compile(r"^(\d*)([-+*#>.)](?=\s|$)|#|>|~|\[|=)")
+_ENTITIES = {"<": "&lt;", "&": "&amp;", "\\": "&#92;"}  # nbconvert takes `\\(` for the start of a formula
+_AT_START = re.compile(r"^(\d*)([-+*#>.)](?=\s|$)|([-*_])(?=(?:\s|\3)*$)|#|>|~|\[|=)")
 _FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
@@ -135,10 +135,9 @@ def _plain(value: Any) -> str:
 
 def table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; what cells hold is text, but for code in backticks."""
-    lines: list[Sequence[Any]] = [list(heads)]
-    lines.append(["---"] * len(lines[0]))
-    lines += rows
-    return "\n".join("| " + " | ".join(literal(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    lines = [[literal(cell).replace("|", "\\|") for cell in line] for line in (list(heads), *rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def literal(text: Any) -> str:

@@ -48,7 +48,7 @@ def project(root, jobs, notebooks=(), **more):
     """A folder with `nightly.yaml`, of one profile `small` with these jobs, and its notebooks; returns the file."""
     for name, *cells in notebooks:
         notebook(root / "notebooks", name, *cells)
-    profile = {"about": "Small.", "parameters": {"seed": 0}, "timeout": 60, "jobs": jobs, **more}
+    profile = {"about": "Small.", "parameters": {"seed": 0}, "timeout": 600, "jobs": jobs, **more}
     chance = {name: {"em.*": 0.0} for name, *_ in notebooks}
     path = root / "nightly.yaml"
     path.write_text(yaml.safe_dump({"chance": chance, "profiles": {"small": profile}}))

@@ -150,10 +150,12 @@ def test_another_temperature_is_another_run(tmp_path):
             api_run(tmp_path, played.model(), api={"temperature": 1.0})
 
 
-def test_what_a_model_cannot_do_is_refused_before_anything_is_asked(tmp_path):
+@pytest.mark.parametrize("named", [{"model": "api:m"}, {"model": "smollm2", "api": None}], ids=["settings", "model"])
+def test_what_a_model_cannot_do_is_refused_before_anything_is_asked(tmp_path, named):
+    """By the settings, or by the model itself where they name another."""
     with playing([said(ANSWER)]) as played:
         with pytest.raises(ConfigError, match="KV of a model behind an API"):
-            api_run(tmp_path, played.model(), model="smollm2", policies=("no_logs", "kv_last_round"))
+            api_run(tmp_path, played.model(), policies=("no_logs", "kv_last_round"), **named)
         assert played.asked == []
     assert not (tmp_path / "traces").exists()
 

@@ -318,13 +318,21 @@ STRANGER = """<script>window.pwned = 21</script><img src=x onerror="window.pwned
 <button id=press onclick="window.pwned = 25">press</button><base href="https://example.org/">"""
 
 
+def test_a_picture_from_the_network_in_a_strangers_text_is_refused(tmp_path):
+    fetched = [new_output("display_data", data={"text/markdown": "![x](http://127.0.0.1:9/x.png)"})]
+    with pytest.raises(DataError, match=r"would load http://127\.0\.0\.1:9/x\.png: a gallery works offline"):
+        pages.write_pages([Executed.read(executed(tmp_path / "runs", fetched))], tmp_path / "gallery", {})
+    assert not (tmp_path / "gallery").exists()
+
+
 def test_the_gallery_runs_no_script_of_a_strangers_notebook(browser, figures, tmp_path):
-    """Titles, text and outputs that are HTML on purpose, and a figure, which is drawn nevertheless."""
-    told = "Why?\n\n[go](javascript:window.pwned=26) ![x](http://127.0.0.1:9/x.png)"
+    """Titles, text and outputs that are HTML on purpose, and figures, which are drawn nevertheless."""
+    told = "Why?\n\n[go](javascript:window.pwned=26)"
     said = [new_output("display_data", data={"text/html": STRANGER})]
     said += [new_output("display_data", data={"application/javascript": "window.pwned = 27"})]
     said += [new_output("display_data", data={"image/svg+xml": "<svg onload='window.pwned=28'></svg>"})]
-    said += [new_output("display_data", data={PLOTLY: figures["bars"]})]
+    wide = {"data": figures["bars"]["data"], "layout": {"width": '9px"><script>window.pwned = 29</script>'}}
+    said += [new_output("display_data", data={PLOTLY: figure}) for figure in (figures["bars"], wide)]
     file = executed(tmp_path / "runs", said)
     notebook = json.loads(file.read_text(encoding="utf-8"))
     notebook["cells"][0]["source"] = f"# {' '.join(STRANGER.split())}\n\n{told}"

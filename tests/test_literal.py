@@ -95,6 +95,10 @@ class Found(HTMLParser):
 @example("``<img src=x onerror=alert(1)>`")
 @example("\\`<b>`")
 @example("`a|b` | `c")
+@example("---")
+@example("-- -")
+@example("***")
+@example("_ _ _")
 def test_no_text_becomes_a_link_an_element_or_a_script(renderer, shape, text):
     assert Found(RENDERERS[renderer](SHAPES[shape](text))).beyond == []
 
@@ -112,6 +116,8 @@ def test_no_text_becomes_a_link_an_element_or_a_script(renderer, shape, text):
         "# x",
         "~~~",
         "[x] done",
+        "---",
+        "\\[x\\] \\\\(y\\\\) &#92;",
         "-3.2 [-4.0, 1.0] points",
     ],
 )

@@ -74,7 +74,7 @@ def test_own_parameters_go_before_the_profile_s_and_overrides_before_both(projec
     data = str(tmp_path / "questions")
     assert a.parameters == {"size": 5, "seed": 1, "data": data}
     assert c.parameters == {"size": 4, "seed": 1, "data": data}
-    assert (c.name, c.notebook.name, c.run, c.timeout) == ("c", "b.ipynb", "run", 60)
+    assert (c.name, c.notebook.name, c.run, c.timeout) == ("c", "b.ipynb", "run", 600)
     a, c = plan(path, "small", {"size": 6}).tasks
     assert (a.parameters["size"], c.parameters["size"]) == (6, 6)
     with pytest.raises(ConfigError, match="No notebook of the profile small has a parameter 'speed'"):

@@ -120,7 +120,9 @@ def _element(figure: NotebookNode, number: int, nonce: str) -> str:
         div_id=f"figure-{number}",
         default_height=f"{figure['layout'].get('height', HEIGHT)}px",
     )
-    return html.replace('<script type="text/javascript">', f'<script nonce="{nonce}">')
+    # The last script is Plotly's own: JSON inside it holds no "<", and what a layout smuggles in stands before it.
+    before, tag, after = html.rpartition("<script")
+    return f'{before}{tag} nonce="{nonce}"{after}'
 
 
 def _html(text: str) -> str:
