@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from IPython.display import HTML
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, writes
@@ -196,7 +195,7 @@ def executed(folder: Path, outputs: list) -> Path:
 
 def outputs_of(folder: Path, sections: dict[str, str]) -> list:
     made = [new_output("stream", text=EVIL), new_output("display_data", data={"text/plain": EVIL})]
-    made += [new_output("display_data", data={"text/html": HTML(text).data}) for text in sections.values()]
+    made += [new_output("display_data", data={"text/html": text}) for text in sections.values()]
     told = [findings(folder), run_report()]
     return made + [new_output("display_data", data={"text/markdown": text}) for text in told]
 
@@ -327,15 +326,12 @@ def test_a_picture_from_the_network_in_a_strangers_text_is_refused(tmp_path):
 
 def test_the_gallery_runs_no_script_of_a_strangers_notebook(browser, figures, tmp_path):
     """Titles, text and outputs that are HTML on purpose, and figures, which are drawn nevertheless."""
-    told = "Why?\n\n[go](javascript:window.pwned=26)"
-    said = [new_output("display_data", data={"text/html": STRANGER})]
-    said += [new_output("display_data", data={"application/javascript": "window.pwned = 27"})]
-    said += [new_output("display_data", data={"image/svg+xml": "<svg onload='window.pwned=28'></svg>"})]
     wide = {"data": figures["bars"]["data"], "layout": {"width": '9px"><script>window.pwned = 29</script>'}}
-    said += [new_output("display_data", data={PLOTLY: figure}) for figure in (figures["bars"], wide)]
-    file = executed(tmp_path / "runs", said)
+    said = [{"text/html": STRANGER}, {"application/javascript": "window.pwned = 27"}]
+    said += [{"image/svg+xml": "<svg onload='window.pwned=28'></svg>"}, {PLOTLY: figures["bars"]}, {PLOTLY: wide}]
+    file = executed(tmp_path / "runs", [new_output("display_data", data=data) for data in said])
     notebook = json.loads(file.read_text(encoding="utf-8"))
-    notebook["cells"][0]["source"] = f"# {' '.join(STRANGER.split())}\n\n{told}"
+    notebook["cells"][0]["source"] = f"# {' '.join(STRANGER.split())}\n\nWhy?\n\n[go](javascript:window.pwned=26)"
     file.write_text(json.dumps(notebook), encoding="utf-8")
     pages.write_pages([Executed.read(file)], tmp_path / "gallery", {})
     for name in ("index.html", "10_hostile.html"):
