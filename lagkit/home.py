@@ -22,12 +22,12 @@ def laboratory() -> Path:
 
 
 @cache  # a relative one is where it was when it was first asked for
-def _home(named: str | None) -> Path:
-    return at(named or platformdirs.user_cache_dir("lagkit"))
+def _home(named: str) -> Path:
+    return at(named)
 
 
 def lagkit_home() -> Path:
     """`$LAGKIT_HOME`, or the platform's cache folder for this user; created when missing."""
-    home = _home(os.environ.get("LAGKIT_HOME"))
+    home = _home(os.path.expanduser(os.environ.get("LAGKIT_HOME") or platformdirs.user_cache_dir("lagkit")))
     home.mkdir(parents=True, exist_ok=True)
     return home

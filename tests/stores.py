@@ -60,7 +60,7 @@ def content(store: Store) -> dict[str, tuple]:
 def files_of(store: Store) -> list[str]:
     """The names of all files below kv/; in LanceDB what they would be called."""
     if not isinstance(store, LogStore):
-        blocks = vars(store)["_blocks"]
+        blocks = vars(store)["_block_rows"]
         blocks.sync()
         return sorted({block_name(block.sha256) for block in blocks.entries})
     return sorted(path.relative_to(store.path).as_posix() for path in (store.path / "kv").rglob("*") if path.is_file())

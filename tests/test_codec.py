@@ -253,7 +253,7 @@ def test_an_int8_run_gives_the_answers_of_an_uncompressed_one(tmp_path):
     said, logits, sizes = {}, {}, {}
     for codec, run in runs.items():
         run.run()
-        traces = run._traces("kv_last_round", "unseen")
+        traces = run._traces("kv_last_round", "unseen", run._digests())
         said[codec] = {id: [round_.response for round_ in trace.rounds] for id, trace in traces.items()}
         policy = get_policy("kv_last_round")
         with run.store() as store:

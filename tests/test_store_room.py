@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from lagkit.errors import StoreError, StoreFull
-from lagkit.store import LogStore, archive, database, header, upkeep
+from lagkit.store import LogStore, archive, database, upkeep
 from tests.stores import content, files_of, fill, kv, new_store, trace, vector
 
 # A reader in a transaction
@@ -47,7 +47,7 @@ def updated(store: LogStore, numbers) -> list[int]:
 
 
 def test_a_reader_in_a_transaction_does_not_make_the_store_grow_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(header.os, "fsync", lambda _: None)  # no power cut here, and most of the time
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power cut here, and most of the time
     monkeypatch.setattr(database, "HELD", 1 << 20)
     with new_store(tmp_path / "store") as store:
         for setting in ("synchronous = OFF", "busy_timeout = 50", f"journal_size_limit = {1 << 18}"):
