@@ -197,7 +197,11 @@ def _stream(found: Result, _: Path) -> Iterator[str]:
 
 def _changes(row: Result) -> Iterator[str]:
     for key, low, high in (("change", "low", "high"), ("slope", "slope_low", "slope_high")):
-        yield f"{row[key]:+.2f} [{row[low]:+.2f}, {row[high]:+.2f}]"
+        if row[low] == row[high] == 0:
+            yield "none"  # the same count in every window: nothing is estimated
+        else:
+            places = 2 if max(abs(row[low]), abs(row[high])) >= 0.005 else 5  # no width is lost in rounding
+            yield " ".join([f"{row[key]:+.{places}f}", f"[{row[low]:+.{places}f}, {row[high]:+.{places}f}]"])
 
 
 def _cluster(found: Result, _: Path) -> Iterator[str]:
