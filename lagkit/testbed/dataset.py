@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from lagkit.data import Dataset, Stratum, stratum_of
 from lagkit.errors import ConfigError, DataError
 from lagkit.files import write_json
 from lagkit.paths import at
+from lagkit.plainjson import read_json
 from lagkit.testbed.questions import Chain, ask, walk
 from lagkit.testbed.world import Fact, World, language, make_world, tell, trivia
 
@@ -106,8 +106,8 @@ def load(folder: Path, controls: Controls) -> Dataset:
         with TemporaryDirectory() as aside:
             return data.load(write(aside, controls), LAYOUT)
     try:
-        same = json.loads(kept.read_text(encoding="utf-8")) == controls.model_dump(mode="json")
-    except ValueError as error:
+        same = read_json(kept, DataError) == controls.model_dump(mode="json")
+    except DataError as error:
         raise DataError(f"{kept} is damaged ({error}): delete it, and the same world is drawn again.") from error
     if not same:
         raise ConfigError(f"{folder.parent} holds a run on another test world (see {kept}): choose another folder.")
