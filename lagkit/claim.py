@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ class Claim:
             "data": {"questions": asked, "answers": gold, "passages": fingerprints.of_passages(dataset.passages)},
         }
         self._detail: Facts = {"logged": [question.id for question in logged], "questions": questions}
-        self._lock = FileLock(self.out / LOCK, thread_local=False)
+        self._holder: int | None = None  # the process that has the folder by this claim; a fork of it has not
 
     @contextmanager
     def held(self) -> Iterator[bool]:
@@ -59,14 +60,18 @@ class Claim:
         A process that ends gives it back, however it ends. Raises RunLocked, with nothing changed, where somebody else
         has it, and what `check` raises.
         """
-        if self._lock.is_locked:
+        if self._holder == os.getpid():
             yield False
             return
-        with alone(self._lock):
-            for sentence in self.check():
-                say(sentence)
-            self._note()
-            yield True
+        with alone(FileLock(self.out / LOCK, thread_local=False)):
+            self._holder = os.getpid()
+            try:
+                for sentence in self.check():
+                    say(sentence)
+                self._note()
+                yield True
+            finally:
+                self._holder = None
 
     def check(self) -> list[str]:
         """What has changed in the data since the run's answers were given, in sentences. Writes nothing.

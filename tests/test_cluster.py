@@ -142,9 +142,9 @@ def test_a_ray_of_our_own_ends_with_the_driver(tmp_path, monkeypatch, kill):
         assert bool(os.listdir(folder)) == (kill == signal.SIGKILL)
 
 
-def test_an_address_at_which_nobody_answers_is_named():
+def test_an_address_at_which_nobody_answers_is_named(tmp_path):
     sentence = r"^The Ray cluster '127.0.0.1:1' cannot be used \(.*refused\)\.$"
-    with pytest.raises(ClusterError, match=sentence), Workers(SimpleNamespace(), 1, address="127.0.0.1:1"):
+    with pytest.raises(ClusterError, match=sentence), Workers(small_run(tmp_path, None), 1, address="127.0.0.1:1"):
         pass
 
 
