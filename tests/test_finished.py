@@ -68,7 +68,7 @@ def test_questions_that_have_moved_are_found_where_the_caller_says(run, folder):
     record = json.loads((folder / RECORD).read_text())
     record["settings"] |= {"data": "gone", "dataset": "musique"}
     (folder / RECORD).write_text(json.dumps(record))
-    with pytest.raises(DataError, match="there is no data folder gone"):
+    with pytest.raises(DataError, match=r"there is no data folder \S*gone: give the path"):
         finished.reopen(folder)
     assert len(finished.reopen(folder, data=str(run[0].config.data))[1]) == 9
 
