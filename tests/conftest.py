@@ -8,4 +8,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LAGKIT_PROGRESS"] = "off"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from hypothesis import settings
+
 from tests.objectstore import bucket, server  # noqa: F401
+
+settings.register_profile("lagkit", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("lagkit")
