@@ -141,7 +141,7 @@ def test_logs_are_searched(page):
     _keep(page, "trace")
     _listed(page).nth(1).click()
     page.get_by_role("tab", name="What is kept").click()
-    page.locator(".jupyter-widgets mark").first.wait_for()
+    page.locator(".jupyter-widgets mark:visible").first.wait_for()
     _keep(page, "kept")
 
 

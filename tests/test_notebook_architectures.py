@@ -40,7 +40,8 @@ def test_numbers_of_families_and_models_are_on_record(executed):
     assert numbers["agreement.float32"] == numbers["agreement_worst.float32"] == 1
     assert numbers[f"bytes_per_token.{folder}"] == 128
     assert {f"em_diff.{folder}.kv_last_round", f"rounds_diff.{folder}.text_last_round"} <= set(numbers)
-    table = pd.read_csv(out / "support.csv", index_col="model")
+    rows = json.loads((out / "support.json").read_text(encoding="utf-8"))
+    table = pd.concat([pd.DataFrame(**rows[part]) for part in ("families", "models")])
     assert table["verdict"].to_dict() == {
         **{"llama": "supported", "cohere2": "supported", "gpt2": "refused"},
         **{folder: "supported", "nobody/nothing": "not measured"},

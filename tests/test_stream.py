@@ -14,7 +14,7 @@ import pytest
 from benchmarks import stream as benchmark
 from lagkit.errors import StoreError
 from lagkit.plots.stream import stream as figure
-from lagkit.store import LogStore, header
+from lagkit.store import LogStore
 from lagkit.store.database import SLACK
 from tests.stores import content, file_of, files_of, fill, kv, new_store, trace, vector
 
@@ -35,7 +35,7 @@ def logged(store: LogStore, i: int) -> str:
 
 
 def test_six_hundred_updates_under_a_tiny_cap(store, monkeypatch):
-    monkeypatch.setattr(header.os, "fsync", lambda _: None)  # no power cut here, and most of the time
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # no power cut here, and most of the time
     store._db.read("PRAGMA synchronous = OFF")
     for i in range(40):
         logged(store, i)
