@@ -30,7 +30,7 @@ nightly: $(STAMP)  ## run PROFILE=demo|real|paper|test of nightly.yaml against i
 	$(BIN)/python -m lagkit nightly --profile $(PROFILE) --out runs/nightly/$(PROFILE) $(if $(DATA),--set data=$(DATA))
 
 sanity: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/sanity
-	$(BIN)/python -m lagkit.notebook $(SANITY) runs/sanity
+	$(BIN)/python -m lagkit.nightly.notebook $(SANITY) runs/sanity
 	$(BIN)/jupyter nbconvert --log-level WARN --to html runs/sanity/$(notdir $(SANITY))
 	@echo "Executed notebook, HTML page and metrics.json are in runs/sanity/"
 
@@ -49,7 +49,7 @@ bench: $(STAMP)  ## remake docs/results/scale.md; BENCHES="race planner" for som
 	$(BIN)/python -m benchmarks.page
 
 study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all variants
-	$(BIN)/python -m lagkit.testbed study testbed --set out=runs/study --page docs/results/testbed.md
+	$(BIN)/python -m tools.testbed study testbed --set out=runs/study --page docs/results/testbed.md
 
 faults: export OMP_NUM_THREADS = 1
 faults: $(STAMP)  ## remake docs/results/faults.md: a thousand faults injected into stores, journals and runs (minutes)
@@ -67,7 +67,7 @@ baselines: $(STAMP)  ## accept what PROFILE measures now as its baselines, from 
 		--update-baselines --yes
 
 support: $(STAMP)  ## remake docs/results/support.md: families and models that re-alignment works with
-	$(BIN)/python -m lagkit.notebook notebooks/10_architectures.ipynb runs/10_architectures
+	$(BIN)/python -m lagkit.nightly.notebook notebooks/10_architectures.ipynb runs/10_architectures
 	cp runs/10_architectures/support.md runs/10_architectures/support.json docs/results/
 
 codec: $(STAMP)  ## remake docs/results/codec.md: what logs in fewer bits cost
@@ -81,9 +81,9 @@ results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2W
 gallery: export LAGKIT_PROGRESS = off
 gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offline) and docs/gallery (for GitHub)
 	@for notebook in $(sort $(filter-out notebooks/_%,$(NOTEBOOKS))); do \
-		$(BIN)/python -m lagkit.notebook $$notebook runs/gallery/$$(basename $$notebook .ipynb) || exit; \
+		$(BIN)/python -m lagkit.nightly.notebook $$notebook runs/gallery/$$(basename $$notebook .ipynb) || exit; \
 	done
-	$(BIN)/python -m lagkit.gallery runs/gallery --copies docs/gallery
+	$(BIN)/python -m lagkit.nightly.gallery runs/gallery --copies docs/gallery
 
 lint: $(STAMP)  ## ruff, types, notebooks without outputs
 	$(BIN)/ruff check .

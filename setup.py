@@ -1,4 +1,4 @@
-"""A wheel carries what a checkout has beside the package, in the same layout (`lagkit.home.laboratory`)."""
+"""A wheel carries what a checkout has beside the package, in the same layout (`lagkit.util.home.laboratory`)."""
 
 from pathlib import Path
 

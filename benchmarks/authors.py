@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from transformers import DynamicCache, StoppingCriteria, StoppingCriteriaList
 
-from lagkit.actions import STOP_STRINGS, cut, parse
-from lagkit.index import VectorIndex
-from lagkit.model import LM
-from lagkit.prompts import Prompt, split_chat
-from lagkit.retrieve import Embedder, PassageIndex
-from lagkit.store import LogStore
+from lagkit.logs.index import VectorIndex
+from lagkit.logs.retrieve import Embedder, PassageIndex
+from lagkit.logs.store import LogStore
+from lagkit.model.lm import LM
+from lagkit.model.prompts.actions import STOP_STRINGS, cut, parse
+from lagkit.model.prompts.prompt import Prompt, split_chat
 from lagkit.types import Question
 
 

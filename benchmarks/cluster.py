@@ -21,17 +21,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lagkit import files, manifest
-from lagkit.cli import exit_code, show
-from lagkit.cluster import Workers
-from lagkit.cluster.start import cluster
-from lagkit.config import RunConfig
-from lagkit.errors import DataError
-from lagkit.experiment import Experiment
-from lagkit.journal import Journal
-from lagkit.paths import at
-from lagkit.progress import quiet, say
+from lagkit.run import manifest
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.run.journal import Journal
+from lagkit.run.workers import Workers
+from lagkit.run.workers.start import cluster
 from lagkit.types import Trace
+from lagkit.util import files
+from lagkit.util.cli import exit_code, show
+from lagkit.util.errors import DataError
+from lagkit.util.paths import at
+from lagkit.util.progress import quiet, say
 
 POLICIES = ("no_logs", "kv_last_round")
 WORKERS = (0, 1, 2)

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from lagkit import data
-from lagkit.paths import at
-from lagkit.retrieve import load_embedder
+from lagkit.datasets import loaders as data
+from lagkit.logs.retrieve import load_embedder
+from lagkit.util.paths import at
 
 FILE = Path(__file__).with_name("embeddings.json")
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # the quantiles that are compared
@@ -217,7 +217,7 @@ def real(folders: Sequence[Path]) -> tuple[Array, Array]:
 def main() -> None:
     """Fit to real data, and write the fit beside what tells how good it is."""
     parser = argparse.ArgumentParser(prog="benchmarks.embeddings", description="Fit made-up embeddings to real ones.")
-    parser.add_argument("folders", nargs="+", type=at, help="data folders (lagkit.data)")
+    parser.add_argument("folders", nargs="+", type=at, help="data folders (lagkit.datasets.loaders)")
     parser.add_argument("--out", type=at, default=FILE)
     args = parser.parse_args()
     queries, logs = real(args.folders)

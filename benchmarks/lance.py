@@ -25,14 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lagkit import files, manifest
-from lagkit.kv import KVBlock
-from lagkit.lance import BlockCache, LanceStore
-from lagkit.paths import at
-from lagkit.store import LogStore, Store
-from lagkit.store.copying import Copied, copy
-from lagkit.store.places import store_at
+from lagkit.logs.copying import Copied, copy
+from lagkit.logs.lance import BlockCache, LanceStore
+from lagkit.logs.places import store_at
+from lagkit.logs.store import LogStore, Store
+from lagkit.model.kv import KVBlock
+from lagkit.run import manifest
 from lagkit.types import Round, Trace
+from lagkit.util import files
+from lagkit.util.paths import at
 
 # SmolLM2-135M: layers, kv heads, head dimension; a log's tokens; the dimension of MiniLM's embeddings.
 LAYERS, HEADS, HEAD_DIM, TOKENS, DIM = 30, 3, 64, 150, 384

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.targets import TARGETS
-from lagkit.paths import at
-from lagkit.plots.race import SIDES
-from lagkit.plots.race import rows as race_rows
-from lagkit.plots.search import good_enough
-from lagkit.report import table
+from lagkit.run.report import table
+from lagkit.show.plots.race import SIDES
+from lagkit.show.plots.race import rows as race_rows
+from lagkit.show.plots.search import good_enough
+from lagkit.util.paths import at
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

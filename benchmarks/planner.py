@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lagkit.cli import show
-from lagkit.files import write_json
-from lagkit.manifest import git_state, machine, versions
-from lagkit.model import LM, Context
-from lagkit.paths import at
-from lagkit.planner import Rates, Size, decisions, measure_rates
-from lagkit.progress import quiet, say
-from lagkit.store import LogStore
+from lagkit.logs.planner import Rates, Size, decisions, measure_rates
+from lagkit.logs.store import LogStore
+from lagkit.model.lm import LM, Context
+from lagkit.run.manifest import git_state, machine, versions
 from lagkit.types import Round, Trace
+from lagkit.util.cli import show
+from lagkit.util.files import write_json
+from lagkit.util.paths import at
+from lagkit.util.progress import quiet, say
 
 # Tokens that are read to compute a log, and those kept of it: a short action, a round, a long one, and a round that is
 # read behind a conversation of ten times its length.

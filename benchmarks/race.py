@@ -23,14 +23,13 @@ import torch
 
 from benchmarks.authors import Authors
 from benchmarks.workloads import WORKLOADS, experiment, prepare, questions, read_settings, save_settings, the_policy
-from lagkit.agent import Limits
-from lagkit.experiment import Experiment
-from lagkit.files import write_json
-from lagkit.manifest import git_state, machine, versions
-from lagkit.paths import at
-from lagkit.progress import quiet, say
-from lagkit.store import LogStore
-from lagkit.types import Question
+from lagkit.logs.store import LogStore
+from lagkit.run.experiment import Experiment
+from lagkit.run.manifest import git_state, machine, versions
+from lagkit.types import Limits, Question
+from lagkit.util.files import write_json
+from lagkit.util.paths import at
+from lagkit.util.progress import quiet, say
 
 SIDES = ("lagkit", "authors")
 BATCH = 32

@@ -24,10 +24,10 @@ import faiss
 import numpy as np
 
 from benchmarks.embeddings import Array, Embeddings, Shape
-from lagkit.files import write_json
-from lagkit.manifest import machine, versions
-from lagkit.paths import at
-from lagkit.progress import say
+from lagkit.run.manifest import machine, versions
+from lagkit.util.files import write_json
+from lagkit.util.paths import at
+from lagkit.util.progress import say
 
 SIZES = (1_000, 10_000, 100_000, 300_000, 1_000_000)
 K, BATCH, QUERIES, TIMED = 3, 32, 1_000, 200

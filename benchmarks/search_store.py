@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.embeddings import Embeddings, Shape
-from lagkit.files import write_json
-from lagkit.manifest import machine, versions
-from lagkit.paths import at
-from lagkit.progress import say
-from lagkit.store import LogStore, codes, vectors
+from lagkit.logs import codes, vectors
+from lagkit.logs.store import LogStore
+from lagkit.run.manifest import machine, versions
 from lagkit.types import Round, Trace
+from lagkit.util.files import write_json
+from lagkit.util.paths import at
+from lagkit.util.progress import say
 
 SIZES = (10_000, 20_000, 30_000, 50_000, 100_000, 300_000, 1_000_000)
 K, BATCH, TIMED = 3, 32, 256

@@ -10,11 +10,11 @@ import re
 
 import numpy as np
 
-from lagkit import data
-from lagkit.files import write_json
-from lagkit.paths import at
-from lagkit.retrieve import HashEmbedder
-from lagkit.store.codes import SAMPLE, Codes
+from lagkit.datasets import loaders as data
+from lagkit.logs.codes import SAMPLE, Codes
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.util.files import write_json
+from lagkit.util.paths import at
 
 K, QUERIES, WIDTHS = 3, 300, (128, 512, 2048)
 
@@ -22,7 +22,7 @@ K, QUERIES, WIDTHS = 3, 300, (128, 512, 2048)
 def main() -> None:
     """A log is a sentence behind its passage's title; one found counts if it is as near as the exact third."""
     parser = argparse.ArgumentParser(prog="benchmarks.search_words", description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", type=at, help="data folders (lagkit.data)")
+    parser.add_argument("folders", nargs="+", type=at, help="data folders (lagkit.datasets.loaders)")
     parser.add_argument("--out", type=at, required=True)
     args = parser.parse_args()
     datasets = [data.load(folder) for folder in args.folders]

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from lagkit.devices import best_device
-from lagkit.hub import resolve_model
-from lagkit.model import LM
+from lagkit.model.devices import best_device
+from lagkit.model.hub import resolve_model
+from lagkit.model.lm import LM
 
 LLAMA_8B: dict[str, Any] = {
     "hidden_size": 4096,

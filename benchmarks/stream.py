@@ -29,22 +29,22 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from lagkit.codec import packed_bytes
-from lagkit.config import RunConfig
-from lagkit.encode import Encoder
-from lagkit.experiment import Experiment
-from lagkit.files import write_json
-from lagkit.hot import HotBlocks, Reading
-from lagkit.index import VectorIndex
-from lagkit.kv import KVBlock, build_cache
-from lagkit.manifest import git_state, machine, versions
-from lagkit.model import LM
-from lagkit.paths import at
+from lagkit.logs.encode import Encoder
+from lagkit.logs.index import VectorIndex
+from lagkit.logs.retrieve import Embedder, load_embedder
+from lagkit.logs.store import LogStore
+from lagkit.model.block_cache import HotBlocks, Reading
+from lagkit.model.codec import packed_bytes
+from lagkit.model.kv import KVBlock, build_cache
+from lagkit.model.lm import LM
 from lagkit.policy import POLICIES
-from lagkit.progress import progress, quiet
-from lagkit.retrieve import Embedder, load_embedder
-from lagkit.store import LogStore
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.run.manifest import git_state, machine, versions
 from lagkit.types import Trace
+from lagkit.util.files import write_json
+from lagkit.util.paths import at
+from lagkit.util.progress import progress, quiet
 
 POLICY = "kv_last_round"
 FOUND = 3  # logs that a task reads
@@ -271,9 +271,9 @@ def main() -> None:
         write_json(args.out, result)
         print(pd.DataFrame.from_dict(result["flat"], orient="index").round(3).to_string())
     if args.plot:
-        from lagkit import plots
-        from lagkit.gallery.pictures import png
-        from lagkit.plots.stream import stream
+        from lagkit.nightly.gallery.pictures import png
+        from lagkit.show import plots
+        from lagkit.show.plots.stream import stream
 
         plots.for_notebooks()
         figure = stream(json.loads(args.plot.read_text(encoding="utf-8")))

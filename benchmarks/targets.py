@@ -23,19 +23,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lagkit import data, injection
-from lagkit.agent import Agent, Limits
-from lagkit.errors import ConfigError
-from lagkit.files import write_json
-from lagkit.kv import KVBlock
-from lagkit.manifest import machine, versions
-from lagkit.model import LM, Context
-from lagkit.paths import at
-from lagkit.progress import quiet, say
-from lagkit.prompts import Prompt
-from lagkit.retrieve import Embedder, PassageIndex, load_embedder
-from lagkit.store import LogStore
-from lagkit.types import Question, Round, Trace
+from lagkit.agent.loop import Agent
+from lagkit.datasets import loaders as data
+from lagkit.logs.retrieve import Embedder, PassageIndex, load_embedder
+from lagkit.logs.store import LogStore
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import LM, Context
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.run.manifest import machine, versions
+from lagkit.studies import injection
+from lagkit.types import Limits, Question, Round, Trace
+from lagkit.util.errors import ConfigError
+from lagkit.util.files import write_json
+from lagkit.util.paths import at
+from lagkit.util.progress import quiet, say
 
 # Key -> (target, whether the value must be at most or at least that).
 TARGETS: dict[str, tuple[float, str]] = {

@@ -14,15 +14,15 @@ import torch
 
 from benchmarks.authors import dump
 from benchmarks.shapes import LLAMA_8B, random_model
-from lagkit.config import RunConfig
-from lagkit.encode import Encoder
-from lagkit.experiment import Experiment
-from lagkit.kv import KVBlock
-from lagkit.model import LM
+from lagkit.logs.encode import Encoder
+from lagkit.logs.store import LogStore
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import LM
 from lagkit.policy import Policy, get_policy
-from lagkit.progress import progress
-from lagkit.store import LogStore
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
 from lagkit.types import Question, Trace
+from lagkit.util.progress import progress
 
 POLICY = "kv_last_round"  # the authors' main method
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"

@@ -9,14 +9,14 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lagkit.cli import add_settings, count, exit_code, settings, show
-from lagkit.errors import ConfigError, EmptyStore
-from lagkit.paths import at
-from lagkit.terminal import printable, tell
+from lagkit.util.cli import add_settings, count, exit_code, settings, show
+from lagkit.util.errors import ConfigError, EmptyStore
+from lagkit.util.paths import at
+from lagkit.util.terminal import printable, tell
 
 if TYPE_CHECKING:
-    from lagkit.experiment import Experiment
-    from lagkit.store import Store
+    from lagkit.logs.store import Store
+    from lagkit.run.experiment import Experiment
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
 
@@ -38,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = commands.add_parser(name, help=text, description=f"From a run file: {text}. The same command resumes.")
         sub.add_argument(
-            "tier", metavar="TIER|CONFIG.yaml", help="testbed, smollm2, paper, or a file of settings (lagkit.config)"
+            "tier",
+            metavar="TIER|CONFIG.yaml",
+            help="testbed, smollm2, paper, or a file of settings (RunConfig)",
         )
         add_settings(sub)
         _add_workers(sub)
@@ -130,7 +132,7 @@ def _add_nightly(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """All stages of a run, then its tables."""
-    from lagkit import metrics
+    from lagkit.stats import metrics
 
     experiment = _experiment(args)
     with experiment.writing(), _workers(args, experiment):
@@ -185,8 +187,8 @@ def export(args: argparse.Namespace) -> None:
 
 def import_(args: argparse.Namespace) -> None:
     """An exported file into a store, which is made for its model if there is none."""
-    from lagkit.store.archive import Archive
-    from lagkit.store.places import store_at
+    from lagkit.logs.archive import Archive
+    from lagkit.logs.places import store_at
 
     with Archive(args.file) as archive:
         whose = archive.header.identity
@@ -198,8 +200,8 @@ def import_(args: argparse.Namespace) -> None:
 
 def copy(args: argparse.Namespace) -> None:
     """A whole store to another place, which is made if there is none."""
-    from lagkit.store import copying
-    from lagkit.store.places import store_at
+    from lagkit.logs import copying
+    from lagkit.logs.places import store_at
 
     kind = store_at(args.target)
     with _open(args.path) as source, kind.open_or_create(args.target, **source.identity) as target:
@@ -213,7 +215,7 @@ def copy(args: argparse.Namespace) -> None:
 
 def search(args: argparse.Namespace) -> None:
     """The logs nearest to a text, best first."""
-    from lagkit.retrieve import load_embedder
+    from lagkit.logs.retrieve import load_embedder
 
     with _open(args.path) as store:
         if not len(store):
@@ -226,9 +228,10 @@ def search(args: argparse.Namespace) -> None:
 
 def overlap(args: argparse.Namespace) -> None:
     """A column for each folder."""
-    from lagkit import components, data
-    from lagkit.layouts import LAYOUTS
-    from lagkit.report import table
+    from lagkit.datasets import loaders as data
+    from lagkit.datasets import split as components
+    from lagkit.datasets.layouts import LAYOUTS
+    from lagkit.run.report import table
 
     found = {
         folder.name: components.survey(data.load(folder, None if folder.name in LAYOUTS else args.dataset))
@@ -241,11 +244,11 @@ def overlap(args: argparse.Namespace) -> None:
 def codec(args: argparse.Namespace) -> None:
     """Measure each run's loss, print the page and write it down."""
     overrides = settings(args.set, {"out": "give --out", "policies": "give --policy", "codec": "all are compared"})
-    from lagkit.analysis.codecs import Loss
-    from lagkit.analysis.codecs_page import Measured, save
-    from lagkit.config import RunConfig
-    from lagkit.experiment import Experiment
-    from lagkit.progress import quiet
+    from lagkit.run.config import RunConfig
+    from lagkit.run.experiment import Experiment
+    from lagkit.studies.codecs import Loss
+    from lagkit.util.progress import quiet
+    from tools.codecs_page import Measured, save
 
     quiet()
     chosen = {**overrides, "policies": ["no_logs", args.policy]}
@@ -272,9 +275,9 @@ def nightly(args: argparse.Namespace) -> int:
 
 def _experiment(args: argparse.Namespace) -> Experiment:
     overrides = settings(args.set)
-    from lagkit.config import RunConfig
-    from lagkit.experiment import Experiment
-    from lagkit.progress import quiet
+    from lagkit.run.config import RunConfig
+    from lagkit.run.experiment import Experiment
+    from lagkit.util.progress import quiet
 
     quiet()
     return Experiment(RunConfig.of(args.tier, **overrides))
@@ -294,7 +297,7 @@ def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContex
         if given:
             raise ConfigError(f"--{given[0].replace('_', '-')} is for workers: say how many with --workers.")
         return nullcontext()
-    from lagkit.cluster import Workers
+    from lagkit.run.workers import Workers
 
     return Workers(
         experiment, args.workers, address=args.ray, gpus=args.gpus_per_worker, threads=args.threads_per_worker
@@ -302,7 +305,7 @@ def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContex
 
 
 def _open(place: str, *, write: bool = False) -> Store:
-    from lagkit.store.places import open_store
+    from lagkit.logs.places import open_store
 
     return open_store(place, write=write)
 

@@ -6,7 +6,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import Field, PositiveInt
 
 TaskKind = Literal["qa", "choice"]
 F1Rule = Literal["squad", "hotpot"]
@@ -189,3 +191,22 @@ def _field_types(kind: type) -> dict[str, tuple[type, ...]]:
     declared = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
     plain = {name: types for name, types in declared.items() if get_origin(get_type_hints(kind)[name]) is not tuple}
     return {name: (*types, int) if float in types else types for name, types in plain.items()}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The authors' hyper-parameters (paper, section 4): what a query brings, and when a run ends.
+
+    min_similarity: logs whose cosine similarity to the query is lower are not used; None, as the authors', uses all.
+    best_log: whether logs are shown in the order in which they were found, the best `first`, or the other way round.
+    force_answer: whether a question that is not answered when its rounds are used up has to be answered all the same.
+    """
+
+    passages: PositiveInt = 2
+    logs: PositiveInt = 3
+    max_rounds: PositiveInt | None = None
+    max_new_tokens: PositiveInt = 1024
+    batch_size: PositiveInt = 16
+    min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
+    best_log: Literal["first", "last"] = "first"
+    force_answer: bool = False

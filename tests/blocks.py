@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lagkit.kv import KVBlock
+from lagkit.model.kv import KVBlock
 
 
 def block_of(tokens: int, seed: int = 0, dtype: torch.dtype = torch.float32, layers: int = 2) -> KVBlock:

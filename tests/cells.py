@@ -11,10 +11,10 @@ import nbformat
 import pytest
 import yaml
 
-from lagkit import lab
-from lagkit import notebook as nb
-from lagkit.config import TIERS
-from lagkit.experiment import Experiment
+from lagkit.nightly import notebook as nb
+from lagkit.run.config import TIERS
+from lagkit.run.experiment import Experiment
+from lagkit.show import lab
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}

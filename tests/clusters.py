@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from lagkit.cluster.worker import Load
-from lagkit.config import RunConfig
-from lagkit.kv import KVBlock
-from lagkit.model import Context, Generation
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import Context, Generation
+from lagkit.run.config import RunConfig
+from lagkit.run.workers.worker import Load
 from tests.lms import ActingLM, new_lm
 
 

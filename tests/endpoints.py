@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from lagkit.api.endpoint import Endpoint
-from lagkit.api.model import APIModel
-from lagkit.config import Requests
+from lagkit.model.api.endpoint import Endpoint
+from lagkit.model.api.model import APIModel
+from lagkit.model.api.requests import Requests
 
 KEY = "sk-very-secret-4711"
 

@@ -14,13 +14,13 @@ from typing import TypeVar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lagkit.config import RunConfig
-from lagkit.experiment import Experiment
-from lagkit.families import tiny
-from lagkit.model import LM, Context, Generation, decoded
-from lagkit.prompts import Prompt
-from lagkit.retrieve import HashEmbedder
-from lagkit.store import LogStore
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.logs.store import LogStore
+from lagkit.model.families import tiny
+from lagkit.model.lm import LM, Context, Generation, decoded
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
 from lagkit.types import Passage, Question, Round, TaskKind, Trace, Usage
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"

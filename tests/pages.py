@@ -8,12 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import page as scale
-from lagkit import reporting
-from lagkit.analysis import codecs_page, support_page
-from lagkit.testbed.page import markdown
-from lagkit.testbed.study import Study
+from lagkit.run import reporting
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
+from tools import codecs_page, support_page
+from tools.testbed.page import markdown
+from tools.testbed.study import Study
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RUN = RESULTS / "wikihop-smollm2"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.actions import STOP_STRINGS, Action, last_action_span, parse
+from lagkit.model.prompts.actions import STOP_STRINGS, Action, last_action_span, parse
 
 TAGS = ("ans", "keywords", "subquestion")
 responses = st.lists(

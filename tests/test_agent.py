@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from lagkit.agent import ROUND_LIMIT, Agent, Limits
-from lagkit.errors import ConfigError, EmptyStore
-from lagkit.hot import HotBlocks
+from lagkit.agent.loop import ROUND_LIMIT, Agent
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.logs.store import LogStore
+from lagkit.model.block_cache import HotBlocks
 from lagkit.policy import POLICIES, Policy
-from lagkit.retrieve import HashEmbedder, PassageIndex
-from lagkit.store import LogStore
-from lagkit.types import Passage, Question, Trace, Usage
+from lagkit.types import Limits, Passage, Question, Trace, Usage
+from lagkit.util.errors import ConfigError, EmptyStore
 from tests.lms import ActingLM, ScriptedLM, new_lm, open_store, qa, short_prompt, trace_of
 from tests.stores import file_of
 

@@ -10,18 +10,19 @@ from email.utils import format_datetime
 
 import pytest
 
-from lagkit.actions import cut
-from lagkit.agent import Limits
-from lagkit.api import model as api_model
-from lagkit.api.asking import Gate, _seconds
-from lagkit.api.chat import Chat, refusal
-from lagkit.api.endpoint import Endpoint
-from lagkit.api.model import APIModel
-from lagkit.backend import load_model
-from lagkit.config import Requests, RunConfig
-from lagkit.errors import ConfigError, ContextTooLong, EndpointError, RequestRefused
+from lagkit.agent.chat import refusal
+from lagkit.model.api import model as api_model
+from lagkit.model.api.asking import Gate, _seconds
+from lagkit.model.api.chat import Chat
+from lagkit.model.api.endpoint import Endpoint
+from lagkit.model.api.model import APIModel
+from lagkit.model.api.requests import Requests
+from lagkit.model.loading import load_model
+from lagkit.model.prompts.actions import cut
 from lagkit.policy import POLICIES, Policy
-from lagkit.types import Usage
+from lagkit.run.config import RunConfig
+from lagkit.types import Limits, Usage
+from lagkit.util.errors import ConfigError, ContextTooLong, EndpointError, RequestRefused
 from tests.endpoints import KEY, Reply, failed, playing, said
 
 CHAT = Chat(({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which river?"}))

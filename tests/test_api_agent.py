@@ -6,15 +6,17 @@ import json
 
 import pytest
 
-from lagkit import manifest, metrics
-from lagkit.agent import Agent, Limits
-from lagkit.analysis.knockout import reuse
-from lagkit.config import RunConfig
-from lagkit.errors import ConfigError, EndpointError
-from lagkit.experiment import Experiment
+from lagkit.agent.loop import Agent
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.logs.store import LogStore
 from lagkit.policy import POLICIES
-from lagkit.retrieve import HashEmbedder, PassageIndex
-from lagkit.store import LogStore
+from lagkit.run import manifest
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.stats import metrics
+from lagkit.studies.knockout import reuse
+from lagkit.types import Limits
+from lagkit.util.errors import ConfigError, EndpointError
 from tests.endpoints import KEY, failed, playing, said
 from tests.lms import SAMPLE, open_store, passages_about, qa, short_prompt, trace_of
 

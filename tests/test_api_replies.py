@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lagkit.answers import result_row
-from lagkit.api.reply import Malformed, Reply
-from lagkit.errors import DataError, LagkitError, ReasoningTooLong, RequestRefused
-from lagkit.journal import Journal
+from lagkit.model.api.reply import Malformed, Reply
 from lagkit.policy import POLICIES
+from lagkit.run.answers import result_row
+from lagkit.run.journal import Journal
 from lagkit.types import Round, Trace, Usage
+from lagkit.util.errors import DataError, LagkitError, ReasoningTooLong, RequestRefused
 from tests.endpoints import KEY, Played, playing, said
 from tests.endpoints import Reply as Sent
 from tests.lms import ScriptedLM, new_lm, open_store, qa, trace_of

@@ -10,16 +10,16 @@ from importlib.util import find_spec
 import pandas as pd
 import pytest
 
-from lagkit.api import serving as serving_module
-from lagkit.api.chat import Chat
-from lagkit.api.model import APIModel
-from lagkit.api.served import ALONE
-from lagkit.api.serving import serving
-from lagkit.config import RunConfig
-from lagkit.errors import ConfigError, EndpointError
-from lagkit.experiment import Experiment
-from lagkit.model import LM, Context
-from lagkit.recovery import gains, run_behind_api
+from lagkit.model.api import serving as serving_module
+from lagkit.model.api.chat import Chat
+from lagkit.model.api.model import APIModel
+from lagkit.model.api.served import ALONE
+from lagkit.model.api.serving import serving
+from lagkit.model.lm import LM, Context
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.studies.recovery import gains, run_behind_api
+from lagkit.util.errors import ConfigError, EndpointError
 
 MISSING = [name for name in ("openai", "fastapi", "uvicorn") if find_spec(name) is None]
 served = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: pip install 'lagkit[api]'")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lagkit.analysis.attention import Watch, mass, uniform_mass, watching, weights
-from lagkit.errors import UnsupportedModel
-from lagkit.model import LM, Context
+from lagkit.model.lm import LM, Context
+from lagkit.studies.attention import Watch, mass, uniform_mass, watching, weights
+from lagkit.util.errors import UnsupportedModel
 from tests.lms import VOCAB, new_lm, tiny_lm
 
 IDS = tuple(torch.randint(6, VOCAB, (40,), generator=torch.Generator().manual_seed(3)).tolist())

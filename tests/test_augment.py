@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lagkit.augment import Augmenter
-from lagkit.encode import Encoder
-from lagkit.errors import DamagedBlock, StoreError
-from lagkit.hot import HotBlocks
-from lagkit.model import LM
+from lagkit.agent.context import Augmenter
+from lagkit.logs.encode import Encoder
+from lagkit.logs.store import LogStore
+from lagkit.model.block_cache import HotBlocks
+from lagkit.model.lm import LM
 from lagkit.policy import POLICIES, Policy
-from lagkit.store import LogStore
+from lagkit.util.errors import DamagedBlock, StoreError
 from tests.lms import NO_SYSTEM_CHAT, ScriptedLM, new_lm, open_store, qa, short_prompt, tiny_lm, trace_of
 from tests.stores import file_of, same
 

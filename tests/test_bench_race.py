@@ -9,11 +9,12 @@ import pytest
 from benchmarks import race, workloads
 from benchmarks.authors import Authors, dump
 from benchmarks.workloads import Workload
-from lagkit.agent import Agent, Limits
-from lagkit.encode import Encoder
-from lagkit.model import LM
+from lagkit.agent.loop import Agent
+from lagkit.logs.encode import Encoder
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.model.lm import LM
 from lagkit.policy import POLICIES
-from lagkit.retrieve import HashEmbedder, PassageIndex
+from lagkit.types import Limits
 from tests.lms import new_lm, open_store, passages_about, qa, short_prompt, trace_of
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from benchmarks import targets
-from lagkit import data
-from lagkit.errors import ConfigError
-from lagkit.families import tiny
-from lagkit.model import LM
-from lagkit.retrieve import HashEmbedder
+from lagkit.datasets import loaders as data
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.model.families import tiny
+from lagkit.model.lm import LM
+from lagkit.util.errors import ConfigError
 from tests.lms import VOCAB, ActingLM, tokenizer
 
 

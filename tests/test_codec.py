@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lagkit.__main__ import main
-from lagkit.augment import Augmenter
-from lagkit.codec import SCALES, dequantise, pack, packed_bytes, quantise, unpack
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError, DamagedBlock, StoreError, StoreMismatch
-from lagkit.kv import KVBlock
-from lagkit.model import Context
+from lagkit.agent.context import Augmenter
+from lagkit.logs.encode import Encoder
+from lagkit.logs.store import LogStore
+from lagkit.model.codec import SCALES, dequantise, pack, packed_bytes, quantise, unpack
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import Context
 from lagkit.policy import get_policy
-from lagkit.store import LogStore
+from lagkit.util.errors import ConfigError, DamagedBlock, StoreError, StoreMismatch
 from tests.blocks import block_of, same
 from tests.lms import small_run, tiny_lm
 from tests.stores import IDENTITY, content, file_of, fill, kv, new_store, trace, vector

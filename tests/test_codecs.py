@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from lagkit.__main__ import main
-from lagkit.analysis.codecs import AGAIN, ANSWERED, SCHEMES, Loss, Scheme, file_sizes, relative_error, shortest
-from lagkit.analysis.codecs_page import Measured, findings
-from lagkit.codec import pack, packed_bytes, unpack
-from lagkit.errors import ConfigError
-from lagkit.kv import KVBlock
+from lagkit.model.codec import pack, packed_bytes, unpack
+from lagkit.model.kv import KVBlock
+from lagkit.studies.codecs import AGAIN, ANSWERED, SCHEMES, Loss, Scheme, file_sizes, relative_error, shortest
+from lagkit.util.errors import ConfigError
 from tests.blocks import block_of, same
 from tests.lms import SAMPLE, small_run, tiny_lm
+from tools.codecs_page import Measured, findings
 
 
 def test_the_int8_scheme_is_the_codec_of_stores():
@@ -114,7 +114,7 @@ def test_findings_follow_from_the_numbers():
 
 
 def test_the_command_writes_the_page(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("lagkit.model.LM.load", lambda *args, **kwargs: tiny_lm())
+    monkeypatch.setattr("lagkit.model.lm.LM.load", lambda *args, **kwargs: tiny_lm())
     settings = ["dtype=float32", "embedder=hash", "wording=plain", "log_questions=4", "seen_questions=2"]
     settings += ["unseen_questions=2", "max_rounds=1", "max_new_tokens=3", "splits=[unseen]", f"data={SAMPLE}"]
     page = tmp_path / "pages" / "codec.md"

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.components import components, disjoint, survey, told
-from lagkit.data import Dataset, load, overlaps
-from lagkit.errors import DataError
+from lagkit.datasets.loaders import Dataset, load, overlaps
+from lagkit.datasets.split import components, disjoint, survey, told
 from lagkit.types import Hop, Question
+from lagkit.util.errors import DataError
 
 REPOSITORY = Path(__file__).parents[1]
 SAMPLE = REPOSITORY / "data" / "sample"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lagkit.agent import Limits
-from lagkit.config import TIERS, RunConfig
-from lagkit.errors import ConfigError
 from lagkit.policy import POLICIES
+from lagkit.run.config import TIERS, RunConfig
+from lagkit.types import Limits
+from lagkit.util.errors import ConfigError
 
 PATHS = {"data": "data/sample", "out": "runs/x"}
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lagkit.kv import build_cache, stack_layers
-from lagkit.model import LM, Context
-from lagkit.seats import Seat
+from lagkit.model.kv import build_cache, stack_layers
+from lagkit.model.lm import LM, Context
+from lagkit.model.prefix_cache import Seat
 from tests.lms import new_lm, tiny_lm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lagkit import finished
 from lagkit.__main__ import main
-from lagkit.errors import DataError
 from lagkit.nightly import history, run, summary
 from lagkit.nightly.run import Outcome
+from lagkit.run import load as finished
+from lagkit.util.errors import DataError
 from tests import nights
 
 DAMAGE = {

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lagkit.data import Dataset, hops, load, overlap
-from lagkit.errors import ConfigError, DataError
-from lagkit.retrieve import HashEmbedder, PassageIndex
+from lagkit.datasets.loaders import Dataset, hops, load, overlap
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.types import Hop, Passage, Question
+from lagkit.util.errors import ConfigError, DataError
 
 REPOSITORY = Path(__file__).parents[1]
 SAMPLE = REPOSITORY / "data" / "sample"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lagkit.augment import Augmenter
-from lagkit.model import LM, Context
+from lagkit.agent.context import Augmenter
+from lagkit.model.lm import LM, Context
+from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import Policy
-from lagkit.prompts import Prompt
 from tests.lms import open_store, qa, short_prompt, tiny_lm, trace_of
 
 LOG = trace_of(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lagkit.analysis.differences import against_intact, against_null, attention_reach, causal_reach, heads_apart
+from lagkit.studies.differences import against_intact, against_null, attention_reach, causal_reach, heads_apart
 
 HOPS = {f"q{i}": [f"h{i}"] for i in range(12)}
 NOISE = np.random.default_rng(0).normal(0, 0.01, 12)

@@ -8,8 +8,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lagkit import digest, files, manifest
-from lagkit.lab import open_run
+from lagkit.run import manifest
+from lagkit.run import summary as digest
+from lagkit.show.lab import open_run
+from lagkit.util import files
 
 
 @pytest.fixture(scope="module")

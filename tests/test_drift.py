@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lagkit.analysis import drift as moving
-from lagkit.analysis.cases import Case
-from lagkit.errors import ContextTooLong
+from lagkit.studies import drift as moving
+from lagkit.studies.examples import Case
+from lagkit.util.errors import ContextTooLong
 from tests.lms import qa, short_prompt, tiny_lm, trace_of
 
 PROMPT = short_prompt()

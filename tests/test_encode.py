@@ -8,10 +8,10 @@ from typing import get_args
 import pytest
 import torch
 
-from lagkit.encode import Encoder, kept_text
-from lagkit.errors import ConfigError, ContextTooLong
-from lagkit.model import LM, Context
+from lagkit.logs.encode import Encoder, kept_text
+from lagkit.model.lm import LM, Context
 from lagkit.policy import Encode, Keep, Policy
+from lagkit.util.errors import ConfigError, ContextTooLong
 from tests.lms import FORGETFUL_CHAT, NO_SYSTEM_CHAT, new_lm, short_prompt, tiny_lm, tokenizer, trace_of
 
 PROMPT = short_prompt()

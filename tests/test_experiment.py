@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lagkit.answers import result_row
-from lagkit.encode import Encoder
-from lagkit.experiment import Experiment
-from lagkit.journal import Journal
+from lagkit.logs.encode import Encoder
+from lagkit.run.answers import result_row
+from lagkit.run.experiment import Experiment
+from lagkit.run.journal import Journal
 from lagkit.types import Question, Round, Trace, Usage
 from tests.lms import ActingLM, ScriptedLM, new_lm, small_run
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from lagkit import data, files
-from lagkit.claim import RECORD
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError, ContextTooLong, DataError, EmptyStore, ModelNotFound, StoreMismatch
-from lagkit.experiment import Experiment
-from lagkit.journal import Journal
+from lagkit.datasets import loaders as data
+from lagkit.logs.encode import Encoder
+from lagkit.run.claim import RECORD
+from lagkit.run.experiment import Experiment
+from lagkit.run.journal import Journal
 from lagkit.types import Trace
+from lagkit.util import files
+from lagkit.util.errors import ConfigError, ContextTooLong, DataError, EmptyStore, ModelNotFound, StoreMismatch
 from tests.lms import SAMPLE, ActingLM, ScriptedLM, new_lm, small_run
 from tests.stores import file_of
 

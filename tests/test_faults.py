@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lagkit.files import publish
-from lagkit.store import LogStore
-from lagkit.store import files as files_module
-from lagkit.store.files import BlockFiles, block_name
+from lagkit.logs import files as files_module
+from lagkit.logs.files import BlockFiles, block_name
+from lagkit.logs.store import LogStore
+from lagkit.util.files import publish
 from tests.faults import harness
 from tests.faults.kinds import KINDS
 from tests.faults.stores import pattern, remove_pattern
@@ -74,7 +74,7 @@ def rows_unchecked(monkeypatch) -> str:
     """A database that believes its rows."""
     import sqlite3
 
-    from lagkit.store import database
+    from lagkit.logs import database
 
     def connect(folder, mode):
         address = f"{(folder / database.NAME).as_uri()}?mode={mode}"
@@ -108,7 +108,7 @@ def half_an_import(monkeypatch) -> str:
 
 def codes_unchecked(monkeypatch) -> str:
     """A reader that takes codes as they are."""
-    monkeypatch.setattr("lagkit.store.codes._crc32", lambda *_: "0")
+    monkeypatch.setattr("lagkit.logs.codes._crc32", lambda *_: "0")
     return "torn, rotten, missing or stale codes"
 
 

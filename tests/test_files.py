@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lagkit.files import replacing, write, write_json
+from lagkit.util.files import replacing, write, write_json
 
 
 def _many(path: Path, letter: str) -> None:

@@ -9,13 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lagkit import finished, metrics, paper
-from lagkit.claim import RECORD
-from lagkit.errors import DataError, NotebookFailed
-from lagkit.experiment import Experiment
-from lagkit.gallery.executed import Executed
-from lagkit.notebook import execute
+from lagkit.nightly.gallery.executed import Executed
+from lagkit.nightly.notebook import execute
 from lagkit.policy import POLICIES
+from lagkit.run import load as finished
+from lagkit.run.claim import RECORD
+from lagkit.run.experiment import Experiment
+from lagkit.stats import metrics
+from lagkit.studies import paper
+from lagkit.util.errors import DataError, NotebookFailed
 from tests.lms import ActingLM, new_lm, small_run
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "90_gallery.ipynb"
@@ -36,7 +38,7 @@ def folder(run, tmp_path):
 def test_a_finished_run_gives_the_results_that_it_reported_without_a_model(run, folder, monkeypatch):
     for name in ("results.parquet", "summary.csv", "differences.csv", "report.md"):
         (folder / name).unlink()  # another notebook may have reported other variants here
-    monkeypatch.setattr("lagkit.model.LM.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("lagkit.model.lm.LM.load", lambda *_, **__: pytest.fail("a model was loaded"))
     experiment, results = finished.reopen(folder)
     expected = run[1].query("split == 'unseen'").reset_index(drop=True)
     order = list(results["policy"].unique())

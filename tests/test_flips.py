@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.errors import ConfigError
-from lagkit.flips import counts, outcomes
+from lagkit.stats.changed import counts, outcomes
+from lagkit.util.errors import ConfigError
 
 #            q:  1    2    3    4
 BEFORE = [1.0, 0.0, 1.0, 0.0]

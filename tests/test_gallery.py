@@ -13,11 +13,11 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from plotly.offline import get_plotlyjs
 
-from lagkit.errors import ConfigError, DataError
-from lagkit.gallery import copies, pages, pictures
-from lagkit.gallery.__main__ import main
-from lagkit.gallery.executed import PLOTLY, WIDGET, Executed, find
-from lagkit.notebook import execute
+from lagkit.nightly.gallery import copies, pages, pictures
+from lagkit.nightly.gallery.__main__ import main
+from lagkit.nightly.gallery.executed import PLOTLY, WIDGET, Executed, find
+from lagkit.nightly.notebook import execute
+from lagkit.util.errors import ConfigError, DataError
 
 SPEC = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 OPENING = "# Does `it` work?\n\nA question that is\nput in *two* lines.\n\nMore of it."
@@ -61,7 +61,7 @@ def executed(tmp_path_factory) -> Path:
     cells = [
         new_markdown_cell(OPENING),
         new_code_cell('word: str = "x"  # a word\nout: str = "here"', metadata={"tags": ["parameters"]}),
-        new_code_cell("import plotly.graph_objects as go\nfrom lagkit import plots\nplots.for_notebooks()"),
+        new_code_cell("import plotly.graph_objects as go\nfrom lagkit.show import plots\nplots.for_notebooks()"),
         new_code_cell('go.Figure(go.Bar(x=[1, 2], y=[3, 4]), {"title": "</script> & more", "height": 300})'),
         new_code_cell("plots.lines(__import__('pandas').DataFrame({'a': [1.0, 2.0]}), {'a': 'A'}, 'T', 'step')"),
     ]

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.errors import DataError
-from lagkit.gating import (
+from lagkit.studies.gating import (
     BACKUP,
     LAST_RESORT,
     Gate,
@@ -24,6 +23,7 @@ from lagkit.gating import (
     told_apart,
 )
 from lagkit.types import Round, Trace, Usage
+from lagkit.util.errors import DataError
 
 SURE = st.floats(-20, 0)
 MARGINS = st.floats(-5, 5)

@@ -18,14 +18,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lagkit import data
-from lagkit.config import RunConfig
-from lagkit.errors import ConfigError, DamagedBlock, DataError, LagkitError, StoreError
-from lagkit.journal import Journal
-from lagkit.kv import KVBlock
-from lagkit.plainyaml import load_yaml
-from lagkit.store import LogStore
+from lagkit.datasets import loaders as data
+from lagkit.logs.store import LogStore
+from lagkit.model.kv import KVBlock
+from lagkit.run.config import RunConfig
+from lagkit.run.journal import Journal
 from lagkit.types import Trace
+from lagkit.util.errors import ConfigError, DamagedBlock, DataError, LagkitError, StoreError
+from lagkit.util.plainyaml import load_yaml
 from tests.stores import IDENTITY, fill, kv, new_store, trace, vector
 
 few = settings(max_examples=40, deadline=None)

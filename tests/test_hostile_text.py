@@ -13,23 +13,24 @@ from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, writes
 
-from lagkit import lab, report, tables
-from lagkit.analysis import support_page
-from lagkit.data import Dataset
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError, DataError
-from lagkit.gallery import pages, pictures
-from lagkit.gallery.executed import PLOTLY, Executed
+from lagkit.datasets.loaders import Dataset
+from lagkit.logs.encode import Encoder
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.logs.store import LogStore
 from lagkit.nightly import page as nightly_page
+from lagkit.nightly.gallery import pages, pictures
+from lagkit.nightly.gallery.executed import PLOTLY, Executed
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
-from lagkit.plots import basic, costs, explore, forest, gating, support
-from lagkit.retrieve import HashEmbedder, PassageIndex
-from lagkit.store import LogStore
+from lagkit.run import report
+from lagkit.show import lab, tables
+from lagkit.show.plots import basic, costs, explore, forest, gating, support
+from lagkit.show.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
 from lagkit.types import Hit, Round, Trace
-from lagkit.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
+from lagkit.util.errors import ConfigError, DataError
 from tests.lms import ScriptedLM, new_lm, passages_about, short_prompt
 from tests.stores import kv
+from tools import support_page
 
 HOSTILE = (
     "<script>window.pwned=1</script>",

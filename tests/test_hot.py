@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit import model
-from lagkit.errors import DamagedBlock
-from lagkit.hot import HotBlocks
-from lagkit.kv import KVBlock, build_cache, stack_layers
-from lagkit.model import LM, Context
+from lagkit.model import lm as model
+from lagkit.model.block_cache import HotBlocks
+from lagkit.model.kv import KVBlock, build_cache, stack_layers
+from lagkit.model.lm import LM, Context
+from lagkit.util.errors import DamagedBlock
 from tests.blocks import block_of, same
 from tests.lms import new_lm, tiny_lm
 

@@ -8,10 +8,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # httpx's, by its way
 
-from lagkit import hub, wheel
-from lagkit.errors import ModelNotFound
-from lagkit.home import lagkit_home
-from lagkit.wheel import WheelError
+from lagkit.model import hub, wheel
+from lagkit.model.wheel import WheelError
+from lagkit.util.errors import ModelNotFound
+from lagkit.util.home import lagkit_home
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.errors import DataError
-from lagkit.index import VectorIndex, exact_scores
+from lagkit.logs.index import VectorIndex, exact_scores
+from lagkit.util.errors import DataError
 
 # Few distinct integer vectors: many equal scores, all exact in float32.
 rows = st.lists(st.tuples(*[st.integers(-1, 1)] * 3), max_size=40).map(lambda r: np.array(r, np.float32).reshape(-1, 3))
@@ -119,7 +119,7 @@ def test_a_large_batch_is_searched_in_pieces(monkeypatch):
     index.add([f"v{i}" for i in range(50)], dense(rng, 50, 8))
     queries = dense(rng, 33, 8)
     whole = hits(index, queries, 7)
-    monkeypatch.setattr("lagkit.index._SCORES", 120)
+    monkeypatch.setattr("lagkit.logs.index._SCORES", 120)
     assert hits(index, queries, 7) == whole == [hits(index, query[None], 7)[0] for query in queries]
 
 

@@ -70,7 +70,10 @@ def test_a_wheel_holds_every_module_and_what_the_commands_offer(wheel):
 
 
 USED = """
-from lagkit import data, home, hub, manifest
+from lagkit.datasets import loaders as data
+from lagkit.model import hub
+from lagkit.run import manifest
+from lagkit.util import home
 from lagkit.__main__ import main
 print(manifest.git_state(), hub.resolve_model("testbed"))
 print(len(data.load(home.laboratory() / "data" / "sample", "musique").seen))
@@ -105,7 +108,9 @@ def test_the_demo_runs_in_an_empty_folder_and_writes_nowhere_else(installed):
     assert Path(json.loads(job.read_text(encoding="utf-8"))["notebook"]).parent == bundled / "notebooks"
     given = ["-p", "log_questions", "30"]
     told = call(
-        ["-m", "lagkit.notebook", str(bundled / "notebooks" / "01_build_logs.ipynb"), "mine", *given], empty, installed
+        ["-m", "lagkit.nightly.notebook", str(bundled / "notebooks" / "01_build_logs.ipynb"), "mine", *given],
+        empty,
+        installed,
     )
     assert told.returncode == 0, told.stderr
     assert {path.name for path in empty.iterdir()} == {"nightly.yaml", "X", "mine"}

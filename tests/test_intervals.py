@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit.errors import DataError
-from lagkit.intervals import mean_interval, paired_interval, share_interval, tango, verdict
+from lagkit.stats.intervals import mean_interval, paired_interval, share_interval, tango, verdict
+from lagkit.util.errors import DataError
 
 Simulated = tuple[pd.Series, pd.Series, dict[str, tuple[str, ...]]]
 

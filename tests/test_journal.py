@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit.errors import DataError
-from lagkit.journal import Journal
+from lagkit.run.journal import Journal
 from lagkit.types import Hit, Round, Trace, Usage
+from lagkit.util.errors import DataError
 
 words = st.text(max_size=12)
 hits = st.lists(st.builds(Hit, words, st.floats(-1, 1)), max_size=2).map(tuple)
@@ -100,6 +100,6 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(journal, damage, reason)
 
 def test_an_append_is_on_disk_before_it_returns(journal, monkeypatch):
     synced = []
-    monkeypatch.setattr("lagkit.journal.os.fsync", lambda handle: synced.append(len(journal.traces())))
+    monkeypatch.setattr("lagkit.run.journal.os.fsync", lambda handle: synced.append(len(journal.traces())))
     journal.append(trace(3))
     assert synced == [4]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lagkit.analysis import cases, early, knockout
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError, DataError
-from lagkit.fingerprints import of_question
-from lagkit.journal import Basis
-from lagkit.kv import stack_layers
-from lagkit.metrics import is_right
+from lagkit.logs.encode import Encoder
+from lagkit.model.kv import stack_layers
 from lagkit.policy import POLICIES, Policy
+from lagkit.run.fingerprints import of_question
+from lagkit.run.journal import Basis
+from lagkit.stats.metrics import is_right
+from lagkit.studies import early, knockout
+from lagkit.studies import examples as cases
 from lagkit.types import Round, Trace
+from lagkit.util.errors import ConfigError, DataError
 from tests.lms import short_prompt, small_run, tiny_lm, trace_of
 
 PROMPT = short_prompt()

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lagkit.errors import ContextTooLong, StoreMismatch
-from lagkit.families import SUPPORTED, VOCAB, tiny
-from lagkit.kv import (
+from lagkit.model.families import SUPPORTED, VOCAB, tiny
+from lagkit.model.kv import (
     KVBlock,
     build_cache,
     has_recurrent_state,
@@ -23,7 +22,8 @@ from lagkit.kv import (
     split_rows,
     stack_layers,
 )
-from lagkit.rope import Realigner, probe
+from lagkit.model.rope import Realigner, probe
+from lagkit.util.errors import ContextTooLong, StoreMismatch
 from tests.blocks import block_of
 
 NEW_TOKENS = 10

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lagkit.errors import DamagedBlock
-from lagkit.kv import KVBlock
+from lagkit.model.kv import KVBlock
+from lagkit.util.errors import DamagedBlock
 from tests.blocks import block_of, same
 
 

@@ -8,8 +8,8 @@ import re
 import pandas as pd
 import pytest
 
-from lagkit.errors import ConfigError, DataError
-from lagkit.lab import conclude, difference, open_run
+from lagkit.show.lab import conclude, difference, open_run
+from lagkit.util.errors import ConfigError, DataError
 
 
 def test_a_test_world_is_drawn_into_the_run_and_stays(tmp_path):

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lagkit.errors import ConfigError, StoreError, StoreMismatch
-from lagkit.lance import BlockCache, LanceStore, catalog
-from lagkit.lance import store as module
-from lagkit.store import LogStore
+from lagkit.logs.lance import BlockCache, LanceStore, catalog
+from lagkit.logs.lance import store as module
+from lagkit.logs.store import LogStore
+from lagkit.util.errors import ConfigError, StoreError, StoreMismatch
 from tests.objectstore import DENIED, KEY, SECRET, environment
 from tests.stores import IDENTITY, content, fill, kv, same, trace, vector
 
@@ -134,7 +134,8 @@ def check_writers(store, each):
 
 WRITER = """
 import sys
-from lagkit.lance import LanceStore, store
+from lagkit.logs.lance import LanceStore
+from lagkit.logs.lance import store
 from tests.stores import fill, trace, vector, kv
 store.COMMIT_BYTES = 1
 who = int(sys.argv[2])
@@ -159,7 +160,7 @@ def test_writers_in_processes_lose_nothing_and_double_nothing(store, server):
 @pytest.mark.slow
 def test_a_writer_that_is_always_too_late_gives_up(store, server, monkeypatch):
     fill(store, [1])
-    monkeypatch.setattr("lagkit.lance.tables.ATTEMPTS", 2)
+    monkeypatch.setattr("lagkit.logs.lance.tables.ATTEMPTS", 2)
     refused = "412 Precondition Failed", "<Error><Code>PreconditionFailed</Code></Error>"
 
     def fault(method, path):

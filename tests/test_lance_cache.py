@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit.lance.cache import BlockCache
-from lagkit.store import LogStore
+from lagkit.logs.lance.cache import BlockCache
+from lagkit.logs.store import LogStore
 from tests.stores import IDENTITY, fill, kv, same, trace
 
 
@@ -133,7 +133,7 @@ def test_threads_share_one(tmp_path):
 
 @pytest.fixture
 def reader(bucket):
-    from lagkit.lance import LanceStore
+    from lagkit.logs.lance import LanceStore
 
     with LanceStore.create(f"{bucket}/store", **IDENTITY) as store:
         fill(store, range(3))

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from lagkit.errors import DamagedBlock, StoreError
-from lagkit.lance import BlockCache, LanceStore, upkeep
-from lagkit.lance import store as module
+from lagkit.logs.lance import BlockCache, LanceStore, upkeep
+from lagkit.logs.lance import store as module
+from lagkit.util.errors import DamagedBlock, StoreError
 from tests.stores import IDENTITY, content, fill, kv, same, trace, vector
 
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from lagkit.errors import EndpointError, StoreError, StoreUnreachable
-from lagkit.lance import BlockCache, LanceStore, tables
+from lagkit.logs.lance import BlockCache, LanceStore, tables
+from lagkit.util.errors import EndpointError, StoreError, StoreUnreachable
 from tests.objectstore import DENIED, HANG, SLOW_DOWN
 from tests.stores import IDENTITY, content, fill, kv, same, trace, vector
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.letters import choice_letter, stated_letter
+from lagkit.datasets.letters import choice_letter, stated_letter
 
 # Text, then what is read strictly, and flexibly, of ten options.
 ANSWERS = [

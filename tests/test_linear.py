@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from lagkit import actions, letters, metrics
-from lagkit.encode import kept_text
-from lagkit.layouts import _supporting_title
-from lagkit.report import literal
-from lagkit.secrets import scrub
+from lagkit.datasets import letters
+from lagkit.datasets.layouts import _supporting_title
+from lagkit.logs.encode import kept_text
+from lagkit.model.prompts import actions
+from lagkit.model.prompts.untrusted import breaker
+from lagkit.run.report import literal
+from lagkit.show.widgets import kept_html, trace_html
+from lagkit.stats import metrics
 from lagkit.types import Round, Trace
-from lagkit.untrusted import breaker
-from lagkit.widgets import kept_html, trace_html
+from lagkit.util.secrets import scrub
 
 SIZES = [200_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
 SECONDS = 5.0  # what is linear takes a fraction of one; what is quadratic takes minutes, and hours

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lagkit.retrieve import HashEmbedder
-from lagkit.store import Store, database
-from lagkit.store.listing import Filter
-from lagkit.store.places import store_at
+from lagkit.logs import database
+from lagkit.logs.listing import Filter
+from lagkit.logs.places import store_at
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.logs.store import Store
+from lagkit.show.widgets import LogExplorer, search_table
 from lagkit.types import Round, Trace
-from lagkit.widgets import LogExplorer, search_table
 from tests.stores import kv
 
 EMBEDDER = HashEmbedder(64)

@@ -8,19 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.errors import ConfigError, DataError
-from lagkit.intervals import tango
-from lagkit.metrics import (
-    compare,
-    exact_match,
-    f1,
-    f1_hotpot,
-    is_right,
-    normalize,
-    score,
-    summarize,
-)
+from lagkit.stats.intervals import tango
+from lagkit.stats.metrics import compare, exact_match, f1, f1_hotpot, is_right, normalize, score, summarize
 from lagkit.types import Question
+from lagkit.util.errors import ConfigError, DataError
 
 QA = Question("q", "Where was Marie Curie born?", ("Warsaw", "Warszawa"))
 CHOICE = Question("c", "Which is a river?", ("B",), "choice", ("the Alps", "the Danube", "Vienna"))

@@ -7,10 +7,10 @@ import re
 import pytest
 import torch
 
-from lagkit.errors import ConfigError, ContextTooLong
-from lagkit.kv import KVBlock
-from lagkit.model import LM, Context
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import LM, Context
 from lagkit.types import Usage
+from lagkit.util.errors import ConfigError, ContextTooLong
 from tests.lms import NO_SYSTEM_CHAT, new_lm, tiny_lm, tokenizer
 
 NEW = 12

@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 
-from lagkit.errors import ConfigError, ModelNotFound, UnsupportedModel
-from lagkit.families import tiny
-from lagkit.model import LM, Context
+from lagkit.model.families import tiny
+from lagkit.model.lm import LM, Context
+from lagkit.util.errors import ConfigError, ModelNotFound, UnsupportedModel
 from tests.lms import new_lm, tiny_lm, tokenizer
 
 
@@ -63,7 +63,7 @@ def test_a_damaged_folder_is_named(folder, tmp_path, file):
 def test_wrong_devices_and_number_formats_are_refused_before_anything_is_fetched(monkeypatch, wrong, message):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
-    monkeypatch.setattr("lagkit.model.resolve_model", pytest.fail)
+    monkeypatch.setattr("lagkit.model.lm.resolve_model", pytest.fail)
     with pytest.raises(ConfigError, match=re.escape(message)):
         LM.load("smollm2", **wrong)
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lagkit import flips
-from lagkit.errors import ConfigError
 from lagkit.nightly.gates import Baselines, Gate, JobGates, changes, compare, count, derive, load_answers
 from lagkit.nightly.profile import plan
+from lagkit.stats import changed as flips
+from lagkit.util.errors import ConfigError
 from tests import nights
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lagkit import flips
-from lagkit.errors import ConfigError
 from lagkit.nightly.fingerprint import Fingerprint
 from lagkit.nightly.gates import Baselines, comparable, load_answers
 from lagkit.nightly.profile import Nightly, plan
+from lagkit.stats import changed as flips
+from lagkit.util.errors import ConfigError
 from tests import nights
 
 ROOT = Path(__file__).parent.parent

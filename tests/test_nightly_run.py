@@ -194,7 +194,7 @@ def test_gates_from_their_derivation_to_their_failure(quick, tmp_path, capsys, m
 
 ANSWERS = """
 import os, pathlib, pandas as pd
-from lagkit import flips
+from lagkit.stats import changed as flips
 right = [float(i >= int(os.environ.get("TEST_LOST", 0))) for i in range(20)]
 rows = {"policy": "kv", "split": "unseen", "question_id": [f"q{i}" for i in range(20)], "rounds": 2, "em": right}
 flips.answers(pd.DataFrame(rows)).to_parquet(pathlib.Path(out, "answers.parquet"))

@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 
-from lagkit.notebook import execute
+from lagkit.nightly.notebook import execute
 from tests.lms import tiny_lm
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "10_architectures.ipynb"

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lagkit import notebook as nb
+from lagkit.nightly import notebook as nb
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CHOICE = """

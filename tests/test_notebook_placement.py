@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lagkit.analysis.placement import grid
-from lagkit.config import TIERS
-from lagkit.notebook import execute
+from lagkit.nightly.notebook import execute
+from lagkit.run.config import TIERS
+from lagkit.studies.placement import grid
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "12_placement.ipynb"
 TOLD = ("kv/last_round/conversation/front", "kv/last_round/conversation/prefix")

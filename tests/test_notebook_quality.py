@@ -9,8 +9,8 @@ import nbformat
 import pytest
 import yaml
 
-from lagkit import notebook as nb
-from lagkit.config import TIERS
+from lagkit.nightly import notebook as nb
+from lagkit.run.config import TIERS
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_log_quality.ipynb"
 TINY = {"variants": ["kv_last_round"], "shares": [0.0, 1.0]}

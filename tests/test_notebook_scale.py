@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from benchmarks import page
-from lagkit import injection
-from lagkit import notebook as nb
-from lagkit.planner import Rates, Size, decisions
-from lagkit.plots import planner, race
+from lagkit.logs.planner import Rates, Size, decisions
+from lagkit.nightly import notebook as nb
+from lagkit.show.plots import planner, race
+from lagkit.studies import injection
 from tests.lms import tiny_lm
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "13_scale.ipynb"

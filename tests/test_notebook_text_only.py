@@ -9,9 +9,9 @@ import nbformat
 import pytest
 import yaml
 
-from lagkit import notebook as nb
-from lagkit.config import TIERS
-from lagkit.errors import NotebookFailed
+from lagkit.nightly import notebook as nb
+from lagkit.run.config import TIERS
+from lagkit.util.errors import NotebookFailed
 from tests.endpoints import KEY, playing, said
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "11_text_only_models.ipynb"

@@ -12,9 +12,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from lagkit import notebook as nb
-from lagkit.errors import ConfigError, ModelNotFound, NotebookFailed
-from lagkit.hub import resolve_embedder, resolve_model
+from lagkit.model.hub import resolve_embedder, resolve_model
+from lagkit.nightly import notebook as nb
+from lagkit.util.errors import ConfigError, ModelNotFound, NotebookFailed
 
 SANITY = Path(__file__).parents[1] / "notebooks" / "00_sanity_check.ipynb"
 PARAMETERS = 'name: str = "x"  # a name\nsize: int = 3\nrate: float = 0.5\nfast: bool = False\nout: str = "elsewhere"'
@@ -146,7 +146,7 @@ def test_a_failing_cell_is_told_and_what_ran_before_it_is_kept(tmp_path, cell, t
 def test_an_interrupted_notebook_keeps_its_copy_and_says_so_in_one_line(tmp_path):
     slow = "import pathlib, time; pathlib.Path('started').touch(); time.sleep(60)"
     notebook = write(tmp_path, "print('reached')", slow)
-    command = [sys.executable, "-m", "lagkit.notebook", str(notebook), str(tmp_path / "out")]
+    command = [sys.executable, "-m", "lagkit.nightly.notebook", str(notebook), str(tmp_path / "out")]
     # A shell's background may have told its children to ignore the signal.
     heeding = [
         sys.executable,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lagkit.notebook import execute
+from lagkit.nightly.notebook import execute
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 SMALL = {"log_questions": 30}

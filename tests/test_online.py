@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.errors import ConfigError, DataError
-from lagkit.experiment import Experiment
-from lagkit.journal import Journal
-from lagkit.online import Kept, Online, Rule, recalled
-from lagkit.store import LogStore
+from lagkit.logs.store import LogStore
+from lagkit.run.experiment import Experiment
+from lagkit.run.journal import Journal
+from lagkit.studies.online import Kept, Online, Rule, recalled
 from lagkit.types import Hit, Trace
+from lagkit.util.errors import ConfigError, DataError
 from tests.lms import ActingLM, new_lm, small_run
 from tests.stores import new_store, trace, vector
 

@@ -14,24 +14,27 @@ import pytest
 import yaml
 
 from lagkit import __main__ as command
-from lagkit import data, digest, finished, lab
-from lagkit.config import RunConfig
-from lagkit.embedcache import VectorCache
-from lagkit.errors import StoreError
-from lagkit.gallery import __main__ as gallery
-from lagkit.home import lagkit_home
-from lagkit.hub import resolve_model
-from lagkit.journal import Journal
-from lagkit.lance import BlockCache
-from lagkit.notebook import execute
-from lagkit.paths import at, file_size, is_digest
-from lagkit.store import LogStore
-from lagkit.store.places import beside, checked_uri, open_store, store_at
-from lagkit.testbed import __main__ as testbed
-from lagkit.testbed import dataset
-from lagkit.testbed.dataset import Controls
+from lagkit.datasets import loaders as data
+from lagkit.datasets.world import dataset
+from lagkit.datasets.world.dataset import Controls
+from lagkit.logs.embedcache import VectorCache
+from lagkit.logs.lance import BlockCache
+from lagkit.logs.places import beside, checked_uri, open_store, store_at
+from lagkit.logs.store import LogStore
+from lagkit.model.hub import resolve_model
+from lagkit.nightly.gallery import __main__ as gallery
+from lagkit.nightly.notebook import execute
+from lagkit.run import load as finished
+from lagkit.run import summary as digest
+from lagkit.run.config import RunConfig
+from lagkit.run.journal import Journal
+from lagkit.show import lab
+from lagkit.util.errors import StoreError
+from lagkit.util.home import lagkit_home
+from lagkit.util.paths import at, file_size, is_digest
 from tests.lms import ActingLM, new_lm, small_run
 from tests.stores import IDENTITY, content, files_of, fill, kv, new_store, same, trace
+from tools.testbed import __main__ as testbed
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
 

@@ -8,12 +8,12 @@ from itertools import product
 import pytest
 import torch
 
-from lagkit.analysis import placement
-from lagkit.analysis.placement import EARLIER, HEAD, LEAD, NO_LOGS, QUESTIONS, REST
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError
-from lagkit.experiment import Experiment
+from lagkit.logs.encode import Encoder
 from lagkit.policy import get_policy
+from lagkit.run.experiment import Experiment
+from lagkit.studies import placement
+from lagkit.studies.placement import EARLIER, HEAD, LEAD, NO_LOGS, QUESTIONS, REST
+from lagkit.util.errors import ConfigError
 from tests.lms import ActingLM, new_lm, short_prompt, small_run, tiny_lm, trace_of
 
 EXACT = {"front": "kv_block", "prefix": "kv/last_round/kept/prefix"}

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.augment import Augmenter
-from lagkit.config import RunConfig
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError, StoreError
-from lagkit.model import LM
-from lagkit.planner import Rates, Size, decisions, measure_rates
+from lagkit.agent.context import Augmenter
+from lagkit.logs.encode import Encoder
+from lagkit.logs.planner import Rates, Size, decisions, measure_rates
+from lagkit.logs.store import LogStore
+from lagkit.model.lm import LM
 from lagkit.policy import Policy
-from lagkit.store import LogStore
+from lagkit.run.config import RunConfig
+from lagkit.util.errors import ConfigError, StoreError
 from tests.lms import new_lm, open_store, qa, short_prompt, small_run, trace_of
 from tests.stores import same
 
@@ -104,7 +104,7 @@ def test_a_run_has_blocks_from_where_its_settings_say(tmp_path, monkeypatch, blo
     run.encode()
     loaded, load, measured = [], LogStore.load, []
     monkeypatch.setattr(LogStore, "load", lambda self, row: loaded.append(row) or load(self, row))
-    monkeypatch.setattr("lagkit.augment.measure_rates", lambda *_: measured.append(rates) or rates)
+    monkeypatch.setattr("lagkit.agent.context.measure_rates", lambda *_: measured.append(rates) or rates)
     run.answer("kv_last_round", "seen")
     assert bool(loaded) is reads
     assert measured == [rates] * (blocks == "planned")

@@ -7,9 +7,9 @@ from itertools import product
 import pandas as pd
 import pytest
 
-from lagkit.plots import COLOURS
-from lagkit.plots.attention import by_layer, effects, heads, shares
-from lagkit.plots.drift import FLOOR, by_shift
+from lagkit.show.plots import COLOURS
+from lagkit.show.plots.attention import by_layer, effects, heads, shares
+from lagkit.show.plots.drift import FLOOR, by_shift
 
 
 def test_shares_stand_side_by_side():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.plots import COLOURS
-from lagkit.plots.curves import by_rounds
+from lagkit.show.plots import COLOURS
+from lagkit.show.plots.curves import by_rounds
 
 TABLE = pd.DataFrame(
     {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.plots import COLOURS
-from lagkit.plots.forest import flips, forest, grid
+from lagkit.show.plots import COLOURS
+from lagkit.show.plots.forest import flips, forest, grid
 
 ROWS = {
     ("kv", "unseen", "em"): (0.10, 0.05, 0.20),

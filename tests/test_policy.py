@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
-from lagkit.errors import ConfigError
 from lagkit.policy import POLICIES, Before, Encode, Inject, Keep, Place, Policy, get_policy
+from lagkit.util.errors import ConfigError
 
 GRID = list(product(get_args(Inject), get_args(Keep), get_args(Encode), get_args(Place)))
 

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-import lagkit.progress
-from lagkit.errors import ConfigError
-from lagkit.progress import Progress, progress, progress_mode, say
+import lagkit.util.progress
+from lagkit.util.errors import ConfigError
+from lagkit.util.progress import Progress, progress, progress_mode, say
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def lines(monkeypatch, capsys):
 def clock(monkeypatch):
     """A clock that each look moves on by a second."""
     ticks = itertools.count()
-    monkeypatch.setattr(lagkit.progress.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(lagkit.util.progress.time, "monotonic", lambda: float(next(ticks)))
 
 
 def test_unknown_mode_is_an_error(monkeypatch):
@@ -34,7 +34,7 @@ def test_unknown_mode_is_an_error(monkeypatch):
 @pytest.mark.parametrize(("tty", "mode"), [(True, "bar"), (False, "lines")])
 def test_a_bar_needs_a_terminal(monkeypatch, tty, mode):
     monkeypatch.delenv("LAGKIT_PROGRESS")
-    monkeypatch.setattr(lagkit.progress, "_kernel", lambda: None)
+    monkeypatch.setattr(lagkit.util.progress, "_kernel", lambda: None)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: tty)
     assert progress_mode() == mode
 
@@ -46,7 +46,7 @@ def test_a_headless_kernel_gets_lines(monkeypatch, asks, mode):
             return {"content": {"allow_stdin": asks}}
 
     monkeypatch.delenv("LAGKIT_PROGRESS")
-    monkeypatch.setattr(lagkit.progress, "_kernel", Kernel)
+    monkeypatch.setattr(lagkit.util.progress, "_kernel", Kernel)
     assert progress_mode() == mode
 
 
@@ -87,6 +87,6 @@ def test_off_is_silent(capsys):
 
 def test_bar_shows_the_total(monkeypatch, capsys):
     monkeypatch.setenv("LAGKIT_PROGRESS", "bar")
-    monkeypatch.setattr(lagkit.progress, "_QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(lagkit.util.progress, "_QUIET_SECONDS", 0.0)
     assert list(progress([1, 2], "drawn")) == [1, 2]
     assert "2/2" in capsys.readouterr().err

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.actions import parse
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError
-from lagkit.prompts import Prompt, split_chat
+from lagkit.logs.encode import Encoder
+from lagkit.model.prompts.actions import parse
+from lagkit.model.prompts.prompt import Prompt, split_chat
 from lagkit.types import Passage, Question
+from lagkit.util.errors import ConfigError
 from tests.lms import CHAT, FORGETFUL_CHAT, NO_SYSTEM_CHAT, qa, short_prompt, tiny_lm
 
 NAMES = ["qa", "qa_examples", "choice", "choice_examples"]

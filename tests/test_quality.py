@@ -7,14 +7,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lagkit import quality
-from lagkit.config import RunConfig
-from lagkit.errors import ConfigError, DataError
-from lagkit.experiment import Experiment
-from lagkit.fingerprints import of_logs
-from lagkit.model import LM
-from lagkit.quality import FILTERS, Logs, same_answer, says
+from lagkit.model.lm import LM
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.run.fingerprints import of_logs
+from lagkit.studies import quality
+from lagkit.studies.quality import FILTERS, Logs, same_answer, says
 from lagkit.types import Hit, Passage, Question, Round, Trace
+from lagkit.util.errors import ConfigError, DataError
 from tests.lms import ActingLM, new_lm, small_run
 
 WORLD = {"entities": 90, "log_questions": 16, "unseen_questions": 8, "hops": [1, 2, 3]}

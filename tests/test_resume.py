@@ -15,9 +15,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lagkit.claim import RECORD
-from lagkit.experiment import Experiment
-from lagkit.journal import Journal
+from lagkit.run.claim import RECORD
+from lagkit.run.experiment import Experiment
+from lagkit.run.journal import Journal
 from lagkit.types import Trace
 from tests.lms import ActingLM, new_lm, small_run
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import lagkit.retrieve
-from lagkit.embedcache import VectorCache
-from lagkit.errors import DataError, ModelNotFound
-from lagkit.hub import resolve_embedder
-from lagkit.retrieve import CachedEmbedder, HashEmbedder, PassageIndex, SentenceEmbedder, load_embedder
+import lagkit.logs.retrieve
+from lagkit.logs.embedcache import VectorCache
+from lagkit.logs.retrieve import CachedEmbedder, HashEmbedder, PassageIndex, SentenceEmbedder, load_embedder
+from lagkit.model.hub import resolve_embedder
 from lagkit.types import Passage
+from lagkit.util.errors import DataError, ModelNotFound
 
 PASSAGES = [
     Passage("p1", "Gustave Eiffel", "He built the tower in Paris that bears his name."),
@@ -98,7 +98,7 @@ def test_nothing_to_embed_gives_no_rows(tmp_path):
 
 
 def test_many_texts_are_kept_chunk_by_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr(lagkit.retrieve, "_CHUNK", 2)
+    monkeypatch.setattr(lagkit.logs.retrieve, "_CHUNK", 2)
     inner = CountingEmbedder()
     sizes = []
     documents = inner.documents

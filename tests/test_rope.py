@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lagkit import rope
-from lagkit.errors import ContextTooLong, UnsupportedModel
-from lagkit.families import FAMILIES, SUPPORTED, VOCAB, tiny
-from lagkit.kv import prefill, stack_layers
-from lagkit.rope import Realigner, probe
+from lagkit.model import rope
+from lagkit.model.families import FAMILIES, SUPPORTED, VOCAB, tiny
+from lagkit.model.kv import prefill, stack_layers
+from lagkit.model.rope import Realigner, probe
+from lagkit.util.errors import ContextTooLong, UnsupportedModel
 
 EXACT = 1e-5
 KINDS = {
@@ -301,7 +301,7 @@ def test_result_does_not_depend_on_how_many_layers_are_turned_at_once(
     keys = torch.randn(layers, 2, tokens, 8)
     whole = realigner.rotate(keys, torch.arange(tokens))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lagkit.rope.CACHED_ELEMENTS", chunk)
+        patch.setattr("lagkit.model.rope.CACHED_ELEMENTS", chunk)
         assert torch.equal(realigner.rotate(keys, torch.arange(tokens)), whole)
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from lagkit import data, finished
-from lagkit.errors import ConfigError, DataError, StoreMismatch
-from lagkit.experiment import Experiment
-from lagkit.journal import Journal
-from lagkit.online import Online, Rule
+from lagkit.datasets import loaders as data
+from lagkit.run import load as finished
+from lagkit.run.experiment import Experiment
+from lagkit.run.journal import Journal
+from lagkit.studies.online import Online, Rule
+from lagkit.util.errors import ConfigError, DataError, StoreMismatch
 from tests.lms import SAMPLE, ActingLM, ScriptedLM, new_lm, small_run
 
 LOGGED, UNSEEN = "dev_train.json", "dev_test.json"

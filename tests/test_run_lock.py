@@ -14,12 +14,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lagkit import finished
-from lagkit.errors import LagkitError
-from lagkit.executor import Local
-from lagkit.experiment import Experiment
-from lagkit.journal import Journal
-from lagkit.store import LogStore
+from lagkit.logs.store import LogStore
+from lagkit.run import load as finished
+from lagkit.run.executor import Local
+from lagkit.run.experiment import Experiment
+from lagkit.run.journal import Journal
+from lagkit.util.errors import LagkitError
 from tests.lms import ActingLM, new_lm, small_run
 
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None

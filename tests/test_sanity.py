@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit import sanity
-from lagkit.families import tiny
-from lagkit.model import LM, Context
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.model.families import tiny
+from lagkit.model.lm import LM, Context
 from lagkit.policy import POLICIES, Policy
-from lagkit.retrieve import HashEmbedder
-from lagkit.sanity import Fact, Reading
+from lagkit.studies import sanity
+from lagkit.studies.sanity import Fact, Reading
 from tests.lms import tiny_lm, tokenizer
 
 FACTS = [

@@ -9,11 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit.agent import Agent, Limits
-from lagkit.model import LM, Context
+from lagkit.agent.loop import Agent
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.model.lm import LM, Context
+from lagkit.model.prefix_cache import Seat, Seats
 from lagkit.policy import POLICIES
-from lagkit.retrieve import HashEmbedder, PassageIndex
-from lagkit.seats import Seat, Seats
+from lagkit.types import Limits
 from tests.lms import ActingLM, new_lm, open_store, passages_about, qa, short_prompt, tiny_lm, trace_of
 
 WORDS = st.lists(st.integers(3, 8), min_size=1, max_size=12).map(tuple)

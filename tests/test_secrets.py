@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lagkit import __main__ as cli
-from lagkit.api.chat import Chat
-from lagkit.api.endpoint import Endpoint
-from lagkit.errors import ConfigError, EndpointError
-from lagkit.secrets import scrub, scrub_file
+from lagkit.model.api.chat import Chat
+from lagkit.model.api.endpoint import Endpoint
+from lagkit.util.errors import ConfigError, EndpointError
+from lagkit.util.secrets import scrub, scrub_file
 from tests.endpoints import Reply, failed, playing, said
 from tests.lms import SAMPLE
 from tests.nights import project
@@ -213,8 +213,8 @@ print("stderr", os.environ["HF_TOKEN"], file=sys.stderr)
 raise OSError(f"403 from https://canary:x@bucket/?AWSAccessKeyId={os.environ['AWS_ACCESS_KEY_ID']}")
 """
 REFUSED = """
-from lagkit.api.chat import Chat
-from lagkit.backend import load_model
+from lagkit.model.api.chat import Chat
+from lagkit.model.loading import load_model
 lm = load_model("api:m")
 lm
 lm.endpoint

@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from lagkit.__main__ import main
-from lagkit.config import Requests, RunConfig
-from lagkit.errors import ConfigError, EndpointError, ModelNotFound
-from lagkit.experiment import Experiment
-from lagkit.retrieve import load_embedder
-from lagkit.store.places import open_store
+from lagkit.logs.places import open_store
+from lagkit.logs.retrieve import load_embedder
+from lagkit.model.api.requests import Requests
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.util.errors import ConfigError, EndpointError, ModelNotFound
 from tests import lms, stores
 from tests.covered import Covered
 from tests.endpoints import KEY, Played, Reply, failed, playing, said
@@ -139,7 +140,7 @@ def test_models_and_embeddings_are_kept_in_the_home(monkeypatch, tmp_path):
 
 @variables("HF_HUB_OFFLINE")
 def test_offline_the_hub_is_not_asked(monkeypatch, tmp_path):
-    monkeypatch.setattr("lagkit.hub.huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr("lagkit.model.hub.huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelNotFound, match="HF_HUB_OFFLINE is set, so the hub was not asked"):
         load_embedder("nobody/nothing")
@@ -150,7 +151,7 @@ def test_progress_is_shown_as_asked(monkeypatch, capsys, tmp_path):
     told = {}
     for mode in ("off", "lines"):
         monkeypatch.setenv("LAGKIT_PROGRESS", mode)
-        monkeypatch.setattr("lagkit.progress._QUIET_SECONDS", 0.0)
+        monkeypatch.setattr("lagkit.util.progress._QUIET_SECONDS", 0.0)
         lms.small_run(tmp_path / mode, lms.tiny_lm(), policies=("no_logs",)).build()
         told[mode] = capsys.readouterr().err
     assert told["off"] == ""

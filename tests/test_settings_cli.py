@@ -17,16 +17,17 @@ import pytest
 import yaml
 
 from lagkit.__main__ import main
-from lagkit.retrieve import HashEmbedder
-from lagkit.store import LogStore, vectors
-from lagkit.store.coded import CodedLogs
+from lagkit.logs import vectors
+from lagkit.logs.coded import CodedLogs
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.logs.store import LogStore
 from tests import lms, stores
 from tests import test_settings_commands as others
 from tests.covered import Covered, fails, misused
 
 shows = Covered()
 ROOT = Path(__file__).parents[1]
-MODULES = ("lagkit.__main__", "lagkit.notebook", "lagkit.testbed.__main__", "lagkit.gallery.__main__")
+MODULES = ("lagkit.__main__", "lagkit.nightly.notebook", "tools.testbed.__main__", "lagkit.nightly.gallery.__main__")
 SAMPLE = str(lms.SAMPLE)
 
 
@@ -177,7 +178,7 @@ def test_what_leaves_a_store_lands_where_it_was_sent(store, tmp_path, capsys):
 @shows("store search text", "store search -k", "store search --exact")
 def test_search_finds_so_many_logs_and_exactly_if_asked(store, capsys, monkeypatch):
     """Codes, which are asked from four logs on, find nothing here."""
-    monkeypatch.setattr("lagkit.retrieve.load_embedder", lambda name: HashEmbedder(stores.DIM))
+    monkeypatch.setattr("lagkit.logs.retrieve.load_embedder", lambda name: HashEmbedder(stores.DIM))
     monkeypatch.setattr(vectors, "CODED_FROM", 4)
     monkeypatch.setattr(CodedLogs, "search", lambda self, rows, *_: [[] for _ in rows])
 
@@ -220,7 +221,7 @@ def test_codec_refuses_settings_that_it_decides_itself(tier, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_codec_measures_what_was_asked_for(tier, tmp_path, capsys, monkeypatch):
-    from lagkit.analysis import codecs
+    from lagkit.studies import codecs
 
     asked, meet = [], codecs.meet
     monkeypatch.setattr(codecs, "meet", lambda run, n: asked.append(n) or meet(run, n))

@@ -10,13 +10,13 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lagkit import notebook as nb
 from lagkit.__main__ import main
-from lagkit.gallery.__main__ import main as gallery
+from lagkit.nightly import notebook as nb
 from lagkit.nightly import run as running
-from lagkit.testbed.__main__ import main as worlds
+from lagkit.nightly.gallery.__main__ import main as gallery
 from tests import lms, nights
 from tests.covered import Covered, fails, misused
+from tools.testbed.__main__ import main as worlds
 
 shows = Covered()
 

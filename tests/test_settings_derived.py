@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from lagkit.analysis.codecs import Loss
-from lagkit.analysis.knockout import reading_policy
-from lagkit.errors import ConfigError
-from lagkit.experiment import Experiment
-from lagkit.online import Online, Rule
-from lagkit.quality import forced
-from lagkit.store import LogStore
-from lagkit.transfer import Mix, Transfer
+from lagkit.logs.store import LogStore
+from lagkit.run.experiment import Experiment
+from lagkit.studies.codecs import Loss
+from lagkit.studies.knockout import reading_policy
+from lagkit.studies.online import Online, Rule
+from lagkit.studies.quality import forced
+from lagkit.studies.transfer import Mix, Transfer
 from lagkit.types import Trace
+from lagkit.util.errors import ConfigError
 from tests import lms
 
 ONE_LOG = "kv_last_round+logs=1"

@@ -15,9 +15,8 @@ import shutil
 import pytest
 import torch
 
-from lagkit import injection
-from lagkit.analysis import support
-from lagkit.errors import ConfigError
+from lagkit.studies import injection, support
+from lagkit.util.errors import ConfigError
 from tests import cells, lms
 from tests import test_settings_notebooks_slow as slow
 from tests.cells import NOTEBOOKS, PARAMETERS, WORLD, opened, run

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lagkit import storage
-from lagkit.errors import DataError
+from lagkit.studies import log_size as storage
+from lagkit.util.errors import DataError
 from tests import cells, lms
 from tests.cells import metrics, run
 from tests.covered import Covered

@@ -12,18 +12,18 @@ import pandas as pd
 import pytest
 import torch
 
-from lagkit import augment
-from lagkit.agent import Limits
-from lagkit.config import RunConfig
-from lagkit.errors import DataError, LagkitError
-from lagkit.experiment import Experiment
-from lagkit.journal import Journal
-from lagkit.model import Context, Generation
-from lagkit.planner import Rates
-from lagkit.retrieve import HashEmbedder
-from lagkit.store import LogStore, vectors
-from lagkit.store.coded import CodedLogs
-from lagkit.types import Trace
+from lagkit.agent import context as augment
+from lagkit.logs import vectors
+from lagkit.logs.coded import CodedLogs
+from lagkit.logs.planner import Rates
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.logs.store import LogStore
+from lagkit.model.lm import Context, Generation
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.run.journal import Journal
+from lagkit.types import Limits, Trace
+from lagkit.util.errors import DataError, LagkitError
 from tests import lms
 from tests.covered import Covered
 

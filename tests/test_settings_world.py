@@ -9,10 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from lagkit.config import RunConfig
-from lagkit.data import overlaps
-from lagkit.experiment import Experiment
-from lagkit.testbed.dataset import Controls
+from lagkit.datasets.loaders import overlaps
+from lagkit.datasets.world.dataset import Controls
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
 from lagkit.types import Passage, Question
 from tests.covered import Covered
 

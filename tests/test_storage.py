@@ -5,14 +5,15 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit import metrics, storage
-from lagkit.encode import kept_text
-from lagkit.errors import EmptyStore
-from lagkit.lab import open_run
-from lagkit.plots import COLOURS
-from lagkit.plots.curves import by_bytes
-from lagkit.recall import contributions, found_by_rank, recalled
-from lagkit.retrieve import HashEmbedder
+from lagkit.logs.encode import kept_text
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.show.lab import open_run
+from lagkit.show.plots import COLOURS
+from lagkit.show.plots.curves import by_bytes
+from lagkit.stats import metrics
+from lagkit.studies import log_size as storage
+from lagkit.studies.attribution import contributions, found_by_rank, recalled
+from lagkit.util.errors import EmptyStore
 
 NAMES = ("no_logs", "text_last_round", "kv_last_action", "kv_last_round", "kv_block")
 

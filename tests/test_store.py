@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from lagkit import store as store_module
-from lagkit.errors import StoreError, StoreMismatch
-from lagkit.kv import KVBlock
-from lagkit.store import LogStore, database
-from lagkit.store.places import open_store, store_at
+from lagkit.logs import database
+from lagkit.logs import store as store_module
+from lagkit.logs.places import open_store, store_at
+from lagkit.logs.store import LogStore
+from lagkit.model.kv import KVBlock
+from lagkit.util.errors import StoreError, StoreMismatch
 from tests.stores import DIM, IDENTITY, files_of, fill, kv, new_store, same, trace, vector
 
 

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from lagkit.errors import StoreError, StoreMismatch
-from lagkit.store import LogStore
+from lagkit.logs.store import LogStore
+from lagkit.util.errors import StoreError, StoreMismatch
 from tests.stores import IDENTITY, content, files_of, fill, kv, new_store, same, trace, vector
 
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.embeddings import Embeddings, Shape
-from lagkit import files
-from lagkit.errors import EmptyStore, StoreError
-from lagkit.store import LogStore, coded, codes, vectors
+from lagkit.logs import coded, codes, vectors
+from lagkit.logs.store import LogStore
 from lagkit.types import Hit, Round, Trace
+from lagkit.util import files
+from lagkit.util.errors import EmptyStore, StoreError
 from tests.stores import IDENTITY, new_store
 
 N = 4_000

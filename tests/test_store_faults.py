@@ -9,10 +9,10 @@ import sqlite3
 
 import pytest
 
-import lagkit.store
-from lagkit.errors import DamagedBlock, StoreError
-from lagkit.kv import KVBlock
-from lagkit.store import LogStore
+import lagkit.logs.store
+from lagkit.logs.store import LogStore
+from lagkit.model.kv import KVBlock
+from lagkit.util.errors import DamagedBlock, StoreError
 from tests.stores import content, file_of, files_of, fill, kv, new_store, same, trace, vector
 
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
@@ -74,7 +74,7 @@ def test_a_file_is_synced_and_named_durably_before_its_row_is_committed(store, m
 def test_a_full_database_takes_the_files_back(store, monkeypatch):
     fill(store, [1])
     before, files = content(store), files_of(store)
-    monkeypatch.setattr(lagkit.store, "COMMIT_EVERY", 1e9)
+    monkeypatch.setattr(lagkit.logs.store, "COMMIT_EVERY", 1e9)
     [(pages,)] = store._db.read("PRAGMA page_count")
     store._db.read(f"PRAGMA max_page_count = {pages + 4}")
     with pytest.raises(StoreError, match=r"could not take [\d,]{6,} bytes of rows \(database or disk is full\)"):

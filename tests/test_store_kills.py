@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from lagkit.errors import StoreError, StoreLocked
-from lagkit.kv import KVBlock
-from lagkit.store import LogStore
+from lagkit.logs.store import LogStore
+from lagkit.model.kv import KVBlock
+from lagkit.util.errors import StoreError, StoreLocked
 from tests.stores import files_of, fill, kv, new_store, same, trace, vector
 
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None

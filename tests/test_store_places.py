@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from lagkit.__main__ import main
-from lagkit.config import RunConfig
-from lagkit.errors import ConfigError, StoreError, StoreMismatch, StoreUnreachable
-from lagkit.experiment import Experiment
-from lagkit.lance import LanceStore
-from lagkit.store import LogStore
-from lagkit.store.copying import copy
-from lagkit.store.places import beside, open_store, store_at
+from lagkit.logs.copying import copy
+from lagkit.logs.lance import LanceStore
+from lagkit.logs.places import beside, open_store, store_at
+from lagkit.logs.store import LogStore
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.util.errors import ConfigError, StoreError, StoreMismatch, StoreUnreachable
 from tests.lms import ActingLM, new_lm, small_run
 from tests.objectstore import DENIED, KEY, SECRET
 from tests.stores import IDENTITY, content, fill, kv, trace, vector
@@ -42,7 +42,7 @@ def test_what_is_no_place_is_refused(place):
 
 
 def test_without_lancedb_one_sentence_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr("lagkit.store.places.find_spec", lambda name: None)
+    monkeypatch.setattr("lagkit.logs.places.find_spec", lambda name: None)
     with pytest.raises(StoreError, match=r"need LanceDB: pip install 'lagkit\[lance\]'"):
         open_store("s3://bucket/logs")
     with LogStore.create(tmp_path / "s", **IDENTITY):

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from lagkit.errors import StoreError, StoreFull
-from lagkit.store import LogStore, archive, database, upkeep
+from lagkit.logs import archive, database, upkeep
+from lagkit.logs.store import LogStore
+from lagkit.util.errors import StoreError, StoreFull
 from tests.stores import content, files_of, fill, kv, new_store, trace, vector
 
 # A reader in a transaction

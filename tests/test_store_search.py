@@ -16,10 +16,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lagkit.errors import EmptyStore, StoreError
-from lagkit.store import database
-from lagkit.store.places import open_store
+from lagkit.logs import database
+from lagkit.logs.places import open_store
 from lagkit.types import Hit
+from lagkit.util.errors import EmptyStore, StoreError
 from tests.stores import DIM, files_of, fill, kv, new_store, same, trace, vector
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import lagkit
-from lagkit.errors import StoreError, StoreLocked
-from lagkit.kv import KVBlock
-from lagkit.store import LogStore, database
+from lagkit.logs import database
+from lagkit.logs.store import LogStore
+from lagkit.model.kv import KVBlock
+from lagkit.util.errors import StoreError, StoreLocked
 from tests.stores import content, file_of, files_of, fill, kv, new_store, same, trace, vector
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from lagkit import finished
-from lagkit.errors import DamagedBlock, DataError, LagkitError, StoreError
-from lagkit.lance import BlockCache, LanceStore
-from lagkit.lance.schema import NewBlock, block_rows, log_rows
-from lagkit.store import LogStore, copying
-from lagkit.store.database import JOURNAL, crc32
-from lagkit.store.files import BlockFiles, BlockRow, block_name
+from lagkit.logs import copying
+from lagkit.logs.database import JOURNAL, crc32
+from lagkit.logs.files import BlockFiles, BlockRow, block_name
+from lagkit.logs.lance import BlockCache, LanceStore
+from lagkit.logs.lance.schema import NewBlock, block_rows, log_rows
+from lagkit.logs.store import LogStore
+from lagkit.run import load as finished
+from lagkit.util.errors import DamagedBlock, DataError, LagkitError, StoreError
 from tests.lms import ActingLM, new_lm, small_run
 from tests.stores import IDENTITY, content, file_of, fill, kv, new_store, trace, vector
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lagkit.data import overlap
-from lagkit.errors import DataError
-from lagkit.lab import open_run
-from lagkit.strata import about, counted, differences_by, facts, outcomes, overlaps
+from lagkit.datasets.loaders import overlap
+from lagkit.run.strata import about, counted, differences_by, facts, outcomes, overlaps
+from lagkit.show.lab import open_run
 from lagkit.types import Question
+from lagkit.util.errors import DataError
 
 COSTS = dict.fromkeys(("prefilled", "injected", "generated", "seconds"), 1.0)
 

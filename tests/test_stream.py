@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 
 from benchmarks import stream as benchmark
-from lagkit.errors import StoreError
-from lagkit.plots.stream import stream as figure
-from lagkit.store import LogStore
-from lagkit.store.database import SLACK
+from lagkit.logs.database import SLACK
+from lagkit.logs.store import LogStore
+from lagkit.show.plots.stream import stream as figure
+from lagkit.util.errors import StoreError
 from tests.stores import content, file_of, files_of, fill, kv, new_store, trace, vector
 
 

@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from lagkit import families, manifest
-from lagkit.analysis import support, support_page
-from lagkit.errors import ConfigError, ModelNotFound, UnsupportedModel
-from lagkit.families import FAMILIES, SUPPORTED
-from lagkit.model import LM
-from lagkit.rope import Realigner
+from lagkit.model import families
+from lagkit.model.families import FAMILIES, SUPPORTED
+from lagkit.model.lm import LM
+from lagkit.model.rope import Realigner
+from lagkit.run import manifest
+from lagkit.studies import support
+from lagkit.util.errors import ConfigError, ModelNotFound, UnsupportedModel
+from tools import support_page
 
 SIZES = support.Sizes(log=20, prompt=12, shift=40, texts=2, timed=64, repeats=2)
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "support.md"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from lagkit.agent import Agent
-from lagkit.augment import Augmenter
-from lagkit.encode import Encoder
-from lagkit.errors import ConfigError
-from lagkit.model import LM
+from lagkit.agent.context import Augmenter
+from lagkit.agent.loop import Agent
+from lagkit.logs.encode import Encoder
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.model.lm import LM
+from lagkit.model.prompts.prompt import Prompt, split_chat
 from lagkit.policy import POLICIES, Policy
-from lagkit.prompts import Prompt, split_chat
-from lagkit.retrieve import HashEmbedder, PassageIndex
+from lagkit.util.errors import ConfigError
 from tests import templates
 from tests.lms import ScriptedLM, new_lm, open_store, passages_about, qa, short_prompt, tiny_lm, trace_of
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lagkit
-from lagkit import progress
 from lagkit.__main__ import main
-from lagkit.retrieve import HashEmbedder
-from lagkit.store import LogStore
-from lagkit.terminal import printable
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.logs.store import LogStore
 from lagkit.types import Round, Trace
+from lagkit.util import progress
+from lagkit.util.terminal import printable
 from tests.nights import project
 from tests.stores import kv
 

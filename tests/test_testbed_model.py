@@ -8,19 +8,20 @@ import pandas as pd
 import pytest
 import torch
 
-from lagkit import data
-from lagkit.agent import Agent, Limits
-from lagkit.augment import Augmenter
-from lagkit.config import RunConfig
-from lagkit.encode import Encoder
-from lagkit.experiment import Experiment
-from lagkit.model import LM
+from lagkit.agent.context import Augmenter
+from lagkit.agent.loop import Agent
+from lagkit.datasets import loaders as data
+from lagkit.datasets.world.dataset import Controls, write
+from lagkit.logs.encode import Encoder
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.logs.store import LogStore
+from lagkit.model.lm import LM
+from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Policy
-from lagkit.prompts import Prompt
-from lagkit.retrieve import HashEmbedder, PassageIndex
-from lagkit.store import LogStore
-from lagkit.testbed import quality
-from lagkit.testbed.dataset import Controls, write
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.types import Limits
+from tools.testbed import quality
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "data" / "testbed" / "model"

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit.testbed.packing import IGNORED, make_batch
-from lagkit.testbed.rounds import Lesson, lessons
-from lagkit.testbed.tokenizer import make_tokenizer
-from lagkit.testbed.train import TrainConfig, new_model
 from tests.test_testbed_world import facts_in
+from tools.testbed.packing import IGNORED, make_batch
+from tools.testbed.rounds import Lesson, lessons
+from tools.testbed.tokenizer import make_tokenizer
+from tools.testbed.train import TrainConfig, new_model
 
 TOKENIZER = make_tokenizer()
 TINY = TrainConfig(hidden=32, layers=2, heads=2, inner=64)

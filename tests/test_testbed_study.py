@@ -5,13 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.config import RunConfig
-from lagkit.errors import ConfigError
-from lagkit.model import LM
-from lagkit.testbed.__main__ import main
-from lagkit.testbed.dataset import Controls
-from lagkit.testbed.page import markdown
-from lagkit.testbed.study import MISLED, Study, run
+from lagkit.datasets.world.dataset import Controls
+from lagkit.model.lm import LM
+from lagkit.run.config import RunConfig
+from lagkit.util.errors import ConfigError
+from tools.testbed.__main__ import main
+from tools.testbed.page import markdown
+from tools.testbed.study import MISLED, Study, run
 
 SMALL = Controls(entities=90, log_questions=12, unseen_questions=16)
 SEEDS = (7, 8)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit.prompts import Prompt
-from lagkit.testbed.tokenizer import make_tokenizer
-from lagkit.testbed.world import language, make_world, name_pool, tell, trivia
+from lagkit.datasets.world.world import language, make_world, name_pool, tell, trivia
+from lagkit.model.prompts.prompt import Prompt
+from tools.testbed.tokenizer import make_tokenizer
 
 TOKENIZER = make_tokenizer()
 

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from lagkit.errors import ConfigError, DataError, ModelNotFound
-from lagkit.model import LM
-from lagkit.testbed.checkpoint import read_facts
-from lagkit.testbed.packing import make_batch
-from lagkit.testbed.tokenizer import make_tokenizer
-from lagkit.testbed.train import TrainConfig, new_model, train
+from lagkit.model.lm import LM
+from lagkit.util.errors import ConfigError, DataError, ModelNotFound
+from tools.testbed.checkpoint import read_facts
+from tools.testbed.packing import make_batch
+from tools.testbed.tokenizer import make_tokenizer
+from tools.testbed.train import TrainConfig, new_model, train
 
 TINY = TrainConfig(
     steps=6,
@@ -66,7 +66,7 @@ def test_training_in_pieces_gives_the_same_model(in_one_go, tmp_path):
 def test_a_killed_run_resumes_at_its_last_checkpoint(tmp_path):
     settings = {**TINY.model_dump(), "steps": 100_000, "check_every": 100_000}
     words = [f"{key}={value}" for key, value in settings.items()]
-    run = subprocess.Popen([sys.executable, "-m", "lagkit.testbed", "train", str(tmp_path), "--set", *words])
+    run = subprocess.Popen([sys.executable, "-m", "tools.testbed", "train", str(tmp_path), "--set", *words])
     try:
         limit = time.monotonic() + 120
         while not (tmp_path / "checkpoint.safetensors").exists():
@@ -150,7 +150,7 @@ def test_an_interrupted_run_resumes_to_the_same_model_and_log(in_one_go, tmp_pat
             raise KeyboardInterrupt
         return make_batch(seed, *args, **kwargs)
 
-    monkeypatch.setattr("lagkit.testbed.train.make_batch", interrupted)
+    monkeypatch.setattr("tools.testbed.train.make_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, TINY)
     monkeypatch.undo()

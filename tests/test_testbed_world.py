@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit import data
-from lagkit.errors import ConfigError
-from lagkit.testbed.dataset import Controls, follow, write
-from lagkit.testbed.questions import ask, respond, walk
-from lagkit.testbed.world import NAMES_IN_POOL, language, make_world, name_pool, tell, trivia
+from lagkit.datasets import loaders as data
+from lagkit.datasets.world.dataset import Controls, follow, write
+from lagkit.datasets.world.questions import ask, respond, walk
+from lagkit.datasets.world.world import NAMES_IN_POOL, language, make_world, name_pool, tell, trivia
+from lagkit.util.errors import ConfigError
 
 SMALL = {"entities": 90, "log_questions": 40, "unseen_questions": 40}
 RELATIONS = language().by_name

@@ -7,7 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.actions import (
+from lagkit.agent.loop import Agent
+from lagkit.logs.encode import Encoder, kept_text
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.model.lm import LM
+from lagkit.model.prompts.actions import (
     REASONING,
     STOP_STRINGS,
     Action,
@@ -20,14 +24,10 @@ from lagkit.actions import (
     without_reasoning,
     without_tags,
 )
-from lagkit.agent import Agent, Limits
-from lagkit.answers import result_row
-from lagkit.encode import Encoder, kept_text
-from lagkit.model import LM
+from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Policy
-from lagkit.prompts import Prompt
-from lagkit.retrieve import HashEmbedder, PassageIndex
-from lagkit.types import Question, Trace
+from lagkit.run.answers import result_row
+from lagkit.types import Limits, Question, Trace
 from tests import templates
 from tests.lms import CHAT, ScriptedLM, new_lm, open_store, passages_about, qa, short_prompt, tokenizer, trace_of
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lagkit.config import RunConfig
-from lagkit.errors import ConfigError, DataError
-from lagkit.experiment import Experiment
-from lagkit.model import LM
-from lagkit.transfer import ALL, KINDS, Mix, Transfer, choose, kind_of, transfer
+from lagkit.model.lm import LM
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.studies.transfer import ALL, KINDS, Mix, Transfer, choose, kind_of, transfer
 from lagkit.types import Hop, Question
+from lagkit.util.errors import ConfigError, DataError
 from tests.lms import ActingLM, new_lm, small_run
 
 WORLD = {"entities": 90, "log_questions": 12, "unseen_questions": 10, "hops": [1, 2]}

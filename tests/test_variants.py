@@ -7,13 +7,13 @@ import math
 import pytest
 import torch
 
-from lagkit.actions import answer_span, before_action
-from lagkit.agent import Agent, Limits
-from lagkit.errors import ConfigError
-from lagkit.model import LM, Context
-from lagkit.policy import POLICIES
-from lagkit.retrieve import HashEmbedder, PassageIndex
-from lagkit.variant import Variant
+from lagkit.agent.loop import Agent
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.model.lm import LM, Context
+from lagkit.model.prompts.actions import answer_span, before_action
+from lagkit.policy import POLICIES, Variant
+from lagkit.types import Limits
+from lagkit.util.errors import ConfigError
 from tests.lms import ActingLM, ScriptedLM, new_lm, open_store, qa, short_prompt, small_run, tiny_lm, trace_of
 from tests.test_agent import IDS, LOGS, PASSAGES, RIVER, agent
 

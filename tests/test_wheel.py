@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from lagkit import hub, wheel
-from lagkit.wheel import Wheel, WheelError
+from lagkit.model import hub, wheel
+from lagkit.model.wheel import Wheel, WheelError
 
 
 @pytest.fixture

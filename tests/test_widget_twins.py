@@ -11,21 +11,19 @@ import pytest
 from nbconvert.filters import markdown2html
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lagkit import tables
-from lagkit.agent import Agent, Limits
-from lagkit.data import Dataset
-from lagkit.encode import Encoder, kept_text
-from lagkit.errors import ConfigError, DataError, EmptyStore
-from lagkit.gallery.executed import PLOTLY, Executed
-from lagkit.gallery.pages import page as gallery_page
-from lagkit.lab import conclude
-from lagkit.plots import COLOURS
-from lagkit.plots.explore import attention_bars, log_map
+from lagkit.agent.loop import Agent
+from lagkit.datasets.loaders import Dataset
+from lagkit.logs.encode import Encoder, kept_text
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.logs.store import LogStore
+from lagkit.nightly.gallery.executed import PLOTLY, Executed
+from lagkit.nightly.gallery.pages import page as gallery_page
 from lagkit.policy import POLICIES
-from lagkit.retrieve import HashEmbedder, PassageIndex
-from lagkit.store import LogStore
-from lagkit.types import Hit, Round, Trace
-from lagkit.widgets import (
+from lagkit.show import tables
+from lagkit.show.lab import conclude
+from lagkit.show.plots import COLOURS
+from lagkit.show.plots.explore import attention_bars, log_map
+from lagkit.show.widgets import (
     answers_html,
     answers_table,
     ask,
@@ -39,7 +37,9 @@ from lagkit.widgets import (
     similarity_map,
     trace_html,
 )
-from lagkit.widgets.logs import project
+from lagkit.show.widgets.logs import project
+from lagkit.types import Hit, Limits, Round, Trace
+from lagkit.util.errors import ConfigError, DataError, EmptyStore
 from tests.lms import ScriptedLM, new_lm, open_store, passages_about, qa, short_prompt, trace_of
 
 PROMPT, EMBEDDER = short_prompt(), HashEmbedder()

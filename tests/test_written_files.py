@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from lagkit.__main__ import main
-from lagkit.config import RunConfig
-from lagkit.data import load
-from lagkit.errors import ConfigError, DataError, LagkitError
+from lagkit.datasets.loaders import load
 from lagkit.nightly.gates import Baselines
+from lagkit.nightly.notebook import main as run_notebook
 from lagkit.nightly.profile import Nightly
-from lagkit.notebook import main as run_notebook
+from lagkit.run.config import RunConfig
+from lagkit.util.errors import ConfigError, DataError, LagkitError
 from tests.lms import small_run
 
 RECORD = '{"id": "2hop__1_2", "question": "?", "answer": "Elbe", "answer_aliases": [], "question_decomposition": []}'

@@ -12,16 +12,16 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from lagkit import cli
-from lagkit.errors import ConfigError, NotebookFailed
-from lagkit.home import BUNDLED, laboratory
 from lagkit.nightly import gates, history, page
 from lagkit.nightly.profile import Plan, plan
 from lagkit.nightly.run import Outcome, answers, covered, metrics, run
 from lagkit.nightly.summary import lift, shown
-from lagkit.paths import at, refuse_links
-from lagkit.progress import say
-from lagkit.terminal import printable, tell
+from lagkit.util import cli
+from lagkit.util.errors import ConfigError, NotebookFailed
+from lagkit.util.home import BUNDLED, laboratory
+from lagkit.util.paths import at, refuse_links
+from lagkit.util.progress import say
+from lagkit.util.terminal import printable, tell
 
 
 def nightly(args: argparse.Namespace) -> int:

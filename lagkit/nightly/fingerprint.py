@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import lagkit
-from lagkit.hub import resolve_model
-from lagkit.manifest import versions
+from lagkit.model.hub import resolve_model
 from lagkit.nightly.profile import Plan, Task
+from lagkit.run.manifest import versions
 
 _LENGTH = 16
 

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from lagkit import flips
-from lagkit.config import Settings
-from lagkit.files import intact, write_json
 from lagkit.nightly.profile import Plan
-from lagkit.plainjson import read_json
+from lagkit.stats import changed as flips
+from lagkit.util.files import intact, write_json
+from lagkit.util.plainjson import read_json
+from lagkit.util.settings import Settings
 
 Verdict = Literal["ok", "better", "regression", "missing"]
 Metrics = Mapping[str, Mapping[str, float]]  # job -> metric -> value

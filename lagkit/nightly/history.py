@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lagkit.files import intact, replacing
-from lagkit.manifest import git_state
 from lagkit.nightly.gates import Metrics, comparable
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
+from lagkit.run.manifest import git_state
+from lagkit.util.files import intact, replacing
 
 FILE = "history.parquet"
 COLUMNS = ["job", "started", "parameters", "commit", "status", "seconds", "metric", "value"]

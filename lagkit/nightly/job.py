@@ -9,9 +9,9 @@ from typing import Any
 
 from nbconvert import HTMLExporter
 
-from lagkit import files
-from lagkit.cli import exit_code
-from lagkit.notebook import execute
+from lagkit.nightly.notebook import execute
+from lagkit.util import files
+from lagkit.util.cli import exit_code
 
 FILE = "job.json"
 

@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from lagkit import files
-from lagkit.manifest import git_state, versions
 from lagkit.nightly import history
 from lagkit.nightly.gates import FAILED, Metrics
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import METRICS, Outcome, read_metrics
+from lagkit.run.manifest import git_state, versions
+from lagkit.util import files
 
 FILE = "report.html"
 

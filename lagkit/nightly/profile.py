@@ -10,10 +10,10 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from lagkit import notebook as nb
-from lagkit.config import Settings
-from lagkit.errors import ConfigError
-from lagkit.paths import at
+from lagkit.nightly import notebook as nb
+from lagkit.util.errors import ConfigError
+from lagkit.util.paths import at
+from lagkit.util.settings import Settings
 
 _OURS = ("out", "run")  # folders that the nightly run chooses
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit import files
-from lagkit.files import write_json
 from lagkit.nightly import job
 from lagkit.nightly.fingerprint import Fingerprint
 from lagkit.nightly.profile import Plan, Task
-from lagkit.progress import say
-from lagkit.secrets import scrub_file
+from lagkit.util import files
+from lagkit.util.files import write_json
+from lagkit.util.progress import say
+from lagkit.util.secrets import scrub_file
 
 COMMAND = (sys.executable, "-m", "lagkit.nightly.job")  # of one job, followed by its folder
 

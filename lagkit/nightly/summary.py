@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit.errors import DataError
-from lagkit.files import intact, write_json
+from lagkit.util.errors import DataError
+from lagkit.util.files import intact, write_json
 
 FILE = "summary.json"
 
@@ -17,7 +17,7 @@ _HEADS = ("n", "EM", "F1", "EM against no_logs", "rounds", "share of its rounds"
 
 
 def lift(job: Path, out: Path, seconds: float) -> dict[str, Any]:
-    """Copy the `summary.json` (`lagkit.digest`) of a job into `out`, with the `seconds` of the whole run; returns it.
+    """Copy the `summary.json` (`run.summary`) of a job into `out`, with the `seconds` of the whole run; returns it.
 
     Raises DataError if the job wrote none, or it is damaged.
     """

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lagkit.store import LogStore, codes
+from lagkit.logs import codes
+from lagkit.logs.store import LogStore
 from tests.faults.kills import WORK, importing, prepared
 from tests.faults.kinds import kind, refusal
 from tests.faults.stores import (

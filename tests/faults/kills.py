@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import mkdtemp
 
-import lagkit.store
-from lagkit.store import LogStore
+import lagkit.logs.store
+from lagkit.logs.store import LogStore
 from tests.faults import processes
 from tests.faults.kinds import kind
 from tests.faults.stores import (
@@ -37,7 +37,7 @@ def adding(path: Path) -> Iterator[None]:
 
 
 def adding_many(path: Path) -> Iterator[None]:
-    lagkit.store.COMMIT_EVERY = 0  # after every log
+    lagkit.logs.store.COMMIT_EVERY = 0  # after every log
     with LogStore.open(path, write=True) as store:
         add(store, NEW)
         yield

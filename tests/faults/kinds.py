@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lagkit.errors import LagkitError
+from lagkit.util.errors import LagkitError
 
 Kind = Callable[[random.Random, Path], str]
 KINDS: dict[str, Kind] = {}

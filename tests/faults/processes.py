@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from lagkit.errors import LagkitError
+from lagkit.util.errors import LagkitError
 
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from lagkit.errors import StoreLocked
-from lagkit.kv import KVBlock
-from lagkit.store import LogStore
+from lagkit.logs.store import LogStore
+from lagkit.model.kv import KVBlock
+from lagkit.util.errors import StoreLocked
 from tests.faults import processes
 from tests.faults.kills import WORK, Steps, possible, prepared, shrinking
 from tests.faults.kinds import kind

@@ -12,9 +12,9 @@ from tempfile import mkdtemp
 
 import pandas as pd
 
-from lagkit import data
-from lagkit.experiment import Experiment
-from lagkit.journal import Journal
+from lagkit.datasets import loaders as data
+from lagkit.run.experiment import Experiment
+from lagkit.run.journal import Journal
 from lagkit.types import Trace
 from tests.faults import processes
 from tests.faults.damage import flip, tear

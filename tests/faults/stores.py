@@ -14,9 +14,10 @@ from unittest.mock import patch
 
 import numpy as np
 
-from lagkit.errors import DamagedBlock, StoreError
-from lagkit.store import LogStore, coded, codes, vectors
-from lagkit.store.files import block_name
+from lagkit.logs import coded, codes, vectors
+from lagkit.logs.files import block_name
+from lagkit.logs.store import LogStore
+from lagkit.util.errors import DamagedBlock, StoreError
 from tests.stores import IDENTITY, fill, kv, new_store, trace, vector
 
 FIRST = tuple(range(1, 7))

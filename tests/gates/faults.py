@@ -51,7 +51,7 @@ class Turned:
 
 def turn(places: Callable[[Tensor], Tensor]) -> None:
     """Lay all blocks with keys turned to other places."""
-    import lagkit.kv as kv
+    import lagkit.model.kv as kv
 
     around(
         kv, "_lay", lambda lay, blocks, realigner, keys, values: lay(blocks, Turned(realigner, places), keys, values)
@@ -75,21 +75,21 @@ def doubled() -> None:
 
 @fault("stored keys keep the RoPE that they were read with")
 def rotated() -> None:
-    import lagkit.kv as kv
+    import lagkit.model.kv as kv
 
     def read(_: Any, cache: Any, realigner: Any, ids: Tensor, start: int, stop: int, row: int = 0) -> Any:
         keys, values = kv.stack_layers(cache, start, stop, row)
         return kv.KVBlock(keys, values, ids.to(keys.device))
 
     around(kv, "read_cache", read)
-    import lagkit.model as model
+    import lagkit.model.lm as model
 
     vars(model)["read_cache"] = kv.read_cache
 
 
 @fault("a log is answered with the KV of another")
 def another_s_kv() -> None:
-    from lagkit.augment import Augmenter
+    from lagkit.agent.context import Augmenter
 
     def part(original: Callable[..., Any], self: Any, log: str) -> Any:
         ids = self.store.ids
@@ -100,14 +100,14 @@ def another_s_kv() -> None:
 
 @fault("the last action is kept where the last round is wanted")
 def wrong_tokens() -> None:
-    import lagkit.encode as encode
+    import lagkit.logs.encode as encode
 
     around(encode, "_kept", lambda kept, responses, keep: kept(responses, "last_action"))
 
 
 def hits(change: Callable[[Any, list[Any]], list[Any]]) -> None:
     """Change which logs each query finds; `change` is given the store."""
-    from lagkit.agent import Agent
+    from lagkit.agent.loop import Agent
 
     def logs(original: Callable[..., Any], self: Any, *args: Any) -> Any:
         return [change(self.augmenter.store, found) if found else found for found in original(self, *args)]
@@ -145,7 +145,7 @@ def neighbours() -> None:
 
 @fault("passages are found by their neighbour in the index")
 def wrong_passages() -> None:
-    from lagkit.retrieve import PassageIndex
+    from lagkit.logs.retrieve import PassageIndex
 
     def search(original: Callable[..., Any], self: Any, *args: Any, **named: Any) -> Any:
         ids = list(self._passages)
@@ -157,7 +157,7 @@ def wrong_passages() -> None:
 
 @fault("half of the queries are random")
 def random_queries() -> None:
-    from lagkit.agent import Agent
+    from lagkit.agent.loop import Agent
 
     def retrieve(original: Callable[..., Any], self: Any, active: Sequence[Any], ended: Any) -> Any:
         embedder = self.embedder
@@ -189,7 +189,7 @@ def short_keys() -> None:
 
 @fault("answers leak: with logs all are right")
 def leaked() -> None:
-    from lagkit.executor import Local
+    from lagkit.run.executor import Local
 
     def answer(original: Callable[..., Any], self: Any, questions: Any, asking: Any) -> Any:
         asked = {question.id: question for question in questions}
@@ -201,7 +201,7 @@ def leaked() -> None:
 
 @fault("the answer stands in the prompt")
 def told() -> None:
-    from lagkit.prompts import Prompt
+    from lagkit.model.prompts.prompt import Prompt
 
     def turn_of(original: Callable[..., Any], self: Any, question: Any, *args: Any, **named: Any) -> str:
         return original(self, question, *args, **named) + f" {question.answers[0]}"
@@ -211,14 +211,14 @@ def told() -> None:
 
 @fault("the question is worded otherwise in the prompt")
 def wording() -> None:
-    from lagkit.prompts import Prompt
+    from lagkit.model.prompts.prompt import Prompt
 
     around(Prompt, "user_turn", lambda turn_of, *args, **named: turn_of(*args, **named) + " Think well.")
 
 
 @fault("a round fewer than allowed")
 def fewer_rounds() -> None:
-    from lagkit.agent import Agent
+    from lagkit.agent.loop import Agent
 
     def init(original: Callable[..., Any], self: Any, *args: Any, **named: Any) -> None:
         original(self, *args, **named)
@@ -229,7 +229,7 @@ def fewer_rounds() -> None:
 
 @fault("one gold answer in ten is wrong")
 def wrong_gold() -> None:
-    from lagkit import metrics
+    from lagkit.stats import metrics
 
     def score(original: Callable[..., Any], question: Any, *args: Any, **named: Any) -> Any:
         wrong = zlib.crc32(question.id.encode()) % 10 == 0
@@ -240,7 +240,7 @@ def wrong_gold() -> None:
 
 @fault("an abstention is scored as right")
 def generous() -> None:
-    from lagkit import metrics
+    from lagkit.stats import metrics
 
     around(
         metrics,

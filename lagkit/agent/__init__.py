@@ -1,0 +1,1 @@
+"""The loop, and the contexts that it has the model continue."""

@@ -1,0 +1,106 @@
+"""Contexts for a model that is reached through a chat alone: messages, and policies that can be told in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lagkit.agent.context import Augmenter, LogTexts
+from lagkit.logs.store import Store
+from lagkit.model.api.chat import Chat
+from lagkit.model.backend import Backend
+from lagkit.model.lm import LM
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.policy import POLICIES, Policy
+from lagkit.types import Limits, Question
+from lagkit.util.errors import ConfigError
+
+
+class Contexts(Protocol):
+    """Builds what a model continues, under one policy; contexts are the model's own and of no interest to the agent."""
+
+    @property
+    def policy(self) -> Policy | None:
+        """What is reused of logs; None if nothing is."""
+
+    @property
+    def store(self) -> Store | None:
+        """The logs; may be None where the policy is."""
+
+    def opening(self, question: Question) -> str:
+        """The words with which the assistant's turn is opened for the model: they belong to its response."""
+
+    def notes(self, logs: Sequence[str]) -> str:
+        """What stands of these logs (ids) in the user turn."""
+
+    def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Any:
+        """The context for one round."""
+
+    def proceed(self, context: Any, said: str) -> Any:
+        """The context in which the model goes on from these words of its own turn (for `force_answer`)."""
+
+    def distil_context(self, question: Question, logs: Sequence[str]) -> Any:
+        """The context in which notes on logs are written."""
+
+
+@dataclass(frozen=True)
+class ChatAugmenter(LogTexts):
+    """Builds chats under one policy; what no chat can follow is refused beforehand (see `refusal`).
+
+    The assistant's turn cannot be opened through a chat API, so the prompt's opening, a restatement of the question, is
+    dropped: what the model says is its whole turn. The testbed's model restates the question by itself then, and says
+    the same as behind the opening; with the restatement at the end of the user's turn it goes astray (a test shows
+    both). Models that follow instructions are told the protocol by the system message anyway.
+    """
+
+    def opening(self, question: Question) -> str:
+        """None: the model opens its turn itself."""
+        return ""
+
+    def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Chat:
+        """The chat for one round: the shared head, and the user's turn, in which logs stand already (see `notes`)."""
+        return Chat((*self.prompt.head(), {"role": "user", "content": user_turn}))
+
+    def proceed(self, context: Chat, said: str) -> Chat:
+        """Not to be had: `refusal` keeps the agent from asking for it."""
+        raise NotImplementedError("A chat cannot go on from words in the assistant's turn.")
+
+    def distil_context(self, question: Question, logs: Sequence[str]) -> Chat:
+        """The chat in which the model writes notes on logs for a coming question."""
+        return Chat(tuple(self.distil_messages(question, logs)))
+
+
+def refusal(policy: Policy | None, limits: Limits) -> str:
+    """Why a model behind an API cannot follow a policy under these limits, and what to do; empty if it can."""
+    if limits.force_answer:
+        return (
+            "force_answer has the model go on from an answer that was begun for it, which cannot be done through a "
+            "chat API: leave it out."
+        )
+    if policy is None or policy.inject == "copy":
+        return ""
+    able = ", ".join(name for name, known in POLICIES.items() if known and known.place == "user_turn")
+    if policy.inject == "kv":
+        return (
+            f"The policy {policy} injects KV, and the KV of a model behind an API can be neither read nor put in: "
+            f"choose among no_logs, {able}."
+        )
+    if policy.place != "user_turn":
+        where = "in front of BOS" if policy.place == "front" else "between the turns"
+        return (
+            f"The policy {policy} puts the text of logs {where}, which cannot be reached through a chat API: "
+            f"choose place user_turn ({able})."
+        )
+    return ""
+
+
+def admit(lm: Backend, policy: Policy | None, limits: Limits) -> None:
+    """Raise ConfigError, with the reason, for a policy or limits that the model cannot follow (see `refusal`)."""
+    if not isinstance(lm, LM) and (reason := refusal(policy, limits)):
+        raise ConfigError(reason)
+
+
+def contexts(lm: Backend, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Contexts:
+    """Builds a model's contexts under a policy: of tokens and KV, or of messages."""
+    return Augmenter(lm, prompt, policy, store) if isinstance(lm, LM) else ChatAugmenter(lm, prompt, policy, store)

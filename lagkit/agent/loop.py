@@ -1,0 +1,325 @@
+"""The agent's loop: search, reuse logs, reason, act; batched over questions that are in different rounds."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from lagkit.agent.chat import admit, contexts
+from lagkit.logs.index import Vectors
+from lagkit.logs.retrieve import Embedder, PassageIndex
+from lagkit.logs.store import Store
+from lagkit.model.backend import Backend
+from lagkit.model.lm import Generation
+from lagkit.model.prompts.actions import (
+    CLOSE_ANSWER,
+    OPEN_ANSWER,
+    STOP_STRINGS,
+    Action,
+    answer_span,
+    before_action,
+    parse,
+    unclosed,
+    without_reasoning,
+)
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.model.prompts.untrusted import encodable
+from lagkit.policy import Policy
+from lagkit.types import Hit, Limits, Question, Round, TaskKind, Trace, Usage
+from lagkit.util.errors import ConfigError, EmptyStore, EndpointError, LagkitError, QuestionError, ReasoningTooLong
+from lagkit.util.secrets import scrub
+
+ROUND_LIMIT: dict[TaskKind, int] = {"qa": 8, "choice": 3}
+
+
+@dataclass
+class _Run:
+    """One question on its way through the rounds."""
+
+    question: Question
+    query: str
+    rounds: list[Round] = field(default_factory=list)
+    passages: dict[str, Hit] = field(default_factory=dict)
+    logs: dict[str, Hit] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
+    notes: str = ""
+    user_turn: str = ""
+    new: tuple[tuple[Hit, ...], tuple[Hit, ...]] = ((), ())
+    confidence: float | None = None
+    spent: Usage = field(default_factory=Usage)
+
+
+_Result = tuple[_Run, Generation | Exception]
+
+
+class Agent:
+    """Answers questions round by round under one policy; see `run`."""
+
+    def __init__(
+        self,
+        lm: Backend,
+        prompt: Prompt,
+        *,
+        embedder: Embedder,
+        passages: PassageIndex | None = None,
+        policy: Policy | None = None,
+        store: Store | None = None,
+        limits: Limits | None = None,
+        policy_name: str | None = None,
+        exclude: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
+        """`exclude`: question id -> ids of logs that it does not find, its own where it helped to build the store.
+
+        Raises ConfigError when passages or a store are missing or the model cannot follow the policy or the limits, and
+        EmptyStore when the store has no logs.
+        """
+        if prompt.kind == "qa" and passages is None:
+            raise ConfigError("Question answering searches passages: give the agent a PassageIndex.")
+        if policy:
+            if store is None:
+                raise ConfigError(f"Policy {policy} reuses logs: give the agent a LogStore.")
+            if not len(store):
+                raise EmptyStore(f"The log store {store.path} is empty: build logs before reusing them.")
+        self.lm, self.prompt, self.embedder, self.passages = lm, prompt, embedder, passages
+        self.limits, self.exclude = limits or Limits(), exclude or {}
+        self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[prompt.kind]
+        self.policy_name = policy_name or (str(policy) if policy else "no_logs")
+        admit(lm, policy, self.limits)
+        self.augmenter = contexts(lm, prompt, policy, store)
+
+    def run(self, questions: Iterable[Question]) -> Iterator[Trace]:
+        """Yield each question's trace as soon as it ends, in order of ending.
+
+        A question that fails (its prompt is too long, a block is damaged, ...) yields a trace with `error` and no
+        answer; the others go on. Questions fill the batch as places become free. Raises EndpointError when the
+        endpoint of a model behind an API cannot be used, or StoreUnreachable when the store's cannot.
+        """
+        waiting = iter(questions)
+        active: list[_Run] = []
+        while True:
+            places = self.limits.batch_size - len(active)
+            active += [_Run(question, question.text) for question in islice(waiting, places)]
+            if not active:
+                return
+            ended = self._step(active)
+            active = [run for run in active if id(run) not in ended]
+            yield from ended.values()
+
+    def follow(self, question: Question) -> Iterator[Trace]:
+        """Yield one question's trace after each of its rounds; the last is what `run` gives.
+
+        A round begins when the next trace is asked for: who stops asking stops the work.
+        """
+        run = _Run(question, question.text)
+        while not (ended := self._step([run])):
+            yield self._trace(run)
+        yield from ended.values()
+
+    def _step(self, active: list[_Run]) -> dict[int, Trace]:
+        """One round of every active question; the traces of those that end with it, by the run's identity."""
+        ended: dict[int, Trace] = {}
+        self._retrieve(active, ended)
+        if self.augmenter.policy and self.augmenter.policy.inject == "copy":
+            return ended | {id(run): self._copy(run) for run in active if id(run) not in ended}
+        self._distil(active, ended)
+        ready: list[tuple[_Run, Any]] = []
+        for run in active:
+            if id(run) in ended:
+                continue
+            try:
+                ready.append((run, self._context(run)))
+            except EndpointError:
+                raise
+            except LagkitError as error:
+                ended[id(run)] = self._trace(run, error=error)
+        results = list(self._generate(ready, STOP_STRINGS[self.prompt.kind]))
+        if self.limits.force_answer:
+            results = self._force(ready, results)
+        for run, result in results:
+            ended |= self._advance(run, result)
+        return ended
+
+    def _advance(self, run: _Run, result: Generation | Exception) -> dict[int, Trace]:
+        """Record a round; the trace if the question ends with it."""
+        if isinstance(result, Exception):
+            return {id(run): self._trace(run, error=result)}
+        opening = self.augmenter.opening(run.question)
+        turn = opening + result.text
+        response = turn.strip()
+        action = parse(response, self.prompt.kind)
+        if result.logprobs and (span := answer_span(turn)):
+            run.confidence = self.lm.confidence(result, *(at - len(opening) for at in span))
+        passages, logs = run.new
+        run.rounds.append(Round(run.user_turn, response, run.query, passages, logs, run.spent + result.usage))
+        run.spent = Usage()
+        if action.kind == "search" and unclosed(response):
+            return {id(run): self._trace(run, error=self._thought_on())}
+        if action.kind == "answer" or len(run.rounds) == self.max_rounds:
+            return {id(run): self._trace(run, action=action)}
+        run.query = action.text
+        return {}
+
+    def _thought_on(self) -> ReasoningTooLong:
+        limit = self.limits.max_new_tokens
+        return ReasoningTooLong(
+            f"the reasoning of {self.lm.name} did not end within {limit} new tokens: raise max_new_tokens."
+        )
+
+    def _force(self, ready: Sequence[tuple[_Run, Any]], results: Sequence[_Result]) -> list[_Result]:
+        """The results, where whoever would end without an answer has gone on from one that was begun for it."""
+        contexts = {id(run): context for run, context in ready}
+        begun: dict[int, tuple[str, Generation]] = {}
+        for run, said in results:
+            if len(run.rounds) + 1 < self.max_rounds or not isinstance(said, Generation):
+                continue
+            opening = self.augmenter.opening(run.question)
+            turn = opening + said.text
+            if parse(turn, self.prompt.kind).kind != "answer":
+                begun[id(run)] = (before_action(turn) + OPEN_ANSWER).removeprefix(opening), said
+        again = [
+            (run, self.augmenter.proceed(contexts[id(run)], begun[id(run)][0])) for run, _ in ready if id(run) in begun
+        ]
+        forced: dict[int, Generation | Exception] = {}
+        for run, result in self._generate(again, STOP_STRINGS[self.prompt.kind]):
+            if isinstance(result, Generation):
+                start, said = begun[id(run)]
+                answer = result.text.removesuffix(CLOSE_ANSWER)
+                run.confidence = self.lm.confidence(result, 0, len(answer))
+                usage = said.usage + result.usage
+                result = Generation(start + answer + CLOSE_ANSWER, (*said.ids, *result.ids), usage)
+            forced[id(run)] = result
+        return [(run, forced.get(id(run), result)) for run, result in results]
+
+    def _copy(self, run: _Run) -> Trace:
+        """The end of a question that is given the answer of the most similar log."""
+        _, logs = run.new
+        store = self.augmenter.store
+        response = store.get(logs[0].id).rounds[-1].response if logs and store is not None else ""
+        run.rounds.append(Round(run.question.text, response, run.query, (), logs))
+        return self._trace(run, action=parse(response, self.prompt.kind))
+
+    def _retrieve(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
+        """Search passages and logs for every question; one whose query cannot be searched for fails alone.
+
+        A query that was asked before brings the next best ones. Questions for which the same is asked of an index are
+        searched for at once.
+        """
+        alike: dict[tuple[int, frozenset[str]], list[tuple[_Run, Vectors]]] = defaultdict(list)
+        for run, vector in zip(active, self.embedder.queries([run.query for run in active]), strict=True):
+            before = run.asked[run.query]
+            run.asked[run.query] += 1
+            alike[before, frozenset(self.exclude.get(run.question.id, ()))].append((run, vector))
+        for (before, barred), some in alike.items():
+            self._search(some, before, barred, ended)
+
+    def _search(
+        self, some: Sequence[tuple[_Run, Vectors]], before: int, barred: frozenset[str], ended: dict[int, Trace]
+    ) -> None:
+        """New passages and new logs of some questions; when that fails, one by one, so that only the culprit fails."""
+        vectors = np.stack([vector for _, vector in some])
+        try:
+            passages, logs = self._passages(vectors, before), self._logs(vectors, before, barred)
+        except EndpointError:
+            raise
+        except LagkitError as error:
+            if len(some) == 1:
+                ended[id(some[0][0])] = self._trace(some[0][0], error=error)
+            else:
+                for one in some:
+                    self._search([one], before, barred, ended)
+            return
+        for (run, _), its_passages, its_logs in zip(some, passages, logs, strict=True):
+            run.new = _new(its_passages, run.passages), _new(its_logs, run.logs)
+
+    def _passages(self, vectors: Vectors, before: int) -> list[list[Hit]]:
+        k = self.limits.passages
+        return [[]] * len(vectors) if self.passages is None else self.passages.search(vectors, k, offset=before * k)
+
+    def _logs(self, vectors: Vectors, before: int, barred: frozenset[str]) -> list[list[Hit]]:
+        store = self.augmenter.store
+        if not self.augmenter.policy or store is None:
+            return [[]] * len(vectors)
+        k, least = self.limits.logs, self.limits.min_similarity
+        found = store.search(vectors, k, offset=before * k, exclude=barred)
+        return [[hit for hit in hits if least is None or hit.score >= least] for hits in found]
+
+    def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
+        """Cheatsheet only: write notes anew for every question that has found new logs."""
+        policy = self.augmenter.policy
+        if not policy or policy.inject != "cheatsheet":
+            return
+        todo = []
+        for run in active:
+            if run.new[1] and id(run) not in ended:
+                try:
+                    context = self.augmenter.distil_context(run.question, list(run.logs))
+                    self.lm.check(context, self.limits.max_new_tokens)
+                    todo.append((run, context))
+                except EndpointError:
+                    raise
+                except LagkitError as error:
+                    ended[id(run)] = self._trace(run, error=error)
+        for run, result in self._generate(todo, ()):
+            if isinstance(result, Exception):
+                ended[id(run)] = self._trace(run, error=result)
+            elif unclosed(self.lm.opens + result.text):
+                ended[id(run)] = self._trace(run, error=self._thought_on())
+            else:
+                run.notes, run.spent = without_reasoning(self.lm.opens + result.text), result.usage
+
+    def _context(self, run: _Run) -> Any:
+        passages = [self.passages.passage(i) for i in run.passages] if self.passages is not None else []
+        previous = without_reasoning(run.rounds[-1].response) if self.prompt.kind == "choice" and run.rounds else ""
+        logs = list(run.logs) if self.limits.best_log == "first" else list(reversed(run.logs))
+        notes = run.notes or self.augmenter.notes(logs)
+        run.user_turn = self.prompt.user_turn(run.question, passages, previous=previous, notes=notes)
+        context = self.augmenter.context(run.question, run.user_turn, logs)
+        self.lm.check(context, self.limits.max_new_tokens)
+        return context
+
+    def _generate(self, ready: Sequence[tuple[_Run, Any]], stop: Sequence[str]) -> Iterator[_Result]:
+        """Generate in a batch; when the batch fails, one by one, so that only the culprit fails.
+
+        An endpoint that cannot be used is no question's fault, and ends the run.
+        """
+        if not ready:
+            return
+        try:
+            contexts, limits = [c for _, c in ready], self.limits
+            results = self.lm.generate(contexts, limits.max_new_tokens, stop=stop, batch_size=limits.batch_size)
+            yield from zip((run for run, _ in ready), results, strict=True)
+        except EndpointError:
+            raise
+        except (RuntimeError, LagkitError) as error:
+            if len(ready) == 1:
+                yield ready[0][0], error
+                return
+            for pair in ready:
+                yield from self._generate([pair], stop)
+
+    def _trace(self, run: _Run, *, action: Action | None = None, error: Exception | None = None) -> Trace:
+        answer = encodable(action.text) if action and action.kind == "answer" else None
+        said = None if error is None else f"{type(error).__name__}: question {run.question.id!r}: {error}"
+        return Trace(
+            run.question.id,
+            run.question.text,
+            self.prompt.system,
+            tuple(run.rounds),
+            answer=answer,
+            error=said and encodable(scrub(said)),
+            policy=self.policy_name,
+            confidence=run.confidence,
+            lasting=isinstance(error, QuestionError),
+        )
+
+
+def _new(hits: Sequence[Hit], seen: dict[str, Hit]) -> tuple[Hit, ...]:
+    """The hits that a question has not seen yet, which it has from now on."""
+    new = tuple(hit for hit in hits if hit.id not in seen)
+    seen.update((hit.id, hit) for hit in new)
+    return new

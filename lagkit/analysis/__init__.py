@@ -1,1 +1,0 @@
-"""What happens inside: attention weights, attention that is cut, and logs that are moved."""

@@ -1,0 +1,1 @@
+"""Questions and passages: loaders and splits."""

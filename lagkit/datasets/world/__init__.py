@@ -1,0 +1,1 @@
+"""The testbed's worlds: invented facts, questions about them and their passages."""

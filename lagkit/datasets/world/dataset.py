@@ -1,0 +1,222 @@
+"""A test world as a data set: passages, a log-store split and an unseen split whose overlap with it is chosen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+
+from lagkit.datasets import loaders as data
+from lagkit.datasets.loaders import Dataset, Stratum, stratum_of
+from lagkit.datasets.world.questions import Chain, ask, walk
+from lagkit.datasets.world.world import Fact, World, language, make_world, tell, trivia
+from lagkit.util.errors import ConfigError, DataError
+from lagkit.util.files import write_json
+from lagkit.util.paths import at
+from lagkit.util.plainjson import read_json
+from lagkit.util.settings import Settings
+
+MOST_FACTS = 6  # in one passage
+CONTROLS, LAYOUT = "controls.json", "musique"
+_TRIES = 5000  # to find a question of a kind, before it is said that there is none
+
+
+class Controls(Settings):
+    """What a test world is like; what is not named keeps its default.
+
+    hops: of the unseen questions, in equal parts. log_hops: of the log-store questions; each hop more is a round more
+    before the last one, where a query brings one fact. passages_per_fact: in how many passages a fact is told.
+    distractors: passages per entity that name it but tell nothing of use. overlap: shares of the unseen questions by
+    what they share with the log-store questions (`loaders.overlap`). contradicted: share of the facts that are
+    changed after the questions were drawn, so that logs of the same world without changes mislead.
+    """
+
+    seed: int = 0
+    entities: PositiveInt = 400
+    hops: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4), min_length=1)
+    log_hops: tuple[PositiveInt, ...] = Field(default=(2, 3, 4), min_length=1)
+    log_questions: PositiveInt = 150
+    unseen_questions: PositiveInt = 300
+    passages_per_fact: PositiveInt = 1
+    distractors: NonNegativeInt = 2
+    overlap: dict[Stratum, float] = Field(default={"all": 0.7, "final": 0.1, "other": 0.1, "none": 0.1})
+    contradicted: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("hops", "log_hops")
+    @classmethod
+    def _possible(cls, hops: tuple[int, ...]) -> tuple[int, ...]:
+        most = longest_chain()
+        if max(hops) > most:
+            raise ValueError(
+                f"{max(hops)} hops are more than this language allows: no relation comes twice, so at most {most}"
+            )
+        return hops
+
+    @field_validator("overlap")
+    @classmethod
+    def _is_a_whole(cls, shares: dict[Stratum, float]) -> dict[Stratum, float]:
+        if min(shares.values(), default=0) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares must be positive and add up to 1; they are {shares}")
+        return shares
+
+
+def longest_chain() -> int:
+    """As many hops as there are relations, since none may come twice in a chain."""
+    return len(language().by_name)
+
+
+def write(folder: Path | str, controls: Controls) -> Path:
+    """Write `dev_train.json`, `dev_test.json`, `dev_docs.json` (MuSiQue's shape) and `controls.json`; returns `folder`.
+
+    The same controls write the same bytes. Raises ConfigError when the world cannot provide what is asked.
+    """
+    world = make_world(controls.seed, controls.entities)
+    logged, unseen = draw(world, controls)
+    if controls.contradicted:
+        world = world.contradicted(controls.contradicted, controls.seed)
+        logged, unseen = ([follow(world, chain) for chain in split] for split in (logged, unseen))
+    passages, support = _passages(world, controls)
+    folder = at(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "dev_docs.json", passages)
+    for name, split in (("dev_train", logged), ("dev_test", unseen)):
+        write_json(folder / f"{name}.json", [_record(chain, support) for chain in split])
+    # At last, since it says that all the rest is there.
+    write_json(folder / CONTROLS, controls.model_dump(mode="json"))
+    return folder
+
+
+def keep(folder: Path, controls: Controls) -> None:
+    """Write a run's world, unless it is there."""
+    if not (folder / CONTROLS).exists():
+        write(folder, controls)
+
+
+def load(folder: Path, controls: Controls) -> Dataset:
+    """The world in a run's folder; where there is none, as `write` would write it, and nothing is written.
+
+    Raises ConfigError where it is another world, and DataError where that cannot be told.
+    """
+    kept = folder / CONTROLS
+    if not kept.exists():
+        with TemporaryDirectory() as aside:
+            return data.load(write(aside, controls), LAYOUT)
+    try:
+        same = read_json(kept, DataError) == controls.model_dump(mode="json")
+    except DataError as error:
+        raise DataError(f"{kept} is damaged ({error}): delete it, and the same world is drawn again.") from error
+    if not same:
+        raise ConfigError(f"{folder.parent} holds a run on another test world (see {kept}): choose another folder.")
+    return data.load(folder, LAYOUT)
+
+
+def draw(world: World, controls: Controls) -> tuple[list[Chain], list[Chain]]:
+    """The log-store questions and the unseen ones, drawn by the seed; no question is in both.
+
+    Raises ConfigError when the world does not hold enough questions of a kind.
+    """
+    drawing = _Drawing(world, random.Random(f"questions {controls.seed}"))
+    for i in range(controls.log_questions):
+        drawing.add(controls.log_hops[i % len(controls.log_hops)])
+    logged = list(drawing.drawn)
+    drawing.share(logged)
+    for i, stratum in enumerate(_strata(controls)):
+        hops = controls.hops[i % len(controls.hops)]
+        if hops == 1 and stratum in ("final", "other"):  # of one hop, all or none are shared
+            longer = [n for n in controls.hops if n > 1]
+            hops = longer[i % len(longer)] if longer else hops
+        drawing.add(hops, stratum)
+    return logged, list(drawing.drawn)[len(logged) :]
+
+
+class _Drawing:
+    """Questions drawn without repetition."""
+
+    def __init__(self, world: World, rng: random.Random) -> None:
+        self.world, self.rng = world, rng
+        self.drawn: dict[Chain, None] = {}
+        self.shared: set[int] = set()
+        self.fresh = {fact.id for fact in world.facts}
+
+    def share(self, chains: Iterable[Chain]) -> None:
+        """From now on, overlap is that with `chains`."""
+        self.shared = {fact.id for chain in chains for fact in chain.facts}
+        self.fresh -= self.shared
+
+    def add(self, hops: int, stratum: Stratum | None = None) -> None:
+        """Draw one more; of any overlap if `stratum` is None."""
+        ways = self.shared if stratum == "all" else self.fresh if stratum == "none" else None
+        for _ in range(_TRIES):
+            chain = walk(self.world, hops, self.rng, ways=ways)
+            if len(chain.facts) == hops and chain not in self.drawn:
+                hits = [fact.id in self.shared for fact in chain.facts]
+                if stratum is None or stratum_of(hits) == stratum:
+                    self.drawn[chain] = None
+                    return
+        sharing = f" that share {stratum!r} of their hops with the log-store questions" if stratum else ""
+        raise ConfigError(
+            f"This world of {len(self.world.kinds)} entities holds too few {hops}-hop questions{sharing}: no other was "
+            f"found in {_TRIES} tries after {len(self.drawn)} questions. Ask for fewer, or for more entities."
+        )
+
+
+def _strata(controls: Controls) -> list[Stratum]:
+    """A stratum for each unseen question, in random order; shares are met to within one question."""
+    count = controls.unseen_questions
+    strata: list[Stratum] = []
+    reached = 0.0
+    for stratum, share in controls.overlap.items():
+        reached += share
+        strata += [stratum] * (round(reached * count) - len(strata))
+    random.Random(f"strata {controls.seed}").shuffle(strata)
+    return strata
+
+
+def follow(world: World, chain: Chain) -> Chain:
+    """The same question in a world in which other things are true."""
+    facts: list[Fact] = []
+    entity = chain.start
+    for relation in chain.relations:
+        facts.append(world.of[entity][relation])
+        entity = facts[-1].object
+    return Chain(tuple(facts))
+
+
+def _passages(world: World, controls: Controls) -> tuple[dict[str, dict[str, str]], dict[int, str]]:
+    """The passages by id, in MuSiQue's shape, and for each fact's id a passage that tells it."""
+    rng = random.Random(f"passages {controls.seed}")
+    made: list[tuple[str, str, str]] = []
+    for name, facts in world.of.items():
+        for copy in range(controls.passages_per_fact):
+            more = trivia(name, rng.randint(0, 1), rng) if len(facts) < MOST_FACTS else []
+            made.append((f"{name.lower()}-{copy}", name, tell([*facts.values(), *more], rng)))
+        for copy in range(controls.distractors):
+            facts_of_no_use = trivia(name, rng.randint(3, len(language().trivia)), rng)
+            made.append((f"{name.lower()}-trivia-{copy}", name, tell(facts_of_no_use, rng)))
+    rng.shuffle(made)
+    support = {fact.id: f"{fact.subject.lower()}-0" for fact in world.facts}
+    return {id: {"title": title, "content": text} for id, title, text in made}, support
+
+
+def _record(chain: Chain, support: Mapping[int, str]) -> dict[str, Any]:
+    """A question in MuSiQue's shape."""
+    steps = [
+        {
+            "id": fact.id,
+            "question": ask(fact.subject if i == 0 else f"#{i}", (fact.relation,)),
+            "answer": fact.object,
+            "document_id": support[fact.id],
+        }
+        for i, fact in enumerate(chain.facts)
+    ]
+    return {
+        "id": chain.id,
+        "question": chain.text,
+        "question_decomposition": steps,
+        "answer": chain.answer,
+        "answer_aliases": [],
+    }

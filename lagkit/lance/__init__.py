@@ -1,6 +1,0 @@
-"""Log stores past one disk: LanceDB on S3, Google Cloud Storage, Azure, or a disk (`pip install 'lagkit[lance]'`)."""
-
-from lagkit.lance.cache import BlockCache
-from lagkit.lance.store import LanceStore
-
-__all__ = ["BlockCache", "LanceStore"]

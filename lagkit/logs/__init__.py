@@ -1,0 +1,1 @@
+"""Logs: encoded, stored, searched."""

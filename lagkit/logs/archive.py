@@ -1,0 +1,235 @@
+"""A store in one file: a plain tar of JSON and safetensors, checked to the last byte before any of it is used.
+
+    store.json              the header
+    logs.jsonl              one log a line: its id, its trace, its blocks (key, tokens, bytes, sha256)
+    embeddings.safetensors  `embeddings`, float32 [logs, dim], in the order of logs.jsonl
+    checksums.json          the sha256 of these three
+    kv/ab/<sha256>.safetensors
+
+Members are read by these names, in this order, never unpacked by the names that a stranger gave them. None is read
+before it is known to be there to its last byte, so that nothing is allocated for what an archive only promises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from lagkit.logs.batch import Packed
+from lagkit.logs.embeddings import unit_rows
+from lagkit.logs.files import BlockFiles, BlockRow, block_name, dtype_name
+from lagkit.logs.header import NAME as HEADER
+from lagkit.logs.header import Header
+from lagkit.model.kv import KVBlock
+from lagkit.types import MALFORMED, Trace
+from lagkit.util.errors import DamagedBlock, StoreError
+from lagkit.util.files import replacing
+from lagkit.util.paths import is_digest
+
+LOGS, EMBEDDINGS, CHECKSUMS = "logs.jsonl", "embeddings.safetensors", "checksums.json"
+_MEMBER = re.compile(rf"{HEADER}|{LOGS}|{EMBEDDINGS}|{CHECKSUMS}|kv/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.safetensors")
+
+# Whatever parsing a stranger's bytes may raise.
+_MALFORMED = (
+    *MALFORMED,
+    OSError,
+    OverflowError,
+    MemoryError,  # what a header promises is allocated before it is read
+    tarfile.TarError,
+    SafetensorError,
+)
+
+
+def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> Path:
+    """Write all logs to `path`, whole or not at all, and return it.
+
+    `logs` and `content` are as a store gives them, and raise their errors. Raises StoreError if the file exists or
+    cannot be written.
+    """
+    if path.exists():
+        raise StoreError(f"{path} exists already: remove it, or export under another name.")
+    try:
+        with replacing(path) as aside, tarfile.open(aside, "w") as tar:
+            _fill(tar, header, logs, content)
+    except OSError as error:
+        raise StoreError(f"The archive {path} could not be written ({error}).") from error
+    return path
+
+
+def _fill(tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> None:
+    lines, vectors = [], []
+    found: dict[str, BlockRow] = {}
+    for log in logs:
+        found |= {block.sha256: block for block in log.blocks}
+        blocks = [block._asdict() for block in log.blocks]
+        lines.append(json.dumps({"id": log.id, "trace": json.loads(log.trace), "blocks": blocks}))
+        vectors.append(np.frombuffer(log.embedding, dtype="<f4"))
+    matrix = np.stack(vectors) if vectors else np.zeros((0, header.dim), np.float32)
+    parts = {
+        HEADER: header.to_json(),
+        LOGS: "".join(f"{line}\n" for line in lines).encode(),
+        EMBEDDINGS: save({"embeddings": matrix}),
+    }
+    parts[CHECKSUMS] = json.dumps({name: _sha256(part) for name, part in parts.items()}).encode()
+    for name, part in parts.items():
+        _put(tar, name, part)
+    for sha256, block in found.items():
+        _put(tar, block_name(sha256), content(block))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which no more is asked for than there is: memory for what is asked is taken before it is read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self.size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(0, self.size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
+class Archive:
+    """An archive whose every member was checked when it was opened; use it as a context manager."""
+
+    header: Header
+    traces: list[Trace]
+    embeddings: NDArray[np.float32]
+    blocks: list[list[BlockRow]]
+
+    def __init__(self, path: Path) -> None:
+        """Raises StoreError, naming what is wrong, for anything that `write_archive` did not write."""
+        self.path = path
+        try:
+            self._file = _Bounded(path)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
+        try:
+            self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - closed by __exit__
+        except _MALFORMED as error:
+            self._file.close()
+            raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
+        try:
+            self._read()
+        except _MALFORMED as error:
+            self._file.close()
+            raise StoreError(f"{path} is no intact archive of logs ({error}).") from error
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read(self) -> None:
+        """Raises ValueError, and others of `_MALFORMED`, for a member that is not what comes next."""
+        self._members: dict[str, tarfile.TarInfo] = {}
+        members = self._plain_members()
+        for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS):
+            if next(members, None) != name:
+                raise ValueError(f"it has no {name} in its place")
+        parts = {name: self._open(name).read() for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS)}
+        self.header = Header.parse(parts[HEADER], f"{self.path}: {HEADER}")
+        self._check_parts(parts, json.loads(parts.pop(CHECKSUMS)))
+        self._read_logs(parts[LOGS], parts[EMBEDDINGS])
+        named = {block_name(block.sha256) for blocks in self.blocks for block in blocks}
+        for name in members:
+            if name not in named:
+                raise ValueError(f"no log names its member {name!r}")
+        self._check_blocks()
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def place(self, block: BlockRow, files: BlockFiles) -> None:
+        """Copy a block's file into a store; raises StoreError if it is not the block that the archive promises."""
+        with self._open(block_name(block.sha256)) as source:
+            files.adopt(source, block.bytes, f"Block {block.sha256} of {self.path}")
+        self.check(block, lambda: files.load(block.sha256, block.bytes))
+
+    def content(self, block: BlockRow) -> bytes:
+        """The bytes of a block's file."""
+        with self._open(block_name(block.sha256)) as source:
+            return source.read()
+
+    def check(self, block: BlockRow, load: Callable[[], KVBlock]) -> None:
+        """Raises StoreError if what `load` gives is not the block that the archive promises."""
+        try:
+            found = load()
+        except DamagedBlock as error:
+            raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is no KV block.") from error
+        if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
+            raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is another KV block.")
+
+    def _plain_members(self) -> Iterator[str]:
+        """The names of the members, each taken note of once it is known to be a file that is there as a whole."""
+        for member in self._tar:
+            name, plain = member.name, member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+            if not plain or not _MEMBER.fullmatch(name) or name in self._members:
+                raise ValueError(f"its member {name!r} does not belong there")
+            if member.issparse():
+                raise ValueError(f"its member {name!r} is sparse")
+            if member.offset_data + member.size > self._file.size:
+                raise ValueError(f"its member {name!r} is cut off")
+            self._members[name] = member
+            yield name
+
+    def _member(self, name: str) -> tarfile.TarInfo:
+        if name not in self._members:
+            raise ValueError(f"it has no {name}")
+        return self._members[name]
+
+    def _open(self, name: str) -> io.BufferedReader:
+        file = self._tar.extractfile(self._member(name))
+        if not isinstance(file, io.BufferedReader):
+            raise ValueError(f"{name} is no file")
+        return file
+
+    def _check_parts(self, parts: dict[str, bytes], checksums: dict[str, str]) -> None:
+        for name, part in parts.items():
+            if _sha256(part) != checksums[name]:
+                raise ValueError(f"the checksum of {name} is wrong")
+
+    def _read_logs(self, lines: bytes, embeddings: bytes) -> None:
+        logs: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]
+        self.traces = [Trace.from_dict(log["trace"]) for log in logs]
+        self.blocks = [[BlockRow(**block) for block in log["blocks"]] for log in logs]
+        if strange := [block.sha256 for blocks in self.blocks for block in blocks if not is_digest(block.sha256)]:
+            raise ValueError(f"{strange[0]!r:.80} is no sha256 of a block")
+        self.embeddings = unit_rows(load(embeddings)["embeddings"], self.header.dim, f"An embedding of {self.path}")
+        if [trace.id for trace in self.traces] != [log["id"] for log in logs]:
+            raise ValueError("a trace is not what its id says")
+        if len(self.embeddings) != len(logs):
+            raise ValueError(f"it has {len(self.embeddings)} embeddings for {len(logs)} logs")
+
+    def _check_blocks(self) -> None:
+        for block in (block for blocks in self.blocks for block in blocks):
+            block.key.encode()  # refuses what is no text, or none that a database takes
+            if self._member(block_name(block.sha256)).size != block.bytes:
+                raise ValueError(f"the size of block {block.sha256} is wrong")
+        for sha256 in {block.sha256 for blocks in self.blocks for block in blocks}:
+            with self._open(block_name(sha256)) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise ValueError(f"the checksum of block {sha256} is wrong")

@@ -1,0 +1,180 @@
+"""How every log store is made, opened and changed, and what all of them refuse in the same words."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from lagkit.logs.batch import Batch, LogRow, Packed
+from lagkit.logs.contract import Readable
+from lagkit.logs.embeddings import unit_rows
+from lagkit.logs.files import BlockRow, dtype_name
+from lagkit.model.codec import Codec
+from lagkit.model.kv import KVBlock
+from lagkit.types import Trace
+from lagkit.util.errors import StoreError
+
+
+class Store(Readable):
+    """The logs of one model and one embedder. Iterating gives log ids, oldest first.
+
+    path: a folder, or the address of an object store. exact_search: whether searches miss nothing in a large store
+    either (`search`). source: where contexts have the KV of logs from: read, computed again, or whichever is sooner
+    (`lagkit.logs.planner`). Both may be set at any time. Any thread may ask. Every method raises StoreError on a closed
+    or unreadable store, and every method that changes it on one that is open for reading.
+    """
+
+    @classmethod
+    @abstractmethod
+    def create(
+        cls, path: Any, *, model: Mapping[str, Any], embedder: str, dim: int, dtype: str, codec: Codec = "none"
+    ) -> Self:
+        """A new store, open for writing. `model` is a fingerprint that JSON can hold, `dim` the embeddings' dimension.
+
+        codec: what is kept of a block; `int8` halves a bfloat16 block (`lagkit.model.codec`). Raises StoreError where a
+        store, or anything else, is already.
+        """
+
+    @classmethod
+    @abstractmethod
+    def open(
+        cls,
+        path: Any,
+        *,
+        model: Mapping[str, Any] | None = None,
+        embedder: str | None = None,
+        codec: Codec | None = None,
+        write: bool = False,
+    ) -> Self:
+        """An existing store, by default for reading only, whatever its size in the same time.
+
+        Raises StoreMismatch, naming both sides, if it was built with another `model`, `embedder` or `codec` than given,
+        and StoreError where there is no store or one of a newer format.
+        """
+
+    @classmethod
+    @abstractmethod
+    def open_or_create(
+        cls, path: Any, *, model: Mapping[str, Any], embedder: str, dim: int, dtype: str, codec: Codec = "none"
+    ) -> Self:
+        """The store at `path` for writing, made if there is none; raises what `open` and `create` raise."""
+
+    def add(self, trace: Trace, embedding: ArrayLike, blocks: Mapping[str, KVBlock] | None = None) -> str:
+        """Store a trace, the embedding of its key (float32 [dim], length 1) and its KV blocks; returns the log's id.
+
+        A trace that is there already stays as it is and gets the blocks it lacks. Raises StoreError, with nothing
+        changed, for a wrong embedding, a block of another dtype or with numbers that the codec cannot hold, a full
+        disk or a store open for reading.
+        """
+        return self.add_many([(trace, embedding, blocks or {})])[0]
+
+    def add_many(self, logs: Iterable[tuple[Trace, ArrayLike, Mapping[str, KVBlock]]]) -> list[str]:
+        """`add` for each (trace, embedding, blocks) of an iterable; returns all ids.
+
+        When one fails, or the iterable does, the logs before it are kept. The iterable may read the store, not
+        change it.
+        """
+        ids: list[str] = []
+        with self._writing(), self._batch() as batch:
+            for trace, embedding, blocks in logs:
+                row = self._row(trace, embedding)
+                self._put(batch, [row], row[0], blocks)
+                ids.append(row[0])
+        return ids
+
+    def put_block(self, log: str, key: str, block: KVBlock) -> None:
+        """Add a KV block to a log that is there; one that is there already, and sound, stays. Raises as `add`."""
+        self.put_blocks([(log, key, block)])
+
+    def put_blocks(self, blocks: Iterable[tuple[str, str, KVBlock]]) -> None:
+        """`put_block` for each (log, key, block) of an iterable, committed together as `add_many` does."""
+        with self._writing(), self._batch() as batch:
+            for log, key, block in blocks:
+                if log not in self:
+                    raise StoreError(f"There is no log {log!r} in the store at {self.path}: add its trace first.")
+                self._put(batch, [], log, {key: block})
+
+    def _row(self, trace: Trace, embedding: ArrayLike) -> LogRow:
+        vector = unit_rows([embedding], self.dim, f"The embedding of log {trace.id}")
+        return trace.id, vector.astype("<f4").tobytes(), json.dumps(trace.to_dict())
+
+    def _checked(self, log: str, key: str, block: KVBlock) -> str:
+        """What messages call a block; raises StoreError for one of another dtype than the store's."""
+        if dtype_name(block) != self.dtype:
+            raise StoreError(
+                f"Block {key!r} of log {log} is {dtype_name(block)}, the store at {self.path} holds {self.dtype}: "
+                "convert it with KVBlock.to."
+            )
+        return f"Block {key!r} of log {log}"
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around every change: refuse it where it may not be, and afterwards tidy up."""
+        if not self.writable:
+            raise StoreError(f"The log store at {self.path} is open for reading only: open it with write=True.")
+        if self._busy:
+            raise StoreError(
+                f"The log store at {self.path} is adding logs: change it after that, not from what it reads."
+            )
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._busy = False
+            self._tidy()
+
+    @abstractmethod
+    def _tidy(self) -> None:
+        """What is to be done after every change, failed or not."""
+
+    @abstractmethod
+    def _batch(self) -> Batch:
+        """For rows that a change collects."""
+
+    @abstractmethod
+    def _put(self, batch: Batch, rows: list[LogRow], log: str, blocks: Mapping[str, KVBlock]) -> None:
+        """Hand a log's row, and those of its blocks that it lacks, to a batch."""
+
+    @abstractmethod
+    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
+        """Add logs as `packed` gives them, of a store with an equal header, with what reads their blocks' content.
+
+        A log or block that is there stays. Raises StoreError for a block that is not what its row promises; the logs
+        before it are kept.
+        """
+
+    @abstractmethod
+    def delete(self, logs: Iterable[str]) -> None:
+        """Remove logs with their blocks; raises StoreError, with nothing changed, if one of them is not there."""
+
+    @abstractmethod
+    def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
+        """Remove blocks that are missing or damaged, damaged rows, and blocks that no log names.
+
+        Returns what went, with bytes. A log whose trace or embedding is damaged goes as a whole, one whose block is
+        damaged keeps both. With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or no log
+        is left. Everything is read. Raises StoreError for a negative `max_bytes`.
+        """
+
+    @abstractmethod
+    def evict(self, max_bytes: int) -> list[str]:
+        """Remove the oldest logs until what is left takes at most `max_bytes`, or none is left; returns their ids.
+
+        A cap to hold after every addition: unlike `prune` it reads no block. Raises StoreError for a negative
+        `max_bytes`.
+        """
+
+    @abstractmethod
+    def import_archive(self, path: str | Path) -> list[str]:
+        """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.
+
+        The file is checked throughout first: raises StoreError for one that is damaged or something else, and
+        StoreMismatch for one of another model, embedder, dimension, dtype or codec, with nothing changed.
+        """

@@ -1,0 +1,214 @@
+"""What every log store can be asked, wherever it keeps its logs."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from lagkit.logs.batch import Packed
+from lagkit.logs.card import card
+from lagkit.logs.files import BlockRow
+from lagkit.logs.header import Header
+from lagkit.logs.index import Vectors
+from lagkit.logs.listing import Filter
+from lagkit.logs.vectors import LogVectors
+from lagkit.model.kv import KVBlock
+from lagkit.types import MALFORMED, Hit, Trace
+from lagkit.util.errors import DamagedBlock, StoreError
+from lagkit.util.paths import shown
+
+BlockSource = Literal["load", "recompute", "planned"]
+
+
+class Readable(ABC):
+    """The reading half of `Store`."""
+
+    _held = "on disk"
+
+    def __init__(self, path: Path | str, header: Header, write: bool) -> None:
+        self.path = path
+        self.writable = write
+        self.model, self.embedder, self.dim = header.model, header.embedder, header.dim
+        self.dtype, self.codec = header.dtype, header.codec
+        self.exact_search = False
+        self.source: BlockSource = "load"
+        self._header = header
+        self._busy = False
+
+    _vectors: LogVectors
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Whose logs these are, as `create` takes it."""
+        return self._header.identity
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the store back; a second time does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """All log ids, oldest first."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.ids)
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __contains__(self, log: object) -> bool: ...
+
+    @abstractmethod
+    def get(self, log: str) -> Trace:
+        """The trace of a log; raises StoreError for an unknown id."""
+
+    @abstractmethod
+    def traces(self) -> Iterator[Trace]:
+        """All traces, oldest first, a few in memory at a time."""
+
+    def _trace(self, log: str, text: str | None) -> Trace:
+        """A trace from its JSON; None stands for one that is damaged."""
+        if text is None:
+            raise StoreError(f"The trace of {log} in {self.path} is damaged: prune() removes this log.")
+        try:
+            trace = Trace.from_dict(json.loads(text))
+        except MALFORMED as error:
+            raise StoreError(f"The trace of {log} in {self.path} cannot be read ({error}): delete this log.") from error
+        if trace.id != log:
+            raise StoreError(f"The trace found as {log} in {self.path} is {trace.id}: verify() names what is damaged.")
+        return trace
+
+    def _unknown(self, log: str) -> StoreError:
+        return StoreError(f"There is no log {log!r} in the store at {self.path}, which has {len(self)} logs.")
+
+    @abstractmethod
+    def block_keys(self, log: str) -> list[str]:
+        """The keys under which a log has KV blocks, sorted; raises StoreError for an unknown id."""
+
+    def has_block(self, log: str, key: str) -> bool:
+        """Whether `block` would find one, be it damaged or not; False for an unknown id."""
+        return self.find(log, key) is not None
+
+    def block(self, log: str, key: str) -> KVBlock:
+        """A log's KV block in the store's dtype, its checksum computed.
+
+        Raises StoreError for an unknown log or key, and DamagedBlock, naming it, for one that is missing, truncated or
+        altered; all other blocks stay usable.
+        """
+        row = self.find(log, key)
+        if row is None:
+            keys = ", ".join(self.block_keys(log)) or "none"
+            raise StoreError(f"Log {log} has no KV block {key!r}; it has: {keys}.")
+        try:
+            return self.load(row)
+        except DamagedBlock:
+            if self.find(log, key) == row:
+                raise
+        # A writer replaced or deleted the block between the look-up and the reading.
+        return self.block(log, key)
+
+    @abstractmethod
+    def find(self, log: str, key: str) -> BlockRow | None:
+        """What is known of a log's KV block before it is read: tokens, bytes, checksum; None where there is none."""
+
+    @abstractmethod
+    def load(self, row: BlockRow) -> KVBlock:
+        """The block of a row that `find` gave, in whatever thread, even if the store was closed since then.
+
+        Raises DamagedBlock as `block` does, and also if a writer has replaced or deleted it meanwhile.
+        """
+
+    def search(
+        self,
+        vectors: ArrayLike,
+        k: int,
+        offset: int = 0,
+        exclude: Collection[str] = frozenset(),
+        exact: bool | None = None,
+    ) -> list[list[Hit]]:
+        """For each row of `vectors` [queries, dim], of length 1: hits number `offset` .. `offset + k`, best first.
+
+        Ids in `exclude` are passed over and not counted; equal scores come oldest first. Raises EmptyStore without
+        logs, and StoreError for vectors of another shape or length.
+
+        Of 30,000 logs and more in a folder, those that are nearest by coarse copies of their embeddings are looked at:
+        scores and order are exact, but of the three nearest one in a thousand may be missed. exact: look at all,
+        whatever that takes; by default what `exact_search` says. In LanceDB all are looked at.
+        """
+        return self._vectors.search(vectors, k, offset, exclude, self.exact_search if exact is None else exact)
+
+    def embeddings(self) -> Vectors:
+        """The embeddings of all logs, float32 `[logs, dim]`, in the order of `ids`."""
+        return self._vectors.all()
+
+    @abstractmethod
+    def verify(self) -> pd.DataFrame:
+        """Read every byte and list what is wrong: file, log, problem; no rows when all is well.
+
+        Beside a process that is writing, its newest blocks may be listed as orphans: their logs are about to come.
+        """
+
+    @abstractmethod
+    def summary(self) -> pd.DataFrame:
+        """For each block key: logs, tokens, bytes. A file that several keys share counts for each of them."""
+
+    @abstractmethod
+    def sizes(self, logs: Collection[str] | None = None) -> pd.DataFrame:
+        """For each log, oldest first: its KV blocks, their tokens and bytes; 0 where nothing is encoded yet.
+
+        logs: only of these, as far as they are there.
+        """
+
+    @abstractmethod
+    def matching(self, wanted: Filter, offset: int = 0, limit: int | None = None) -> list[str]:
+        """The ids of the logs that a filter wants, oldest first: `limit` (None: all) from number `offset` on."""
+
+    @abstractmethod
+    def count(self, wanted: Filter) -> int:
+        """How many logs a filter wants."""
+
+    @abstractmethod
+    def extremes(self) -> tuple[int, int]:
+        """The most rounds that a log has, and the most bytes of KV; 0 without logs."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """The bytes that the store takes."""
+
+    @abstractmethod
+    def packed(self) -> Iterator[Packed]:
+        """All logs as they are stored, oldest first; raises StoreError if one is damaged."""
+
+    @abstractmethod
+    def content(self, row: BlockRow) -> bytes:
+        """The bytes of a block as `KVBlock.save` writes them; raises DamagedBlock unless its sha256 is right."""
+
+    @abstractmethod
+    def export(self, path: str | Path) -> Path:
+        """Write everything into one new file, a tar of JSON and safetensors that `import_archive` reads.
+
+        Raises StoreError if the file exists or cannot be written, DamagedBlock if a block is not sound; then no file
+        is left behind.
+        """
+
+    def __repr__(self) -> str:
+        mode = "writable" if self.writable else "read-only"
+        return f"{type(self).__name__}({shown(self.path)!r}, {mode}, {len(self)} logs)"
+
+    def _repr_html_(self) -> str:
+        return card(self, self._held)

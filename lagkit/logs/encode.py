@@ -1,0 +1,183 @@
+"""From a trace to what a policy keeps of it: as text, and as a KV block cut out by token offsets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import LM, Context
+from lagkit.model.prompts.actions import last_action_span
+from lagkit.model.prompts.prompt import Prompt, split_chat
+from lagkit.policy import Keep, Policy
+from lagkit.types import Trace
+from lagkit.util.errors import ConfigError
+
+# Stands between the responses of a log, and between logs shown as text.
+SEPARATOR = "\n\n"
+
+_ROUNDS_BACK: dict[Keep, int | None] = {
+    **{"last_action": 1, "last_round": 1, "last_two_rounds": 2, "all_rounds": None},
+    "step": 1,  # a step is the last round of a log of its own
+}
+
+Span = tuple[int, int]
+
+
+def kept_text(trace: Trace, keep: Keep) -> str:
+    """The words that a policy keeps of a log; empty if the log has no response."""
+    responses = _responses(trace)
+    return SEPARATOR.join(responses[i][start:stop] for i, (start, stop) in _kept(responses, keep))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a model reads of a log. Slots are tokens of `context`, counted from the first injected one.
+
+    text, spans: the words that are prefilled, and in them the characters `[start, stop)` of each of the context's ids.
+    kept: slots of what is stored. rounds: slots of each response that is read, oldest first.
+    """
+
+    context: Context
+    text: str
+    spans: tuple[Span, ...]
+    kept: tuple[int, ...]
+    rounds: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns traces into KV blocks, as one model and prompt read them."""
+
+    lm: LM
+    prompt: Prompt
+
+    @property
+    def head_hash(self) -> str:
+        """Identifies the shared head of the prompt as this model renders it."""
+        return hashlib.sha256(self._head().encode()).hexdigest()[:12]
+
+    def key(self, policy: Policy) -> str:
+        """The name under which a store keeps the blocks of `policy`."""
+        return policy.block_key(self.head_hash)
+
+    def head_block(self) -> KVBlock:
+        """KV of the shared head, at positions 0.. ."""
+        return self.lm.head_block(self._head_ids())
+
+    def encode(self, trace: Trace, policy: Policy) -> KVBlock:
+        """Prefill what `policy.encode` says and keep the tokens that `policy.keep` says (paper, section 3.1).
+
+        A trace without responses gives a block of no tokens. Raises ContextTooLong.
+        """
+        return self.prefill(self.read(trace, policy))
+
+    def prefill(self, reading: Reading) -> KVBlock:
+        """The KV of what is kept of a reading. Raises ContextTooLong."""
+        if not reading.kept:
+            return self.head_block().slice(0, 0)
+        first, last = reading.kept[0], reading.kept[-1]
+        return self.lm.encode(reading.context, first, last + 1).take([slot - first for slot in reading.kept])
+
+    def read(self, trace: Trace, policy: Policy) -> Reading:
+        """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is."""
+        text, kept, rounds = self._text(trace, policy)
+        encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        context = Context(tuple(encoded["input_ids"]), self._before(policy))
+        tokens = tuple((start, stop) for start, stop in encoded["offset_mapping"])
+
+        def slots(spans: Sequence[Span]) -> tuple[int, ...]:
+            held = (i for i, (start, stop) in enumerate(tokens) if any(start < b and stop > a for a, b in spans))
+            return tuple(context.injected + i for i in held)
+
+        return Reading(context, text, tokens, slots(kept), tuple(slots([span]) for span in rounds))
+
+    def _before(self, policy: Policy) -> tuple[KVBlock, ...]:
+        """What stands before a log while it is read; nothing of it is kept."""
+        if policy.reads_first == "nothing":
+            return ()
+        return (self.lm.head_block(self._head_ids()[: 1 if policy.reads_first == "bos" else None]),)
+
+    def _head_ids(self) -> list[int]:
+        return self.lm.tokenize(self._head())
+
+    def _plain(self, trace: Trace) -> Trace:
+        """A log is data: what it says is broken where it spells special tokens, before anything is counted in it."""
+        plain = self.lm.plain
+        return replace(
+            trace,
+            rounds=tuple(replace(r, prompt=plain(r.prompt), response=plain(r.response)) for r in trace.rounds),
+        )
+
+    def _head(self) -> str:
+        return split_chat(self.lm, self.prompt.head(), [{"role": "user", "content": "?"}])[0]
+
+    def _text(self, trace: Trace, policy: Policy) -> tuple[str, list[Span], list[Span]]:
+        """What is prefilled after the head (if any), and the character spans of it: what is kept, and each response.
+
+        What is kept is found in the words as the model said them: marks of reasoning may be special tokens.
+        """
+        said, plain = _responses(trace), self.lm.plain
+        kept = [(i, (len(plain(said[i][:a])), len(plain(said[i][:b])))) for i, (a, b) in _kept(said, policy.keep)]
+        trace = self._plain(trace)
+        responses = _responses(trace)
+        if policy.encode == "kept":
+            pieces = [responses[i][start:stop] for i, (start, stop) in kept]
+            text = SEPARATOR.join(pieces)
+            return text, [(0, len(text))], _laid_out(pieces)
+        if policy.encode == "conversation":
+            text, starts = self._conversation(trace)
+            rounds = [(start, start + len(said)) for start, said in zip(starts, responses, strict=True)]
+            return text, [(starts[i] + a, starts[i] + b) for i, (a, b) in kept], rounds
+        rounds = _laid_out(responses)
+        spans = [(rounds[i][0] + a, rounds[i][0] + b) for i, (a, b) in kept]
+        # Kept rounds are neighbours here: what separates them is kept too, as it is in their text.
+        return SEPARATOR.join(responses), [(spans[0][0], spans[-1][1])] if spans else [], rounds
+
+    def _conversation(self, trace: Trace) -> tuple[str, list[int]]:
+        """All rounds as a chat, without the head, and where in it each response starts."""
+        head = self.prompt.head()
+        turns: list[dict[str, str]] = []
+        starts: list[int] = []
+        text = ""
+        for round_ in trace.rounds:
+            if not round_.response:
+                continue
+            turns.append({"role": "user", "content": round_.prompt})
+            _, before = split_chat(self.lm, head, turns)
+            if round_.response.startswith(self.lm.plain(self.lm.opens)):  # as the template writes it, too
+                before = before.removesuffix(self.lm.opens)
+            turns.append({"role": "assistant", "content": round_.response})
+            text = before + round_.response
+            starts.append(len(before))
+        self._check_template(text, trace, starts)
+        return text, starts
+
+    def _check_template(self, text: str, trace: Trace, starts: list[int]) -> None:
+        """A template that rewrites earlier turns would shift every span: refuse it."""
+        for start, response in zip(starts, _responses(trace), strict=True):
+            if text[start : start + len(response)] != response:
+                raise ConfigError(
+                    f"The chat template of {self.lm.name} rewrites earlier responses, so a conversation cannot be cut "
+                    "by offsets: use encode=responses."
+                )
+
+
+def _laid_out(pieces: list[str]) -> list[Span]:
+    """Where each piece stands in all of them joined."""
+    starts = [len(SEPARATOR.join([*pieces[:i], ""])) for i in range(len(pieces))]
+    return [(start, start + len(piece)) for start, piece in zip(starts, pieces, strict=True)]
+
+
+def _responses(trace: Trace) -> list[str]:
+    return [r.response for r in trace.rounds if r.response]
+
+
+def _kept(responses: list[str], keep: Keep) -> list[tuple[int, Span]]:
+    """`(response index, character span)` of what is kept, oldest first."""
+    back = _ROUNDS_BACK[keep]
+    first = 0 if back is None else max(0, len(responses) - back)
+    if keep == "last_action" and responses:
+        return [(first, last_action_span(responses[first]))]
+    return [(i, (0, len(responses[i]))) for i in range(first, len(responses))]

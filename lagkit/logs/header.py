@@ -1,0 +1,139 @@
+"""`store.json`: what makes a folder a log store, and whose logs are in it."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lagkit.model.codec import CODECS, Codec
+from lagkit.types import MALFORMED
+from lagkit.util import files
+from lagkit.util.errors import StoreError, StoreMismatch
+from lagkit.util.paths import refuse_links
+
+NAME = "store.json"
+KIND = "lagkit log store"
+FORMAT = 2
+
+_LARGEST = 1 << 20  # bytes of a header: it is read as a whole
+
+# What a store is written in: the oldest format whose readers understand it. Those of format 1 know no codec.
+_OLDEST: dict[Codec, int] = {"none": 1, "int8": 2}
+
+
+@dataclass(frozen=True)
+class Header:
+    """The model whose KV is stored (a JSON-able fingerprint), the embedder, its dimension, the blocks' dtype and codec.
+
+    The dtype is that of blocks in memory, whatever the codec makes of them on disk.
+    """
+
+    model: dict[str, Any]
+    embedder: str
+    dim: int
+    dtype: str
+    codec: Codec = "none"
+    format: int = 1
+    kind: str = KIND
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, dict) or not isinstance(self.embedder, str):
+            raise StoreError("A log store needs the model's fingerprint (a mapping) and the embedder's name.")
+        if not isinstance(self.dim, int) or self.dim < 1:
+            raise StoreError(f"Embeddings have a whole number of dimensions, at least one; {self.dim!r} was given.")
+        if not isinstance(getattr(torch, str(self.dtype), None), torch.dtype):
+            raise StoreError(
+                f"{self.dtype!r:.80} is no dtype of KV blocks; give torch's name of one, such as bfloat16."
+            )
+        if self.codec not in CODECS:
+            raise StoreError(f"{self.codec!r:.80} is no codec of KV blocks; give one of {', '.join(CODECS)}.")
+
+    @classmethod
+    def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: str, codec: Codec = "none") -> Header:
+        """Raises StoreError for a fingerprint that JSON cannot hold, a dimension below 1, an unknown dtype or codec."""
+        format = _OLDEST.get(codec, FORMAT)
+        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."), codec, format)
+
+    @classmethod
+    def parse(cls, text: str | bytes, where: str) -> Header:
+        """Read a header's JSON; `where` names it in the StoreError for anything else or a newer format."""
+        try:
+            raw = json.loads(text)
+            if not isinstance(raw, dict) or raw.get("kind") != KIND:
+                raise ValueError(f"its kind is not {KIND!r}")
+            crc = raw.pop("crc32", None)  # which older stores lack
+            if raw["format"] <= FORMAT:
+                if crc not in (None, _crc32(raw)):
+                    raise ValueError("its checksum is another")
+                if raw.get("codec") == "safetensors":  # how the first stores were headed
+                    raw["codec"] = "none"
+                return cls(**raw)
+        except (*MALFORMED, StoreError) as error:
+            raise StoreError(f"{where} does not describe a log store ({error}).") from error
+        raise StoreError(
+            f"{where} has store format {raw['format']}, newer than the {FORMAT} that this lagkit reads: update lagkit."
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Header:
+        """The header of the store in `folder`; raises StoreError where there is none, or links are among its files."""
+        refuse_links(folder, StoreError)
+        try:
+            with open(folder / NAME, "rb") as file:
+                text = file.read(_LARGEST)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreError(f"There is no log store at {folder}; make one with LogStore.create.") from error
+        except OSError as error:
+            raise StoreError(f"The log store at {folder} cannot be read ({error}).") from error
+        return cls.parse(text, str(folder / NAME))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Whose logs these are, as a store's `create` takes it."""
+        return {name: getattr(self, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
+
+    def to_json(self) -> bytes:
+        """The bytes of `store.json`."""
+        head = asdict(self)
+        return (json.dumps({**head, "crc32": _crc32(head)}, indent=2, sort_keys=True) + "\n").encode()
+
+    def write(self, folder: Path) -> None:
+        """Write `store.json` so that it is there whole or not at all; raises StoreError if that fails."""
+        try:
+            files.write(folder / NAME, self.to_json())
+        except OSError as error:
+            raise StoreError(f"No log store can be made at {folder} ({error}).") from error
+
+    def check(self, where: Path | str, **expected: Any) -> None:
+        """Compare with what the caller works with (None: whatever it is); raises StoreMismatch, naming both sides."""
+        for name, wanted in expected.items():
+            if wanted is None:
+                continue
+            wanted = _plain(wanted) if name == "model" else str(wanted).removeprefix("torch.")
+            found = self.model if name == "model" else str(getattr(self, name))
+            if wanted != found:
+                raise StoreMismatch(
+                    f"The log store at {where} was built with {name} {_show(found)}, but {_show(wanted)} was asked "
+                    f"for: use the same {name}, or another store."
+                )
+
+
+def _crc32(head: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(head, sort_keys=True).encode())
+
+
+def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(json.loads(json.dumps(dict(model), sort_keys=True)))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"A model's fingerprint must be a mapping that JSON can hold ({error}).") from error
+
+
+def _show(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,252 @@
+"""What is in a store's tables, in memory: read once, then followed, so that the hot paths ask for nothing twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from lagkit.logs.embeddings import PAGE, Matrix, matrix
+from lagkit.logs.lance.refusals import Lost
+from lagkit.logs.lance.schema import BlockEntry, LogEntry, crc, embedding_crc
+from lagkit.logs.lance.tables import Table
+from lagkit.util.paths import is_digest
+
+Entry = TypeVar("Entry", LogEntry, BlockEntry)
+# Seconds for which what is not there is believed not to be there: whoever asks for a thousand blocks asks once.
+FRESH = 0.5
+
+
+class Catalog(Generic[Entry]):
+    """The sound rows of a table, oldest first, and what is wrong with the others.
+
+    Rows are only appended, so following means to read the end of the table, as long as its beginning is the same.
+    """
+
+    def __init__(self, table: Table, kind: type[Entry]) -> None:
+        self.table = table
+        self._kind: type[Any] = kind
+        self._columns: tuple[str, ...] = (*self._kind._fields[1:], "crc")
+        self._turn = threading.RLock()
+        self._version, self._looked = 0, float("-inf")
+        self._forget()
+
+    def _forget(self) -> None:
+        self.entries: list[Entry] = []
+        self.damaged: list[tuple[int, str]] = []
+        self._last = -1
+
+    def sync(self) -> None:
+        """Bring it up to date with the newest version: one request if there is no newer one."""
+        with self._turn:
+            looked, version = time.monotonic(), self.table.latest()
+            if version != self._version:
+                rows, before = self._tail(), self.entries
+                if rows is None:
+                    self._forget()
+                    self._take(self._all())
+                    self._went(before)
+                else:
+                    self._take(rows)
+            self._looked, self._version = looked, version
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether rows were deleted before ones that are there: they may take room until the table is compacted."""
+        return self._last + 1 > len(self.entries) + len(self.damaged)
+
+    def look(self) -> None:
+        """`sync`, unless that was a moment ago."""
+        with self._turn:  # another thread may be looking
+            if time.monotonic() - self._looked > FRESH:
+                self.sync()
+
+    def stale(self) -> None:
+        """Note that this process has changed the table."""
+        self._looked = float("-inf")
+
+    def drop(self, rowids: Collection[int]) -> None:
+        """Forget rows that this process has deleted; the next `sync` tells whether that was all that changed."""
+        with self._turn:
+            before: list[Entry] = self.entries
+            kept: list[Entry] = [entry for entry in self.entries if entry.rowid not in rowids]
+            damaged: list[tuple[int, str]] = [(rowid, what) for rowid, what in self.damaged if rowid not in rowids]
+            self._forget()
+            self.entries, self.damaged = kept, damaged
+            for entry in kept:
+                self._note(entry)
+            self._last = max([*(entry.rowid for entry in kept), *(rowid for rowid, _ in damaged)], default=-1)
+            self._went(before)
+            self.stale()
+
+    def _tail(self) -> pa.Table | None:
+        """The rows behind those that are known; None if the known ones are no longer the beginning of the table."""
+        known, rows = len(self.entries) + len(self.damaged), self.table.count()
+        if not known or rows < known:
+            return None
+        try:
+            found = self.table.tail(known - 1, rows, self._columns)
+        except Lost:
+            return None
+        return found.slice(1) if found["_rowid"][0].as_py() == self._last else None
+
+    def _all(self) -> pa.Table:
+        try:
+            return self.table.scan(self._columns)
+        except Lost:
+            rowids = self.table.scan([])["_rowid"].to_pylist()
+            self._last = max(rowids, default=-1)
+            parts = list(self._piecewise(rowids))
+            return pa.concat_tables(parts) if parts else pa.table({"_rowid": pa.array([], pa.uint64())})
+
+    def _piecewise(self, rowids: Sequence[int]) -> Iterator[pa.Table]:
+        """What can be read of these rows; the others are noted."""
+        if not rowids:
+            return
+        try:
+            yield self.table.take(rowids, self._columns)
+        except Lost as error:
+            if len(rowids) == 1:
+                self.damaged.append((rowids[0], f"cannot be read: {error.flaw}"))
+                return
+            for half in (rowids[: len(rowids) // 2], rowids[len(rowids) // 2 :]):
+                yield from self._piecewise(half)
+
+    def _take(self, rows: pa.Table) -> None:
+        names = ("_rowid", *self._columns)
+        for row in zip(*(rows[name].to_pylist() for name in names), strict=True) if rows.num_rows else ():
+            entry = self._kind(*row[:-1])
+            if crc(entry) != row[-1]:
+                self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
+            elif not is_digest(entry.sha256):  # which becomes the name of a file in the cache
+                self.damaged.append((entry.rowid, "is damaged: its sha256 is none"))
+            else:
+                self.entries.append(entry)
+                self._note(entry)
+            self._last = max(self._last, entry.rowid)
+
+    def _note(self, entry: Entry) -> None:
+        raise NotImplementedError
+
+    def _went(self, before: list[Entry]) -> None:
+        """Called when entries may have gone; those of `before` were there."""
+
+
+class Logs(Catalog[LogEntry]):
+    """The logs of a store; for a search they are numbered by their row ids."""
+
+    def __init__(self, table: Table, dim: int, folder: str) -> None:
+        self.dim, self.folder = dim, folder
+        # What was deleted since this object followed the table, and before what number that is not known.
+        self._gone: list[str] = []
+        self._since = 0
+        super().__init__(table, LogEntry)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.by_id: dict[str, LogEntry] = {}
+
+    def _note(self, entry: LogEntry) -> None:
+        self.by_id[entry.id] = entry
+
+    def find(self, log: object) -> LogEntry | None:
+        """A log that is known, or that the newest version has."""
+        if log not in self.by_id:
+            self.look()
+        return self.by_id.get(log) if isinstance(log, str) else None
+
+    def _went(self, before: list[LogEntry]) -> None:
+        known, now = {entry.rowid for entry in before}, {entry.rowid for entry in self.entries}
+        self._gone += [entry.id for entry in before if entry.rowid not in now]
+        if before and any(entry.rowid < before[-1].rowid and entry.rowid not in known for entry in self.entries):
+            # One came back that could not be read: an index would have to take it in between others.
+            self._gone.append("")
+            self._since = len(self._gone)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See `Rows`."""
+        with self._turn:
+            self.sync()
+            yield
+
+    def deletions(self) -> int:
+        """See `Rows`."""
+        return len(self._gone)
+
+    def deleted(self, since: int, deletions: int) -> list[str] | None:
+        """See `Rows`."""
+        return self._gone[since:deletions] if since >= self._since else None
+
+    def all(self) -> Matrix:
+        """See `Rows`."""
+        with self.snapshot():
+            found = [vectors for _, _, vectors in self.after(-1)]
+        return np.concatenate(found) if found else matrix([], self.dim, self.folder)
+
+    def after(self, seq: int) -> Iterator[tuple[list[int], list[str], Matrix]]:
+        """See `Rows`."""
+        entries = self.entries[bisect_right(self.entries, seq, key=attrgetter("rowid")) :]
+        for start in range(0, len(entries), PAGE):
+            page = entries[start : start + PAGE]
+            found = self.embeddings(page)
+            there = [entry for entry in page if entry.rowid in found]
+            if there:
+                vectors = matrix((found[entry.rowid] for entry in there), self.dim, self.folder)
+                yield [entry.rowid for entry in there], [entry.id for entry in there], vectors
+
+    def embeddings(self, entries: Sequence[LogEntry]) -> dict[int, bytes | None]:
+        """Embeddings by row id, of logs that were not deleted meanwhile; None for a damaged one."""
+        ids = {entry.rowid: entry.id for entry in entries}
+        try:
+            rows = self.table.take(list(ids), ["embedding", "embedding_crc"])
+        except Lost:
+            if len(entries) == 1:
+                return {entries[0].rowid: None}
+            half = len(entries) // 2
+            return self.embeddings(entries[:half]) | self.embeddings(entries[half:])
+        found: dict[int, bytes | None] = {}
+        for rowid, vector, expected in zip(
+            *(rows[name] for name in ("_rowid", "embedding", "embedding_crc")), strict=True
+        ):
+            raw = vector.values.to_numpy(zero_copy_only=False).astype("<f4").tobytes() if vector.is_valid else b""
+            rowid = rowid.as_py()
+            found[rowid] = raw if embedding_crc(ids[rowid], raw) == expected.as_py() else None
+        return found
+
+
+class Blocks(Catalog[BlockEntry]):
+    """The blocks of a store; of several under one key the newest stands, the others are `doubles`."""
+
+    def __init__(self, table: Table) -> None:
+        super().__init__(table, BlockEntry)
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.by_log: dict[str, dict[str, BlockEntry]] = {}
+        self._by_content: dict[str, list[BlockEntry]] = {}
+        self.doubles: list[BlockEntry] = []
+
+    def _note(self, entry: BlockEntry) -> None:
+        own = self.by_log.setdefault(entry.log, {})
+        if entry.key in own:
+            self.doubles.append(own[entry.key])
+        own[entry.key] = entry
+        self._by_content.setdefault(entry.sha256, []).append(entry)
+
+    def of_content(self, sha256: str) -> list[BlockEntry]:
+        """The blocks with this content."""
+        return self._by_content.get(sha256, [])
+
+    def find(self, log: str, key: str) -> BlockEntry | None:
+        """A block that is known, or that the newest version has."""
+        if key not in self.by_log.get(log, ()):
+            self.look()
+        return self.by_log.get(log, {}).get(key)

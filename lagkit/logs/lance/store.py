@@ -1,0 +1,276 @@
+"""The log store in LanceDB: all of it in two tables, on an object store or a disk, for any number of writers."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lagkit.logs.archive import Archive
+from lagkit.logs.batch import Batch, LogRow, Packed
+from lagkit.logs.files import BlockRow
+from lagkit.logs.header import Header
+from lagkit.logs.lance import upkeep
+from lagkit.logs.lance.cache import BlockCache
+from lagkit.logs.lance.catalog import Catalog
+from lagkit.logs.lance.reading import LanceLogs
+from lagkit.logs.lance.refusals import Conflict
+from lagkit.logs.lance.schema import (
+    BLOCKS,
+    LOGS,
+    BlockEntry,
+    NewBlock,
+    block_rows,
+    blocks_schema,
+    log_rows,
+    logs_schema,
+)
+from lagkit.logs.lance.tables import Place
+from lagkit.logs.places import checked_uri
+from lagkit.logs.upkeep import Problem, check_bound
+from lagkit.model.codec import Codec
+from lagkit.model.kv import KVBlock
+from lagkit.util.errors import StoreError
+from lagkit.util.paths import at, refuse_links
+
+# add_many and put_blocks commit once so many seconds have passed or so many bytes wait: a commit takes some ten
+# requests, and a kill costs what waits.
+COMMIT_EVERY = 2.0
+COMMIT_BYTES = 64 * 2**20
+# Beyond so many data files the table of logs is written anew as one.
+FRAGMENTS = 100
+# So many bytes of blocks are written anew even if prune knows of no room that this would free.
+SMALL = 2**30
+# Other processes may still read versions that are not older.
+KEEP = timedelta(minutes=10)
+
+
+class LanceStore(LanceLogs):
+    """The logs of one model and one embedder at one address: any number of processes may write at the same time.
+
+    A log is committed after its blocks, by its id, which LanceDB lets only one writer add: none is lost, none is there
+    twice, and a kill at any moment leaves at most blocks that no log names (`verify` lists them, `prune` removes them
+    when they are an hour old). Order is that of the commits. Credentials come from the environment alone.
+    """
+
+    def __init__(self, uri: str, write: bool = False, cache: BlockCache | None = None) -> None:
+        """Use `create`, `open` or `open_or_create`."""
+        super().__init__(uri, write, cache)
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        model: Mapping[str, Any],
+        embedder: str,
+        dim: int,
+        dtype: str,
+        codec: Codec = "none",
+        cache: BlockCache | None = None,
+    ) -> LanceStore:
+        uri, head = checked_uri(path), Header.new(model, embedder, dim, dtype, codec)
+        try:
+            _make(uri, head)
+        except FileExistsError:
+            raise StoreError(f"There is a log store at {uri} already: open it, or create one elsewhere.") from None
+        return cls(uri, True, cache)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        model: Mapping[str, Any] | None = None,
+        embedder: str | None = None,
+        codec: Codec | None = None,
+        write: bool = False,
+        cache: BlockCache | None = None,
+    ) -> LanceStore:
+        store = cls(checked_uri(path), write, cache)
+        store._header.check(store.path, model=model, embedder=embedder, codec=codec)
+        return store
+
+    @classmethod
+    def open_or_create(
+        cls,
+        path: str | Path,
+        *,
+        model: Mapping[str, Any],
+        embedder: str,
+        dim: int,
+        dtype: str,
+        codec: Codec = "none",
+        cache: BlockCache | None = None,
+    ) -> LanceStore:
+        uri = checked_uri(path)
+        same: dict[str, Any] = {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec}
+        with suppress(FileExistsError):
+            _make(uri, Header.new(**same))
+        store = cls(uri, True, cache)
+        store._header.check(uri, **same)
+        return store
+
+    def _batch(self) -> Batch:
+        return Batch(self._commit, COMMIT_EVERY, COMMIT_BYTES)
+
+    def _put(self, batch: Batch, rows: list[LogRow], log: str, blocks: Mapping[str, KVBlock]) -> None:
+        self._open()
+        new = []
+        for key, block in blocks.items():
+            what = self._checked(log, key, block)
+            if not self._is_sound(log, key):
+                content = self._pack(block, what)
+                row = BlockRow(key, len(block), len(content), hashlib.sha256(content).hexdigest())
+                new.append(NewBlock(log, row, content))
+        batch.put(rows, new, _waiting(rows, new))
+
+    def _pack(self, block: KVBlock, what: str) -> bytes:
+        try:
+            return block.dump(self.codec)
+        except ValueError as error:
+            raise StoreError(
+                f"{what} cannot be kept as {self.codec} ({error}): look at the model's keys and values, or use a store "
+                "with codec none."
+            ) from error
+
+    def _is_sound(self, log: str, key: str) -> bool:
+        """Whether the store has a block, of a log that is there or about to come, that is what was stored."""
+        entry = self._blocks.find(log, key)
+        if entry is None:
+            return False
+        return self._cache.get(entry.sha256) is not None or self._fetch(entry)[1] is None
+
+    def _commit(self, rows: list[LogRow], blocks: list[NewBlock]) -> None:
+        """Blocks first, then logs, by their ids: a log that can be seen is whole."""
+        if blocks:
+            self._blocks.table.append(block_rows(blocks, int(time.time())))
+            self._blocks.stale()
+            for block in blocks:
+                self._cache.put(block.row.sha256, block.content)
+        if rows:
+            self._logs.sync()
+            lacking = {row[0]: row for row in rows if row[0] not in self._logs.by_id}
+            if lacking:
+                told = [(row, hashlib.sha256(row[2].encode()).hexdigest()) for row in lacking.values()]
+                self._logs.table.merge("id", log_rows(self._header, told))
+                self._logs.stale()
+
+                self._gather()
+
+    def _gather(self) -> None:
+        """Write the table of logs anew as one file, where it has become many: they are all read at every merge."""
+        if self._logs.table.fragments() > FRAGMENTS:
+            with suppress(Conflict):  # another process is doing the same
+                self._logs.table.compact(KEEP)
+
+    def _tidy(self) -> None:
+        """Nothing: what was not committed is not seen."""
+
+    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
+        with self._writing(), self._batch() as batch:
+            for log, content in logs:
+                lacking = [row for row in log.blocks if self._blocks.find(log.id, row.key) is None]
+                new = [NewBlock(log.id, row, content(row)) for row in lacking]
+                rows = [(log.id, log.embedding, log.trace)]
+                batch.put(rows, new, _waiting(rows, new))
+
+    def delete(self, logs: Iterable[str]) -> None:
+        with self._writing():
+            logs = [logs] if isinstance(logs, str) else list(dict.fromkeys(logs))
+            self._entries_with_blocks()
+            for log in logs:
+                if log not in self._logs.by_id:
+                    raise StoreError(f"There is no log {log!r} in the store at {self.path}; nothing was deleted.")
+            self._remove([self._logs.by_id[log] for log in logs], [])
+
+    def _remove(self, logs: Iterable[Any], blocks: Iterable[BlockEntry | int]) -> None:
+        """Delete entries, or rows by their ids, logs with their blocks; logs first, so that none is seen in part."""
+        logs = list(logs)
+        owned = [
+            block for log in logs if not isinstance(log, int) for block in self._blocks.by_log.get(log.id, {}).values()
+        ]
+        for catalog, gone in ((self._logs, logs), (self._blocks, [*owned, *blocks])):
+            rowids = {entry if isinstance(entry, int) else entry.rowid for entry in gone}
+            if rowids:
+                catalog.table.delete(sorted(rowids))
+                catalog.drop(rowids)
+
+    def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
+        check_bound(max_bytes)
+        with self._writing():
+            gone, logs, blocks = [], set(), set()
+            for problem, (its_logs, its_blocks) in upkeep.damaged(self):
+                gone.append((*problem, sum(block.bytes for block in its_blocks if isinstance(block, BlockEntry))))
+                logs.update(its_logs)
+                blocks.update(its_blocks)
+            self._remove(logs, blocks)
+            self._remove([], self._blocks.doubles)
+            if max_bytes is not None:
+                old = upkeep.oldest(self, max_bytes)
+                why = f"was the oldest in a store above {max_bytes:,} bytes"
+                gone += [("", entry.id, why, upkeep.size(self, entry)) for entry in old]
+                self._remove(old, [])
+            self._compact(self._logs)
+            # To write all blocks anew takes its time.
+            if gone or self._blocks.has_holes or self.nbytes < SMALL:
+                self._compact(self._blocks)
+        return pd.DataFrame(gone, columns=[*Problem._fields, "bytes"])
+
+    def evict(self, max_bytes: int) -> list[str]:
+        check_bound(max_bytes, "capped at")
+        with self._writing():
+            old = upkeep.oldest(self, max_bytes)
+            self._remove(old, [])
+        return [entry.id for entry in old]
+
+    def _compact(self, catalog: Catalog[Any]) -> None:
+        catalog.table.compact(KEEP)
+        catalog.stale()
+
+    def import_archive(self, path: str | Path) -> list[str]:
+        with Archive(at(path)) as archive:
+            archive.header.check(path, **self.identity)
+            for block in {block.sha256: block for blocks in archive.blocks for block in blocks}.values():
+                archive.check(block, partial(KVBlock.parse, archive.content(block), path, self.codec))
+            logs = zip(archive.traces, archive.embeddings, archive.blocks, strict=True)
+            packed = [Packed(*self._row(trace, vector), tuple(blocks)) for trace, vector, blocks in logs]
+            self.put_packed((log, archive.content) for log in packed)
+        return [log.id for log in packed]
+
+
+def _waiting(rows: list[LogRow], blocks: list[NewBlock]) -> int:
+    return sum(len(embedding) + len(text) for _, embedding, text in rows) + sum(len(b.content) for b in blocks)
+
+
+def _make(uri: str, head: Header) -> None:
+    """The tables of a new store; raises FileExistsError if they are there, StoreError if other things are."""
+    found = _found(uri)
+    place = Place(uri)
+    found |= set(place.names())
+    if LOGS in found:
+        raise FileExistsError(uri)
+    # A create that was killed leaves the blocks; the logs, which have the header, come last.
+    if foreign := sorted(found - {BLOCKS}):
+        raise StoreError(f"{uri} holds other things ({', '.join(foreign[:3])}): give a log store its own place.")
+    place.create(BLOCKS, blocks_schema(), exist_ok=True)
+    place.create(LOGS, logs_schema(head))
+
+
+def _found(uri: str) -> set[str]:
+    """What a local folder holds that is no table; LanceDB looks for tables only."""
+    if "://" in uri or not os.path.lexists(uri):
+        return set()
+    refuse_links(Path(uri), StoreError, depth=3)
+    try:
+        return {entry.name for entry in Path(uri).iterdir() if entry.suffix != ".lance"}
+    except OSError as error:
+        raise StoreError(f"No log store can be made at {uri} ({error}).") from error

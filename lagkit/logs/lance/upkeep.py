@@ -1,0 +1,82 @@
+"""Looking a store in LanceDB over, and making it smaller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lagkit.logs.lance.schema import BLOCKS, LOGS, BlockEntry, LogEntry
+from lagkit.logs.upkeep import Problem, flaw_of_trace
+
+if TYPE_CHECKING:
+    from lagkit.logs.lance.reading import LanceLogs
+
+LOGS_TABLE, BLOCKS_TABLE = f"{LOGS}.lance", f"{BLOCKS}.lance"
+# Seconds after which no writer is still on its way from a block to the log that it belongs to.
+GRACE = 3600
+_TEXTS = 64
+
+# What has to go for a problem to be gone: rows of the two tables.
+Rows = tuple[list[LogEntry | int], list[BlockEntry | int]]
+
+
+def problems(store: LanceLogs) -> Iterator[tuple[Problem, Rows]]:
+    """Everything that is wrong, after reading every byte of the store; raises StoreUnreachable where none can be."""
+    logs, blocks = store._logs, store._blocks
+    blocks.sync()
+    logs.sync()
+    for rowid, what in logs.damaged:
+        yield Problem(LOGS_TABLE, "", f"a row of it {what}"), ([rowid], [])
+    for rowid, what in blocks.damaged:
+        yield Problem(BLOCKS_TABLE, "", f"a row of it {what}"), ([], [rowid])
+    yield from _of_logs(store)
+    for entry in sorted(entry for own in blocks.by_log.values() for entry in own.values()):
+        if entry.log not in logs.by_id:
+            what = f"its block {entry.key!r} is an orphan: no log of this id is there"
+            yield Problem(BLOCKS_TABLE, entry.log, what), ([], [entry])
+        elif flaw := store._fetch(entry)[1]:
+            yield Problem(BLOCKS_TABLE, entry.log, f"its block {entry.key!r} {flaw}"), ([], [entry])
+
+
+def _of_logs(store: LanceLogs) -> Iterator[tuple[Problem, Rows]]:
+    """Damaged traces and embeddings; a log goes with either, and its blocks with it."""
+    entries = list(store._logs.entries)
+    for start in range(0, len(entries), _TEXTS):
+        page = entries[start : start + _TEXTS]
+        texts, vectors = store._texts(page), store._logs.embeddings(page)
+        for entry in page:
+            gone: Rows = [entry], list(store._blocks.by_log.get(entry.id, {}).values())
+            if vectors.get(entry.rowid) is None:
+                yield Problem(LOGS_TABLE, entry.id, f"its embedding is damaged ({4 * store.dim} bytes)"), gone
+            if flaw := flaw_of_trace(entry.id, texts[entry.rowid]):
+                yield Problem(LOGS_TABLE, entry.id, f"its trace {flaw}"), gone
+
+
+def damaged(store: LanceLogs) -> Iterator[tuple[Problem, Rows]]:
+    """The problems that `prune` removes: not what another writer may be about to need."""
+    young = time.time() - GRACE
+    for problem, rows in problems(store):
+        if "is an orphan" not in problem.problem or all(_is_old(row, young) for row in rows[1]):
+            yield problem, rows
+
+
+def _is_old(row: BlockEntry | int, young: float) -> bool:
+    return not isinstance(row, int) and row.written < young
+
+
+def oldest(store: LanceLogs, max_bytes: int) -> list[LogEntry]:
+    """The logs that must go, oldest first, until the rest has at most `max_bytes`."""
+    excess, gone = store.nbytes - max_bytes, []
+    for entry in store._logs.entries:
+        if excess <= 0:
+            break
+        excess -= size(store, entry)
+        gone.append(entry)
+    return gone
+
+
+def size(store: LanceLogs, entry: LogEntry) -> int:
+    """The bytes of a log with its blocks."""
+    blocks = store._blocks.by_log.get(entry.id, {}).values()
+    return entry.bytes + 4 * store.dim + sum(block.bytes for block in blocks)

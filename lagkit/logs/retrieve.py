@@ -1,0 +1,237 @@
+"""Embedders, and the search of passages by meaning; logs are searched by their store with the same index."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, HashingVectorizer
+
+from lagkit.logs.embedcache import VectorCache
+from lagkit.logs.index import VectorIndex, Vectors
+from lagkit.model.hub import resolve_embedder
+from lagkit.types import Hit, Passage
+from lagkit.util.errors import DataError, ModelNotFound
+from lagkit.util.home import lagkit_home
+from lagkit.util.paths import at
+from lagkit.util.progress import Progress, quiet
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_REMEMBERED = 20_000  # searches
+_CHUNK = 256  # texts embedded between two writes to the cache, so that a kill loses little
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors whose inner product is their cosine similarity.
+
+    `queries` and `documents` differ for models that were trained with a prompt for one of them.
+    """
+
+    name: str
+    dim: int
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim], float32, of length 1, for texts that search."""
+        ...
+
+    def documents(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim], float32, of length 1, for texts that are found."""
+        ...
+
+
+class HashEmbedder:
+    """Counts of hashed words: a lexical baseline that needs no model.
+
+    Function words count only in a text that has no others; a text without words is the zero vector. Words that share
+    one of the `dim` numbers are taken for each other.
+    """
+
+    def __init__(self, dim: int = 4096) -> None:
+        self.name, self.dim = f"hash-{dim}", dim
+        how = {"n_features": dim, "alternate_sign": False, "dtype": np.float32, "token_pattern": r"\w+"}
+        self._words = HashingVectorizer(**how)
+        self._content = HashingVectorizer(**how, stop_words=[*ENGLISH_STOP_WORDS, "s"])  # as in "Eiffel's"
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim]; the same for queries as for documents."""
+        if not texts:
+            return np.empty((0, self.dim), np.float32)
+        vectors: Vectors = self._content.transform(texts).toarray()
+        for empty in np.flatnonzero(~vectors.any(axis=1)):
+            vectors[empty] = self._words.transform([texts[int(empty)]]).toarray()[0]
+        return vectors
+
+    documents = queries
+
+
+class SentenceEmbedder:
+    """A sentence-transformers model, with its query prompt for queries where it has one.
+
+    A text that is longer than the model reads is embedded in windows, whose mean, weighted by their lengths, is its
+    vector: else texts that differ only behind the first few hundred tokens would be one.
+    """
+
+    def __init__(self, model: SentenceTransformer, name: str) -> None:
+        self._model, self.name = model, name
+        self.dim = int(model.get_embedding_dimension() or 0)
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim] of the texts behind the model's query prompt."""
+        return self._encode(self._model.encode_query, texts, ("query",))
+
+    def documents(self, texts: Sequence[str]) -> Vectors:
+        """Vectors [n, dim] of the texts."""
+        return self._encode(self._model.encode_document, texts, ("document", "passage", "corpus"))
+
+    def _encode(self, encode: Callable[..., Vectors], texts: Sequence[str], prompts: Sequence[str]) -> Vectors:
+        """prompts: the names that the prompt may have which the model puts in front of these texts."""
+        if not texts:
+            return np.empty((0, self.dim), np.float32)
+        prompt = next((self._model.prompts[name] for name in prompts if name in self._model.prompts), None) or ""
+        windows = [self._windows(text, prompt) for text in texts]
+        flat = [window for its in windows for window in its]
+        vectors = encode(flat, batch_size=32, normalize_embeddings=True, show_progress_bar=False)
+        vectors = vectors.astype(np.float32, copy=False)
+        if len(flat) == len(texts):
+            return vectors
+        parts = np.split(vectors, np.cumsum([len(its) for its in windows[:-1]]))
+        return np.stack([_mean(part, its) for part, its in zip(parts, windows, strict=True)])
+
+    def _windows(self, text: str, prompt: str) -> list[str]:
+        """A text in parts that the model reads whole: halved where a word ends, as often as it takes."""
+        longest = self._model.max_seq_length
+        if not longest or longest == math.inf or len(text) < 2:
+            return [text]
+        if len(self._model.tokenizer(prompt + text, truncation=False, verbose=False)["input_ids"]) <= longest:
+            return [text]
+        middle = len(text) // 2
+        gaps = (gap.start() for gap in re.finditer(r"\s+", text))
+        cut = min(gaps, key=lambda place: abs(place - middle), default=middle)
+        halves = filter(None, (text[:cut].strip(), text[cut:].strip()))
+        return [window for half in halves for window in self._windows(half, prompt)]
+
+
+def _mean(vectors: Vectors, windows: Sequence[str]) -> Vectors:
+    """The mean [dim], of length 1, of the vectors [n, dim] of windows; of one window, its own vector."""
+    if len(windows) == 1:
+        only: Vectors = vectors[0]
+        return only
+    mean = np.average(vectors, axis=0, weights=[len(window) for window in windows])
+    unit: Vectors = (mean / np.linalg.norm(mean)).astype(np.float32)
+    return unit
+
+
+class CachedEmbedder:
+    """Asks `embedder` only for texts that `path` does not hold yet, and shows progress when they are many."""
+
+    def __init__(self, embedder: Embedder, path: Path) -> None:
+        self._embedder = embedder
+        self._cache = VectorCache(path, embedder.dim)
+        self.name, self.dim = embedder.name, embedder.dim
+
+    def queries(self, texts: Sequence[str]) -> Vectors:
+        """As the embedder's own."""
+        return self._embed("query", texts, self._embedder.queries)
+
+    def documents(self, texts: Sequence[str]) -> Vectors:
+        """As the embedder's own."""
+        return self._embed("document", texts, self._embedder.documents)
+
+    def _embed(self, role: str, texts: Sequence[str], embed: Callable[[Sequence[str]], Vectors]) -> Vectors:
+        # `windows`: earlier versions kept vectors of the beginnings of long texts.
+        named = {text: VectorCache.key("windows", self.name, role, text) for text in texts}
+        known = self._cache.read(named.values())
+        # Texts of similar length share a batch, which saves padding; the longest come first, as they take longest.
+        missing = sorted((text for text, key in named.items() if key not in known), key=len, reverse=True)
+        with Progress(f"Embedding with {self.name}", len(missing)) as shown:
+            for start in range(0, len(missing), _CHUNK):
+                chunk = missing[start : start + _CHUNK]
+                fresh = dict(zip((named[text] for text in chunk), embed(chunk), strict=True))
+                self._cache.write(fresh)
+                known |= fresh
+                shown.update(len(chunk))
+        return np.array([known[named[text]] for text in texts], np.float32).reshape(len(texts), self.dim)
+
+
+def load_embedder(name: str | Path = "minilm", device: str = "cpu") -> Embedder:
+    """The embedder `name`: "hash" or "hash-DIM", an alias of `hub.EMBEDDERS`, a hub id or a folder.
+
+    Vectors of a model are cached under `lagkit_home()`. Raises ModelNotFound when there is none of that name or it
+    cannot be loaded.
+    """
+    if hashed := re.fullmatch(r"hash(?:-([1-9]\d*))?", str(name)):
+        return HashEmbedder(*(int(dim) for dim in hashed.groups() if dim))
+    where = resolve_embedder(name)
+    quiet()
+    from sentence_transformers import SentenceTransformer  # here, since it takes seconds to import
+
+    try:
+        model = SentenceTransformer(str(where), device=device)
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(f"The embedder {name} could not be loaded from {where}: {error}") from error
+    label = _label(name)
+    file = re.sub(r"[^\w.-]+", "--", label) + ".sqlite"
+    return CachedEmbedder(SentenceEmbedder(model, label), lagkit_home() / "embeddings" / file)
+
+
+def _label(name: str | Path) -> str:
+    """What an embedder's vectors are known by: a folder's content may change, so its weights are part of the name."""
+    folder = at(name)
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        return str(name)
+    with weights.open("rb") as stream:
+        return f"{folder.resolve().name}-{hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}"
+
+
+class PassageIndex:
+    """Passages that can be searched; what is embedded is the title, a newline and the text.
+
+    Raises DataError when two passages have the same id, or the embedder gives nan or inf for one.
+    """
+
+    def __init__(self, passages: Iterable[Passage], embedder: Embedder) -> None:
+        self._passages: dict[str, Passage] = {}
+        for passage in passages:
+            if passage.id in self._passages:
+                raise DataError(f"Two passages have the id {passage.id!r}; give each its own.")
+            self._passages[passage.id] = passage
+        self._index = VectorIndex(embedder.dim)
+        self._found: dict[tuple[bytes, int, int], list[Hit]] = {}
+        texts = [f"{passage.title}\n{passage.text}".strip() for passage in self._passages.values()]
+        self._index.add(list(self._passages), embedder.documents(texts))
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def __repr__(self) -> str:
+        return f"PassageIndex({len(self)} passages, vectors of {self._index.dim})"
+
+    def search(self, vectors: Vectors, k: int, offset: int = 0) -> list[list[Hit]]:
+        """For each query vector [n, dim], hits number `offset` .. `offset + k`, the most similar first.
+
+        Passages never change, and variants that are compared ask the same things: what was found is remembered.
+        """
+        if len(self._found) > _REMEMBERED:
+            self._found.clear()
+        keys = [(hashlib.blake2b(np.ascontiguousarray(row).data).digest(), k, offset) for row in vectors]
+        new = {key: row for key, row in zip(keys, vectors, strict=True) if key not in self._found}
+        if new:
+            self._found.update(zip(new, self._index.search(np.stack([*new.values()]), k, offset), strict=True))
+        return [list(self._found[key]) for key in keys]
+
+    def passage(self, id: str) -> Passage:
+        """The passage of a hit; raises DataError when there is none with that id."""
+        try:
+            return self._passages[id]
+        except KeyError:
+            raise DataError(
+                f"There is no passage with the id {id!r} among the {len(self)} that were indexed."
+            ) from None

@@ -1,0 +1,313 @@
+"""The log store: traces and embeddings in SQLite, each KV block in a safetensors file, FAISS over the embeddings."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from lagkit.logs import codes, database, header, upkeep
+from lagkit.logs.archive import Archive
+from lagkit.logs.base import Store
+from lagkit.logs.batch import Batch, LogRow, Packed
+from lagkit.logs.files import BlockRow, block_name
+from lagkit.logs.header import Header
+from lagkit.logs.reading import StoredLogs
+from lagkit.model.codec import Codec
+from lagkit.model.kv import KVBlock
+from lagkit.util.errors import StoreError, StoreFull, StoreLocked
+from lagkit.util.paths import at, file_size, refuse_links
+
+__all__ = ["LogStore", "Store"]
+
+LOCK = "write.lock"
+# add_many commits once so many seconds have passed: the most work that a kill can cost, shared by one sync.
+COMMIT_EVERY = 0.2
+# Bytes that are freed at first where the disk has no room for the database to be changed.
+ROOM = 1 << 20
+
+
+class LogStore(StoredLogs):
+    """The logs of one model and one embedder in one folder: one writer at a time, and any number of readers.
+
+    A block's file is on disk, whole and under its name, before the row that names it is committed: a kill at any
+    moment loses no committed log and leaves at most files that no log names (`verify` lists, `prune` removes them).
+    Every method that changes it raises StoreError on a store that is open for reading, or closed.
+    """
+
+    def __init__(self, folder: Path, head: Header, lock: FileLock | None) -> None:
+        """Use `create`, `open` or `open_or_create`."""
+        super().__init__(folder, head, write=lock is not None)
+        self._lock = lock
+        self._closed = self._counted = False
+        # Files that may have no row: written and not yet committed, or just deleted.
+        self._loose: set[str] = set()
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        model: Mapping[str, Any],
+        embedder: str,
+        dim: int,
+        dtype: str,
+        codec: Codec = "none",
+    ) -> LogStore:
+        folder, head = at(path), Header.new(model, embedder, dim, dtype, codec)
+        refuse_links(folder, StoreError)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            found = {entry.name for entry in folder.iterdir()}
+        except OSError as error:
+            raise StoreError(f"No log store can be made at {folder} ({error}).") from error
+        if header.NAME in found:
+            raise StoreError(f"There is a log store at {folder} already: open it, or create one elsewhere.")
+        # What a create that was killed leaves may stand there; its header would have come last.
+        foreign = sorted(n for n in found if not n.startswith((database.NAME, header.NAME)) and n not in (LOCK, "kv"))
+        if foreign:
+            raise StoreError(
+                f"{folder} holds other things ({', '.join(foreign[:3])}): give a log store its own folder."
+            )
+        store = cls._locked(folder, head, new=True)
+        try:
+            head.write(folder)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        model: Mapping[str, Any] | None = None,
+        embedder: str | None = None,
+        codec: Codec | None = None,
+        write: bool = False,
+    ) -> LogStore:
+        """An existing store, by default for reading only, whatever its size in the same time.
+
+        Raises as `Store.open`, and StoreLocked if another writer has it.
+        """
+        folder = at(path)
+        head = Header.read(folder)
+        head.check(folder, model=model, embedder=embedder, codec=codec)
+        return cls._locked(folder, head) if write else cls(folder, head, None)
+
+    @classmethod
+    def open_or_create(
+        cls,
+        path: str | Path,
+        *,
+        model: Mapping[str, Any],
+        embedder: str,
+        dim: int,
+        dtype: str,
+        codec: Codec = "none",
+    ) -> LogStore:
+        folder = at(path)
+        if not (folder / header.NAME).exists():
+            return cls.create(folder, model=model, embedder=embedder, dim=dim, dtype=dtype, codec=codec)
+        head = Header.read(folder)
+        head.check(folder, model=model, embedder=embedder, dim=dim, dtype=dtype, codec=codec)
+        return cls._locked(folder, head)
+
+    @classmethod
+    def _locked(cls, folder: Path, head: Header, *, new: bool = False) -> LogStore:
+        lock = FileLock(folder / LOCK, timeout=0, thread_local=False)  # any thread may close the store
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StoreLocked(
+                f"Another process, or another LogStore of this one, is writing to {folder}: wait until it closes the "
+                "store, or open it for reading."
+            ) from error
+        except OSError as error:
+            raise StoreError(f"The log store at {folder} cannot be written to ({error}).") from error
+        try:
+            if new:
+                database.prepare(folder)
+            return cls(folder, head, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Give the store back; a second time does nothing.
+
+        Before that, a writer of many logs leaves behind what makes the next search start quickly, unless it is there.
+        """
+        try:
+            if not self._closed:
+                self._vectors.settle()
+        finally:
+            self._release()
+
+    def __exit__(self, *failure: object) -> None:
+        if failure[0] is None:
+            self.close()
+        else:  # at once: who interrupts does not want to wait
+            self._release()
+
+    def _release(self) -> None:
+        self._closed = True
+        self._db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _batch(self) -> Batch:
+        return Batch(self._commit, COMMIT_EVERY)
+
+    def _put(self, batch: Batch, rows: list[LogRow], log: str, blocks: Mapping[str, KVBlock]) -> None:
+        batch.put(rows, self._write_blocks(log, blocks))
+
+    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
+        with self._writing(), self._batch() as batch:
+            for log, content in logs:
+                lacking = [block for block in log.blocks if self.find(log.id, block.key) is None]
+                for block in lacking:
+                    what = f"Block {block.key!r} of log {log.id}"
+                    sha256, _ = self._files.adopt(io.BytesIO(content(block)), block.bytes, what)
+                    self._loose.add(sha256)
+                    if sha256 != block.sha256:
+                        raise StoreError(f"{what} is not what its row says: verify() the store that it comes from.")
+                batch.put([(log.id, log.embedding, log.trace)], [(log.id, block) for block in lacking])
+
+    def delete(self, logs: Iterable[str]) -> None:
+        with self._writing():
+            logs = [logs] if isinstance(logs, str) else list(dict.fromkeys(logs))
+            for log in logs:
+                if log not in self:
+                    raise StoreError(f"There is no log {log!r} in the store at {self.path}; nothing was deleted.")
+                files = f"SELECT sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND {database.SOUND_BLOCK}"
+                self._loose |= {sha256 for (sha256,) in self._db.read(files, log)}
+            with self._db.transaction() as connection:
+                connection.executemany("DELETE FROM logs WHERE id = ?", [(log,) for log in logs])
+
+    def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
+        upkeep.check_bound(max_bytes)
+        with self._writing():
+            self._files.demand(self._db.read("SELECT 1 FROM blocks LIMIT 1") != [])
+            gone = [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
+            rows = list(upkeep.row_problems(self._db, self.dim))
+            upkeep.delete_damaged_rows(self._db)
+            damaged = list(upkeep.block_problems(self._db, self._files))
+            codes = list(upkeep.code_problems(self.path, self.dim))
+            upkeep.delete_blocks(self._db, {Path(problem.file).stem for problem in damaged})
+            gone += [(*problem, 0) for problem in rows]
+            gone += [(*problem, self._files.remove(problem.file)) for problem in damaged]
+            gone += [(*problem, self._files.remove(problem.file)) for problem in codes]
+            gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
+            if max_bytes is not None:
+                excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
+                why = f"was the oldest in a store above {max_bytes:,} bytes"
+                gone += [("", old.log, why, old.bytes) for old in self._delete_oldest(excess)]
+            self._db.reclaim()
+        return pd.DataFrame(gone, columns=[*upkeep.Problem._fields, "bytes"])
+
+    def evict(self, max_bytes: int) -> list[str]:
+        """See `Store.evict`. What is counted are blocks, database and codes.
+
+        Beside these a store has the database's write-ahead log and free pages, up to `database.SLACK` bytes each; the
+        log up to `database.HELD` while somebody reads in one transaction, who is then waited for, and StoreError raised
+        if that takes too long. Only the first call lists the files, and removes those that no log names.
+        """
+        upkeep.check_bound(max_bytes, "capped at")
+        with self._writing():
+            if not self._counted:
+                for orphan in upkeep.orphans(self._db, self._files):
+                    self._files.remove(orphan.file)
+                self._counted = True
+            held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / codes.NAME)
+            gone = self._delete_oldest(held - max_bytes)
+            if gone:
+                self._db.trim()
+        return [old.log for old in gone]
+
+    def _delete_oldest(self, excess: int) -> list[upkeep.Evicted]:
+        """Delete the oldest logs, and then their files, until `excess` bytes are free.
+
+        On a disk that is too full for the database to be changed, files of logs that go in any case go first, as many
+        as that takes: a kill before their rows go too leaves blocks that are missing, of these logs alone.
+        """
+        doomed, room = upkeep.doomed(self._db, excess), ROOM
+        while True:
+            try:
+                gone = upkeep.delete_oldest(self._db, excess)
+                break
+            except StoreFull:
+                freed = 0
+                while freed < room and (sha256 := next(doomed, None)):
+                    freed += self._files.remove(block_name(sha256))
+                if not freed:
+                    raise
+                room *= 2
+        self._loose.update(*(old.digests for old in gone))
+        self._tidy()  # at once: what comes next may need the room
+        return gone
+
+    def import_archive(self, path: str | Path) -> list[str]:
+        with self._writing(), Archive(at(path)) as archive:
+            archive.header.check(path, **self.identity)
+            rows = [self._row(trace, vector) for trace, vector in zip(archive.traces, archive.embeddings, strict=True)]
+            new = [
+                (id, block)
+                for (id, _, _), blocks in zip(rows, archive.blocks, strict=True)
+                for block in blocks
+                if not self._is_sound(id, block.key)
+            ]
+            for block in {block.sha256: block for _, block in new}.values():
+                self._loose.add(block.sha256)
+                archive.place(block, self._files)
+            self._commit(rows, new)
+        return [id for id, _, _ in rows]
+
+    def _tidy(self) -> None:
+        """Leave no file without a row."""
+        loose, self._loose = self._loose, set()
+        for sha256 in loose:
+            if not self._db.read("SELECT 1 FROM blocks WHERE sha256 = ?", sha256):
+                self._files.remove(block_name(sha256))
+
+    def _write_blocks(self, log: str, blocks: Mapping[str, KVBlock]) -> list[tuple[str, BlockRow]]:
+        """Put the blocks that a log lacks on disk; their rows are for `_commit`."""
+        rows = []
+        for key, block in blocks.items():
+            what = self._checked(log, key, block)
+            if self._is_sound(log, key):
+                continue
+            sha256, nbytes = self._files.save(block, what)
+            self._loose.add(sha256)
+            rows.append((log, BlockRow(key, len(block), nbytes, sha256)))
+        return rows
+
+    def _is_sound(self, log: str, key: str) -> bool:
+        """Whether a log has a block whose file is what was stored."""
+        row = self.find(log, key)
+        if row is not None and self._files.flaw(row.sha256, row.bytes):
+            self._loose.add(row.sha256)
+            return False
+        return row is not None
+
+    def _commit(self, logs: list[tuple[str, bytes, str]], blocks: list[tuple[str, BlockRow]]) -> None:
+        """The rows of logs and blocks, all or none."""
+        if not logs and not blocks:
+            return
+        needed = sum(len(vector) + len(trace) for _, vector, trace in logs) + 100 * len(blocks)
+        with self._db.transaction(needed) as connection:
+            connection.executemany("INSERT OR IGNORE INTO logs (id, embedding) VALUES (?, ?)", [r[:2] for r in logs])
+            connection.executemany(
+                "INSERT OR IGNORE INTO traces (seq, json) SELECT seq, ? FROM logs WHERE id = ?",
+                [(t, id) for id, _, t in logs],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO blocks (seq, key, tokens, bytes, sha256) "
+                "SELECT seq, ?, ?, ?, ? FROM logs WHERE id = ?",
+                [(*block, id) for id, block in blocks],
+            )

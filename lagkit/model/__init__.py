@@ -1,0 +1,1 @@
+"""The language model: loading, KV blocks and caches, RoPE and its probe, models behind an API."""

@@ -1,0 +1,150 @@
+"""A language model behind an OpenAI-compatible chat endpoint, as the agent sees it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from importlib.util import find_spec
+from typing import Any
+
+from lagkit.model.api.chat import Chat
+from lagkit.model.api.endpoint import Endpoint
+from lagkit.model.api.reply import Reply
+from lagkit.model.api.requests import Requests
+from lagkit.model.lm import Generation
+from lagkit.model.prompts.actions import cut
+from lagkit.types import Usage
+from lagkit.util.errors import ConfigError, ContextTooLong, LagkitError, ReasoningTooLong, RequestRefused
+from lagkit.util.progress import say
+
+
+class APIModel:
+    """A language model that is reached through chat completions: text goes in and comes out, its KV stays there.
+
+    Its stores hold texts and embeddings and no KV blocks; `dtype` is only what their header asks for. `spent` is the
+    usage of all requests so far, `cost` its price.
+    """
+
+    dtype = "float32"
+    opens = ""  # what its template writes is not part of a reply
+
+    def __init__(self, name: str, *, endpoint: Endpoint | None = None, requests: Requests | None = None) -> None:
+        """`name`: as the endpoint calls it. `endpoint`: by default as the environment says (see `Endpoint.find`).
+
+        Nothing is sent yet. Raises ConfigError where openai is not installed, or a variable is missing.
+        """
+        if find_spec("openai") is None:
+            raise ConfigError("Models behind an API need the openai client: pip install 'lagkit[api]'.")
+        if not name:
+            raise ConfigError("The model behind the API has no name: write it as api:NAME, as the endpoint calls it.")
+        from openai import DefaultHttpxClient, OpenAI
+
+        from lagkit.model.api.asking import Asking
+
+        self.name = name
+        self.requests = requests or Requests()
+        self.endpoint = endpoint or Endpoint.find()
+        self.spent = Usage()
+        self._untold = False  # whether a reply came without a usage that can be counted
+        self.asking = Asking(self.endpoint, name, self.requests)
+        self._client = OpenAI(
+            base_url=self.endpoint.bare_url,
+            api_key=self.endpoint.key,
+            timeout=self.requests.timeout,
+            max_retries=0,
+            http_client=DefaultHttpxClient(auth=self.endpoint.credentials) if self.endpoint.credentials else None,
+        )
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"APIModel({self.name!r}, {self.endpoint.host})"
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Tells its stores from others: the model's name and the endpoint's host, which is all that can be known."""
+        return {"name": self.name, "host": self.endpoint.host}
+
+    @property
+    def cost(self) -> float:
+        """The price of all requests so far, in the currency of the settings' prices."""
+        return self.requests.cost(self.spent)
+
+    def confidence(self, said: Generation, start: int, stop: int) -> float | None:
+        """None: an endpoint need not tell the probabilities of its tokens."""
+        return None
+
+    def check(self, context: Chat, new_tokens: int) -> None:
+        """Nothing can be said beforehand: the endpoint alone knows its tokens, and what fits."""
+
+    def generate(
+        self, contexts: Sequence[Chat], max_new_tokens: int, *, stop: Sequence[str] = (), batch_size: int = 16
+    ) -> list[Generation | LagkitError]:
+        """Answers in the order of `contexts`, at most `batch_size` asked for at a time, cut behind a finished action.
+
+        stop: as for `actions.cut`. It is not sent: an endpoint would look for it in the model's reasoning, too. In the
+        place of an answer stands ContextTooLong, RequestRefused or ReasoningTooLong where the endpoint says so, or says
+        nothing: the others are paid for and stay. Raises EndpointError as soon as one request cannot be answered for
+        another reason.
+        `usage.seconds` is the wall time divided by the contexts, waiting included; `usage.prefilled` counts the tokens
+        of the whole chat.
+        """
+        began, given_up = time.perf_counter(), threading.Event()
+        with ThreadPoolExecutor(max(1, min(batch_size, len(contexts)))) as pool:
+            waiting = [pool.submit(self._answer, chat, max_new_tokens, stop, given_up) for chat in contexts]
+            try:
+                wait(waiting, return_when=FIRST_EXCEPTION)
+                for failure in (one.exception() for one in waiting if one.done()):
+                    if failure is not None:
+                        raise failure
+                answers = [one.result() for one in waiting]
+            except BaseException:
+                given_up.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        seconds = (time.perf_counter() - began) / max(1, len(contexts))
+        return [self._timed(answer, seconds) for answer in answers]
+
+    def _answer(
+        self, chat: Chat, max_new_tokens: int, stop: Sequence[str], given_up: threading.Event
+    ) -> tuple[str, Usage] | LagkitError:
+        settings: dict[str, Any] = {self.requests.limit: max_new_tokens}
+        if self.requests.temperature is not None:
+            settings["temperature"] = self.requests.temperature
+        create = self._client.chat.completions.with_raw_response.create
+
+        def send() -> tuple[Reply, Usage]:
+            body = create(model=self.name, messages=list(chat.messages), **settings).http_response.content
+            reply = Reply.read(body)
+            return reply, self._book(reply.usage)
+
+        try:
+            reply, usage = self.asking.ask(send, given_up)
+        except (ContextTooLong, RequestRefused) as error:
+            return error
+        text, shown = self.endpoint.scrub(reply.text), self.endpoint.shown
+        if reply.refused:
+            return RequestRefused(f"{shown} {self.endpoint.scrub(reply.refused)}: leave the question out.")
+        if reply.cut_off and not text.strip():
+            return ReasoningTooLong(
+                f"{shown} says nothing within {max_new_tokens} new tokens, which all went into reasoning: raise "
+                "max_new_tokens."
+            )
+        return cut(text, stop), usage
+
+    def _book(self, usage: Usage | None) -> Usage:
+        """Add to `spent` what a reply tells of its tokens; returns what is counted."""
+        with self._lock:
+            if usage is None and not self._untold:
+                say(f"{self.endpoint.shown} does not tell how many tokens it used: they are counted as none.")
+                self._untold = True
+            self.spent += usage or Usage()
+        return usage or Usage()
+
+    @staticmethod
+    def _timed(answer: tuple[str, Usage] | LagkitError, seconds: float) -> Generation | LagkitError:
+        if isinstance(answer, LagkitError):
+            return answer
+        text, usage = answer
+        return Generation(text, (), usage + Usage(seconds=seconds))

@@ -1,0 +1,142 @@
+"""KV blocks that were used lately: read in the background, kept in memory and re-aligned, within a bound in bytes."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lagkit.model.kv import KVBlock
+
+if TYPE_CHECKING:
+    from lagkit.model.rope import Realigner
+
+READERS = 4  # of files at once: a checksum is computed without the interpreter's lock, and a far disk makes one wait
+MAX_BYTES = 2**30
+
+
+class HotBlocks:
+    """Blocks by the checksum of their content; the least recently used go first.
+
+    max_bytes: of blocks and of their keys as they were re-aligned; one that goes lives on where a context holds it.
+    pin: keep them in page-locked memory, from which a GPU copies while it computes. Any thread may use it.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES, *, pin: bool = False) -> None:
+        self.max_bytes, self.nbytes = max_bytes, 0
+        self._pin = pin
+        self._held: OrderedDict[str, Reading] = OrderedDict()
+        self._turn = threading.Lock()
+        self._readers: ThreadPoolExecutor | None = None
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
+    def fetch(self, name: str, tokens: int, nbytes: int, read: Callable[[], KVBlock]) -> Reading:
+        """The block `name`, of `tokens` tokens and `nbytes` bytes; what is not here is being read from now on.
+
+        What `read` raises comes out of `Reading.ready`, and the block is read again when it is next asked for.
+        """
+        with self._turn:
+            held = self._held.get(name)
+            if held is None or held.failed:
+                if held is not None:
+                    self._drop(name)
+                held = self._held[name] = Reading(tokens)
+                self._grow(held, nbytes)
+                self._readers = self._readers or ThreadPoolExecutor(READERS, "lagkit-read")
+                held.block = self._readers.submit(self._read, read, held)
+            if name in self._held:  # not if it is larger than the bound
+                self._held.move_to_end(name)
+            return held
+
+    def put(self, name: str, block: KVBlock) -> Reading:
+        """A block that was computed instead of read, as `fetch` gives it."""
+        return self.fetch(name, len(block), block.nbytes, lambda: block)
+
+    def _read(self, read: Callable[[], KVBlock], held: Reading) -> HotBlock:
+        block = read()
+        keys, values = (t.pin_memory() if self._pin else t for t in (block.keys, block.values))
+        # A reading holds its block: if that held the reading too, neither would be freed before the garbage collector
+        # came, which counts objects and not their bytes.
+        return HotBlock(keys, values, block.ids, partial(self._remember, weakref.ref(held)))
+
+    def _remember(self, reading: weakref.ref[Reading], nbytes: int) -> bool:
+        """Count a block's re-aligned keys, unless it has gone."""
+        with self._turn:
+            held = reading()
+            if held is None or held.gone:
+                return False
+            self._grow(held, nbytes)
+            return not held.gone
+
+    def _grow(self, held: Reading, nbytes: int) -> None:
+        held.nbytes += nbytes
+        self.nbytes += nbytes
+        while self.nbytes > self.max_bytes:
+            self._drop(next(iter(self._held)))
+
+    def _drop(self, name: str) -> None:
+        held = self._held.pop(name)
+        held.gone = True
+        self.nbytes -= held.nbytes
+
+
+@dataclass(eq=False)
+class Reading:
+    """A block that is being read, or is here; a `kv.Part`."""
+
+    tokens: int
+    nbytes: int = 0
+    gone: bool = False
+    block: Future[HotBlock] = field(default_factory=Future, repr=False)
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could not be read."""
+        return self.block.done() and self.block.exception() is not None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(layers, kv_heads, head_dim)."""
+        return self.ready().shape
+
+    def ready(self) -> HotBlock:
+        """The block; waits for it. Raises what reading it raised."""
+        return self.block.result()
+
+    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+        """See `kv.Part`."""
+        self.ready().lay(realigner, start, keys, values)
+
+
+@dataclass(frozen=True, eq=False)
+class HotBlock(KVBlock):
+    """A block that remembers its keys for each place that it was laid at, where `remember` has room for them."""
+
+    remember: Callable[[int], bool] = field(repr=False)
+    _aligned: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+        """As a KVBlock; at a place where it was before, its keys are copied."""
+        if (aligned := self._aligned.get(start)) is not None:
+            keys.copy_(aligned)
+            values.copy_(self.values, non_blocking=True)
+            return
+        super().lay(realigner, start, keys, values)
+        if self.remember(keys.nbytes):
+            self._aligned[start] = keys.clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,372 @@
+"""Keys and values of some tokens as a value that can be cut, joined, written and put in front of a prompt.
+
+The only module that touches the cache classes of transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
+
+from lagkit.model import codec as codecs
+from lagkit.model.codec import Codec
+from lagkit.util.errors import ContextTooLong, DamagedBlock, StoreMismatch
+
+if TYPE_CHECKING:
+    from lagkit.model.rope import Realigner
+
+FORMATS: dict[Codec, str] = {"none": "lagkit-kv-1", "int8": "lagkit-kv-int8-1"}
+
+
+@dataclass(frozen=True, eq=False)
+class KVBlock:
+    """Keys and values of consecutive or picked tokens of one text, free of positions; no tokens are legal too.
+
+    `keys` (without RoPE) and `values`: `[layers, kv_heads, tokens, head_dim]`; `ids`: int64 `[tokens]`.
+    Raises ValueError if the three disagree. Blocks share memory with what they are cut from: never write into one.
+    """
+
+    keys: Tensor
+    values: Tensor
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keys.ndim != 4 or self.keys.shape != self.values.shape or self.ids.shape != self.keys.shape[2:3]:
+            shapes = ", ".join(str(tuple(t.shape)) for t in (self.keys, self.values, self.ids))
+            raise ValueError(f"keys, values and ids of a KV block do not fit together: their shapes are {shapes}")
+        if self.keys.dtype != self.values.dtype:
+            raise ValueError(f"keys and values of a KV block differ in dtype: {self.keys.dtype}, {self.values.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(layers, kv_heads, head_dim)."""
+        layers, kv_heads, _, head_dim = self.keys.shape
+        return layers, kv_heads, head_dim
+
+    def ready(self) -> KVBlock:
+        """Itself: see `Part`."""
+        return self
+
+    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+        """Write itself into slots `[layers, kv_heads, tokens, head_dim]`, the keys rotated to positions `start`.. ."""
+        at = torch.arange(start, start + len(self), device=keys.device)
+        # From pinned memory to a GPU, neither copy waits for the other.
+        realigner.rotate(self.keys.to(keys.device, non_blocking=True), at, out=keys)
+        values.copy_(self.values, non_blocking=True)
+
+    def slice(self, start: int, stop: int) -> KVBlock:
+        """The tokens `[start, stop)`, counted as Python slices are; nothing is copied."""
+        return KVBlock(self.keys[:, :, start:stop], self.values[:, :, start:stop], self.ids[start:stop])
+
+    def take(self, index: Sequence[int] | Tensor) -> KVBlock:
+        """The tokens at `index` (ints, `[n]`), in that order."""
+        index = torch.as_tensor(index, dtype=torch.long, device=self.ids.device)
+        return KVBlock(self.keys.index_select(2, index), self.values.index_select(2, index), self.ids[index])
+
+    @classmethod
+    def concat(cls, blocks: Sequence[KVBlock]) -> KVBlock:
+        """The tokens of all blocks, one after the other; raises ValueError if there is no block."""
+        if not blocks:
+            raise ValueError("concat needs at least one KV block")
+        if len(blocks) == 1:
+            return blocks[0]
+        keys, values = (torch.cat([getattr(b, name) for b in blocks], dim=2) for name in ("keys", "values"))
+        return cls(keys, values, torch.cat([b.ids for b in blocks]))
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> KVBlock:
+        """The same tokens in another dtype or on another device."""
+        keys, values = (t.to(device=device, dtype=dtype) for t in (self.keys, self.values))
+        return KVBlock(keys, values, self.ids.to(device=device))
+
+    def save(self, path: str | Path, codec: Codec = "none") -> None:
+        """Write a safetensors file; the ids take 4 bytes each.
+
+        Raises OSError or SafetensorError if that fails, and ValueError for numbers that the codec cannot hold.
+        """
+        tensors, metadata = self._packed(codec)
+        safetensors.torch.save_file(tensors, path, metadata=metadata)
+
+    def dump(self, codec: Codec = "none") -> bytes:
+        """What `save` writes; raises ValueError as it does."""
+        tensors, metadata = self._packed(codec)
+        return safetensors.torch.save(tensors, metadata=metadata)
+
+    def _packed(self, codec: Codec) -> tuple[dict[str, Tensor], dict[str, str]]:
+        tensors = {**codecs.pack(self.keys, self.values, codec), "ids": self.ids.to(torch.int32)}
+        format = FORMATS[codec]
+        if codec != "none":  # The tensors do not tell. Not an entry of its own: several are written in any order.
+            format += "/" + str(self.keys.dtype).removeprefix("torch.")
+        return {name: t.contiguous() for name, t in tensors.items()}, {"format": format}
+
+    @classmethod
+    def load(cls, path: str | Path, codec: Codec = "none") -> KVBlock:
+        """Read a file that `save` wrote, in the dtype that it was saved from.
+
+        Raises DamagedBlock naming the file, also for one of another codec.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise DamagedBlock(f"KV block {path} cannot be used ({error}): encode its log again.") from error
+        return cls.parse(data, path, codec)
+
+    @classmethod
+    def parse(cls, data: bytes, where: str | Path, codec: Codec = "none") -> KVBlock:
+        """What `load` makes of a file's content; DamagedBlock names `where` it came from.
+
+        Not memory-mapped: a page fault for every 4 kB takes longer than to read and check them all.
+        """
+        try:
+            tensors = safetensors.torch.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            found, _, dtype = (header.get("__metadata__") or {}).get("format", "none").partition("/")
+            if found != FORMATS[codec]:
+                raise ValueError(f"its format is {found}, not {FORMATS[codec]}")
+            return cls(*codecs.unpack(tensors, codec, dtype), tensors["ids"].long())
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise DamagedBlock(f"KV block {where} cannot be used ({error}): encode its log again.") from error
+
+
+class Part(Protocol):
+    """A stretch of KV at the start of a context, be it at hand, in the making, or a cache that is gone on from."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(layers, kv_heads, head_dim)."""
+
+    def __len__(self) -> int: ...
+
+    def ready(self) -> Part:
+        """What can be laid, waited for where it is being read; raises DamagedBlock."""
+
+    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+        """Write itself into slots `[layers, kv_heads, tokens, head_dim]` for positions `start`.. ."""
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer that writes new tokens into spare slots, instead of copying the whole cache for each token.
+
+    Sliding layers too keep every token here; transformers' sliding mask hides those outside the window.
+    """
+
+    def __init__(self, room: int, keys: Tensor | None = None, values: Tensor | None = None, used: int = 0) -> None:
+        """`keys`, `values`: slots `[batch, kv_heads, used + room, head_dim]`, made at the first update if absent."""
+        super().__init__()  # type: ignore[no-untyped-call]  # of transformers
+        self._room = room
+        if keys is not None and values is not None:
+            self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+            self._adopt(keys, values, used)
+
+    def _adopt(self, keys: Tensor, values: Tensor, used: int) -> tuple[Tensor, Tensor]:
+        self._slots = keys, values
+        self.keys, self.values = shown = keys[:, :, :used], values[:, :, :used]
+        self._view: Tensor | None = shown[0]
+        return shown
+
+    def _reserve(self, like: Sequence[Tensor], used: int, slots: int) -> None:
+        """Move to fresh storage of `slots` slots: at the first token, when full, or after `crop` and its like."""
+        fresh = [new.new_empty(*new.shape[:2], slots, new.shape[-1]) for new in like]
+        for slot, old in zip(fresh, (self.keys, self.values), strict=True):
+            if used and old is not None:
+                slot[:, :, :used] = old
+        self._adopt(fresh[0], fresh[1], used)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append `[batch, kv_heads, new, head_dim]`; return views of all tokens so far. Grows when full."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._view = None
+        used = self.get_seq_length()
+        end = used + key_states.shape[-2]
+        if self.keys is not self._view or end > self._slots[0].shape[2]:
+            self._reserve((key_states, value_states), used, end + self._room)
+        for slot, new in zip(self._slots, (key_states, value_states), strict=True):
+            slot[:, :, used:end] = new
+        return self._adopt(*self._slots, end)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows only, and their spare slots."""
+        keys, values = self._slots
+        self._adopt(keys[indices], values[indices], self.get_seq_length())
+
+
+class _RoomyCache(DynamicCache):
+    def __init__(self, layers: list[_RoomyLayer]) -> None:
+        Cache.__init__(self, layers=[*layers])
+
+
+def has_recurrent_state(model: PreTrainedModel) -> bool:
+    """Whether some layer of the model carries a state (Mamba, linear attention) that is not in keys and values."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=model.config).layers)
+
+
+@torch.no_grad()
+def prefill(model: PreTrainedModel, ids: Tensor, positions: Tensor | None = None) -> Cache:
+    """Read unpadded `ids` `[batch, tokens]` at `positions` (`[batch, tokens]`, default 0..n-1); no logits are made.
+
+    Slot i of the cache that comes back holds token i, in sliding layers too.
+    """
+    # Without a config every layer keeps all tokens; with it, sliding layers forget those outside their window.
+    cache = DynamicCache()
+    model.base_model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return cache
+
+
+def stack_layers(cache: Cache, start: int, stop: int, row: int = 0) -> tuple[Tensor, Tensor]:
+    """Keys (as cached, with RoPE) and values of tokens `[start, stop)`: two of `[layers, kv_heads, tokens, head_dim]`.
+
+    Raises ValueError if some layer holds no KV, another shape than the rest, or not all of these tokens.
+    """
+    layers = [layer_states(cache, number) for number in range(len(cache.layers))]
+    for number, states in enumerate(layers):
+        shapes = {tuple(t.shape) for t in (layers[0][0], *states)}
+        if len(shapes) > 1:
+            raise ValueError(f"layer {number} holds keys and values of another shape: {sorted(shapes)}")
+    held = layers[0][0].shape[2]
+    if not 0 <= start <= stop <= held:
+        raise ValueError(f"tokens {start} to {stop} were asked for, but the cache holds {held}")
+    keys, values = (torch.stack([t[row, :, start:stop].detach() for t in of]) for of in zip(*layers, strict=True))
+    return keys, values
+
+
+def layer_states(cache: Cache, number: int) -> tuple[Tensor, Tensor]:
+    """A layer's keys, with RoPE, and values `[batch, kv_heads, tokens, head_dim]`; raises ValueError if it has none."""
+    keys, values = (getattr(cache.layers[number], name, None) for name in ("keys", "values"))
+    if keys is None or values is None:
+        raise ValueError(f"layer {number} holds no keys and values of its own")
+    return keys, values
+
+
+def read_cache(cache: Cache, realigner: Realigner, ids: Tensor, start: int, stop: int, row: int = 0) -> KVBlock:
+    """Cut `[start, stop)` out of a freshly prefilled, unpadded cache whose slot i is position i, and un-rotate it.
+
+    `ids`: int `[stop - start]`, the tokens cut out. Raises ValueError as `stack_layers` does, or if `ids` do not fit.
+    """
+    keys, values = stack_layers(cache, start, stop, row)
+    keys = realigner.unrotate(keys, torch.arange(start, stop, device=keys.device))
+    return KVBlock(keys, values, ids.to(keys.device, torch.long))
+
+
+def build_cache(
+    rows: Sequence[Part | Sequence[Part] | None], model: PreTrainedModel, realigner: Realigner, capacity: int
+) -> tuple[Cache, Tensor]:
+    """Lay each row's block or blocks, all `ready`, at positions 0..n-1 in a cache for `model.generate`.
+
+    Several blocks of a row stand one after the other; that is faster than to concatenate them first. Rows without any
+    (None) and shorter ones are padded on the left with zeros up to P, the longest. Returns the cache, with
+    preallocated slots for `capacity` tokens more, and the prefix mask, int64 `[batch, P]`: the attention mask to pass
+    is `cat([prefix_mask, prompt_mask], 1)`. Use a cache once, for greedy decoding. Where layers slide, windows are
+    counted in slots, so prompts of one batch should be equally long once the text outgrows the window.
+    Raises ContextTooLong beyond the realigner's limit, StoreMismatch if a block is not of this model's shape.
+    """
+    parts = [list(row or ()) if row is None or isinstance(row, Sequence) else [row] for row in rows]
+    lengths = [sum(map(len, blocks)) for blocks in parts]
+    longest = max(lengths, default=0)
+    depth = model.config.get_text_config(decoder=True).num_hidden_layers
+    mask = torch.zeros(len(rows), longest, dtype=torch.long, device=model.device)
+    if not longest:
+        return _RoomyCache([_RoomyLayer(capacity) for _ in range(depth)]), mask
+    if realigner.limit is not None and longest > realigner.limit:
+        raise ContextTooLong(
+            f"{longest} injected tokens exceed the {realigner.limit} positions of {realigner.kind} RoPE: inject fewer."
+        )
+    layers, kv_heads, head_dim = _common_shape([b for blocks in parts for b in blocks], depth)
+    size = (layers, len(rows), kv_heads, longest + capacity, head_dim)
+    keys, values = (torch.empty(size, dtype=model.dtype, device=model.device) for _ in range(2))
+    for row, (blocks, tokens) in enumerate(zip(parts, lengths, strict=True)):
+        pad = longest - tokens
+        mask[row, pad:] = 1
+        # Masked slots are still multiplied by zero weights: left uninitialised, a NaN there would spread.
+        keys[:, row, :, :pad].zero_()
+        values[:, row, :, :pad].zero_()
+        _lay(blocks, realigner, keys[:, row, :, pad:longest], values[:, row, :, pad:longest])
+    return _RoomyCache([_RoomyLayer(capacity, k, v, longest) for k, v in zip(keys, values, strict=True)]), mask
+
+
+def split_rows(cache: Cache, spans: Sequence[tuple[int, int]]) -> list[Cache]:
+    """A cache of one row each, of the row's slots `[start, stop)`; views, not copies."""
+
+    def cut(number: int, row: int, start: int, stop: int) -> _RoomyLayer:
+        if stop == start:
+            return _RoomyLayer(0)
+        keys, values = (states[row : row + 1, :, start:stop] for states in layer_states(cache, number))
+        return _RoomyLayer(0, keys, values, stop - start)
+
+    depth = range(len(cache.layers))
+    return [_RoomyCache([cut(number, row, *span) for number in depth]) for row, span in enumerate(spans)]
+
+
+def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
+    """Put caches of one row each side by side, padded on the left to the longest, with `capacity` more slots.
+
+    Rows end together, so no row has a hole: sliding windows see what they should whatever the lengths. Returns the
+    cache and its attention mask, int64 `[batch, longest]`, on the CPU.
+    """
+    lengths = [cache.get_seq_length() for cache in caches]
+    longest = max(lengths)
+    fullest = caches[lengths.index(longest)].layers
+    mask = torch.zeros(len(caches), longest, dtype=torch.long)
+    for row, tokens in enumerate(lengths):
+        mask[row, longest - tokens :] = 1
+    if not longest:
+        return _RoomyCache([_RoomyLayer(capacity) for _ in fullest]), mask
+    layers = []
+    for number, layer in enumerate(fullest):
+        slots = []
+        for name in ("keys", "values"):
+            like = getattr(layer, name)
+            slot = like.new_empty(len(caches), like.shape[1], longest + capacity, like.shape[3])
+            for row, tokens in enumerate(lengths):
+                slot[row, :, : longest - tokens] = 0  # as in `build_cache`: masked slots must be finite
+                if tokens:
+                    slot[row, :, longest - tokens : longest] = getattr(caches[row].layers[number], name)[0]
+            slots.append(slot)
+        layers.append(_RoomyLayer(capacity, slots[0], slots[1], longest))
+    return _RoomyCache(layers), mask
+
+
+def _lay(parts: Sequence[Part], realigner: Realigner, keys: Tensor, values: Tensor) -> None:
+    """Write the parts side by side into slots `[layers, kv_heads, tokens, head_dim]`, keys rotated to 0..n-1."""
+    start = 0
+    for part in parts:
+        slots = slice(start, start + len(part))
+        part.lay(realigner, start, keys[:, :, slots], values[:, :, slots])
+        start += len(part)
+
+
+def _common_shape(parts: Sequence[Part], depth: int) -> tuple[int, int, int]:
+    """(layers, kv_heads, head_dim) of all parts; raises StoreMismatch if they differ or are not `depth` layers."""
+    shapes = {part.shape for part in parts}
+    if len(shapes) > 1 or next(iter(shapes))[0] != depth:
+        found = ", ".join(str(shape) for shape in sorted(shapes))
+        raise StoreMismatch(
+            f"The model has {depth} layers, but the KV blocks are of (layers, kv_heads, head_dim) {found}: "
+            "encode the logs with this model."
+        )
+    return shapes.pop()

@@ -1,0 +1,407 @@
+"""A language model that can be prompted with KV: load, tokenise, prefill, and greedy generation in ragged batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lagkit.model.block_cache import HotBlocks
+from lagkit.model.devices import best_device, present_device, torch_dtype
+from lagkit.model.hub import resolve_model
+from lagkit.model.kv import KVBlock, Part, build_cache, merge_rows, read_cache, split_rows
+from lagkit.model.prompts.actions import end_of_action, opened
+from lagkit.model.prompts.templates import PLAIN_CHAT, TODAY, asks_for_date, dated
+from lagkit.model.prompts.untrusted import breaker, marks
+from lagkit.model.rope import probe
+from lagkit.types import Usage
+from lagkit.util.errors import ConfigError, ContextTooLong, ModelNotFound
+
+if TYPE_CHECKING:
+    from lagkit.model.prefix_cache import Seat
+
+# A stop string spans few tokens: decoding this many of the newest is enough to see one end.
+_STOP_WINDOW = 12
+
+# Rows that have ended leave the batch once they are half of it: taking them out copies the others' cache.
+_CROWDED = 0.5
+
+# Slots of a batch, padding included, up to which prompts are prefilled together.
+_PREFILLED = 2048
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a generation starts from: parts whose KV is injected at positions 0.., then tokens that are prefilled.
+
+    seat: remembers what is read here, for the next context of the same question (`prefix_cache`). said: the words of
+    the assistant's turn with which `ids` end; where they open a section of reasoning, no stop string ends it.
+    """
+
+    ids: tuple[int, ...]
+    parts: tuple[Part, ...] = ()
+    seat: Seat | None = field(default=None, compare=False, repr=False)
+    said: str = field(default="", compare=False, repr=False)
+
+    @property
+    def blocks(self) -> tuple[KVBlock, ...]:
+        """The parts' KV; waits for those that are being read. Raises DamagedBlock."""
+        # What is gone on from (`Seat.resume`) is no block, and stands in no context outside `generate`.
+        return cast("tuple[KVBlock, ...]", tuple(part.ready() for part in self.parts))
+
+    @property
+    def injected(self) -> int:
+        """Number of injected tokens."""
+        return sum(len(part) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Newly generated text and its cost; `text` ends with the stop string that ended it, if one did.
+
+    `usage.seconds` is the batch's wall time divided by its rows. `logprobs` are the natural logarithms of the
+    probabilities of `ids`; empty where they are not known.
+    """
+
+    text: str
+    ids: tuple[int, ...] = field(repr=False)
+    usage: Usage
+    logprobs: tuple[float, ...] = field(default=(), repr=False)
+
+
+class LM:
+    """A causal language model with its tokenizer and the re-alignment that the load-time probe found to be exact."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        """Wrap a loaded model. Raises UnsupportedModel when keys cannot be re-aligned."""
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.tokenizer.chat_template = dated(tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN_CHAT)
+        self.realigner = probe(model)
+        self.hot = HotBlocks(pin=model.device.type == "cuda")
+        self._heads: dict[tuple[int, ...], KVBlock] = {}
+
+    @classmethod
+    def load(cls, name: str, *, device: str | None = None, dtype: str | None = None) -> LM:
+        """Load by alias (`smollm2`), hub id or folder.
+
+        device: `cpu`, `cuda`, `cuda:N` or `mps`; by default the best there is. dtype: `float32` or `bfloat16`
+        (default). Raises ConfigError for another or missing device and another dtype, before anything is fetched;
+        ModelNotFound and UnsupportedModel.
+        """
+        device = best_device() if device is None else present_device(device)
+        numbers = torch_dtype(dtype or "bfloat16")
+        source = resolve_model(name)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=numbers)
+        except (OSError, ValueError, SafetensorError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise ModelNotFound(f"Model {name!r} could not be loaded from {source}: {first_line}") from error
+        # Written by tools.testbed.train; other models come without it.
+        expected = getattr(model.config, "tokenizer_hash", None)
+        if expected not in (None, vocabulary_hash(tokenizer)):
+            raise ModelNotFound(
+                f"The folder {source} does not hold one model: its tokenizer is not the one that its model was trained "
+                "with. Copy model and tokenizer from the same training run."
+            )
+        return cls(model.to(device), tokenizer, name)  # type: ignore[arg-type]  # a wrapper that hides the types
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        return f"LM({self.name!r}, {config.model_type}, {str(self.dtype).removeprefix('torch.')}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return torch.device(self.model.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's and so the blocks' number format."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def context_length(self) -> int:
+        """Positions that the model was made for, or those within the RoPE regime in which re-alignment is exact."""
+        longest: int = self.model.config.max_position_embeddings
+        return min(longest, self.realigner.limit) if self.realigner.limit else longest
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Identifies everything that KV depends on: architecture, RoPE, tokenizer and (by a sample) the weights."""
+        config = self.model.config.to_dict()
+        for key in ("_name_or_path", "transformers_version", "dtype", "architectures"):
+            config.pop(key, None)
+        rope = config.pop("rope_parameters", None)
+        weights = [p.detach().flatten()[:256].float().cpu().numpy().tobytes() for p in self.model.parameters()]
+        return {
+            "name": Path(self.name).name,
+            "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
+            "rope": _digest(json.dumps(rope, sort_keys=True, default=str).encode()),
+            "tokenizer": vocabulary_hash(self.tokenizer),
+            "weights": _digest(b"".join(weights)),
+            # Part of the heads of models whose template writes it.
+            **({"date": TODAY.date().isoformat()} if asks_for_date(self.tokenizer.chat_template) else {}),
+        }
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of `text` as it stands: special tokens that are spelled out count, none are added.
+
+        What comes from data has to go through `plain` first, unless `chat` has made it part of a conversation.
+        """
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    @cached_property
+    def plain(self) -> Callable[[str], str]:
+        """Text to text in which nothing is a special token: `<|im_end|>` becomes `< |im_end|>` (`untrusted`)."""
+        return breaker(marks(self.tokenizer))
+
+    def chat(self, messages: Sequence[dict[str, str]], *, open_turn: bool) -> str:
+        """Messages, made `plain`, through the model's own chat template; `open_turn` starts the assistant's turn.
+
+        Where the template knows no system message, its words go in front of the first user turn. Raises ConfigError
+        where the template refuses the messages all the same.
+        """
+        messages = [{**message, "content": self.plain(message["content"])} for message in messages]
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn))
+        except TemplateError as error:
+            system, *rest = messages
+            if system["role"] != "system":
+                raise ConfigError(f"The chat template of {self.name} refuses a conversation: {error}") from error
+            if not rest:
+                return ""
+            first = {**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}
+            return self.chat([first, *rest[1:]], open_turn=open_turn)
+
+    @cached_property
+    def opens(self) -> str:
+        """The mark of reasoning with which the chat template opens the assistant's turn; empty for most models."""
+        return opened(self.chat([{"role": "user", "content": "?"}], open_turn=True))
+
+    def check(self, context: Context, new_tokens: int) -> None:
+        """Raise ContextTooLong if the context and `new_tokens` more do not fit."""
+        total = context.injected + len(context.ids) + new_tokens
+        if total > self.context_length:
+            raise ContextTooLong(
+                f"{context.injected} injected + {len(context.ids)} prompt + {new_tokens} new tokens are {total}, and "
+                f"{self.name} holds {self.context_length}: inject fewer logs, or lower max_new_tokens."
+            )
+
+    def head_block(self, ids: Sequence[int]) -> KVBlock:
+        """The KV of a prompt's shared head (BOS, system message, worked examples), prefilled once per head."""
+        key = tuple(ids)
+        if key not in self._heads:
+            # A forward pass needs a token, and some chats share none.
+            self._heads[key] = self.encode(Context(key or (0,)), 0, len(key))
+        return self._heads[key]
+
+    @torch.inference_mode()
+    def logits(self, context: Context) -> torch.Tensor:
+        """Logits `[tokens, vocab]` of the context's ids, given its injected blocks. Raises ContextTooLong."""
+        self.check(context, 0)
+        logits: torch.Tensor = self.model(**self._inputs([context])).logits
+        return logits[0]
+
+    @torch.inference_mode()
+    def encode(self, context: Context, start: int, stop: int) -> KVBlock:
+        """Prefill `context` and keep its tokens `[start, stop)`, counted from the first injected one.
+
+        Raises ContextTooLong.
+        """
+        self.check(context, 0)
+        inputs = self._inputs([context])
+        self.model.base_model(**inputs)
+        ids = torch.cat([*(block.ids.cpu() for block in context.blocks), torch.tensor(context.ids, dtype=torch.long)])
+        return read_cache(inputs["past_key_values"], self.realigner, ids[start:stop], start, stop)
+
+    def _inputs(self, contexts: Sequence[Context]) -> dict[str, Any]:
+        """Arguments of one plain forward pass; its cache then holds the injected and the prefilled tokens.
+
+        Rows are padded on the left of what is injected and on the right of the prompt, so that none has a hole.
+        """
+        lengths = torch.tensor([[len(context.ids)] for context in contexts])
+        injected = torch.tensor([[context.injected] for context in contexts])
+        longest = int(lengths.max())
+        cache, prefix = build_cache([context.blocks for context in contexts], self.model, self.realigner, longest)
+        places = torch.arange(longest)[None]
+        ids = torch.zeros(len(contexts), longest, dtype=torch.long)
+        for row, context in zip(ids, contexts, strict=True):
+            row[: len(context.ids)] = torch.tensor(context.ids, dtype=torch.long)
+        # Padding repeats the last position: a farther one could change how RoPE scales for the whole batch.
+        positions = injected + torch.minimum(places, (lengths - 1).clamp(min=0))
+        mask = torch.cat([prefix, (places < lengths).to(self.device, prefix.dtype)], dim=1)
+        ids, positions = ids.to(self.device), positions.to(self.device)
+        return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+
+    def generate(
+        self, contexts: Sequence[Context], max_new_tokens: int, *, stop: Sequence[str] = (), batch_size: int = 16
+    ) -> list[Generation]:
+        """Greedy continuations, in the order of `contexts`; each row has its own injected blocks, or none.
+
+        Raises ContextTooLong before anything is computed if one of the contexts is too long.
+        """
+        for context in contexts:
+            self.check(context, max_new_tokens)
+        # Rows of similar length together: shorter ones are padded to the longest.
+        order = sorted(range(len(contexts)), key=lambda i: contexts[i].injected + len(contexts[i].ids))
+        done: dict[int, Generation] = {}
+        for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
+            batch = self._generate_batch([contexts[i] for i in rows], max_new_tokens, stop)
+            done |= dict(zip(rows, batch, strict=True))
+        return [done[i] for i in range(len(contexts))]
+
+    @torch.inference_mode()
+    def _generate_batch(self, contexts: list[Context], max_new_tokens: int, stop: Sequence[str]) -> list[Generation]:
+        """Prefill some rows at a time, then decode all together."""
+        began = time.perf_counter()
+        caches: list[Cache] = []
+        wanted, contexts = contexts, [c.seat.resume(c) if c.seat else c for c in contexts]
+        for some in _groups(contexts):
+            inputs = self._inputs([Context(context.ids[:-1], context.blocks) for context in some])
+            if inputs["input_ids"].numel():
+                self.model.base_model(**inputs)
+            ends = inputs["attention_mask"].shape[1] - inputs["input_ids"].shape[1]
+            spans = [(ends - context.injected, ends + len(context.ids) - 1) for context in some]
+            caches += split_rows(inputs["past_key_values"], spans)
+        for context, row in zip(wanted, caches, strict=True):
+            if context.seat:
+                context.seat.keep(context, row)
+        cache, mask = merge_rows(caches, max_new_tokens + 1)
+        last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
+        said = [context.said for context in contexts]
+        new = self._decode(last, cache, mask.to(self.device), max_new_tokens, stop, said)
+        seconds = (time.perf_counter() - began) / len(contexts)
+        read = [len(context.ids) for context in contexts]
+        return [self._finish(*row, stop, seconds) for row in zip(wanted, read, new, strict=True)]
+
+    def _decode(
+        self,
+        last: torch.Tensor,
+        cache: Cache,
+        mask: torch.Tensor,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        said: Sequence[str],
+    ) -> list[list[tuple[int, float]]]:
+        """Greedy tokens of each row after `last` `[batch, 1]`, with their log-probabilities; `mask` `[batch, cached]`.
+
+        Rows that end leave the batch. Without that, the few longest responses of a batch would cost as much as if all
+        were as long.
+        """
+        new: list[list[tuple[int, float]]] = [[] for _ in last]
+        rows = list(range(len(new)))
+        ended: set[int] = set()
+        for _ in range(max_new_tokens):
+            mask = torch.cat([mask, torch.ones_like(last)], dim=1)
+            positions = mask.sum(dim=1, keepdim=True) - 1
+            out = self.model(input_ids=last, attention_mask=mask, position_ids=positions, past_key_values=cache)
+            logits = out.logits[:, -1].float()
+            best, last = logits.max(dim=-1)
+            logprobs = best - logits.logsumexp(dim=-1)
+            for row, token, logprob in zip(rows, last.tolist(), logprobs.tolist(), strict=True):
+                if row not in ended:
+                    new[row].append((token, logprob))
+                    ended |= {row} if self._has_ended(new[row], stop, said[row]) else set()
+            last = last[:, None]
+            going = [i for i, row in enumerate(rows) if row not in ended]
+            if not going:
+                break
+            if len(going) <= _CROWDED * len(rows):
+                rows, kept = [rows[i] for i in going], torch.tensor(going, device=self.device)
+                mask, last = mask[kept], last[kept]
+                cache.batch_select_indices(kept)
+        return new
+
+    def _has_ended(self, new: list[tuple[int, float]], stop: Sequence[str], said: str) -> bool:
+        """Whether the newest token is an end token, or completes a stop string that ends an action."""
+        if new[-1][0] in self._end_ids:
+            return True
+        ids = [token for token, _ in new]
+        tail = decoded(self.tokenizer, ids[-_STOP_WINDOW:])
+        return any(s in tail for s in stop) and end_of_action(decoded(self.tokenizer, ids), stop, said) is not None
+
+    def _finish(
+        self, context: Context, read: int, made: list[tuple[int, float]], stop: Sequence[str], seconds: float
+    ) -> Generation:
+        """Cut a row at its end token, or behind its stop string; `read` of the context's ids were computed."""
+        new = [token for token, _ in made]
+        ends = [i for i, token in enumerate(new) if token in self._end_ids]
+        spent: Sequence[int] = new[: ends[0] + 1] if ends else new
+        text = decoded(self.tokenizer, spent[:-1] if ends else spent)
+        if (end := end_of_action(text, stop, context.said)) is not None:
+            text = text[:end]
+            spent = _shortest_that_says(self.tokenizer, spent, text)
+        usage = Usage(len(context.ids), context.injected, len(spent), seconds, len(context.ids) - read)
+        return Generation(text, tuple(spent), usage, tuple(logprob for _, logprob in made[: len(spent)]))
+
+    def confidence(self, said: Generation, start: int, stop: int) -> float | None:
+        """The mean log-probability of the tokens of `said.text[start:stop]`; None where it is not known, or empty."""
+        first, last = (len(_shortest_that_says(self.tokenizer, said.ids, said.text[:end])) for end in (start, stop))
+        logprobs = said.logprobs[first:last]
+        return sum(logprobs) / len(logprobs) if logprobs else None
+
+    @cached_property
+    def _end_ids(self) -> list[int]:
+        """End tokens of the model's generation config and of its tokenizer."""
+        configured = self.model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None})
+
+
+def _groups(contexts: Sequence[Context]) -> Iterator[list[Context]]:
+    """Neighbours that are prefilled together: a forward pass has a price of its own, which long prompts outweigh."""
+    group: list[Context] = []
+    injected = prompt = 0
+    for context in contexts:
+        injected, prompt = max(injected, context.injected), max(prompt, len(context.ids))
+        if group and (len(group) + 1) * (injected + prompt) > _PREFILLED:
+            yield group
+            group, injected, prompt = [], context.injected, len(context.ids)
+        group.append(context)
+    yield group
+
+
+def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens spelled out."""
+    return str(tokenizer.decode(list(ids)))
+
+
+def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> Sequence[int]:
+    """The fewest leading tokens whose decoding covers `text`."""
+    low, high = 0, len(ids)
+    while low < high:
+        middle = (low + high) // 2
+        if len(decoded(tokenizer, ids[:middle])) >= len(text):
+            high = middle
+        else:
+            low = middle + 1
+    return ids[:low]
+
+
+def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Identifies a tokenizer by its tokens and their ids."""
+    return _digest(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

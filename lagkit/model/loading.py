@@ -1,0 +1,26 @@
+"""Finds a language model by its name, here or behind an API."""
+
+from __future__ import annotations
+
+from lagkit.model.api.requests import Requests
+from lagkit.model.backend import API, Backend
+from lagkit.model.lm import LM
+
+
+def load_model(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    api: Requests | None = None,
+) -> Backend:
+    """A model by alias, hub id or folder (see `LM.load`), or as `api:NAME` the one that an endpoint calls NAME.
+
+    api: how the endpoint is asked. Raises ModelNotFound and UnsupportedModel, or ConfigError for a device or dtype
+    that there is not, or where the environment names no endpoint.
+    """
+    if name.startswith(API):
+        from lagkit.model.api.model import APIModel  # here, since it needs an extra
+
+        return APIModel(name.removeprefix(API), requests=api)
+    return LM.load(name, device=device, dtype=dtype)

@@ -1,0 +1,111 @@
+"""What was read for a question in its last round, so that what its next prompt begins alike with is not read again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from transformers import Cache
+
+from lagkit.model.kv import Part, layer_states
+
+if TYPE_CHECKING:
+    from lagkit.model.lm import Context
+    from lagkit.model.rope import Realigner
+
+MAX_BYTES = 2**30
+
+
+class Seats:
+    """A seat for each question under way; those that were not used for longest are cleared beyond `max_bytes`."""
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.max_bytes = max_bytes
+        self._seats: OrderedDict[str, Seat] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all caches that are kept."""
+        return sum(seat.nbytes for seat in self._seats.values())
+
+    def of(self, question: str) -> Seat:
+        """The seat of the question with this id."""
+        seat = self._seats.setdefault(question, Seat())
+        self._seats.move_to_end(question)
+        excess = self.nbytes - self.max_bytes
+        for name in list(self._seats)[:-1]:
+            if excess <= 0:
+                break
+            excess -= self._seats.pop(name).clear()
+        return seat
+
+
+class Seat:
+    """The cache of one question's last prompt."""
+
+    _parts: tuple[Part, ...] = ()
+    _ids: tuple[int, ...] = ()
+    _cache: Cache | None = None
+    nbytes: int = 0  # of the cache; counted once, as all seats are summed up whenever one is asked for
+
+    def keep(self, context: Context, cache: Cache) -> None:
+        """Remember the cache, of one row, of a context that was read but for its last token."""
+        self._parts, self._ids, self._cache = context.parts, context.ids[:-1], cache
+        states = [t for i in range(len(cache.layers)) for t in layer_states(cache, i)] if cache.get_seq_length() else []
+        self.nbytes = sum(t.nbytes for t in states)
+
+    def clear(self) -> int:
+        """Forget it; returns the bytes that were freed."""
+        freed = self.nbytes
+        self._parts, self._ids, self._cache, self.nbytes = (), (), None, 0
+        return freed
+
+    def resume(self, context: Context) -> Context:
+        """The same context, going on from what is remembered of it, if anything is.
+
+        Tokens are the same where all before them are, parts included: logs that were found since then and stand in
+        front change everything. At least the last token is left to be read.
+        """
+        alike = len(self._parts) == len(context.parts) and all(map(_same, self._parts, context.parts))
+        read = _common(self._ids, context.ids[:-1]) if alike else 0
+        if not read or self._cache is None:
+            return context
+        return replace(context, ids=context.ids[read:], parts=(_Read(self._cache, context.injected + read),))
+
+
+def _same(one: Part, other: Part) -> bool:
+    return one is other or one.ready() is other.ready()
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many numbers both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """The first tokens of a cache, keys rotated; a `kv.Part` that stands at position 0."""
+
+    cache: Cache
+    tokens: int
+
+    def __len__(self) -> int:
+        return self.tokens
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, kv_heads, _, head_dim = layer_states(self.cache, 0)[0].shape
+        return len(self.cache.layers), kv_heads, head_dim
+
+    def ready(self) -> _Read:
+        return self
+
+    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+        """Copied as they are: `start` is 0."""
+        for number, (k, v) in enumerate(zip(keys, values, strict=True)):
+            cached_keys, cached_values = layer_states(self.cache, number)
+            k.copy_(cached_keys[0, :, : self.tokens])
+            v.copy_(cached_values[0, :, : self.tokens])

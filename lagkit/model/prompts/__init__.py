@@ -1,0 +1,1 @@
+"""What is written for a model and read from it: prompts, tags, chat templates."""

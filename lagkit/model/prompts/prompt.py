@@ -1,0 +1,155 @@
+"""Prompts as data: YAML templates and worked examples, through the model's own chat template."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from lagkit.model.lm import LM
+from lagkit.model.prompts.actions import without_tags
+from lagkit.model.prompts.untrusted import marks
+from lagkit.types import Passage, Question, TaskKind
+from lagkit.util.errors import ConfigError
+from lagkit.util.plainyaml import load_yaml
+
+LETTERS = string.ascii_uppercase
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The templates of one kind of task; `$names` are filled in. `examples` are worked turns shown before the task."""
+
+    name: str
+    kind: TaskKind
+    system: str
+    user: str
+    opening: str
+    notes: str
+    distil_system: str
+    distil_user: str
+    passage: str = ""
+    information: str = ""
+    examples: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def load(cls, name: str) -> Prompt:
+        """Read `lagkit/prompts/<name>.yaml`; raises ConfigError for an unknown name or key."""
+        return _load(name)
+
+    @classmethod
+    def of(cls, kind: TaskKind, wording: str) -> Prompt:
+        """The prompt for a kind of task: `plain`, or another wording of it; raises ConfigError where there is none."""
+        return _load(kind if wording == "plain" else f"{kind}_{wording}")
+
+    @property
+    def hash(self) -> str:
+        """Identifies the wording, for manifests."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def user_turn(self, question: Question, passages: Sequence[Passage], *, previous: str = "", notes: str = "") -> str:
+        """The user's turn: notes from logs if any, passages or information so far, and the question."""
+        task = self._fill(
+            self.user,
+            question=question.text,
+            passages="\n".join(
+                self._fill(self.passage, number=i, title=p.title, text=p.text) for i, p in enumerate(passages, 1)
+            ),
+            choices="\n".join(f"({LETTERS[i]}) {choice}" for i, choice in enumerate(question.choices)),
+            information=self._fill(self.information, previous=previous) if previous else "",
+        ).strip()
+        return f"{self._fill(self.notes, notes=notes)}\n\n{task}" if notes else task
+
+    def open_turn(self, question: Question) -> str:
+        """The words with which the assistant's turn is opened for the model; a tag in the question is none of it."""
+        return self._fill(self.opening, question=without_tags(question.text))
+
+    def distil_turn(self, question: Question, logs: str) -> str:
+        """The user's turn that asks for notes on earlier work (Dynamic Cheatsheet, arXiv 2504.07952)."""
+        return self._fill(self.distil_user, logs=logs, question=question.text)
+
+    def head(self) -> list[dict[str, str]]:
+        """The messages that every question shares: the system message and the worked examples."""
+        messages = [{"role": "system", "content": self.system}]
+        for raw in self.examples:
+            question = Question("", raw["question"], (), self.kind, tuple(raw.get("choices", ())))
+            passages = [Passage("", **p) for p in raw.get("passages", ())]
+            opening = self.open_turn(question)
+            response = f"{opening} {raw['response']}" if opening else raw["response"]
+            messages.append(
+                {"role": "user", "content": self.user_turn(question, passages, previous=raw.get("previous", ""))}
+            )
+            messages.append({"role": "assistant", "content": response})
+        return messages
+
+    @staticmethod
+    def _fill(template: str, **values: Any) -> str:
+        return string.Template(template).substitute(values)
+
+
+def split_chat(lm: LM, head: Sequence[dict[str, str]], turns: Sequence[dict[str, str]]) -> tuple[str, str]:
+    """A conversation as text in two parts: what every question shares, and the rest with the assistant's turn opened.
+
+    The head ends where the template ends its last turn. Where the template puts the head's words into the question's
+    turn (some know no system message), only the BOS token is shared. Raises ConfigError for a template that writes the
+    head otherwise for some questions, or does not show where it ends.
+    """
+    whole, alone = lm.chat([*head, *turns], open_turn=True), _alone(lm, head)
+    shared = alone if alone and whole.startswith(alone) else _shared(lm, head, alone)
+    if not whole.startswith(shared):
+        raise ConfigError(f"The chat template of {lm.name} writes the head of a prompt otherwise for some questions.")
+    return shared, whole[len(shared) :]
+
+
+def _alone(lm: LM, head: Sequence[dict[str, str]]) -> str:
+    """The head as the template writes it when nothing follows; empty where it refuses to."""
+    try:
+        return lm.chat(head, open_turn=False)
+    except ConfigError:
+        return ""
+
+
+def _shared(lm: LM, head: Sequence[dict[str, str]], alone: str) -> str:
+    """What stands of the head in front of any question, where `alone` need not be it.
+
+    Some templates write the last turn of a chat otherwise than the same turn with others behind it (Qwen3), or refuse a
+    chat without a question (Qwen3.5). So the end is looked for in front of questions: behind the head's last words
+    stands what ends them in `alone`, or what ends a question.
+    """
+    ask = [{"role": "user", "content": words} for words in ("0?", "1?")]
+    one, other = (lm.chat([*head, turn], open_turn=True) for turn in ask)
+    common = one[: next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)]
+    if alone and common.startswith(alone):
+        return alone
+    last = lm.plain(head[-1]["content"]).strip()
+    before, found, behind = common.rpartition(last)
+    for turn, words in ((alone, last), (lm.chat(ask[:1], open_turn=False), "0?")):
+        closing = turn.rpartition(words)[2]
+        if found and closing and behind.startswith(closing):
+            return before + found + closing
+    if found and any(mark in behind for mark in marks(lm.tokenizer)):
+        raise ConfigError(
+            f"The chat template of {lm.name} does not show where the head of a prompt ends, which all questions share: "
+            "give its tokenizer another chat_template."
+        )
+    bos = lm.tokenizer.bos_token or ""
+    return bos if common.startswith(bos) else ""
+
+
+@cache
+def _load(name: str) -> Prompt:
+    folder = files(__package__)
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+        raise ConfigError(f"Unknown prompt {name!r}: there are {', '.join(known)}.")
+    raw = load_yaml(path.read_text(encoding="utf-8"), f"Prompt {name}.yaml")
+    try:
+        return Prompt(name=name, **{**raw, "examples": tuple(raw["examples"])})
+    except TypeError as error:
+        raise ConfigError(f"Prompt {name}.yaml has a wrong key: {error}.") from error

@@ -1,0 +1,172 @@
+"""Notebooks without a person: `lagkit notebook NOTEBOOK OUT -p name value`, parameters checked first."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillException, PapermillExecutionError
+
+from lagkit.util.cli import count, exit_code
+from lagkit.util.errors import ConfigError, NotebookFailed
+from lagkit.util.home import BUNDLED
+from lagkit.util.paths import at
+from lagkit.util.progress import progress_mode
+from lagkit.util.secrets import scrub, scrub_file
+from lagkit.util.terminal import tell
+
+KERNEL = "python3"
+_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+def execute(
+    notebook: str | Path,
+    out_dir: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+    timeout: int = 900,
+) -> Path:
+    """Run a notebook with `parameters` and write the executed copy into `out_dir`; returns its path.
+
+    The kernel starts in the notebook's folder, as JupyterLab does. A parameter `out` that is not given becomes
+    `out_dir`, so that results lie beside the copy; `run` too, in a folder `run`, for a notebook that was installed with
+    lagkit, beside which nothing may be written. `timeout`: seconds that one cell may take. Raises ConfigError for
+    a missing notebook and for unknown or mistyped parameters before anything runs, and NotebookFailed when a
+    cell fails; the copy then holds everything up to the failure.
+    """
+    notebook, out_dir = at(notebook), at(out_dir)
+    known = declared(notebook)
+    given = check(notebook, known, parameters or {})
+    out_dir.mkdir(parents=True, exist_ok=True)
+    ours = {"out": out_dir, "run": out_dir / "run"} if notebook.resolve().is_relative_to(BUNDLED) else {"out": out_dir}
+    paths = {name: os.path.relpath(path.resolve(), notebook.resolve().parent) for name, path in ours.items()}
+    given = {name: path for name, path in paths.items() if name in known} | given
+    copy = out_dir / notebook.name
+    if copy.resolve() == notebook.resolve():
+        raise ConfigError(f"The executed copy would replace {notebook}: choose another folder.")
+    _run(notebook, copy, given, timeout)
+    return copy
+
+
+def declared(notebook: Path) -> dict[str, type]:
+    """The notebook's parameters and their types; raises ConfigError if it cannot be read or declares none.
+
+    A type is the one that stands behind the name if it is str, int, float or bool, else that of the default.
+    """
+    papermill_log = logging.getLogger("papermill")
+    before, papermill_log.level = papermill_log.level, logging.ERROR  # what it warns of is an error here
+    try:
+        found = papermill.inspect_notebook(str(notebook))
+    except (OSError, ValueError, PapermillException) as error:
+        raise ConfigError(f"The notebook {notebook} cannot be read ({' '.join(str(error).split())}).") from error
+    finally:
+        papermill_log.level = before
+    if not found:
+        raise ConfigError(f"The notebook {notebook} has no parameters: tag a cell of `name: type = value` lines.")
+    if unread := _assigned(notebook) - set(found):
+        raise ConfigError(
+            f"The parameter {min(unread)} of {notebook} cannot be read: give each a line of its own, with no `=` in it "
+            "but the one before its value."
+        )
+    return {name: _TYPES.get(p["inferred_type_name"]) or _type_of(name, p["default"]) for name, p in found.items()}
+
+
+def _assigned(notebook: Path) -> set[str]:
+    """What the cell tagged `parameters` assigns; papermill passes over lines that it cannot read."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    lines = [
+        node for source in tagged for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)
+    ]
+    targets = (node.targets[0] if isinstance(node, ast.Assign) else node.target for node in lines)
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def check(notebook: Path, known: Mapping[str, type], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given parameters, whole numbers as float where that is asked; raises ConfigError for the first wrong one."""
+    for name, value in given.items():
+        if name not in known:
+            raise ConfigError(f"{notebook.name} has no parameter {name!r}; it has {', '.join(known)}.")
+        fits = (int, float) if known[name] is float else known[name]
+        if not isinstance(value, fits) or (isinstance(value, bool) and known[name] is not bool):
+            raise ConfigError(f"The parameter {name} of {notebook.name} is of type {known[name].__name__}: {value!r}.")
+    return {name: float(value) if known[name] is float else value for name, value in given.items()}
+
+
+def _type_of(name: str, default: str) -> type:
+    try:
+        return type(ast.literal_eval(default))
+    except (ValueError, SyntaxError) as error:
+        raise ConfigError(f"The default of parameter {name} must be a literal, not {default}.") from error
+
+
+def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int) -> None:
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(copy),
+            parameters=dict(parameters),
+            kernel_name=KERNEL,
+            execution_timeout=timeout,
+            cwd=str(notebook.resolve().parent),
+            progress_bar=progress_mode() == "bar",
+            # Kernels warn at each start that they talk over TCP, and of closed sockets when they are stopped.
+            extra_arguments=["--IPKernelApp.log_level=50"],
+        )
+    except PapermillExecutionError as error:
+        said = scrub(f"{error.ename}: {' '.join(str(error.evalue).split())}")
+        raise NotebookFailed(f"{notebook.name} failed in cell {error.exec_count} ({said}); see {copy}.") from None
+    except TimeoutError as error:
+        raise NotebookFailed(f"A cell of {notebook.name} took more than {timeout} s; see {copy}.") from error
+    except RuntimeError as error:  # nbclient's DeadKernelError
+        raise NotebookFailed(f"The kernel of {notebook.name} stopped ({error}); see {copy}.") from error
+    finally:
+        if copy.exists():
+            scrub_file(copy)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one notebook; returns the exit code: 0, or with one sentence on standard error 2 (an error), 130 (Ctrl-C)."""
+    parser = argparse.ArgumentParser(prog="python -m lagkit.nightly.notebook", description="Run a notebook headlessly.")
+    parser.add_argument("notebook", type=at, metavar="NOTEBOOK")
+    parser.add_argument("out", type=at, metavar="OUT", help="folder for the executed copy and what it writes")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters", help="a parameter"
+    )
+    parser.add_argument("--timeout", type=count, default=900, metavar="S", help="seconds for one cell (default: 900)")
+    args = parser.parse_args(argv)
+    return exit_code(_command, args)
+
+
+def _command(args: argparse.Namespace) -> None:
+    names = [name for name, _ in args.parameters]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"-p gives {twice[0]} twice: give it once.")
+    given = from_words(args.notebook, dict(args.parameters))
+    tell(str(execute(args.notebook, args.out, given, args.timeout)))
+
+
+def from_words(notebook: Path, words: Mapping[str, str]) -> dict[str, Any]:
+    """Values from a command line: text where a parameter is text, Python literals elsewhere, `true` and `false` too."""
+    known = declared(notebook)
+    values: dict[str, Any] = {}
+    for name, word in words.items():
+        if known.get(name, str) is str:
+            values[name] = word
+            continue
+        try:
+            values[name] = ast.literal_eval(word.title() if known[name] is bool else word)
+        except (ValueError, SyntaxError):
+            values[name] = word  # which `check` refuses, in words
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Runs: configuration, journal, manifest, results, report."""

@@ -1,0 +1,84 @@
+"""Scores at smaller limits of rounds, read off one run: an answer counts if it was given in time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import pandas as pd
+
+from lagkit.stats import metrics
+from lagkit.stats.intervals import mean_interval
+
+Hops = Mapping[str, Collection[str]]
+
+
+def limited(results: pd.DataFrame, limit: int) -> pd.DataFrame:
+    """The results as they would be had every question ended after `limit` rounds.
+
+    An agent does not know its limit, so its first rounds are the same under any; one that had not answered by then
+    abstains and scores 0. results: as `Experiment.run` gives them, from a run with a larger limit. What the left-out
+    rounds cost is not known by round, so the columns of costs are dropped.
+    """
+    late = results["rounds"] > limit
+    failed = results["failed"] & (results["rounds"] < limit)
+    scores = {name: results[name].mask(late, 0.0) for name in metrics.SCORES if name in results}
+    return results.drop(columns=[name for name in (*metrics.COSTS, "cost") if name in results]).assign(
+        **scores,
+        answer=results["answer"].mask(late, None),
+        rounds=results["rounds"].clip(upper=limit),
+        abstained=results["abstained"] | late | (results["failed"] & ~failed),
+        failed=failed,
+    )
+
+
+def curve(results: pd.DataFrame, hops: Hops, limits: Collection[int]) -> pd.DataFrame:
+    """The mean score (EM, or accuracy) of each policy under each of `limits`, with its interval.
+
+    results: of one split. `hops`: question id -> ids of its hops. Columns: `policy`, `rounds` (the limit), `mean`,
+    `low`, `high`.
+    """
+    rows = []
+    for limit in limits:
+        part = limited(results, limit)
+        score = _score(part)
+        for policy, own in part.groupby("policy", sort=False):
+            found = mean_interval(own.set_index("question_id")[score].fillna(0.0), hops)
+            rows.append({"policy": policy, "rounds": limit, "mean": found.mean, "low": found.low, "high": found.high})
+    return pd.DataFrame(rows)
+
+
+def differences(results: pd.DataFrame, hops: Hops, limits: Collection[int], baseline: str = "no_logs") -> pd.DataFrame:
+    """Each policy against the baseline under the same limit: columns as of `curve`, of the paired difference."""
+    rows = []
+    for limit in limits:
+        found = metrics.compare(limited(results, limit), hops, baseline).xs(_score(results), level="metric")
+        for (policy, _), row in found.iterrows():
+            rows.append({"policy": policy, "rounds": limit, **row[["mean", "low", "high"]]})
+    return pd.DataFrame(rows)
+
+
+def to_ceiling(
+    results: pd.DataFrame, hops: Hops, limit: int, baseline: str = "no_logs", share: float = 1.0
+) -> pd.DataFrame:
+    """How many rounds each policy needs for `share` of what the baseline scores with `limit` rounds, the ceiling.
+
+    Indexed by policy: `rounds`, the least number with which its mean is not below that (missing if there is none); and
+    there `mean`, `low` and `high` of the paired difference to the ceiling.
+    """
+    score = _score(results)
+    ceiling = limited(results[results["policy"] == baseline], limit)
+    rows: dict[str, dict[str, float | None]] = {}
+    for policy, own in results.groupby("policy", sort=False):
+        rows[policy] = {"rounds": None, "mean": None, "low": None, "high": None}
+        for rounds in range(1, limit + 1):
+            early = limited(own, rounds)
+            if early[score].mean() >= share * ceiling[score].mean():
+                pair = pd.concat([ceiling.assign(policy=baseline), early.assign(policy="early")])
+                found = metrics.compare(pair, hops, baseline).xs(("early", score), level=("policy", "metric")).iloc[0]
+                rows[policy] = {"rounds": rounds, **found[["mean", "low", "high"]]}
+                break
+    return pd.DataFrame.from_dict(rows, orient="index").astype(float).rename_axis("policy")
+
+
+def _score(results: pd.DataFrame) -> str:
+    return next(name for name in metrics.SCORES if name in results)

@@ -1,0 +1,90 @@
+"""Question by question: which wrong answers a variant turns right, and which right ones it turns wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lagkit.stats.metrics import SCORES, normalize
+from lagkit.util.errors import ConfigError
+
+OUTCOMES = ("both right", "wrong to right", "right to wrong", "both wrong")
+
+_KEYS = ["policy", "split", "question_id"]
+NONE = pd.DataFrame(columns=[*_KEYS, "answer", "right", "rounds", "read", "confidence"])
+
+_LEAST_DOUBT = 1e-6  # nats per token; float32 tells no less
+
+
+def outcomes(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
+    """One row per policy other than the baseline, split and question that both answered.
+
+    results: as `Experiment.run` gives them. Columns: `policy`, `split`, `question_id`, `outcome` (one of `OUTCOMES`),
+    `answer_before` and `answer` (None: none was given), `rounds_before` and `rounds`. Right is an exact match, or the
+    right letter. Raises ConfigError without results of the baseline.
+    """
+    score = next(name for name in SCORES if name in results)
+    columns = ["policy", "split", "question_id", "answer", "rounds"]
+    table = results[columns].assign(right=results[score] == 1.0)
+    before = table[table["policy"] == baseline].drop(columns="policy")
+    if before.empty:
+        raise ConfigError(f"There are no results of {baseline!r} to compare with: run it too, or name another.")
+    after = table[table["policy"] != baseline]
+    both = after.merge(before, on=["split", "question_id"], suffixes=("", "_before"))
+    same, turned = both["right"] == both["right_before"], both["right"].map({True: OUTCOMES[1], False: OUTCOMES[2]})
+    kept = both["right"].map({True: OUTCOMES[0], False: OUTCOMES[3]})
+    both["outcome"] = kept.where(same, turned)
+    return both[["policy", "split", "question_id", "outcome", "answer_before", "answer", "rounds_before", "rounds"]]
+
+
+def counts(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
+    """How many questions of each outcome: a row per policy and split, a column for each of `OUTCOMES`."""
+    table = outcomes(results, baseline)
+    found = table.groupby(["policy", "split", "outcome"], sort=False).size().unstack(fill_value=0)
+    order = list(dict.fromkeys(zip(table["policy"], table["split"], strict=True)))
+    return (
+        found.reindex(index=pd.MultiIndex.from_tuples(order, names=["policy", "split"]), columns=list(OUTCOMES))
+        .fillna(0)
+        .astype(int)
+    )
+
+
+def answers(results: pd.DataFrame) -> pd.DataFrame:
+    """What another run is compared by: the columns of `NONE`.
+
+    `answer` in normal form, `right`, `rounds`, the tokens that were `read` (prefilled or injected), and `confidence`.
+    results: as `Experiment.run` gives them; what they lack is missing here, but for `split` (unseen). Where they hold
+    no score, `right` is their own.
+    """
+    score = next((name for name in SCORES if name in results), "right")
+    table = results.assign(right=results[score] == 1.0, rounds=results["rounds"].astype(float))
+    if "answer" in table:
+        table["answer"] = table["answer"].map(normalize, na_action="ignore")
+    if "prefilled" in table:
+        table["read"] = (table["prefilled"] + table["injected"]).astype(float)
+    if "split" not in table:
+        table["split"] = "unseen"
+    return table.reindex(columns=NONE.columns).astype({"confidence": float}).reset_index(drop=True)
+
+
+def compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """How far two runs with the same settings are apart: a row for each policy and split of `before`.
+
+    before, after: as `answers` gives them. Columns: `n`, answers before; how many have `changed`, in words, right or
+    wrong, or in rounds; for how many other tokens were `read`; and `doubt`, by what power of ten the doubt in an answer
+    (confidence without its minus sign) differs, median, NaN where none has a confidence. A question that only one of
+    the two holds has changed.
+    """
+    both = before.merge(after, how="outer", on=_KEYS, suffixes=("", "_after"), indicator="found")
+    missing = both["found"] != "both"
+    told = pd.DataFrame({"n": both["found"] != "right_only", "changed": missing, "read": missing})
+    for name, column in (("answer", "changed"), ("right", "changed"), ("rounds", "changed"), ("read", "read")):
+        one, other = both[name], both[f"{name}_after"]
+        told[column] |= (one != other) & ~(one.isna() & other.isna())
+    sure = (both[name].astype(float) for name in ("confidence", "confidence_after"))
+    doubts = [np.log10((-values).clip(lower=_LEAST_DOUBT)) for values in sure]
+    told["doubt"] = (doubts[0] - doubts[1]).abs()
+    counts = told.groupby([both[key] for key in _KEYS[:2]]).agg(
+        {"n": "sum", "changed": "sum", "read": "sum", "doubt": "median"}
+    )
+    return counts[counts["n"] > 0]

@@ -1,0 +1,1 @@
+"""What notebooks measure, one module a question."""

@@ -1,0 +1,134 @@
+"""Where attention goes: from a log's kept tokens to its earlier rounds, and from generated tokens to injected ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+
+import pandas as pd
+from torch import Tensor
+
+from lagkit.agent.context import Augmenter
+from lagkit.logs.encode import Encoder
+from lagkit.model.lm import LM, Context
+from lagkit.model.prompts.actions import STOP_STRINGS
+from lagkit.policy import Policy
+from lagkit.run.experiment import Experiment
+from lagkit.stats.metrics import normalize
+from lagkit.studies.attention import mass, uniform_mass
+from lagkit.studies.examples import Case
+from lagkit.types import Question, Trace
+from lagkit.util.progress import progress
+
+Spans = Mapping[int, Sequence[int]]
+
+
+def to_rounds(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFrame:
+    """Attention from each log's kept tokens to every earlier round, while the log is encoded.
+
+    One row per question, layer, head and `back` (1: the round next to the last). `mass`: the share of attention that
+    goes to that round. `null`: the same when another log's words stand in the slots of all earlier rounds: as many, at
+    the same positions. `uniform`: the round's share of what a kept token sees. The very first slot counts to no round:
+    attention rests there when it has nowhere to go.
+    """
+    encoder, tables = Encoder(run.local_lm, run.prompt), []
+    for case in progress(cases, "Attention to earlier rounds"):
+        reading = encoder.read(case.log, policy)
+        last = len(reading.rounds) - 1
+        spans = {back: [slot for slot in reading.rounds[last - back] if slot] for back in range(1, last + 1)}
+        swapped = _swapped(encoder, reading.context, spans, case.stranger)
+        tables.append(_table(run.local_lm, (reading.context, swapped), reading.kept, spans, case, "back"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFrame:
+    """Attention from what the model generates in its first round to the injected log.
+
+    One row per question, layer and head. `null`: the same words generated, but another log's KV in the log's slots,
+    repeated or cut to as many tokens. Otherwise as in `to_rounds`. Questions to which it says nothing are left out.
+    """
+    augmenter, tables = Augmenter(run.local_lm, run.prompt, policy), []
+    blocks = [augmenter.encoder.encode(case.log, policy) for case in progress(cases, "Encoding logs")]
+    contexts = [
+        augmenter.around(case.question, case.user_turn, (block,)) for case, block in zip(cases, blocks, strict=True)
+    ]
+    stop, config = STOP_STRINGS[run.prompt.kind], run.config
+    said = run.local_lm.generate(contexts, config.max_new_tokens, stop=stop, batch_size=config.batch_size)
+    rows = [row for row in zip(cases, blocks, contexts, said, strict=True) if row[3].ids]
+    for case, block, context, response in progress(rows, "Attention to logs"):
+        other = augmenter.encoder.encode(case.stranger, policy)
+        other = other.take([i % len(other) for i in range(len(block))])
+        *before, _ = context.blocks
+        ids = (*context.ids, *response.ids)
+        whole, swapped = (Context(ids, (*before, shown)) for shown in (block, other))
+        end = whole.injected + len(ids)
+        start = sum(map(len, before))
+        log = [slot for slot in range(start, start + len(block)) if slot]
+        generated = range(end - len(response.ids), end)
+        tables.append(_table(run.local_lm, (whole, swapped), generated, {0: log}, case, "log"))
+    return pd.concat(tables, ignore_index=True).drop(columns="log")
+
+
+def repetition(logs: Sequence[Trace], questions: Sequence[Question]) -> pd.DataFrame:
+    """How much of each earlier round the last one says again: one row per log and `back`.
+
+    `words`: the share of the round's distinct words that the last round repeats (NaN if it has none). `found`: how many
+    answers of the log question's hops the round names; `found_again`: how many of these the last round names too.
+    """
+    hops = {question.id: [normalize(hop.answer) for hop in question.hops] for question in questions}
+    rows = []
+    for log in logs:
+        *earlier, last = [normalize(round_.response) for round_ in log.rounds if round_.response]
+        for back, said in enumerate(reversed(earlier), 1):
+            words = {*said.split()}
+            found = [answer for answer in hops.get(log.question_id, ()) if f" {answer} " in f" {said} "]
+            rows.append(
+                {
+                    "question_id": log.question_id,
+                    "back": back,
+                    "words": len(words & {*last.split()}) / len(words) if words else float("nan"),
+                    "found": len(found),
+                    "found_again": sum(f" {answer} " in f" {last} " for answer in found),
+                }
+            )
+    return pd.DataFrame(rows, columns=["question_id", "back", "words", "found", "found_again"])
+
+
+def _table(
+    lm: LM, contexts: tuple[Context, Context], queries: Sequence[int], spans: Spans, case: Case, column: str
+) -> pd.DataFrame:
+    """Rows for one case, from the true context and from the one with a stranger's tokens in its place."""
+    if not spans:
+        return pd.DataFrame()
+    named = {str(key): slots for key, slots in spans.items()}
+    found, null = (mass(lm, context, queries, named) for context in contexts)
+    uniform = uniform_mass(queries, named)
+    return pd.DataFrame(
+        {
+            "question_id": case.question.id,
+            "layer": layer,
+            "head": head,
+            column: key,
+            "mass": float(found[layer, head, i]),
+            "null": float(null[layer, head, i]),
+            "uniform": float(uniform[i]),
+        }
+        for layer, head in _pairs(found)
+        for i, key in enumerate(spans)
+    )
+
+
+def _pairs(found: Tensor) -> list[tuple[int, int]]:
+    return [(layer, head) for layer in range(found.shape[0]) for head in range(found.shape[1])]
+
+
+def _swapped(encoder: Encoder, context: Context, spans: Spans, stranger: Trace) -> Context:
+    """The context with a stranger's words, repeated or cut to fit, in the slots of `spans`."""
+    slots = sorted(slot - context.injected for span in spans.values() for slot in span)
+    lm = encoder.lm
+    words = lm.tokenize(lm.plain(" ".join(round_.response for round_ in stranger.rounds)))
+    ids = list(context.ids)
+    for slot, word in zip(slots, islice(cycle(words), len(slots)), strict=True):
+        ids[slot] = word
+    return replace(context, ids=tuple(ids))

@@ -1,0 +1,78 @@
+"""Questions as they meet logs: what a model reads in its first round, the nearest log, and one of somebody else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lagkit.run.experiment import Experiment
+from lagkit.types import Question, Trace
+from lagkit.util.errors import DataError
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question, its first user turn, the log that it is shown, and another log, drawn at random."""
+
+    question: Question
+    user_turn: str
+    log: Trace
+    stranger: Trace
+
+
+def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
+    """Questions of `n` logs that are right and have at least `rounds` rounds (or of all, if fewer), with their own log.
+
+    Such a log holds all that its question needs, so that what is lost of it must show. The run's logs must be built;
+    they are drawn with its seed, and so are strangers, among logs with as many rounds where there are any. Raises
+    DataError when there is no such log.
+    """
+    logs = run.logs()
+    asked = {question.id: question for question in run.log_questions}
+    right = [log for log in logs if log.correct and log.question_id in asked]
+    long = [log for log in right if sum(bool(round_.response) for round_ in log.rounds) >= rounds]
+    if not long:
+        raise DataError(
+            f"None of {len(logs)} logs is right and has {rounds} rounds: build more, or allow fewer rounds."
+        )
+    drawn = random.Random(run.config.seed).sample(long, min(n, len(long)))
+    return _cases(run, [(asked[log.question_id], log) for log in drawn], logs)
+
+
+def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
+    """What each question's first user turn says: the passages that the question itself finds, and the question."""
+    turns = []
+    for question, vector in zip(questions, run.embedder.queries([q.text for q in questions]), strict=True):
+        passages = []
+        if run.passages is not None:
+            found = run.passages.search(vector[None], run.config.passages)[0]
+            passages = [run.passages.passage(hit.id) for hit in found]
+        turns.append(run.prompt.user_turn(question, passages))
+    return turns
+
+
+def meet(run: Experiment, n: int) -> list[Case]:
+    """The first `n` unseen questions, each with its nearest log. The run's logs must be built; strangers as above."""
+    questions = run.questions("unseen")[:n]
+    vectors = run.embedder.queries([question.text for question in questions])
+    with run.store() as store:
+        nearest = [store.get(found[0].id) for found in store.search(vectors, k=1)]
+    return _cases(run, list(zip(questions, nearest, strict=True)), run.logs())
+
+
+def _cases(run: Experiment, pairs: Sequence[tuple[Question, Trace]], logs: Sequence[Trace]) -> list[Case]:
+    draw = random.Random(run.config.seed)
+    turns = first_turns(run, [question for question, _ in pairs])
+    return [
+        Case(question, turn, log, _stranger(log, logs, draw))
+        for (question, log), turn in zip(pairs, turns, strict=True)
+    ]
+
+
+def _stranger(log: Trace, logs: Sequence[Trace], draw: random.Random) -> Trace:
+    others = [other for other in logs if other.question_id != log.question_id and other.rounds]
+    alike = [other for other in others if len(other.rounds) == len(log.rounds)]
+    if not others:
+        raise DataError("There is one log only: build more, to have another one to compare with.")
+    return draw.choice(alike or others)

@@ -1,0 +1,185 @@
+"""Gates on reuse: logs only from a similarity on, and only where the model is not less sure of its answer with them.
+
+Confidence is the mean log-probability of an answer's tokens (`Trace.confidence`), in nats per token. A gate on it is
+applied to two runs of the same questions that have ended, one without logs and one with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+
+from lagkit.stats.intervals import Difference, mean_interval, wilson
+from lagkit.stats.metrics import COSTS
+from lagkit.studies.transfer import ALL
+from lagkit.types import Trace
+from lagkit.util.errors import DataError
+
+_FEWEST = 5  # right answers, and wrong ones, from which an area is told
+
+# The margins at which confidence is not asked: it never falls by so much, or always does.
+BACKUP = math.inf  # the answer without logs is taken only where logs leave none
+LAST_RESORT = -math.inf  # logs are used only where there is no answer without them
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When the answer with logs is taken.
+
+    min_similarity: logs that are less similar to the query are not used, in any round (`ALL`: none is).
+    margin: None takes the answer with logs whatever it is, and the question is answered once. A number has it answered
+    twice, with logs and without, and takes one of the two answers:
+
+    - if only one run ended with an answer, that one: an answer beats an abstention or a failure, however unsure it is;
+    - if neither did, none;
+    - if both did, the one with logs, unless its confidence is lower than the other's by more than `margin`: at 0 it
+      must not fall, at `BACKUP` it may fall as it likes, at `LAST_RESORT` no rise is enough. If one of the two is not
+      known, there is no fall and no rise.
+    """
+
+    min_similarity: float = ALL
+    margin: float | None = None
+
+    def __str__(self) -> str:
+        similar = "all logs" if self.min_similarity <= ALL else f"logs from {self.min_similarity:g} on"
+        if self.margin is None:
+            return similar
+        rules = {BACKUP: "else without", LAST_RESORT: "where none without", 0.0: "if confidence does not fall"}
+        return f"{similar}, {rules.get(self.margin, f'if confidence falls by {self.margin:g} at most')}"
+
+
+def takes_logs(without: Trace, with_logs: Trace, margin: float) -> bool:
+    """Whether a gate of that margin takes the answer with logs; what is taken has one if either run has."""
+    if without.answer is None or with_logs.answer is None:
+        return without.answer is None
+    if without.confidence is None or with_logs.confidence is None:
+        return margin >= 0
+    return without.confidence - with_logs.confidence <= margin
+
+
+def gated(without: Mapping[str, Trace], with_logs: Mapping[str, Trace], margin: float | None) -> pd.DataFrame:
+    """What a gate's margin makes of two runs of the same questions: a row each, by its id.
+
+    Columns: `logs`, whether the answer with logs was taken; whether it was `answered`, and is `right`; `rounds`, and
+    the tokens and seconds of `metrics.COSTS`, of both runs if there is a margin (where confidence is not asked, only if
+    the first left no answer). Raises DataError if the runs hold different questions, or if confidence is asked and no
+    answer of a run has one.
+    """
+    if without.keys() != with_logs.keys():
+        raise DataError("The runs without logs and with them hold different questions: gate runs of the same ones.")
+    if margin is not None and math.isfinite(margin):
+        _check_told(without.values(), "without")
+        _check_told(with_logs.values(), "with")
+    rows = {}
+    for id, after in with_logs.items():
+        before = without[id]
+        logs = margin is None or takes_logs(before, after, margin)
+        taken, runs = after if logs else before, _needed(before, after, margin)
+        rows[id] = {
+            "logs": logs,
+            "answered": taken.answer is not None,
+            "right": bool(taken.correct),
+            "rounds": sum(len(run.rounds) for run in runs),
+            **{cost: sum(getattr(run.usage, cost) for run in runs) for cost in COSTS},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _needed(without: Trace, with_logs: Trace, margin: float | None) -> list[Trace]:
+    """The runs that had to be made."""
+    if margin is None or (margin == BACKUP and with_logs.answer is not None):
+        return [with_logs]
+    if margin == LAST_RESORT and without.answer is not None:
+        return [without]
+    return [without, with_logs]
+
+
+def choose_gates(right: Mapping[Gate, float]) -> dict[str, Gate]:
+    """The best gate of each kind: `all logs`, `similar logs`, `confident answers` (all logs, and a margin), `both`.
+
+    right: the share of right answers of each candidate, among them that of `Gate()`. Each kind may choose to do without
+    a limit. Of equally good gates it is the one that interferes least: of the lowest similarity, then the largest
+    margin.
+    """
+    order = sorted(right, key=lambda gate: (-right[gate], *_interference(gate)))
+    return {
+        "all logs": Gate(),
+        "similar logs": next(gate for gate in order if gate.margin is None),
+        "confident answers": next(gate for gate in order if gate.min_similarity == ALL),
+        "both": order[0],
+    }
+
+
+def _interference(gate: Gate) -> tuple[float, bool, float]:
+    return gate.min_similarity, gate.margin is not None, -(gate.margin or 0.0)
+
+
+def confidences(without: Mapping[str, Trace], with_logs: Mapping[str, Trace]) -> pd.DataFrame:
+    """How sure the model was: a row for each question, by its id; NaN where it left none or did not tell.
+
+    Columns: `sure_without`, `sure_with_logs`, and `change`, the second less the first.
+    """
+    told = {
+        "sure_without": {id: trace.confidence for id, trace in without.items()},
+        "sure_with_logs": {id: trace.confidence for id, trace in with_logs.items()},
+    }
+    table = pd.DataFrame(told, index=list(with_logs), dtype=float)
+    return table.assign(change=table["sure_with_logs"] - table["sure_without"])
+
+
+def told_apart(outcomes: pd.DataFrame, hops: Mapping[str, Collection[str]]) -> pd.DataFrame:
+    """How well confidence tells right answers from wrong ones: a row for each kind of answers.
+
+    outcomes: as `Transfer.outcomes` gives them, with the columns of `confidences`. Rows: answers `without logs`, those
+    `with logs`, of these the ones with each kind of logs, and `change, right without`: whether confidence changes
+    otherwise where logs cost the right answer. Columns: how many `answers` with a confidence there are, the share
+    `right`, the `median` of confidence or its change, and the area as `auc` gives it (`mean`, `low`, `high`, ...).
+    """
+    parts = {
+        "without logs": (outcomes, "sure_without", "without"),
+        "with logs": (outcomes, "sure_with_logs", "with_logs"),
+        **{f"with logs, {kind}": (own, "sure_with_logs", "with_logs") for kind, own in outcomes.groupby("kind")},
+        "change, right without": (outcomes[outcomes["without"]], "change", "with_logs"),
+    }
+    rows = {}
+    for name, (part, score, right) in parts.items():
+        told = part.dropna(subset=[score])
+        facts = {"answers": len(told), "right": told[right].mean(), "median": told[score].median()}
+        rows[name] = facts | asdict(auc(told[score], told[right], hops))
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def auc(score: pd.Series, right: pd.Series, hops: Mapping[str, Collection[str]]) -> Difference:
+    """How often a right answer scores higher than a wrong one, ties counting half: 0.5 is chance.
+
+    Series by question id, without gaps. The interval is DeLong's (the variance of each question's part in the area: the
+    share of those of the other side that it stands rightly to), widened for questions that share a hop as
+    `paired_interval` does; Wilson's, of as many as the rarer side has, where the area is 0 or 1. All NaN where fewer
+    than 5 answers are right, or wrong: so few tell nothing of their spread.
+    """
+    values, good, n = score.to_numpy(float), right.reindex(score.index).to_numpy(bool), len(score)
+    if min(good.sum(), n - good.sum()) < _FEWEST:
+        return Difference(math.nan, math.nan, math.nan, n, math.nan)
+    rarer = min(good.sum(), n - good.sum()) / n
+    wins = (np.sign(values[good][:, None] - values[~good][None, :]) + 1) / 2
+    area, parts = wins.mean(), np.empty(n)
+    parts[good], parts[~good] = wins.mean(1) - area, wins.mean(0) - area
+    share = np.where(good, good.mean(), 1 - good.mean())
+    found = mean_interval(pd.Series(area + parts / share, score.index), hops)
+    if area in (0, 1):
+        low, high = wilson(float(area), found.effective * rarer)
+        return Difference(float(area), low, high, n, found.effective)
+    return found
+
+
+def _check_told(traces: Iterable[Trace], which: str) -> None:
+    answered = [trace for trace in traces if trace.answer is not None]
+    if answered and all(trace.confidence is None for trace in answered):
+        raise DataError(
+            f"No answer {which} logs tells how sure the model was: answer the questions again, in a new folder, "
+            "with a model that tells the log-probabilities of its tokens."
+        )

@@ -1,0 +1,103 @@
+"""What it costs to inject logs, against reading their text: from a closed store, and when they are in memory."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pandas as pd
+
+from lagkit.logs.planner import Rates, measure_rates
+from lagkit.logs.store import LogStore
+from lagkit.model.block_cache import HotBlocks
+from lagkit.model.kv import build_cache
+from lagkit.model.lm import LM, Context
+from lagkit.types import Round, Trace
+
+_KEY = "log"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Medians in milliseconds: the parts of a cold and of a hot injection, and a prefill of the same tokens.
+
+    Cold, the store is closed and nothing of it in this process, though its files are in the system's page cache; a
+    checksum of each block is computed. Hot, the blocks were injected at these places before. rates: of this model and
+    the folder for temporary files.
+    """
+
+    cold: Mapping[str, float]
+    hot: Mapping[str, float]
+    cold_ms: float
+    hot_ms: float
+    prefill_ms: float
+    rates: Rates
+    bytes_per_token: int
+
+    @property
+    def cold_share(self) -> float:
+        """A cold injection over a prefill."""
+        return self.cold_ms / self.prefill_ms
+
+    @property
+    def hot_share(self) -> float:
+        """A hot injection over a prefill."""
+        return self.hot_ms / self.prefill_ms
+
+    def table(self) -> pd.DataFrame:
+        """A row for each of `cold`, `hot` and `prefill`, in milliseconds; `share` is that of the prefill."""
+        rows = {
+            "cold": {**self.cold, "all": self.cold_ms, "share": self.cold_share},
+            "hot": {**self.hot, "all": self.hot_ms, "share": self.hot_share},
+            "prefill": {"all": self.prefill_ms, "share": 1.0},
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("milliseconds")
+
+
+def measure(lm: LM, *, logs: int = 3, tokens: int = 150, repeats: int = 5) -> Costs:
+    """Measure with logs of random tokens, in turns: a busy machine slows all of it."""
+    rng = np.random.default_rng(0)
+    texts = [tuple(rng.integers(3, lm.model.config.vocab_size, tokens).tolist()) for _ in range(logs)]
+    whole = Context(tuple(token for text in texts for token in text))
+    cold, hot, prefills = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        dtype = str(lm.dtype).removeprefix("torch.")
+        with LogStore.create(folder, model=lm.fingerprint, embedder="none", dim=2, dtype=dtype) as store:
+            blocks = [lm.encode(Context(text), 0, len(text)) for text in texts]
+            vector = np.eye(2, dtype=np.float32)[0]
+            ids = store.add_many((_trace(i), vector, {_KEY: block}) for i, block in enumerate(blocks))
+        for _ in range(repeats):
+            cold.append(_inject(lm, Path(folder), ids, held := HotBlocks()))
+            hot.append(_inject(lm, Path(folder), ids, held))
+            began = time.perf_counter()
+            lm.encode(whole, 0, 0)
+            prefills.append(1e3 * (time.perf_counter() - began))
+        with LogStore.open(folder) as store:
+            rates = measure_rates(lm, store)
+    parts = [{name: median(run[name] for run in runs) for name in runs[0]} for runs in (cold, hot)]
+    cold_ms, hot_ms = (median(sum(run.values()) for run in runs) for runs in (cold, hot))
+    return Costs(parts[0], parts[1], cold_ms, hot_ms, median(prefills), rates, blocks[0].nbytes // tokens)
+
+
+def _inject(lm: LM, folder: Path, ids: list[str], hot: HotBlocks) -> dict[str, float]:
+    """Milliseconds of each step from a closed store to a filled cache."""
+    times = [time.perf_counter()]
+    with LogStore.open(folder, model=lm.fingerprint) as store:
+        times.append(time.perf_counter())
+        rows = [row for log in ids if (row := store.find(log, _KEY))]
+        parts = [hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row)) for row in rows]
+        blocks = [part.ready() for part in parts]
+        times.append(time.perf_counter())
+        build_cache([blocks], lm.model, lm.realigner, 1)
+        times.append(time.perf_counter())
+    return dict(zip(("open", "read and check", "realign"), (1e3 * np.diff(times)).tolist(), strict=True))
+
+
+def _trace(number: int) -> Trace:
+    return Trace(str(number), f"Question {number}?", "", (Round(str(number), str(number)),))

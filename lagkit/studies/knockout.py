@@ -1,0 +1,182 @@
+"""The causal test of the method's assumption: later rounds are kept from seeing an earlier one while a log is encoded.
+
+If what is stored of a log carries an early round, then the stored KV, and what the model answers with it, must suffer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from lagkit.agent.context import Augmenter
+from lagkit.logs.encode import Encoder, Reading
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import Context
+from lagkit.model.prompts.actions import STOP_STRINGS, parse
+from lagkit.policy import Policy, get_policy
+from lagkit.run.experiment import Experiment
+from lagkit.stats import metrics
+from lagkit.studies import sanity
+from lagkit.studies.attention import Watch, watching
+from lagkit.studies.examples import Case
+from lagkit.types import Trace
+from lagkit.util.errors import ConfigError, DataError
+from lagkit.util.progress import progress
+
+INTACT, NO_LOG, ALL_EARLIER = "intact", "no log", "all earlier"
+
+
+def reading_policy(name: str) -> Policy:
+    """The policy of this name; raises ConfigError unless it reads earlier rounds before those that it keeps as KV."""
+    policy = get_policy(name)
+    if "+" in name:
+        raise ConfigError(
+            f"{name} changes limits of the agent, and no question is answered in rounds here: leave them out."
+        )
+    if policy is None or policy.inject != "kv" or policy.encode == "kept" or policy.keep == "all_rounds":
+        raise ConfigError(
+            f"Policy {name} has no earlier rounds behind what it keeps: choose one such as kv_last_round."
+        )
+    return policy
+
+
+def encode(encoder: Encoder, trace: Trace, policy: Policy, cut: Collection[int] = ()) -> KVBlock:
+    """As `Encoder.encode`, but no token behind round i sees round i, for every i of `cut` (counted from 0).
+
+    Positions stay as they are, and the very first slot stays visible. Raises ConfigError under a policy that reads no
+    earlier rounds, IndexError for a round that there is not, and what `watching` and `Encoder.encode` raise.
+    """
+    if policy.encode == "kept":
+        raise ConfigError(f"Policy {policy} reads only what it keeps: choose encode responses or conversation.")
+    reading = encoder.read(trace, policy)
+    with watching(encoder.lm.model, Watch(cut=_cut(reading, cut))):
+        return encoder.prefill(reading)
+
+
+def versions(encoder: Encoder, trace: Trace, policy: Policy) -> dict[str, KVBlock]:
+    """A log's block when nothing is cut, when one earlier round is (`1 back` is next to the last), and when all are."""
+    last = len(encoder.read(trace, policy).rounds) - 1
+    cuts: dict[str, tuple[int, ...]] = {INTACT: ()} | {back_name(back): (last - back,) for back in range(1, last + 1)}
+    cuts |= {ALL_EARLIER: tuple(range(last))} if last > 0 else {}
+    return {name: encode(encoder, trace, policy, cut) for name, cut in cuts.items()}
+
+
+def back_name(back: int) -> str:
+    """How the condition is called in which the round that lies `back` rounds before the last is cut."""
+    return f"{back} back"
+
+
+def change(intact: KVBlock, cut: KVBlock) -> pd.DataFrame:
+    """How far stored KV moved: a row for each layer and part (`keys`, without RoPE, and `values`).
+
+    `relative`: norm of the difference over norm of the intact. `cosine`: mean over tokens and heads.
+    """
+    rows = []
+    for part in ("keys", "values"):
+        before, after = (getattr(block, part).float() for block in (intact, cut))
+        relative = (after - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
+        cosine = cosine_similarity(before, after, dim=-1).flatten(1).mean(dim=1)
+        for layer, (moved, angle) in enumerate(zip(relative.tolist(), cosine.tolist(), strict=True)):
+            rows.append({"layer": layer, "part": part, "relative": moved, "cosine": angle})
+    return pd.DataFrame(rows)
+
+
+def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Cut each case's log in every way, and let the model answer the question in one round with what is left.
+
+    The cases are of `cases.revisit`: right logs, each shown to its own question.
+
+    Returns two tables. Stored KV: one row per question, condition, layer and part, as in `change`. Answers: one row per
+    question and condition, `no log` among them, with `gold`, the mean log-probability (nats) of the gold answer's
+    tokens where the log's last response first names it, and `right`, whether the first round answers rightly.
+    """
+    augmenter = Augmenter(run.local_lm, run.prompt, policy)
+    moved, read = [], []
+    for case in progress(cases, "Encoding with attention cut"):
+        blocks = versions(augmenter.encoder, case.log, policy)
+        for name, block in blocks.items():
+            if name != INTACT:
+                moved.append(change(blocks[INTACT], block).assign(question_id=case.question.id, condition=name))
+        shown = {name: (block,) for name, block in blocks.items()} | {NO_LOG: ()}
+        read.append({name: augmenter.around(case.question, case.user_turn, block) for name, block in shown.items()})
+    return pd.concat(moved, ignore_index=True) if moved else pd.DataFrame(), _score(run, cases, read)
+
+
+def reuse(run: Experiment, cases: Sequence[Case], policies: Sequence[str]) -> pd.DataFrame:
+    """The second table of `knock_out`, with KV policies, by name, as conditions; the first is called `intact`."""
+    named = zip([INTACT, *policies[1:]], map(get_policy, policies), strict=True)
+    augmenters = {name: Augmenter(run.local_lm, run.prompt, policy) for name, policy in named}
+
+    def context(case: Case, augmenter: Augmenter) -> Context:
+        if augmenter.policy is None:
+            raise ConfigError("no_logs keeps no KV: name policies that do.")
+        block = augmenter.encoder.encode(case.log, augmenter.policy)
+        return augmenter.around(case.question, case.user_turn, (block,))
+
+    read = [
+        {name: context(case, augmenter) for name, augmenter in augmenters.items()}
+        for case in progress(cases, "Encoding as other policies do")
+    ]
+    return _score(run, cases, read)
+
+
+def _score(run: Experiment, cases: Sequence[Case], read: Sequence[dict[str, Context]]) -> pd.DataFrame:
+    """One row per case and condition (its context by name): `question_id`, `condition`, `gold`, `right`."""
+    rows = []
+    for case, contexts in progress(list(zip(cases, read, strict=True)), "Scoring answers"):
+        gold = _gold(run, case, contexts)
+        rows += [{"question_id": case.question.id, "condition": name, "gold": gold[name]} for name in contexts]
+    asked = [(case, context) for case, contexts in zip(cases, read, strict=True) for context in contexts.values()]
+    return pd.DataFrame(rows).assign(right=_right(run, asked))
+
+
+def _cut(reading: Reading, rounds: Collection[int]) -> Tensor:
+    """Bool `[tokens, tokens]`: every token behind each of the rounds against the tokens of that round."""
+    tokens = reading.context.injected + len(reading.context.ids)
+    hidden = torch.zeros(tokens, tokens, dtype=torch.bool)
+    for number in rounds:
+        slots = reading.rounds[number]
+        # All tokens may see the first slot: attention rests there when it has nowhere to go, and would go astray.
+        hidden[slots[-1] + 1 :, [slot for slot in slots if slot]] = True
+    return hidden
+
+
+def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, float]:
+    """Mean log-probability of the answer's tokens where the log's last response first names it, in each condition.
+
+    What the response says before that is read as it stands: of an answer that is forced at once, a model that was
+    never asked for one has no opinion.
+    """
+    said = case.log.rounds[-1].response.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
+    answer = case.log.answer or ""
+    named = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", said) if answer else None
+    if named is None:
+        raise DataError(f"The last response of the log {case.log.id} does not name its answer: take another log.")
+    before = tuple(run.local_lm.tokenize(run.local_lm.plain(said[: named.start()].rstrip())))
+    asked = {name: [Context((*context.ids, *before), context.blocks)] for name, context in read.items()}
+    readings = sanity.read(run.local_lm, asked, [answer], new_tokens=0)
+    return {name: float(reading.gold[0]) for name, reading in readings.items()}
+
+
+def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[float]:
+    """Whether one round's response is the right answer, for each context."""
+    kind, config = run.prompt.kind, run.config
+    said = run.local_lm.generate(
+        [context for _, context in contexts],
+        config.max_new_tokens,
+        stop=STOP_STRINGS[kind],
+        batch_size=config.batch_size,
+    )
+    actions = [
+        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, kind)
+        for (case, _), response in zip(contexts, said, strict=True)
+    ]
+    return [
+        float(action.kind == "answer" and metrics.is_right(case.question, action.text))
+        for (case, _), action in zip(contexts, actions, strict=True)
+    ]

@@ -1,0 +1,82 @@
+"""The paper's published table (arXiv 2505.14398), and results of our own put beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from lagkit.policy import POLICIES
+from lagkit.stats.intervals import verdict
+
+_TABLE = Path(__file__).with_name("paper.csv")
+_SHARES = ["em", "f1", "accuracy"]
+
+
+def published() -> pd.DataFrame:
+    """The paper's results on unseen questions.
+
+    Columns: `dataset`, `questions` (their number), `policy`, the scores `em` and `f1`, or `accuracy` for multiple
+    choice (shares of 1; NaN where a data set has no such score), and mean `rounds`.
+    """
+    table = pd.read_csv(_TABLE, comment="#")
+    return table.assign(**{name: table[name] / 100 for name in _SHARES})
+
+
+def differences(table: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
+    """Published results against the baseline of their data set, in the form of `metrics.compare`.
+
+    Rows: policy, `source` (the data set) and metric. Nothing about single questions is published, so `low` and `high`
+    are NaN: no interval can be had.
+    """
+    rows = []
+    for dataset, part in table.groupby("dataset", sort=False):
+        means = part.set_index("policy")[[*_SHARES, "rounds"]].dropna(axis=1, how="all")
+        gains = (means - means.loc[baseline]).drop(index=baseline)
+        rows += [
+            {"policy": policy, "source": dataset, "metric": metric, "mean": gain, "n": part["questions"].iloc[0]}
+            for (policy, metric), gain in gains.stack().items()
+        ]
+    found = pd.DataFrame(rows).set_index(["policy", "source", "metric"])
+    return found.assign(low=float("nan"), high=float("nan"))
+
+
+def agreement(theirs: pd.DataFrame, ours: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """How often our differences point the paper's way: a row for each of its data sets with this metric.
+
+    theirs: as `differences` gives them. ours: the same levels, one source. Columns count the policies that both have:
+    `same` and `opposite` direction where our interval keeps clear of zero; where it does not, `equal` within the
+    metric's margin, and `inconclusive`.
+    """
+    own = ours.xs(metric, level="metric").droplevel("source")
+    rows = {}
+    for source, part in theirs.xs(metric, level="metric").groupby(level="source", sort=False):
+        published = part.droplevel("source")["mean"].rename("published")
+        pairs = own.join(published, how="inner")
+        found = pd.Series([verdict(row, metric) for _, row in pairs.iterrows()], pairs.index, dtype=object)
+        clear, same = found.isin(["more", "less"]), pairs["mean"] * pairs["published"] > 0
+        unclear = {name: sum(found == name) for name in ("equal", "inconclusive")}
+        rows[source] = {"same": sum(clear & same), "opposite": sum(clear & ~same), **unclear}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def beside(ours: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Every named policy that the paper or we have: score in percent and rounds, a pair of columns for each source.
+
+    ours: the name of a run -> its `metrics.summarize` on one split, by policy. The score is EM, or accuracy for
+    multiple choice; a policy that a source lacks is NaN.
+    """
+    columns: dict[tuple[str, str], pd.Series] = {}
+    for dataset, part in published().groupby("dataset", sort=False):
+        means = part.set_index("policy")
+        source = f"{dataset} ({part['questions'].iloc[0]:,}), paper"
+        columns |= _pair(source, means["em"].fillna(means["accuracy"]), means["rounds"])
+    for name, means in ours.items():
+        columns |= _pair(f"{name} ({means['n'].iloc[0]:,}), ours", means["em"], means["rounds"])
+    table = pd.DataFrame(columns)
+    return table.loc[[name for name in POLICIES if name in table.index]]
+
+
+def _pair(source: str, score: pd.Series, rounds: pd.Series) -> dict[tuple[str, str], pd.Series]:
+    return {(source, "score"): 100 * score, (source, "rounds"): rounds}

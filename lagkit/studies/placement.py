@@ -1,0 +1,259 @@
+"""Where logs stand and what stood before them when they were encoded: how close KV comes to reading the same words.
+
+Dense prefill reads the words of the logs, in the same places and order, in one go with the prompt. There a log has read
+the prompt's head, or nothing, and the logs in front of it; injected KV has read what its policy says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import get_args
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lagkit.agent.context import Augmenter
+from lagkit.logs.encode import Encoder, Reading, Span
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import LM, Context
+from lagkit.model.prompts.actions import STOP_STRINGS
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.policy import POLICIES, Before, Encode, Place, Policy, Variant, get_policy
+from lagkit.run.experiment import Experiment
+from lagkit.studies.attention import Watch, mass, watching
+from lagkit.studies.drift import divergence
+from lagkit.studies.examples import first_turns
+from lagkit.types import Question, Trace
+from lagkit.util.errors import ConfigError
+from lagkit.util.progress import progress
+
+LAST, NO_LOGS = "+best_log=last", "no_logs"
+HEAD, EARLIER, QUESTIONS = "head", "earlier responses", "questions"
+LEAD, REST = "words before the questions", "rest of the user turns"
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """An unseen question in its first round: its user turn, and the logs that it finds, best first."""
+
+    question: Question
+    user_turn: str
+    logs: tuple[Trace, ...]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A meeting under one variant: the context with KV, the one in which the same words are read, and what is said.
+
+    without: the context in which there are no logs. said: ids of the model's response to dense prefill, which it is
+    made to say after each. logs: slots of each log, and bos: that of the head's first token, in `kv` and `dense` alike.
+    """
+
+    question_id: str
+    variant: str
+    kv: Context
+    dense: Context
+    without: Context
+    logs: tuple[range, ...]
+    bos: int
+    said: tuple[int, ...] = ()
+
+
+def grid(encode: Encode = "responses") -> pd.DataFrame:
+    """Variants that keep the last round as KV, in each `place`, with each `before`, the best log first or last.
+
+    A row each, by its name; columns `place`, `before` and `best_log`.
+    """
+    names = {policy: name for name, policy in POLICIES.items()}
+    rows = {}
+    for place in (place for place in get_args(Place) if place != "user_turn"):
+        usual = Policy("kv", encode=encode, place=place)
+        for before in (before for before in get_args(Before) if before != "usual"):
+            policy = usual if before == usual.reads_first else replace(usual, before=before)
+            for best, suffix in (("first", ""), ("last", LAST)):
+                name = names.get(policy, str(policy)) + suffix
+                rows[name] = {"place": place, "before": before, "best_log": best}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
+
+
+def meetings(run: Experiment, n: int) -> list[Meeting]:
+    """The first `n` unseen questions, each with as many logs as the run shows. The run's logs must be built."""
+    questions = run.questions("unseen")[:n]
+    vectors = run.embedder.queries([question.text for question in questions])
+    with run.store() as store:
+        found = [tuple(store.get(hit.id) for hit in hits) for hits in store.search(vectors, k=run.config.logs)]
+    return [Meeting(*parts) for parts in zip(questions, first_turns(run, questions), found, strict=True)]
+
+
+def pairs(run: Experiment, met: Sequence[Meeting], names: Sequence[str]) -> list[Pair]:
+    """Every meeting under every variant, by name; blocks that the run's store lacks are encoded into it.
+
+    Raises ConfigError for a variant that does not inject KV of whole traces, ContextTooLong.
+    """
+    variants = [Variant.parse(name) for name in names]
+    if other := [v.name for v in variants if v.policy is None or v.policy.inject != "kv" or v.policy.unit != "trace"]:
+        raise ConfigError(
+            f"{other[0]} does not inject KV of whole logs: there is nothing to hold against reading them."
+        )
+    found = []
+    with run.writing(), run.store(write=True) as store:
+        for variant in variants:
+            augmenter = Augmenter(run.local_lm, run.prompt, variant.policy, store)
+            step = 1 if variant.limits(run.config.limits).best_log == "first" else -1
+            for meeting in progress(met, f"Placing logs: {variant.name}"):
+                blocks = [augmenter.block(log.id) for log in meeting.logs[::step]]
+                found.append(_pair(augmenter, meeting, variant.name, blocks))
+    return _answered(run, found)
+
+
+def hidden_pairs(run: Experiment, met: Sequence[Meeting], name: str) -> list[Pair]:
+    """Every meeting with logs whose kept tokens did not see one part of the conversation, which names the variant.
+
+    Raises ConfigError under a policy that reads no conversation, ContextTooLong, UnsupportedModel.
+    """
+    policy = get_policy(name)
+    if policy is None or policy.inject != "kv" or policy.encode != "conversation":
+        raise ConfigError(f"Policy {name} reads no conversation before what it keeps: choose encode=conversation.")
+    augmenter = Augmenter(run.local_lm, run.prompt, policy)
+    logs = {log.id: log for meeting in met for log in meeting.logs}
+    blocks = {
+        id: hidden(augmenter.encoder, log, policy) for id, log in progress(logs.items(), "Hiding", total=len(logs))
+    }
+    found = [
+        _pair(augmenter, meeting, part, [blocks[log.id][part] for log in meeting.logs])
+        for meeting in met
+        for part in (HEAD, EARLIER, QUESTIONS, LEAD, REST)
+    ]
+    return _answered(run, found)
+
+
+def hidden(encoder: Encoder, trace: Trace, policy: Policy) -> dict[str, KVBlock]:
+    """A conversation's block when the kept tokens do not see one of its parts; positions stay as they are.
+
+    The very first slot stays visible: attention rests there when it has nowhere to go.
+    """
+    reading = encoder.read(trace, policy)
+    return {
+        part: _prefill_without(encoder, reading, slots)
+        for part, slots in _parts(encoder.prompt, reading, trace).items()
+    }
+
+
+def fidelity(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
+    """How far KV is from dense prefill, over the tokens of the response to dense prefill: a row per pair.
+
+    Without logs at all, for comparison, a row under `NO_LOGS` for each response to dense prefill.
+
+    `kl`: mean divergence (nats) of the next token's distribution; `agreement`: share of tokens with the same most
+    probable one; `same`: whether it is the same at all of them, so that the greedy response is the same.
+    """
+    rows = []
+    for group in progress(_by_dense(found), "Divergence from dense prefill"):
+        question, said = group[0].question_id, group[0].said
+        expected = _logits(lm, group[0].dense, said)
+        shown = [(NO_LOGS, group[0].without), *((pair.variant, pair.kv) for pair in group)]
+        for variant, context in shown:
+            row = divergence(expected, _logits(lm, context, said))
+            rows.append({"question_id": question, "variant": variant, **row})
+    return pd.DataFrame(rows).assign(same=lambda table: table["agreement"] == 1)
+
+
+def sinks(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
+    """Where the attention of the response goes, with KV and after dense prefill (`read`): a row per pair and reading.
+
+    `bos`: share on the head's first token; `firsts`: on the first tokens of logs; `logs`: on all others of theirs.
+    Means over the response's tokens, layers and heads. Raises UnsupportedModel.
+    """
+    rows = []
+    for group in progress(_by_dense(found), "Attention to logs and BOS"):
+        dense = _shares(lm, group[0], group[0].dense)
+        for pair in group:
+            for read, shares in (("KV", _shares(lm, pair, pair.kv)), ("dense", dense)):
+                rows.append({"question_id": pair.question_id, "variant": pair.variant, "read": read, **shares})
+    return pd.DataFrame(rows)
+
+
+def _pair(augmenter: Augmenter, meeting: Meeting, name: str, blocks: Sequence[KVBlock]) -> Pair:
+    """A pair whose response is still to come."""
+    blocks = [block for block in blocks if len(block)]
+    words = [id for block in blocks for id in block.ids.tolist()]
+    kv, dense, without = (
+        augmenter.around(meeting.question, meeting.user_turn, *shown) for shown in ((blocks,), ((), words), ((),))
+    )
+    begin = kv.injected - len(words)  # what is injected in front of the logs: nothing, or the head
+    edges = [begin + sum(map(len, blocks[:i])) for i in range(len(blocks) + 1)]
+    logs = tuple(range(*edge) for edge in pairwise(edges))
+    return Pair(meeting.question.id, name, kv, dense, without, logs, 0 if begin else len(words))
+
+
+def _answered(run: Experiment, found: Sequence[Pair]) -> list[Pair]:
+    """The pairs with the model's responses to dense prefill; those that read the same words share them."""
+    key = {i: (pair.dense.injected, pair.dense.ids) for i, pair in enumerate(found)}
+    dense = {key[i]: pair.dense for i, pair in enumerate(found)}
+    stop, config = STOP_STRINGS[run.prompt.kind], run.config
+    said = run.local_lm.generate(list(dense.values()), config.max_new_tokens, stop=stop, batch_size=config.batch_size)
+    ids = {context: response.ids for context, response in zip(dense, said, strict=True)}
+    return [replace(pair, dense=dense[key[i]], said=ids[key[i]]) for i, pair in enumerate(found)]
+
+
+def _by_dense(found: Sequence[Pair]) -> list[list[Pair]]:
+    """Pairs that share dense prefill together, so that it is done once for them and not kept for all."""
+    groups: dict[int, list[Pair]] = {}
+    for pair in found:
+        groups.setdefault(id(pair.dense), []).append(pair)
+    return list(groups.values())
+
+
+def _logits(lm: LM, context: Context, said: Sequence[int]) -> Tensor:
+    """Logits `[tokens, vocab]` from which each token of the response is drawn."""
+    return lm.logits(Context((*context.ids, *said), context.blocks))[-len(said) - 1 : -1]
+
+
+def _shares(lm: LM, pair: Pair, context: Context) -> dict[str, float]:
+    whole = Context((*context.ids, *pair.said), context.blocks)
+    end = whole.injected + len(whole.ids)
+    firsts = [slots[0] for slots in pair.logs]
+    others = [slot for slots in pair.logs for slot in slots[1:]]
+    spans = {"bos": [pair.bos], "firsts": firsts, "logs": others}
+    shares = mass(lm, whole, range(end - len(pair.said), end), spans).mean(dim=(0, 1))
+    return dict(zip(spans, shares.tolist(), strict=True))
+
+
+def _parts(prompt: Prompt, reading: Reading, trace: Trace) -> dict[str, set[int]]:
+    """Slots of what stands before the kept tokens of a conversation, by part; a token in two is the first one's."""
+    lead = re.split(r"\$\w+", prompt.user.partition("$question")[0])[-1]  # what the template says before the question
+    spans: dict[str, list[Span]] = {QUESTIONS: [], LEAD: [], REST: []}
+    end = 0
+    for round_ in (round_ for round_ in trace.rounds if round_.response):
+        start = reading.text.index(round_.prompt, end)
+        end = start + len(round_.prompt)
+        asked = start + round_.prompt.rindex(trace.question)
+        spans[QUESTIONS].append((asked, asked + len(trace.question)))
+        spans[LEAD].append((max(start, asked - len(lead)), asked))
+        spans[REST].append((start, end))
+    parts = {HEAD: set(range(reading.context.injected))}
+    parts[EARLIER] = {slot for round_ in reading.rounds[:-1] for slot in round_}
+    for part, own in spans.items():
+        taken = set().union(*parts.values())
+        parts[part] = {slot for slot in _slots(reading, own) if slot not in taken}
+    return parts
+
+
+def _slots(reading: Reading, spans: Sequence[Span]) -> list[int]:
+    """Slots of the tokens that have a character in one of `spans`."""
+    tokens = enumerate(reading.spans, reading.context.injected)
+    return [slot for slot, (a, b) in tokens if any(a < stop and b > start for start, stop in spans)]
+
+
+def _prefill_without(encoder: Encoder, reading: Reading, slots: Collection[int]) -> KVBlock:
+    """The KV of what is kept when it does not see `slots`."""
+    tokens = reading.context.injected + len(reading.context.ids)
+    cut = torch.zeros(tokens, tokens, dtype=torch.bool)
+    away = torch.tensor(sorted(set(slots) - {0} - set(reading.kept)), dtype=torch.long)
+    cut[torch.tensor(reading.kept, dtype=torch.long)[:, None], away[None]] = True
+    with watching(encoder.lm.model, Watch(cut=cut)):
+        return encoder.prefill(reading)

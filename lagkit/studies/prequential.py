@@ -1,0 +1,94 @@
+"""Scores over streams of tasks: each task is answered before it is logged, so every answer counts.
+
+Several orders of the same questions are not independent of each other: values are averaged over the orders first, and
+intervals are those of paired differences between questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from lagkit.stats.intervals import paired_interval
+
+Hops = Mapping[str, Collection[str]]
+FOUND = ("none helps", "those that help are right", "one that helps is wrong")
+
+
+def by_question(
+    results: pd.DataFrame, references: pd.DataFrame, metric: str, places: tuple[int, int] | None = None
+) -> pd.DataFrame:
+    """A row for each question that came at one of `places` (after the first number, up to the second; None: all).
+
+    results, references: as `online.Online` gives them. A column for each condition and reference: the mean of `metric`
+    over the orders in which the question came there.
+    """
+    first, last = places or (0, results["place"].max())
+    part = results[(results["place"] > first) & (results["place"] <= last)]
+    online = part.pivot_table(index="question_id", columns="condition", values=metric, aggfunc="mean", sort=False)
+    fixed = references.pivot(index="question_id", columns="condition", values=metric)
+    return pd.concat([online[part["condition"].unique()], fixed.loc[online.index]], axis=1).astype(float)
+
+
+def compare(
+    results: pd.DataFrame,
+    references: pd.DataFrame,
+    hops: Hops,
+    metrics: Sequence[str],
+    baselines: Sequence[str],
+    places: tuple[int, int] | None = None,
+) -> pd.DataFrame:
+    """Conditions and references against each of `baselines`, paired by question: a row per baseline, condition, metric.
+
+    places: as in `by_question`. Columns as in `intervals.Difference`.
+    """
+    tables = {metric: by_question(results, references, metric, places) for metric in metrics}
+    rows = {
+        (baseline, name, metric): asdict(paired_interval(table[baseline], table[name], hops))
+        for baseline in baselines
+        for name in tables[metrics[0]]
+        for metric, table in tables.items()
+        if name != baseline
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["baseline", "condition", "metric"])
+
+
+def curve(
+    results: pd.DataFrame, references: pd.DataFrame, metric: str, hops: Hops, windows: int, baseline: str = "no_logs"
+) -> pd.DataFrame:
+    """The stream in `windows` parts of equal length: a row per part and condition, references included.
+
+    Columns: `condition`, `first` and `last` place, `mean`, `low`, `high`. The interval is that of the paired difference
+    to the baseline, around the mean: it reaches the baseline's mean where the difference is not clear of zero.
+    """
+    edges = np.linspace(0, results["place"].max(), windows + 1).round().astype(int)
+    rows = []
+    for first, last in pairwise(edges):
+        table = by_question(results, references, metric, (first, last))
+        for name, values in table.items():
+            apart, base = paired_interval(table[baseline], values, hops), table[baseline].mean()
+            row = {"condition": name, "first": first + 1, "last": last, "mean": values.mean()}
+            rows.append({**row, "low": base + apart.low, "high": base + apart.high})
+    return pd.DataFrame(rows)
+
+
+def by_errors(results: pd.DataFrame, references: pd.DataFrame, metric: str, hops: Hops) -> pd.DataFrame:
+    """Do wrong logs make wrong answers? Tasks by what they found: one row per condition and group of `FOUND`.
+
+    Only logs that share a hop with the task count here. Columns: `answers`, `online` and `no_logs` (means on the same
+    questions), and the paired difference of the two as in `intervals.Difference`.
+    """
+    found = np.select([results["wrong_helpful"] > 0, results["helpful"] > 0], FOUND[:0:-1], default=FOUND[0])
+    rows = {}
+    for condition, own in results.assign(found=found).groupby("condition", sort=False):
+        for group in (group for group in FOUND if group in set(own["found"])):
+            part = own[own["found"] == group]
+            table = by_question(part, references, metric)
+            apart = paired_interval(table["no_logs"], table[condition], hops)
+            means = {"online": table[condition].mean(), "no_logs": table["no_logs"].mean()}
+            rows[condition, group] = {"answers": len(part), **means, **asdict(apart)}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["condition", "found"])

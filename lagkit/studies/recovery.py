@@ -1,0 +1,92 @@
+"""How much of what KV brings a model recovers that can be given text alone: a run on the spot and one behind an API."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from lagkit.agent.chat import refusal
+from lagkit.model.api.model import APIModel
+from lagkit.model.backend import API
+from lagkit.policy import Variant
+from lagkit.run import manifest
+from lagkit.run.config import RunConfig
+from lagkit.run.experiment import Experiment
+from lagkit.stats.intervals import Difference, paired_interval
+from lagkit.types import Limits
+from lagkit.util.errors import ConfigError
+
+Hops = Mapping[str, Collection[str]]
+
+
+def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out: str | Path) -> Experiment:
+    """The unseen questions of a run, asked again through an API with the same logs, as text; what is there stays.
+
+    local: a run whose logs are built. variants: text policies in the user turn; `no_logs` is always among them. `out`
+    holds the new run, whose settings are those of `local` otherwise. Raises ConfigError for a policy out of reach,
+    before anything is asked, and EndpointError.
+    """
+    settings = local.config.model_dump() | {
+        "model": API + lm.name,
+        "api": lm.requests.model_dump(),
+        "policies": reachable(variants),
+        "splits": ("unseen",),
+        "out": out,
+        "store": None,
+    }
+    run = Experiment(RunConfig.parse(settings), lm=lm, embedder=local.embedder)
+    with manifest.session(run):
+        lend_logs(local, run)
+        for name in run.config.policies:
+            run.answer(name, "unseen")
+    return run
+
+
+def reachable(variants: Sequence[str]) -> tuple[str, ...]:
+    """`no_logs` and the variants; raises ConfigError for one that a model behind an API cannot follow."""
+    for variant in map(Variant.parse, variants):
+        if reason := refusal(variant.policy, variant.limits(Limits())):
+            raise ConfigError(reason)
+    return tuple(dict.fromkeys(["no_logs", *variants]))
+
+
+def lend_logs(source: Experiment, borrower: Experiment) -> None:
+    """Put the logs of one run into another's store, in the same order: words and embeddings, which any model can use.
+
+    Both runs have one embedder. Logs that are there already stay, and those that the source has replaced go.
+    """
+    with source.store() as logs:
+        borrower.fill(list(logs.traces()), source.made())
+
+
+def gains(results: pd.DataFrame, reference: tuple[str, str], hops: Hops, score: str) -> pd.DataFrame:
+    """What each variant brings over doing without logs in the same place, and how far that is from the reference's.
+
+    results: one row per `where` (`local`, `API`), `policy` and `question_id`, of one split; each place has `no_logs`.
+    reference: (where, policy). score: the column that counts; a failed question scores 0. Indexed by `where` and
+    `policy`: `mean`, `low`, `high` of the gain, paired by question; `apart`, `apart_low`, `apart_high` of the gain less
+    the reference's; and `recovered`, the ratio of the two, missing where the reference's interval covers zero.
+    """
+    scored = results.assign(**{score: results[score].fillna(0.0)})
+    scores = scored.pivot(index="question_id", columns=["where", "policy"], values=score)
+
+    def gain(where: str, policy: str) -> Difference:
+        return paired_interval(scores[where, "no_logs"], scores[where, policy], hops)
+
+    def by_question(where: str, policy: str) -> pd.Series:
+        return scores[where, policy] - scores[where, "no_logs"]
+
+    whole = gain(*reference)
+    clear = whole.low > 0 or whole.high < 0
+    rows = {}
+    for where, policy in scores:
+        if policy == "no_logs":
+            continue
+        found, apart = gain(where, policy), paired_interval(by_question(*reference), by_question(where, policy), hops)
+        told = {name: value for name, value in asdict(found).items() if name in ("mean", "low", "high")}
+        told |= {"apart": apart.mean, "apart_low": apart.low, "apart_high": apart.high}
+        rows[where, policy] = told | {"recovered": found.mean / whole.mean if clear else None}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["where", "policy"])

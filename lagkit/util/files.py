@@ -1,0 +1,78 @@
+"""Atomic writes: a file is there whole, as it was or as it is to be, whatever happens and whoever writes beside.
+
+And what was written, read again: bits rot, and people edit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lagkit.util.errors import DataError
+
+# What parsers of JSON, CSV and Parquet raise, and what comes of a value of another shape.
+_DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OSError, NotImplementedError, RecursionError)
+
+
+@contextmanager
+def intact(path: Path, remedy: str) -> Iterator[None]:
+    """Around the reading of a file that lagkit wrote: raises DataError, naming it and the remedy, if it is damaged."""
+    try:
+        yield
+    except _DAMAGE as error:
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(f"The file {path} is damaged ({why}): {remedy}.") from error
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A new file beside `path` to write to, which takes its place when the block ends, and is removed if that fails.
+
+    Its name is drawn, so any number of processes may replace one path, and it is created exclusively: a link that
+    stands there is never written through, and one at `path` itself is replaced, not followed. durable: whether the
+    content is on disk when the block has ended. A kill leaves at most a file `NAME.*.new` beside the old one.
+    """
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+    aside.touch(exist_ok=False)  # by O_CREAT and O_EXCL, with the rights that any new file gets
+    try:
+        yield aside
+        if durable:
+            publish(aside, path)
+        else:
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def publish(aside: Path, target: Path) -> None:
+    """Put a finished file in its place: when this returns it is on disk under its name, whatever happens next."""
+    with open(aside, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(aside, target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write(path: Path, content: str | bytes, *, durable: bool = True) -> Path:
+    """Write a whole file as `replacing` does, text as UTF-8; returns `path`."""
+    with replacing(path, durable=durable) as aside:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON for people to read."""
+    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,67 @@
+"""Settings that are checked as a whole, from plain values or a YAML file."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+from lagkit.util.errors import ConfigError
+from lagkit.util.paths import at
+from lagkit.util.plainjson import read_text
+from lagkit.util.plainyaml import load_yaml
+
+# A folder of the settings: absolute from here on, wherever the run is gone on with.
+Folder = Annotated[Path, AfterValidator(at)]
+
+
+class Settings(BaseModel):
+    """Settings that are checked as a whole: no unknown key, no wrong value, no change afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    what: ClassVar[str] = "settings"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where they are not meant: as numbers they would count as 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(
+                f"{value} is true or false, as are yes, no, on and off in YAML: put text in quotes, or give a number"
+            )
+        return value
+
+    @classmethod
+    def parse(cls, settings: dict[str, Any]) -> Self:
+        """From plain values; raises ConfigError with one line per unknown key or wrong value."""
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            known = ", ".join(cls.model_fields)
+            lines = []
+            for e in error.errors():
+                where, said = ".".join(map(str, e["loc"])), _said(e["type"], e["msg"], e["input"])
+                lines.append(f"{where}: {said}" if where else said)
+            unknown = any(e["type"] == "extra_forbidden" for e in error.errors())
+            hint = f" (keys are {known})" if unknown else ""
+            raise ConfigError(f"Wrong {cls.what}: " + "; ".join(lines) + hint + ".") from error
+
+    @classmethod
+    def read(cls, path: Path | str, overrides: dict[str, Any] | None = None) -> Self:
+        """From a YAML file and overrides; raises ConfigError when it is missing or not a mapping."""
+        raw = load_yaml(read_text(at(path)), f"The file {path}")
+        if not isinstance(raw, dict):
+            raise ConfigError(f"The file {path} must hold `key: value` lines.")
+        return cls.parse({**raw, **(overrides or {})})
+
+
+def _said(kind: str, message: str, value: object) -> str:
+    """What is wrong with one value; YAML makes numbers and dates of what may be meant as text."""
+    if kind not in ("string_type", "path_type"):
+        return message.removeprefix("Value error, ")
+    if not isinstance(value, int | float | date):
+        return f"text is needed, and not {value!r}"
+    read = "date" if isinstance(value, date) else "number"
+    return f"{value} is a {read}, and text is needed: put it in quotes (on a command line \"'{value}'\")"
