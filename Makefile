@@ -5,6 +5,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SANITY := notebooks/00_sanity_check.ipynb
 RESULTS := docs/results/wikihop-smollm2
 PROFILE ?= demo
+JOBS ?= 2
 BENCHES ?= race targets planner search search_store stream cluster lance
 
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
@@ -34,11 +35,11 @@ sanity: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/sanity
 	$(BIN)/jupyter nbconvert --log-level WARN --to html runs/sanity/$(notdir $(SANITY))
 	@echo "Executed notebook, HTML page and metrics.json are in runs/sanity/"
 
-test: $(STAMP)  ## the fast tests, and the first notebook; fetches two small models once (180 MB)
-	$(BIN)/pytest -m "not slow"
+test: $(STAMP)  ## the fast tests, and the first notebook, JOBS=2 at once; fetches two small models once (180 MB)
+	$(BIN)/pytest -m "not slow" -n $(JOBS)
 
 test-all: $(STAMP)  ## all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(JOBS)
 
 bench: $(STAMP)  ## remake docs/results/scale.md; BENCHES="race planner" for some, DATA=folder of MMLU-Pro for long answers
 	@for bench in $(BENCHES); do \

@@ -6,12 +6,12 @@ import json
 import os
 import stat
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from lagkit.util.files import replacing, write, write_json
+from tests.killed import clean
 
 
 def _many(path: Path, letter: str) -> None:
@@ -19,10 +19,9 @@ def _many(path: Path, letter: str) -> None:
         write_json(path, letter * 50_000)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="starts writers by fork")
 def test_any_number_of_processes_may_replace_one_file(tmp_path):
     path = tmp_path / "manifest.json"
-    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+    with ProcessPoolExecutor(4, mp_context=clean) as pool:
         ends = [pool.submit(_many, path, letter) for letter in "abcd"]
         while not all(end.done() for end in ends):
             if path.exists():

@@ -37,7 +37,7 @@ def run(tmp_path: Path, **parameters: object) -> tuple[dict, str]:
 
 def test_gains_recovery_and_cost_are_put_on_record_and_the_key_nowhere(tier, tmp_path, monkeypatch):
     monkeypatch.setenv("LAGKIT_API_KEY", KEY)
-    with playing([said("I think <ans>nothing", read=1000, wrote=100)]) as played:
+    with playing([said("I think <ans>nothing</ans>", read=1000, wrote=100)]) as played:
         record, copy = run(tmp_path, tier=str(tier), endpoint=played.url, input_price=2.0, output_price=5.0)
     numbers = record["metrics"]
     assert set(played.keys) == {f"Bearer {KEY}"}

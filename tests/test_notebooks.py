@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -141,6 +142,29 @@ def test_a_failing_cell_is_told_and_what_ran_before_it_is_kept(tmp_path, cell, t
     kept = nbformat.read(tmp_path / "out" / "small.ipynb", as_version=4)
     texts = [output.get("text") for cell in kept.cells if cell.cell_type == "code" for output in cell.outputs]
     assert "reached\n" in texts
+
+
+def test_a_kernel_that_dies_before_it_begins_is_started_again_and_no_other(tmp_path, monkeypatch):
+    """Kernels that start at the same moment may draw the same port: all but one die, and have done nothing."""
+    said, starts, execute = "Kernel died before replying to kernel_info", [], nb.papermill.execute_notebook
+
+    def dying(*args, deaths, **kwargs):
+        starts.append(1)
+        if len(starts) <= deaths:
+            raise RuntimeError(said)
+        return execute(*args, **kwargs)
+
+    monkeypatch.setattr(nb.papermill, "execute_notebook", partial(dying, deaths=2))
+    assert nb.execute(write(tmp_path, "1"), tmp_path / "out", {}).exists()
+    assert len(starts) == 3
+    monkeypatch.setattr(nb.papermill, "execute_notebook", partial(dying, deaths=9))
+    with pytest.raises(NotebookFailed, match="Kernel died before"):
+        nb.execute(tmp_path / "small.ipynb", tmp_path / "again", {})
+    assert len(starts) == 6
+    said = "Kernel died"
+    with pytest.raises(NotebookFailed, match="Kernel died"):
+        nb.execute(tmp_path / "small.ipynb", tmp_path / "once", {})
+    assert len(starts) == 7
 
 
 def test_an_interrupted_notebook_keeps_its_copy_and_says_so_in_one_line(tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import shutil
 import signal
@@ -22,10 +20,10 @@ from lagkit.run.journal import Journal
 from lagkit.studies.online import Kept, Online, Rule, recalled
 from lagkit.types import Hit, Trace
 from lagkit.util.errors import ConfigError, DataError
+from tests.killed import clean, die_at_sync, needs_forks
 from tests.lms import ActingLM, new_lm, small_run
 from tests.stores import new_store, trace, vector
 
-fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 CAPPED = Rule(cap=2)
 
 
@@ -135,6 +133,11 @@ def online(out: Path, lm: ActingLM) -> Online:
 def streams(tmp_path_factory, lm) -> Online:
     """A run with its streams, for the tests that only look at it."""
     return online(tmp_path_factory.mktemp("online") / "run", lm)
+
+
+def _stream(out: Path, syncs: int) -> None:
+    die_at_sync(syncs)
+    online(out, new_lm(ActingLM)).stream(CAPPED, 0)
 
 
 def timeless(one: Trace) -> Trace:
@@ -293,24 +296,12 @@ def test_a_stream_that_crashed_at_any_step_goes_on_as_if_it_had_not(tmp_path, lm
     assert step > 2 * (5 + 5 + 3 + 3)
 
 
-@pytest.mark.skipif(fork is None, reason="starts streams by fork")
+@needs_forks
 def test_a_stream_that_was_killed_again_and_again_goes_on_as_if_it_had_not(tmp_path, lm, streams):
     whole, drawn, ends = state(streams, CAPPED), random.Random(0), []
 
-    def child(syncs: int) -> None:
-        left, sync = [syncs], os.fsync
-
-        def fatal(handle: int) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            sync(handle)
-
-        os.fsync = fatal
-        online(tmp_path / "run", lm).stream(CAPPED, 0)
-
     while 0 not in ends:
-        process = fork.Process(target=child, args=(drawn.randint(3, 9),))
+        process = clean.Process(target=_stream, args=(tmp_path / "run", drawn.randint(3, 9)))
         process.start()
         process.join(60)
         ends.append(process.exitcode)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
 import shutil
 import signal
@@ -19,10 +17,10 @@ from lagkit.run.claim import RECORD
 from lagkit.run.experiment import Experiment
 from lagkit.run.journal import Journal
 from lagkit.types import Trace
+from tests.killed import clean, die_at_sync, needs_forks
 from tests.lms import ActingLM, new_lm, small_run
 
-fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
-pytestmark = pytest.mark.skipif(fork is None, reason="starts runs by fork")
+pytestmark = needs_forks
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +35,14 @@ def whole(tmp_path_factory, lm) -> tuple[Experiment, pd.DataFrame]:
     return experiment, experiment.run()
 
 
-def attempt(out: Path, lm: ActingLM, *, syncs: int | None = None, seconds: float | None = None) -> bool:
+def _run(out: Path, syncs: int) -> None:
+    die_at_sync(syncs)
+    small_run(out, new_lm(ActingLM)).run()
+
+
+def attempt(out: Path, *, syncs: int | None = None, seconds: float | None = None) -> bool:
     """Run, or resume, in a process that kills itself at its n-th sync, or is killed after so long; True if it ended."""
-
-    def child() -> None:
-        left, sync = [syncs or 0], os.fsync
-
-        def fatal(handle: int) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            sync(handle)
-
-        os.fsync = fatal
-        small_run(out, lm).run()
-
-    process = fork.Process(target=child)
+    process = clean.Process(target=_run, args=(out, syncs or 0))
     process.start()
     if seconds is not None:
         time.sleep(seconds)
@@ -98,7 +88,7 @@ def assert_same_as_in_one_go(out: Path, lm: ActingLM, whole: tuple[Experiment, p
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_any_sync_and_resumed(tmp_path, lm, whole, seed):
     drawn, kills = random.Random(seed), 0
-    while not attempt(tmp_path, lm, syncs=drawn.randint(2, 14)):
+    while not attempt(tmp_path, syncs=drawn.randint(2, 14)):
         kills += 1
     assert kills >= 2
     assert_same_as_in_one_go(tmp_path, lm, whole)
@@ -106,15 +96,15 @@ def test_killed_at_any_sync_and_resumed(tmp_path, lm, whole, seed):
 
 def test_killed_at_any_time_and_resumed(tmp_path, lm, whole):
     seconds = json.loads((whole[0].out / "manifest.json").read_text())["sessions"][0]["seconds"]
-    ended = [attempt(tmp_path, lm, seconds=share * seconds) for share in (0.05, 0.2, 0.35, 0.15)]
+    ended = [attempt(tmp_path, seconds=share * seconds) for share in (0.05, 0.2, 0.35, 0.15)]
     assert not ended[0]
-    assert attempt(tmp_path, lm)
+    assert attempt(tmp_path)
     assert_same_as_in_one_go(tmp_path, lm, whole)
 
 
 def test_killed_before_its_first_answer(tmp_path, lm, whole):
-    assert not attempt(tmp_path, lm, syncs=1)
-    assert attempt(tmp_path, lm)
+    assert not attempt(tmp_path, syncs=1)
+    assert attempt(tmp_path)
     assert_same_as_in_one_go(tmp_path, lm, whole)
 
 

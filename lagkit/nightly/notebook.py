@@ -24,6 +24,7 @@ from lagkit.util.secrets import scrub, scrub_file
 from lagkit.util.terminal import tell
 
 KERNEL = "python3"
+_STARTS = 3  # kernels that a notebook is given, if those before die without a word
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -109,6 +110,24 @@ def _type_of(name: str, default: str) -> type:
 
 def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int) -> None:
     try:
+        _in_a_kernel(notebook, copy, parameters, timeout)
+    except PapermillExecutionError as error:
+        said = scrub(f"{error.ename}: {' '.join(str(error.evalue).split())}")
+        raise NotebookFailed(f"{notebook.name} failed in cell {error.exec_count} ({said}); see {copy}.") from None
+    except TimeoutError as error:
+        raise NotebookFailed(f"A cell of {notebook.name} took more than {timeout} s; see {copy}.") from error
+    except RuntimeError as error:  # nbclient's DeadKernelError
+        raise NotebookFailed(f"The kernel of {notebook.name} stopped ({error}); see {copy}.") from error
+    finally:
+        if copy.exists():
+            scrub_file(copy)
+
+
+def _in_a_kernel(
+    notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int, starts: int = _STARTS
+) -> None:
+    """Execute, with another kernel if the first dies before it has begun: two that start at once may draw one port."""
+    try:
         papermill.execute_notebook(
             str(notebook),
             str(copy),
@@ -120,16 +139,10 @@ def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int
             # Kernels warn at each start that they talk over TCP, and of closed sockets when they are stopped.
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
-    except PapermillExecutionError as error:
-        said = scrub(f"{error.ename}: {' '.join(str(error.evalue).split())}")
-        raise NotebookFailed(f"{notebook.name} failed in cell {error.exec_count} ({said}); see {copy}.") from None
-    except TimeoutError as error:
-        raise NotebookFailed(f"A cell of {notebook.name} took more than {timeout} s; see {copy}.") from error
-    except RuntimeError as error:  # nbclient's DeadKernelError
-        raise NotebookFailed(f"The kernel of {notebook.name} stopped ({error}); see {copy}.") from error
-    finally:
-        if copy.exists():
-            scrub_file(copy)
+    except RuntimeError as error:
+        if starts == 1 or "before replying to kernel_info" not in str(error):
+            raise
+        _in_a_kernel(notebook, copy, parameters, timeout, starts - 1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
