@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from lagkit.logs.copying import Copied, copy
-from lagkit.logs.lance import BlockCache, LanceStore
+from lagkit.logs.lance import DiskCache, LanceStore
 from lagkit.logs.places import store_at
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.kv import KVBlock
@@ -94,7 +94,7 @@ def measure(folder: Path, bucket: str, logs: int, blocks: int, repeat: int) -> d
     nbytes = block(0).nbytes
     found: dict[str, Any] = {"logs": logs, "blocks": blocks, "repeat": repeat, "bytes of a block": nbytes}
     for name, place in places.items():
-        cache = {"cache": BlockCache(folder / "cache", 0)} if name == "s3" else {}
+        cache = {"cache": DiskCache(folder / "cache", 0)} if name == "s3" else {}
         with store_at(place).create(place, **IDENTITY, **cache) as store:
             found[name] = adding(store, logs, blocks, repeat)
         found[name] |= reading(place, folder / "cache", blocks, repeat)
@@ -125,7 +125,7 @@ def adding(store: Store, logs: int, blocks: int, repeat: int) -> dict[str, float
 def reading(place: str | Path, cache: Path, blocks: int, repeat: int) -> dict[str, float]:
     """Opening, blocks and searches, by readers that have nothing in memory."""
     remote = isinstance(place, str)
-    kind = partial(LanceStore.open, cache=BlockCache(cache / "reader", 2**30)) if remote else LogStore.open
+    kind = partial(LanceStore.open, cache=DiskCache(cache / "reader", 2**30)) if remote else LogStore.open
     opening = [seconds(lambda: kind(place).close()) for _ in range(repeat)]
     queries = np.stack([vector(-1 - i) for i in range(repeat)])
     picked = [trace(i).id for i in range(0, blocks, max(1, blocks // repeat))][:repeat]

@@ -33,7 +33,7 @@ from lagkit.logs.encode import Encoder
 from lagkit.logs.index import VectorIndex
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.logs.store import LogStore
-from lagkit.model.block_cache import HotBlocks, Reading
+from lagkit.model.block_cache import BlockCache, PendingBlock
 from lagkit.model.codec import packed_bytes
 from lagkit.model.kv import KVBlock, build_cache
 from lagkit.model.lm import LM
@@ -104,7 +104,7 @@ class Stream:
     seed: int = 0
     binds: int | None = None  # the first update that evicted a log
     wrong: int = 0  # searches in which a reader found other logs than the writer
-    _hot: HotBlocks = field(default_factory=lambda: HotBlocks(HOT))
+    _hot: BlockCache = field(default_factory=lambda: BlockCache(HOT))
     _times: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in (*STEPS, *CONTROLS, BEHIND)})
 
     def run(self, updates: int) -> pd.DataFrame:
@@ -130,7 +130,7 @@ class Stream:
             [hits] = self.store.search(query, FOUND)
         with self._timed("read"):
             parts = [self._part(hit.id) for hit in hits]
-            build_cache([[part.ready() for part in parts]], self.lm.model, self.lm.realigner, CAPACITY)
+            build_cache([[part.load() for part in parts]], self.lm.model, self.lm.realigner, CAPACITY)
         self._add(log)
         with self._timed("evict"):
             gone = self.store.evict(self.cap)
@@ -159,7 +159,7 @@ class Stream:
             found = reader.search(query, FOUND)
         self.wrong += found != self.store.search(query, FOUND)
 
-    def _part(self, log: str) -> Reading:
+    def _part(self, log: str) -> PendingBlock:
         row = self.store.find(log, POLICY)
         return self._hot.fetch(row.sha256, row.tokens, row.bytes, partial(self.store.load, row))
 

@@ -7,7 +7,7 @@ import pytest
 from lagkit.agent.loop import ROUND_LIMIT, Agent
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
-from lagkit.model.block_cache import HotBlocks
+from lagkit.model.block_cache import BlockCache
 from lagkit.policy import POLICIES, Policy
 from lagkit.types import Limits, Passage, Question, Trace, Usage
 from lagkit.util.errors import ConfigError, EmptyStore
@@ -291,7 +291,7 @@ def test_a_damaged_block_fails_the_questions_that_find_it(lm, store):
     path = file_of(store, IDS[0], "responses.last_round.bare")
     store.close()
     path.write_bytes(b"")
-    lm.hot = HotBlocks()  # what is in memory is not read again
+    lm.block_cache = BlockCache()  # what is in memory is not read again
     lm.play({RIVER.text: [" <ans>x</ans>"], far.text: [" <ans>y</ans>"]})
     with LogStore.open(store.path) as reader:
         traces = by_question(agent(lm, policy=Policy("kv"), store=reader, logs=1).run([RIVER, far]))

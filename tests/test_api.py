@@ -10,9 +10,9 @@ from email.utils import format_datetime
 
 import pytest
 
-from lagkit.agent.chat import refusal
+from lagkit.agent.chat import admit, refusal
 from lagkit.model.api import model as api_model
-from lagkit.model.api.asking import Gate, _seconds
+from lagkit.model.api.asking import RateLimiter, _seconds
 from lagkit.model.api.chat import Chat
 from lagkit.model.api.endpoint import Endpoint
 from lagkit.model.api.model import APIModel
@@ -256,7 +256,7 @@ def test_requests_are_spaced_out():
 
 
 def test_a_held_gate_lets_nobody_pass():
-    gate = Gate(None)
+    gate = RateLimiter(None)
     assert gate.turn() == gate.turn() == 0
     gate.hold(5)
     gate.hold(1)
@@ -331,7 +331,7 @@ def test_policies_out_of_reach_are_refused_with_a_reason_before_anything_runs(na
     assert str(caught.value) == f"Wrong run settings: {reason}"
     model = APIModel("m", endpoint=Endpoint("https://example.org/v1", KEY))
     with pytest.raises(ConfigError) as caught:
-        model.admit(policy, Limits())
+        admit(model, policy, Limits())
     assert str(caught.value) == reason
 
 

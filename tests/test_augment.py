@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
 from lagkit.logs.store import LogStore
-from lagkit.model.block_cache import HotBlocks
+from lagkit.model.block_cache import BlockCache
 from lagkit.model.lm import LM
 from lagkit.policy import POLICIES, Policy
 from lagkit.util.errors import DamagedBlock, StoreError
@@ -38,8 +38,8 @@ def store(tmp_path, lm):
         yield store
 
 
-def augmenter(lm: LM, policy: Policy | None, store: LogStore | None = None) -> Augmenter:
-    return Augmenter(lm, short_prompt(), policy, store)
+def builder(lm: LM, policy: Policy | None, store: LogStore | None = None) -> KVContextBuilder:
+    return KVContextBuilder(lm, short_prompt(), policy, store)
 
 
 # policy -> what is injected and what is prefilled, with logs 0 and 1
@@ -65,7 +65,7 @@ READ = {
 @pytest.mark.parametrize("name", READ)
 def test_words_are_injected_or_prefilled_where_the_policy_says(lm, store, name):
     policy = POLICIES[name] if name in POLICIES else Policy(*name.split("/"))
-    assert lm.read(augmenter(lm, policy, store).context(QUESTION, "USER", IDS[:2])) == READ[name]
+    assert lm.read(builder(lm, policy, store).context(QUESTION, "USER", IDS[:2])) == READ[name]
 
 
 def test_every_named_policy_is_read():
@@ -76,12 +76,12 @@ def test_every_named_policy_is_read():
 @pytest.mark.parametrize("logs", [[], IDS[2:]], ids=["none", "one without a response"])
 def test_without_words_of_logs_the_model_reads_what_it_reads_without_logs(lm, store, name, logs):
     policy = POLICIES[name] if name in POLICIES else Policy(*name.split("/"))
-    injected, prefilled = lm.read(augmenter(lm, policy, store).context(QUESTION, "USER", logs))
+    injected, prefilled = lm.read(builder(lm, policy, store).context(QUESTION, "USER", logs))
     assert injected + prefilled == HEAD + TURN
 
 
 def test_logs_stand_in_the_order_given(lm, store):
-    kv = augmenter(lm, Policy("kv"), store)
+    kv = builder(lm, Policy("kv"), store)
     assert lm.read(kv.context(QUESTION, "USER", [IDS[1], IDS[2], IDS[0]]))[0] == ROME + LAST
     assert kv.texts([IDS[1], IDS[2], IDS[0]]) == f"{ROME}\n\n{LAST}"
 
@@ -89,19 +89,19 @@ def test_logs_stand_in_the_order_given(lm, store):
 def test_notes_are_for_text_in_the_user_turn_only(lm, store):
     expected = {"text_last_round_user_turn": f"{LAST}\n\n{ROME}", "text_all_rounds_user_turn": f"{ROUNDS}\n\n{ROME}"}
     for name, policy in POLICIES.items():
-        assert augmenter(lm, policy, store).notes(IDS) == expected.get(name, "")
-    actions = augmenter(lm, Policy("text", "last_action", place="user_turn"), store)
+        assert builder(lm, policy, store).notes(IDS) == expected.get(name, "")
+    actions = builder(lm, Policy("text", "last_action", place="user_turn"), store)
     assert actions.notes(IDS) == "<ans>Black Sea</ans>\n\n<ans>Rome</ans>"
 
 
 def test_distilling_reads_the_logs_and_the_coming_question(lm, store):
-    asked = augmenter(lm, POLICIES["cheatsheet"], store).distil_context(QUESTION, IDS)
+    asked = builder(lm, POLICIES["cheatsheet"], store).distil_context(QUESTION, IDS)
     words = f"Logs:\n{LAST}\n\n{ROME}\n\nQuestion: {QUESTION.text}"
     assert lm.read(asked) == ("", f"<s><|system|>\nDistil.</s>\n<|user|>\n{words}</s>\n<|assistant|>\n")
 
 
 def test_a_block_is_encoded_once_and_kept(lm, store, monkeypatch):
-    kv = augmenter(lm, Policy("kv"), store)
+    kv = builder(lm, Policy("kv"), store)
     fresh = kv.block(IDS[0])
     assert same(fresh, Encoder(lm, short_prompt()).encode(LOGS[0], Policy("kv")))
     assert store.block_keys(IDS[0]) == ["responses.last_round.bare"]
@@ -112,19 +112,19 @@ def test_a_block_is_encoded_once_and_kept(lm, store, monkeypatch):
 def test_a_store_open_for_reading_gets_no_block(lm, store):
     store.close()
     with LogStore.open(store.path) as reader:
-        assert lm.tokenizer.decode(augmenter(lm, Policy("kv"), reader).block(IDS[1]).ids.tolist()) == ROME
+        assert lm.tokenizer.decode(builder(lm, Policy("kv"), reader).block(IDS[1]).ids.tolist()) == ROME
         assert reader.block_keys(IDS[1]) == []
 
 
 def test_a_damaged_block_is_not_taken_for_another(lm, store):
-    kv = augmenter(lm, Policy("kv"), store)
+    kv = builder(lm, Policy("kv"), store)
     assert len(kv.context(QUESTION, "USER", IDS).blocks) == 3
     store.close()
-    lm.hot = HotBlocks()  # what is in memory is not read again
+    lm.block_cache = BlockCache()  # what is in memory is not read again
     path = file_of(LogStore.open(store.path), IDS[0], "responses.last_round.bare")
     path.write_bytes(path.read_bytes()[:-1])
     with LogStore.open(store.path) as reader:
-        again = augmenter(lm, Policy("kv"), reader)
+        again = builder(lm, Policy("kv"), reader)
         with pytest.raises(DamagedBlock, match=path.name):
             lm.read(again.context(QUESTION, "USER", IDS))
         assert lm.read(again.context(QUESTION, "USER", IDS[1:]))[0] == ROME
@@ -133,11 +133,11 @@ def test_a_damaged_block_is_not_taken_for_another(lm, store):
 def test_an_unknown_log_is_named(lm, store):
     for policy in (Policy("kv"), Policy("text")):
         with pytest.raises(StoreError, match="There is no log 'log1-x' in the store"):
-            augmenter(lm, policy, store).context(QUESTION, "USER", ["log1-x"])
+            builder(lm, policy, store).context(QUESTION, "USER", ["log1-x"])
 
 
 def test_the_head_s_kv_is_made_once_for_all_questions(lm, store):
-    plain, prefix = augmenter(lm, None), augmenter(lm, POLICIES["kv_last_round_prefix"], store)
+    plain, prefix = builder(lm, None), builder(lm, POLICIES["kv_last_round_prefix"], store)
     heads = [plain.context(qa(text), text, []).blocks[0] for text in ("One?", "Two?")]
     assert heads[0] is heads[1]
     assert prefix.context(QUESTION, "USER", IDS).blocks[0] is heads[0]
@@ -146,7 +146,7 @@ def test_the_head_s_kv_is_made_once_for_all_questions(lm, store):
 def test_logs_behind_the_head_stand_behind_bos_even_without_a_system_message_in_the_template(store):
     other = new_lm(ScriptedLM, template=NO_SYSTEM_CHAT)
     injected, prefilled = other.read(
-        augmenter(other, POLICIES["kv_last_round_prefix"], store).context(QUESTION, "USER", IDS[1:2])
+        builder(other, POLICIES["kv_last_round_prefix"], store).context(QUESTION, "USER", IDS[1:2])
     )
     assert injected == "<s>" + ROME
     assert prefilled.startswith("<|user|>\nBe brief.\n\nUSER</s>")
@@ -154,7 +154,7 @@ def test_logs_behind_the_head_stand_behind_bos_even_without_a_system_message_in_
 
 def test_injected_and_prefilled_tokens_together_are_one_plain_reading(lm):
     """Without logs the cached head must change nothing."""
-    asked = augmenter(lm, None).context(QUESTION, "USER", [])
+    asked = builder(lm, None).context(QUESTION, "USER", [])
     ids = tiny_lm().tokenize(HEAD) + tiny_lm().tokenize(TURN)
     with torch.no_grad():
         whole = lm.model(torch.tensor([ids])).logits[0, asked.injected :]

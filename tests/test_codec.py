@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from lagkit.__main__ import main
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
 from lagkit.logs.store import LogStore
 from lagkit.model.codec import SCALES, dequantise, pack, packed_bytes, quantise, unpack
@@ -274,10 +274,10 @@ def test_a_log_that_is_encoded_when_it_is_asked_for_is_used_as_it_will_be_read(t
     run.build()
     with run.store(write=True) as store:
         [log, *_] = store.ids
-        augmenter = Augmenter(run.lm, run.prompt, policy, store)
-        first, second = augmenter.block(log), augmenter.block(log)
+        builder = KVContextBuilder(run.lm, run.prompt, policy, store)
+        first, second = builder.block(log), builder.block(log)
         assert same(first, second)
-        assert not torch.equal(first.keys, augmenter.encoder.encode(store.get(log), policy).keys)
+        assert not torch.equal(first.keys, builder.encoder.encode(store.get(log), policy).keys)
 
 
 def test_a_run_holds_to_its_codec(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lagkit.datasets.loaders import Dataset, load, overlaps
-from lagkit.datasets.split import components, disjoint, survey, told
+from lagkit.datasets.split import components, disjoint_split, survey, told
 from lagkit.types import Hop, Question
 from lagkit.util.errors import DataError
 
@@ -42,17 +42,17 @@ def test_questions_are_tied_by_hops_directly_and_through_others():
 def test_whole_components_make_up_the_authors_sizes():
     data = dataset([[1], [1], [2], [2], [3]], [[1], [3]])  # components of 3, 2 and 2 questions; 5 are seen
     for seed in range(8):
-        split = disjoint(data, seed)
+        split = disjoint_split(data, seed)
         assert (len(split.seen), len(split.unseen)) == (5, 2)
         assert {"q0", "q1", "q5"} < set(ids(split.seen))
         assert ids(split.seen) == sorted(ids(split.seen))
-    assert len({disjoint(data, seed).seen for seed in range(8)}) == 2
+    assert len({disjoint_split(data, seed).seen for seed in range(8)}) == 2
     assert told(data, split).endswith("the largest of 3; 5 are seen and 2 unseen, as many as in the authors' split.")
 
 
 def test_a_component_that_fits_no_side_makes_the_sizes_uneven_and_that_is_told():
     data = dataset([[1], [2], [2]], [[1, 2], [2], [1], [3], [4]])  # one of 6 and two of 1
-    split = disjoint(data, 0)
+    split = disjoint_split(data, 0)
     assert (len(split.seen), len(split.unseen)) == (2, 6)
     assert told(data, split) == (
         "The split is disjoint, so no unseen question shares a hop with a seen one: 8 questions fall into 3 components "
@@ -65,13 +65,13 @@ def test_a_single_component_cannot_be_split():
     with pytest.raises(
         DataError, match=r"All 3 questions of mine hang together .* one side of a disjoint split would be"
     ):
-        disjoint(dataset([[1], [1, 2]], [[2]]), 0)
+        disjoint_split(dataset([[1], [1, 2]], [[2]]), 0)
 
 
 @pytest.mark.parametrize("unseen", [[[]], [[1]]])
 def test_questions_without_hops_cannot_be_split(unseen):
     with pytest.raises(DataError, match=r"mine names no sub-questions or evidences.*use split=authors\."):
-        disjoint(dataset([[], []], unseen), 0)
+        disjoint_split(dataset([[], []], unseen), 0)
 
 
 HOPS = st.lists(st.integers(0, 40), max_size=4)
@@ -86,15 +86,15 @@ def test_no_hop_is_on_both_sides_and_every_question_is_on_one(seen, unseen, seed
     assert sum(map(len, owners)) == len(set().union(*owners))  # no hop in two components
     if len(groups) == 1:
         with pytest.raises(DataError, match="hang together"):
-            disjoint(data, seed)
+            disjoint_split(data, seed)
         return
-    split = disjoint(data, seed)
+    split = disjoint_split(data, seed)
     assert {*ids(split.seen)} | {*ids(split.unseen)} == {*ids(data.seen), *ids(data.unseen)}
     assert len(split.seen) + len(split.unseen) == len(data.seen) + len(data.unseen)
     assert split.seen
     assert split.unseen
     assert set(overlaps(split.seen, split.unseen)) == {"none"}
-    assert split == disjoint(data, seed)
+    assert split == disjoint_split(data, seed)
     # No sizes of whole components come nearer to the authors'.
     sums = {0}
     for group in groups:

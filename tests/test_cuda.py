@@ -1,4 +1,4 @@
-"""The same numbers on a GPU: re-alignment, batches, pinned blocks and a seat that is gone on from."""
+"""The same numbers on a GPU: re-alignment, batches, pinned blocks and a prefix_cache that is gone on from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from lagkit.model.kv import build_cache, stack_layers
 from lagkit.model.lm import LM, Context
-from lagkit.model.prefix_cache import Seat
+from lagkit.model.prefix_cache import PrefixCache
 from tests.lms import new_lm, tiny_lm
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -34,8 +34,8 @@ def test_a_block_is_encoded_and_injected_as_on_the_cpu(pair):
 def test_blocks_wait_in_pinned_memory_and_are_laid_as_cold_ones(pair):
     here, there = pair
     block = here.encode(Context(IDS), 0, 12)
-    part = there.hot.fetch("x", 12, block.nbytes, lambda: block)
-    assert part.ready().keys.is_pinned()
+    part = there.block_cache.fetch("x", 12, block.nbytes, lambda: block)
+    assert part.load().keys.is_pinned()
     for _ in range(2):  # the second time from the keys as they were re-aligned
         laid, cold = (build_cache([[b, b]], there.model, there.realigner, 1)[0] for b in (part, block))
         torch.cuda.synchronize()
@@ -53,9 +53,9 @@ def test_a_batch_says_what_each_says_alone_and_what_the_cpu_says(pair):
 
 def test_going_on_from_a_seat_is_reading_all_of_it(pair):
     _, there = pair
-    seat = Seat()
-    there.generate([Context(IDS, (), seat)], 2)
-    longer = Context((*IDS[:-2], 60, 61, 62), (), seat)
-    [said], [alone] = there.generate([longer], 5), there.generate([replace(longer, seat=None)], 5)
+    prefix_cache = PrefixCache()
+    there.generate([Context(IDS, (), prefix_cache)], 2)
+    longer = Context((*IDS[:-2], 60, 61, 62), (), prefix_cache)
+    [said], [alone] = there.generate([longer], 5), there.generate([replace(longer, prefix_cache=None)], 5)
     assert said.ids == alone.ids
     assert said.usage.reused > 0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.model.lm import LM, Context
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import Policy
@@ -30,8 +30,10 @@ TURN = f"[1] Budapest: It lies on the Danube.\n\nQuestion: {QUESTION.text}"
 def kv_and_text(lm: LM, folder: Path, keep: str, prompt: Prompt) -> tuple[Context, Context]:
     """The contexts of one question with one log, injected and in words, by the way that runs take."""
     with open_store(folder / "store", lm, LOG) as store:
-        augmenters = (Augmenter(lm, prompt, Policy(inject, keep, "kept", "front"), store) for inject in ("kv", "text"))
-        return tuple(augmenter.context(QUESTION, TURN, [LOG.id]) for augmenter in augmenters)
+        augmenters = (
+            KVContextBuilder(lm, prompt, Policy(inject, keep, "kept", "front"), store) for inject in ("kv", "text")
+        )
+        return tuple(builder.context(QUESTION, TURN, [LOG.id]) for builder in augmenters)
 
 
 def difference(lm: LM, kv: Context, text: Context) -> float:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lagkit.logs.lance import BlockCache, LanceStore, catalog
+from lagkit.logs.lance import DiskCache, LanceStore, catalog
 from lagkit.logs.lance import store as module
 from lagkit.logs.store import LogStore
 from lagkit.util.errors import ConfigError, StoreError, StoreMismatch
@@ -58,7 +58,7 @@ def test_a_batch_keeps_its_order(store):
 
 def test_hits_of_the_cache_ask_for_nothing(store, server):
     ids = fill(store, range(3))
-    with LanceStore.open(store.path, cache=BlockCache(store._cache.folder, 10_000)) as reader:
+    with LanceStore.open(store.path, cache=DiskCache(store._cache.folder, 10_000)) as reader:
         assert len(reader) == 3
         assert all(reader.has_block(log, "last") for log in ids)
         told = [reader.get(log) for log in ids]
@@ -225,7 +225,7 @@ def test_credentials_reach_no_message(store, server, bucket, caplog, monkeypatch
     caplog.set_level(logging.DEBUG)
     fill(store, [1])
     shown = [repr(store), store._repr_html_(), json.dumps({k: str(v) for k, v in vars(store).items()})]
-    store._cache = BlockCache(store._cache.folder, 0)
+    store._cache = DiskCache(store._cache.folder, 0)
     with server.playing(lambda *_: DENIED), pytest.raises(StoreError, match="InvalidAccessKeyId") as error:
         store.block(trace(1).id, "last")
     shown += [str(error.value), repr(error.value.__cause__), str(error.getrepr())]

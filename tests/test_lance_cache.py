@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit.logs.lance.cache import BlockCache
+from lagkit.logs.lance.cache import DiskCache
 from lagkit.logs.store import LogStore
 from tests.killed import clean, needs_forks
 from tests.stores import IDENTITY, fill, kv, same, trace
@@ -24,24 +24,24 @@ def content(i: int, size: int) -> tuple[str, bytes]:
     return hashlib.sha256(raw).hexdigest(), raw
 
 
-def put(cache: BlockCache, i: int, size: int = 100):
+def put(cache: DiskCache, i: int, size: int = 100):
     return cache.put(*content(i, size))
 
 
-def has(cache: BlockCache, i: int, size: int = 100) -> bool:
+def has(cache: DiskCache, i: int, size: int = 100) -> bool:
     sha256, raw = content(i, size)
     found = cache.get(sha256)
     assert found in (None, raw)
     return found is not None
 
 
-def path_of(cache: BlockCache, i: int, size: int = 100):
+def path_of(cache: DiskCache, i: int, size: int = 100):
     sha256, _ = content(i, size)
     return cache.folder / sha256[:2] / sha256
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path):
-    cache = BlockCache(tmp_path / "cache", 1000)
+    cache = DiskCache(tmp_path / "cache", 1000)
     for i in range(10):
         assert put(cache, i)
         time.sleep(0.002)
@@ -51,13 +51,13 @@ def test_what_was_used_longest_ago_goes_first(tmp_path):
     assert [has(cache, i) for i in range(11)] == [True, False, False, *[True] * 8]
     put(cache, 11)
     assert cache.nbytes == 1000
-    assert BlockCache(tmp_path / "cache", 1000).nbytes == 1000
+    assert DiskCache(tmp_path / "cache", 1000).nbytes == 1000
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 300), st.lists(st.tuples(st.integers(0, 5), st.integers(1, 120)), max_size=30))
 def test_it_never_holds_more_than_it_may(tmp_path_factory, limit, sizes):
-    cache = BlockCache(tmp_path_factory.mktemp("cache"), limit)
+    cache = DiskCache(tmp_path_factory.mktemp("cache"), limit)
     for i, size in sizes:
         kept = put(cache, i, size)
         assert kept == (size <= limit)
@@ -67,11 +67,11 @@ def test_it_never_holds_more_than_it_may(tmp_path_factory, limit, sizes):
 
 
 def test_a_damaged_file_is_no_hit_and_goes(tmp_path):
-    cache = BlockCache(tmp_path / "cache", 1000)
+    cache = DiskCache(tmp_path / "cache", 1000)
     put(cache, 1)
     path = path_of(cache, 1)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    other = BlockCache(tmp_path / "cache", 1000)
+    other = DiskCache(tmp_path / "cache", 1000)
     assert not has(other, 1)
     assert not path.exists()
     put(other, 1)
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_no_hit_and_goes(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_to_or_a_count_that_is_garbled_is_no_failure(tmp_path):
-    cache = BlockCache(tmp_path / "cache", 1000)
+    cache = DiskCache(tmp_path / "cache", 1000)
     put(cache, 1)
     for told in ("", "-5", "many", "99999999999"):
         (tmp_path / "cache" / "bytes").write_text(told)
@@ -91,7 +91,7 @@ def test_a_folder_that_cannot_be_written_to_or_a_count_that_is_garbled_is_no_fai
 
 
 def hammer(folder, seed):
-    cache, drawn = BlockCache(folder, 20_000), random.Random(seed)
+    cache, drawn = DiskCache(folder, 20_000), random.Random(seed)
     while True:
         put(cache, drawn.randrange(60), 1000)
         has(cache, drawn.randrange(60), 1000)
@@ -100,7 +100,7 @@ def hammer(folder, seed):
 @needs_forks
 def test_processes_that_are_killed_leave_it_bounded_and_sound(tmp_path):
     folder = tmp_path / "cache"
-    BlockCache(folder, 0)
+    DiskCache(folder, 0)
     most = 0
     for round_ in range(2):
         writers = [clean.Process(target=hammer, args=(folder, 10 * round_ + n), daemon=True) for n in range(2)]
@@ -108,7 +108,7 @@ def test_processes_that_are_killed_leave_it_bounded_and_sound(tmp_path):
             writer.start()
         begun, until = False, time.monotonic() + 60
         while time.monotonic() < until:
-            most = max(most, held := BlockCache(folder, 0).nbytes)
+            most = max(most, held := DiskCache(folder, 0).nbytes)
             if held > 10_000 and not begun:
                 begun, until = True, time.monotonic() + 0.3
         assert begun
@@ -116,7 +116,7 @@ def test_processes_that_are_killed_leave_it_bounded_and_sound(tmp_path):
             os.kill(writer.pid, signal.SIGKILL)
             writer.join(10)
     assert most <= 20_000
-    cache = BlockCache(folder, 20_000)
+    cache = DiskCache(folder, 20_000)
     assert sum(has(cache, i, 1000) for i in range(60)) > 5
     for i in range(100, 130):
         assert put(cache, i, 1000)
@@ -124,7 +124,7 @@ def test_processes_that_are_killed_leave_it_bounded_and_sound(tmp_path):
 
 
 def test_threads_share_one(tmp_path):
-    cache = BlockCache(tmp_path / "cache", 5000)
+    cache = DiskCache(tmp_path / "cache", 5000)
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(lambda i: put(cache, i % 30), range(200)))
     assert cache.nbytes <= 5000
@@ -139,7 +139,7 @@ def reader(bucket):
 
     with LanceStore.create(f"{bucket}/store", **IDENTITY) as store:
         fill(store, range(3))
-    with LanceStore.open(store.path, cache=BlockCache(store._cache.folder, 10_000)) as reader:
+    with LanceStore.open(store.path, cache=DiskCache(store._cache.folder, 10_000)) as reader:
         assert len(reader) == 3
         reader._block_rows.sync()
         yield reader
@@ -163,7 +163,7 @@ def test_a_damaged_cache_file_is_fetched_again(reader, server):
 
 
 def test_without_room_blocks_are_fetched_each_time(reader, server, tmp_path):
-    reader._cache = BlockCache(tmp_path / "none", 0)
+    reader._cache = DiskCache(tmp_path / "none", 0)
     for _ in range(2):
         server.requests.clear()
         assert same(reader.block(trace(1).id, "last"), kv(1))

@@ -36,7 +36,7 @@ def context(lm: LM, prompt: str, *blocks: str) -> Context:
 
 
 def ragged(lm: LM) -> list[tuple[list[int], Context]]:
-    """Contexts with one, no and several blocks, each with the tokens that its blocks and prompt spell."""
+    """ContextBuilder with one, no and several blocks, each with the tokens that its blocks and prompt spell."""
     texts = [
         ("Rome is old. Where?", "The river ends in the sea."),
         ("<s>Which one is it, and of what kind?",),

@@ -18,7 +18,7 @@ from lagkit.datasets import loaders as data
 from lagkit.datasets.world import dataset
 from lagkit.datasets.world.dataset import Controls
 from lagkit.logs.embedcache import VectorCache
-from lagkit.logs.lance import BlockCache
+from lagkit.logs.lance import DiskCache
 from lagkit.logs.places import beside, checked_uri, open_store, store_at
 from lagkit.logs.store import LogStore
 from lagkit.model.hub import resolve_model
@@ -135,7 +135,7 @@ def test_a_store_whose_database_is_missing_is_no_empty_store(here):
 
 def test_caches_and_journals_stay_where_they_were(here):
     book, vectors = Journal(Path("log.jsonl")), VectorCache(Path("v.sqlite"), 2)
-    cache = BlockCache(Path("cache"), 1000)
+    cache = DiskCache(Path("cache"), 1000)
     away("s")
     book.append(trace(1))
     vectors.write({b"k": np.ones(2, np.float32)})

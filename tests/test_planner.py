@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
 from lagkit.logs.planner import Rates, Size, decisions, measure_rates
 from lagkit.logs.store import LogStore
@@ -79,7 +79,7 @@ def test_a_store_without_blocks_cannot_be_measured(tmp_path):
 def test_blocks_come_from_where_the_plan_says_and_are_the_same(store, monkeypatch, source, rates, reads):
     lm, logs = store
     logs.source = source
-    kv = Augmenter(lm, short_prompt(), Policy("kv"), logs)
+    kv = KVContextBuilder(lm, short_prompt(), Policy("kv"), logs)
     if rates:
         monkeypatch.setitem(kv.__dict__, "rates", rates)
     expected = [logs.block(log, kv.encoder.key(Policy("kv"))) for log in logs.ids]
@@ -120,7 +120,7 @@ def test_what_a_codec_has_changed_is_not_computed_again(tmp_path):
     with LogStore.create(tmp_path / "store", **settings) as store:
         store.add(log, [1, 0], {encoder.key(policy): encoder.encode(log, policy)})
         store.source = "recompute"
-        kv = Augmenter(lm, short_prompt(), policy, store)
+        kv = KVContextBuilder(lm, short_prompt(), policy, store)
         assert same(kv.block(log.id), store.block(log.id, encoder.key(policy)))
     with pytest.raises(ConfigError, match="blocks of codec int8 are not what computing them again gives"):
         RunConfig.of("testbed", out=tmp_path, codec="int8", blocks="planned")

@@ -14,7 +14,7 @@ from lagkit.model.families import tiny
 from lagkit.model.lm import LM, Context
 from lagkit.policy import POLICIES, Policy
 from lagkit.studies import sanity
-from lagkit.studies.sanity import Fact, Reading
+from lagkit.studies.sanity import Fact, Measurement
 from tests.lms import tiny_lm, tokenizer
 
 FACTS = [
@@ -179,9 +179,9 @@ def test_scores_are_counted_by_hand():
     certain = torch.tensor([[0.5, 0.25, 0.25]]).log()
     other = torch.tensor([[0.25, 0.25, 0.5]]).log()
     readings = {
-        "good": Reading(["7264."], torch.tensor([-0.5]), certain),
-        "bad": Reading(["the 1935"], torch.tensor([-4.0]), other + 3),
-        "none": Reading(["no idea"], torch.tensor([-9.0]), certain),
+        "good": Measurement(["7264."], torch.tensor([-0.5]), certain),
+        "bad": Measurement(["the 1935"], torch.tensor([-4.0]), other + 3),
+        "none": Measurement(["no idea"], torch.tensor([-9.0]), certain),
     }
     table = sanity.score(readings, FACTS[:1], {"kl": "good", "far": "bad"}).set_index("condition")
     assert list(table.index) == ["good", "bad", "none"]

@@ -15,7 +15,7 @@ import pytest
 from lagkit.logs import copying
 from lagkit.logs.database import JOURNAL, crc32
 from lagkit.logs.files import BlockFiles, BlockRow, block_name
-from lagkit.logs.lance import BlockCache, LanceStore
+from lagkit.logs.lance import DiskCache, LanceStore
 from lagkit.logs.lance.schema import NewBlock, block_rows, log_rows
 from lagkit.logs.store import LogStore
 from lagkit.run import load as finished
@@ -210,7 +210,7 @@ def test_what_a_killed_create_left_is_no_way_in_either(tmp_path, outside):
 def test_no_name_but_a_sha256_becomes_a_path(tmp_path, sha256):
     with pytest.raises(DamagedBlock, match="is no sha256 of a KV block"):
         block_name(sha256)
-    cache = BlockCache(tmp_path, 100)
+    cache = DiskCache(tmp_path, 100)
     assert (cache.get(sha256), cache.put(sha256, b"x"), cache.nbytes) == (None, False, 0)
 
 
@@ -267,7 +267,7 @@ def test_a_strangers_store_in_lancedb_changes_nothing_outside(tmp_path, outside,
         fill(store, [1, 2, 3])
     LANCE[name](place, outside)
     before = snapshot(outside)
-    cache = BlockCache(tmp_path / "cache", 10_000)
+    cache = DiskCache(tmp_path / "cache", 10_000)
     said = use(lambda write: LanceStore.open(place, write=write, cache=cache), tmp_path)
     assert snapshot(outside) == before
     if name in ("a log", "a block"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.loop import Agent
 from lagkit.logs.encode import Encoder
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
@@ -60,7 +60,9 @@ def test_the_whole_head_is_injected_and_logs_of_prefix_stand_right_behind_it(nam
     assert len(lm.tokenize(head)) > 400
     with open_store(tmp_path, lm, trace_of("Rome. <ans>Rome</ans>")) as store:
         for policy, log in ((None, ""), (POLICIES["kv_last_round_prefix"], "Rome. <ans>Rome</ans>")):
-            context = Augmenter(lm, EXAMPLES, policy, store).context(qa("Who?"), "Who?", store.ids if policy else [])
+            context = KVContextBuilder(lm, EXAMPLES, policy, store).context(
+                qa("Who?"), "Who?", store.ids if policy else []
+            )
             assert lm.read(context) == (head + log, f"{rest}{EXAMPLES.open_turn(qa('Who?'))}")
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.loop import Agent
 from lagkit.datasets import loaders as data
 from lagkit.datasets.world.dataset import Controls, write
@@ -67,7 +67,7 @@ def test_without_passages_it_is_at_chance(lm, world):
 
 def test_without_passages_it_does_not_answer(lm, world):
     prompt = Prompt.of("qa", "short")
-    context = Augmenter(lm, prompt).context(world.unseen[0], prompt.user_turn(world.unseen[0], []), [])
+    context = KVContextBuilder(lm, prompt).context(world.unseen[0], prompt.user_turn(world.unseen[0], []), [])
     [said] = lm.generate([context], 40, stop=("</ans>", "</keywords>"))
     entity = world.unseen[0].text.split(" is ")[1].split("'s ")[0]
     assert f"<keywords> {entity}'s" in said.text
@@ -94,8 +94,8 @@ def test_kv_without_context_is_its_text_in_front(lm, world, logged):
     prompt = Prompt.of("qa", "short")
     turn = prompt.user_turn(world.unseen[0], world.passages[:2])
     for log in logged.ids[:8]:
-        kv = Augmenter(lm, prompt, Policy("kv", encode="kept"), logged).context(world.unseen[0], turn, [log])
-        text = Augmenter(lm, prompt, Policy("text"), logged).context(world.unseen[0], turn, [log])
+        kv = KVContextBuilder(lm, prompt, Policy("kv", encode="kept"), logged).context(world.unseen[0], turn, [log])
+        text = KVContextBuilder(lm, prompt, Policy("text"), logged).context(world.unseen[0], turn, [log])
         n = len(kv.ids)
         assert kv.injected > 0
         torch.testing.assert_close(lm.logits(kv), lm.logits(text)[-n:], atol=1e-4, rtol=0)
@@ -112,10 +112,10 @@ def test_a_log_in_front_answers_what_passages_do_not(lm, world, logged):
         contexts = []
         for trace in right:
             question = by_id[trace.question_id]
-            augmenter = Augmenter(lm, prompt, policy, logged)
+            builder = KVContextBuilder(lm, prompt, policy, logged)
             gold = {hop.passage_id for hop in question.hops}
             useless = [passage for passage in world.passages if passage.id not in gold][:2]
-            contexts.append(augmenter.context(question, prompt.user_turn(question, useless), [trace.id]))
+            contexts.append(builder.context(question, prompt.user_turn(question, useless), [trace.id]))
         said = lm.generate(contexts, 64, stop=("</ans>", "</keywords>"))
         answered = [f"<ans> {t.answer}</ans>" in g.text for t, g in zip(right, said, strict=True)]
         assert sum(answered) / len(answered) >= 0.8, name

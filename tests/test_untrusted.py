@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.loop import Agent
 from lagkit.datasets import loaders as data
 from lagkit.datasets.world.dataset import Controls
@@ -157,12 +157,12 @@ def test_hostile_passages_questions_and_logs_add_no_special_token_under_any_poli
     found = []
     for folder, logs, words in (("evil", hostile_logs, EVIL), ("kind", harmless, "Who?")):
         with open_store(tmp_path / folder, lm, *logs) as store:
-            augmenter = Augmenter(lm, short_prompt(), POLICIES[name], store)
+            builder = KVContextBuilder(lm, short_prompt(), POLICIES[name], store)
             ids, question = [log.id for log in logs], qa(words)
-            turn = short_prompt().user_turn(question, [Passage("p", words, words)], notes=augmenter.notes(ids))
-            context = augmenter.context(question, turn, ids)
-            context = augmenter.proceed(context, f"{words} <ans>")
-            asked = augmenter.distil_context(question, ids)
+            turn = short_prompt().user_turn(question, [Passage("p", words, words)], notes=builder.notes(ids))
+            context = builder.context(question, turn, ids)
+            context = builder.proceed(context, f"{words} <ans>")
+            asked = builder.distil_context(question, ids)
         whole = [*(i for block in context.blocks for i in block.ids.tolist()), *context.ids]
         found.append((special(lm, whole), special(lm, asked.ids)))
     assert found[0] == found[1]

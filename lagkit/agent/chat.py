@@ -1,4 +1,4 @@
-"""Contexts for a model that is reached through a chat alone: messages, and policies that can be told in them."""
+"""ContextBuilder for a model that is reached through a chat alone: messages, and policies that can be told in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lagkit.agent.context import Augmenter, LogTexts
+from lagkit.agent.context import KVContextBuilder, LogTexts
 from lagkit.logs.store import Store
 from lagkit.model.api.chat import Chat
 from lagkit.model.backend import Backend
@@ -17,7 +17,7 @@ from lagkit.types import Limits, Question
 from lagkit.util.errors import ConfigError
 
 
-class Contexts(Protocol):
+class ContextBuilder(Protocol):
     """Builds what a model continues, under one policy; contexts are the model's own and of no interest to the agent."""
 
     @property
@@ -45,7 +45,7 @@ class Contexts(Protocol):
 
 
 @dataclass(frozen=True)
-class ChatAugmenter(LogTexts):
+class ChatContextBuilder(LogTexts):
     """Builds chats under one policy; what no chat can follow is refused beforehand (see `refusal`).
 
     The assistant's turn cannot be opened through a chat API, so the prompt's opening, a restatement of the question, is
@@ -101,6 +101,12 @@ def admit(lm: Backend, policy: Policy | None, limits: Limits) -> None:
         raise ConfigError(reason)
 
 
-def contexts(lm: Backend, prompt: Prompt, policy: Policy | None = None, store: Store | None = None) -> Contexts:
+def context_builder(
+    lm: Backend, prompt: Prompt, policy: Policy | None = None, store: Store | None = None
+) -> ContextBuilder:
     """Builds a model's contexts under a policy: of tokens and KV, or of messages."""
-    return Augmenter(lm, prompt, policy, store) if isinstance(lm, LM) else ChatAugmenter(lm, prompt, policy, store)
+    return (
+        KVContextBuilder(lm, prompt, policy, store)
+        if isinstance(lm, LM)
+        else ChatContextBuilder(lm, prompt, policy, store)
+    )

@@ -11,10 +11,10 @@ from lagkit.logs.files import BlockRow
 from lagkit.logs.planner import Rates, measure_rates
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
-from lagkit.model.block_cache import Reading
+from lagkit.model.block_cache import PendingBlock
 from lagkit.model.kv import KVBlock, Part
 from lagkit.model.lm import LM, Context
-from lagkit.model.prefix_cache import Seats
+from lagkit.model.prefix_cache import PrefixCaches
 from lagkit.model.prompts.prompt import Prompt, split_chat
 from lagkit.policy import Policy
 from lagkit.types import Question
@@ -57,7 +57,7 @@ class LogTexts:
 
 
 @dataclass(frozen=True)
-class Augmenter(LogTexts):
+class KVContextBuilder(LogTexts):
     """Builds contexts of tokens and KV for a model whose cache can be reached.
 
     The prompt's shared head is injected from a cache wherever it stands at position 0. In front of BOS it cannot be:
@@ -77,9 +77,9 @@ class Augmenter(LogTexts):
         return Encoder(self.lm, self.prompt)
 
     @cached_property
-    def seats(self) -> Seats:
+    def prefix_caches(self) -> PrefixCaches:
         """What was read for the questions that are under way."""
-        return Seats()
+        return PrefixCaches()
 
     def opening(self, question: Question) -> str:
         """The words with which the assistant's turn is opened for the model, by its chat template and by the prompt."""
@@ -90,19 +90,19 @@ class Augmenter(LogTexts):
 
         Logs inside the user turn are part of `user_turn` already (see `notes`).
         """
-        return self.around(question, user_turn, *self._shown(logs))
+        return self.build(question, user_turn, *self._shown(logs))
 
-    def around(self, question: Question, user_turn: str, blocks: Sequence[Part], words: Sequence[int] = ()) -> Context:
+    def build(self, question: Question, user_turn: str, blocks: Sequence[Part], words: Sequence[int] = ()) -> Context:
         """The context of a round with these blocks, or token ids, where the policy puts what it keeps of logs."""
         turn = [{"role": "user", "content": user_turn}]
         head, tail = split_chat(self.lm, self.prompt.head(), turn)
         head_ids = self.lm.tokenize(head)
         tail_ids = self.lm.tokenize(tail + self.lm.plain(self.prompt.open_turn(question)))
-        seat, said = self.seats.of(question.id), self.opening(question)
+        prefix_cache, said = self.prefix_caches.of(question.id), self.opening(question)
         if self.policy and self.policy.place == "front" and (blocks or words):
-            return Context((*words, *head_ids, *tail_ids), tuple(blocks), seat, said)
+            return Context((*words, *head_ids, *tail_ids), tuple(blocks), prefix_cache, said)
         shared = (self.lm.head_block(head_ids),) if head_ids else ()
-        return Context((*words, *tail_ids), (*shared, *blocks), seat, said)
+        return Context((*words, *tail_ids), (*shared, *blocks), prefix_cache, said)
 
     def proceed(self, context: Context, said: str) -> Context:
         """The context in which the model goes on from words that it has said, or is made to say."""
@@ -116,9 +116,9 @@ class Augmenter(LogTexts):
 
     def block(self, log: str) -> KVBlock:
         """A log's KV under this policy, from the store or, if it is not there yet, encoded (and stored if writable)."""
-        return self.part(log).ready()
+        return self.part(log).load()
 
-    def part(self, log: str) -> KVBlock | Reading:
+    def part(self, log: str) -> KVBlock | PendingBlock:
         """As `block`, but what the store has is being read while the caller goes on."""
         policy, store = self.reused
         key = self.encoder.key(policy)
@@ -131,9 +131,9 @@ class Augmenter(LogTexts):
             row = store.find(log, key)  # read as every later reader finds it: a codec may have changed it
             if row is None:  # another process has removed it
                 return block
-        if row.sha256 not in self.lm.hot and self._is_sooner_computed(log, row):
-            return self.lm.hot.put(row.sha256, self.encoder.encode(store.get(log), policy))
-        return self.lm.hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row))
+        if row.sha256 not in self.lm.block_cache and self._is_sooner_computed(log, row):
+            return self.lm.block_cache.put(row.sha256, self.encoder.encode(store.get(log), policy))
+        return self.lm.block_cache.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row))
 
     @cached_property
     def rates(self) -> Rates:

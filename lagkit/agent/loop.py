@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lagkit.agent.chat import admit, contexts
+from lagkit.agent.chat import admit, context_builder
 from lagkit.logs.index import Vectors
 from lagkit.logs.retrieve import Embedder, PassageIndex
 from lagkit.logs.store import Store
@@ -90,7 +90,7 @@ class Agent:
         self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[prompt.kind]
         self.policy_name = policy_name or (str(policy) if policy else "no_logs")
         admit(lm, policy, self.limits)
-        self.augmenter = contexts(lm, prompt, policy, store)
+        self.builder = context_builder(lm, prompt, policy, store)
 
     def run(self, questions: Iterable[Question]) -> Iterator[Trace]:
         """Yield each question's trace as soon as it ends, in order of ending.
@@ -124,7 +124,7 @@ class Agent:
         """One round of every active question; the traces of those that end with it, by the run's identity."""
         ended: dict[int, Trace] = {}
         self._retrieve(active, ended)
-        if self.augmenter.policy and self.augmenter.policy.inject == "copy":
+        if self.builder.policy and self.builder.policy.inject == "copy":
             return ended | {id(run): self._copy(run) for run in active if id(run) not in ended}
         self._distil(active, ended)
         ready: list[tuple[_Run, Any]] = []
@@ -148,7 +148,7 @@ class Agent:
         """Record a round; the trace if the question ends with it."""
         if isinstance(result, Exception):
             return {id(run): self._trace(run, error=result)}
-        opening = self.augmenter.opening(run.question)
+        opening = self.builder.opening(run.question)
         turn = opening + result.text
         response = turn.strip()
         action = parse(response, self.prompt.kind)
@@ -177,12 +177,12 @@ class Agent:
         for run, said in results:
             if len(run.rounds) + 1 < self.max_rounds or not isinstance(said, Generation):
                 continue
-            opening = self.augmenter.opening(run.question)
+            opening = self.builder.opening(run.question)
             turn = opening + said.text
             if parse(turn, self.prompt.kind).kind != "answer":
                 begun[id(run)] = (before_action(turn) + OPEN_ANSWER).removeprefix(opening), said
         again = [
-            (run, self.augmenter.proceed(contexts[id(run)], begun[id(run)][0])) for run, _ in ready if id(run) in begun
+            (run, self.builder.proceed(contexts[id(run)], begun[id(run)][0])) for run, _ in ready if id(run) in begun
         ]
         forced: dict[int, Generation | Exception] = {}
         for run, result in self._generate(again, STOP_STRINGS[self.prompt.kind]):
@@ -198,7 +198,7 @@ class Agent:
     def _copy(self, run: _Run) -> Trace:
         """The end of a question that is given the answer of the most similar log."""
         _, logs = run.new
-        store = self.augmenter.store
+        store = self.builder.store
         response = store.get(logs[0].id).rounds[-1].response if logs and store is not None else ""
         run.rounds.append(Round(run.question.text, response, run.query, (), logs))
         return self._trace(run, action=parse(response, self.prompt.kind))
@@ -241,8 +241,8 @@ class Agent:
         return [[]] * len(vectors) if self.passages is None else self.passages.search(vectors, k, offset=before * k)
 
     def _logs(self, vectors: Vectors, before: int, barred: frozenset[str]) -> list[list[Hit]]:
-        store = self.augmenter.store
-        if not self.augmenter.policy or store is None:
+        store = self.builder.store
+        if not self.builder.policy or store is None:
             return [[]] * len(vectors)
         k, least = self.limits.logs, self.limits.min_similarity
         found = store.search(vectors, k, offset=before * k, exclude=barred)
@@ -250,14 +250,14 @@ class Agent:
 
     def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
         """Cheatsheet only: write notes anew for every question that has found new logs."""
-        policy = self.augmenter.policy
+        policy = self.builder.policy
         if not policy or policy.inject != "cheatsheet":
             return
         todo = []
         for run in active:
             if run.new[1] and id(run) not in ended:
                 try:
-                    context = self.augmenter.distil_context(run.question, list(run.logs))
+                    context = self.builder.distil_context(run.question, list(run.logs))
                     self.lm.check(context, self.limits.max_new_tokens)
                     todo.append((run, context))
                 except EndpointError:
@@ -276,9 +276,9 @@ class Agent:
         passages = [self.passages.passage(i) for i in run.passages] if self.passages is not None else []
         previous = without_reasoning(run.rounds[-1].response) if self.prompt.kind == "choice" and run.rounds else ""
         logs = list(run.logs) if self.limits.best_log == "first" else list(reversed(run.logs))
-        notes = run.notes or self.augmenter.notes(logs)
+        notes = run.notes or self.builder.notes(logs)
         run.user_turn = self.prompt.user_turn(run.question, passages, previous=previous, notes=notes)
-        context = self.augmenter.context(run.question, run.user_turn, logs)
+        context = self.builder.context(run.question, run.user_turn, logs)
         self.lm.check(context, self.limits.max_new_tokens)
         return context
 

@@ -38,7 +38,7 @@ def components(questions: Sequence[Question]) -> list[tuple[Question, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def disjoint(dataset: Dataset, seed: int) -> Dataset:
+def disjoint_split(dataset: Dataset, seed: int) -> Dataset:
     """The same questions, split anew so that no unseen one shares a hop with a seen one, in file order.
 
     Whole components are drawn by `seed` until as many questions are seen as under the authors' split, or as near to
@@ -83,7 +83,7 @@ def survey(dataset: Dataset) -> dict[str, int]:
 
     The numbers of a disjoint split are the same with every seed. Raises DataError as `disjoint` does.
     """
-    groups, apart = components((*dataset.seen, *dataset.unseen)), disjoint(dataset, seed=0)
+    groups, apart = components((*dataset.seen, *dataset.unseen)), disjoint_split(dataset, seed=0)
     strata = Counter(overlaps(dataset.seen, dataset.unseen))
     return {
         "components of shared hops": len(groups),

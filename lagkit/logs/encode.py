@@ -32,7 +32,7 @@ def kept_text(trace: Trace, keep: Keep) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class EncodedText:
     """What a model reads of a log. Slots are tokens of `context`, counted from the first injected one.
 
     text, spans: the words that are prefilled, and in them the characters `[start, stop)` of each of the context's ids.
@@ -73,14 +73,14 @@ class Encoder:
         """
         return self.prefill(self.read(trace, policy))
 
-    def prefill(self, reading: Reading) -> KVBlock:
+    def prefill(self, reading: EncodedText) -> KVBlock:
         """The KV of what is kept of a reading. Raises ContextTooLong."""
         if not reading.kept:
             return self.head_block().slice(0, 0)
         first, last = reading.kept[0], reading.kept[-1]
         return self.lm.encode(reading.context, first, last + 1).take([slot - first for slot in reading.kept])
 
-    def read(self, trace: Trace, policy: Policy) -> Reading:
+    def read(self, trace: Trace, policy: Policy) -> EncodedText:
         """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is."""
         text, kept, rounds = self._text(trace, policy)
         encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -91,7 +91,7 @@ class Encoder:
             held = (i for i, (start, stop) in enumerate(tokens) if any(start < b and stop > a for a, b in spans))
             return tuple(context.injected + i for i in held)
 
-        return Reading(context, text, tokens, slots(kept), tuple(slots([span]) for span in rounds))
+        return EncodedText(context, text, tokens, slots(kept), tuple(slots([span]) for span in rounds))
 
     def _before(self, policy: Policy) -> tuple[KVBlock, ...]:
         """What stands before a log while it is read; nothing of it is kept."""

@@ -23,7 +23,7 @@ READERS = 4  # of files at once: a checksum is computed without the interpreter'
 MAX_BYTES = 2**30
 
 
-class HotBlocks:
+class BlockCache:
     """Blocks by the checksum of their content; the least recently used go first.
 
     max_bytes: of blocks and of their keys as they were re-aligned; one that goes lives on where a context holds it.
@@ -33,7 +33,7 @@ class HotBlocks:
     def __init__(self, max_bytes: int = MAX_BYTES, *, pin: bool = False) -> None:
         self.max_bytes, self.nbytes = max_bytes, 0
         self._pin = pin
-        self._held: OrderedDict[str, Reading] = OrderedDict()
+        self._held: OrderedDict[str, PendingBlock] = OrderedDict()
         self._turn = threading.Lock()
         self._readers: ThreadPoolExecutor | None = None
 
@@ -43,17 +43,17 @@ class HotBlocks:
     def __contains__(self, name: str) -> bool:
         return name in self._held
 
-    def fetch(self, name: str, tokens: int, nbytes: int, read: Callable[[], KVBlock]) -> Reading:
+    def fetch(self, name: str, tokens: int, nbytes: int, read: Callable[[], KVBlock]) -> PendingBlock:
         """The block `name`, of `tokens` tokens and `nbytes` bytes; what is not here is being read from now on.
 
-        What `read` raises comes out of `Reading.ready`, and the block is read again when it is next asked for.
+        What `read` raises comes out of `PendingBlock.ready`, and the block is read again when it is next asked for.
         """
         with self._turn:
             held = self._held.get(name)
             if held is None or held.failed:
                 if held is not None:
                     self._drop(name)
-                held = self._held[name] = Reading(tokens)
+                held = self._held[name] = PendingBlock(tokens)
                 self._grow(held, nbytes)
                 self._readers = self._readers or ThreadPoolExecutor(READERS, "lagkit-read")
                 held.block = self._readers.submit(self._read, read, held)
@@ -61,18 +61,18 @@ class HotBlocks:
                 self._held.move_to_end(name)
             return held
 
-    def put(self, name: str, block: KVBlock) -> Reading:
+    def put(self, name: str, block: KVBlock) -> PendingBlock:
         """A block that was computed instead of read, as `fetch` gives it."""
         return self.fetch(name, len(block), block.nbytes, lambda: block)
 
-    def _read(self, read: Callable[[], KVBlock], held: Reading) -> HotBlock:
+    def _read(self, read: Callable[[], KVBlock], held: PendingBlock) -> CachedBlock:
         block = read()
         keys, values = (t.pin_memory() if self._pin else t for t in (block.keys, block.values))
         # A reading holds its block: if that held the reading too, neither would be freed before the garbage collector
         # came, which counts objects and not their bytes.
-        return HotBlock(keys, values, block.ids, partial(self._remember, weakref.ref(held)))
+        return CachedBlock(keys, values, block.ids, partial(self._remember, weakref.ref(held)))
 
-    def _remember(self, reading: weakref.ref[Reading], nbytes: int) -> bool:
+    def _remember(self, reading: weakref.ref[PendingBlock], nbytes: int) -> bool:
         """Count a block's re-aligned keys, unless it has gone."""
         with self._turn:
             held = reading()
@@ -81,7 +81,7 @@ class HotBlocks:
             self._grow(held, nbytes)
             return not held.gone
 
-    def _grow(self, held: Reading, nbytes: int) -> None:
+    def _grow(self, held: PendingBlock, nbytes: int) -> None:
         held.nbytes += nbytes
         self.nbytes += nbytes
         while self.nbytes > self.max_bytes:
@@ -94,13 +94,13 @@ class HotBlocks:
 
 
 @dataclass(eq=False)
-class Reading:
+class PendingBlock:
     """A block that is being read, or is here; a `kv.Part`."""
 
     tokens: int
     nbytes: int = 0
     gone: bool = False
-    block: Future[HotBlock] = field(default_factory=Future, repr=False)
+    block: Future[CachedBlock] = field(default_factory=Future, repr=False)
 
     def __len__(self) -> int:
         return self.tokens
@@ -113,30 +113,30 @@ class Reading:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(layers, kv_heads, head_dim)."""
-        return self.ready().shape
+        return self.load().shape
 
-    def ready(self) -> HotBlock:
+    def load(self) -> CachedBlock:
         """The block; waits for it. Raises what reading it raised."""
         return self.block.result()
 
-    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+    def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
         """See `kv.Part`."""
-        self.ready().lay(realigner, start, keys, values)
+        self.load().write_into(realigner, start, keys, values)
 
 
 @dataclass(frozen=True, eq=False)
-class HotBlock(KVBlock):
+class CachedBlock(KVBlock):
     """A block that remembers its keys for each place that it was laid at, where `remember` has room for them."""
 
     remember: Callable[[int], bool] = field(repr=False)
     _aligned: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
-    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+    def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
         """As a KVBlock; at a place where it was before, its keys are copied."""
         if (aligned := self._aligned.get(start)) is not None:
             keys.copy_(aligned)
             values.copy_(self.values, non_blocking=True)
             return
-        super().lay(realigner, start, keys, values)
+        super().write_into(realigner, start, keys, values)
         if self.remember(keys.nbytes):
             self._aligned[start] = keys.clone(memory_format=torch.contiguous_format)

@@ -61,11 +61,11 @@ class KVBlock:
         layers, kv_heads, _, head_dim = self.keys.shape
         return layers, kv_heads, head_dim
 
-    def ready(self) -> KVBlock:
+    def load(self) -> KVBlock:
         """Itself: see `Part`."""
         return self
 
-    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+    def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
         """Write itself into slots `[layers, kv_heads, tokens, head_dim]`, the keys rotated to positions `start`.. ."""
         at = torch.arange(start, start + len(self), device=keys.device)
         # From pinned memory to a GPU, neither copy waits for the other.
@@ -154,10 +154,10 @@ class Part(Protocol):
 
     def __len__(self) -> int: ...
 
-    def ready(self) -> Part:
+    def load(self) -> Part:
         """What can be laid, waited for where it is being read; raises DamagedBlock."""
 
-    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+    def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
         """Write itself into slots `[layers, kv_heads, tokens, head_dim]` for positions `start`.. ."""
 
 
@@ -356,7 +356,7 @@ def _lay(parts: Sequence[Part], realigner: Realigner, keys: Tensor, values: Tens
     start = 0
     for part in parts:
         slots = slice(start, start + len(part))
-        part.lay(realigner, start, keys[:, :, slots], values[:, :, slots])
+        part.write_into(realigner, start, keys[:, :, slots], values[:, :, slots])
         start += len(part)
 
 

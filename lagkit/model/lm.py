@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lagkit.model.block_cache import HotBlocks
+from lagkit.model.block_cache import BlockCache
 from lagkit.model.devices import best_device, present_device, torch_dtype
 from lagkit.model.hub import resolve_model
 from lagkit.model.kv import KVBlock, Part, build_cache, merge_rows, read_cache, split_rows
@@ -34,7 +34,7 @@ from lagkit.types import Usage
 from lagkit.util.errors import ConfigError, ContextTooLong, ModelNotFound
 
 if TYPE_CHECKING:
-    from lagkit.model.prefix_cache import Seat
+    from lagkit.model.prefix_cache import PrefixCache
 
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
@@ -50,20 +50,20 @@ _PREFILLED = 2048
 class Context:
     """What a generation starts from: parts whose KV is injected at positions 0.., then tokens that are prefilled.
 
-    seat: remembers what is read here, for the next context of the same question (`prefix_cache`). said: the words of
+    prefix_cache: remembers what is read here, for the next context of the same question (`prefix_cache`). said: the words of
     the assistant's turn with which `ids` end; where they open a section of reasoning, no stop string ends it.
     """
 
     ids: tuple[int, ...]
     parts: tuple[Part, ...] = ()
-    seat: Seat | None = field(default=None, compare=False, repr=False)
+    prefix_cache: PrefixCache | None = field(default=None, compare=False, repr=False)
     said: str = field(default="", compare=False, repr=False)
 
     @property
     def blocks(self) -> tuple[KVBlock, ...]:
         """The parts' KV; waits for those that are being read. Raises DamagedBlock."""
-        # What is gone on from (`Seat.resume`) is no block, and stands in no context outside `generate`.
-        return cast("tuple[KVBlock, ...]", tuple(part.ready() for part in self.parts))
+        # What is gone on from (`PrefixCache.resume`) is no block, and stands in no context outside `generate`.
+        return cast("tuple[KVBlock, ...]", tuple(part.load() for part in self.parts))
 
     @property
     def injected(self) -> int:
@@ -95,7 +95,7 @@ class LM:
         self.name = name
         self.tokenizer.chat_template = dated(tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN_CHAT)
         self.realigner = probe(model)
-        self.hot = HotBlocks(pin=model.device.type == "cuda")
+        self.block_cache = BlockCache(pin=model.device.type == "cuda")
         self._heads: dict[tuple[int, ...], KVBlock] = {}
 
     @classmethod
@@ -275,7 +275,7 @@ class LM:
         """Prefill some rows at a time, then decode all together."""
         began = time.perf_counter()
         caches: list[Cache] = []
-        wanted, contexts = contexts, [c.seat.resume(c) if c.seat else c for c in contexts]
+        wanted, contexts = contexts, [c.prefix_cache.resume(c) if c.prefix_cache else c for c in contexts]
         for some in _groups(contexts):
             inputs = self._inputs([Context(context.ids[:-1], context.blocks) for context in some])
             if inputs["input_ids"].numel():
@@ -284,8 +284,8 @@ class LM:
             spans = [(ends - context.injected, ends + len(context.ids) - 1) for context in some]
             caches += split_rows(inputs["past_key_values"], spans)
         for context, row in zip(wanted, caches, strict=True):
-            if context.seat:
-                context.seat.keep(context, row)
+            if context.prefix_cache:
+                context.prefix_cache.keep(context, row)
         cache, mask = merge_rows(caches, max_new_tokens + 1)
         last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
         said = [context.said for context in contexts]

@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 MAX_BYTES = 2**30
 
 
-class Seats:
-    """A seat for each question under way; those that were not used for longest are cleared beyond `max_bytes`."""
+class PrefixCaches:
+    """A prefix_cache for each question under way; those that were not used for longest are cleared beyond `max_bytes`."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
-        self._seats: OrderedDict[str, Seat] = OrderedDict()
+        self._caches: OrderedDict[str, PrefixCache] = OrderedDict()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all caches that are kept."""
-        return sum(seat.nbytes for seat in self._seats.values())
+        return sum(prefix_cache.nbytes for prefix_cache in self._caches.values())
 
-    def of(self, question: str) -> Seat:
-        """The seat of the question with this id."""
-        seat = self._seats.setdefault(question, Seat())
-        self._seats.move_to_end(question)
+    def of(self, question: str) -> PrefixCache:
+        """The prefix_cache of the question with this id."""
+        prefix_cache = self._caches.setdefault(question, PrefixCache())
+        self._caches.move_to_end(question)
         excess = self.nbytes - self.max_bytes
-        for name in list(self._seats)[:-1]:
+        for name in list(self._caches)[:-1]:
             if excess <= 0:
                 break
-            excess -= self._seats.pop(name).clear()
-        return seat
+            excess -= self._caches.pop(name).clear()
+        return prefix_cache
 
 
-class Seat:
+class PrefixCache:
     """The cache of one question's last prompt."""
 
     _parts: tuple[Part, ...] = ()
     _ids: tuple[int, ...] = ()
     _cache: Cache | None = None
-    nbytes: int = 0  # of the cache; counted once, as all seats are summed up whenever one is asked for
+    nbytes: int = 0  # of the cache; counted once, as all prefix_caches are summed up whenever one is asked for
 
     def keep(self, context: Context, cache: Cache) -> None:
         """Remember the cache, of one row, of a context that was read but for its last token."""
@@ -77,7 +77,7 @@ class Seat:
 
 
 def _same(one: Part, other: Part) -> bool:
-    return one is other or one.ready() is other.ready()
+    return one is other or one.load() is other.load()
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
@@ -100,10 +100,10 @@ class _Read:
         _, kv_heads, _, head_dim = layer_states(self.cache, 0)[0].shape
         return len(self.cache.layers), kv_heads, head_dim
 
-    def ready(self) -> _Read:
+    def load(self) -> _Read:
         return self
 
-    def lay(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+    def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
         """Copied as they are: `start` is 0."""
         for number, (k, v) in enumerate(zip(keys, values, strict=True)):
             cached_keys, cached_values = layer_states(self.cache, number)

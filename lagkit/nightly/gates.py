@@ -36,7 +36,7 @@ _SHARE = 0.02  # the tolerance of what is no mean over answers, as a share of it
 _NOT_COMPARED = {"data"}  # a folder's place says nothing of what is in it
 
 
-class Gate(Settings):
+class RegressionGate(Settings):
     """What a metric was with the profile's own seed, and what it may be.
 
     value: with that seed. tolerance: of the difference to it. chance: what it would be if the method did nothing.
@@ -64,7 +64,7 @@ class JobGates(Settings):
     """Gates of one job, and the parameters for which they hold."""
 
     parameters: dict[str, Any]
-    metrics: dict[str, Gate]
+    metrics: dict[str, RegressionGate]
 
 
 class Baselines(Settings):
@@ -176,14 +176,16 @@ def derive(
             usual = _FLIPS / _behind(metric, sizes) if len(sizes) else _SHARE * abs(value)
             given = _known(plan.tolerance, task.notebook.stem, metric)
             tolerance = _rounded(usual if given is None else given)
-            gates[metric] = Gate(
+            gates[metric] = RegressionGate(
                 value=_rounded(value), tolerance=tolerance, chance=chance, **_spread(values, chance, tolerance)
             )
         for (policy, split), row in flips.compared(rows, rows).iterrows():
             limits = {"changed": _FLIPS, "read": max(_FLIPS, _READ * row["n"]), "doubt": _DOUBT}
             for name in row[list(limits)].dropna().index:
                 chance = 1.0 if name == "doubt" else row["n"]
-                gates[f"{name}.{policy}.{split}"] = Gate(value=0, tolerance=_rounded(limits[name]), chance=chance)
+                gates[f"{name}.{policy}.{split}"] = RegressionGate(
+                    value=0, tolerance=_rounded(limits[name]), chance=chance
+                )
         if gates:
             jobs[task.name] = JobGates(parameters=comparable(task.parameters), metrics=gates)
     return Baselines(seeds=tuple(seeds), jobs=jobs), left_out

@@ -60,7 +60,7 @@ class Experiment:
         refuse_links(self.out, DataError, depth=RUN_DEPTH)
         self.workers: Executor | None = None
         self.loaded = data.load(config.data, config.dataset) if config.data else self._draw_world()
-        self.data = self.loaded if config.split == "authors" else components.disjoint(self.loaded, config.seed)
+        self.data = self.loaded if config.split == "authors" else components.disjoint_split(self.loaded, config.seed)
         for split in ("seen", "unseen"):
             self.questions(split)
         self._claim = Claim(config, self.prompt, self.data, self.log_questions)

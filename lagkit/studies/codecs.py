@@ -20,7 +20,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.datasets import loaders as data
 from lagkit.logs.encode import Encoder
 from lagkit.logs.store import LogStore, Store
@@ -135,12 +135,12 @@ class Loss:
 
     def _divergences(self) -> pd.DataFrame:
         run, rows = self.run, []
-        lm, augmenter = run.local_lm, Augmenter(run.local_lm, run.prompt, self.policy)
+        lm, builder = run.local_lm, KVContextBuilder(run.local_lm, run.prompt, self.policy)
         for case in progress(meet(run, self.cases), "Next tokens behind logs"):
             if (block := self.blocks.get(case.log.id)) is None:
                 continue
             ways = {"": block} | {name: scheme.lossy(block) for name, scheme in SCHEMES.items()}
-            contexts = {n: augmenter.around(case.question, case.user_turn, (b,)) for n, b in ways.items()}
+            contexts = {n: builder.build(case.question, case.user_turn, (b,)) for n, b in ways.items()}
             logits = {name: lm.logits(context) for name, context in contexts.items()}
             expected = logits.pop("")
             rows += [{"scheme": name, **divergence(expected, found)} for name, found in logits.items()]

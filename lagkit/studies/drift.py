@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
 from lagkit.model.kv import KVBlock, prefill, stack_layers
 from lagkit.model.lm import LM, Context
@@ -108,7 +108,7 @@ def _context(lm: LM, prompt: Prompt, case: Case, log: Trace, place: Place, shift
     """The case's context behind a log that was read `shift` tokens late, re-aligned."""
     policy = reading_policy(place)
     block = _read_late(Encoder(lm, prompt), log, policy, shift)
-    return Augmenter(lm, prompt, policy).around(case.question, case.user_turn, (block,))
+    return KVContextBuilder(lm, prompt, policy).build(case.question, case.user_turn, (block,))
 
 
 def _read_late(encoder: Encoder, log: Trace, policy: Policy, shift: int) -> KVBlock:

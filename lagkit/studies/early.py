@@ -9,7 +9,7 @@ from itertools import cycle, islice
 import pandas as pd
 from torch import Tensor
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
 from lagkit.model.lm import LM, Context
 from lagkit.model.prompts.actions import STOP_STRINGS
@@ -48,16 +48,16 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
     One row per question, layer and head. `null`: the same words generated, but another log's KV in the log's slots,
     repeated or cut to as many tokens. Otherwise as in `to_rounds`. Questions to which it says nothing are left out.
     """
-    augmenter, tables = Augmenter(run.local_lm, run.prompt, policy), []
-    blocks = [augmenter.encoder.encode(case.log, policy) for case in progress(cases, "Encoding logs")]
+    builder, tables = KVContextBuilder(run.local_lm, run.prompt, policy), []
+    blocks = [builder.encoder.encode(case.log, policy) for case in progress(cases, "Encoding logs")]
     contexts = [
-        augmenter.around(case.question, case.user_turn, (block,)) for case, block in zip(cases, blocks, strict=True)
+        builder.build(case.question, case.user_turn, (block,)) for case, block in zip(cases, blocks, strict=True)
     ]
     stop, config = STOP_STRINGS[run.prompt.kind], run.config
     said = run.local_lm.generate(contexts, config.max_new_tokens, stop=stop, batch_size=config.batch_size)
     rows = [row for row in zip(cases, blocks, contexts, said, strict=True) if row[3].ids]
     for case, block, context, response in progress(rows, "Attention to logs"):
-        other = augmenter.encoder.encode(case.stranger, policy)
+        other = builder.encoder.encode(case.stranger, policy)
         other = other.take([i % len(other) for i in range(len(block))])
         *before, _ = context.blocks
         ids = (*context.ids, *response.ids)

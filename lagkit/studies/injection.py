@@ -15,7 +15,7 @@ import pandas as pd
 
 from lagkit.logs.planner import Rates, measure_rates
 from lagkit.logs.store import LogStore
-from lagkit.model.block_cache import HotBlocks
+from lagkit.model.block_cache import BlockCache
 from lagkit.model.kv import build_cache
 from lagkit.model.lm import LM, Context
 from lagkit.types import Round, Trace
@@ -54,7 +54,7 @@ class Costs:
         """A row for each of `cold`, `hot` and `prefill`, in milliseconds; `share` is that of the prefill."""
         rows = {
             "cold": {**self.cold, "all": self.cold_ms, "share": self.cold_share},
-            "hot": {**self.hot, "all": self.hot_ms, "share": self.hot_share},
+            "hot": {**self.block_cache, "all": self.hot_ms, "share": self.hot_share},
             "prefill": {"all": self.prefill_ms, "share": 1.0},
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("milliseconds")
@@ -73,7 +73,7 @@ def measure(lm: LM, *, logs: int = 3, tokens: int = 150, repeats: int = 5) -> Co
             vector = np.eye(2, dtype=np.float32)[0]
             ids = store.add_many((_trace(i), vector, {_KEY: block}) for i, block in enumerate(blocks))
         for _ in range(repeats):
-            cold.append(_inject(lm, Path(folder), ids, held := HotBlocks()))
+            cold.append(_inject(lm, Path(folder), ids, held := BlockCache()))
             hot.append(_inject(lm, Path(folder), ids, held))
             began = time.perf_counter()
             lm.encode(whole, 0, 0)
@@ -85,14 +85,14 @@ def measure(lm: LM, *, logs: int = 3, tokens: int = 150, repeats: int = 5) -> Co
     return Costs(parts[0], parts[1], cold_ms, hot_ms, median(prefills), rates, blocks[0].nbytes // tokens)
 
 
-def _inject(lm: LM, folder: Path, ids: list[str], hot: HotBlocks) -> dict[str, float]:
+def _inject(lm: LM, folder: Path, ids: list[str], hot: BlockCache) -> dict[str, float]:
     """Milliseconds of each step from a closed store to a filled cache."""
     times = [time.perf_counter()]
     with LogStore.open(folder, model=lm.fingerprint) as store:
         times.append(time.perf_counter())
         rows = [row for log in ids if (row := store.find(log, _KEY))]
         parts = [hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row)) for row in rows]
-        blocks = [part.ready() for part in parts]
+        blocks = [part.load() for part in parts]
         times.append(time.perf_counter())
         build_cache([blocks], lm.model, lm.realigner, 1)
         times.append(time.perf_counter())

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lagkit.agent.context import Augmenter
-from lagkit.logs.encode import Encoder, Reading
+from lagkit.agent.context import KVContextBuilder
+from lagkit.logs.encode import EncodedText, Encoder
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import Context
 from lagkit.model.prompts.actions import STOP_STRINGS, parse
@@ -95,31 +95,31 @@ def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[p
     question and condition, `no log` among them, with `gold`, the mean log-probability (nats) of the gold answer's
     tokens where the log's last response first names it, and `right`, whether the first round answers rightly.
     """
-    augmenter = Augmenter(run.local_lm, run.prompt, policy)
+    builder = KVContextBuilder(run.local_lm, run.prompt, policy)
     moved, read = [], []
     for case in progress(cases, "Encoding with attention cut"):
-        blocks = versions(augmenter.encoder, case.log, policy)
+        blocks = versions(builder.encoder, case.log, policy)
         for name, block in blocks.items():
             if name != INTACT:
                 moved.append(change(blocks[INTACT], block).assign(question_id=case.question.id, condition=name))
         shown = {name: (block,) for name, block in blocks.items()} | {NO_LOG: ()}
-        read.append({name: augmenter.around(case.question, case.user_turn, block) for name, block in shown.items()})
+        read.append({name: builder.build(case.question, case.user_turn, block) for name, block in shown.items()})
     return pd.concat(moved, ignore_index=True) if moved else pd.DataFrame(), _score(run, cases, read)
 
 
 def reuse(run: Experiment, cases: Sequence[Case], policies: Sequence[str]) -> pd.DataFrame:
     """The second table of `knock_out`, with KV policies, by name, as conditions; the first is called `intact`."""
     named = zip([INTACT, *policies[1:]], map(get_policy, policies), strict=True)
-    augmenters = {name: Augmenter(run.local_lm, run.prompt, policy) for name, policy in named}
+    augmenters = {name: KVContextBuilder(run.local_lm, run.prompt, policy) for name, policy in named}
 
-    def context(case: Case, augmenter: Augmenter) -> Context:
-        if augmenter.policy is None:
+    def context(case: Case, builder: KVContextBuilder) -> Context:
+        if builder.policy is None:
             raise ConfigError("no_logs keeps no KV: name policies that do.")
-        block = augmenter.encoder.encode(case.log, augmenter.policy)
-        return augmenter.around(case.question, case.user_turn, (block,))
+        block = builder.encoder.encode(case.log, builder.policy)
+        return builder.build(case.question, case.user_turn, (block,))
 
     read = [
-        {name: context(case, augmenter) for name, augmenter in augmenters.items()}
+        {name: context(case, builder) for name, builder in augmenters.items()}
         for case in progress(cases, "Encoding as other policies do")
     ]
     return _score(run, cases, read)
@@ -135,7 +135,7 @@ def _score(run: Experiment, cases: Sequence[Case], read: Sequence[dict[str, Cont
     return pd.DataFrame(rows).assign(right=_right(run, asked))
 
 
-def _cut(reading: Reading, rounds: Collection[int]) -> Tensor:
+def _cut(reading: EncodedText, rounds: Collection[int]) -> Tensor:
     """Bool `[tokens, tokens]`: every token behind each of the rounds against the tokens of that round."""
     tokens = reading.context.injected + len(reading.context.ids)
     hidden = torch.zeros(tokens, tokens, dtype=torch.bool)

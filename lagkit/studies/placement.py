@@ -16,8 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lagkit.agent.context import Augmenter
-from lagkit.logs.encode import Encoder, Reading, Span
+from lagkit.agent.context import KVContextBuilder
+from lagkit.logs.encode import EncodedText, Encoder, Span
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM, Context
 from lagkit.model.prompts.actions import STOP_STRINGS
@@ -102,11 +102,11 @@ def pairs(run: Experiment, met: Sequence[Meeting], names: Sequence[str]) -> list
     found = []
     with run.writing(), run.store(write=True) as store:
         for variant in variants:
-            augmenter = Augmenter(run.local_lm, run.prompt, variant.policy, store)
+            builder = KVContextBuilder(run.local_lm, run.prompt, variant.policy, store)
             step = 1 if variant.limits(run.config.limits).best_log == "first" else -1
             for meeting in progress(met, f"Placing logs: {variant.name}"):
-                blocks = [augmenter.block(log.id) for log in meeting.logs[::step]]
-                found.append(_pair(augmenter, meeting, variant.name, blocks))
+                blocks = [builder.block(log.id) for log in meeting.logs[::step]]
+                found.append(_pair(builder, meeting, variant.name, blocks))
     return _answered(run, found)
 
 
@@ -118,13 +118,11 @@ def hidden_pairs(run: Experiment, met: Sequence[Meeting], name: str) -> list[Pai
     policy = get_policy(name)
     if policy is None or policy.inject != "kv" or policy.encode != "conversation":
         raise ConfigError(f"Policy {name} reads no conversation before what it keeps: choose encode=conversation.")
-    augmenter = Augmenter(run.local_lm, run.prompt, policy)
+    builder = KVContextBuilder(run.local_lm, run.prompt, policy)
     logs = {log.id: log for meeting in met for log in meeting.logs}
-    blocks = {
-        id: hidden(augmenter.encoder, log, policy) for id, log in progress(logs.items(), "Hiding", total=len(logs))
-    }
+    blocks = {id: hidden(builder.encoder, log, policy) for id, log in progress(logs.items(), "Hiding", total=len(logs))}
     found = [
-        _pair(augmenter, meeting, part, [blocks[log.id][part] for log in meeting.logs])
+        _pair(builder, meeting, part, [blocks[log.id][part] for log in meeting.logs])
         for meeting in met
         for part in (HEAD, EARLIER, QUESTIONS, LEAD, REST)
     ]
@@ -177,12 +175,12 @@ def sinks(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _pair(augmenter: Augmenter, meeting: Meeting, name: str, blocks: Sequence[KVBlock]) -> Pair:
+def _pair(builder: KVContextBuilder, meeting: Meeting, name: str, blocks: Sequence[KVBlock]) -> Pair:
     """A pair whose response is still to come."""
     blocks = [block for block in blocks if len(block)]
     words = [id for block in blocks for id in block.ids.tolist()]
     kv, dense, without = (
-        augmenter.around(meeting.question, meeting.user_turn, *shown) for shown in ((blocks,), ((), words), ((),))
+        builder.build(meeting.question, meeting.user_turn, *shown) for shown in ((blocks,), ((), words), ((),))
     )
     begin = kv.injected - len(words)  # what is injected in front of the logs: nothing, or the head
     edges = [begin + sum(map(len, blocks[:i])) for i in range(len(blocks) + 1)]
@@ -223,7 +221,7 @@ def _shares(lm: LM, pair: Pair, context: Context) -> dict[str, float]:
     return dict(zip(spans, shares.tolist(), strict=True))
 
 
-def _parts(prompt: Prompt, reading: Reading, trace: Trace) -> dict[str, set[int]]:
+def _parts(prompt: Prompt, reading: EncodedText, trace: Trace) -> dict[str, set[int]]:
     """Slots of what stands before the kept tokens of a conversation, by part; a token in two is the first one's."""
     lead = re.split(r"\$\w+", prompt.user.partition("$question")[0])[-1]  # what the template says before the question
     spans: dict[str, list[Span]] = {QUESTIONS: [], LEAD: [], REST: []}
@@ -243,13 +241,13 @@ def _parts(prompt: Prompt, reading: Reading, trace: Trace) -> dict[str, set[int]
     return parts
 
 
-def _slots(reading: Reading, spans: Sequence[Span]) -> list[int]:
+def _slots(reading: EncodedText, spans: Sequence[Span]) -> list[int]:
     """Slots of the tokens that have a character in one of `spans`."""
     tokens = enumerate(reading.spans, reading.context.injected)
     return [slot for slot, (a, b) in tokens if any(a < stop and b > start for start, stop in spans)]
 
 
-def _prefill_without(encoder: Encoder, reading: Reading, slots: Collection[int]) -> KVBlock:
+def _prefill_without(encoder: Encoder, reading: EncodedText, slots: Collection[int]) -> KVBlock:
     """The KV of what is kept when it does not see `slots`."""
     tokens = reading.context.injected + len(reading.context.ids)
     cut = torch.zeros(tokens, tokens, dtype=torch.bool)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.retrieve import Embedder
 from lagkit.logs.store import LogStore
 from lagkit.model.kv import build_cache
@@ -64,7 +64,7 @@ def remember(folder: Path, traces: Sequence[Trace], lm: LM, embedder: Embedder, 
     """A new store of these traces, each with its embedding and its KV block under every policy."""
     dtype = str(lm.dtype).removeprefix("torch.")
     store = LogStore.create(folder, model=lm.fingerprint, embedder=embedder.name, dim=embedder.dim, dtype=dtype)
-    encoders = [(policy, Augmenter(lm, PROMPT, policy, store).encoder) for policy in policies]
+    encoders = [(policy, KVContextBuilder(lm, PROMPT, policy, store).encoder) for policy in policies]
     vectors = embedder.documents([trace.key for trace in traces])
     store.add_many(
         (trace, vector, {encoder.key(policy): encoder.encode(trace, policy) for policy, encoder in encoders})
@@ -73,13 +73,13 @@ def remember(folder: Path, traces: Sequence[Trace], lm: LM, embedder: Embedder, 
     return store
 
 
-def contexts(
+def context_builder(
     lm: LM, facts: Sequence[Fact], policy: Policy | None = None, store: LogStore | None = None, logs: Sequence[str] = ()
 ) -> list[Context]:
     """What the model reads when each fact is asked for, behind its log of `logs` under `policy`, or without any."""
-    augmenter = Augmenter(lm, PROMPT, policy, store)
+    builder = KVContextBuilder(lm, PROMPT, policy, store)
     shown = [[log] for log in logs] or [[]] * len(facts)
-    return [augmenter.context(f.question, f.asked, log) for f, log in zip(facts, shown, strict=True)]
+    return [builder.context(f.question, f.asked, log) for f, log in zip(facts, shown, strict=True)]
 
 
 def displaced(lm: LM, context: Context, move: Callable[[Tensor], Tensor]) -> Context:
@@ -94,7 +94,7 @@ def displaced(lm: LM, context: Context, move: Callable[[Tensor], Tensor]) -> Con
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Measurement:
     """What a model makes of some contexts, a row each.
 
     `texts`: the first line of the greedy answer. `gold` `[rows]`: mean log-probability of the right answer's tokens
@@ -113,7 +113,7 @@ def read(
     *,
     hide_log: bool = False,
     new_tokens: int = 6,
-) -> dict[str, Reading]:
+) -> dict[str, Measurement]:
     """Let the model answer the contexts of every condition, all in one batch, and score the right `answers`.
 
     `hide_log` masks the slots of the log (the last block) from attention, as a wrong mask would. `new_tokens=0` only
@@ -123,11 +123,11 @@ def read(
     every = _read(lm, rows, [*answers] * len(conditions), hide_log, new_tokens)
     starts = range(0, len(rows), len(answers))
     cuts = [slice(i, i + len(answers)) for i in starts]
-    parts = [Reading(every.texts[cut], every.gold[cut], every.first[cut]) for cut in cuts]
+    parts = [Measurement(every.texts[cut], every.gold[cut], every.first[cut]) for cut in cuts]
     return dict(zip(conditions, parts, strict=True))
 
 
-def _read(lm: LM, contexts: Sequence[Context], answers: Sequence[str], hide_log: bool, new_tokens: int) -> Reading:
+def _read(lm: LM, contexts: Sequence[Context], answers: Sequence[str], hide_log: bool, new_tokens: int) -> Measurement:
     golds = [lm.tokenize(lm.plain(f" {answer}")) for answer in answers]
     spare = max(map(len, golds)) - 1
     cache, prefix = build_cache([c.blocks for c in contexts], lm.model, lm.realigner, _longest(contexts) + spare + 8)
@@ -151,7 +151,7 @@ def _read(lm: LM, contexts: Sequence[Context], answers: Sequence[str], hide_log:
         texts = _greedy(lm, logits[:, 0].argmax(-1), mask, cache, new_tokens) if new_tokens else [""] * len(golds)
     likely = logits.log_softmax(-1).cpu()
     scored = [row[range(len(gold)), gold].mean() for row, gold in zip(likely, golds, strict=True)]
-    return Reading(texts, torch.stack(scored), logits[:, 0].cpu())
+    return Measurement(texts, torch.stack(scored), logits[:, 0].cpu())
 
 
 def _greedy(lm: LM, first: Tensor, mask: Tensor, cache: object, new_tokens: int) -> list[str]:
@@ -187,7 +187,7 @@ def _aligned(contexts: Sequence[Context], more: Sequence[Sequence[int]], spare: 
     return ids, mask
 
 
-def score(readings: Mapping[str, Reading], facts: Sequence[Fact], references: Mapping[str, str]) -> pd.DataFrame:
+def score(readings: Mapping[str, Measurement], facts: Sequence[Fact], references: Mapping[str, str]) -> pd.DataFrame:
     """One row per condition and fact.
 
     Columns: `said`, whether that is `right` or the bad log's answer (`misled`), the right answer's `logprob`, and for

@@ -89,13 +89,13 @@ def rotated() -> None:
 
 @fault("a log is answered with the KV of another")
 def another_s_kv() -> None:
-    from lagkit.agent.context import Augmenter
+    from lagkit.agent.context import KVContextBuilder
 
     def part(original: Callable[..., Any], self: Any, log: str) -> Any:
         ids = self.store.ids
         return original(self, ids[(ids.index(log) + 1) % len(ids)])
 
-    around(Augmenter, "part", part)
+    around(KVContextBuilder, "part", part)
 
 
 @fault("the last action is kept where the last round is wanted")
@@ -110,7 +110,7 @@ def hits(change: Callable[[Any, list[Any]], list[Any]]) -> None:
     from lagkit.agent.loop import Agent
 
     def logs(original: Callable[..., Any], self: Any, *args: Any) -> Any:
-        return [change(self.augmenter.store, found) if found else found for found in original(self, *args)]
+        return [change(self.builder.store, found) if found else found for found in original(self, *args)]
 
     around(Agent, "_logs", logs)
 

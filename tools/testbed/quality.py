@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.datasets.loaders import Dataset
 from lagkit.datasets.world.world import name_pool
 from lagkit.model.lm import LM, Context
@@ -41,10 +41,10 @@ def given_none(lm: LM, world: Dataset) -> pd.DataFrame:
     questions = [Question(hop.id, hop.question, (hop.answer,)) for hop in asked]
     names = lm.tokenize(" ".join(name_pool()))
     prompt = Prompt.of("qa", "short")
-    augmenter = Augmenter(lm, prompt)
+    builder = KVContextBuilder(lm, prompt)
     rows = []
     for question in questions:
-        context = augmenter.context(question, prompt.user_turn(question, []), [])
+        context = builder.context(question, prompt.user_turn(question, []), [])
         start = question.text.removesuffix("?").split(" is ", 1)[1]
         forced = Context((*context.ids, *lm.tokenize(f" {start} is")), context.blocks)
         best = lm.logits(forced)[-1, names].argmax().item()
@@ -66,9 +66,9 @@ def _with_others(world: Dataset, question: Question, others: int, rng: random.Ra
 
 def _answers(lm: LM, questions: Sequence[Question], shown: Sequence[Sequence[Passage]]) -> list[str | None]:
     prompt = Prompt.of("qa", "short")
-    augmenter = Augmenter(lm, prompt)
+    builder = KVContextBuilder(lm, prompt)
     contexts = [
-        augmenter.context(question, prompt.user_turn(question, passages), [])
+        builder.context(question, prompt.user_turn(question, passages), [])
         for question, passages in zip(questions, shown, strict=True)
     ]
     said = lm.generate(contexts, _NEW_TOKENS, stop=STOP_STRINGS["qa"], batch_size=64)

@@ -24,7 +24,7 @@ DEFAULT = 10 * 2**30
 _LEFT = 0.9
 
 
-class BlockCache:
+class DiskCache:
     """Files by their content's sha256 in `folder`, never more than `limit` bytes in all; 0 keeps nothing.
 
     Any number of processes may share the folder. A kill at any moment costs room for one file at most, until the next
@@ -41,7 +41,7 @@ class BlockCache:
         self._lock = FileLock(self.folder / "lock", thread_local=False)
 
     @classmethod
-    def of(cls, uri: str) -> BlockCache:
+    def of(cls, uri: str) -> DiskCache:
         """The user's own for an object store, `$LAGKIT_STORE_CACHE` bytes large; for a local folder one of 0 bytes.
 
         Raises ConfigError if the variable is no whole number.

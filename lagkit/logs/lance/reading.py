@@ -17,7 +17,7 @@ from lagkit.logs.files import BlockRow
 from lagkit.logs.header import Header
 from lagkit.logs.index import Vectors
 from lagkit.logs.lance import upkeep
-from lagkit.logs.lance.cache import BlockCache
+from lagkit.logs.lance.cache import DiskCache
 from lagkit.logs.lance.catalog import Blocks, Logs
 from lagkit.logs.lance.refusals import Lost
 from lagkit.logs.lance.schema import BLOCKS, HEADER, LOGS, BlockEntry, LogEntry
@@ -43,7 +43,7 @@ class LanceLogs(Store):
 
     _held = "in logs and blocks"
 
-    def __init__(self, uri: str, write: bool, cache: BlockCache | None) -> None:
+    def __init__(self, uri: str, write: bool, cache: DiskCache | None) -> None:
         try:
             if "://" not in uri:
                 if not Path(uri).is_dir():  # which LanceDB would make
@@ -56,7 +56,7 @@ class LanceLogs(Store):
             raise StoreError(f"There is no log store at {uri}; make one with LanceStore.create.") from None
         told = (logs.schema.metadata or {}).get(HEADER, b"")
         super().__init__(uri, Header.parse(told, f"The table {LOGS} at {uri}"), write)
-        self._cache = cache if cache is not None else BlockCache.of(uri)
+        self._cache = cache if cache is not None else DiskCache.of(uri)
         self._log_rows, self._block_rows = Logs(logs, self.dim, uri), Blocks(blocks)
         self._vectors = LogVectors(self._log_rows)
         self._known: dict[int, tuple[bool | None, int]] = {}  # a row's id and trace never change

@@ -19,7 +19,7 @@ from lagkit.logs.batch import Batch, LogRow, Packed
 from lagkit.logs.files import BlockRow
 from lagkit.logs.header import Header
 from lagkit.logs.lance import upkeep
-from lagkit.logs.lance.cache import BlockCache
+from lagkit.logs.lance.cache import DiskCache
 from lagkit.logs.lance.catalog import Catalog
 from lagkit.logs.lance.reading import LanceLogs
 from lagkit.logs.lance.refusals import Conflict
@@ -61,7 +61,7 @@ class LanceStore(LanceLogs):
     when they are an hour old). Order is that of the commits. Credentials come from the environment alone.
     """
 
-    def __init__(self, uri: str, write: bool = False, cache: BlockCache | None = None) -> None:
+    def __init__(self, uri: str, write: bool = False, cache: DiskCache | None = None) -> None:
         """Use `create`, `open` or `open_or_create`."""
         super().__init__(uri, write, cache)
 
@@ -75,7 +75,7 @@ class LanceStore(LanceLogs):
         dim: int,
         dtype: str,
         codec: Codec = "none",
-        cache: BlockCache | None = None,
+        cache: DiskCache | None = None,
     ) -> LanceStore:
         uri, head = checked_uri(path), Header.new(model, embedder, dim, dtype, codec)
         try:
@@ -93,7 +93,7 @@ class LanceStore(LanceLogs):
         embedder: str | None = None,
         codec: Codec | None = None,
         write: bool = False,
-        cache: BlockCache | None = None,
+        cache: DiskCache | None = None,
     ) -> LanceStore:
         store = cls(checked_uri(path), write, cache)
         store._header.check(store.path, model=model, embedder=embedder, codec=codec)
@@ -109,7 +109,7 @@ class LanceStore(LanceLogs):
         dim: int,
         dtype: str,
         codec: Codec = "none",
-        cache: BlockCache | None = None,
+        cache: DiskCache | None = None,
     ) -> LanceStore:
         uri = checked_uri(path)
         same: dict[str, Any] = {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec}

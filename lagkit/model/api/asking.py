@@ -25,7 +25,7 @@ _NO_MONEY = "insufficient_quota"  # comes as a rate limit, but waiting does not 
 _SAID = 300  # characters of an endpoint's own words that are repeated
 
 
-class Gate:
+class RateLimiter:
     """Lets requests pass one after the other, at most `per_minute` (None: any number), and none while it is held."""
 
     def __init__(self, per_minute: int | None) -> None:
@@ -63,7 +63,7 @@ class Asking:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        self._gate = Gate(self.requests.per_minute)
+        self._gate = RateLimiter(self.requests.per_minute)
 
     def ask(self, send: Callable[[], T], given_up: threading.Event) -> T:
         """What `send` returns, tried again while its failure may pass and `given_up` is not set.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit.agent.context import Augmenter
+from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.loop import Agent
 from lagkit.logs.retrieve import PassageIndex
 from lagkit.logs.store import Store
@@ -103,7 +103,7 @@ def attention_table(
     if policy and policy.inject == "copy":
         raise DataError("The answer was copied from a log, so the model attended to nothing: choose another variant.")
     asked = question or Question(trace.question_id, trace.question, ())
-    context, parts = _context(Augmenter(lm, prompt, policy, store), asked, trace, passages)
+    context, parts = _context(KVContextBuilder(lm, prompt, policy, store), asked, trace, passages)
     opening = lm.opens + prompt.open_turn(asked)
     said = lm.tokenize(lm.plain(trace.rounds[-1].response.removeprefix(opening)))
     first = context.injected + len(context.ids)
@@ -117,19 +117,19 @@ def attention_table(
 
 
 def _context(
-    augmenter: Augmenter, question: Question, trace: Trace, passages: PassageIndex | None
+    builder: KVContextBuilder, question: Question, trace: Trace, passages: PassageIndex | None
 ) -> tuple[Context, dict[str, list[int]]]:
     """The context of a trace's last round, and the slots of its parts, none of them twice."""
-    lm, prompt, last = augmenter.lm, augmenter.prompt, trace.rounds[-1]
+    lm, prompt, last = builder.lm, builder.prompt, trace.rounds[-1]
     logs = list(dict.fromkeys(hit.id for r in trace.rounds for hit in r.logs))
-    context = augmenter.context(question, last.prompt, logs)
+    context = builder.context(question, last.prompt, logs)
     _, tail = split_chat(lm, prompt.head(), [{"role": "user", "content": last.prompt}])
     tail += lm.plain(prompt.open_turn(question))
     spans = lm.tokenizer(tail, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     total = context.injected + len(context.ids)
     begin = total - len(spans)  # the first slot of the tail
-    parts = _log_parts(augmenter, context, logs, begin)
-    for name, (start, stop) in _text_parts(augmenter, question, trace, passages, tail, logs).items():
+    parts = _log_parts(builder, context, logs, begin)
+    for name, (start, stop) in _text_parts(builder, question, trace, passages, tail, logs).items():
         parts[name] = [begin + i for i, (a, b) in enumerate(spans) if a < stop and b > start]
     parts = _disjoint(parts)
     taken = {slot for slots in parts.values() for slot in slots}
@@ -137,31 +137,36 @@ def _context(
     return context, {name: slots for name, slots in {**parts, _REST: rest}.items() if slots}
 
 
-def _log_parts(augmenter: Augmenter, context: Context, logs: list[str], begin: int) -> dict[str, list[int]]:
+def _log_parts(builder: KVContextBuilder, context: Context, logs: list[str], begin: int) -> dict[str, list[int]]:
     """Slots of logs before the prompt: injected blocks, one for each log, or text in front of BOS."""
-    policy, at = augmenter.policy, 0
+    policy, at = builder.policy, 0
     if not logs or policy is None or policy.place == "user_turn":
         return {}
     if policy.inject == "text":
-        words = len(augmenter.lm.tokenize(augmenter.lm.plain(augmenter.texts(logs))))
+        words = len(builder.lm.tokenize(builder.lm.plain(builder.texts(logs))))
         first = context.injected if policy.place == "front" else begin - words
         return {"logs, as text": list(range(first, first + words))}
     parts: dict[str, list[int]] = {}
     heads = len(context.blocks) - len(logs)
     for number, block in enumerate(context.blocks):
         if number >= heads:
-            log = augmenter.reused[1].get(logs[number - heads])
+            log = builder.reused[1].get(logs[number - heads])
             parts[f"log {number - heads + 1}: {log.question}"] = list(range(at, at + len(block)))
         at += len(block)
     return parts
 
 
 def _text_parts(
-    augmenter: Augmenter, question: Question, trace: Trace, passages: PassageIndex | None, tail: str, logs: list[str]
+    builder: KVContextBuilder,
+    question: Question,
+    trace: Trace,
+    passages: PassageIndex | None,
+    tail: str,
+    logs: list[str],
 ) -> dict[str, tuple[int, int]]:
     """Character spans of what the tail of the prompt is made of; what is not found in it is left out."""
-    plain = augmenter.lm.plain  # as the tail itself is
-    opening, asked, notes = map(plain, (augmenter.prompt.open_turn(question), question.text, augmenter.notes(logs)))
+    plain = builder.lm.plain  # as the tail itself is
+    opening, asked, notes = map(plain, (builder.prompt.open_turn(question), question.text, builder.notes(logs)))
     body = len(tail) - len(opening)
     found = {"logs, as text": (tail.find(notes), len(notes))} if notes else {}
     shown = [passages.passage(hit.id) for r in trace.rounds for hit in r.passages] if passages is not None else []

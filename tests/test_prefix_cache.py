@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lagkit.agent.loop import Agent
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.model.lm import LM, Context
-from lagkit.model.prefix_cache import Seat, Seats
+from lagkit.model.prefix_cache import PrefixCache, PrefixCaches
 from lagkit.policy import POLICIES
 from lagkit.types import Limits
 from tests.lms import ActingLM, new_lm, open_store, passages_about, qa, short_prompt, tiny_lm, trace_of
@@ -34,15 +34,15 @@ def reads(lm: LM) -> list[int]:
 def test_going_on_from_a_seat_is_reading_all_of_it(family, injected):
     lm = tiny_lm(family)
     parts = (lm.encode(Context((7, 8, 9, 10)), 0, injected),) if injected else ()
-    seat = Seat()
-    lm.generate([Context(tuple(range(3, 20)), parts, seat)], 3)
-    longer = Context((*range(3, 15), *range(30, 50)), parts, seat)
-    resumed = seat.resume(longer)
+    prefix_cache = PrefixCache()
+    lm.generate([Context(tuple(range(3, 20)), parts, prefix_cache)], 3)
+    longer = Context((*range(3, 15), *range(30, 50)), parts, prefix_cache)
+    resumed = prefix_cache.resume(longer)
     assert resumed.injected == injected + 12
     assert resumed.ids == tuple(range(30, 50))
-    expected = lm.logits(replace(longer, seat=None))[-1]
+    expected = lm.logits(replace(longer, prefix_cache=None))[-1]
     assert torch.allclose(lm.logits(resumed)[-1], expected, atol=1e-5)
-    [said], [alone] = lm.generate([longer], 5), lm.generate([replace(longer, seat=None)], 5)
+    [said], [alone] = lm.generate([longer], 5), lm.generate([replace(longer, prefix_cache=None)], 5)
     assert said.ids == alone.ids
     assert (said.usage.prefilled, said.usage.reused, alone.usage.reused) == (32, 12, 0)
 
@@ -52,41 +52,41 @@ def test_going_on_from_a_seat_is_reading_all_of_it(family, injected):
 def test_any_row_of_prompts_gives_what_each_gives_alone(prompts):
     lm = tiny_lm("llama")
     blocks = [(), (lm.encode(Context((7, 8)), 0, 2),)]
-    seats = Seats()
+    prefix_caches = PrefixCaches()
     for which, ids in prompts:
-        context = Context(ids, blocks[which], seats.of("q"))
-        [said], [alone] = lm.generate([context], 3), lm.generate([replace(context, seat=None)], 3)
+        context = Context(ids, blocks[which], prefix_caches.of("q"))
+        [said], [alone] = lm.generate([context], 3), lm.generate([replace(context, prefix_cache=None)], 3)
         assert said.ids == alone.ids
 
 
 def test_only_what_is_new_is_computed():
     lm = new_lm(LM)
-    counted, seat = reads(lm), Seat()
-    lm.generate([Context(tuple(range(3, 40)), (), seat)], 1)
-    lm.generate([Context((*range(3, 40), 50, 51), (), seat)], 1)
+    counted, prefix_cache = reads(lm), PrefixCache()
+    lm.generate([Context(tuple(range(3, 40)), (), prefix_cache)], 1)
+    lm.generate([Context((*range(3, 40), 50, 51), (), prefix_cache)], 1)
     assert counted == [36, 1, 2, 1]  # the last token of a prompt is read with the decoding
 
 
 def test_other_logs_in_front_leave_nothing_to_go_on_from():
-    lm, seat = tiny_lm(), Seat()
+    lm, prefix_cache = tiny_lm(), PrefixCache()
     one, other = (lm.encode(Context(ids), 0, 2) for ids in ((7, 8), (7, 9)))
-    lm.generate([Context((3, 4, 5, 6), (one,), seat)], 1)
+    lm.generate([Context((3, 4, 5, 6), (one,), prefix_cache)], 1)
     for parts in ((), (other,), (one, other)):
-        changed = Context((3, 4, 5, 6), parts, seat)
-        assert seat.resume(changed) is changed
+        changed = Context((3, 4, 5, 6), parts, prefix_cache)
+        assert prefix_cache.resume(changed) is changed
 
 
 def test_seats_are_bounded_and_the_oldest_is_cleared_first():
     lm = tiny_lm()
-    seats = Seats()
+    prefix_caches = PrefixCaches()
     for name in "ab":
-        lm.generate([Context(tuple(range(3, 30)), (), seats.of(name))], 1)
-    both = seats.nbytes
-    assert both == 2 * seats.of("a").nbytes > 0
-    seats.max_bytes = both - 1
-    kept = seats.of("a")
-    assert seats.nbytes == kept.nbytes == both // 2
-    assert seats.of("b").nbytes == 0
+        lm.generate([Context(tuple(range(3, 30)), (), prefix_caches.of(name))], 1)
+    both = prefix_caches.nbytes
+    assert both == 2 * prefix_caches.of("a").nbytes > 0
+    prefix_caches.max_bytes = both - 1
+    kept = prefix_caches.of("a")
+    assert prefix_caches.nbytes == kept.nbytes == both // 2
+    assert prefix_caches.of("b").nbytes == 0
 
 
 @pytest.mark.parametrize("name", [None, "text_last_round_user_turn", "kv_last_round", "kv_last_round_prefix"])
@@ -106,7 +106,7 @@ def test_traces_do_not_depend_on_it(tmp_path, monkeypatch, name, batch_size):
 
     with open_store(tmp_path / "store", lm, *logs) as store:
         found = traces(store)
-        monkeypatch.setattr(Seat, "resume", lambda self, context: context)
+        monkeypatch.setattr(PrefixCache, "resume", lambda self, context: context)
         alone = traces(store)
     for id, trace in alone.items():
         assert [r.response for r in found[id].rounds] == [r.response for r in trace.rounds]

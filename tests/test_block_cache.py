@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lagkit.model import lm as model
-from lagkit.model.block_cache import HotBlocks
+from lagkit.model.block_cache import BlockCache
 from lagkit.model.kv import KVBlock, build_cache, stack_layers
 from lagkit.model.lm import LM, Context
 from lagkit.util.errors import DamagedBlock
@@ -23,20 +23,20 @@ TOKENS = 5
 BYTES = block_of(TOKENS).nbytes
 
 
-def fetch(hot: HotBlocks, seed: int, read=None):
+def fetch(hot: BlockCache, seed: int, read=None):
     return hot.fetch(str(seed), TOKENS, BYTES, read or (lambda: block_of(TOKENS, seed)))
 
 
 def test_a_block_is_read_once_however_often_it_is_asked_for():
-    hot, reads = HotBlocks(), []
+    hot, reads = BlockCache(), []
     parts = [fetch(hot, 1, lambda: reads.append(1) or block_of(TOKENS, 1)) for _ in range(3)]
-    assert all(same(part.ready(), block_of(TOKENS, 1)) for part in parts)
+    assert all(same(part.load(), block_of(TOKENS, 1)) for part in parts)
     assert len(reads) == 1
-    assert parts[0].ready() is parts[2].ready()
+    assert parts[0].load() is parts[2].load()
 
 
 def test_its_length_is_known_while_it_is_being_read():
-    hot, go = HotBlocks(), threading.Event()
+    hot, go = BlockCache(), threading.Event()
     part = fetch(hot, 1, lambda: go.wait(10) and block_of(TOKENS, 1))
     assert len(part) == TOKENS
     assert not part.block.done()
@@ -45,23 +45,23 @@ def test_its_length_is_known_while_it_is_being_read():
 
 
 def test_what_could_not_be_read_is_told_and_read_again_when_next_asked_for():
-    hot = HotBlocks()
+    hot = BlockCache()
 
     def damaged():
         raise DamagedBlock("KV block x is damaged")
 
     part = fetch(hot, 1, damaged)
     with pytest.raises(DamagedBlock, match="x is damaged"):
-        part.ready()
-    assert same(fetch(hot, 1).ready(), block_of(TOKENS, 1))
+        part.load()
+    assert same(fetch(hot, 1).load(), block_of(TOKENS, 1))
     assert hot.nbytes == BYTES
 
 
 def test_a_block_that_goes_is_freed_without_the_garbage_collector():
-    hot = HotBlocks(2 * BYTES)
+    hot = BlockCache(2 * BYTES)
     gc.disable()
     try:
-        blocks = [weakref.ref(fetch(hot, seed).ready()) for seed in range(5)]
+        blocks = [weakref.ref(fetch(hot, seed).load()) for seed in range(5)]
         assert [block() is not None for block in blocks] == [False, False, False, True, True]
     finally:
         gc.enable()
@@ -69,9 +69,9 @@ def test_a_block_that_goes_is_freed_without_the_garbage_collector():
 
 @given(st.lists(st.integers(0, 9), max_size=40), st.integers(0, 4))
 def test_the_bound_holds_and_the_least_recently_used_go(asked, room):
-    hot, expected = HotBlocks(room * BYTES + 1), []
+    hot, expected = BlockCache(room * BYTES + 1), []
     for seed in asked:
-        assert same(fetch(hot, seed).ready(), block_of(TOKENS, seed))
+        assert same(fetch(hot, seed).load(), block_of(TOKENS, seed))
         expected = [*(s for s in expected if s != seed), seed][-room:] if room else []
         assert list(hot._held) == [str(s) for s in expected]
         assert hot.nbytes == len(expected) * BYTES <= hot.max_bytes
@@ -83,7 +83,7 @@ def test_re_aligned_keys_are_those_of_a_cold_block_whatever_was_laid_before(rows
     layers, kv_heads, head_dim = lm.encode(lm_context(), 0, 1).shape
     shape = (layers, kv_heads, TOKENS, head_dim)
     cold = [KVBlock(torch.randn(shape), torch.randn(shape), torch.arange(TOKENS)) for _ in range(4)]
-    hot = HotBlocks(room * cold[0].nbytes)
+    hot = BlockCache(room * cold[0].nbytes)
     for pair in rows:
         parts = [hot.fetch(str(i), TOKENS, cold[i].nbytes, lambda i=i: cold[i]) for i in pair]
         found, expected = (
@@ -95,7 +95,7 @@ def test_re_aligned_keys_are_those_of_a_cold_block_whatever_was_laid_before(rows
 
 
 def test_keys_are_kept_as_they_were_re_aligned(monkeypatch):
-    lm, hot = tiny_lm("llama"), HotBlocks()
+    lm, hot = tiny_lm("llama"), BlockCache()
     block = lm.encode(lm_context(), 0, TOKENS)
     build_cache([hot.fetch("a", TOKENS, block.nbytes, lambda: block)], lm.model, lm.realigner, 1)
     assert hot.nbytes == block.nbytes + block.keys.nbytes
@@ -104,12 +104,12 @@ def test_keys_are_kept_as_they_were_re_aligned(monkeypatch):
 
 
 def test_many_threads_share_it():
-    hot, failed = HotBlocks(3 * BYTES), []
+    hot, failed = BlockCache(3 * BYTES), []
 
     def work(number: int) -> None:
         for i in range(200):
             seed = (number * 7 + i) % 6
-            if not same(fetch(hot, seed).ready(), block_of(TOKENS, seed)):
+            if not same(fetch(hot, seed).load(), block_of(TOKENS, seed)):
                 failed.append(seed)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
@@ -123,7 +123,7 @@ def test_many_threads_share_it():
 
 def test_reading_goes_on_while_earlier_prompts_are_computed(monkeypatch):
     """The second block is not there before the first prompt has been through the model: else nobody would end."""
-    lm, hot, computed = new_lm(LM), HotBlocks(), threading.Event()
+    lm, hot, computed = new_lm(LM), BlockCache(), threading.Event()
     block = lm.encode(lm_context(), 0, TOKENS)
     lm.model.base_model.register_forward_hook(lambda *_: computed.set())
     monkeypatch.setattr(model, "_PREFILLED", 1)  # each prompt by itself
