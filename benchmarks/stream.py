@@ -130,7 +130,7 @@ class Stream:
             [hits] = self.store.search(query, FOUND)
         with self._timed("read"):
             parts = [self._part(hit.id) for hit in hits]
-            build_cache([[part.load() for part in parts]], self.lm.model, self.lm.realigner, CAPACITY)
+            build_cache([[part.resolve() for part in parts]], self.lm.model, self.lm.realigner, CAPACITY)
         self._add(log)
         with self._timed("evict"):
             gone = self.store.evict(self.cap)

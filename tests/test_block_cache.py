@@ -30,9 +30,9 @@ def fetch(hot: BlockCache, seed: int, read=None):
 def test_a_block_is_read_once_however_often_it_is_asked_for():
     hot, reads = BlockCache(), []
     parts = [fetch(hot, 1, lambda: reads.append(1) or block_of(TOKENS, 1)) for _ in range(3)]
-    assert all(same(part.load(), block_of(TOKENS, 1)) for part in parts)
+    assert all(same(part.resolve(), block_of(TOKENS, 1)) for part in parts)
     assert len(reads) == 1
-    assert parts[0].load() is parts[2].load()
+    assert parts[0].resolve() is parts[2].resolve()
 
 
 def test_its_length_is_known_while_it_is_being_read():
@@ -52,8 +52,8 @@ def test_what_could_not_be_read_is_told_and_read_again_when_next_asked_for():
 
     part = fetch(hot, 1, damaged)
     with pytest.raises(DamagedBlock, match="x is damaged"):
-        part.load()
-    assert same(fetch(hot, 1).load(), block_of(TOKENS, 1))
+        part.resolve()
+    assert same(fetch(hot, 1).resolve(), block_of(TOKENS, 1))
     assert hot.nbytes == BYTES
 
 
@@ -61,7 +61,7 @@ def test_a_block_that_goes_is_freed_without_the_garbage_collector():
     hot = BlockCache(2 * BYTES)
     gc.disable()
     try:
-        blocks = [weakref.ref(fetch(hot, seed).load()) for seed in range(5)]
+        blocks = [weakref.ref(fetch(hot, seed).resolve()) for seed in range(5)]
         assert [block() is not None for block in blocks] == [False, False, False, True, True]
     finally:
         gc.enable()
@@ -71,7 +71,7 @@ def test_a_block_that_goes_is_freed_without_the_garbage_collector():
 def test_the_bound_holds_and_the_least_recently_used_go(asked, room):
     hot, expected = BlockCache(room * BYTES + 1), []
     for seed in asked:
-        assert same(fetch(hot, seed).load(), block_of(TOKENS, seed))
+        assert same(fetch(hot, seed).resolve(), block_of(TOKENS, seed))
         expected = [*(s for s in expected if s != seed), seed][-room:] if room else []
         assert list(hot._held) == [str(s) for s in expected]
         assert hot.nbytes == len(expected) * BYTES <= hot.max_bytes
@@ -109,7 +109,7 @@ def test_many_threads_share_it():
     def work(number: int) -> None:
         for i in range(200):
             seed = (number * 7 + i) % 6
-            if not same(fetch(hot, seed).load(), block_of(TOKENS, seed)):
+            if not same(fetch(hot, seed).resolve(), block_of(TOKENS, seed)):
                 failed.append(seed)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]

@@ -35,7 +35,7 @@ def test_blocks_wait_in_pinned_memory_and_are_laid_as_cold_ones(pair):
     here, there = pair
     block = here.encode(Context(IDS), 0, 12)
     part = there.block_cache.fetch("x", 12, block.nbytes, lambda: block)
-    assert part.load().keys.is_pinned()
+    assert part.resolve().keys.is_pinned()
     for _ in range(2):  # the second time from the keys as they were re-aligned
         laid, cold = (build_cache([[b, b]], there.model, there.realigner, 1)[0] for b in (part, block))
         torch.cuda.synchronize()

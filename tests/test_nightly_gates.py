@@ -7,7 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lagkit.nightly.gates import Baselines, Gate, JobGates, changes, compare, count, derive, load_answers
+from lagkit.nightly.gates import Baselines, JobGates, RegressionGate, changes, compare, count, derive, load_answers
 from lagkit.nightly.profile import plan
 from lagkit.stats import changed as flips
 from lagkit.util.errors import ConfigError
@@ -45,11 +45,11 @@ def wanted(tmp_path_factory):
     ],
 )
 def test_a_gate_names_the_way_in_which_a_metric_left_it(value, chance, found, verdict):
-    assert Gate(value=value, tolerance=0.05, chance=chance).verdict(found) == verdict
+    assert RegressionGate(value=value, tolerance=0.05, chance=chance).verdict(found) == verdict
 
 
 def test_with_another_seed_it_is_the_spread_that_counts():
-    gate = Gate(value=0.8, tolerance=0.01, chance=0.0, mean=0.7, spread=0.2)
+    gate = RegressionGate(value=0.8, tolerance=0.01, chance=0.0, mean=0.7, spread=0.2)
     assert [gate.verdict(found, own=False) for found in (0.6, 0.89, 0.4, 0.95)] == ["ok", "ok", "regression", "better"]
     assert gate.verdict(0.75) == "regression"
 
@@ -60,22 +60,24 @@ def test_tolerances_are_two_answers_or_what_the_profile_says(wanted):
     kept = pd.concat([answers(8), answers(5, policy="none", of=20)])
     baselines, left_out = derive(wanted, (0, 1, 2), runs, {"a": kept})
     gates = baselines.jobs["a"].metrics
-    assert gates["em.kv"] == Gate(value=0.8, tolerance=0.2, chance=0.0, mean=0.8, spread=0.496828)
+    assert gates["em.kv"] == RegressionGate(value=0.8, tolerance=0.2, chance=0.0, mean=0.8, spread=0.496828)
     assert (gates["em.none.unseen"].tolerance, gates["em"].tolerance) == (0.1, 0.2)  # of 20 answers; of the fewest
     assert (gates["kl"].tolerance, gates["kl"].mean) == (0.5, 0.1)
-    assert gates["changed.kv.unseen"] == gates["read.kv.unseen"] == Gate(value=0, tolerance=2, chance=10)
-    assert gates["read.none.unseen"] == Gate(value=0, tolerance=2, chance=20)
-    assert gates["doubt.kv.unseen"] == Gate(value=0, tolerance=0.03, chance=1)
+    assert gates["changed.kv.unseen"] == gates["read.kv.unseen"] == RegressionGate(value=0, tolerance=2, chance=10)
+    assert gates["read.none.unseen"] == RegressionGate(value=0, tolerance=2, chance=20)
+    assert gates["doubt.kv.unseen"] == RegressionGate(value=0, tolerance=0.03, chance=1)
     assert left_out == ["a: n is not gated: no chance value is known."]
     assert (baselines.seeds, baselines.jobs["a"].parameters) == ((0, 1, 2), {"seed": 0})
     alone, _ = derive(wanted, (0,), runs[:1], {})
-    assert alone.jobs["a"].metrics["em.kv"] == Gate(value=0.8, tolerance=0.016, chance=0.0)  # 2% without answers
+    assert alone.jobs["a"].metrics["em.kv"] == RegressionGate(
+        value=0.8, tolerance=0.016, chance=0.0
+    )  # 2% without answers
 
 
 def test_a_spread_that_holds_chance_gates_the_own_seed_alone(wanted):
     runs = [{"a": {"em.kv": em}} for em in (0.3, 0.0, 0.6)]
     baselines, _ = derive(wanted, (0, 1, 2), runs, {})
-    assert baselines.jobs["a"].metrics["em.kv"] == Gate(value=0.3, tolerance=0.006, chance=0.0)
+    assert baselines.jobs["a"].metrics["em.kv"] == RegressionGate(value=0.3, tolerance=0.006, chance=0.0)
     assert compare(baselines, wanted, {"a": {"em.kv": 0.31}})["verdict"].tolist() == ["better"]
     other = replace(wanted, tasks=tuple(replace(task, parameters={"seed": 7}) for task in wanted.tasks))
     assert compare(baselines, other, {"a": {"em.kv": 0.9}}).empty
@@ -119,7 +121,10 @@ def test_answers_are_the_same_in_normal_form_alone():
 
 
 def baselines(**parameters):
-    gates = {"em.kv": Gate(value=0.8, tolerance=0.1, chance=0.0), "kl": Gate(value=0.1, tolerance=0.1, chance=3.0)}
+    gates = {
+        "em.kv": RegressionGate(value=0.8, tolerance=0.1, chance=0.0),
+        "kl": RegressionGate(value=0.1, tolerance=0.1, chance=3.0),
+    }
     return Baselines(seeds=(0, 1), jobs={"a": JobGates(parameters=parameters, metrics=gates)})
 
 

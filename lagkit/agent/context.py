@@ -116,7 +116,7 @@ class KVContextBuilder(LogTexts):
 
     def block(self, log: str) -> KVBlock:
         """A log's KV under this policy, from the store or, if it is not there yet, encoded (and stored if writable)."""
-        return self.part(log).load()
+        return self.part(log).resolve()
 
     def part(self, log: str) -> KVBlock | PendingBlock:
         """As `block`, but what the store has is being read while the caller goes on."""

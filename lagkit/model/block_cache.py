@@ -113,20 +113,20 @@ class PendingBlock:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(layers, kv_heads, head_dim)."""
-        return self.load().shape
+        return self.resolve().shape
 
-    def load(self) -> CachedBlock:
+    def resolve(self) -> CachedBlock:
         """The block; waits for it. Raises what reading it raised."""
         return self.block.result()
 
     def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
         """See `kv.Part`."""
-        self.load().write_into(realigner, start, keys, values)
+        self.resolve().write_into(realigner, start, keys, values)
 
 
 @dataclass(frozen=True, eq=False)
 class CachedBlock(KVBlock):
-    """A block that remembers its keys for each place that it was laid at, where `remember` has room for them."""
+    """A block that keeps its re-aligned keys for each start position, where `remember` has room for them."""
 
     remember: Callable[[int], bool] = field(repr=False)
     _aligned: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)

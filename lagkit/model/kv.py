@@ -61,7 +61,7 @@ class KVBlock:
         layers, kv_heads, _, head_dim = self.keys.shape
         return layers, kv_heads, head_dim
 
-    def load(self) -> KVBlock:
+    def resolve(self) -> KVBlock:
         """Itself: see `Part`."""
         return self
 
@@ -154,7 +154,7 @@ class Part(Protocol):
 
     def __len__(self) -> int: ...
 
-    def load(self) -> Part:
+    def resolve(self) -> Part:
         """What can be laid, waited for where it is being read; raises DamagedBlock."""
 
     def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:

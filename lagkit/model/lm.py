@@ -50,8 +50,8 @@ _PREFILLED = 2048
 class Context:
     """What a generation starts from: parts whose KV is injected at positions 0.., then tokens that are prefilled.
 
-    prefix_cache: remembers what is read here, for the next context of the same question (`prefix_cache`). said: the words of
-    the assistant's turn with which `ids` end; where they open a section of reasoning, no stop string ends it.
+    prefix_cache: keeps the KV of this prompt for the next one of the same question. said: the words of the assistant's
+    turn with which `ids` end; where they open a section of reasoning, no stop string ends it.
     """
 
     ids: tuple[int, ...]
@@ -63,7 +63,7 @@ class Context:
     def blocks(self) -> tuple[KVBlock, ...]:
         """The parts' KV; waits for those that are being read. Raises DamagedBlock."""
         # What is gone on from (`PrefixCache.resume`) is no block, and stands in no context outside `generate`.
-        return cast("tuple[KVBlock, ...]", tuple(part.load() for part in self.parts))
+        return cast("tuple[KVBlock, ...]", tuple(part.resolve() for part in self.parts))
 
     @property
     def injected(self) -> int:

@@ -1,4 +1,4 @@
-"""What was read for a question in its last round, so that what its next prompt begins alike with is not read again."""
+"""Prefix cache: reuses the KV cache of a question's last prompt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_BYTES = 2**30
 
 
 class PrefixCaches:
-    """A prefix_cache for each question under way; those that were not used for longest are cleared beyond `max_bytes`."""
+    """A prefix cache for each question under way; the least recently used are cleared beyond `max_bytes`."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self.max_bytes = max_bytes
@@ -29,22 +29,22 @@ class PrefixCaches:
     @property
     def nbytes(self) -> int:
         """Bytes of all caches that are kept."""
-        return sum(prefix_cache.nbytes for prefix_cache in self._caches.values())
+        return sum(cache.nbytes for cache in self._caches.values())
 
     def of(self, question: str) -> PrefixCache:
-        """The prefix_cache of the question with this id."""
-        prefix_cache = self._caches.setdefault(question, PrefixCache())
+        """The prefix cache of the question with this id."""
+        cache = self._caches.setdefault(question, PrefixCache())
         self._caches.move_to_end(question)
         excess = self.nbytes - self.max_bytes
         for name in list(self._caches)[:-1]:
             if excess <= 0:
                 break
             excess -= self._caches.pop(name).clear()
-        return prefix_cache
+        return cache
 
 
 class PrefixCache:
-    """The cache of one question's last prompt."""
+    """The KV cache of one question's last prompt."""
 
     _parts: tuple[Part, ...] = ()
     _ids: tuple[int, ...] = ()
@@ -64,10 +64,10 @@ class PrefixCache:
         return freed
 
     def resume(self, context: Context) -> Context:
-        """The same context, going on from what is remembered of it, if anything is.
+        """The same context, continued from the cache as far as both prompts are the same.
 
-        Tokens are the same where all before them are, parts included: logs that were found since then and stand in
-        front change everything. At least the last token is left to be read.
+        KV is the same where all tokens before it are, parts included: logs that were found since then and stand in
+        front change everything. At least the last token is left to prefill.
         """
         alike = len(self._parts) == len(context.parts) and all(map(_same, self._parts, context.parts))
         read = _common(self._ids, context.ids[:-1]) if alike else 0
@@ -77,11 +77,11 @@ class PrefixCache:
 
 
 def _same(one: Part, other: Part) -> bool:
-    return one is other or one.load() is other.load()
+    return one is other or one.resolve() is other.resolve()
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many numbers both begin with."""
+    """Length of the common prefix."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
@@ -100,7 +100,7 @@ class _Read:
         _, kv_heads, _, head_dim = layer_states(self.cache, 0)[0].shape
         return len(self.cache.layers), kv_heads, head_dim
 
-    def load(self) -> _Read:
+    def resolve(self) -> _Read:
         return self
 
     def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:

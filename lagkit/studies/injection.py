@@ -54,7 +54,7 @@ class Costs:
         """A row for each of `cold`, `hot` and `prefill`, in milliseconds; `share` is that of the prefill."""
         rows = {
             "cold": {**self.cold, "all": self.cold_ms, "share": self.cold_share},
-            "hot": {**self.block_cache, "all": self.hot_ms, "share": self.hot_share},
+            "hot": {**self.hot, "all": self.hot_ms, "share": self.hot_share},
             "prefill": {"all": self.prefill_ms, "share": 1.0},
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("milliseconds")
@@ -92,7 +92,7 @@ def _inject(lm: LM, folder: Path, ids: list[str], hot: BlockCache) -> dict[str, 
         times.append(time.perf_counter())
         rows = [row for log in ids if (row := store.find(log, _KEY))]
         parts = [hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row)) for row in rows]
-        blocks = [part.load() for part in parts]
+        blocks = [part.resolve() for part in parts]
         times.append(time.perf_counter())
         build_cache([blocks], lm.model, lm.realigner, 1)
         times.append(time.perf_counter())
