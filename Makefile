@@ -86,10 +86,11 @@ gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offli
 	done
 	$(BIN)/python -m lagkit.nightly.gallery runs/gallery --copies docs/gallery
 
-lint: $(STAMP)  ## ruff, types, notebooks without outputs
+lint: $(STAMP)  ## ruff, types, imports between rooms, notebooks without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --keep-id --verify $(NOTEBOOKS))
 
 audit: $(STAMP)  ## look the pinned versions up among known vulnerabilities

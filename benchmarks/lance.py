@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from lagkit.logs.backends import store_at
 from lagkit.logs.copying import Copied, copy
 from lagkit.logs.lance import DiskCache, LanceStore
-from lagkit.logs.places import store_at
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.kv import KVBlock
 from lagkit.run import manifest

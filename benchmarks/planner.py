@@ -19,7 +19,8 @@ import pandas as pd
 
 from lagkit.logs.planner import Rates, Size, decisions, measure_rates
 from lagkit.logs.store import LogStore
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.run.manifest import git_state, machine, versions
 from lagkit.types import Round, Trace
 from lagkit.util.cli import show

@@ -34,8 +34,9 @@ from lagkit.logs.index import VectorIndex
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.logs.store import LogStore
 from lagkit.model.block_cache import BlockCache, PendingBlock
+from lagkit.model.cache import build_cache
 from lagkit.model.codec import packed_bytes
-from lagkit.model.kv import KVBlock, build_cache
+from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.policy import POLICIES
 from lagkit.run.config import RunConfig

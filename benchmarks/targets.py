@@ -27,8 +27,9 @@ from lagkit.agent.loop import Agent
 from lagkit.datasets import loaders as data
 from lagkit.logs.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.logs.store import LogStore
+from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
-from lagkit.model.lm import LM, Context
+from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.run.manifest import machine, versions
 from lagkit.studies import injection

@@ -188,7 +188,7 @@ def export(args: argparse.Namespace) -> None:
 def import_(args: argparse.Namespace) -> None:
     """An exported file into a store, which is made for its model if there is none."""
     from lagkit.logs.archive import Archive
-    from lagkit.logs.places import store_at
+    from lagkit.logs.backends import store_at
 
     with Archive(args.file) as archive:
         whose = archive.header.identity
@@ -201,7 +201,7 @@ def import_(args: argparse.Namespace) -> None:
 def copy(args: argparse.Namespace) -> None:
     """A whole store to another place, which is made if there is none."""
     from lagkit.logs import copying
-    from lagkit.logs.places import store_at
+    from lagkit.logs.backends import store_at
 
     kind = store_at(args.target)
     with _open(args.path) as source, kind.open_or_create(args.target, **source.identity) as target:
@@ -305,7 +305,7 @@ def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContex
 
 
 def _open(place: str, *, write: bool = False) -> Store:
-    from lagkit.logs.places import open_store
+    from lagkit.logs.backends import open_store
 
     return open_store(place, write=write)
 

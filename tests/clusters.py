@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from lagkit.model.context import Context, Generation
 from lagkit.model.kv import KVBlock
-from lagkit.model.lm import Context, Generation
 from lagkit.run.config import RunConfig
 from lagkit.run.workers.worker import Load
 from tests.lms import ActingLM, new_lm

@@ -16,9 +16,11 @@ from transformers import PreTrainedTokenizerFast
 
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
+from lagkit.model.context import Context, Generation
 from lagkit.model.families import tiny
-from lagkit.model.lm import LM, Context, Generation, decoded
+from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
+from lagkit.model.tokens import decoded
 from lagkit.run.config import RunConfig
 from lagkit.run.experiment import Experiment
 from lagkit.types import Passage, Question, Round, TaskKind, Trace, Usage

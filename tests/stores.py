@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from lagkit.logs.backends import store_at
 from lagkit.logs.files import block_name
-from lagkit.logs.places import store_at
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.kv import KVBlock
 from lagkit.types import Hit, Round, Trace, Usage

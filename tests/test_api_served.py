@@ -15,7 +15,8 @@ from lagkit.model.api.chat import Chat
 from lagkit.model.api.model import APIModel
 from lagkit.model.api.served import ALONE
 from lagkit.model.api.serving import serving
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.run.config import RunConfig
 from lagkit.run.experiment import Experiment
 from lagkit.studies.recovery import gains, run_behind_api

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.studies.attention import Watch, mass, uniform_mass, watching, weights
 from lagkit.util.errors import UnsupportedModel
 from tests.lms import VOCAB, new_lm, tiny_lm

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from lagkit.model import lm as model
 from lagkit.model.block_cache import BlockCache
-from lagkit.model.kv import KVBlock, build_cache, stack_layers
-from lagkit.model.lm import LM, Context
+from lagkit.model.cache import build_cache, stack_layers
+from lagkit.model.context import Context
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import LM
 from lagkit.util.errors import DamagedBlock
 from tests.blocks import block_of, same
 from tests.lms import new_lm, tiny_lm

@@ -16,8 +16,8 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
 from lagkit.logs.store import LogStore
 from lagkit.model.codec import SCALES, dequantise, pack, packed_bytes, quantise, unpack
+from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
-from lagkit.model.lm import Context
 from lagkit.policy import get_policy
 from lagkit.util.errors import ConfigError, DamagedBlock, StoreError, StoreMismatch
 from tests.blocks import block_of, same

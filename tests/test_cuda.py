@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lagkit.model.kv import build_cache, stack_layers
-from lagkit.model.lm import LM, Context
+from lagkit.model.cache import build_cache, stack_layers
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.model.prefix_cache import PrefixCache
 from tests.lms import new_lm, tiny_lm
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from lagkit.agent.context import KVContextBuilder
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import Policy
 from tests.lms import open_store, qa, short_prompt, tiny_lm, trace_of

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lagkit.logs.encode import Encoder, kept_text
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.policy import Encode, Keep, Policy
 from lagkit.util.errors import ConfigError, ContextTooLong
 from tests.lms import FORGETFUL_CHAT, NO_SYSTEM_CHAT, new_lm, short_prompt, tiny_lm, tokenizer, trace_of

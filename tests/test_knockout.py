@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lagkit.logs.encode import Encoder
-from lagkit.model.kv import stack_layers
+from lagkit.model.cache import stack_layers
 from lagkit.policy import POLICIES, Policy
 from lagkit.run.fingerprints import of_question
 from lagkit.run.journal import Basis

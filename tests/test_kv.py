@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lagkit.model.families import SUPPORTED, VOCAB, tiny
-from lagkit.model.kv import (
-    KVBlock,
+from lagkit.model.cache import (
     build_cache,
     has_recurrent_state,
     merge_rows,
@@ -22,6 +20,8 @@ from lagkit.model.kv import (
     split_rows,
     stack_layers,
 )
+from lagkit.model.families import SUPPORTED, VOCAB, tiny
+from lagkit.model.kv import KVBlock
 from lagkit.model.rope import Realigner, probe
 from lagkit.util.errors import ContextTooLong, StoreMismatch
 from tests.blocks import block_of

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lagkit.logs import database
+from lagkit.logs.backends import store_at
 from lagkit.logs.listing import Filter
-from lagkit.logs.places import store_at
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import Store
 from lagkit.show.widgets import LogExplorer, search_table

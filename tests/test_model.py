@@ -7,8 +7,9 @@ import re
 import pytest
 import torch
 
+from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
-from lagkit.model.lm import LM, Context
+from lagkit.model.lm import LM
 from lagkit.types import Usage
 from lagkit.util.errors import ConfigError, ContextTooLong
 from tests.lms import NO_SYSTEM_CHAT, new_lm, tiny_lm, tokenizer

@@ -7,8 +7,9 @@ import re
 import pytest
 import torch
 
+from lagkit.model.context import Context
 from lagkit.model.families import tiny
-from lagkit.model.lm import LM, Context
+from lagkit.model.lm import LM
 from lagkit.util.errors import ConfigError, ModelNotFound, UnsupportedModel
 from tests.lms import new_lm, tiny_lm, tokenizer
 

@@ -17,9 +17,10 @@ from lagkit import __main__ as command
 from lagkit.datasets import loaders as data
 from lagkit.datasets.world import dataset
 from lagkit.datasets.world.dataset import Controls
+from lagkit.logs.address import beside, checked_uri
+from lagkit.logs.backends import open_store, store_at
 from lagkit.logs.embedcache import VectorCache
 from lagkit.logs.lance import DiskCache
-from lagkit.logs.places import beside, checked_uri, open_store, store_at
 from lagkit.logs.store import LogStore
 from lagkit.model.hub import resolve_model
 from lagkit.nightly.gallery import __main__ as gallery

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lagkit.agent.loop import Agent
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.model.prefix_cache import PrefixCache, PrefixCaches
 from lagkit.policy import POLICIES
 from lagkit.types import Limits

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lagkit.model import rope
+from lagkit.model.cache import prefill, stack_layers
 from lagkit.model.families import FAMILIES, SUPPORTED, VOCAB, tiny
-from lagkit.model.kv import prefill, stack_layers
 from lagkit.model.rope import Realigner, probe
 from lagkit.util.errors import ContextTooLong, UnsupportedModel
 

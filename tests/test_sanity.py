@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lagkit.logs.retrieve import HashEmbedder
+from lagkit.model.context import Context
 from lagkit.model.families import tiny
-from lagkit.model.lm import LM, Context
+from lagkit.model.lm import LM
 from lagkit.policy import POLICIES, Policy
 from lagkit.studies import sanity
 from lagkit.studies.sanity import Fact, Measurement

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lagkit.__main__ import main
-from lagkit.logs.places import open_store
+from lagkit.logs.backends import open_store
 from lagkit.logs.retrieve import load_embedder
 from lagkit.model.api.requests import Requests
 from lagkit.run.config import RunConfig

@@ -18,7 +18,7 @@ from lagkit.logs.coded import CodedLogs
 from lagkit.logs.planner import Rates
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
-from lagkit.model.lm import Context, Generation
+from lagkit.model.context import Context, Generation
 from lagkit.run.config import RunConfig
 from lagkit.run.experiment import Experiment
 from lagkit.run.journal import Journal

@@ -13,7 +13,7 @@ import torch
 
 from lagkit.logs import database
 from lagkit.logs import store as store_module
-from lagkit.logs.places import open_store, store_at
+from lagkit.logs.backends import open_store, store_at
 from lagkit.logs.store import LogStore
 from lagkit.model.kv import KVBlock
 from lagkit.util.errors import StoreError, StoreMismatch

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from lagkit.__main__ import main
+from lagkit.logs.address import beside
+from lagkit.logs.backends import open_store, store_at
 from lagkit.logs.copying import copy
 from lagkit.logs.lance import LanceStore
-from lagkit.logs.places import beside, open_store, store_at
 from lagkit.logs.store import LogStore
 from lagkit.run.config import RunConfig
 from lagkit.run.experiment import Experiment
@@ -42,7 +43,7 @@ def test_what_is_no_place_is_refused(place):
 
 
 def test_without_lancedb_one_sentence_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr("lagkit.logs.places.find_spec", lambda name: None)
+    monkeypatch.setattr("lagkit.logs.backends.find_spec", lambda name: None)
     with pytest.raises(StoreError, match=r"need LanceDB: pip install 'lagkit\[lance\]'"):
         open_store("s3://bucket/logs")
     with LogStore.create(tmp_path / "s", **IDENTITY):

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from lagkit.logs import database
-from lagkit.logs.places import open_store
+from lagkit.logs.backends import open_store
 from lagkit.types import Hit
 from lagkit.util.errors import EmptyStore, StoreError
 from tests.stores import DIM, files_of, fill, kv, new_store, same, trace, vector

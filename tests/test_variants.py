@@ -9,7 +9,8 @@ import torch
 
 from lagkit.agent.loop import Agent
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import answer_span, before_action
 from lagkit.policy import POLICIES, Variant
 from lagkit.types import Limits

@@ -12,8 +12,9 @@ from lagkit.logs.planner import Rates, measure_rates
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
 from lagkit.model.block_cache import PendingBlock
+from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock, Part
-from lagkit.model.lm import LM, Context
+from lagkit.model.lm import LM
 from lagkit.model.prefix_cache import PrefixCaches
 from lagkit.model.prompts.prompt import Prompt, split_chat
 from lagkit.policy import Policy

@@ -15,7 +15,7 @@ from lagkit.logs.index import Vectors
 from lagkit.logs.retrieve import Embedder, PassageIndex
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
-from lagkit.model.lm import Generation
+from lagkit.model.context import Generation
 from lagkit.model.prompts.actions import (
     CLOSE_ANSWER,
     OPEN_ANSWER,

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
-from lagkit.model.lm import LM, Context
+from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import last_action_span
 from lagkit.model.prompts.prompt import Prompt, split_chat
 from lagkit.policy import Keep, Policy

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from lagkit.model.lm import Generation
+    from lagkit.model.context import Generation
     from lagkit.util.errors import LagkitError
 
 API = "api:"  # what the name of a model behind an API begins with

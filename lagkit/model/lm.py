@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from jinja2 import TemplateError
@@ -23,18 +21,18 @@ from transformers import (
 )
 
 from lagkit.model.block_cache import BlockCache
+from lagkit.model.cache import build_cache, merge_rows, read_cache, split_rows
+from lagkit.model.context import Context, Generation
 from lagkit.model.devices import best_device, present_device, torch_dtype
 from lagkit.model.hub import resolve_model
-from lagkit.model.kv import KVBlock, Part, build_cache, merge_rows, read_cache, split_rows
+from lagkit.model.kv import KVBlock
 from lagkit.model.prompts.actions import end_of_action, opened
 from lagkit.model.prompts.templates import PLAIN_CHAT, TODAY, asks_for_date, dated
 from lagkit.model.prompts.untrusted import breaker, marks
 from lagkit.model.rope import probe
+from lagkit.model.tokens import decoded, digest, shortest_prefix, vocabulary_hash
 from lagkit.types import Usage
 from lagkit.util.errors import ConfigError, ContextTooLong, ModelNotFound
-
-if TYPE_CHECKING:
-    from lagkit.model.prefix_cache import PrefixCache
 
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
@@ -44,45 +42,6 @@ _CROWDED = 0.5
 
 # Slots of a batch, padding included, up to which prompts are prefilled together.
 _PREFILLED = 2048
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a generation starts from: parts whose KV is injected at positions 0.., then tokens that are prefilled.
-
-    prefix_cache: keeps the KV of this prompt for the next one of the same question. said: the words of the assistant's
-    turn with which `ids` end; where they open a section of reasoning, no stop string ends it.
-    """
-
-    ids: tuple[int, ...]
-    parts: tuple[Part, ...] = ()
-    prefix_cache: PrefixCache | None = field(default=None, compare=False, repr=False)
-    said: str = field(default="", compare=False, repr=False)
-
-    @property
-    def blocks(self) -> tuple[KVBlock, ...]:
-        """The parts' KV; waits for those that are being read. Raises DamagedBlock."""
-        # What is gone on from (`PrefixCache.resume`) is no block, and stands in no context outside `generate`.
-        return cast("tuple[KVBlock, ...]", tuple(part.resolve() for part in self.parts))
-
-    @property
-    def injected(self) -> int:
-        """Number of injected tokens."""
-        return sum(len(part) for part in self.parts)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Newly generated text and its cost; `text` ends with the stop string that ended it, if one did.
-
-    `usage.seconds` is the batch's wall time divided by its rows. `logprobs` are the natural logarithms of the
-    probabilities of `ids`; empty where they are not known.
-    """
-
-    text: str
-    ids: tuple[int, ...] = field(repr=False)
-    usage: Usage
-    logprobs: tuple[float, ...] = field(default=(), repr=False)
 
 
 class LM:
@@ -155,10 +114,10 @@ class LM:
         weights = [p.detach().flatten()[:256].float().cpu().numpy().tobytes() for p in self.model.parameters()]
         return {
             "name": Path(self.name).name,
-            "config": _digest(json.dumps(config, sort_keys=True, default=str).encode()),
-            "rope": _digest(json.dumps(rope, sort_keys=True, default=str).encode()),
+            "config": digest(json.dumps(config, sort_keys=True, default=str).encode()),
+            "rope": digest(json.dumps(rope, sort_keys=True, default=str).encode()),
             "tokenizer": vocabulary_hash(self.tokenizer),
-            "weights": _digest(b"".join(weights)),
+            "weights": digest(b"".join(weights)),
             # Part of the heads of models whose template writes it.
             **({"date": TODAY.date().isoformat()} if asks_for_date(self.tokenizer.chat_template) else {}),
         }
@@ -350,13 +309,13 @@ class LM:
         text = decoded(self.tokenizer, spent[:-1] if ends else spent)
         if (end := end_of_action(text, stop, context.said)) is not None:
             text = text[:end]
-            spent = _shortest_that_says(self.tokenizer, spent, text)
+            spent = shortest_prefix(self.tokenizer, spent, text)
         usage = Usage(len(context.ids), context.injected, len(spent), seconds, len(context.ids) - read)
         return Generation(text, tuple(spent), usage, tuple(logprob for _, logprob in made[: len(spent)]))
 
     def confidence(self, said: Generation, start: int, stop: int) -> float | None:
         """The mean log-probability of the tokens of `said.text[start:stop]`; None where it is not known, or empty."""
-        first, last = (len(_shortest_that_says(self.tokenizer, said.ids, said.text[:end])) for end in (start, stop))
+        first, last = (len(shortest_prefix(self.tokenizer, said.ids, said.text[:end])) for end in (start, stop))
         logprobs = said.logprobs[first:last]
         return sum(logprobs) / len(logprobs) if logprobs else None
 
@@ -379,29 +338,3 @@ def _groups(contexts: Sequence[Context]) -> Iterator[list[Context]]:
             group, injected, prompt = [], context.injected, len(context.ids)
         group.append(context)
     yield group
-
-
-def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of token ids, special tokens spelled out."""
-    return str(tokenizer.decode(list(ids)))
-
-
-def _shortest_that_says(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], text: str) -> Sequence[int]:
-    """The fewest leading tokens whose decoding covers `text`."""
-    low, high = 0, len(ids)
-    while low < high:
-        middle = (low + high) // 2
-        if len(decoded(tokenizer, ids[:middle])) >= len(text):
-            high = middle
-        else:
-            low = middle + 1
-    return ids[:low]
-
-
-def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Identifies a tokenizer by its tokens and their ids."""
-    return _digest(json.dumps(sorted(tokenizer.get_vocab().items())).encode())
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]

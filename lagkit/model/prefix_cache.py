@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from transformers import Cache
 
-from lagkit.model.kv import Part, layer_states
+from lagkit.model.cache import layer_states
+from lagkit.model.kv import Part
 
 if TYPE_CHECKING:
-    from lagkit.model.lm import Context
+    from lagkit.model.context import Context
     from lagkit.model.rope import Realigner
 
 MAX_BYTES = 2**30

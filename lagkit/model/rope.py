@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lagkit.model.kv import has_recurrent_state, prefill, stack_layers
+from lagkit.model.cache import has_recurrent_state, prefill, stack_layers
 from lagkit.util.errors import ContextTooLong, UnsupportedModel
 
 Layout = Literal["half", "interleaved"]

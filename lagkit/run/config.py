@@ -9,8 +9,8 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from lagkit.agent.chat import refusal
 from lagkit.datasets.world.dataset import Controls
+from lagkit.logs.address import beside, checked_uri
 from lagkit.logs.contract import BlockSource
-from lagkit.logs.places import beside, checked_uri
 from lagkit.model.api.requests import Requests
 from lagkit.model.backend import API
 from lagkit.model.codec import Codec

@@ -11,6 +11,7 @@ from lagkit.model.kv import KVBlock
 from lagkit.policy import Policy
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ContextTooLong, LagkitError
+from lagkit.util.terminal import printable, tell
 
 if TYPE_CHECKING:
     from lagkit.logs.store import Store
@@ -102,3 +103,14 @@ class Local:
                 yield (log, key), self.encoder.encode(read(log), policies[key])
             except ContextTooLong as error:
                 yield (log, key), error
+
+
+def those_encoded(
+    made: Iterable[tuple[tuple[str, str], KVBlock | LagkitError]],
+) -> Iterator[tuple[str, str, KVBlock]]:
+    """What could be encoded; the rest is told."""
+    for (log, key), block in made:
+        if isinstance(block, LagkitError):
+            tell(printable(f"Log {log} is not encoded as {key}: {block}"))
+        else:
+            yield log, key, block

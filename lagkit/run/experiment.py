@@ -17,11 +17,11 @@ from lagkit.datasets import loaders as data
 from lagkit.datasets import split as components
 from lagkit.datasets.world import dataset as worlds
 from lagkit.logs import holding
-from lagkit.logs.places import beside, store_at
+from lagkit.logs.address import beside
+from lagkit.logs.backends import store_at
 from lagkit.logs.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
-from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.loading import load_model
 from lagkit.model.prompts.prompt import Prompt
@@ -30,14 +30,13 @@ from lagkit.run import fingerprints, manifest, reporting
 from lagkit.run.answers import Answers, in_reach, result_row
 from lagkit.run.claim import Claim
 from lagkit.run.config import RunConfig, Split
-from lagkit.run.executor import Asking, Executor, Local
+from lagkit.run.executor import Asking, Executor, Local, those_encoded
 from lagkit.run.journal import Journal
 from lagkit.stats import metrics
 from lagkit.types import Limits, Question, Trace
-from lagkit.util.errors import ConfigError, DataError, LagkitError
+from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.paths import at, refuse_links
 from lagkit.util.progress import progress, say
-from lagkit.util.terminal import printable, tell
 
 RUN_DEPTH = 3  # of folders in a run's; block files, which may be many, are further down, and the store's to look after
 _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
@@ -225,7 +224,7 @@ class Experiment:
                 todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
                 made = self.executor.encode(todo, store.get, policies)
                 what = "Encoding logs" if unit == "trace" else "Encoding steps"
-                store.put_blocks(_encoded(progress(made, what, total=len(todo))))
+                store.put_blocks(those_encoded(progress(made, what, total=len(todo))))
 
     def answer(self, name: str, split: Split) -> None:
         """Answer a split's questions under one policy. Seen ones without logs were answered to build the store."""
@@ -344,14 +343,3 @@ class Experiment:
             policy_name=name,
             exclude=exclude,
         )
-
-
-def _encoded(
-    made: Iterable[tuple[tuple[str, str], KVBlock | LagkitError]],
-) -> Iterator[tuple[str, str, KVBlock]]:
-    """What could be encoded; the rest is told."""
-    for (log, key), block in made:
-        if isinstance(block, LagkitError):
-            tell(printable(f"Log {log} is not encoded as {key}: {block}"))
-        else:
-            yield log, key, block

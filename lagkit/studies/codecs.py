@@ -24,8 +24,9 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.datasets import loaders as data
 from lagkit.logs.encode import Encoder
 from lagkit.logs.store import LogStore, Store
+from lagkit.model.cache import build_cache
 from lagkit.model.codec import Codec, dequantise, quantise
-from lagkit.model.kv import KVBlock, build_cache
+from lagkit.model.kv import KVBlock
 from lagkit.policy import Variant
 from lagkit.run.answers import result_row
 from lagkit.run.experiment import Experiment

@@ -15,8 +15,10 @@ from torch.nn.functional import kl_div
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
-from lagkit.model.kv import KVBlock, prefill, stack_layers
-from lagkit.model.lm import LM, Context
+from lagkit.model.cache import prefill, stack_layers
+from lagkit.model.context import Context
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import Place, Policy
 from lagkit.studies.examples import Case

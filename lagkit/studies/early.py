@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.policy import Policy
 from lagkit.run.experiment import Experiment

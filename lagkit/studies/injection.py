@@ -16,8 +16,9 @@ import pandas as pd
 from lagkit.logs.planner import Rates, measure_rates
 from lagkit.logs.store import LogStore
 from lagkit.model.block_cache import BlockCache
-from lagkit.model.kv import build_cache
-from lagkit.model.lm import LM, Context
+from lagkit.model.cache import build_cache
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.types import Round, Trace
 
 _KEY = "log"

@@ -15,8 +15,8 @@ from torch.nn.functional import cosine_similarity
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import EncodedText, Encoder
+from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
-from lagkit.model.lm import Context
 from lagkit.model.prompts.actions import STOP_STRINGS, parse
 from lagkit.policy import Policy, get_policy
 from lagkit.run.experiment import Experiment

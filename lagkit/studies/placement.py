@@ -18,8 +18,9 @@ from torch import Tensor
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import EncodedText, Encoder, Span
+from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
-from lagkit.model.lm import LM, Context
+from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Before, Encode, Place, Policy, Variant, get_policy

@@ -19,9 +19,11 @@ from torch.nn.functional import kl_div
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.retrieve import Embedder
 from lagkit.logs.store import LogStore
-from lagkit.model.kv import build_cache
-from lagkit.model.lm import LM, Context, decoded
+from lagkit.model.cache import build_cache
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
+from lagkit.model.tokens import decoded
 from lagkit.policy import Policy
 from lagkit.stats.metrics import exact_match
 from lagkit.types import Question, Round, Trace

@@ -12,8 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lagkit.model.kv import KVBlock, build_cache, prefill, stack_layers
-from lagkit.model.lm import LM, Context
+from lagkit.model.cache import build_cache, prefill, stack_layers
+from lagkit.model.context import Context
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import LM
 from lagkit.run.experiment import Experiment
 from lagkit.stats.metrics import summarize
 from lagkit.studies.drift import dense, divergence

@@ -51,7 +51,7 @@ class Turned:
 
 def turn(places: Callable[[Tensor], Tensor]) -> None:
     """Lay all blocks with keys turned to other places."""
-    import lagkit.model.kv as kv
+    import lagkit.model.cache as kv
 
     around(
         kv, "_lay", lambda lay, blocks, realigner, keys, values: lay(blocks, Turned(realigner, places), keys, values)
@@ -75,7 +75,7 @@ def doubled() -> None:
 
 @fault("stored keys keep the RoPE that they were read with")
 def rotated() -> None:
-    import lagkit.model.kv as kv
+    import lagkit.model.cache as kv
 
     def read(_: Any, cache: Any, realigner: Any, ids: Tensor, start: int, stop: int, row: int = 0) -> Any:
         keys, values = kv.stack_layers(cache, start, stop, row)

@@ -11,7 +11,8 @@ import pandas as pd
 from lagkit.agent.context import KVContextBuilder
 from lagkit.datasets.loaders import Dataset
 from lagkit.datasets.world.world import name_pool
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import STOP_STRINGS, parse
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.stats import metrics

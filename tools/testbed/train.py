@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lagkit.model.devices import best_device
-from lagkit.model.lm import vocabulary_hash
+from lagkit.model.tokens import vocabulary_hash
 from lagkit.run.claim import LOCK, alone
 from lagkit.util.errors import ConfigError
 from lagkit.util.files import replacing

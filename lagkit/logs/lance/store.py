@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from lagkit.logs.address import checked_uri
 from lagkit.logs.archive import Archive
 from lagkit.logs.batch import Batch, LogRow, Packed
 from lagkit.logs.files import BlockRow
@@ -34,7 +35,6 @@ from lagkit.logs.lance.schema import (
     logs_schema,
 )
 from lagkit.logs.lance.tables import Place
-from lagkit.logs.places import checked_uri
 from lagkit.logs.upkeep import Problem, check_bound
 from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock

@@ -13,7 +13,7 @@ from lagkit.model.api.chat import Chat
 from lagkit.model.api.endpoint import Endpoint
 from lagkit.model.api.reply import Reply
 from lagkit.model.api.requests import Requests
-from lagkit.model.lm import Generation
+from lagkit.model.context import Generation
 from lagkit.model.prompts.actions import cut
 from lagkit.types import Usage
 from lagkit.util.errors import ConfigError, ContextTooLong, LagkitError, ReasoningTooLong, RequestRefused

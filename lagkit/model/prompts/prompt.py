@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import without_tags
 from lagkit.model.prompts.untrusted import marks
 from lagkit.types import Passage, Question, TaskKind
 from lagkit.util.errors import ConfigError
 from lagkit.util.plainyaml import load_yaml
+
+if TYPE_CHECKING:
+    from lagkit.model.lm import LM
 
 LETTERS = string.ascii_uppercase
 

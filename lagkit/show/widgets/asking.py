@@ -12,7 +12,8 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.loop import Agent
 from lagkit.logs.retrieve import PassageIndex
 from lagkit.logs.store import Store
-from lagkit.model.lm import LM, Context
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt, split_chat
 from lagkit.policy import Variant, get_policy
 from lagkit.stats import metrics
