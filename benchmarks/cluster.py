@@ -21,12 +21,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lagkit.run import manifest
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
-from lagkit.run.workers import Workers
-from lagkit.run.workers.start import cluster
+from lagkit.runs import manifest
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
+from lagkit.runs.workers import Workers
+from lagkit.runs.workers.start import cluster
 from lagkit.types import Trace
 from lagkit.util import files
 from lagkit.util.cli import exit_code, show

@@ -30,7 +30,7 @@ from lagkit.logs.copying import Copied, copy
 from lagkit.logs.lance import DiskCache, LanceStore
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.kv import KVBlock
-from lagkit.run import manifest
+from lagkit.runs import manifest
 from lagkit.types import Round, Trace
 from lagkit.util import files
 from lagkit.util.paths import at

@@ -21,7 +21,7 @@ from lagkit.logs.planner import Rates, Size, decisions, measure_rates
 from lagkit.logs.store import LogStore
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
-from lagkit.run.manifest import git_state, machine, versions
+from lagkit.runs.manifest import git_state, machine, versions
 from lagkit.types import Round, Trace
 from lagkit.util.cli import show
 from lagkit.util.files import write_json

@@ -24,8 +24,8 @@ import torch
 from benchmarks.authors import Authors
 from benchmarks.workloads import WORKLOADS, experiment, prepare, questions, read_settings, save_settings, the_policy
 from lagkit.logs.store import LogStore
-from lagkit.run.experiment import Experiment
-from lagkit.run.manifest import git_state, machine, versions
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.manifest import git_state, machine, versions
 from lagkit.types import Limits, Question
 from lagkit.util.files import write_json
 from lagkit.util.paths import at

@@ -24,7 +24,7 @@ import faiss
 import numpy as np
 
 from benchmarks.embeddings import Array, Embeddings, Shape
-from lagkit.run.manifest import machine, versions
+from lagkit.runs.manifest import machine, versions
 from lagkit.util.files import write_json
 from lagkit.util.paths import at
 from lagkit.util.progress import say

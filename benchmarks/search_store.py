@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.embeddings import Embeddings, Shape
 from lagkit.logs import codes, vectors
 from lagkit.logs.store import LogStore
-from lagkit.run.manifest import machine, versions
+from lagkit.runs.manifest import machine, versions
 from lagkit.types import Round, Trace
 from lagkit.util.files import write_json
 from lagkit.util.paths import at

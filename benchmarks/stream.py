@@ -39,9 +39,9 @@ from lagkit.model.codec import packed_bytes
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.policy import POLICIES
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
-from lagkit.run.manifest import git_state, machine, versions
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.manifest import git_state, machine, versions
 from lagkit.types import Trace
 from lagkit.util.files import write_json
 from lagkit.util.paths import at
@@ -273,8 +273,8 @@ def main() -> None:
         print(pd.DataFrame.from_dict(result["flat"], orient="index").round(3).to_string())
     if args.plot:
         from lagkit.nightly.gallery.pictures import png
-        from lagkit.show import plots
-        from lagkit.show.plots.stream import stream
+        from lagkit.views import plots
+        from lagkit.views.plots.stream import stream
 
         plots.for_notebooks()
         figure = stream(json.loads(args.plot.read_text(encoding="utf-8")))

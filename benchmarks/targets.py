@@ -31,7 +31,7 @@ from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
-from lagkit.run.manifest import machine, versions
+from lagkit.runs.manifest import machine, versions
 from lagkit.studies import injection
 from lagkit.types import Limits, Question, Round, Trace
 from lagkit.util.errors import ConfigError

@@ -19,8 +19,8 @@ from lagkit.logs.store import LogStore
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.policy import Policy, get_policy
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.types import Question, Trace
 from lagkit.util.progress import progress
 

@@ -16,7 +16,7 @@ from lagkit.util.terminal import printable, tell
 
 if TYPE_CHECKING:
     from lagkit.logs.store import Store
-    from lagkit.run.experiment import Experiment
+    from lagkit.runs.experiment import Experiment
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
 
@@ -231,7 +231,7 @@ def overlap(args: argparse.Namespace) -> None:
     from lagkit.datasets import loaders as data
     from lagkit.datasets import split as components
     from lagkit.datasets.layouts import LAYOUTS
-    from lagkit.run.report import table
+    from lagkit.runs.report import table
 
     found = {
         folder.name: components.survey(data.load(folder, None if folder.name in LAYOUTS else args.dataset))
@@ -244,8 +244,8 @@ def overlap(args: argparse.Namespace) -> None:
 def codec(args: argparse.Namespace) -> None:
     """Measure each run's loss, print the page and write it down."""
     overrides = settings(args.set, {"out": "give --out", "policies": "give --policy", "codec": "all are compared"})
-    from lagkit.run.config import RunConfig
-    from lagkit.run.experiment import Experiment
+    from lagkit.runs.config import RunConfig
+    from lagkit.runs.experiment import Experiment
     from lagkit.studies.codecs import Loss
     from lagkit.util.progress import quiet
     from tools.codecs_page import Measured, save
@@ -275,8 +275,8 @@ def nightly(args: argparse.Namespace) -> int:
 
 def _experiment(args: argparse.Namespace) -> Experiment:
     overrides = settings(args.set)
-    from lagkit.run.config import RunConfig
-    from lagkit.run.experiment import Experiment
+    from lagkit.runs.config import RunConfig
+    from lagkit.runs.experiment import Experiment
     from lagkit.util.progress import quiet
 
     quiet()
@@ -297,7 +297,7 @@ def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContex
         if given:
             raise ConfigError(f"--{given[0].replace('_', '-')} is for workers: say how many with --workers.")
         return nullcontext()
-    from lagkit.run.workers import Workers
+    from lagkit.runs.workers import Workers
 
     return Workers(
         experiment, args.workers, address=args.ray, gpus=args.gpus_per_worker, threads=args.threads_per_worker

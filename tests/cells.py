@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from lagkit.nightly import notebook as nb
-from lagkit.run.config import TIERS
-from lagkit.run.experiment import Experiment
-from lagkit.show import lab
+from lagkit.runs.config import TIERS
+from lagkit.runs.experiment import Experiment
+from lagkit.views import lab
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lagkit.model.context import Context, Generation
 from lagkit.model.kv import KVBlock
-from lagkit.run.config import RunConfig
-from lagkit.run.workers.worker import Load
+from lagkit.runs.config import RunConfig
+from lagkit.runs.workers.worker import Load
 from tests.lms import ActingLM, new_lm
 
 

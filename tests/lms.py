@@ -21,8 +21,8 @@ from lagkit.model.families import tiny
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.model.tokens import decoded
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.types import Passage, Question, Round, TaskKind, Trace, Usage
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import page as scale
-from lagkit.run import reporting
+from lagkit.runs import reporting
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
 from tools import codecs_page, support_page

@@ -20,7 +20,7 @@ from lagkit.model.api.requests import Requests
 from lagkit.model.loading import load_model
 from lagkit.model.prompts.actions import cut
 from lagkit.policy import POLICIES, Policy
-from lagkit.run.config import RunConfig
+from lagkit.runs.config import RunConfig
 from lagkit.types import Limits, Usage
 from lagkit.util.errors import ConfigError, ContextTooLong, EndpointError, RequestRefused
 from tests.endpoints import KEY, Reply, failed, playing, said

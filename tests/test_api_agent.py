@@ -10,9 +10,9 @@ from lagkit.agent.loop import Agent
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
 from lagkit.policy import POLICIES
-from lagkit.run import manifest
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs import manifest
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
 from lagkit.studies.knockout import reuse
 from lagkit.types import Limits

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from lagkit.model.api.reply import Malformed, Reply
 from lagkit.policy import POLICIES
-from lagkit.run.answers import result_row
-from lagkit.run.journal import Journal
+from lagkit.runs.answers import result_row
+from lagkit.runs.journal import Journal
 from lagkit.types import Round, Trace, Usage
 from lagkit.util.errors import DataError, LagkitError, ReasoningTooLong, RequestRefused
 from tests.endpoints import KEY, Played, playing, said

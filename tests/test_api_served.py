@@ -17,8 +17,8 @@ from lagkit.model.api.served import ALONE
 from lagkit.model.api.serving import serving
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.studies.recovery import gains, run_behind_api
 from lagkit.util.errors import ConfigError, EndpointError
 

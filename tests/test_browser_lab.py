@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lagkit.show import lab
+from lagkit.views import lab
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "20_explore.ipynb"

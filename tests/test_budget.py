@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.show.lab import open_run
 from lagkit.stats.by_round import curve, differences, limited, to_ceiling
+from lagkit.views.lab import open_run
 
 #         question: (right, rounds) without logs, and with them
 TRUTH = {

@@ -17,9 +17,9 @@ from lagkit.__main__ import main
 from lagkit.logs.retrieve import load_embedder
 from lagkit.logs.store import LogStore
 from lagkit.model.kv import KVBlock
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
 from tests import lms, stores
 
 SAMPLE = "data/sample"
@@ -145,7 +145,7 @@ def test_a_date_in_quotes_is_a_folder(config, monkeypatch, tmp_path):
 
 def test_a_device_that_there_is_not(config, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr("lagkit.run.experiment.load_embedder", pytest.fail)
+    monkeypatch.setattr("lagkit.runs.experiment.load_embedder", pytest.fail)
     said = fails(capsys, "run", config(), "--set", "device=cuda")
     assert said == "There is no device cuda here (torch finds 0 GPUs): leave out device, or use cpu."
 

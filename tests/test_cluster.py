@@ -21,10 +21,10 @@ import torch
 
 from lagkit import __version__
 from lagkit.__main__ import _parser, main
-from lagkit.run.executor import Asking
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
-from lagkit.run.manifest import read_manifest
+from lagkit.runs.executor import Asking
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
+from lagkit.runs.manifest import read_manifest
 from lagkit.util.errors import ClusterError, ConfigError, EndpointError
 from tests.lms import ActingLM, new_lm, small_run
 from tests.test_resume import assert_same_as_in_one_go
@@ -33,9 +33,9 @@ pytest.importorskip("ray", reason="needs Ray: pip install 'lagkit[cluster]'")
 
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
 
-from lagkit.run.workers import Workers
-from lagkit.run.workers.start import cluster
-from lagkit.run.workers.worker import Answering, Worker
+from lagkit.runs.workers import Workers
+from lagkit.runs.workers.start import cluster
+from lagkit.runs.workers.worker import Answering, Worker
 from tests.clusters import mortal, of_session
 
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
@@ -194,7 +194,7 @@ def pool(count: int = 2):
     """Workers whose results are the items, but `die`, which kills them, and errors, which are raised."""
     import ray
 
-    from lagkit.run.workers.pool import Pool
+    from lagkit.runs.workers.pool import Pool
 
     class Frail:
         def arrive(self, version): ...
@@ -275,7 +275,7 @@ def test_a_worker_that_dies_of_a_request_is_replaced_for_it(frail, tmp_path):
 
 
 def test_workers_that_die_of_everything_are_given_up(connected, monkeypatch):
-    monkeypatch.setattr("lagkit.run.workers.pool.LIVES", 2)
+    monkeypatch.setattr("lagkit.runs.workers.pool.LIVES", 2)
     workers = pool(1)
     with pytest.raises(ClusterError, match=r"^2 workers died one after the other with nothing done \(its process was"):
         done_by(workers, ["die"] * 20)
@@ -283,7 +283,7 @@ def test_workers_that_die_of_everything_are_given_up(connected, monkeypatch):
 
 
 def test_the_only_item_that_there_is_may_not_be_to_blame():
-    from lagkit.run.workers.pool import Pool
+    from lagkit.runs.workers.pool import Pool
 
     with pytest.raises(ClusterError, match=r"^Work cannot begin with 'q': it took 3 workers with it, the last one"):
         Pool(None, 0)._guilty("q", "its node ran out of memory")
@@ -301,7 +301,7 @@ def test_the_only_item_that_there_is_may_not_be_to_blame():
     ],
 )
 def test_the_cause_of_a_death_is_told_in_a_few_words(error, cause):
-    from lagkit.run.workers.pool import cause_of
+    from lagkit.runs.workers.pool import cause_of
 
     assert cause_of(error) == cause
 
@@ -309,7 +309,7 @@ def test_the_cause_of_a_death_is_told_in_a_few_words(error, cause):
 def test_a_worker_that_cannot_start_says_why(connected):
     import ray
 
-    from lagkit.run.workers.pool import Pool
+    from lagkit.runs.workers.pool import Pool
 
     class Stillborn:
         def __init__(self):
@@ -325,7 +325,7 @@ def test_a_worker_that_cannot_start_says_why(connected):
 def test_workers_for_whom_there_is_no_room_are_not_waited_for_forever(connected, monkeypatch):
     import ray
 
-    from lagkit.run.workers import pool as pools
+    from lagkit.runs.workers import pool as pools
 
     monkeypatch.setattr(pools, "PATIENCE", 0.3)
     greedy = ray.remote(num_cpus=1000)(type("Greedy", (), {"arrive": lambda self, version: None}))
@@ -374,7 +374,7 @@ def test_the_commands_of_the_page_are_understood():
 
 
 def test_without_ray_it_is_named(monkeypatch):
-    monkeypatch.setattr("lagkit.run.workers.workers.find_spec", lambda _: None)
+    monkeypatch.setattr("lagkit.runs.workers.workers.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'lagkit\[cluster\]'"):
         Workers(SimpleNamespace(), 2)
 
@@ -391,7 +391,7 @@ def test_options_reach_the_workers(tmp_path, monkeypatch):
         given.append((run.out, count, settings))
         raise ConfigError("That is enough.")
 
-    monkeypatch.setattr("lagkit.run.workers.Workers", record)
+    monkeypatch.setattr("lagkit.runs.workers.Workers", record)
     options = ["--workers", "2", "--ray", "auto", "--gpus-per-worker", "0.5", "--threads-per-worker", "3"]
     for command in ("run", "encode"):
         assert main([command, "testbed", "--set", f"out={tmp_path / 'run'}", *options]) == 2

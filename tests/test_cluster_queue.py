@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.run.workers.queue import GUILTY, Queue
+from lagkit.runs.workers.queue import GUILTY, Queue
 
 
 def test_a_worker_is_given_what_it_has_room_for_in_order():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lagkit.policy import POLICIES
-from lagkit.run.config import TIERS, RunConfig
+from lagkit.runs.config import TIERS, RunConfig
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError
 

@@ -11,7 +11,7 @@ import pytest
 from lagkit.__main__ import main
 from lagkit.nightly import history, run, summary
 from lagkit.nightly.run import Outcome
-from lagkit.run import load as finished
+from lagkit.runs import load as finished
 from lagkit.util.errors import DataError
 from tests import nights
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lagkit.run import manifest
-from lagkit.run import summary as digest
-from lagkit.show.lab import open_run
+from lagkit.runs import manifest
+from lagkit.runs import summary as digest
 from lagkit.util import files
+from lagkit.views.lab import open_run
 
 
 @pytest.fixture(scope="module")

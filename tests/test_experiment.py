@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from lagkit.logs.encode import Encoder
-from lagkit.run.answers import result_row
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
+from lagkit.runs.answers import result_row
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
 from lagkit.types import Question, Round, Trace, Usage
 from tests.lms import ActingLM, ScriptedLM, new_lm, small_run
 

@@ -10,9 +10,9 @@ import pytest
 
 from lagkit.datasets import loaders as data
 from lagkit.logs.encode import Encoder
-from lagkit.run.claim import RECORD
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
+from lagkit.runs.claim import RECORD
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
 from lagkit.types import Trace
 from lagkit.util import files
 from lagkit.util.errors import ConfigError, ContextTooLong, DataError, EmptyStore, ModelNotFound, StoreMismatch

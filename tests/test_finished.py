@@ -12,9 +12,9 @@ import pytest
 from lagkit.nightly.gallery.executed import Executed
 from lagkit.nightly.notebook import execute
 from lagkit.policy import POLICIES
-from lagkit.run import load as finished
-from lagkit.run.claim import RECORD
-from lagkit.run.experiment import Experiment
+from lagkit.runs import load as finished
+from lagkit.runs.claim import RECORD
+from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
 from lagkit.studies import paper
 from lagkit.util.errors import DataError, NotebookFailed

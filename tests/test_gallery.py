@@ -61,7 +61,7 @@ def executed(tmp_path_factory) -> Path:
     cells = [
         new_markdown_cell(OPENING),
         new_code_cell('word: str = "x"  # a word\nout: str = "here"', metadata={"tags": ["parameters"]}),
-        new_code_cell("import plotly.graph_objects as go\nfrom lagkit.show import plots\nplots.for_notebooks()"),
+        new_code_cell("import plotly.graph_objects as go\nfrom lagkit.views import plots\nplots.for_notebooks()"),
         new_code_cell('go.Figure(go.Bar(x=[1, 2], y=[3, 4]), {"title": "</script> & more", "height": 300})'),
         new_code_cell("plots.lines(__import__('pandas').DataFrame({'a': [1.0, 2.0]}), {'a': 'A'}, 'T', 'step')"),
     ]

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from lagkit.datasets import loaders as data
 from lagkit.logs.store import LogStore
 from lagkit.model.kv import KVBlock
-from lagkit.run.config import RunConfig
-from lagkit.run.journal import Journal
+from lagkit.runs.config import RunConfig
+from lagkit.runs.journal import Journal
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError, DamagedBlock, DataError, LagkitError, StoreError
 from lagkit.util.plainyaml import load_yaml

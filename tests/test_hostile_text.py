@@ -22,12 +22,12 @@ from lagkit.nightly.gallery import pages, pictures
 from lagkit.nightly.gallery.executed import PLOTLY, Executed
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
-from lagkit.run import report
-from lagkit.show import lab, tables
-from lagkit.show.plots import basic, costs, explore, forest, gating, support
-from lagkit.show.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
+from lagkit.runs import report
 from lagkit.types import Hit, Round, Trace
 from lagkit.util.errors import ConfigError, DataError
+from lagkit.views import lab, tables
+from lagkit.views.plots import basic, costs, explore, forest, gating, support
+from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
 from tests.lms import ScriptedLM, new_lm, passages_about, short_prompt
 from tests.stores import kv
 from tools import support_page

@@ -72,7 +72,7 @@ def test_a_wheel_holds_every_module_and_what_the_commands_offer(wheel):
 USED = """
 from lagkit.datasets import loaders as data
 from lagkit.model import hub
-from lagkit.run import manifest
+from lagkit.runs import manifest
 from lagkit.util import home
 from lagkit.__main__ import main
 print(manifest.git_state(), hub.resolve_model("testbed"))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lagkit.run.journal import Journal
+from lagkit.runs.journal import Journal
 from lagkit.types import Hit, Round, Trace, Usage
 from lagkit.util.errors import DataError
 
@@ -100,6 +100,6 @@ def test_a_damaged_line_is_named_and_nothing_is_changed(journal, damage, reason)
 
 def test_an_append_is_on_disk_before_it_returns(journal, monkeypatch):
     synced = []
-    monkeypatch.setattr("lagkit.run.journal.os.fsync", lambda handle: synced.append(len(journal.traces())))
+    monkeypatch.setattr("lagkit.runs.journal.os.fsync", lambda handle: synced.append(len(journal.traces())))
     journal.append(trace(3))
     assert synced == [4]

@@ -8,8 +8,8 @@ import torch
 from lagkit.logs.encode import Encoder
 from lagkit.model.cache import stack_layers
 from lagkit.policy import POLICIES, Policy
-from lagkit.run.fingerprints import of_question
-from lagkit.run.journal import Basis
+from lagkit.runs.fingerprints import of_question
+from lagkit.runs.journal import Basis
 from lagkit.stats.metrics import is_right
 from lagkit.studies import early, knockout
 from lagkit.studies import examples as cases

@@ -8,8 +8,8 @@ import re
 import pandas as pd
 import pytest
 
-from lagkit.show.lab import conclude, difference, open_run
 from lagkit.util.errors import ConfigError, DataError
+from lagkit.views.lab import conclude, difference, open_run
 
 
 def test_a_test_world_is_drawn_into_the_run_and_stays(tmp_path):

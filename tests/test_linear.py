@@ -12,11 +12,11 @@ from lagkit.datasets.layouts import _supporting_title
 from lagkit.logs.encode import kept_text
 from lagkit.model.prompts import actions
 from lagkit.model.prompts.untrusted import breaker
-from lagkit.run.report import literal
-from lagkit.show.widgets import kept_html, trace_html
+from lagkit.runs.report import literal
 from lagkit.stats import metrics
 from lagkit.types import Round, Trace
 from lagkit.util.secrets import scrub
+from lagkit.views.widgets import kept_html, trace_html
 
 SIZES = [200_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
 SECONDS = 5.0  # what is linear takes a fraction of one; what is quadratic takes minutes, and hours

@@ -14,8 +14,8 @@ from lagkit.logs.backends import store_at
 from lagkit.logs.listing import Filter
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import Store
-from lagkit.show.widgets import LogExplorer, search_table
 from lagkit.types import Round, Trace
+from lagkit.views.widgets import LogExplorer, search_table
 from tests.stores import kv
 
 EMBEDDER = HashEmbedder(64)

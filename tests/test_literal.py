@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from nbconvert.filters import markdown2html
 
-from lagkit.run.report import literal, table
+from lagkit.runs.report import literal, table
 
 RENDERERS: dict[str, Callable[[str], str]] = {"nbconvert": markdown2html}
 try:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lagkit.nightly.notebook import execute
-from lagkit.run.config import TIERS
+from lagkit.runs.config import TIERS
 from lagkit.studies.placement import grid
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "12_placement.ipynb"

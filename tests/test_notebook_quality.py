@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lagkit.nightly import notebook as nb
-from lagkit.run.config import TIERS
+from lagkit.runs.config import TIERS
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "08_log_quality.ipynb"
 TINY = {"variants": ["kv_last_round"], "shares": [0.0, 1.0]}

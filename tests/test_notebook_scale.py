@@ -11,8 +11,8 @@ import pytest
 from benchmarks import page
 from lagkit.logs.planner import Rates, Size, decisions
 from lagkit.nightly import notebook as nb
-from lagkit.show.plots import planner, race
 from lagkit.studies import injection
+from lagkit.views.plots import planner, race
 from tests.lms import tiny_lm
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "13_scale.ipynb"

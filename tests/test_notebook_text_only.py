@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lagkit.nightly import notebook as nb
-from lagkit.run.config import TIERS
+from lagkit.runs.config import TIERS
 from lagkit.util.errors import NotebookFailed
 from tests.endpoints import KEY, playing, said
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lagkit.nightly import notebook as nb
-from lagkit.run.config import TIERS
+from lagkit.runs.config import TIERS
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "07_negative_transfer.ipynb"
 TINY = {"variants": ["kv_last_round"], "shares": [1.0], "thresholds": [0.4]}

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lagkit.logs.store import LogStore
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
 from lagkit.studies.online import Kept, Online, Rule, recalled
 from lagkit.types import Hit, Trace
 from lagkit.util.errors import ConfigError, DataError

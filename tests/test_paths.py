@@ -25,14 +25,14 @@ from lagkit.logs.store import LogStore
 from lagkit.model.hub import resolve_model
 from lagkit.nightly.gallery import __main__ as gallery
 from lagkit.nightly.notebook import execute
-from lagkit.run import load as finished
-from lagkit.run import summary as digest
-from lagkit.run.config import RunConfig
-from lagkit.run.journal import Journal
-from lagkit.show import lab
+from lagkit.runs import load as finished
+from lagkit.runs import summary as digest
+from lagkit.runs.config import RunConfig
+from lagkit.runs.journal import Journal
 from lagkit.util.errors import StoreError
 from lagkit.util.home import lagkit_home
 from lagkit.util.paths import at, file_size, is_digest
+from lagkit.views import lab
 from tests.lms import ActingLM, new_lm, small_run
 from tests.stores import IDENTITY, content, files_of, fill, kv, new_store, same, trace
 from tools.testbed import __main__ as testbed

@@ -10,7 +10,7 @@ import torch
 
 from lagkit.logs.encode import Encoder
 from lagkit.policy import get_policy
-from lagkit.run.experiment import Experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.studies import placement
 from lagkit.studies.placement import EARLIER, HEAD, LEAD, NO_LOGS, QUESTIONS, REST
 from lagkit.util.errors import ConfigError

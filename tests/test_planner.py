@@ -14,7 +14,7 @@ from lagkit.logs.planner import Rates, Size, decisions, measure_rates
 from lagkit.logs.store import LogStore
 from lagkit.model.lm import LM
 from lagkit.policy import Policy
-from lagkit.run.config import RunConfig
+from lagkit.runs.config import RunConfig
 from lagkit.util.errors import ConfigError, StoreError
 from tests.lms import new_lm, open_store, qa, short_prompt, small_run, trace_of
 from tests.stores import same

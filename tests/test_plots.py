@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.io as pio
 import pytest
 
-from lagkit.show import plots
+from lagkit.views import plots
 
 TABLE = pd.DataFrame(
     {"kind": ["a", "b", "a"], "right": [0.0, 0.25, 1.0], "logprob": [-5.0, -2.5, -0.5]},

@@ -7,9 +7,9 @@ from itertools import product
 import pandas as pd
 import pytest
 
-from lagkit.show.plots import COLOURS
-from lagkit.show.plots.attention import by_layer, effects, heads, shares
-from lagkit.show.plots.drift import FLOOR, by_shift
+from lagkit.views.plots import COLOURS
+from lagkit.views.plots.attention import by_layer, effects, heads, shares
+from lagkit.views.plots.drift import FLOOR, by_shift
 
 
 def test_shares_stand_side_by_side():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.show.plots import COLOURS
-from lagkit.show.plots.curves import by_rounds
+from lagkit.views.plots import COLOURS
+from lagkit.views.plots.curves import by_rounds
 
 TABLE = pd.DataFrame(
     {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.show.plots import COLOURS
-from lagkit.show.plots.forest import flips, forest, grid
+from lagkit.views.plots import COLOURS
+from lagkit.views.plots.forest import flips, forest, grid
 
 ROWS = {
     ("kv", "unseen", "em"): (0.10, 0.05, 0.20),

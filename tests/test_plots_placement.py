@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lagkit.show.plots.placement import FLOOR, by_cell
+from lagkit.views.plots.placement import FLOOR, by_cell
 
 
 def test_a_box_for_each_panel_and_colour_with_every_question():

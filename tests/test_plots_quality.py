@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.show.plots.quality import by_share
+from lagkit.views.plots.quality import by_share
 
 MEASURES = {"em": "EM", "rounds": "rounds"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.show.plots import COLOURS
-from lagkit.show.plots.search import good_enough, growth
+from lagkit.views.plots import COLOURS
+from lagkit.views.plots.search import good_enough, growth
 
 ROWS = pd.DataFrame(
     [

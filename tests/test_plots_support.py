@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.show.plots.support import against, dots
+from lagkit.views.plots.support import against, dots
 
 TABLE = pd.DataFrame(
     {"fine": [1e-7, 2e-7, float("nan")], "coarse": [1e-2, 3e-2, 4e-2], "kind": ["dense", "with experts", "dense"]},

@@ -7,8 +7,8 @@ import math
 import pandas as pd
 import pytest
 
-from lagkit.show.plots.gating import doubts
-from lagkit.show.plots.transfer import OUTCOMES, SIDES, by_score, by_share, thresholds
+from lagkit.views.plots.gating import doubts
+from lagkit.views.plots.transfer import OUTCOMES, SIDES, by_score, by_share, thresholds
 
 PANELS = {"removed": "logs taken away", "changed": "logs that contradict"}
 

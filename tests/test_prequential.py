@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.show.plots import online as figures
 from lagkit.stats.intervals import paired_interval
 from lagkit.studies import prequential
+from lagkit.views.plots import online as figures
 
 HOPS = {id: (id,) for id in "abcd"}
 RIGHT = {"append": {0: "0011", 1: "0111"}, "cap": {0: "0001", 1: "0101"}}  # by place: the order, then backwards

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from lagkit.model.lm import LM
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
-from lagkit.run.fingerprints import of_logs
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.fingerprints import of_logs
 from lagkit.studies import quality
 from lagkit.studies.quality import FILTERS, Logs, same_answer, says
 from lagkit.types import Hit, Passage, Question, Round, Trace

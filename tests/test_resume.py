@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lagkit.run.claim import RECORD
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
+from lagkit.runs.claim import RECORD
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
 from lagkit.types import Trace
 from tests.killed import clean, die_at_sync, needs_forks
 from tests.lms import ActingLM, new_lm, small_run

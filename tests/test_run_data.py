@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lagkit.datasets import loaders as data
-from lagkit.run import load as finished
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
+from lagkit.runs import load as finished
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
 from lagkit.studies.online import Online, Rule
 from lagkit.util.errors import ConfigError, DataError, StoreMismatch
 from tests.lms import SAMPLE, ActingLM, ScriptedLM, new_lm, small_run

@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 
 from lagkit.logs.store import LogStore
-from lagkit.run import load as finished
-from lagkit.run.executor import Local
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
+from lagkit.runs import load as finished
+from lagkit.runs.executor import Local
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
 from lagkit.util.errors import LagkitError
 from tests.lms import ActingLM, new_lm, small_run
 

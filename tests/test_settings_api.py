@@ -12,8 +12,8 @@ from lagkit.__main__ import main
 from lagkit.logs.backends import open_store
 from lagkit.logs.retrieve import load_embedder
 from lagkit.model.api.requests import Requests
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.util.errors import ConfigError, EndpointError, ModelNotFound
 from tests import lms, stores
 from tests.covered import Covered

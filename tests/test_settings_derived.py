@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lagkit.logs.store import LogStore
-from lagkit.run.experiment import Experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.studies.codecs import Loss
 from lagkit.studies.knockout import reading_policy
 from lagkit.studies.online import Online, Rule

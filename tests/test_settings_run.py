@@ -19,9 +19,9 @@ from lagkit.logs.planner import Rates
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
 from lagkit.model.context import Context, Generation
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
 from lagkit.types import Limits, Trace
 from lagkit.util.errors import DataError, LagkitError
 from tests import lms

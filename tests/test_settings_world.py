@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from lagkit.datasets.loaders import overlaps
 from lagkit.datasets.world.dataset import Controls
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.types import Passage, Question
 from tests.covered import Covered
 

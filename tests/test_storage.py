@@ -7,13 +7,13 @@ import pytest
 
 from lagkit.logs.encode import kept_text
 from lagkit.logs.retrieve import HashEmbedder
-from lagkit.show.lab import open_run
-from lagkit.show.plots import COLOURS
-from lagkit.show.plots.curves import by_bytes
 from lagkit.stats import metrics
 from lagkit.studies import log_size as storage
 from lagkit.studies.attribution import contributions, found_by_rank, recalled
 from lagkit.util.errors import EmptyStore
+from lagkit.views.lab import open_run
+from lagkit.views.plots import COLOURS
+from lagkit.views.plots.curves import by_bytes
 
 NAMES = ("no_logs", "text_last_round", "kv_last_action", "kv_last_round", "kv_block")
 

@@ -13,8 +13,8 @@ from lagkit.logs.backends import open_store, store_at
 from lagkit.logs.copying import copy
 from lagkit.logs.lance import LanceStore
 from lagkit.logs.store import LogStore
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.util.errors import ConfigError, StoreError, StoreMismatch, StoreUnreachable
 from tests.lms import ActingLM, new_lm, small_run
 from tests.objectstore import DENIED, KEY, SECRET

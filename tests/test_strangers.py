@@ -18,7 +18,7 @@ from lagkit.logs.files import BlockFiles, BlockRow, block_name
 from lagkit.logs.lance import DiskCache, LanceStore
 from lagkit.logs.lance.schema import NewBlock, block_rows, log_rows
 from lagkit.logs.store import LogStore
-from lagkit.run import load as finished
+from lagkit.runs import load as finished
 from lagkit.util.errors import DamagedBlock, DataError, LagkitError, StoreError
 from tests.lms import ActingLM, new_lm, small_run
 from tests.stores import IDENTITY, content, file_of, fill, kv, new_store, trace, vector

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from lagkit.datasets.loaders import overlap
-from lagkit.run.strata import about, counted, differences_by, facts, outcomes, overlaps
-from lagkit.show.lab import open_run
+from lagkit.runs.strata import about, counted, differences_by, facts, outcomes, overlaps
 from lagkit.types import Question
 from lagkit.util.errors import DataError
+from lagkit.views.lab import open_run
 
 COSTS = dict.fromkeys(("prefilled", "injected", "generated", "seconds"), 1.0)
 

@@ -15,8 +15,8 @@ import pytest
 from benchmarks import stream as benchmark
 from lagkit.logs.database import SLACK
 from lagkit.logs.store import LogStore
-from lagkit.show.plots.stream import stream as figure
 from lagkit.util.errors import StoreError
+from lagkit.views.plots.stream import stream as figure
 from tests.stores import content, file_of, files_of, fill, kv, new_store, trace, vector
 
 

@@ -12,7 +12,7 @@ from lagkit.model import families
 from lagkit.model.families import FAMILIES, SUPPORTED
 from lagkit.model.lm import LM
 from lagkit.model.rope import Realigner
-from lagkit.run import manifest
+from lagkit.runs import manifest
 from lagkit.studies import support
 from lagkit.util.errors import ConfigError, ModelNotFound, UnsupportedModel
 from tools import support_page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lagkit.show.tables import intervals, shown
+from lagkit.views.tables import intervals, shown
 
 
 def test_columns_have_the_form_of_their_names():

@@ -18,8 +18,8 @@ from lagkit.logs.store import LogStore
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Policy
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.types import Limits
 from tools.testbed import quality
 

@@ -7,7 +7,7 @@ import pytest
 
 from lagkit.datasets.world.dataset import Controls
 from lagkit.model.lm import LM
-from lagkit.run.config import RunConfig
+from lagkit.runs.config import RunConfig
 from lagkit.util.errors import ConfigError
 from tools.testbed.__main__ import main
 from tools.testbed.page import markdown

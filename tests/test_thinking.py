@@ -26,7 +26,7 @@ from lagkit.model.prompts.actions import (
 )
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Policy
-from lagkit.run.answers import result_row
+from lagkit.runs.answers import result_row
 from lagkit.types import Limits, Question, Trace
 from tests import templates
 from tests.lms import CHAT, ScriptedLM, new_lm, open_store, passages_about, qa, short_prompt, tokenizer, trace_of

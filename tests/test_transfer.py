@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from lagkit.model.lm import LM
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.studies.transfer import ALL, KINDS, Mix, Transfer, choose, kind_of, transfer
 from lagkit.types import Hop, Question
 from lagkit.util.errors import ConfigError, DataError

@@ -19,11 +19,13 @@ from lagkit.logs.store import LogStore
 from lagkit.nightly.gallery.executed import PLOTLY, Executed
 from lagkit.nightly.gallery.pages import page as gallery_page
 from lagkit.policy import POLICIES
-from lagkit.show import tables
-from lagkit.show.lab import conclude
-from lagkit.show.plots import COLOURS
-from lagkit.show.plots.explore import attention_bars, log_map
-from lagkit.show.widgets import (
+from lagkit.types import Hit, Limits, Round, Trace
+from lagkit.util.errors import ConfigError, DataError, EmptyStore
+from lagkit.views import tables
+from lagkit.views.lab import conclude
+from lagkit.views.plots import COLOURS
+from lagkit.views.plots.explore import attention_bars, log_map
+from lagkit.views.widgets import (
     answers_html,
     answers_table,
     ask,
@@ -37,9 +39,7 @@ from lagkit.show.widgets import (
     similarity_map,
     trace_html,
 )
-from lagkit.show.widgets.logs import project
-from lagkit.types import Hit, Limits, Round, Trace
-from lagkit.util.errors import ConfigError, DataError, EmptyStore
+from lagkit.views.widgets.logs import project
 from tests.lms import ScriptedLM, new_lm, open_store, passages_about, qa, short_prompt, trace_of
 
 PROMPT, EMBEDDER = short_prompt(), HashEmbedder()

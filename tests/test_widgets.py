@@ -9,10 +9,10 @@ import pytest
 from lagkit.logs.encode import Encoder
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
-from lagkit.show.widgets import LogExplorer, Playground, asking
-from lagkit.show.widgets import parts as widget_parts
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError
+from lagkit.views.widgets import LogExplorer, Playground, asking
+from lagkit.views.widgets import parts as widget_parts
 from tests.lms import ScriptedLM, new_lm, open_store, passages_about, qa, short_prompt, trace_of
 
 PROMPT, EMBEDDER = short_prompt(), HashEmbedder()
@@ -235,7 +235,7 @@ def test_errors_that_nobody_foresaw_are_told_in_a_sentence_too(playground, monke
         raise ZeroDivisionError("division\n by <zero>")
         yield
 
-    monkeypatch.setattr("lagkit.show.widgets.playground.follow", broken)
+    monkeypatch.setattr("lagkit.views.widgets.playground.follow", broken)
     playground.question.value = "Who?"
     playground.ask()
     assert playground.wait(60)

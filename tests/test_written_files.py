@@ -14,7 +14,7 @@ from lagkit.datasets.loaders import load
 from lagkit.nightly.gates import Baselines
 from lagkit.nightly.notebook import main as run_notebook
 from lagkit.nightly.profile import Nightly
-from lagkit.run.config import RunConfig
+from lagkit.runs.config import RunConfig
 from lagkit.util.errors import ConfigError, DataError, LagkitError
 from tests.lms import small_run
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit.run import manifest
-from lagkit.run.report import table
+from lagkit.runs import manifest
+from lagkit.runs.report import table
 from lagkit.stats.intervals import Difference
 from lagkit.studies.codecs import AGAIN, ANSWERED, SCHEMES, TARGET_AGREEMENT, TARGET_BYTES, Loss
 from lagkit.util import files

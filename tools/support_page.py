@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from lagkit.model.families import FAMILIES
-from lagkit.run import manifest
-from lagkit.run.report import table
+from lagkit.runs import manifest
+from lagkit.runs.report import table
 from lagkit.studies.support import EXACT, SUPPORTED
 from lagkit.util import files
 

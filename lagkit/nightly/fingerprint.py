@@ -12,7 +12,7 @@ from typing import Any
 import lagkit
 from lagkit.model.hub import resolve_model
 from lagkit.nightly.profile import Plan, Task
-from lagkit.run.manifest import versions
+from lagkit.runs.manifest import versions
 
 _LENGTH = 16
 

@@ -11,7 +11,7 @@ import pandas as pd
 from lagkit.nightly.gates import Metrics, comparable
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
-from lagkit.run.manifest import git_state
+from lagkit.runs.manifest import git_state
 from lagkit.util.files import intact, replacing
 
 FILE = "history.parquet"

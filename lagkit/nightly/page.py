@@ -14,7 +14,7 @@ from lagkit.nightly import history
 from lagkit.nightly.gates import FAILED, Metrics
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import METRICS, Outcome, read_metrics
-from lagkit.run.manifest import git_state, versions
+from lagkit.runs.manifest import git_state, versions
 from lagkit.util import files
 
 FILE = "report.html"

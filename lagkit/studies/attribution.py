@@ -8,7 +8,7 @@ import pandas as pd
 
 from lagkit.logs.retrieve import Embedder
 from lagkit.logs.store import Store
-from lagkit.run.experiment import Experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.types import Question
 
 _WORD = re.compile(r"\w+")

@@ -28,8 +28,8 @@ from lagkit.model.cache import build_cache
 from lagkit.model.codec import Codec, dequantise, quantise
 from lagkit.model.kv import KVBlock
 from lagkit.policy import Variant
-from lagkit.run.answers import result_row
-from lagkit.run.experiment import Experiment
+from lagkit.runs.answers import result_row
+from lagkit.runs.experiment import Experiment
 from lagkit.stats.intervals import paired_interval
 from lagkit.studies.drift import divergence
 from lagkit.studies.examples import meet

@@ -15,7 +15,7 @@ from lagkit.model.context import Context
 from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.policy import Policy
-from lagkit.run.experiment import Experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.stats.metrics import normalize
 from lagkit.studies.attention import mass, uniform_mass
 from lagkit.studies.examples import Case

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lagkit.run.experiment import Experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.types import Question, Trace
 from lagkit.util.errors import DataError
 

@@ -19,7 +19,7 @@ from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
 from lagkit.model.prompts.actions import STOP_STRINGS, parse
 from lagkit.policy import Policy, get_policy
-from lagkit.run.experiment import Experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
 from lagkit.studies import sanity
 from lagkit.studies.attention import Watch, watching

@@ -11,7 +11,7 @@ import pandas as pd
 from lagkit.datasets.loaders import hops
 from lagkit.logs.encode import Encoder, kept_text
 from lagkit.policy import POLICIES, Encode, Keep, Policy, get_policy
-from lagkit.run.experiment import Experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.stats.intervals import mean_interval
 from lagkit.types import Trace
 from lagkit.util.progress import progress

@@ -22,10 +22,10 @@ from lagkit.logs.encode import Encoder, kept_text
 from lagkit.logs.index import Vectors
 from lagkit.logs.store import Store
 from lagkit.policy import Variant
-from lagkit.run.answers import result_row
-from lagkit.run.experiment import Experiment
-from lagkit.run.fingerprints import of_question
-from lagkit.run.journal import Basis, Journal
+from lagkit.runs.answers import result_row
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.fingerprints import of_question
+from lagkit.runs.journal import Basis, Journal
 from lagkit.stats import metrics
 from lagkit.studies.transfer import kind_of
 from lagkit.types import Question, Trace

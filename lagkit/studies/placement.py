@@ -24,7 +24,7 @@ from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Before, Encode, Place, Policy, Variant, get_policy
-from lagkit.run.experiment import Experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.studies.attention import Watch, mass, watching
 from lagkit.studies.drift import divergence
 from lagkit.studies.examples import first_turns

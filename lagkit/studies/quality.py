@@ -16,9 +16,9 @@ import pandas as pd
 from lagkit.datasets.letters import choice_letter
 from lagkit.datasets.loaders import hops, overlaps
 from lagkit.policy import Variant
-from lagkit.run.answers import result_row
-from lagkit.run.experiment import Experiment
-from lagkit.run.fingerprints import of_logs
+from lagkit.runs.answers import result_row
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.fingerprints import of_logs
 from lagkit.stats import metrics
 from lagkit.stats.intervals import share_interval
 from lagkit.types import Passage, Question, Trace

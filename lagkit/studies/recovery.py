@@ -12,9 +12,9 @@ from lagkit.agent.chat import refusal
 from lagkit.model.api.model import APIModel
 from lagkit.model.backend import API
 from lagkit.policy import Variant
-from lagkit.run import manifest
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs import manifest
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.stats.intervals import Difference, paired_interval
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError

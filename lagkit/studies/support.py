@@ -16,7 +16,7 @@ from lagkit.model.cache import build_cache, prefill, stack_layers
 from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
-from lagkit.run.experiment import Experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.stats.metrics import summarize
 from lagkit.studies.drift import dense, divergence
 from lagkit.studies.sanity import displaced

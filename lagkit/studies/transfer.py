@@ -17,8 +17,8 @@ import pandas as pd
 
 from lagkit.datasets import loaders as data
 from lagkit.policy import Variant
-from lagkit.run.config import Split
-from lagkit.run.experiment import Experiment
+from lagkit.runs.config import Split
+from lagkit.runs.experiment import Experiment
 from lagkit.stats.intervals import mean_interval, paired_interval
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError, DataError

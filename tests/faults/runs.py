@@ -13,8 +13,8 @@ from tempfile import mkdtemp
 import pandas as pd
 
 from lagkit.datasets import loaders as data
-from lagkit.run.experiment import Experiment
-from lagkit.run.journal import Journal
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
 from lagkit.types import Trace
 from tests.faults import processes
 from tests.faults.damage import flip, tear

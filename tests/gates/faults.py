@@ -76,10 +76,11 @@ def doubled() -> None:
 @fault("stored keys keep the RoPE that they were read with")
 def rotated() -> None:
     import lagkit.model.cache as kv
+    from lagkit.model.kv import KVBlock
 
     def read(_: Any, cache: Any, realigner: Any, ids: Tensor, start: int, stop: int, row: int = 0) -> Any:
         keys, values = kv.stack_layers(cache, start, stop, row)
-        return kv.KVBlock(keys, values, ids.to(keys.device))
+        return KVBlock(keys, values, ids.to(keys.device))
 
     around(kv, "read_cache", read)
     import lagkit.model.lm as model
@@ -189,7 +190,7 @@ def short_keys() -> None:
 
 @fault("answers leak: with logs all are right")
 def leaked() -> None:
-    from lagkit.run.executor import Local
+    from lagkit.runs.executor import Local
 
     def answer(original: Callable[..., Any], self: Any, questions: Any, asking: Any) -> Any:
         asked = {question.id: question for question in questions}

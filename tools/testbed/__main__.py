@@ -65,7 +65,7 @@ def train(args: argparse.Namespace) -> None:
 def study(args: argparse.Namespace) -> None:
     """Run the worlds, print the tables and write them down."""
     from lagkit.datasets.world.dataset import Controls
-    from lagkit.run.config import RunConfig
+    from lagkit.runs.config import RunConfig
     from lagkit.util.progress import quiet
     from tools.testbed.page import markdown
     from tools.testbed.study import run

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from lagkit.datasets.loaders import Stratum
-from lagkit.run.report import interval, table
+from lagkit.runs.report import interval, table
 from lagkit.stats import metrics
 from tools.testbed.study import Study
 

@@ -14,9 +14,9 @@ from lagkit.datasets import loaders as data
 from lagkit.datasets.world.dataset import Controls
 from lagkit.logs.retrieve import load_embedder
 from lagkit.model.lm import LM
-from lagkit.run import manifest
-from lagkit.run.config import RunConfig
-from lagkit.run.experiment import Experiment
+from lagkit.runs import manifest
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
 from lagkit.studies.recovery import lend_logs
 from lagkit.util import files
 from lagkit.util.errors import ConfigError

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lagkit.model.devices import best_device
 from lagkit.model.tokens import vocabulary_hash
-from lagkit.run.claim import LOCK, alone
+from lagkit.runs.claim import LOCK, alone
 from lagkit.util.errors import ConfigError
 from lagkit.util.files import replacing
 from lagkit.util.paths import at, refuse_links

@@ -1,0 +1,193 @@
+"""Whose a run's folder is: one writer at a time, and the same settings and data for all answers in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lagkit.datasets.loaders import Dataset
+from lagkit.model.api.requests import Requests
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.runs import fingerprints
+from lagkit.runs.config import RunConfig
+from lagkit.runs.manifest import MANIFEST, read_manifest
+from lagkit.types import MALFORMED, Question
+from lagkit.util.errors import ConfigError, DataError, RunLocked
+from lagkit.util.files import write, write_json
+from lagkit.util.progress import say
+
+LOCK, RECORD = "run.lock", "made_with.json"
+
+# Settings that may change between resumptions of one run: they decide what is answered next, not what an answer is.
+_MAY_CHANGE = {
+    *("out", "store", "data", "policies", "splits", "seen_questions", "unseen_questions"),
+    *("device", "batch_size", "blocks", "api"),
+}
+_ANSWERS = ("traces", "online")  # folders of which a run has one once it has answers
+_NAMED = 3  # ids of questions in a message
+
+Facts = dict[str, Any]
+
+
+class Claim:
+    """A run's claim to its folder.
+
+    What answers are given under is kept twice, so that either file may be lost: in `made_with.json`, with a digest of
+    each question, and in `manifest.json`, with one of all questions, one of all gold answers and one of the passages.
+    """
+
+    def __init__(self, config: RunConfig, prompt: Prompt, dataset: Dataset, logged: Sequence[Question]) -> None:
+        self.out = Path(config.out)
+        questions = {q.id: [fingerprints.of_question(q), fingerprints.of_gold(q)] for q in dataset.questions}
+        asked, gold = (fingerprints.of_logs(f"{id} {pair[i]}" for id, pair in questions.items()) for i in (0, 1))
+        self._now: Facts = {
+            "settings": config.model_dump(mode="json"),
+            "prompt": {"name": prompt.name, "hash": prompt.hash},
+            "data": {"questions": asked, "answers": gold, "passages": fingerprints.of_passages(dataset.passages)},
+        }
+        self._detail: Facts = {"logged": [question.id for question in logged], "questions": questions}
+        self._holder: int | None = None  # the process that has the folder by this claim; a fork of it has not
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Have the folder alone until the block ends, and note what answers are given under; True unless held before.
+
+        A process that ends gives it back, however it ends. Raises RunLocked, with nothing changed, where somebody else
+        has it, and what `check` raises.
+        """
+        if self._holder == os.getpid():
+            yield False
+            return
+        with alone(FileLock(self.out / LOCK, thread_local=False)):
+            self._holder = os.getpid()
+            try:
+                for sentence in self.check():
+                    say(sentence)
+                self._note()
+                yield True
+            finally:
+                self._holder = None
+
+    def check(self) -> list[str]:
+        """What has changed in the data since the run's answers were given, in sentences. Writes nothing.
+
+        Raises ConfigError for answers that were given under other settings, another wording or other data: other
+        passages, other log questions, or no question as it was. A folder without answers takes any of these. Raises
+        DataError for a damaged record.
+        """
+        if not any((self.out / name).exists() for name in _ANSWERS):
+            return []
+        before = recorded(self.out)
+        if not before:
+            raise ConfigError(
+                f"{self.out} holds answers, and neither {RECORD} nor {MANIFEST} to say under which settings they were "
+                "given: choose another folder."
+            )
+        if changed := _changed(before, self._now):
+            raise ConfigError(f"{self.out} holds a run with other settings ({changed}): choose another folder.")
+        asked, gold = self._differing(before, 0), self._differing(before, 1)
+        if other := self._other_data(before, asked):
+            raise ConfigError(
+                f"{self.out} holds a run on other data ({other} changed after it was begun): put back what was there, "
+                "or choose another folder."
+            )
+        told = []
+        if asked:
+            told.append(f"Changed since they were asked: {_named(asked)}. They are asked again, with all that depends.")
+        if gold:
+            told.append(f"Gold answers or hops changed of {_named(gold)}. What was answered is scored anew.")
+        return told
+
+    def _other_data(self, before: Facts, asked: list[str]) -> str:
+        """What is so different that the answers are of no use, in words; empty if nothing is."""
+        if before.get("data", {}).get("passages") != self._now["data"]["passages"]:
+            return "the passages"
+        if "questions" not in before:  # all that is left is the manifest
+            same = before["data"]["questions"] == self._now["data"]["questions"]
+            return "" if same else "the questions"
+        if other := sorted({*before["logged"]} ^ {*self._detail["logged"]}):
+            return f"the choice of log questions: {_named(other)}"
+        return "the questions" if asked and len(asked) == len(before["questions"]) else ""
+
+    def _differing(self, before: Facts, part: int) -> list[str]:
+        """The questions of before that are gone or of which the digest number `part` is another."""
+        now, were = self._detail["questions"], before.get("questions", {})
+        return [id for id, pair in were.items() if id not in now or now[id][part] != pair[part]]
+
+    def _note(self) -> None:
+        record = {**self._now, **self._detail}
+        if _record(self.out) != record:
+            write(self.out / RECORD, json.dumps(record) + "\n")
+        noted = read_manifest(self.out)
+        if noted != (now := {**noted, **self._now}):
+            write_json(self.out / MANIFEST, now)
+
+
+@contextmanager
+def alone(lock: FileLock) -> Iterator[None]:
+    """Have the folder of a lock alone, making it if need be; raises RunLocked at once if somebody else has it."""
+    folder = Path(lock.lock_file).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunLocked(
+            f"Another process, or another run of this one, is writing to {folder}: wait until it ends, or choose "
+            "another folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def recorded(out: Path) -> Facts:
+    """What the answers in a run's folder were given under: its `settings`, `prompt` and `data`; empty if nothing says.
+
+    Raises DataError for a damaged file.
+    """
+    noted = read_manifest(out)
+    return _record(out) or (noted if noted.get("settings") else {})
+
+
+def _record(out: Path) -> Facts:
+    path = out / RECORD
+    if not path.exists():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if lacking := {"settings", "prompt", "data", "logged", "questions"} - set(record):
+            raise ValueError(f"it lacks {min(lacking)}")
+        return dict(record)
+    except MALFORMED as error:
+        raise DataError(
+            f"The file {path} is damaged ({error}): delete it, and the run resumes by what {MANIFEST} says."
+        ) from error
+
+
+def _changed(before: Facts, now: Facts) -> str:
+    """The settings that were others when answers were given; empty if there are none."""
+    # A setting that is younger than the run: its default is what the run was made with.
+    defaults = {k: field.get_default() for k, field in RunConfig.model_fields.items() if not field.is_required()}
+    earlier = {"prompt": before.get("prompt"), **defaults, **before["settings"]}
+    later = {"prompt": now["prompt"], **now["settings"]}
+    earlier["temperature"], later["temperature"] = _temperature(earlier), _temperature(later)
+    differing = [k for k in later if k not in _MAY_CHANGE and later[k] != earlier.get(k)]
+    return ", ".join(f"{k} was {earlier.get(k)!r} and is {later[k]!r}" for k in differing)
+
+
+def _temperature(settings: Facts) -> float | None:
+    """The one of the settings of `api` that answers depend on."""
+    return Requests(**(settings.get("api") or {})).temperature
+
+
+def _named(ids: Sequence[str]) -> str:
+    """So many questions, the first ones by their ids."""
+    more = ", ..." if len(ids) > _NAMED else ""
+    return f"{len(ids)} question{'s' if len(ids) > 1 else ''} ({', '.join(ids[:_NAMED])}{more})"

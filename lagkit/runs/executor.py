@@ -1,0 +1,116 @@
+"""Where the model of a run works: in this process, or in others (`run.workers`); the run itself keeps the books."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lagkit.logs.encode import Encoder
+from lagkit.model.kv import KVBlock
+from lagkit.policy import Policy
+from lagkit.types import Question, Trace
+from lagkit.util.errors import ContextTooLong, LagkitError
+from lagkit.util.terminal import printable, tell
+
+if TYPE_CHECKING:
+    from lagkit.logs.store import Store
+    from lagkit.runs.experiment import Experiment
+    from lagkit.types import Limits
+
+Wanted = tuple[str, str]  # a log's id and the key of the block that it lacks
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How questions are asked: all that an agent takes beside a run's own (see `Agent`)."""
+
+    policy: Policy | None
+    name: str
+    store: Store | None
+    limits: Limits
+    exclude: Mapping[str, Collection[str]] | None = None
+
+
+class Model(Protocol):
+    """What a run has to know of its model, wherever it works; see `Backend`."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of the KV blocks in its stores."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """Tells one model's stores from another's."""
+
+
+class Executor(Protocol):
+    """Does what takes a model."""
+
+    @property
+    def model(self) -> Model:
+        """The model, or what is known of it."""
+
+    @property
+    def about(self) -> dict[str, Any] | None:
+        """What the manifest says of workers; None where there are none."""
+
+    def block_key(self, policy: Policy) -> str:
+        """As `Encoder.key`."""
+
+    def answer(self, questions: Collection[Question], asking: Asking) -> Iterator[Trace]:
+        """Each question's trace as it ends, in any order. Raises what `Agent` and its `run` do."""
+
+    def encode(
+        self, wanted: Sequence[Wanted], read: Callable[[str], Trace], policies: Mapping[str, Policy]
+    ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
+        """The blocks, or why there is none, in any order; `read` gives the trace of a log, `policies` are by key."""
+
+
+class Local:
+    """Everything in this process, with the run's own model."""
+
+    about = None
+
+    def __init__(self, run: Experiment) -> None:
+        self.run = run
+
+    @property
+    def model(self) -> Model:
+        """The run's, loaded when it is first needed."""
+        return self.run.lm
+
+    @property
+    def encoder(self) -> Encoder:
+        """Reads as the run's prompt says."""
+        return Encoder(self.run.local_lm, self.run.prompt)
+
+    def block_key(self, policy: Policy) -> str:
+        """The encoder's."""
+        return self.encoder.key(policy)
+
+    def answer(self, questions: Iterable[Question], asking: Asking) -> Iterator[Trace]:
+        """As the agent ends them."""
+        agent = self.run.agent(asking.policy, asking.name, asking.store, limits=asking.limits, exclude=asking.exclude)
+        return agent.run(questions)
+
+    def encode(
+        self, wanted: Iterable[Wanted], read: Callable[[str], Trace], policies: Mapping[str, Policy]
+    ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
+        """One log after the other."""
+        for log, key in wanted:
+            try:
+                yield (log, key), self.encoder.encode(read(log), policies[key])
+            except ContextTooLong as error:
+                yield (log, key), error
+
+
+def those_encoded(
+    made: Iterable[tuple[tuple[str, str], KVBlock | LagkitError]],
+) -> Iterator[tuple[str, str, KVBlock]]:
+    """What could be encoded; the rest is told."""
+    for (log, key), block in made:
+        if isinstance(block, LagkitError):
+            tell(printable(f"Log {log} is not encoded as {key}: {block}"))
+        else:
+            yield log, key, block

@@ -1,0 +1,64 @@
+"""Runs that are done, read again: no model is loaded, and no question is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from lagkit.policy import POLICIES
+from lagkit.runs.claim import recorded
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import RUN_DEPTH, Experiment
+from lagkit.util.errors import DataError
+from lagkit.util.files import intact
+from lagkit.util.paths import at, refuse_links
+
+_ANEW = "run the command that made the run once more"
+
+
+def reopen(folder: str | Path, *, data: str = "") -> tuple[Experiment, pd.DataFrame]:
+    """A run on this machine and its results on unseen questions, of every named variant that has answers.
+
+    data: the run's folder of questions, where it is no longer at the place that the run notes. Raises DataError if
+    there is no run, if it lacks answers without logs, or if a variant has not answered all questions.
+    """
+    folder = at(folder)
+    refuse_links(folder, DataError, depth=RUN_DEPTH)
+    settings = recorded(folder).get("settings", {})
+    if not settings or not (folder / "traces").is_dir():
+        raise DataError(
+            f"There is no run in {folder}: make it with `python -m lagkit run testbed --set out={folder}`, or name "
+            "the folder of another one."
+        )
+    if data:
+        settings = {**settings, "data": data}
+    experiment = Experiment(RunConfig.parse({**settings, "out": folder}))
+    policies = [name for name in POLICIES if (folder / "traces" / f"{name}.unseen.jsonl").exists()]
+    if "no_logs" not in policies:
+        raise DataError(f"The run in {folder} has no answers without logs: nothing can be measured against them.")
+    results, asked = experiment.scored(policies, ("unseen",)), len(experiment.questions("unseen"))
+    for name in policies:
+        if (answered := int((results["policy"] == name).sum())) < asked:
+            raise DataError(
+                f"The run in {folder} is not finished: {name} has answered {answered} of {asked} unseen questions. "
+                "The command that began it resumes it."
+            )
+    return experiment, results
+
+
+def published(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Results and differences as a run has reported them, where its traces are not at hand (`docs/results/`).
+
+    The form is that of `Experiment.run` and `metrics.compare`. Raises DataError if a table is missing or damaged.
+    """
+    folder = at(folder)
+    refuse_links(folder, DataError, depth=RUN_DEPTH)
+    results, differences = folder / "results.parquet", folder / "differences.csv"
+    for file in (results, differences):
+        if not file.exists():
+            raise DataError(f"There is no {file.name} in {folder}: name the folder of a run that is finished.")
+    with intact(results, _ANEW):
+        rows = pd.read_parquet(results)
+    with intact(differences, _ANEW):
+        return rows, pd.read_csv(differences, index_col=["policy", "split", "metric"])

@@ -1,0 +1,107 @@
+"""What a run was made with, beside its results: settings, code, versions, prompt, model, machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from lagkit.util.errors import DataError
+from lagkit.util.files import write_json
+from lagkit.util.home import laboratory
+
+if TYPE_CHECKING:
+    from lagkit.runs.experiment import Experiment
+
+_PACKAGES = ("lagkit", "torch", "transformers", "faiss-cpu", "sentence-transformers", "pandas")
+
+MANIFEST = "manifest.json"
+
+
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of the run in `out`; empty if there is none. Raises DataError if it is damaged."""
+    path = out / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"The manifest {path} is damaged ({error}): delete it, and the run resumes.") from error
+
+
+@contextmanager
+def session(run: Experiment) -> Iterator[None]:
+    """Have the run's folder alone, and note in its manifest what this session works with.
+
+    `seconds` stays null if it is killed or interrupted.
+    """
+    with run.writing():
+        path, entry = run.out / MANIFEST, {**_session(), "workers": run.executor.about}
+        manifest = read_manifest(run.out)
+        manifest |= {
+            "model": run.executor.model.fingerprint,
+            "sessions": [*manifest.get("sessions", ()), entry],
+        }
+        write_json(path, manifest)
+        began = time.perf_counter()
+        yield
+        entry["seconds"] = round(time.perf_counter() - began, 1)
+        write_json(path, manifest)
+
+
+def _session() -> dict[str, Any]:
+    return {
+        "id": uuid4().hex[:8],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": None,
+        "git": git_state(),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python, lagkit and the libraries that results depend on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores, and the GPU if there is one; no host name."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the source tree and whether it was changed since; None outside a checkout.
+
+    An installed copy may lie inside a repository of somebody else, whose commit says nothing of it.
+    """
+    root = laboratory()
+    try:
+        if Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()

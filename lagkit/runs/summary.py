@@ -1,0 +1,80 @@
+"""A run in a few numbers that other programs read: `summary.json`, and the same as flat metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lagkit.runs import manifest, strata
+from lagkit.runs.experiment import Experiment
+from lagkit.stats import metrics
+from lagkit.util import files
+from lagkit.util.paths import at
+
+Digest = dict[str, Any]
+
+
+def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_logs") -> Digest:
+    """`{"seconds": s, "variants": {policy: {split: numbers}}, "strata": {policy: {stratum: numbers}}}`.
+
+    seconds: wall time of the run's sessions that came to an end. numbers: `n`, the mean scores (of
+    `metrics.score`), `rounds`, `abstention`; and against the baseline, whose own are 0 and 1:
+    `em_diff` (or `accuracy_diff`) as `[mean, low, high]`, where a bound that cannot be told is null, and
+    `rounds_ratio`, the quotient of mean rounds. strata: the unseen questions by what they share with the logged ones;
+    where the data name no hops it is empty, and `no_strata` says why.
+    """
+    means, differences = metrics.summarize(results), experiment.differences(results)
+    by_overlap: Digest = {"strata": {}}
+    if experiment.data.no_strata:
+        by_overlap["no_strata"] = experiment.data.no_strata
+    elif "unseen" in set(results["split"]):
+        found = strata.outcomes(experiment, results)
+        by_overlap["strata"] = _numbers(found.means.swaplevel(0, 1), found.differences.swaplevel(0, 1), baseline)
+    sessions = manifest.read_manifest(experiment.out).get("sessions", ())
+    seconds = sum(session["seconds"] or 0.0 for session in sessions)
+    return {"seconds": seconds, "variants": _numbers(means, differences, baseline), **by_overlap}
+
+
+def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> dict[str, dict[str, Digest]]:
+    """What is told of each policy in each part of the questions; `means` are by (policy, part)."""
+    scores = [name for name in metrics.SCORES if name in means]
+    told: dict[str, dict[str, Digest]] = {}
+    for (policy, part), row in means.iterrows():
+        against: list[float | None] = [0.0, 0.0, 0.0]
+        if policy != baseline:
+            found = differences.loc[(policy, part, scores[0])]
+            against = [_number(found[name]) for name in ("mean", "low", "high")]
+        told.setdefault(policy, {})[part] = {
+            "n": int(row["n"]),
+            **{name: float(row[name]) for name in (*scores, "rounds", "abstention")},
+            f"{scores[0]}_diff": against,
+            "rounds_ratio": float(row["rounds"] / means.loc[(baseline, part), "rounds"]),
+        }
+    return told
+
+
+def write(path: str | Path, summary: Digest) -> None:
+    """Write a digest as JSON, whole or not at all; makes the folder."""
+    path = at(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, summary)
+
+
+def flat(summary: Mapping[str, Any], baseline: str = "no_logs") -> dict[str, float]:
+    """A digest's numbers as `name.policy.split`, for `lab.conclude`: of differences the mean, none of the baseline."""
+    measured = {}
+    for policy, splits in summary["variants"].items():
+        for split, numbers in splits.items():
+            for name, value in numbers.items():
+                against = name == "rounds_ratio" or name.endswith("_diff")
+                if name != "n" and not (against and policy == baseline):
+                    measured[f"{name}.{policy}.{split}"] = value[0] if isinstance(value, list) else value
+    return measured
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

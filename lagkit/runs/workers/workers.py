@@ -1,0 +1,136 @@
+"""`with Workers(run, 2): run.run()`: what takes a model is done by workers, and all else here as ever."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+from lagkit.model.kv import KVBlock
+from lagkit.policy import Policy
+from lagkit.runs.executor import Asking, Wanted
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.workers.worker import Answering, Encoding, Load, Worker
+from lagkit.types import Question, Trace
+from lagkit.util.errors import ConfigError, LagkitError
+
+LOT = 4  # logs that a worker encodes before it answers: a few, since their blocks wait in memory
+
+
+class Workers:
+    """An `Executor` of `count` workers, each with a model of its own, for one run.
+
+    The run's folder is written here alone. Workers read the stores in it, so all nodes have to see it under one name.
+    Its data travel to them, and models they load by the name in its settings.
+    """
+
+    def __init__(
+        self,
+        run: Experiment,
+        count: int,
+        *,
+        address: str | None = None,
+        gpus: float | None = None,
+        threads: int | None = None,
+        load: Load | None = None,
+    ) -> None:
+        """address: of a Ray cluster (`auto`, `HOST:6379`, `ray://HOST:10001`); None starts one on this machine.
+
+        gpus, threads: for each worker; by default one GPU where the cluster has any, and else its processors shared
+        out. load: how a worker loads its model, where not by the settings. Raises ConfigError for counts that make no
+        sense and where Ray is not installed.
+        """
+        if find_spec("ray") is None:
+            raise ConfigError("Workers need Ray: pip install 'lagkit[cluster]'.")
+        if count < 1 or (threads is not None and threads < 1):
+            raise ConfigError("There has to be one worker at least, with one thread or more.")
+        if gpus is not None and not (0 <= gpus < 1 or gpus == int(gpus) >= 1):
+            raise ConfigError(f"A worker cannot have {gpus:g} GPUs: give it a part of one, or a whole number.")
+        self.run, self.count, self.address, self.load = run, count, address, load
+        self.gpus, self.threads = gpus, threads
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Workers:
+        """Start the workers, and wait for the first one; the run's folder is had alone until they end.
+
+        Raises ClusterError, RunLocked, and what a worker's start raises.
+        """
+        with ExitStack() as exit:
+            self._start(exit)
+            self._exit = exit.pop_all()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._exit.close()
+
+    def wait(self) -> None:
+        """Until all workers are ready; work begins without that, with those that are."""
+        self.pool.greeting(self.count)
+
+    def _start(self, exit: ExitStack) -> None:
+        import ray
+
+        from lagkit.runs.workers.pool import Pool
+        from lagkit.runs.workers.start import cluster
+
+        exit.enter_context(self.run.writing())
+        cores = os.cpu_count() or 1
+        exit.enter_context(cluster(self.address, max(cores, self.count * (self.threads or 1))))
+        self._share_out(ray.nodes())
+        token = self.run.out / f".workers-{uuid.uuid4().hex[:8]}"
+        token.touch()
+        exit.callback(token.unlink, missing_ok=True)
+        actor = ray.remote(Worker).options(num_cpus=self.threads, num_gpus=self.gpus)
+        state = ray.put(self.run)
+        self.pool = Pool(lambda: actor.remote(state, token.name, self.threads, self.load), self.count)
+        exit.callback(self.pool.close)
+        self.model = self.pool.greeting()
+        self.run.workers = self
+        exit.callback(setattr, self.run, "workers", None)
+
+    def _share_out(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+        """Settle what each worker gets."""
+        cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+        gpus = sum(node["Resources"].get("GPU", 0) for node in nodes if node["Alive"])
+        if self.gpus is None:
+            self.gpus = 1 if gpus else 0
+        if self.address is None and self.gpus * self.count > gpus:
+            raise ConfigError(
+                f"This machine has {gpus:g} GPUs, and {self.count} workers want {self.gpus:g} each: start fewer, or "
+                "let them share with --gpus-per-worker (`gpus`), such as 0.5."
+            )
+        if self.threads is None:
+            room = (t for t in range(1, max(cpus, default=1) + 1) if sum(c // t for c in cpus) >= self.count)
+            self.threads = 1 if self.gpus else max(room, default=1)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """How many workers there are, what each has, and the machine of one."""
+        return {"count": self.count, "gpus": self.gpus, "threads": self.threads, "machine": dict(self.model.machine)}
+
+    def block_key(self, policy: Policy) -> str:
+        """As a worker's tokenizer has it."""
+        return str(self.pool.ask("block_key", policy))
+
+    def answer(self, questions: Collection[Question], asking: Asking) -> Iterator[Trace]:
+        """Traces as they end; a question that takes its workers with it ends with an error."""
+        by_id = {question.id: question for question in questions}
+        folder, logs = (None, 0) if asking.store is None else (asking.store.path, len(asking.store))
+        task = Answering(replace(asking, store=None), folder, logs)
+        # One at a time: a place that becomes free is taken with the next call.
+        for id, trace in self.pool.run(task, by_id, by_id.__getitem__, room=asking.limits.batch_size, count=1):
+            yield self._failed(by_id[id], asking, trace) if isinstance(trace, LagkitError) else trace
+
+    def encode(
+        self, wanted: Sequence[Wanted], read: Callable[[str], Trace], policies: Mapping[str, Policy]
+    ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
+        """Blocks in the processor's memory; logs are read here, so that no worker opens a store that changes."""
+        return self.pool.run(Encoding(policies), wanted, lambda want: read(want[0]), room=LOT, count=LOT)
+
+    def _failed(self, question: Question, asking: Asking, error: LagkitError) -> Trace:
+        said = f"{type(error).__name__}: question {question.id!r}: {error}"
+        return Trace(question.id, question.text, self.run.prompt.system, (), error=said, policy=asking.name)

@@ -1,0 +1,41 @@
+"""DataFrames as tables to read: percent, rounds, tokens and seconds each in their own form."""
+
+from __future__ import annotations
+
+from html import escape
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from lagkit.runs.report import interval
+from lagkit.stats.metrics import SCORES
+
+_FORMATS = {
+    **dict.fromkeys((*SCORES, "abstention"), "{:.1%}"),
+    **dict.fromkeys(("right", "low", "high"), "{:.1%}"),
+    "rounds": "{:.2f}",
+    "seconds": "{:.3f}",
+    **dict.fromkeys(("prefilled", "injected", "generated", "tokens", "bytes", "text_bytes"), "{:,.0f}"),
+    "score": "{:.2f}",
+    "cost": "{:.3g}",
+}
+
+
+def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
+    """The table with each column in the form of its name; text is escaped and stands left, missing values are empty."""
+    forms = dict.fromkeys(frame.select_dtypes("integer"), "{:,}")
+    forms |= {name: _FORMATS[name] for name in frame.select_dtypes("floating") if name in _FORMATS}
+    words = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    style = frame.style.format(forms, na_rep="", escape="html")
+    style = style.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
+    style = style.set_properties(subset=words, **{"text-align": "left"})
+    style = style.apply_index(lambda heads: ["text-align: left" if head in words else "" for head in heads], axis=1)
+    return style.set_caption(escape(caption)) if caption else style
+
+
+def intervals(differences: pd.DataFrame) -> pd.DataFrame:
+    """Differences (index: ..., metric) as text with their intervals, a column for each metric; scores in points."""
+    order = list(dict.fromkeys(differences.index.get_level_values("metric")))
+    rows = list(dict.fromkeys(differences.index.droplevel("metric")))
+    told = pd.Series([interval(row, key[-1]) for key, row in differences.iterrows()], differences.index)
+    return told.unstack("metric").reindex(index=rows, columns=order).rename_axis(columns=None)

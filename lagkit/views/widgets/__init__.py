@@ -1,0 +1,24 @@
+"""Widgets for JupyterLab, and the plain functions that give batch notebooks what the widgets show."""
+
+from lagkit.views.widgets.asking import answers_table, ask, attention_table, follow
+from lagkit.views.widgets.explorer import LogExplorer
+from lagkit.views.widgets.logs import delete_log, logs_table, search_table, similarity_map
+from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
+from lagkit.views.widgets.playground import Playground
+
+__all__ = [
+    "LogExplorer",
+    "Playground",
+    "answers_html",
+    "answers_table",
+    "ask",
+    "attention_table",
+    "delete_log",
+    "follow",
+    "kept_html",
+    "log_names",
+    "logs_table",
+    "search_table",
+    "similarity_map",
+    "trace_html",
+]
