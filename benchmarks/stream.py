@@ -90,7 +90,7 @@ def sources(run: Experiment) -> list[Source]:
     """The logs of a run's log questions that did not fail, encoded."""
     run.build()
     encoder = Encoder(run.lm, run.prompt)
-    return [Source(trace, encoder.encode(trace, POLICIES[POLICY])) for trace in progress(run.logs(), "Encoding logs")]
+    return [Source(trace, encoder.encode(trace, POLICIES[POLICY])) for trace in progress(run.logs, "Encoding logs")]
 
 
 @dataclass

@@ -1,3 +1,87 @@
-"""A laboratory for log-augmented generation: reuse the reasoning of past tasks as text or as KV cache."""
+"""A laboratory for log-augmented generation: reuse the reasoning of past tasks as text or as KV cache.
+
+    import lagkit as lag
+
+    run = lag.run("testbed", "runs/mine", policies=["no_logs", "kv_last_round"])  # the same line resumes
+    run.summary()
+    lag.ask(run, "Who is the spouse of Velmora's director?", ["no_logs", "kv_last_round"])
+
+What is public stands in `__all__`, and is imported when it is first used: `import lagkit` loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lagkit import datasets, stats, studies
+    from lagkit.agent.loop import Agent
+    from lagkit.datasets.loaders import load as load_data
+    from lagkit.logs.encode import encode
+    from lagkit.logs.retrieve import load_embedder
+    from lagkit.logs.store import LogStore as Store
+    from lagkit.model.api.model import APIModel
+    from lagkit.model.kv import KVBlock
+    from lagkit.model.lm import LM
+    from lagkit.policy import POLICIES, Policy
+    from lagkit.runs.config import RunConfig
+    from lagkit.runs.experiment import Experiment
+    from lagkit.runs.load import reopen as load
+    from lagkit.types import Limits, Passage, Question, Round, Trace
+    from lagkit.util.errors import LagkitError
+    from lagkit.views import plots as plot
+    from lagkit.views import tables as table
+    from lagkit.views import widgets
+    from lagkit.views.lab import ask, conclude, open_run, run, show
+
+# Where each public name is: `module:name`, or a module.
+_PLACES = {
+    "run": "lagkit.views.lab:run",
+    "open_run": "lagkit.views.lab:open_run",
+    "load": "lagkit.runs.load:reopen",
+    "ask": "lagkit.views.lab:ask",
+    "show": "lagkit.views.lab:show",
+    "conclude": "lagkit.views.lab:conclude",
+    "plot": "lagkit.views.plots",
+    "table": "lagkit.views.tables",
+    "widgets": "lagkit.views.widgets",
+    "studies": "lagkit.studies",
+    "stats": "lagkit.stats",
+    "datasets": "lagkit.datasets",
+    "load_data": "lagkit.datasets.loaders:load",
+    "load_embedder": "lagkit.logs.retrieve:load_embedder",
+    "encode": "lagkit.logs.encode:encode",
+    "LM": "lagkit.model.lm:LM",
+    "APIModel": "lagkit.model.api.model:APIModel",
+    "KVBlock": "lagkit.model.kv:KVBlock",
+    "Store": "lagkit.logs.store:LogStore",
+    "Agent": "lagkit.agent.loop:Agent",
+    "Experiment": "lagkit.runs.experiment:Experiment",
+    "RunConfig": "lagkit.runs.config:RunConfig",
+    "Policy": "lagkit.policy:Policy",
+    "POLICIES": "lagkit.policy:POLICIES",
+    "Limits": "lagkit.types:Limits",
+    "Question": "lagkit.types:Question",
+    "Passage": "lagkit.types:Passage",
+    "Round": "lagkit.types:Round",
+    "Trace": "lagkit.types:Trace",
+    "LagkitError": "lagkit.util.errors:LagkitError",
+}
+__all__ = [*_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _PLACES:
+        raise AttributeError(f"lagkit has no {name!r}; it has {', '.join(_PLACES)}.")
+    module, _, attribute = _PLACES[name].partition(":")
+    found = import_module(module)
+    globals()[name] = found = getattr(found, attribute) if attribute else found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*_PLACES, "__version__"]

@@ -210,7 +210,7 @@ def test_results_have_a_row_for_every_condition_order_and_task(streams):
 
 
 def test_no_log_question_finds_its_own_log_in_the_static_store(streams):
-    own = {one.question_id: one.id for one in streams.run.logs()}
+    own = {one.question_id: one.id for one in streams.run.logs}
     for one in streams._static:
         assert recalled(one)
         assert own.get(one.question_id) not in recalled(one)

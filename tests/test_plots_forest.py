@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lagkit.views.plots import COLOURS
-from lagkit.views.plots.forest import flips, forest, grid
+from lagkit.views.plots.differences import flips, forest, grid
 
 ROWS = {
     ("kv", "unseen", "em"): (0.10, 0.05, 0.20),

@@ -108,7 +108,7 @@ def test_a_changed_log_question_takes_its_log_and_all_answers_with_logs_along(fo
     run = begin(folder, scripted)
     run.run()
     log = run.log_questions[3]
-    old = {t.question_id: t.id for t in run.logs()}
+    old = {t.question_id: t.id for t in run.logs}
     edit(folder, LOGGED, log.id, lambda record: record.update(question="Which town is it?"))
     again = begin(folder, scripted)
     again.run()

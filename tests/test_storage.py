@@ -56,14 +56,14 @@ def test_sizes_are_those_of_the_store_and_of_the_text(run):
 
 
 def test_only_kv_takes_time_to_encode(run):
-    seconds = storage.encoding_seconds(run, NAMES, run.logs()[:2])
+    seconds = storage.encoding_seconds(run, NAMES, run.logs[:2])
     assert list(seconds.index) == ["kv_last_action", "kv_last_round", "kv_block"]
     assert (seconds > 0).all()
 
 
 def test_right_logs_are_counted_by_hops_within_bounds(run):
     table = storage.right_logs(run)
-    logs = run.logs()
+    logs = run.logs
     assert table.loc["all logs", "logs"] == 6 == table["logs"].iloc[1:].sum()
     assert table.loc["all logs", "right"] == sum(t.correct for t in logs) / 6
     assert table.loc["all logs", "rounds"] == sum(len(t.rounds) for t in logs) / 6
@@ -112,7 +112,7 @@ def test_what_a_word_adds_is_what_the_score_loses_without_it():
 
 
 def test_a_search_says_why(run):
-    query = run.logs()[0].question
+    query = run.logs[0].question
     with run.store() as store:
         table = recalled(store, run.embedder, query, 3)
     assert table["question"].iloc[0] == query

@@ -91,7 +91,7 @@ def found(study: Transfer, mix: Mix, split: str = "unseen") -> dict[str, set[str
 
 
 def logs_of(run: Experiment) -> set[str]:
-    return {trace.id for trace in run.logs()}
+    return {trace.id for trace in run.logs}
 
 
 def test_as_they_are_the_logs_are_those_of_the_run_and_so_are_its_answers(study, monkeypatch):
@@ -101,8 +101,8 @@ def test_as_they_are_the_logs_are_those_of_the_run_and_so_are_its_answers(study,
 
 
 def test_no_question_finds_its_own_log_in_either_world(study):
-    own = {t.question: t.id for t in study.run.logs()}
-    twins = {t.question: t.id for t in study.changed.logs()}
+    own = {t.question: t.id for t in study.run.logs}
+    twins = {t.question: t.id for t in study.changed.logs}
     for mix in (Mix(), Mix(changed=1.0)):
         for question in study.run.log_questions:
             logs = found(study, mix, "seen")[question.id]
@@ -117,7 +117,7 @@ def test_removed_logs_leave_irrelevant_ones(study):
 
 def test_a_question_s_kind_is_that_of_its_worst_log_and_its_similarity_that_of_the_best_of_these(study):
     outcomes = study.outcomes("kv_last_round", "unseen", Mix(changed=1.0))
-    logged = {t.id: q for q in study.changed.log_questions for t in study.changed.logs() if t.question == q.text}
+    logged = {t.id: q for q in study.changed.log_questions for t in study.changed.logs if t.question == q.text}
     traces = study.answers("kv_last_round", "unseen", Mix(changed=1.0))
     for asked in study.run.questions("unseen"):
         hits = [hit for round in traces[asked.id].rounds for hit in round.logs]

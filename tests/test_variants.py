@@ -194,7 +194,7 @@ def run(tmp_path_factory):
 
 def test_a_run_keeps_steps_in_a_store_of_their_own(run):
     experiment, _ = run
-    logs = {trace.id: trace for trace in experiment.logs()}
+    logs = {trace.id: trace for trace in experiment.logs}
     with experiment.store() as store, experiment.store("step") as steps:
         assert set(store.ids) == set(logs)
         assert set(steps.ids) == {step.id for trace in logs.values() for step in trace.steps}
@@ -227,5 +227,5 @@ def test_nothing_is_read_or_said_where_an_answer_is_copied(run):
     experiment, results = run
     copied = results[results["policy"] == "copy_nearest"]
     assert copied[["prefilled", "injected", "generated"]].to_numpy().sum() == 0
-    answers = {trace.answer for trace in experiment.logs()}
+    answers = {trace.answer for trace in experiment.logs}
     assert set(copied["answer"].dropna()) <= answers

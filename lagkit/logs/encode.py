@@ -11,7 +11,7 @@ from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import last_action_span
 from lagkit.model.prompts.prompt import Prompt, split_chat
-from lagkit.policy import Keep, Policy
+from lagkit.policy import Keep, Policy, get_policy
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError
 
@@ -169,6 +169,19 @@ def _laid_out(pieces: list[str]) -> list[Span]:
     """Where each piece stands in all of them joined."""
     starts = [len(SEPARATOR.join([*pieces[:i], ""])) for i in range(len(pieces))]
     return [(start, start + len(piece)) for start, piece in zip(starts, pieces, strict=True)]
+
+
+def encode(lm: LM, log: Trace, policy: str | Policy = "kv_last_round", *, prompt: Prompt | None = None) -> KVBlock:
+    """The keys and values of what a policy keeps of a log, `[layers, kv_heads, tokens, head_dim]` (paper, section 3.1).
+
+    policy: a name of `POLICIES`, or a Policy, that injects KV. prompt: whose head the log is read behind, where the
+    policy asks for one; by default that of plain question answering. Raises ConfigError for another policy,
+    ContextTooLong.
+    """
+    chosen = policy if isinstance(policy, Policy) else get_policy(policy)
+    if chosen is None or chosen.inject != "kv":
+        raise ConfigError(f"{policy} keeps no KV of a log: choose a policy that injects kv.")
+    return Encoder(lm, prompt or Prompt.of("qa", "plain")).encode(log, chosen)
 
 
 def _responses(trace: Trace) -> list[str]:

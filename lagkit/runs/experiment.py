@@ -259,6 +259,7 @@ class Experiment:
         cost = {"cost": self.config.api.cost(trace.usage)} if self.config.api else {}
         return {**result_row(question, trace), **cost}
 
+    @property
     def logs(self) -> list[Trace]:
         """The traces of the log questions that did not fail, in the order in which they ended."""
         found = Answers(self.journal("log"), self.log_questions, in_reach(None)).found
@@ -266,8 +267,21 @@ class Experiment:
 
     def logged(self) -> list[Trace]:
         """The `logs` in the order of their questions, as the store has them: it ranks equal scores by it."""
-        own = {log.question_id: log for log in self.logs()}
+        own = {log.question_id: log for log in self.logs}
         return [own[question.id] for question in self.log_questions if question.id in own]
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """One row per policy, split and question that was answered, as `run` and `report` give them."""
+        return self.scored(self.config.policies, self.config.splits)
+
+    def summary(self) -> pd.DataFrame:
+        """Mean scores, rounds and costs by policy and split, as in `metrics.summarize`."""
+        return metrics.summarize(self.results)
+
+    def compare(self) -> pd.DataFrame:
+        """The paired `differences` of the `results`: points, rounds and their intervals by policy, split and metric."""
+        return self.differences(self.results)
 
     def differences(self, results: pd.DataFrame) -> pd.DataFrame:
         """Paired differences to `no_logs`; questions that share a sub-question count as dependent.
@@ -281,7 +295,7 @@ class Experiment:
         """Of the logs that the run has made, as they are and step by step; None where it was lent its logs."""
         if not self.journal("log").path.exists():
             return {"trace": None, "step": None}
-        logs = self.logs()
+        logs = self.logs
         steps = [step.id for log in logs for step in log.steps]
         return {"trace": fingerprints.of_logs(log.id for log in logs), "step": fingerprints.of_logs(steps)}
 

@@ -1,1 +1,5 @@
 """What notebooks measure, one module a question."""
+
+from lagkit.util.lazy import submodules
+
+__getattr__, __dir__ = submodules(__name__, __path__)

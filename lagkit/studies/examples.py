@@ -28,7 +28,7 @@ def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
     they are drawn with its seed, and so are strangers, among logs with as many rounds where there are any. Raises
     DataError when there is no such log.
     """
-    logs = run.logs()
+    logs = run.logs
     asked = {question.id: question for question in run.log_questions}
     right = [log for log in logs if log.correct and log.question_id in asked]
     long = [log for log in right if sum(bool(round_.response) for round_ in log.rounds) >= rounds]
@@ -58,7 +58,7 @@ def meet(run: Experiment, n: int) -> list[Case]:
     vectors = run.embedder.queries([question.text for question in questions])
     with run.store() as store:
         nearest = [store.get(found[0].id) for found in store.search(vectors, k=1)]
-    return _cases(run, list(zip(questions, nearest, strict=True)), run.logs())
+    return _cases(run, list(zip(questions, nearest, strict=True)), run.logs)
 
 
 def _cases(run: Experiment, pairs: Sequence[tuple[Question, Trace]], logs: Sequence[Trace]) -> list[Case]:

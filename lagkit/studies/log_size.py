@@ -38,7 +38,7 @@ def right_logs(experiment: Experiment) -> pd.DataFrame:
     """
     questions = {question.id: question for question in experiment.log_questions}
     table = pd.DataFrame(
-        [(t.question_id, float(bool(t.correct)), len(t.rounds)) for t in experiment.logs()],
+        [(t.question_id, float(bool(t.correct)), len(t.rounds)) for t in experiment.logs],
         columns=["question_id", "right", "rounds"],
     ).set_index("question_id")
     number = pd.Series({id: len(questions[id].hops) for id in table.index})

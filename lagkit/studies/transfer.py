@@ -158,7 +158,7 @@ class Transfer:
         """The places of the store in the order in which they are removed; they are changed from the other end."""
         with self.run.store() as store:
             own = {trace.question: trace.id for trace in store.traces()}
-        changed = {trace.question: trace.id for trace in self.changed.logs()} if self.changed else {}
+        changed = {trace.question: trace.id for trace in self.changed.logs} if self.changed else {}
         places = [_Place(q, own.get(q.text), changed.get(q.text)) for q in self.run.log_questions]
         random.Random(f"mix {self.run.config.seed}").shuffle(places)
         return places

@@ -1,4 +1,4 @@
-"""What every notebook begins and ends with: a run opened from its parameters, and findings put on record."""
+"""What a notebook does first and last: open a run, ask it, show a log, put findings on record."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 
+from lagkit.logs.encode import Encoder
 from lagkit.runs import manifest
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.report import interval, judged, literal
 from lagkit.stats import changed as flips
+from lagkit.types import Question, Trace
 from lagkit.util import files
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.paths import at
 from lagkit.util.progress import quiet
-from lagkit.views import plots
+from lagkit.views import plots, widgets
+from lagkit.views.widgets.asking import answers_table
+from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
 
 ANSWERS = "answers.parquet"
 
@@ -48,6 +52,55 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
             f"The questions of {tier} are no test world, which has controls: give their folder as `data`."
         )
     return Experiment(config)
+
+
+def run(tier: str, out: str | Path, **settings: Any) -> Experiment:
+    """Build logs, encode them and answer the questions of `tier` under `policies`; the same line resumes.
+
+    out: the run's folder. settings: as in `open_run`; `policies` are names of `POLICIES`, with changes of the limits
+    behind them (`no_logs+passages=4`). Shows progress. Returns the run: `summary()`, `compare()`, `results`, `logs`.
+    Raises ConfigError, DataError and what loading a model raises.
+    """
+    experiment = open_run(tier, out, **settings)
+    experiment.run()
+    return experiment
+
+
+class Answers(dict[str, Trace]):
+    """Traces of one question by variant; in a notebook they stand side by side."""
+
+    def __init__(self, traces: Mapping[str, Trace], names: Mapping[str, str]) -> None:
+        super().__init__(traces)
+        self._names = names  # questions of the logs that were retrieved, by id
+
+    def table(self) -> pd.DataFrame:
+        """One row per variant: answer, right, rounds, logs, tokens by origin and seconds."""
+        return answers_table(self)
+
+    def _repr_html_(self) -> str:
+        return answers_html(self, self._names)
+
+
+def ask(run: Experiment, question: Question | str, variants: Sequence[str]) -> Answers:
+    """Answer one question under each variant, with the logs and the passages of a run.
+
+    A question in words has no gold answer, so its traces are not judged. Raises ConfigError for an unknown variant or
+    an empty question, EmptyStore where the run has no logs yet.
+    """
+    settings = {"embedder": run.embedder, "passages": run.passages, "limits": run.config.limits}
+    with run.store() as store:
+        traces = widgets.ask(run.lm, store, question, variants, prompt=run.prompt, **settings)
+        return Answers(traces, log_names(store, traces.values()))
+
+
+def show(log: Trace, *policies: str, keep: str = "", encoder: Encoder | None = None) -> HTML:
+    """A log as a page: round by round, or what policies keep of it, highlighted.
+
+    policies: names of `POLICIES`. keep: in their place, one of `last_action`, `last_round`, `last_two_rounds`,
+    `all_rounds`. encoder: marks tokens instead of words. Raises ConfigError for an unknown name.
+    """
+    names = [*policies, *([f"kv_{keep}"] if keep else [])]
+    return HTML("".join(kept_html(log, name, encoder) for name in names) if names else trace_html(log))
 
 
 def difference(policy: str, row: Mapping[str, float], metric: str, baseline: str = "no_logs") -> str:

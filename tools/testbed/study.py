@@ -114,7 +114,7 @@ def _measure(
     """The tables of one world, in the order of `Study`, and its hops."""
     variants, world, lm = experiment.run(), experiment.data, experiment.local_lm
     misled = _misled(experiment, changed)
-    logs = [{"question_id": t.question_id, "right": t.correct, "rounds": len(t.rounds)} for t in experiment.logs()]
+    logs = [{"question_id": t.question_id, "right": t.correct, "rounds": len(t.rounds)} for t in experiment.logs]
     facts = pd.DataFrame(
         {"question_id": q.id, "hops": len(q.hops), "overlap": data.overlap(world.seen, q)} for q in world.unseen
     )

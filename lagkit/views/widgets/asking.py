@@ -12,6 +12,7 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.loop import Agent
 from lagkit.logs.retrieve import PassageIndex
 from lagkit.logs.store import Store
+from lagkit.model.backend import Backend
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt, split_chat
@@ -25,14 +26,14 @@ _REST = "instructions and chat marks"
 
 
 def ask(
-    lm: LM, store: Store, question: Question | str, variants: Sequence[str], *, prompt: Prompt, **settings: Any
+    lm: Backend, store: Store, question: Question | str, variants: Sequence[str], *, prompt: Prompt, **settings: Any
 ) -> dict[str, Trace]:
     """The traces of one question under each variant; see `follow`."""
     return dict(follow(lm, store, question, variants, prompt=prompt, **settings))
 
 
 def follow(
-    lm: LM, store: Store, question: Question | str, variants: Sequence[str], *, prompt: Prompt, **settings: Any
+    lm: Backend, store: Store, question: Question | str, variants: Sequence[str], *, prompt: Prompt, **settings: Any
 ) -> Iterator[tuple[str, Trace]]:
     """Yield variant and trace after every round; whoever stops asking stops the work.
 
