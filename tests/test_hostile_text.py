@@ -41,6 +41,7 @@ HOSTILE = (
     "</textarea></title></style></script><script>window.pwned=7</script>",
     "]]><script>window.pwned=8</script>",
     "{{ 7*7 }}{% raw %}",
+    "www.evil.example me@evil.example",
     "![x](http://127.0.0.1:9/pwned.png)",
     "&lt;b&gt; &amp;",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
@@ -20,6 +21,12 @@ except ImportError:
 else:
     RENDERERS["markdown-it"] = MarkdownIt("gfm-like", {"linkify": False}).render
     RENDERERS["commonmark"] = MarkdownIt("commonmark").render
+try:
+    from cmarkgfm import Options, github_flavored_markdown_to_html
+except ImportError:
+    pass
+else:
+    RENDERERS["GitHub"] = partial(github_flavored_markdown_to_html, options=Options.CMARK_OPT_UNSAFE)
 
 PIECES = [
     "[",
@@ -44,6 +51,7 @@ PIECES = [
     "#",
 ]
 PIECES += ["- ", "1. ", "* ", "[ ] ", "[x] ", "[r]: ", "[^1]", "javascript:x", "http://a.b", "<script>", "<img src=x>"]
+PIECES += ["www.", "www.a.b", "me@a.b", "mailto:", "@", "a.b"]
 PIECES += [
     "<a href=x>",
     "<http://a.b>",
@@ -99,6 +107,7 @@ class Found(HTMLParser):
 @example("-- -")
 @example("***")
 @example("_ _ _")
+@example("mailto:me@a.b, xmpp:me@a.b/c, www.a.b, http://me@a.b")
 def test_no_text_becomes_a_link_an_element_or_a_script(renderer, shape, text):
     assert Found(RENDERERS[renderer](SHAPES[shape](text))).beyond == []
 
@@ -119,6 +128,7 @@ def test_no_text_becomes_a_link_an_element_or_a_script(renderer, shape, text):
         "---",
         "\\[x\\] \\\\(y\\\\) &#92;",
         "-3.2 [-4.0, 1.0] points",
+        "www.example.org, WWW.example.org, me.too+x@mail.example.org, @me, x@y",
     ],
 )
 def test_text_is_read_letter_by_letter(renderer, text):
@@ -130,3 +140,9 @@ def test_code_stays_code():
         literal("`kv_last_round` against `a<b>&lt;`: [1, 2] https://x")
         == "`kv_last_round` against `a<b>&lt;`: [1, 2] https:\\//x"
     )
+
+
+def test_what_github_makes_links_of_is_taken_apart():
+    """Of addresses without brackets; an escape or an entity in front of the @ would not do."""
+    assert literal("www.a.b me@a.b `www.a.b me@a.b`") == "www\\.a.b me@<!-- -->a.b `www.a.b me@a.b`"
+    assert literal("a www. b, me @a.b, me@b") == "a www. b, me @a.b, me@b"
