@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from html.parser import HTMLParser
+from importlib import import_module
 
 import pytest
 from hypothesis import example, given
@@ -22,11 +23,11 @@ else:
     RENDERERS["markdown-it"] = MarkdownIt("gfm-like", {"linkify": False}).render
     RENDERERS["commonmark"] = MarkdownIt("commonmark").render
 try:
-    from cmarkgfm import Options, github_flavored_markdown_to_html
+    cmarkgfm = import_module("cmarkgfm")  # GitHub's own, where it is installed
 except ImportError:
     pass
 else:
-    RENDERERS["GitHub"] = partial(github_flavored_markdown_to_html, options=Options.CMARK_OPT_UNSAFE)
+    RENDERERS["GitHub"] = partial(cmarkgfm.github_flavored_markdown_to_html, options=cmarkgfm.Options.CMARK_OPT_UNSAFE)
 
 PIECES = [
     "[",

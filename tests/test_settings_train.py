@@ -15,6 +15,8 @@ from safetensors.torch import load_file
 from lagkit.testbed import __main__ as testbed
 from lagkit.testbed import checkpoint
 from lagkit.testbed import train as training
+from lagkit.testbed.packing import make_batch
+from lagkit.testbed.tokenizer import make_tokenizer
 from lagkit.testbed.train import TrainConfig
 from tests.covered import Covered
 
@@ -62,7 +64,7 @@ Train = Callable[..., Trained]
 def trained(tmp_path_factory) -> Train:
     """Train by the command line with `TINY`, changed; the same run is not made twice."""
     done: dict[str, Trained] = {}
-    real_batch, real_save = training.make_batch, checkpoint.save
+    real_batch, real_save = make_batch, checkpoint.save
 
     def run(**changed: Any) -> Trained:
         settings = {**TINY, **changed}
@@ -112,9 +114,7 @@ def test_batches_have_their_size_and_depend_on_the_seed(trained):
         assert [batch["rows"] for batch in run.learnt] == [rows] * 3
         assert [batch["tokens"] for batch in run.learnt] == [tokens // 2, tokens // 2, tokens]
         assert [batch["seed"] for batch in run.learnt] == [f"{seed}.{step}" for step in range(3)]
-    drawn = [
-        training.new_model(TrainConfig.parse({**TINY, "seed": seed}), training.make_tokenizer()) for seed in (0, 5)
-    ]
+    drawn = [training.new_model(TrainConfig.parse({**TINY, "seed": seed}), make_tokenizer()) for seed in (0, 5)]
     first, second = (model.model.layers[0].mlp.up_proj.weight for model in drawn)
     assert not torch.equal(first, second)
 
