@@ -148,18 +148,6 @@ def test_an_address_at_which_nobody_answers_is_named(tmp_path):
         pass
 
 
-def test_a_ray_that_does_not_start_is_told_in_a_sentence(tmp_path, monkeypatch):
-    """Ray raises exceptions of no class of its own, with advice in many lines."""
-
-    def init(*_: object, **settings: object) -> None:
-        raise Exception("The current node timed out during startup. This\ncould happen because it failed.")
-
-    monkeypatch.setattr("ray.init", init)
-    said = r"^The Ray cluster 'local' cannot be used \(The current node timed out during startup\. This\)\.$"
-    with pytest.raises(ClusterError, match=said), Workers(small_run(tmp_path, None), 1):
-        pass
-
-
 def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, connected, lm, whole, capfd, monkeypatch):
     monkeypatch.setenv("LAGKIT_PROGRESS", "lines")
     fatal = tmp_path / "fatal"
