@@ -10,7 +10,7 @@ from typing import Any
 from lagkit import fingerprints, metrics
 from lagkit.actions import without_reasoning
 from lagkit.journal import Basis, Journal
-from lagkit.progress import say
+from lagkit.progress import warn
 from lagkit.store import Store
 from lagkit.types import Question, Trace
 
@@ -60,9 +60,11 @@ class Answers:
         """Say how many questions are asked again, and why."""
         about = f"of {len(self._questions)} questions in {self._journal.path.stem}"
         if self._failed:
-            say(f"{self._failed} {about} failed for reasons that may have passed: they are asked again.")
+            warn(f"{self._failed} {about} failed for reasons that may have passed: they are asked again.")
         if self._outdated:
-            say(f"{self._outdated} {about} were answered as they are no longer asked, or with other logs: asked again.")
+            warn(
+                f"{self._outdated} {about} were answered as they are no longer asked, or with other logs: asked again."
+            )
 
     def add(self, trace: Trace) -> None:
         """Put an answer on disk."""

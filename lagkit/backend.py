@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lagkit.errors import ConfigError
 from lagkit.types import Question
 
 if TYPE_CHECKING:
@@ -94,9 +95,11 @@ def load_model(
     """A model by alias, hub id or folder (see `LM.load`), or as `api:NAME` the one that an endpoint calls NAME.
 
     api: how the endpoint is asked. Raises ModelNotFound and UnsupportedModel, or ConfigError for a device or dtype
-    that there is not, or where the environment names no endpoint.
+    that there is not, or is given for a model behind an API, or where the environment names no endpoint.
     """
     if name.startswith(API):
+        if device or dtype:
+            raise ConfigError(f"A device or a dtype does nothing for a model behind an API, {name}: leave it out.")
         from lagkit.api.model import APIModel  # here, since it needs an extra
 
         return APIModel(name.removeprefix(API), requests=api)

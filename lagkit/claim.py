@@ -17,7 +17,7 @@ from lagkit.data import Dataset
 from lagkit.errors import ConfigError, DataError, RunLocked
 from lagkit.files import write, write_json
 from lagkit.manifest import MANIFEST, read_manifest
-from lagkit.progress import say
+from lagkit.progress import warn
 from lagkit.prompts import Prompt
 from lagkit.types import MALFORMED, Question
 
@@ -67,7 +67,7 @@ class Claim:
             self._holder = os.getpid()
             try:
                 for sentence in self.check():
-                    say(sentence)
+                    warn(sentence)
                 self._note()
                 yield True
             finally:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -54,10 +55,12 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse true and false where they are not meant: as numbers they would count as 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        """Refuse true and false where they are not meant, in lists too: as numbers they would count as 1 and 0."""
+        switches = [part for part in _parts(value) if isinstance(part, bool)]
+        if switches and not _may_switch(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError(
-                f"{value} is true or false, as are yes, no, on and off in YAML: put text in quotes, or give a number"
+                f"{switches[0]} is true or false, as are yes, no, on and off in YAML: put text in quotes, or give a "
+                "number"
             )
         return value
 
@@ -83,6 +86,23 @@ class Settings(BaseModel):
         if not isinstance(raw, dict):
             raise ConfigError(f"The file {path} must hold `key: value` lines.")
         return cls.parse({**raw, **(overrides or {})})
+
+
+def _parts(value: object) -> Iterator[object]:
+    """A value, or what its lists and mappings hold."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
+    else:
+        yield value
+
+
+def _may_switch(annotation: object) -> bool:
+    """Whether true and false are among the values of such a type; settings inside of settings check their own."""
+    own = isinstance(annotation, type) and issubclass(annotation, Settings)
+    return own or annotation in (bool, Any) or any(map(_may_switch, get_args(annotation)))
 
 
 def _said(kind: str, message: str, value: object) -> str:
@@ -140,7 +160,8 @@ class RunConfig(Settings):
     (`lagkit.store.vectors`). min_similarity: a log less similar to the query is not used (None uses all). policies:
     variants, each a policy and what it changes of the limits (`lagkit.variant`). passages to force_answer: the limits,
     as in `lagkit.agent.Limits`. model: as `backend.load_model` takes it; `api` says how one behind an API is asked.
-    device: `cpu`, `cuda`, `cuda:N` or `mps`, by default the best there is.
+    device: `cpu`, `cuda`, `cuda:N` or `mps`, by default the best there is. dtype: of the model and of the logs' KV.
+    Both, and codec and blocks, are for models that are loaded here.
     """
 
     what: ClassVar[str] = "run settings"
@@ -151,7 +172,7 @@ class RunConfig(Settings):
     dataset: str | None = None
     model: str = "smollm2"
     device: str | None = None
-    dtype: DType = "bfloat16"
+    dtype: DType | None = "bfloat16"
     codec: Codec = "none"
     blocks: BlockSource = "load"
     store: str | None = None
@@ -175,6 +196,18 @@ class RunConfig(Settings):
     force_answer: bool = False
     api: Requests | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _loaded_here(cls, settings: Any) -> Any:
+        """Refuse what says how a model is loaded here, or how its KV is kept, where an endpoint has both."""
+        if not isinstance(settings, dict) or not str(settings.get("model", "")).startswith(API):
+            return settings
+        idle = {"device": None, "dtype": None, "codec": "none", "blocks": "load"}
+        for name, nothing in idle.items():
+            if settings.get(name, nothing) not in (None, nothing):
+                raise ValueError(f"`{name}` does nothing for a model behind an API, {settings['model']}: leave it out")
+        return {**settings, **idle}
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.data is None) == (self.world is None):
@@ -193,6 +226,8 @@ class RunConfig(Settings):
     def _asked_through_an_api(self) -> Self:
         if self.api is not None and not self.model.startswith(API):
             raise ValueError(f"`api` says how a model behind an API is asked, and {self.model} is none: leave it out")
+        if self.dtype is None and not self.model.startswith(API):
+            raise ValueError("dtype: float32 or bfloat16 is needed")
         return self
 
     @model_validator(mode="after")
@@ -248,10 +283,13 @@ class RunConfig(Settings):
     def of(cls, tier: str | Path, /, **settings: Any) -> Self:
         """The settings of a tier (a key of `TIERS`, or a YAML file), changed to `settings`.
 
-        `data` takes the place of a tier's world. Raises ConfigError as `read` does.
+        `data` takes the place of a tier's world, and a model behind an API that of how the tier's is loaded. Raises
+        ConfigError as `read` does.
         """
         if settings.get("data"):
             settings = {"world": None, **settings}
+        if str(settings.get("model", "")).startswith(API):
+            settings = {"device": None, "dtype": None, **settings}
         path = TIERS.get(str(tier)) or at(tier)
         if not path.is_file() and path.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"There is no tier {str(tier)!r}: use one of {', '.join(TIERS)}, or a YAML file.")

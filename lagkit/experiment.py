@@ -24,7 +24,7 @@ from lagkit.kv import KVBlock
 from lagkit.model import LM
 from lagkit.paths import at, refuse_links
 from lagkit.policy import Policy, Unit, get_policy
-from lagkit.progress import progress, say
+from lagkit.progress import progress, warn
 from lagkit.prompts import Prompt
 from lagkit.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.store import Store, holding
@@ -194,7 +194,7 @@ class Experiment:
                 with self.store("step", write=True) as store:
                     holding.hold(store, steps, self._ours(before), self.embedder.documents)
         if gone:
-            say(f"{len(gone)} logs of the store were replaced: they are judged otherwise now, or no longer the run's.")
+            warn(f"{len(gone)} logs of the store were replaced: they are judged otherwise now, or no longer the run's.")
 
     def _ours(self, made: Iterable[Trace]) -> Callable[[Trace], bool]:
         """Tells logs of the run: it made them, or their lines were lost, and the store is in the run's own folder."""

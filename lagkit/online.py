@@ -26,7 +26,7 @@ from lagkit.experiment import Experiment
 from lagkit.fingerprints import of_question
 from lagkit.index import Vectors
 from lagkit.journal import Basis, Journal
-from lagkit.progress import progress, say
+from lagkit.progress import progress, warn
 from lagkit.store import Store
 from lagkit.transfer import kind_of
 from lagkit.types import Question, Trace
@@ -173,7 +173,7 @@ class Online:
             begun[place:] = [(order[place], trace, basis)]
         counting = list(takewhile(lambda one: one[2].question == of_question(one[0]) and not one[1].passing, begun))
         if again := len(begun) - len(counting):
-            say(
+            warn(
                 f"{book.path.parent.name}: task {len(counting) + 1} failed for a reason that may have passed, or is "
                 f"worded otherwise now; from it on {again} tasks are asked again."
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from lagkit.errors import EmptyStore, StoreError
 from lagkit.index import VectorIndex, Vectors
-from lagkit.progress import say
+from lagkit.progress import warn
 from lagkit.store.coded import CodedLogs
 from lagkit.store.embeddings import Embeddings, Rows, unit_rows
 from lagkit.types import Hit
@@ -62,7 +62,7 @@ class LogVectors:
                 if self._write and (coded := self._large_rows()):
                     self._by_codes(coded).settle()
             except StoreError as error:
-                say(f"No codes to search the logs at {self._rows.folder} by were written ({error})")
+                warn(f"No codes to search the logs at {self._rows.folder} by were written ({error})")
 
     def _large_rows(self) -> Embeddings | None:
         """The embeddings, if they are so many that codes are worth while."""
