@@ -106,6 +106,8 @@ class Trace:
     lasting: whether it failed for what the question is (`errors.QuestionError`), and would fail again; another failure
     is one of the moment, and a run that resumes asks again.
 
+    spent: the cost of what failed, which is in no round.
+
     `correct` is kept for analysis only (right or wrong logs); neither retrieval nor the agent reads it. `confidence` is
     the mean log-probability of the answer's tokens; None without an answer, or where a model doesn't tell.
     """
@@ -120,6 +122,7 @@ class Trace:
     policy: str = "no_logs"
     confidence: float | None = None
     lasting: bool = False
+    spent: Usage = field(default_factory=Usage)
 
     @property
     def passing(self) -> bool:
@@ -149,8 +152,8 @@ class Trace:
 
     @property
     def usage(self) -> Usage:
-        """The cost of all rounds together."""
-        return sum((r.usage for r in self.rounds), Usage())
+        """The cost of all rounds together, and of what failed."""
+        return sum((r.usage for r in self.rounds), self.spent)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able form; `from_dict` is its inverse."""
@@ -160,7 +163,7 @@ class Trace:
     def from_dict(cls, raw: dict[str, Any]) -> Trace:
         """The inverse of `to_dict`; raises KeyError or TypeError on another shape or type."""
         rounds = tuple(_round_from_dict(r) for r in raw["rounds"])
-        return _typed(cls(**{**raw, "rounds": rounds}))
+        return _typed(cls(**{**raw, "rounds": rounds, "spent": _typed(Usage(**raw.get("spent", {})))}))
 
 
 def _round_from_dict(raw: dict[str, Any]) -> Round:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lagkit.model.loading import load_model
 from lagkit.policy import POLICIES
 from lagkit.runs.config import TIERS, RunConfig
 from lagkit.types import Limits
@@ -54,6 +55,10 @@ def test_limits_are_the_agent_s_share():
             {"device": "gpu"},
             "device: There is no device 'gpu': use cpu, cuda, cuda:N (the GPU number N) or",
         ),
+        ({"policies": [True, "no_logs"]}, "policies: True is true or false, as are yes, no, on and off in YAML"),
+        ({"splits": [False]}, "splits: False is true or false"),
+        ({"data": None, "world": {"hops": [True, 2]}}, "hops: True is true or false"),
+        ({"data": None, "world": {"overlap": {"all": True}}}, "overlap: True is true or false"),
         ({"device": 0}, "device: 0 is a number, and text is needed"),
         ({"dtype": "fp32"}, "dtype: Input should be 'float32' or 'bfloat16'"),
         ({"max_new_tokens": 0}, "Wrong run settings: max_new_tokens: Input should be greater than 0."),
@@ -119,6 +124,36 @@ def test_a_run_cannot_be_changed_on_the_way():
 def test_policies_may_be_spelled_out():
     config = RunConfig.parse({**PATHS, "policies": ["no_logs", "kv/all_rounds/kept/prefix"]})
     assert config.policies == ("no_logs", "kv/all_rounds/kept/prefix")
+
+
+BEHIND = {"model": "api:m", "policies": ["no_logs", "text_last_round_user_turn"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("device", "cpu"), ("dtype", "bfloat16"), ("codec", "int8"), ("blocks", "recompute")]
+)
+def test_what_does_nothing_behind_an_api_is_refused(name, value):
+    sentence = f"`{name}` does nothing for a model behind an API, api:m: leave it out"
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        RunConfig.parse({**PATHS, **BEHIND, name: value})
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        RunConfig.of("testbed", **PATHS, **BEHIND, **{name: value})
+    with pytest.raises(ConfigError, match="A device or a dtype does nothing for a model behind an API, api:m: leave"):
+        load_model("api:m", **{"device": "cpu"} if name == "device" else {"dtype": value})
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_a_model_behind_an_api_takes_the_place_of_a_tier_s(tier):
+    config = RunConfig.of(tier, **PATHS, **BEHIND)
+    assert (config.device, config.dtype, config.codec, config.blocks) == (None, None, "none", "load")
+    assert RunConfig.parse(config.model_dump()) == config
+    assert config.derived("part").dtype is None
+
+
+def test_a_model_that_is_loaded_here_has_a_dtype():
+    assert RunConfig.parse(PATHS).dtype == "bfloat16"
+    with pytest.raises(ConfigError, match="dtype: float32 or bfloat16 is needed"):
+        RunConfig.parse({**PATHS, "dtype": None})
 
 
 def test_a_file_is_read_and_overridden(tmp_path):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from lagkit.logs.address import checked_uri
 from lagkit.nightly.gallery.executed import Executed
 from lagkit.nightly.notebook import execute
 from lagkit.policy import POLICIES
 from lagkit.runs import load as finished
 from lagkit.runs.claim import RECORD
 from lagkit.runs.experiment import Experiment
+from lagkit.runs.manifest import MANIFEST
 from lagkit.stats import metrics
 from lagkit.studies import paper
 from lagkit.util.errors import DataError, NotebookFailed
@@ -73,6 +76,23 @@ def test_questions_that_have_moved_are_found_where_the_caller_says(run, folder):
     with pytest.raises(DataError, match=r"there is no data folder \S*gone: give the path"):
         finished.reopen(folder)
     assert len(finished.reopen(folder, data=str(run[0].config.data))[1]) == 9
+
+
+@pytest.mark.parametrize("place", ["{folder}/../logs", "/logs", "s3://theirs/logs", "~/logs.lance"])
+def test_a_run_that_was_received_writes_to_no_store_elsewhere_unless_its_place_is_given(folder, place):
+    """What goes on with a run writes to the store that its files name, whoever wrote these."""
+    named = place.format(folder=folder)
+    for name in (RECORD, MANIFEST):
+        record = json.loads((folder / name).read_text())
+        record["settings"]["store"] = named
+        (folder / name).write_text(json.dumps(record))
+        with pytest.raises(DataError, match=f"notes a log store outside of its folder, {re.escape(named)}: give that"):
+            finished.reopen(folder)
+        (folder / RECORD).unlink(missing_ok=True)  # then the manifest alone says it
+    assert finished.reopen(folder, store=named)[0].config.store == checked_uri(named)
+    record["settings"]["store"] = str(folder / "logs")
+    (folder / MANIFEST).write_text(json.dumps(record))
+    assert finished.reopen(folder)[0].config.store == str(folder / "logs")
 
 
 def test_reported_tables_are_read_back(run, tmp_path):

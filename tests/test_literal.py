@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
+from importlib import import_module
 
 import pytest
 from hypothesis import example, given
@@ -20,6 +22,12 @@ except ImportError:
 else:
     RENDERERS["markdown-it"] = MarkdownIt("gfm-like", {"linkify": False}).render
     RENDERERS["commonmark"] = MarkdownIt("commonmark").render
+try:
+    cmarkgfm = import_module("cmarkgfm")  # GitHub's own, where it is installed
+except ImportError:
+    pass
+else:
+    RENDERERS["GitHub"] = partial(cmarkgfm.github_flavored_markdown_to_html, options=cmarkgfm.Options.CMARK_OPT_UNSAFE)
 
 PIECES = [
     "[",
@@ -44,6 +52,7 @@ PIECES = [
     "#",
 ]
 PIECES += ["- ", "1. ", "* ", "[ ] ", "[x] ", "[r]: ", "[^1]", "javascript:x", "http://a.b", "<script>", "<img src=x>"]
+PIECES += ["www.", "www.a.b", "me@a.b", "mailto:", "@", "a.b"]
 PIECES += [
     "<a href=x>",
     "<http://a.b>",
@@ -99,6 +108,7 @@ class Found(HTMLParser):
 @example("-- -")
 @example("***")
 @example("_ _ _")
+@example("mailto:me@a.b, xmpp:me@a.b/c, www.a.b, http://me@a.b")
 def test_no_text_becomes_a_link_an_element_or_a_script(renderer, shape, text):
     assert Found(RENDERERS[renderer](SHAPES[shape](text))).beyond == []
 
@@ -119,6 +129,7 @@ def test_no_text_becomes_a_link_an_element_or_a_script(renderer, shape, text):
         "---",
         "\\[x\\] \\\\(y\\\\) &#92;",
         "-3.2 [-4.0, 1.0] points",
+        "www.example.org, WWW.example.org, me.too+x@mail.example.org, @me, x@y",
     ],
 )
 def test_text_is_read_letter_by_letter(renderer, text):
@@ -130,3 +141,9 @@ def test_code_stays_code():
         literal("`kv_last_round` against `a<b>&lt;`: [1, 2] https://x")
         == "`kv_last_round` against `a<b>&lt;`: [1, 2] https:\\//x"
     )
+
+
+def test_what_github_makes_links_of_is_taken_apart():
+    """Of addresses without brackets; an escape or an entity in front of the @ would not do."""
+    assert literal("www.a.b me@a.b `www.a.b me@a.b`") == "www\\.a.b me@<!-- -->a.b `www.a.b me@a.b`"
+    assert literal("a www. b, me @a.b, me@b") == "a www. b, me @a.b, me@b"

@@ -88,6 +88,25 @@ def test_changed_gold_answers_are_named_and_what_was_answered_is_scored_anew(fol
     assert "changed" not in capsys.readouterr().err
 
 
+def test_what_has_changed_is_told_where_progress_is_off_too(folder, scripted, capsys, monkeypatch):
+    monkeypatch.setenv("LAGKIT_PROGRESS", "off")
+    run = begin(folder, scripted)
+    run.run()
+    log, question = run.log_questions[1], run.questions("unseen")[0]
+    assert capsys.readouterr().err == ""
+    edit(folder, LOGGED, log.id, lambda record: record.update(answer="Rome"))
+    edit(folder, UNSEEN, question.id, lambda record: record.update(question="Which town is it?"))
+    begin(folder, scripted).run()
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(":")[0].partition(" (")[0] for line in said] == [
+        "Changed since they were asked",
+        "Gold answers or hops changed of 1 question",
+        "1 logs of the store were replaced",
+        "1 of 3 questions in no_logs.unseen were answered as they are no longer asked, or with other logs",
+        "1 of 3 questions in kv_last_round.unseen were answered as they are no longer asked, or with other logs",
+    ]
+
+
 def test_a_changed_question_alone_is_asked_again(folder, scripted, capsys):
     run = begin(folder, scripted)
     run.run()

@@ -17,6 +17,7 @@ import torch
 
 from lagkit.studies import injection, support
 from lagkit.util.errors import ConfigError
+from lagkit.views import lab
 from tests import cells, lms
 from tests import test_settings_notebooks_slow as slow
 from tests.cells import NOTEBOOKS, PARAMETERS, WORLD, opened, run
@@ -192,6 +193,31 @@ def test_scale_shows_the_results_of_its_folder_and_measures_its_model(tmp_path, 
     assert measured == [{"tokens": 7, "repeats": 2}]
     assert names["lm"].model.config.vocab_size == lms.VOCAB
     assert [size.kept for size in names["sizes"]] == [7, 7]
+
+
+def test_a_count_of_none_is_refused_before_anything_is_done(tmp_path, monkeypatch):
+    """Numbers and lists of which 0 or nothing has no meaning of its own; those that have one say so (`0: ...`)."""
+    monkeypatch.setattr(lab, "open_run", lambda *_, **__: pytest.fail("a run was opened"))
+    refused = []
+    for name in NOTEBOOKS:
+        for parameter, nothing in _counts(name):
+            given = {parameter: nothing, "out": str(tmp_path / "out")}
+            with pytest.raises(ConfigError, match=rf"Nothing could be shown with {parameter} = .*: give "):
+                run(name, **given)
+            refused.append(f"{name} {parameter}")
+    assert {"01_build_logs timed", "06_position_realignment dtypes", "09_online_store parts"} <= set(refused)
+    assert len(refused) == 2 * 13 + 10
+
+
+def _counts(name):
+    """Parameters that count or list something, with values for none of it."""
+    for line in cells.cells(name)[0].splitlines():
+        parameter, _, rest = line.partition(":")
+        kind, comment = PARAMETERS[name][parameter], rest.partition("#")[2]
+        if parameter in ("seed", "look_at") or "0:" in comment or "empty:" in comment:
+            continue
+        nothing = {int: (0, -1), list: ([],), str: (" ",) if "number formats" in comment else ()}
+        yield from ((parameter, value) for value in nothing.get(kind, ()))
 
 
 def test_a_model_of_no_endpoint_is_refused(tier, tmp_path):

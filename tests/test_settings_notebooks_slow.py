@@ -150,7 +150,7 @@ def test_20(common):
     assert list(names["found"]["cosine"]) != list(other["found"]["cosine"])
 
 
-@shows("90_gallery run", "90_gallery real", "90_gallery real_name", "90_gallery data")
+@shows("90_gallery run", "90_gallery real", "90_gallery real_name", "90_gallery data", "90_gallery store")
 def test_90(common, tmp_path):
     def finished(out: Path, **settings: Any) -> Path:
         policies = ("no_logs", "kv_last_round", "text_last_round")
@@ -158,14 +158,17 @@ def test_90(common, tmp_path):
         return out
 
     data = shutil.copytree(lms.SAMPLE, tmp_path / "sample")
-    mine = finished(tmp_path / "mine", data=data)
+    logs = str(tmp_path / "logs")
+    mine = finished(tmp_path / "mine", data=data, store=logs)
     moved = tmp_path / "elsewhere" / "sample"
     moved.parent.mkdir()
     data.rename(moved)
     given = {"run": str(mine), "real": str(finished(tmp_path / "other", splits=("unseen",))), "real_name": "Mine"}
+    with pytest.raises(DataError, match="notes a log store outside of its folder"):
+        run("90_gallery", "both", **given, data=str(moved))
     with pytest.raises(DataError, match="there is no data folder"):
-        run("90_gallery", "both", **given)
-    names = run("90_gallery", "both", **given, data=str(moved))
+        run("90_gallery", "both", **given, store=logs)
+    names = run("90_gallery", "both", **given, data=str(moved), store=logs)
     assert list(names["both"].index.unique("run")) == [names["name"], "Mine"]
     assert names["experiment"].out == mine
     assert set(names["real_results"]["split"]) == {"unseen"}

@@ -181,6 +181,7 @@ class Agent:
             turn = opening + said.text
             if parse(turn, self.prompt.kind).kind != "answer":
                 begun[id(run)] = (before_action(turn) + OPEN_ANSWER).removeprefix(opening), said
+                run.spent += said.usage
         again = [
             (run, self.builder.proceed(contexts[id(run)], begun[id(run)][0])) for run, _ in ready if id(run) in begun
         ]
@@ -190,8 +191,7 @@ class Agent:
                 start, said = begun[id(run)]
                 answer = result.text.removesuffix(CLOSE_ANSWER)
                 run.confidence = self.lm.confidence(result, 0, len(answer))
-                usage = said.usage + result.usage
-                result = Generation(start + answer + CLOSE_ANSWER, (*said.ids, *result.ids), usage)
+                result = Generation(start + answer + CLOSE_ANSWER, (*said.ids, *result.ids), result.usage)
             forced[id(run)] = result
         return [(run, forced.get(id(run), result)) for run, result in results]
 
@@ -267,10 +267,12 @@ class Agent:
         for run, result in self._generate(todo, ()):
             if isinstance(result, Exception):
                 ended[id(run)] = self._trace(run, error=result)
-            elif unclosed(self.lm.opens + result.text):
+                continue
+            run.spent += result.usage
+            if unclosed(self.lm.opens + result.text):
                 ended[id(run)] = self._trace(run, error=self._thought_on())
             else:
-                run.notes, run.spent = without_reasoning(self.lm.opens + result.text), result.usage
+                run.notes = without_reasoning(self.lm.opens + result.text)
 
     def _context(self, run: _Run) -> Any:
         passages = [self.passages.passage(i) for i in run.passages] if self.passages is not None else []
@@ -304,6 +306,8 @@ class Agent:
 
     def _trace(self, run: _Run, *, action: Action | None = None, error: Exception | None = None) -> Trace:
         answer = encodable(action.text) if action and action.kind == "answer" else None
+        if isinstance(error, QuestionError) and error.usage:
+            run.spent += error.usage
         said = None if error is None else f"{type(error).__name__}: question {run.question.id!r}: {error}"
         return Trace(
             run.question.id,
@@ -315,6 +319,7 @@ class Agent:
             policy=self.policy_name,
             confidence=run.confidence,
             lasting=isinstance(error, QuestionError),
+            spent=run.spent,
         )
 
 

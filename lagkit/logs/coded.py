@@ -11,7 +11,7 @@ from lagkit.logs.embeddings import Embeddings, Seqs
 from lagkit.logs.index import Vectors, exact_scores
 from lagkit.types import Hit
 from lagkit.util.errors import StoreError
-from lagkit.util.progress import Progress, say
+from lagkit.util.progress import Progress, warn
 
 # So many of the logs that are nearest by their codes are scored by their embeddings, or so many for each hit.
 WIDTH, SPARE = 128, 4
@@ -95,12 +95,12 @@ class CodedLogs:
         except FileNotFoundError:
             return None
         except (OSError, StoreError) as error:
-            say(f"{error}; the codes of all logs are made anew.")
+            warn(f"{error}; the codes of all logs are made anew.")
             return None
         slots = np.r_[np.linspace(0, len(codes) - 1, 48).astype(np.int64), np.arange(len(codes))[-16:]]
         rows = [row for row in self._rows.rows(codes.seqs[np.unique(slots)]) if row[2] is not None]
         if not rows or codes.disagree([row[0] for row in rows], self._rows.matrix(row[2] for row in rows)):
-            say(f"The codes in {self._rows.folder} are of other logs; they are made anew.")
+            warn(f"The codes in {self._rows.folder} are of other logs; they are made anew.")
             return None
         return codes
 
@@ -125,5 +125,5 @@ class CodedLogs:
         try:
             codes.save(self._rows.folder)
         except OSError as error:  # they are made again, which takes time and nothing else
-            say(f"The codes of the logs at {self._rows.folder} could not be written ({error}).")
+            warn(f"The codes of the logs at {self._rows.folder} could not be written ({error}).")
         self._written = len(codes)

@@ -13,7 +13,7 @@ import numpy as np
 
 from lagkit.logs.index import Vectors
 from lagkit.util.paths import at
-from lagkit.util.progress import say
+from lagkit.util.progress import warn
 
 T = TypeVar("T")
 
@@ -66,7 +66,9 @@ class VectorCache:
         except sqlite3.DatabaseError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
                 self.path.unlink(missing_ok=True)
-                say(f"The embedding cache {self.path.name} was damaged ({error}) and is started anew.")
+                warn(f"The embedding cache {self.path.name} was damaged ({error}) and is started anew.")
             else:
-                say(f"The embedding cache {self.path.name} could not be used ({error}); embeddings are computed again.")
+                warn(
+                    f"The embedding cache {self.path.name} could not be used ({error}); embeddings are computed again."
+                )
             return None

@@ -11,7 +11,7 @@ from lagkit.logs.embeddings import Embeddings, Rows, unit_rows
 from lagkit.logs.index import VectorIndex, Vectors
 from lagkit.types import Hit
 from lagkit.util.errors import EmptyStore, StoreError
-from lagkit.util.progress import say
+from lagkit.util.progress import warn
 
 # With fewer logs a search is exact. Measured by benchmarks/search_store.py: codes answer a single query sooner from
 # 15,000 logs on, and each of a batch of 32 from 60,000 on; reading all embeddings takes 0.17 s with 30,000.
@@ -62,7 +62,7 @@ class LogVectors:
                 if self._write and (coded := self._large_rows()):
                     self._by_codes(coded).settle()
             except StoreError as error:
-                say(f"No codes to search the logs at {self._rows.folder} by were written ({error})")
+                warn(f"No codes to search the logs at {self._rows.folder} by were written ({error})")
 
     def _large_rows(self) -> Embeddings | None:
         """The embeddings, if they are so many that codes are worth while."""

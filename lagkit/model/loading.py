@@ -5,6 +5,7 @@ from __future__ import annotations
 from lagkit.model.api.requests import Requests
 from lagkit.model.backend import API, Backend
 from lagkit.model.lm import LM
+from lagkit.util.errors import ConfigError
 
 
 def load_model(
@@ -17,9 +18,11 @@ def load_model(
     """A model by alias, hub id or folder (see `LM.load`), or as `api:NAME` the one that an endpoint calls NAME.
 
     api: how the endpoint is asked. Raises ModelNotFound and UnsupportedModel, or ConfigError for a device or dtype
-    that there is not, or where the environment names no endpoint.
+    that there is not, or is given for a model behind an API, or where the environment names no endpoint.
     """
     if name.startswith(API):
+        if device or dtype:
+            raise ConfigError(f"A device or a dtype does nothing for a model behind an API, {name}: leave it out.")
         from lagkit.model.api.model import APIModel  # here, since it needs an extra
 
         return APIModel(name.removeprefix(API), requests=api)

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nbconvert import HTMLExporter
+import nbformat
+from plotly.offline import get_plotlyjs
 
+from lagkit.nightly.gallery import pages
+from lagkit.nightly.gallery.executed import without_live_parts
 from lagkit.nightly.notebook import execute
 from lagkit.util import files
 from lagkit.util.cli import exit_code
@@ -23,9 +26,19 @@ def main(folder: Path) -> int:
     code = exit_code(lambda job: _execute(notebook, folder, job), job)
     executed = folder / notebook.name
     if executed.exists():
-        page, _ = HTMLExporter().from_filename(str(executed))
-        files.write(executed.with_suffix(".html"), page)
+        write_page(executed)
     return code
+
+
+def write_page(executed: Path) -> Path:
+    """Write the page of a job's notebook, whole or failed, beside it; one plotly.js, above, does for all jobs."""
+    script = executed.parents[1] / pages.SCRIPT
+    if not script.exists():
+        files.write(script, get_plotlyjs())
+    notebook = without_live_parts(nbformat.read(executed, as_version=4))
+    back = pages.Link("../../report.html", "All jobs")
+    page = pages.render(notebook, executed.stem, f"../{script.name}", back)
+    return files.write(executed.with_suffix(".html"), page)
 
 
 def _execute(notebook: Path, folder: Path, job: dict[str, Any]) -> None:

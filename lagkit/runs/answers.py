@@ -13,7 +13,7 @@ from lagkit.runs import fingerprints
 from lagkit.runs.journal import Basis, Journal
 from lagkit.stats import metrics
 from lagkit.types import Question, Trace
-from lagkit.util.progress import say
+from lagkit.util.progress import warn
 
 Logs = Callable[[str], str | None]  # question id -> digest of the logs in its reach; None where that is not known
 
@@ -61,9 +61,11 @@ class Answers:
         """Say how many questions are asked again, and why."""
         about = f"of {len(self._questions)} questions in {self._journal.path.stem}"
         if self._failed:
-            say(f"{self._failed} {about} failed for reasons that may have passed: they are asked again.")
+            warn(f"{self._failed} {about} failed for reasons that may have passed: they are asked again.")
         if self._outdated:
-            say(f"{self._outdated} {about} were answered as they are no longer asked, or with other logs: asked again.")
+            warn(
+                f"{self._outdated} {about} were answered as they are no longer asked, or with other logs: asked again."
+            )
 
     def add(self, trace: Trace) -> None:
         """Put an answer on disk."""

@@ -20,7 +20,7 @@ from lagkit.runs.manifest import MANIFEST, read_manifest
 from lagkit.types import MALFORMED, Question
 from lagkit.util.errors import ConfigError, DataError, RunLocked
 from lagkit.util.files import write, write_json
-from lagkit.util.progress import say
+from lagkit.util.progress import warn
 
 LOCK, RECORD = "run.lock", "made_with.json"
 
@@ -68,7 +68,7 @@ class Claim:
             self._holder = os.getpid()
             try:
                 for sentence in self.check():
-                    say(sentence)
+                    warn(sentence)
                 self._note()
                 yield True
             finally:

@@ -46,7 +46,8 @@ class RunConfig(Settings):
     (`logs.vectors`). min_similarity: a log less similar to the query is not used (None uses all). policies:
     variants, each a policy and what it changes of the limits (`policy.Variant`). passages to force_answer: the limits,
     as in `types.Limits`. model: as `load_model` takes it; `api` says how one behind an API is asked.
-    device: `cpu`, `cuda`, `cuda:N` or `mps`, by default the best there is.
+    device: `cpu`, `cuda`, `cuda:N` or `mps`, by default the best there is. dtype: of the model and of the logs' KV.
+    Both, and codec and blocks, are for models that are loaded here.
     """
 
     what: ClassVar[str] = "run settings"
@@ -57,7 +58,7 @@ class RunConfig(Settings):
     dataset: str | None = None
     model: str = "smollm2"
     device: str | None = None
-    dtype: DType = "bfloat16"
+    dtype: DType | None = "bfloat16"
     codec: Codec = "none"
     blocks: BlockSource = "load"
     store: str | None = None
@@ -81,6 +82,18 @@ class RunConfig(Settings):
     force_answer: bool = False
     api: Requests | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _loaded_here(cls, settings: Any) -> Any:
+        """Refuse what says how a model is loaded here, or how its KV is kept, where an endpoint has both."""
+        if not isinstance(settings, dict) or not str(settings.get("model", "")).startswith(API):
+            return settings
+        idle = {"device": None, "dtype": None, "codec": "none", "blocks": "load"}
+        for name, nothing in idle.items():
+            if settings.get(name, nothing) not in (None, nothing):
+                raise ValueError(f"`{name}` does nothing for a model behind an API, {settings['model']}: leave it out")
+        return {**settings, **idle}
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.data is None) == (self.world is None):
@@ -99,6 +112,8 @@ class RunConfig(Settings):
     def _asked_through_an_api(self) -> Self:
         if self.api is not None and not self.model.startswith(API):
             raise ValueError(f"`api` says how a model behind an API is asked, and {self.model} is none: leave it out")
+        if self.dtype is None and not self.model.startswith(API):
+            raise ValueError("dtype: float32 or bfloat16 is needed")
         return self
 
     @model_validator(mode="after")
@@ -152,10 +167,13 @@ class RunConfig(Settings):
     def of(cls, tier: str | Path, /, **settings: Any) -> Self:
         """The settings of a tier (a key of `TIERS`, or a YAML file), changed to `settings`.
 
-        `data` takes the place of a tier's world. Raises ConfigError as `read` does.
+        `data` takes the place of a tier's world, and a model behind an API that of how the tier's is loaded. Raises
+        ConfigError as `read` does.
         """
         if settings.get("data"):
             settings = {"world": None, **settings}
+        if str(settings.get("model", "")).startswith(API):
+            settings = {"device": None, "dtype": None, **settings}
         path = TIERS.get(str(tier)) or at(tier)
         if not path.is_file() and path.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"There is no tier {str(tier)!r}: use one of {', '.join(TIERS)}, or a YAML file.")

@@ -36,7 +36,7 @@ from lagkit.stats import metrics
 from lagkit.types import Limits, Question, Trace
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.paths import at, refuse_links
-from lagkit.util.progress import progress, say
+from lagkit.util.progress import progress, warn
 
 RUN_DEPTH = 3  # of folders in a run's; block files, which may be many, are further down, and the store's to look after
 _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
@@ -198,7 +198,7 @@ class Experiment:
                 with self.store("step", write=True) as store:
                     holding.hold(store, steps, self._ours(before), self.embedder.documents)
         if gone:
-            say(f"{len(gone)} logs of the store were replaced: they are judged otherwise now, or no longer the run's.")
+            warn(f"{len(gone)} logs of the store were replaced: they are judged otherwise now, or no longer the run's.")
 
     def _ours(self, made: Iterable[Trace]) -> Callable[[Trace], bool]:
         """Tells logs of the run: it made them, or their lines were lost, and the store is in the run's own folder."""

@@ -17,11 +17,13 @@ from lagkit.util.paths import at, refuse_links
 _ANEW = "run the command that made the run once more"
 
 
-def reopen(folder: str | Path, *, data: str = "") -> tuple[Experiment, pd.DataFrame]:
+def reopen(folder: str | Path, *, data: str = "", store: str = "") -> tuple[Experiment, pd.DataFrame]:
     """A run on this machine and its results on unseen questions, of every named variant that has answers.
 
-    data: the run's folder of questions, where it is no longer at the place that the run notes. Raises DataError if
-    there is no run, if it lacks answers without logs, or if a variant has not answered all questions.
+    data: the run's folder of questions, where it is no longer at the place that the run notes. store: the place of its
+    log store, which has to be given where that is not in the run's folder: a run may come from a stranger, and what
+    goes on with it writes there. Raises DataError if there is no run, if its store lies elsewhere, if it lacks answers
+    without logs, or if a variant has not answered all questions.
     """
     folder = at(folder)
     refuse_links(folder, DataError, depth=RUN_DEPTH)
@@ -31,8 +33,13 @@ def reopen(folder: str | Path, *, data: str = "") -> tuple[Experiment, pd.DataFr
             f"There is no run in {folder}: make it with `python -m lagkit run testbed --set out={folder}`, or name "
             "the folder of another one."
         )
-    if data:
-        settings = {**settings, "data": data}
+    noted = settings.get("store")
+    if noted is not None and not store and not _is_in(str(noted), folder):
+        raise DataError(
+            f"The run in {folder} notes a log store outside of its folder, {noted}: give that place as `store` if it "
+            "is yours."
+        )
+    settings = {**settings, **{name: place for name, place in (("data", data), ("store", store)) if place}}
     experiment = Experiment(RunConfig.parse({**settings, "out": folder}))
     policies = [name for name in POLICIES if (folder / "traces" / f"{name}.unseen.jsonl").exists()]
     if "no_logs" not in policies:
@@ -45,6 +52,11 @@ def reopen(folder: str | Path, *, data: str = "") -> tuple[Experiment, pd.DataFr
                 "The command that began it resumes it."
             )
     return experiment, results
+
+
+def _is_in(place: str, folder: Path) -> bool:
+    """Whether a place is a folder inside of another, links and dots followed."""
+    return "://" not in place and at(place).resolve().is_relative_to(folder.resolve())
 
 
 def published(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:

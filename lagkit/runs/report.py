@@ -21,8 +21,9 @@ _COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}
 # A pair of single backticks; longer runs of them begin what a renderer may end elsewhere.
 _CODE = re.compile(r"((?<!`)`(?!`)[^`]+(?<!`)`(?!`))")
 # What opens HTML, an entity, a link, the definition of one, an address, a formula, code, or an escape.
-_ACTIVE = re.compile(r"<|&(?=#?\w+;)|(?<=\])[(:\[]|(?<=:)//|[$`\\]")
-_ENTITIES = {"<": "&lt;", "&": "&amp;", "\\": "&#92;"}  # nbconvert takes `\\(` for the start of a formula
+_ACTIVE = re.compile(r"<|&(?=#?\w+;)|(?<=\])[(:\[]|(?<=:)//|(?<=(?i:www))\.(?=\S)|(?<=[\w.+-])@(?=[\w-]+\.)|[$`\\]")
+# nbconvert takes `\\(` for the start of a formula; GitHub finds mail addresses in what escapes and entities stand for.
+_INSTEAD = {"<": "&lt;", "&": "&amp;", "\\": "&#92;", "@": "@<!-- -->"}
 _AT_START = re.compile(r"^(\d*)([-+*#>.)](?=\s|$)|([-*_])(?=(?:\s|\3)*$)|#|>|~|\[|=)")
 _FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
@@ -152,4 +153,4 @@ def literal(text: Any) -> str:
 
 
 def _escaped(active: re.Match[str]) -> str:
-    return _ENTITIES.get(active[0], f"\\{active[0]}")
+    return _INSTEAD.get(active[0], f"\\{active[0]}")

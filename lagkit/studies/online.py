@@ -30,7 +30,7 @@ from lagkit.stats import metrics
 from lagkit.studies.transfer import kind_of
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError, DataError
-from lagkit.util.progress import progress, say
+from lagkit.util.progress import progress, warn
 
 REFERENCES = ("no_logs", "static")
 
@@ -173,7 +173,7 @@ class Online:
             begun[place:] = [(order[place], trace, basis)]
         counting = list(takewhile(lambda one: one[2].question == of_question(one[0]) and not one[1].passing, begun))
         if again := len(begun) - len(counting):
-            say(
+            warn(
                 f"{book.path.parent.name}: task {len(counting) + 1} failed for a reason that may have passed, or is "
                 f"worded otherwise now; from it on {again} tasks are asked again."
             )

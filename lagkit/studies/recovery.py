@@ -36,6 +36,7 @@ def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out
         "splits": ("unseen",),
         "out": out,
         "store": None,
+        **{"device": None, "dtype": None, "codec": "none", "blocks": "load"},  # of models that are loaded here
     }
     run = Experiment(RunConfig.parse(settings), lm=lm, embedder=local.embedder)
     with manifest.session(run):

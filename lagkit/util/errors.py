@@ -1,5 +1,12 @@
 """Every error that lagkit raises on purpose: one clear sentence that says what is wrong and what to do."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lagkit.types import Usage
+
 
 class LagkitError(Exception):
     """Base of all errors raised on purpose by lagkit."""
@@ -22,7 +29,14 @@ class UnsupportedModel(LagkitError):
 
 
 class QuestionError(LagkitError):
-    """A question cannot be answered for what it is: asked again in the same way, it would fail again."""
+    """A question cannot be answered for what it is: asked again in the same way, it would fail again.
+
+    usage: of the reply that says so, where there is one.
+    """
+
+    def __init__(self, said: str = "", usage: Usage | None = None) -> None:
+        super().__init__(said)
+        self.usage = usage
 
 
 class ContextTooLong(QuestionError):

@@ -1,7 +1,8 @@
-"""The one place for progress: a bar for a person who watches, a few plain lines in a log, or silence.
+"""The one place for progress: a bar for a person who watches, a few plain lines in a log, or silence; and warnings.
 
 An animated bar freezes at 0% in an executed notebook and fills a log file with control characters, so bars are drawn
-only on a terminal and in a live notebook. `LAGKIT_PROGRESS=bar|lines|off` decides otherwise.
+only on a terminal and in a live notebook. `LAGKIT_PROGRESS=bar|lines|off` decides otherwise. A warning is no progress:
+it is told in any case.
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ def in_live_notebook() -> bool:
 def say(text: str) -> None:
     """Print one line about what is going on: in the notebook, or on standard error outside of one."""
     if progress_mode() != "off":
-        tell(printable(text), sys.stdout if _kernel() else sys.stderr)
+        warn(text)
+
+
+def warn(text: str) -> None:
+    """Print one line that changes what results mean or cost, where `say` does, even where progress is off."""
+    tell(printable(text), sys.stdout if _kernel() else sys.stderr)
 
 
 def quiet() -> None:

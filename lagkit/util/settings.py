@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
@@ -26,10 +27,12 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse true and false where they are not meant: as numbers they would count as 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        """Refuse true and false where they are not meant, in lists too: as numbers they would count as 1 and 0."""
+        switches = [part for part in _parts(value) if isinstance(part, bool)]
+        if switches and not _may_switch(cls.model_fields[str(info.field_name)].annotation):
             raise ValueError(
-                f"{value} is true or false, as are yes, no, on and off in YAML: put text in quotes, or give a number"
+                f"{switches[0]} is true or false, as are yes, no, on and off in YAML: put text in quotes, or give a "
+                "number"
             )
         return value
 
@@ -55,6 +58,23 @@ class Settings(BaseModel):
         if not isinstance(raw, dict):
             raise ConfigError(f"The file {path} must hold `key: value` lines.")
         return cls.parse({**raw, **(overrides or {})})
+
+
+def _parts(value: object) -> Iterator[object]:
+    """A value, or what its lists and mappings hold."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
+    else:
+        yield value
+
+
+def _may_switch(annotation: object) -> bool:
+    """Whether true and false are among the values of such a type; settings inside of settings check their own."""
+    own = isinstance(annotation, type) and issubclass(annotation, Settings)
+    return own or annotation in (bool, Any) or any(map(_may_switch, get_args(annotation)))
 
 
 def _said(kind: str, message: str, value: object) -> str:

@@ -103,6 +103,14 @@ def show(log: Trace, *policies: str, keep: str = "", encoder: Encoder | None = N
     return HTML("".join(kept_html(log, name, encoder) for name in names) if names else trace_html(log))
 
 
+def at_least_one(**given: int | Sequence[Any]) -> None:
+    """Refuse parameters of a notebook, numbers or lists, of which it needs at least one; raises ConfigError."""
+    for name, value in given.items():
+        if (value if isinstance(value, int) else len(value)) < 1:
+            what = "a whole number above 0" if isinstance(value, int) else "at least one"
+            raise ConfigError(f"Nothing could be shown with {name} = {value!r}: give {what}.")
+
+
 def difference(policy: str, row: Mapping[str, float], metric: str, baseline: str = "no_logs") -> str:
     """A sentence on a row of `metrics.compare`: a gain, a loss, equal within the margin, or inconclusive."""
     name = metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"

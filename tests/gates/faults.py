@@ -99,6 +99,27 @@ def another_s_kv() -> None:
     around(KVContextBuilder, "part", part)
 
 
+@fault("a log was changed after its KV block was made")
+def stale() -> None:
+    """The block says the answer of before, here that of the log in front of it; the log's text says today's."""
+    from lagkit.runs.executor import Local
+
+    def encode(original: Callable[..., Any], self: Any, wanted: Sequence[Any], read: Any, policies: Any) -> Any:
+        ids = [log for log, _ in wanted]
+
+        def before(log: str) -> Any:
+            now, other = read(log), read(ids[ids.index(log) - 1])
+            if now.answer is None or other.answer is None:
+                return now
+            *rounds, last = now.rounds
+            said = last.response.replace(now.answer, other.answer)
+            return replace(now, rounds=(*rounds, replace(last, response=said)))
+
+        return original(self, wanted, before, policies)
+
+    around(Local, "encode", encode)
+
+
 @fault("the last action is kept where the last round is wanted")
 def wrong_tokens() -> None:
     import lagkit.logs.encode as encode

@@ -17,9 +17,10 @@ questions of the testbed (`make gates`; `tests/gates/faults.py` has them). The g
 one, and two of a variant may differ. **answers**: how many of {answers} are others than without the fault, in words,
 right or wrong, or in rounds. Then how many gates of each notebook fail, of {gates} in all: 02 compares variants, 06
 holds injected logs of the testbed's model against dense prefill, 10 does so for tiny models. A test of `make test-all`
-fails if a fault fails no gate. Two more failed none and are left to tests of their functions: a scorer that takes a
-shared word for a match, which changes no score of the testbed, and padding that is attended to, which was tried before
-there were gates on tokens read and on doubt.
+fails if a fault fails no gate. Three more fail none and are left to tests of their functions: a scorer that takes
+a shared word for a match, which changes no score of the testbed; padding that is attended to, which was tried before
+there were gates on tokens read and on doubt; and query and document embeddings that are swapped, since the testbed's
+embedder gives a text one vector in either role (`tests/test_roles.py` plants that fault for one that does not).
 
 """
 _NOTEBOOKS = {"02": "notebook 02", "06": "notebook 06", "10": "notebook 10"}

@@ -16,8 +16,8 @@ from lagkit.model.api.requests import Requests
 from lagkit.model.context import Generation
 from lagkit.model.prompts.actions import cut
 from lagkit.types import Usage
-from lagkit.util.errors import ConfigError, ContextTooLong, LagkitError, ReasoningTooLong, RequestRefused
-from lagkit.util.progress import say
+from lagkit.util.errors import ConfigError, ContextTooLong, LagkitError, QuestionError, ReasoningTooLong, RequestRefused
+from lagkit.util.progress import warn
 
 
 class APIModel:
@@ -108,7 +108,7 @@ class APIModel:
 
     def _answer(
         self, chat: Chat, max_new_tokens: int, stop: Sequence[str], given_up: threading.Event
-    ) -> tuple[str, Usage] | LagkitError:
+    ) -> tuple[str, Usage] | QuestionError:
         settings: dict[str, Any] = {self.requests.limit: max_new_tokens}
         if self.requests.temperature is not None:
             settings["temperature"] = self.requests.temperature
@@ -125,11 +125,12 @@ class APIModel:
             return error
         text, shown = self.endpoint.scrub(reply.text), self.endpoint.shown
         if reply.refused:
-            return RequestRefused(f"{shown} {self.endpoint.scrub(reply.refused)}: leave the question out.")
+            return RequestRefused(f"{shown} {self.endpoint.scrub(reply.refused)}: leave the question out.", usage)
         if reply.cut_off and not text.strip():
             return ReasoningTooLong(
                 f"{shown} says nothing within {max_new_tokens} new tokens, which all went into reasoning: raise "
-                "max_new_tokens."
+                "max_new_tokens.",
+                usage,
             )
         return cut(text, stop), usage
 
@@ -137,14 +138,15 @@ class APIModel:
         """Add to `spent` what a reply tells of its tokens; returns what is counted."""
         with self._lock:
             if usage is None and not self._untold:
-                say(f"{self.endpoint.shown} does not tell how many tokens it used: they are counted as none.")
+                warn(f"{self.endpoint.shown} does not tell how many tokens it used: they are counted as none.")
                 self._untold = True
             self.spent += usage or Usage()
         return usage or Usage()
 
     @staticmethod
-    def _timed(answer: tuple[str, Usage] | LagkitError, seconds: float) -> Generation | LagkitError:
-        if isinstance(answer, LagkitError):
+    def _timed(answer: tuple[str, Usage] | QuestionError, seconds: float) -> Generation | LagkitError:
+        if isinstance(answer, QuestionError):
+            answer.usage = (answer.usage or Usage()) + Usage(seconds=seconds)
             return answer
         text, usage = answer
         return Generation(text, (), usage + Usage(seconds=seconds))

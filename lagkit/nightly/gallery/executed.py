@@ -39,7 +39,7 @@ class Executed:
             raise DataError(f"{path} holds an error: run the notebook again, and make the gallery then.")
         if not code or any(cell.execution_count is None for cell in code):
             raise DataError(f"{path} was not run to its end: run it again, and make the gallery then.")
-        return cls(path, _without_live_parts(notebook))
+        return cls(path, without_live_parts(notebook))
 
     @property
     def name(self) -> str:
@@ -100,8 +100,8 @@ def outputs(notebook: NotebookNode) -> Iterator[NotebookNode]:
             yield from cell.outputs
 
 
-def _without_live_parts(notebook: NotebookNode) -> NotebookNode:
-    """Without scripts that load plotly.js from elsewhere, and with a sentence in the place of widgets."""
+def without_live_parts(notebook: NotebookNode) -> NotebookNode:
+    """The notebook, changed in place: no scripts that load plotly.js from elsewhere, a sentence in place of widgets."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type != "code":

@@ -8,6 +8,7 @@ from copy import deepcopy
 from html.parser import HTMLParser
 from pathlib import Path
 from secrets import token_urlsafe
+from typing import NamedTuple
 
 import jinja2
 import plotly.io as pio
@@ -24,6 +25,13 @@ from lagkit.util.files import write
 SCRIPT = "plotly.min.js"
 _TEMPLATES = Path(__file__).parent / "templates"
 _LOADS = re.compile(r"""(?:@import|url\()\s*["']?(?:https?:)?//[^\s"')]+""")
+
+
+class Link(NamedTuple):
+    """A relative address and the words to click."""
+
+    address: str
+    words: str
 
 
 def write_pages(executed: Sequence[Executed], folder: Path, previews: Mapping[str, bytes]) -> Path:
@@ -46,16 +54,22 @@ def write_pages(executed: Sequence[Executed], folder: Path, previews: Mapping[st
 
 
 def page(one: Executed) -> str:
-    """A notebook's page; figures are drawn by the plotly.js beside it.
+    """A notebook's page; figures are drawn by the plotly.js beside it."""
+    return render(one.notebook, one.opening[0], SCRIPT, Link("index.html", "All notebooks"))
+
+
+def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
+    """A page of a notebook without live parts. script: where plotly.js is. back: the page that lists this one.
 
     What the notebook shows may come from anybody: of all scripts on the page, only those that bear a number which is
     drawn here are run.
     """
     exporter = HTMLExporter(template_file=str(_TEMPLATES / "page.html.j2"))
     nonce = token_urlsafe()
-    notebook = _with_drawn_figures(one, nonce)
-    notebook.metadata["title"] = one.opening[0]
-    return exporter.from_notebook_node(notebook, resources={"nonce": nonce})[0]
+    notebook = _with_drawn_figures(notebook, nonce)
+    notebook.metadata["title"] = title
+    resources = {"nonce": nonce, "script": script, "back": back}
+    return exporter.from_notebook_node(notebook, resources=resources)[0]
 
 
 def index(executed: Sequence[Executed], previewed: set[str]) -> str:
@@ -101,9 +115,9 @@ class _Sources(HTMLParser):
             self._in_style = False
 
 
-def _with_drawn_figures(one: Executed, nonce: str) -> NotebookNode:
+def _with_drawn_figures(notebook: NotebookNode, nonce: str) -> NotebookNode:
     """A copy of the notebook whose figures are elements that plotly.js fills."""
-    notebook = deepcopy(one.notebook)
+    notebook = deepcopy(notebook)
     figures = [output for output in outputs(notebook) if PLOTLY in output.get("data", {})]
     for number, output in enumerate(figures, 1):
         output.data = NotebookNode({"text/html": _element(output.data[PLOTLY], number, nonce)})

@@ -14,7 +14,7 @@ from lagkit import __version__
 from lagkit.runs.workers.queue import GUILTY, Queue
 from lagkit.runs.workers.worker import Greeting, Task
 from lagkit.util.errors import ClusterError, LagkitError
-from lagkit.util.progress import say
+from lagkit.util.progress import say, warn
 
 # One worker after the other that dies in the same place with nothing done: this many are enough.
 LIVES = GUILTY + 1
@@ -169,7 +169,7 @@ class Pool:
                 f"{slot.deaths} workers died one after the other with nothing done ({cause}): give each more memory, "
                 "or lower batch_size. What is done stays; the same command resumes."
             ) from None
-        say(f"A worker died ({cause}); another takes its place, and what it had in hand is done again.")
+        warn(f"A worker died ({cause}); another takes its place, and what it had in hand is done again.")
         ray.kill(slot.actor)  # it may be out of reach and alive
         self._hire(slot)
         return cause
