@@ -103,6 +103,13 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def _split_as_logged(self) -> Self:
+        if self.split == "disjoint" and self.controls.contradicted:
+            # Changed facts lead to other hops, and so to other components than those of the world that the logs are of.
+            raise ValueError("a world with contradicted facts cannot be split anew: use split=authors")
+        return self
+
+    @model_validator(mode="after")
     def _computed_as_stored(self) -> Self:
         if self.blocks != "load" and self.codec != "none":
             raise ValueError(f"blocks of codec {self.codec} are not what computing them again gives: use blocks=load")
@@ -186,6 +193,11 @@ class RunConfig(Settings):
         """
         store = None if self.store is None else beside(self.store, name.replace("/", "-"))
         return self.parse({**self.model_dump(), "out": self.out / name, "store": store, **settings})
+
+    @property
+    def controls(self) -> Controls:
+        """Of the test world; the defaults where the run has none."""
+        return Controls.parse(self.world or {})
 
     @property
     def limits(self) -> Limits:

@@ -58,7 +58,7 @@ class Experiment:
         self.out = at(config.out)
         refuse_links(self.out, DataError, depth=RUN_DEPTH)
         self.workers: Executor | None = None
-        self.loaded = data.load(config.data, config.dataset) if config.data else self._draw_world()
+        self.loaded = data.load(config.data, config.dataset) if config.data else worlds.load(self.out / _WORLD, config.controls)
         self.data = self.loaded if config.split == "authors" else components.disjoint_split(self.loaded, config.seed)
         for split in ("seen", "unseen"):
             self.questions(split)
@@ -132,14 +132,6 @@ class Experiment:
             return self.data.sample("unseen", self.config.unseen_questions, self.config.seed)
         logged = replace(self.data, seen=self.log_questions)
         return logged.sample("seen", self.config.seen_questions, self.config.seed)
-
-    def _draw_world(self) -> data.Dataset:
-        """The test world of the settings."""
-        controls = worlds.Controls.parse(self.config.world or {})
-        if controls.contradicted and self.config.split == "disjoint":
-            # Changed facts lead to other hops, and so to other components than those of the world that the logs are of.
-            raise ConfigError("A world with contradicted facts cannot be split anew: use split=authors.")
-        return worlds.load(self.out / _WORLD, controls)
 
     def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
