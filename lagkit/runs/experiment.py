@@ -40,7 +40,6 @@ from lagkit.util.progress import progress, warn
 
 RUN_DEPTH = 3  # of folders in a run's; block files, which may be many, are further down, and the store's to look after
 _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
-_WORLD = "world"
 
 
 class Experiment:
@@ -58,7 +57,7 @@ class Experiment:
         self.out = at(config.out)
         refuse_links(self.out, DataError, depth=RUN_DEPTH)
         self.workers: Executor | None = None
-        self.loaded = data.load(config.data, config.dataset) if config.data else worlds.load(self.out / _WORLD, config.controls)
+        self.loaded = data.load(config.data, config.dataset) if config.data else worlds.load(self.out / "world", config.controls)
         self.data = self.loaded if config.split == "authors" else components.disjoint_split(self.loaded, config.seed)
         for split in ("seen", "unseen"):
             self.questions(split)
@@ -85,7 +84,7 @@ class Experiment:
         """
         with self._claim.held() as new:
             if new and self.config.world is not None:
-                worlds.keep(self.out / _WORLD, worlds.Controls.parse(self.config.world))
+                worlds.keep(self.out / "world", worlds.Controls.parse(self.config.world))
             yield
 
     @property
