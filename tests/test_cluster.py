@@ -39,6 +39,7 @@ from lagkit.cluster.worker import Answering, Worker
 from tests.clusters import mortal, of_session
 
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
+LATE = 75  # exit code of a driver whose Ray did not start in time
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 
 
@@ -88,8 +89,11 @@ def connected(head) -> Iterator[None]:
         yield
 
 
-def interrupted(run: Experiment, kill: signal.Signals, **workers: Any) -> int:
-    """A run in a session of its own whose driver gets a signal after two answers; its id once it has ended."""
+def interrupted(run: Experiment, kill: signal.Signals, tries: int = 3, **workers: Any) -> int:
+    """A run in a session of its own whose driver gets a signal after two answers; its id once it has ended.
+
+    tries: how often, as Ray gives its own start up after seconds where a machine is busy.
+    """
     journal = Journal(run.out / "traces" / "log.jsonl")
 
     def child() -> None:
@@ -99,13 +103,17 @@ def interrupted(run: Experiment, kill: signal.Signals, **workers: Any) -> int:
                 run.run()
         except KeyboardInterrupt:
             os._exit(130)
+        except ClusterError as error:
+            raise SystemExit(LATE if "timed out during startup" in str(error) else 1) from error
 
     driver = fork.Process(target=child)
     driver.start()
     while driver.is_alive() and len(journal.traces()) < 2:
         time.sleep(0.02)
+    if not driver.is_alive() and driver.exitcode == LATE and tries > 1:
+        return interrupted(run, kill, tries - 1, **workers)
     os.kill(driver.pid, kill)
-    driver.join(60)
+    driver.join(300)
     assert driver.exitcode == {signal.SIGINT: 130, signal.SIGTERM: 128 + signal.SIGTERM}.get(kill, -kill)
     assert 2 <= len(journal.traces()) < 6
     return driver.pid
@@ -153,27 +161,9 @@ def test_a_ray_that_does_not_start_is_told_in_a_sentence(tmp_path, monkeypatch):
         raise Exception("The current node timed out during startup. This could happen because it is busy.")
 
     monkeypatch.setattr("ray.init", late)
-    sentence = r"^The Ray cluster 'local' cannot be used \(The current node timed out during startup\."
+    sentence = r"^The Ray cluster 'local' cannot be used \(The current node timed out during startup\..*\)\.$"
     with pytest.raises(ClusterError, match=sentence), Workers(small_run(tmp_path, None), 1):
         pass
-
-
-@pytest.mark.slow
-def test_a_ray_that_starts_late_is_waited_for(monkeypatch):
-    from lagkit.cluster import start
-
-    look, until = start._look, time.monotonic() + 40  # Ray itself gives up after 30 s
-
-    def late(*given: object) -> object:
-        if time.monotonic() < until:
-            raise RuntimeError("no such node")
-        return look(*given)
-
-    monkeypatch.setattr(start, "_look", late)
-    with cluster(None, 1):
-        assert start.ray.is_initialized()
-        assert time.monotonic() > until
-    assert not start.ray.is_initialized()
 
 
 def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, connected, lm, whole, capfd, monkeypatch):

@@ -10,14 +10,12 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
 import ray
-import ray._private.services
 from ray._common.utils import get_default_system_temp_dir
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
@@ -26,11 +24,6 @@ from lagkit.errors import ClusterError
 # Ray reports to its makers, and keeps the password of a cluster that it starts in the home, unless the environment says
 # otherwise.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
-
-# Seconds that a Ray of our own may take to start. Its own limit is 30, in which it looks without a pause: too few on a
-# busy machine.
-_START = 180.0
-_look = ray._private.services.get_node
 
 
 @contextmanager
@@ -60,9 +53,8 @@ def _connect(address: str, settings: dict[str, Any]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         _knock(address)
-        with mock.patch("ray._private.services.get_node", _node):
-            ray.init(address, log_to_driver=False, **settings)
-    except Exception as error:  # Ray raises that very class, among others
+        ray.init(address, log_to_driver=False, **settings)
+    except Exception as error:  # that very class, too, when Ray takes long to start
         raise ClusterError(f"The Ray cluster {address!r} cannot be used ({_reason(error)}).") from error
     if threading.current_thread() is threading.main_thread():
         # Ray's handler prints a traceback and aborts, which leaves what should end in good order.
@@ -74,16 +66,6 @@ def _knock(address: str) -> None:
     host, port, number = address.removeprefix("ray://").rpartition(":")
     if port and number.isdecimal():
         socket.create_connection((host.strip("[]"), int(number)), timeout=10).close()
-
-
-def _node(*given: Any) -> Any:
-    """What Ray knows of a node, as soon as it has started; raises RuntimeError if it does not start."""
-    until = time.monotonic() + _START
-    while time.monotonic() < until:
-        with suppress(RuntimeError):
-            return _look(*given)
-        time.sleep(0.2)
-    return _look(*given)
 
 
 def _reason(error: BaseException) -> str:
