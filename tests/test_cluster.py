@@ -156,16 +156,6 @@ def test_an_address_at_which_nobody_answers_is_named(tmp_path):
         pass
 
 
-def test_a_ray_that_does_not_start_is_told_in_a_sentence(tmp_path, monkeypatch):
-    def late(*_: object, **__: object) -> None:
-        raise Exception("The current node timed out during startup. This could happen because it is busy.")
-
-    monkeypatch.setattr("ray.init", late)
-    sentence = r"^The Ray cluster 'local' cannot be used \(The current node timed out during startup\..*\)\.$"
-    with pytest.raises(ClusterError, match=sentence), Workers(small_run(tmp_path, None), 1):
-        pass
-
-
 def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, connected, lm, whole, capfd, monkeypatch):
     monkeypatch.setenv("LAGKIT_PROGRESS", "lines")
     fatal = tmp_path / "fatal"

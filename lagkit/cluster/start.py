@@ -54,7 +54,7 @@ def _connect(address: str, settings: dict[str, Any]) -> None:
     try:
         _knock(address)
         ray.init(address, log_to_driver=False, **settings)
-    except Exception as error:  # that very class, too, when Ray takes long to start
+    except Exception as error:  # as Ray raises it where a node does not start in time: of no class of its own
         raise ClusterError(f"The Ray cluster {address!r} cannot be used ({_reason(error)}).") from error
     if threading.current_thread() is threading.main_thread():
         # Ray's handler prints a traceback and aborts, which leaves what should end in good order.
