@@ -104,7 +104,9 @@ def interrupted(run: Experiment, kill: signal.Signals, tries: int = 3, **workers
         except KeyboardInterrupt:
             os._exit(130)
         except ClusterError as error:
-            raise SystemExit(LATE if "timed out during startup" in str(error) else 1) from error
+            if "timed out during startup" not in str(error):
+                raise
+            raise SystemExit(LATE) from error
 
     driver = fork.Process(target=child)
     driver.start()
