@@ -112,7 +112,7 @@ def test_multiple_choice_has_no_strata_and_that_is_said(choice, tmp_path):
     assert [f for f in record["findings"] if f.startswith("The data set mmlupro names no sub-questions")]
     assert not [f for f in record["findings"] if "overlap" in f]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["strata"] == {}
-    assert len(figures(shown)) == 2
+    assert len(figures(shown)) == 3  # differences, costs and changed answers
 
 
 def test_one_run_gives_all_budgets(tmp_path):

@@ -27,7 +27,15 @@ def tier(tmp_path) -> Path:
 
 def test_the_record_of_a_stream_of_the_sample(tier, tmp_path, pytestconfig):
     sample = str(pytestconfig.rootpath / "data" / "sample")
-    given = {"tier": str(tier), "data": sample, "log_questions": 5, "unseen_questions": 3, "cap": 2, "parts": 2}
+    given = {
+        "tier": str(tier),
+        "data": sample,
+        "log_questions": 5,
+        "unseen_questions": 3,
+        "cap": 2,
+        "parts": 2,
+        "orders": 1,
+    }
     copy = nb.execute(NOTEBOOK, tmp_path / "out", {**given, "run": str(tmp_path / "run")})
     outputs = [o for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code" for o in cell.outputs]
     record = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -24,6 +24,7 @@ from tests.lms import ActingLM, new_lm, small_run
 
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 pytestmark = pytest.mark.skipif(fork is None, reason="starts runs by fork")
+PATIENCE = 300  # seconds; only what hangs takes so many, on a busy machine as well
 REFUSED = r"Another process, or another run of this one, is writing to .*run: wait until it ends, or choose"
 
 
@@ -58,12 +59,12 @@ def working(out: Path, lm: ActingLM, answers: int) -> Iterator[tuple[multiproces
     process = fork.Process(target=child)
     process.start()
     try:
-        assert reached.wait(60)
+        assert reached.wait(PATIENCE)
         yield process, go_on
     finally:
         if process.is_alive():  # to wake up one that was killed would wait forever
             go_on.set()
-            process.join(60)
+            process.join(PATIENCE)
             process.kill()
 
 
@@ -97,18 +98,21 @@ def test_a_second_process_is_refused_and_changes_nothing(out, lm, answers, secon
             second(out, lm)
         assert files(out) == before
         go_on.set()
-        first.join(60)
+        first.join(PATIENCE)
         assert first.exitcode == 0
     assert set(answered(out).values()) == {1}
     assert small_run(out, lm).run()["failed"].sum() == 0
 
 
-def test_a_process_that_starts_at_the_same_time_is_refused_whichever_it_is(out, lm):
+@pytest.mark.parametrize("built", [False, True])
+def test_a_process_that_starts_at_the_same_time_is_refused_whichever_it_is(out, lm, built):
+    if built:  # what is left to do locks no store
+        small_run(out, lm).encode()
     ready = fork.Barrier(3)
 
     def child() -> None:
         run = small_run(out, lm)
-        ready.wait(60)
+        ready.wait(PATIENCE)
         try:
             run.run()
         except LagkitError:
@@ -118,7 +122,7 @@ def test_a_process_that_starts_at_the_same_time_is_refused_whichever_it_is(out, 
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(PATIENCE)
     ends = [process.exitcode for process in processes]
     assert set(ends) <= {0, 3}
     assert 0 in ends
@@ -128,7 +132,7 @@ def test_a_process_that_starts_at_the_same_time_is_refused_whichever_it_is(out, 
 def test_a_killed_process_gives_the_folder_back(out, lm):
     with working(out, lm, 4) as (first, _):
         os.kill(first.pid, signal.SIGKILL)
-        first.join(60)
+        first.join(PATIENCE)
         assert len(small_run(out, lm).run()) == 18
     assert set(answered(out).values()) == {1}
 

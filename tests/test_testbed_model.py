@@ -123,7 +123,8 @@ def test_a_log_in_front_answers_what_passages_do_not(lm, world, logged):
 
 
 def test_all_variants_run_and_reuse_saves_rounds(lm, folder, tmp_path):
-    config = RunConfig.of("testbed", data=str(folder), dataset="musique", out=str(tmp_path), splits=["unseen"])
+    few = {"splits": ["unseen"], "unseen_questions": 12, "embedder": "hash"}
+    config = RunConfig.of("testbed", data=str(folder), dataset="musique", out=str(tmp_path), **few)
     results = Experiment(config, lm=lm).run()
     assert set(results["policy"]) == set(POLICIES)
     assert not results["failed"].any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -77,8 +77,11 @@ class Readable(ABC):
         """The trace of a log; raises StoreError for an unknown id."""
 
     @abstractmethod
-    def traces(self) -> Iterator[Trace]:
-        """All traces, oldest first, a few in memory at a time."""
+    def traces(self, logs: Sequence[str] | None = None) -> Iterator[Trace]:
+        """All traces, oldest first, or those of `logs` in that order, a few in memory at a time.
+
+        Raises StoreError for an unknown id.
+        """
 
     def _trace(self, log: str, text: str | None) -> Trace:
         """A trace from its JSON; None stands for one that is damaged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -57,7 +57,10 @@ class StoredLogs(Store):
             raise self._unknown(log)
         return self._trace(log, rows[0][0])
 
-    def traces(self) -> Iterator[Trace]:
+    def traces(self, logs: Sequence[str] | None = None) -> Iterator[Trace]:
+        if logs is not None:
+            yield from map(self.get, logs)
+            return
         last = 0
         page = f"SELECT seq, id, {SOUND_JSON} FROM traces JOIN logs USING (seq) WHERE seq > ? ORDER BY seq LIMIT ?"
         while rows := self._db.read(page, last, PAGE):

@@ -30,7 +30,7 @@ from lagkit.types import Hit, Trace
 from lagkit.util.errors import DamagedBlock, StoreError
 from lagkit.util.paths import at, refuse_links
 
-PAGE = 64
+PAGE = 512
 
 
 class LanceLogs(Store):
@@ -94,9 +94,7 @@ class LanceLogs(Store):
         return self._logs.find(log) is not None
 
     def get(self, log: str) -> Trace:
-        entry = self._logs.find(log)
-        if entry is None:
-            raise self._unknown(log)
+        entry = self._entry(log)
         kept = self._cache.get(entry.sha256)
         if kept is not None:
             return self._trace(log, kept.decode())
@@ -105,8 +103,14 @@ class LanceLogs(Store):
             self._cache.put(entry.sha256, text.encode())
         return self._trace(log, text)
 
-    def traces(self) -> Iterator[Trace]:
-        entries = self._entries()
+    def _entry(self, log: str) -> LogEntry:
+        entry = self._logs.find(log)
+        if entry is None:
+            raise self._unknown(log)
+        return entry
+
+    def traces(self, logs: Sequence[str] | None = None) -> Iterator[Trace]:
+        entries = self._entries() if logs is None else list(map(self._entry, logs))
         for start in range(0, len(entries), PAGE):
             page = entries[start : start + PAGE]
             texts = self._texts(page)
@@ -229,7 +233,8 @@ class LanceLogs(Store):
         return [entry for entry in entries if wanted.fits(*facts[entry.rowid], self._held_by(entry))]
 
     def _held_by(self, entry: LogEntry) -> int:
-        return sum(block.bytes for block in self._blocks.by_log.get(entry.id, {}).values())
+        """The bytes of a log's blocks, as of the last look."""
+        return sum(block.bytes for block in self._block_rows.by_log.get(entry.id, {}).values())
 
     def _facts(self, entries: Sequence[LogEntry]) -> dict[int, tuple[bool | None, int]]:
         """Whether each log is right, and its rounds, by row id; each trace is read once for that and then known."""

@@ -35,7 +35,7 @@ def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
             "right": JUDGED[t.correct],
             "rounds": len(t.rounds),
         }
-        for t in (store.traces() if logs is None else map(store.get, logs))
+        for t in store.traces(logs)
     ]
     table = pd.DataFrame(rows, columns=["log", "question", "answer", "right", "rounds"]).set_index("log")
     return table.join(store.sizes(logs)[["tokens", "bytes"]])
