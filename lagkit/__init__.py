@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from lagkit import datasets, stats, studies
     from lagkit.agent.loop import Agent
     from lagkit.datasets.loaders import load as load_data
+    from lagkit.logs.base import Store
     from lagkit.logs.encode import encode
     from lagkit.logs.retrieve import load_embedder
-    from lagkit.logs.store import LogStore as Store
     from lagkit.model.api.model import APIModel
     from lagkit.model.kv import KVBlock
     from lagkit.model.lm import LM
@@ -57,7 +57,7 @@ _PLACES = {
     "LM": "lagkit.model.lm:LM",
     "APIModel": "lagkit.model.api.model:APIModel",
     "KVBlock": "lagkit.model.kv:KVBlock",
-    "Store": "lagkit.logs.store:LogStore",
+    "Store": "lagkit.logs.base:Store",
     "Agent": "lagkit.agent.loop:Agent",
     "Experiment": "lagkit.runs.experiment:Experiment",
     "RunConfig": "lagkit.runs.config:RunConfig",

@@ -18,7 +18,7 @@ from lagkit.datasets import split as components
 from lagkit.datasets.world import dataset as worlds
 from lagkit.logs import holding
 from lagkit.logs.address import beside
-from lagkit.logs.backends import store_at
+from lagkit.logs.header import Header
 from lagkit.logs.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
@@ -143,13 +143,11 @@ class Experiment:
 
     def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
-        place, model, embedder = folder or self._place(unit), self.executor.model, self.embedder
-        same: dict[str, Any] = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
+        place, model, codec = folder or self._place(unit), self.executor.model, self.config.codec
         if write:
-            dtype = str(model.dtype).removeprefix("torch.")
-            store = store_at(place).open_or_create(place, **same, dim=embedder.dim, dtype=dtype)
+            store = Store.new(place, Header.of(model, self.embedder, codec), exist_ok=True)
         else:
-            store = store_at(place).open(place, **same)
+            store = Store.open(place, model, embedder=self.embedder.name, codec=codec)
         store.exact_search = self.config.search == "exact"
         store.source = self.config.blocks
         return store
