@@ -223,7 +223,7 @@ def batch_speedup(models: dict[str, LM], embedder: Embedder, dataset: data.Datas
 
     def agent(lm: LM, batch: int) -> Agent:
         wanted = Limits(**limits, batch_size=batch)
-        return Agent(lm, Prompt.load("qa_examples"), embedder=embedder, passages=passages, limits=wanted)
+        return Agent(lm, prompt=Prompt.load("qa_examples"), embedder=embedder, passages=passages, limits=wanted)
 
     dtypes = {
         dtype: _race(agent(lm, sizes.batch), agent(lm, 1), questions, sizes.agent_repeats)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from lagkit.runs.config import RunConfig
     from lagkit.runs.experiment import Experiment
     from lagkit.runs.load import reopen as load
-    from lagkit.types import Limits, Passage, Question, Round, Trace
+    from lagkit.runs.register import register
+    from lagkit.types import Limits, Passage, Question, Trace
     from lagkit.util.errors import LagkitError
     from lagkit.views import plots as plot
     from lagkit.views import tables as table
@@ -51,6 +52,7 @@ _PLACES = {
     "studies": "lagkit.studies",
     "stats": "lagkit.stats",
     "datasets": "lagkit.datasets",
+    "register": "lagkit.runs.register:register",
     "load_data": "lagkit.datasets.loaders:load",
     "load_embedder": "lagkit.logs.retrieve:load_embedder",
     "encode": "lagkit.logs.encode:encode",
@@ -66,7 +68,6 @@ _PLACES = {
     "Limits": "lagkit.types:Limits",
     "Question": "lagkit.types:Question",
     "Passage": "lagkit.types:Passage",
-    "Round": "lagkit.types:Round",
     "Trace": "lagkit.types:Trace",
     "LagkitError": "lagkit.util.errors:LagkitError",
 }

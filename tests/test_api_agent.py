@@ -29,7 +29,9 @@ SEARCH, ANSWER = "I look. <keywords>river</keywords>", "Found. <ans>x</ans>"
 def agent(lm, policy=None, store=None, **limits) -> Agent:
     passages = PassageIndex(passages_about("river", "sea"), EMBEDDER)
     settings = Limits(**{"passages": 1, "max_new_tokens": 8, **limits})
-    return Agent(lm, short_prompt(), embedder=EMBEDDER, passages=passages, policy=policy, store=store, limits=settings)
+    return Agent(
+        lm, prompt=short_prompt(), embedder=EMBEDDER, passages=passages, policy=policy, store=store, limits=settings
+    )
 
 
 def turn(number: int, asked: list[dict]) -> str:

@@ -301,10 +301,11 @@ class Experiment:
         journal = "log" if name == "no_logs" and split == "seen" else f"{name}.{split}"
         policy = Variant.parse(name).policy
         digest = logs[policy.unit] if policy else ""
-        return Answers(self.journal(journal), self.questions(split), lambda _: digest).found
+        return Answers(self.journal(journal, policy), self.questions(split), lambda _: digest).found
 
-    def journal(self, name: str) -> Journal:
-        return Journal(self.out / "traces" / f"{name.replace('/', '-')}.jsonl")
+    def journal(self, name: str, policy: Policy | None = None) -> Journal:
+        """The answers of that name under a policy; another function under the name of a `keep` has its own."""
+        return Journal(self.out / "traces" / f"{name.replace('/', '-')}{policy.stamp if policy else ''}.jsonl")
 
     def ask(
         self,
@@ -323,7 +324,7 @@ class Experiment:
         its question or with other logs (`Answers`). `limits` are the run's own by default; `exclude` as in `Agent`. A
         journal's name has to tell both apart.
         """
-        answers = Answers(self.journal(journal), questions, in_reach(store, exclude))
+        answers = Answers(self.journal(journal, policy), questions, in_reach(store, exclude))
         if answers.todo:
             with self.writing():
                 answers.read()
@@ -346,7 +347,7 @@ class Experiment:
         """An agent with the run's model, prompt and passages; `limits` are the run's own by default."""
         return Agent(
             self.lm,
-            self.prompt,
+            prompt=self.prompt,
             embedder=self.embedder,
             passages=self.passages,
             policy=policy,
