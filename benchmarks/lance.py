@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lagkit.logs.backends import store_at
 from lagkit.logs.copying import Copied, copy
+from lagkit.logs.header import Header
 from lagkit.logs.lance import DiskCache, LanceStore
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.kv import KVBlock
@@ -94,8 +94,7 @@ def measure(folder: Path, bucket: str, logs: int, blocks: int, repeat: int) -> d
     nbytes = block(0).nbytes
     found: dict[str, Any] = {"logs": logs, "blocks": blocks, "repeat": repeat, "bytes of a block": nbytes}
     for name, place in places.items():
-        cache = {"cache": DiskCache(folder / "cache", 0)} if name == "s3" else {}
-        with store_at(place).create(place, **IDENTITY, **cache) as store:
+        with Store.new(place, Header.new(**IDENTITY)) as store:
             found[name] = adding(store, logs, blocks, repeat)
         found[name] |= reading(place, folder / "cache", blocks, repeat)
     ways = {"folder to s3": ("folder", f"{bucket}/copy"), "s3 to folder": ("s3", folder / "copy")}
@@ -125,7 +124,7 @@ def adding(store: Store, logs: int, blocks: int, repeat: int) -> dict[str, float
 def reading(place: str | Path, cache: Path, blocks: int, repeat: int) -> dict[str, float]:
     """Opening, blocks and searches, by readers that have nothing in memory."""
     remote = isinstance(place, str)
-    kind = partial(LanceStore.open, cache=DiskCache(cache / "reader", 2**30)) if remote else LogStore.open
+    kind = partial(LanceStore, cache=DiskCache(cache / "reader", 2**30)) if remote else LogStore.open
     opening = [seconds(lambda: kind(place).close()) for _ in range(repeat)]
     queries = np.stack([vector(-1 - i) for i in range(repeat)])
     picked = [trace(i).id for i in range(0, blocks, max(1, blocks // repeat))][:repeat]
@@ -151,7 +150,7 @@ def reading(place: str | Path, cache: Path, blocks: int, repeat: int) -> dict[st
 
 def copying(source: str | Path, target: str | Path) -> dict[str, float]:
     """Megabytes of blocks a second: of the copy, and of the comparison that follows."""
-    with store_at(source).open(source) as ours, store_at(target).create(target, **ours.identity) as theirs:
+    with Store.open(source) as ours, Store.new(target, ours.header) as theirs:
         done: Copied = copy(ours, theirs)
     return {
         "MB": done.bytes / 1e6,

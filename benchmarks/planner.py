@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lagkit.logs.header import Header
 from lagkit.logs.planner import Rates, Size, decisions, measure_rates
 from lagkit.logs.store import LogStore
 from lagkit.model.context import Context
@@ -78,7 +79,7 @@ def measured(lm: LM) -> tuple[Rates, Rates, int]:
     """Rates with the store's files in the system's page cache, and after they were dropped; bytes of a token's KV."""
     with tempfile.TemporaryDirectory() as folder:
         dtype = str(lm.dtype).removeprefix("torch.")
-        with LogStore.create(Path(folder) / "s", model=lm.fingerprint, embedder="none", dim=2, dtype=dtype) as store:
+        with LogStore.new(Path(folder) / "s", Header.new(lm.fingerprint, "none", 2, dtype)) as store:
             rng = np.random.default_rng(0)
             for number in range(16):
                 ids = rng.integers(3, lm.model.config.vocab_size, 28 if number % 2 else 500).tolist()

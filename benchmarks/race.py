@@ -123,7 +123,7 @@ def measure(side: str, folder: Path, logs: int) -> Result:
 def _lagkit(run: Experiment, folder: Path, logs: int, warm: list[Question], asked: list[Question]) -> Result:
     vector = run.embedder.queries([asked[0].text])
     began = time.perf_counter()
-    store = LogStore.open(folder / str(logs), model=run.lm.fingerprint)
+    store = LogStore.open(folder / str(logs), run.lm)
     opened = time.perf_counter()
     store.search(vector, 3)
     started = time.perf_counter()

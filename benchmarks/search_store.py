@@ -21,6 +21,7 @@ import numpy as np
 
 from benchmarks.embeddings import Embeddings, Shape
 from lagkit.logs import codes, vectors
+from lagkit.logs.header import Header
 from lagkit.logs.store import LogStore
 from lagkit.runs.manifest import machine, versions
 from lagkit.types import Round, Trace
@@ -37,7 +38,7 @@ def fill(folder: Path, n: int) -> Row:
     """A store of `n` logs and beside it its queries; how long adding and closing took."""
     vectors.CODED_FROM, made = 1, Embeddings(Shape.load(), n)
     np.save(folder / "queries.npy", made.queries(TIMED))
-    with LogStore.create(folder / "store", model={}, embedder="made-up", dim=made.dim, dtype="bfloat16") as store:
+    with LogStore.new(folder / "store", Header.new({}, "made-up", made.dim, "bfloat16")) as store:
         began = time.perf_counter()
         told = (Trace(str(i), f"Question {i}?", "", (Round("?", "!"),)) for i in range(n))
         store.add_many((trace, row, {}) for trace, row in zip(told, made.logs, strict=True))

@@ -25,6 +25,7 @@ import torch
 
 from lagkit.agent.loop import Agent
 from lagkit.datasets import loaders as data
+from lagkit.logs.header import Header
 from lagkit.logs.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.logs.store import LogStore
 from lagkit.model.context import Context
@@ -185,7 +186,7 @@ def _fill_store(folder: Path, logs: int, dim: int) -> None:
     """Logs of about the size of real ones, without blocks: opening and searching read none."""
     vectors = np.random.default_rng(0).normal(size=(logs, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    with LogStore.create(folder, model={"name": "none"}, embedder="none", dim=dim, dtype="bfloat16") as store:
+    with LogStore.new(folder, Header.new({"name": "none"}, "none", dim, "bfloat16")) as store:
         store.add_many((_trace(i, 4_000), vector, {}) for i, vector in enumerate(vectors))
 
 
@@ -222,7 +223,7 @@ def batch_speedup(models: dict[str, LM], embedder: Embedder, dataset: data.Datas
 
     def agent(lm: LM, batch: int) -> Agent:
         wanted = Limits(**limits, batch_size=batch)
-        return Agent(lm, Prompt.load("qa_examples"), embedder=embedder, passages=passages, limits=wanted)
+        return Agent(lm, prompt=Prompt.load("qa_examples"), embedder=embedder, passages=passages, limits=wanted)
 
     dtypes = {
         dtype: _race(agent(lm, sizes.batch), agent(lm, 1), questions, sizes.agent_repeats)
@@ -256,7 +257,7 @@ def _race(batched: Agent, alone: Agent, questions: Sequence[Question], repeats: 
 
 
 def _new_store(folder: Path, lm: LM) -> LogStore:
-    return LogStore.create(folder, model=lm.fingerprint, embedder="none", dim=8, dtype=_dtype(lm))
+    return LogStore.new(folder, Header.new(lm.fingerprint, "none", 8, lm.dtype))
 
 
 def _trace(number: int, letters: int = 10) -> Trace:

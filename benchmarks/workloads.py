@@ -15,6 +15,7 @@ import torch
 from benchmarks.authors import dump
 from benchmarks.shapes import LLAMA_8B, random_model
 from lagkit.logs.encode import Encoder
+from lagkit.logs.header import Header
 from lagkit.logs.store import LogStore
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
@@ -105,9 +106,7 @@ def prepare(run: Experiment, folder: Path, sizes: tuple[int, ...]) -> None:
 
 
 def _new(path: Path, run: Experiment) -> LogStore:
-    dtype = str(run.lm.dtype).removeprefix("torch.")
-    settings = {"model": run.lm.fingerprint, "embedder": run.embedder.name, "dim": run.embedder.dim, "dtype": dtype}
-    return LogStore.open_or_create(path, **settings)
+    return LogStore.new(path, Header.of(run.lm, run.embedder), exist_ok=True)
 
 
 def _logs(real: LogStore, key: str, size: int) -> Iterator[tuple[Trace, np.ndarray, dict[str, KVBlock]]]:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from lagkit import datasets, stats, studies
     from lagkit.agent.loop import Agent
     from lagkit.datasets.loaders import load as load_data
+    from lagkit.logs.base import Store
     from lagkit.logs.encode import encode
     from lagkit.logs.retrieve import load_embedder
-    from lagkit.logs.store import LogStore as Store
     from lagkit.model.api.model import APIModel
     from lagkit.model.kv import KVBlock
     from lagkit.model.lm import LM
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from lagkit.runs.config import RunConfig
     from lagkit.runs.experiment import Experiment
     from lagkit.runs.load import reopen as load
-    from lagkit.types import Limits, Passage, Question, Round, Trace
+    from lagkit.runs.register import register
+    from lagkit.types import Limits, Passage, Question, Trace
     from lagkit.util.errors import LagkitError
     from lagkit.views import plots as plot
     from lagkit.views import tables as table
@@ -51,13 +52,14 @@ _PLACES = {
     "studies": "lagkit.studies",
     "stats": "lagkit.stats",
     "datasets": "lagkit.datasets",
+    "register": "lagkit.runs.register:register",
     "load_data": "lagkit.datasets.loaders:load",
     "load_embedder": "lagkit.logs.retrieve:load_embedder",
     "encode": "lagkit.logs.encode:encode",
     "LM": "lagkit.model.lm:LM",
     "APIModel": "lagkit.model.api.model:APIModel",
     "KVBlock": "lagkit.model.kv:KVBlock",
-    "Store": "lagkit.logs.store:LogStore",
+    "Store": "lagkit.logs.base:Store",
     "Agent": "lagkit.agent.loop:Agent",
     "Experiment": "lagkit.runs.experiment:Experiment",
     "RunConfig": "lagkit.runs.config:RunConfig",
@@ -66,7 +68,6 @@ _PLACES = {
     "Limits": "lagkit.types:Limits",
     "Question": "lagkit.types:Question",
     "Passage": "lagkit.types:Passage",
-    "Round": "lagkit.types:Round",
     "Trace": "lagkit.types:Trace",
     "LagkitError": "lagkit.util.errors:LagkitError",
 }

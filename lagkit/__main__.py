@@ -188,11 +188,11 @@ def export(args: argparse.Namespace) -> None:
 def import_(args: argparse.Namespace) -> None:
     """An exported file into a store, which is made for its model if there is none."""
     from lagkit.logs.archive import Archive
-    from lagkit.logs.backends import store_at
+    from lagkit.logs.base import Store
 
     with Archive(args.file) as archive:
-        whose = archive.header.identity
-    with store_at(args.path).open_or_create(args.path, **whose) as store:
+        whose = archive.header
+    with Store.new(args.path, whose, exist_ok=True) as store:
         before = len(store)
         found = store.import_archive(args.file)
         tell(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
@@ -201,10 +201,9 @@ def import_(args: argparse.Namespace) -> None:
 def copy(args: argparse.Namespace) -> None:
     """A whole store to another place, which is made if there is none."""
     from lagkit.logs import copying
-    from lagkit.logs.backends import store_at
+    from lagkit.logs.base import Store
 
-    kind = store_at(args.target)
-    with _open(args.path) as source, kind.open_or_create(args.target, **source.identity) as target:
+    with _open(args.path) as source, Store.new(args.target, source.header, exist_ok=True) as target:
         done = copying.copy(source, target)
         speed, checking = (f"{n / 1e6 / max(s, 1e-9):.1f} MB/s" for n, s in done.rates)
         tell(
@@ -305,9 +304,9 @@ def _workers(args: argparse.Namespace, experiment: Experiment) -> AbstractContex
 
 
 def _open(place: str, *, write: bool = False) -> Store:
-    from lagkit.logs.backends import open_store
+    from lagkit.logs.base import Store
 
-    return open_store(place, write=write)
+    return Store.open(place, write=write)
 
 
 def _describe(store: Store) -> None:

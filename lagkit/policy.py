@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from lagkit.types import Limits
+from lagkit.types import Limits, Trace
+from lagkit.util.code import digest
 from lagkit.util.errors import ConfigError
 
 Inject = Literal["kv", "text", "cheatsheet", "copy"]
@@ -21,6 +22,11 @@ Before = Literal["usual", "nothing", "bos", "head"]
 # In the order in which a policy is spelled out.
 _CHOICES = {"inject": Inject, "keep": Keep, "encode": Encode, "place": Place, "before": Before}
 
+# Registered ways to choose what is kept of a log (`lagkit.register`): for each of its rounds, the characters
+# `[start, stop)` of the response, in their order.
+Spans = Sequence[tuple[int, int]]
+KEEPS: dict[str, Callable[[Trace], Sequence[Spans]]] = {}
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -28,9 +34,9 @@ class Policy:
 
     inject: as KV, as text, or as notes that the model first distils from their text (`cheatsheet`); with `copy` the
         model is not asked at all, and the answer of the most similar log is given.
-    keep: which tokens are stored, or shown. With `step`, each round of a trace is a log of its own, found by what it
-        searched for and said, and all of it is kept. Rounds are kept as generated; an action stands outside reasoning
-        (docs/thinking.md).
+    keep: which tokens are stored, or shown: a value of `Keep`, or a registered name (docs/extending.md). With `step`,
+        each round of a trace is a log of its own, found by what it searched for and said, and all of it is kept. Rounds
+        are kept as generated; an action stands outside reasoning (docs/thinking.md).
     encode: what the model reads before the kept tokens (KV only): the whole `conversation`, all `responses`
         joined by blank lines (the authors' code), or only what is `kept` (Block-Attention, arXiv 2409.15355).
     place: `front` of the BOS token (the authors' code), after the shared head of the prompt (`prefix`: BOS, system
@@ -43,14 +49,15 @@ class Policy:
     """
 
     inject: Inject
-    keep: Keep = "last_round"
+    keep: Keep | str = "last_round"
     encode: Encode = "responses"
     place: Place = "front"
     before: Before = "usual"
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, known = getattr(self, field.name), get_args(_CHOICES[field.name])
+            value, known = getattr(self, field.name), list(get_args(_CHOICES[field.name]))
+            known += KEEPS if field.name == "keep" else ()
             if value not in known:
                 raise ConfigError(f"A policy's {field.name} is one of {', '.join(known)}; {value!r} is not.")
         if self.inject == "kv" and self.place == "user_turn":
@@ -85,7 +92,12 @@ class Policy:
         are shared by all heads.
         """
         read = {"nothing": "bare", "bos": "bos", "head": head_hash}[self.reads_first]
-        return f"{self.encode}.{self.keep}.{read}"
+        return f"{self.encode}.{self.keep}{self.stamp}.{read}"
+
+    @property
+    def stamp(self) -> str:
+        """Tells a registered `keep` from an earlier one of the same name; empty for those of lagkit."""
+        return f"@{digest(KEEPS[self.keep])}" if self.keep in KEEPS else ""
 
 
 # Our name -> the authors': no_logs = base, text_last_round = log_text, text_all_rounds = log_text_all,
@@ -110,26 +122,33 @@ POLICIES: dict[str, Policy | None] = {
 }
 
 
+def named_policies() -> dict[str, Policy | None]:
+    """`POLICIES`, and for each registered `keep` its `kv_KEEP` and `text_KEEP`."""
+    return POLICIES | {f"{way}_{keep}": Policy(way, keep=keep) for keep in KEEPS for way in _REGISTERED_WAYS}
+
+
 def get_policy(name: str) -> Policy | None:
-    """A policy by its name in `POLICIES`, or spelled out as `inject/keep/encode/place` or `.../before`.
+    """A policy by its name in `named_policies`, or spelled out as `inject/keep/encode/place` or `.../before`.
 
     None means no logs.
     What stands behind a `+` changes the agent's limits (see `Variant`) and is passed over.
     Raises ConfigError for an unknown name.
     """
     name = name.partition("+")[0]
-    if name in POLICIES:
-        return POLICIES[name]
+    known = named_policies()
+    if name in known:
+        return known[name]
     parts = name.split("/")
     if len(parts) in (len(_CHOICES) - 1, len(_CHOICES)):
         return Policy(*parts)  # type: ignore[arg-type]  # words, which it checks
     raise ConfigError(
-        f"Unknown policy {name!r}: use one of {', '.join(POLICIES)}, or spell it out as inject/keep/encode/place, "
+        f"Unknown policy {name!r}: use one of {', '.join(known)}, or spell it out as inject/keep/encode/place, "
         "with /before behind it if need be."
     )
 
 
 _MARK = "+"
+_REGISTERED_WAYS: tuple[Inject, ...] = ("kv", "text")
 _LIMITS = TypeAdapter(Limits)
 
 
@@ -163,6 +182,11 @@ class Variant:
             first = error.errors()[0]
             raise ConfigError(f"The variant {name!r} is wrong: {first['loc'][0]}: {first['msg']}.") from error
         return cls(name, policy, {key: getattr(limits, key) for key in words})
+
+    @classmethod
+    def of(cls, policy: Policy | str | None) -> Variant:
+        """A policy, None (no logs) or a name, as a variant; raises as `parse`."""
+        return cls.parse(policy) if isinstance(policy, str) else cls(str(policy or "no_logs"), policy, {})
 
     def limits(self, limits: Limits) -> Limits:
         """The run's limits, with this variant's changes."""

@@ -14,6 +14,7 @@ from typing import TypeVar
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from lagkit.logs.header import Header
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
 from lagkit.model.context import Context, Generation
@@ -201,9 +202,7 @@ def short_prompt(kind: TaskKind = "qa", **changes: object) -> Prompt:
 def open_store(path: Path, lm: LM, *traces: Trace) -> LogStore:
     """A log store of these traces, open for writing; `HashEmbedder` is its embedder."""
     embedder = HashEmbedder()
-    store = LogStore.open_or_create(
-        path, model=lm.fingerprint, embedder=embedder.name, dim=embedder.dim, dtype="float32"
-    )
+    store = LogStore.new(path, Header.of(lm, embedder), exist_ok=True)
     vectors = embedder.documents([trace.key for trace in traces])
     store.add_many((trace, vector, {}) for trace, vector in zip(traces, vectors, strict=True))
     return store

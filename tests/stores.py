@@ -5,19 +5,25 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from lagkit.logs.backends import store_at
 from lagkit.logs.files import block_name
+from lagkit.logs.header import Header
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.kv import KVBlock
 from lagkit.types import Hit, Round, Trace, Usage
 
 DIM = 8
 IDENTITY = {"model": {"name": "tiny", "rope": "r1"}, "embedder": "mini", "dim": DIM, "dtype": "float32"}
+HEADER = Header.new(**IDENTITY)
+
+
+def header(**changes) -> Header:
+    """`HEADER` with these changes."""
+    return Header.new(**{**IDENTITY, **changes})
 
 
 def new_store(path, **changes) -> Store:
     """A new store, of the kind that its place says."""
-    return store_at(path).create(path, **{**IDENTITY, **changes})
+    return Store.new(path, header(**changes))
 
 
 def trace(i: int) -> Trace:

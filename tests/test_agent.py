@@ -44,7 +44,7 @@ def agent(lm, kind="qa", *, policy=None, store=None, passages=PASSAGES, prompt=N
     index = PassageIndex(passages, EMBEDDER) if kind == "qa" else None
     settings = Limits(**{"max_new_tokens": 8, **limits})
     prompt = prompt or short_prompt(kind)
-    return Agent(lm, prompt, embedder=EMBEDDER, passages=index, policy=policy, store=store, limits=settings)
+    return Agent(lm, prompt=prompt, embedder=EMBEDDER, passages=index, policy=policy, store=store, limits=settings)
 
 
 def by_question(traces) -> dict[str, Trace]:
@@ -311,7 +311,7 @@ def test_a_query_that_cannot_be_searched_fails_alone(lm, store):
 
 def test_an_agent_needs_what_its_policy_reads(lm, tmp_path):
     with pytest.raises(ConfigError, match="Question answering searches passages: give the agent a PassageIndex"):
-        Agent(lm, short_prompt(), embedder=EMBEDDER)
+        Agent(lm, prompt=short_prompt(), embedder=EMBEDDER)
     with pytest.raises(ConfigError, match=r"Policy kv/last_round/kept/front reuses logs: give the agent a LogStore"):
         agent(lm, policy=POLICIES["kv_block"])
     with (

@@ -29,7 +29,9 @@ SEARCH, ANSWER = "I look. <keywords>river</keywords>", "Found. <ans>x</ans>"
 def agent(lm, policy=None, store=None, **limits) -> Agent:
     passages = PassageIndex(passages_about("river", "sea"), EMBEDDER)
     settings = Limits(**{"passages": 1, "max_new_tokens": 8, **limits})
-    return Agent(lm, short_prompt(), embedder=EMBEDDER, passages=passages, policy=policy, store=store, limits=settings)
+    return Agent(
+        lm, prompt=short_prompt(), embedder=EMBEDDER, passages=passages, policy=policy, store=store, limits=settings
+    )
 
 
 def turn(number: int, asked: list[dict]) -> str:
@@ -120,7 +122,7 @@ def test_a_run_through_an_endpoint_is_priced_and_keeps_neither_kv_nor_key(tmp_pa
     table = metrics.summarize(results)["cost"].unstack("split")
     assert table.loc["no_logs"].tolist() == pytest.approx([140e-6] * 2)
     assert table.loc["cheatsheet"].tolist() == pytest.approx([280e-6] * 2)  # notes and answer
-    with LogStore.open(tmp_path / "store", model={"name": "m", "host": "127.0.0.1"}) as store:
+    with LogStore.open(tmp_path / "store", {"name": "m", "host": "127.0.0.1"}) as store:
         assert len(store) == 6
         assert [store.block_keys(log) for log in store.ids] == [[]] * 6
     page = (tmp_path / "report.md").read_text(encoding="utf-8")

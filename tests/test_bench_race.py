@@ -27,7 +27,7 @@ def test_the_authors_procedure_says_what_lagkit_says(tmp_path):
     with open_store(tmp_path / "store", lm, *logs) as store:
         limits = Limits(max_rounds=3, max_new_tokens=9, batch_size=4)
         shared = {"embedder": embedder, "passages": index, "limits": limits}
-        agent = Agent(lm, short_prompt(), policy=policy, store=store, **shared)
+        agent = Agent(lm, prompt=short_prompt(), policy=policy, store=store, **shared)
         ours = {t.question_id: [r.response for r in t.rounds] for t in agent.run(questions)}
         dump(store, Encoder(lm, short_prompt()).key(policy), tmp_path / "logs.pickle")
     sizes = {"rounds": 3, "k_passages": limits.passages, "k_logs": limits.logs, "new_tokens": 9}

@@ -22,7 +22,7 @@ from lagkit.policy import get_policy
 from lagkit.util.errors import ConfigError, DamagedBlock, StoreError, StoreMismatch
 from tests.blocks import block_of, same
 from tests.lms import small_run, tiny_lm
-from tests.stores import IDENTITY, content, file_of, fill, kv, new_store, trace, vector
+from tests.stores import content, file_of, fill, header, kv, new_store, trace, vector
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -226,7 +226,7 @@ def test_another_codec_than_the_stores_is_refused(tmp_path):
     with pytest.raises(StoreMismatch, match=message):
         LogStore.open(tmp_path / "plain", codec="int8")
     with pytest.raises(StoreMismatch, match=message):
-        LogStore.open_or_create(tmp_path / "plain", **IDENTITY, codec="int8")
+        LogStore.new(tmp_path / "plain", header(codec="int8"), exist_ok=True)
     with pytest.raises(StoreError, match="'int4' is no codec of KV blocks; give one of none, int8"):
         new_store(tmp_path / "other", codec="int4")
     assert not (tmp_path / "other" / "store.json").exists()

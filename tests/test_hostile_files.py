@@ -26,7 +26,7 @@ from lagkit.runs.journal import Journal
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError, DamagedBlock, DataError, LagkitError, StoreError
 from lagkit.util.plainyaml import load_yaml
-from tests.stores import IDENTITY, fill, kv, new_store, trace, vector
+from tests.stores import fill, kv, new_store, trace, vector
 
 few = settings(max_examples=40, deadline=None)
 
@@ -407,7 +407,7 @@ def test_an_archive_with_anything_in_it_is_taken_whole_or_not_at_all(members, da
 def import_into_new(path, logs: int) -> None:
     """All logs are taken or none, and nothing is written elsewhere."""
     folder = path.parent / "target"
-    with LogStore.create(folder, **IDENTITY) as target:
+    with LogStore.new(folder, HEADER) as target:
         with taken_or_refused(LagkitError, path):
             assert len(target.import_archive(path)) == logs
         assert len(target) in (0, logs)

@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from lagkit.datasets.loaders import Dataset
 from lagkit.logs.encode import Encoder
+from lagkit.logs.header import Header
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
 from lagkit.nightly import job
@@ -64,7 +65,7 @@ def sections(tmp_path_factory) -> dict[str, str]:
     embedder, prompt, lm = HashEmbedder(64), short_prompt(), new_lm(ScriptedLM)
     folder = tmp_path_factory.mktemp("hostile") / NAME
     told = {"model": {"name": EVIL}, "embedder": EVIL, "dim": 64, "dtype": "float32"}
-    with LogStore.create(folder, **told) as store:
+    with LogStore.new(folder, Header.new(**told)) as store:
         trace = hostile_trace()
         store.add(trace, embedder.documents([trace.key])[0], {EVIL: kv(1)})
         found = hostile_trace(question_id="other", error=None)

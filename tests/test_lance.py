@@ -16,18 +16,18 @@ from lagkit.logs.lance import store as module
 from lagkit.logs.store import LogStore
 from lagkit.util.errors import ConfigError, StoreError, StoreMismatch
 from tests.objectstore import DENIED, KEY, SECRET, environment
-from tests.stores import IDENTITY, content, fill, kv, same, trace, vector
+from tests.stores import HEADER, IDENTITY, content, fill, header, kv, same, trace, vector
 
 
 @pytest.fixture
 def store(bucket):
-    with LanceStore.create(f"{bucket}/store", **IDENTITY) as store:
+    with LanceStore.new(f"{bucket}/store", HEADER) as store:
         yield store
 
 
 def test_it_is_what_was_put_there(store):
     ids = fill(store, range(5))
-    with LanceStore.open(store.path, model=IDENTITY["model"], embedder="mini", codec="none") as reader:
+    with LanceStore.open(store.path, IDENTITY["model"], embedder="mini", codec="none") as reader:
         assert reader.ids == ids == [trace(i).id for i in range(5)]
         assert (len(reader), reader.writable, reader.dim, reader.dtype) == (5, False, 8, "float32")
         assert list(reader.traces()) == [trace(i) for i in range(5)]
@@ -39,9 +39,9 @@ def test_it_is_what_was_put_there(store):
     with pytest.raises(StoreMismatch, match='embedder "mini", but "arctic" was asked for'):
         LanceStore.open(store.path, embedder="arctic")
     with pytest.raises(StoreMismatch, match='dtype "float32", but "bfloat16"'):
-        LanceStore.open_or_create(store.path, **{**IDENTITY, "dtype": "bfloat16"})
+        LanceStore.new(store.path, header(dtype="bfloat16"), exist_ok=True)
     with pytest.raises(StoreError, match=r"There is a log store at .* already"):
-        LanceStore.create(store.path, **IDENTITY)
+        LanceStore.new(store.path, HEADER)
     with pytest.raises(StoreError, match=r"There is no log store at .*/other; make one with LanceStore\.create"):
         LanceStore.open(f"{store.path}/other")
 
@@ -58,7 +58,7 @@ def test_a_batch_keeps_its_order(store):
 
 def test_hits_of_the_cache_ask_for_nothing(store, server):
     ids = fill(store, range(3))
-    with LanceStore.open(store.path, cache=DiskCache(store._cache.folder, 10_000)) as reader:
+    with LanceStore(store.path, cache=DiskCache(store._cache.folder, 10_000)) as reader:
         assert len(reader) == 3
         assert all(reader.has_block(log, "last") for log in ids)
         told = [reader.get(log) for log in ids]
@@ -260,7 +260,7 @@ def test_what_is_not_there_is_asked_for_once(store, server, monkeypatch):
 
 def test_an_archive_of_something_else_changes_nothing(store, tmp_path):
     fill(store, [1])
-    with LogStore.create(tmp_path / "other", **{**IDENTITY, "model": {"name": "other"}}) as other:
+    with LogStore.new(tmp_path / "other", header(model={"name": "other"})) as other:
         fill(other, [2])
         other.export(tmp_path / "other.tar")
     with pytest.raises(StoreMismatch, match='"name": "other"'):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lagkit.logs.lance.cache import DiskCache
 from lagkit.logs.store import LogStore
 from tests.killed import clean, needs_forks
-from tests.stores import IDENTITY, fill, kv, same, trace
+from tests.stores import HEADER, fill, kv, same, trace
 
 
 def content(i: int, size: int) -> tuple[str, bytes]:
@@ -137,9 +137,9 @@ def test_threads_share_one(tmp_path):
 def reader(bucket):
     from lagkit.logs.lance import LanceStore
 
-    with LanceStore.create(f"{bucket}/store", **IDENTITY) as store:
+    with LanceStore.new(f"{bucket}/store", HEADER) as store:
         fill(store, range(3))
-    with LanceStore.open(store.path, cache=DiskCache(store._cache.folder, 10_000)) as reader:
+    with LanceStore(store.path, cache=DiskCache(store._cache.folder, 10_000)) as reader:
         assert len(reader) == 3
         reader._block_rows.sync()
         yield reader
@@ -171,5 +171,5 @@ def test_without_room_blocks_are_fetched_each_time(reader, server, tmp_path):
 
 
 def test_a_folder_store_has_none(tmp_path):
-    with LogStore.create(tmp_path / "s", **IDENTITY) as store:
+    with LogStore.new(tmp_path / "s", HEADER) as store:
         assert not hasattr(store, "_cache")

@@ -10,12 +10,12 @@ import pytest
 from lagkit.logs.lance import DiskCache, LanceStore, upkeep
 from lagkit.logs.lance import store as module
 from lagkit.util.errors import DamagedBlock, StoreError
-from tests.stores import IDENTITY, content, fill, kv, same, trace, vector
+from tests.stores import HEADER, content, fill, kv, same, trace, vector
 
 
 @pytest.fixture
 def store(bucket):
-    with LanceStore.create(f"{bucket}/store", **IDENTITY) as store:
+    with LanceStore.new(f"{bucket}/store", HEADER) as store:
         yield store
 
 
@@ -36,7 +36,7 @@ def test_a_lost_file_of_blocks_is_named_and_pruned(store, server, bucket, change
     first = store.add(trace(1), vector(1), big)
     damage(server, bucket, ".blob", change)
     second = fill(store, [2])[0]
-    with LanceStore.open(store.path, write=True, cache=DiskCache(store._cache.folder, 0)) as fresh:
+    with LanceStore(store.path, True, cache=DiskCache(store._cache.folder, 0)) as fresh:
         with pytest.raises(DamagedBlock, match=rf"The KV block 'last' of log {first} is .* at s3:.* All other blocks"):
             fresh.block(first, "last")
         assert same(fresh.block(second, "last"), kv(2))
@@ -54,7 +54,7 @@ def test_a_lost_data_file_takes_only_its_own_rows(store, server, bucket, table):
     fill(store, [1])
     damage(server, bucket, f"{table}.lance/data/", None)
     fill_later = [trace(2).id]
-    with LanceStore.open(store.path, write=True, cache=DiskCache(store._cache.folder, 0)) as fresh:
+    with LanceStore(store.path, True, cache=DiskCache(store._cache.folder, 0)) as fresh:
         if table == "blocks":
             fill(fresh, [2])
             assert same(fresh.block(trace(2).id, "last"), kv(2))
@@ -80,7 +80,7 @@ def test_altered_bytes_of_any_file_are_never_taken_for_data(store, server, bucke
         for place in range(0, len(body), max(1, len(body) // 5)):
             altered = body[:place] + bytes([body[place] ^ 0x10]) + body[place + 1 :]
             server.client.put_object(Bucket=name, Key=key, Body=altered)
-            with LanceStore.open(store.path, cache=DiskCache(store._cache.folder, 0)) as reader:
+            with LanceStore(store.path, cache=DiskCache(store._cache.folder, 0)) as reader:
                 for log in expected:
                     for ask, right in ((reader.get, trace), (lambda log: reader.block(log, "last"), kv)):
                         number = list(expected).index(log)

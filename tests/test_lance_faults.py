@@ -10,7 +10,7 @@ import pytest
 from lagkit.logs.lance import DiskCache, LanceStore, tables
 from lagkit.util.errors import EndpointError, StoreError, StoreUnreachable
 from tests.objectstore import DENIED, HANG, SLOW_DOWN
-from tests.stores import IDENTITY, content, fill, kv, same, trace, vector
+from tests.stores import HEADER, content, fill, kv, same, trace, vector
 
 
 @pytest.fixture(autouse=True)
@@ -23,14 +23,14 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def store(bucket):
-    with LanceStore.create(f"{bucket}/store", **IDENTITY) as store:
+    with LanceStore.new(f"{bucket}/store", HEADER) as store:
         fill(store, range(3))
         yield store
 
 
 def check(store):
     """What was committed is there."""
-    with LanceStore.open(store.path, cache=DiskCache(store._cache.folder, 0)) as reader:
+    with LanceStore(store.path, cache=DiskCache(store._cache.folder, 0)) as reader:
         assert reader.ids[:3] == [trace(i).id for i in range(3)]
         assert all(same(reader.block(trace(i).id, "last"), kv(i)) for i in range(3))
         assert reader.verify().empty
@@ -64,7 +64,7 @@ CASES = [
 @pytest.mark.parametrize(("fault", "ask"), CASES)
 def test_each_way_of_asking_ends_in_one_sentence_and_in_time(store, server, fault, ask, monkeypatch):
     answer, seconds, said = FAULTS[fault]
-    reader = LanceStore.open(store.path, cache=DiskCache(store._cache.folder, 0))
+    reader = LanceStore(store.path, cache=DiskCache(store._cache.folder, 0))
     assert len(reader) == 3
     reader._block_rows.sync()
     monkeypatch.setattr(tables, "DEADLINE", seconds)
@@ -94,7 +94,7 @@ def test_a_busy_moment_is_waited_out(store, server, monkeypatch):
 
     with server.playing(now_and_then):
         fill(store, [3])
-        with LanceStore.open(store.path, cache=DiskCache(store._cache.folder, 0)) as reader:
+        with LanceStore(store.path, cache=DiskCache(store._cache.folder, 0)) as reader:
             assert reader.ids == [trace(i).id for i in range(4)]
             assert same(reader.block(trace(3).id, "last"), kv(3))
     assert sum(refused) > 3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lagkit.logs import database
-from lagkit.logs.backends import store_at
+from lagkit.logs.header import Header
 from lagkit.logs.listing import Filter
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import Store
@@ -36,7 +36,7 @@ def trace(i: int) -> Trace:
 
 
 def filled(path: Path, count: int, blocks: bool = True) -> Store:
-    store = store_at(str(path)).create(str(path), **IDENTITY)
+    store = Store.new(str(path), Header.new(**IDENTITY))
     vectors = np.random.default_rng(0).normal(size=(count, 64)).astype("f4")
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     store.add_many((trace(i), vectors[i], {"last": kv(i)} if blocks and i % 2 else {}) for i in range(count))
@@ -106,7 +106,7 @@ def test_a_store_of_an_older_schema_gets_its_facts(tmp_path, monkeypatch):
     monkeypatch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:3])
     filled(tmp_path / "store", 9).close()
     monkeypatch.undo()
-    with store_at(str(tmp_path / "store")).open(tmp_path / "store", write=True) as store:
+    with Store.open(tmp_path / "store", write=True) as store:
         assert store.matching(Filter("wrong")) == plainly(store, Filter("wrong"))
 
 

@@ -18,10 +18,9 @@ from lagkit.datasets import loaders as data
 from lagkit.datasets.world import dataset
 from lagkit.datasets.world.dataset import Controls
 from lagkit.logs.address import beside, checked_uri
-from lagkit.logs.backends import open_store, store_at
 from lagkit.logs.embedcache import VectorCache
 from lagkit.logs.lance import DiskCache
-from lagkit.logs.store import LogStore
+from lagkit.logs.store import LogStore, Store
 from lagkit.model.hub import resolve_model
 from lagkit.nightly.gallery import __main__ as gallery
 from lagkit.nightly.notebook import execute
@@ -34,7 +33,7 @@ from lagkit.util.home import lagkit_home
 from lagkit.util.paths import at, file_size, is_digest
 from lagkit.views import lab
 from tests.lms import ActingLM, new_lm, small_run
-from tests.stores import IDENTITY, content, files_of, fill, kv, new_store, same, trace
+from tests.stores import HEADER, content, files_of, fill, kv, new_store, same, trace
 from tools.testbed import __main__ as testbed
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
@@ -85,7 +84,7 @@ def test_a_store_stays_where_it_was_opened(here, place):
         fill(store, [4])
         assert store.evict(0) == [trace(4).id]
     assert snapshot(other) == before
-    with open_store(here / place) as again:
+    with Store.open(here / place) as again:
         assert content(again) == {}
 
 
@@ -94,10 +93,10 @@ def test_a_store_stays_where_it_was_opened(here, place):
 def test_a_store_that_is_opened_again_stays_there_too(here, place, write):
     with new_store(place) as store:
         ids = fill(store, [1, 2])
-    opened = [store_at(place).open(place, write=write)]
+    opened = [Store.open(place, write=write)]
     if write:
         opened[0].close()
-        opened = [store_at(place).open_or_create(place, **IDENTITY)]
+        opened = [Store.new(place, HEADER, exist_ok=True)]
     away(place)
     with opened[0] as store:
         assert store.ids == ids
@@ -130,7 +129,7 @@ def test_a_store_whose_database_is_missing_is_no_empty_store(here):
         with pytest.raises(StoreError, match=r"The database of the log store at .*/s cannot be opened"):
             LogStore.open("s", write=write)
     with pytest.raises(StoreError, match="cannot be opened"):
-        LogStore.open_or_create("s", **IDENTITY)
+        LogStore.new("s", HEADER, exist_ok=True)
     assert snapshot(here / "s" / "kv") == blocks
 
 
@@ -188,7 +187,7 @@ def test_stores_archives_and_copies_in_the_home_folder(home, place, capsys):
         fill(store, [1])
         assert store.export("~/logs.tar") == home / "logs.tar"
         store.import_archive("~/logs.tar")
-    with store_at(f"~/{place}").open(f"~/{place}") as store:
+    with Store.open(f"~/{place}") as store:
         assert len(store) == 1
     assert checked_uri(f"~/{place}") == str(home / place)
     assert beside(f"~/{place}", "steps").startswith(str(home / "s-steps"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
+from lagkit.logs.header import Header
 from lagkit.logs.planner import Rates, Size, decisions, measure_rates
 from lagkit.logs.store import LogStore
 from lagkit.model.lm import LM
@@ -116,8 +117,7 @@ def test_a_run_has_blocks_from_where_its_settings_say(tmp_path, monkeypatch, blo
 def test_what_a_codec_has_changed_is_not_computed_again(tmp_path):
     lm, policy = new_lm(LM), Policy("kv")
     encoder, log = Encoder(lm, short_prompt()), trace_of("word <ans>x</ans>")
-    settings = {"model": lm.fingerprint, "embedder": "none", "dim": 2, "dtype": "float32", "codec": "int8"}
-    with LogStore.create(tmp_path / "store", **settings) as store:
+    with LogStore.new(tmp_path / "store", Header.new(lm.fingerprint, "none", 2, "float32", "int8")) as store:
         store.add(log, [1, 0], {encoder.key(policy): encoder.encode(log, policy)})
         store.source = "recompute"
         kv = KVContextBuilder(lm, short_prompt(), policy, store)

@@ -101,7 +101,13 @@ def test_traces_do_not_depend_on_it(tmp_path, monkeypatch, name, batch_size):
 
     def traces(store):
         agent = Agent(
-            lm, short_prompt(), embedder=embedder, passages=index, policy=POLICIES.get(name), store=store, limits=limits
+            lm,
+            prompt=short_prompt(),
+            embedder=embedder,
+            passages=index,
+            policy=POLICIES.get(name),
+            store=store,
+            limits=limits,
         )
         return {trace.question_id: trace for trace in agent.run(questions)}
 

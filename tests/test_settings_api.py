@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lagkit.__main__ import main
-from lagkit.logs.backends import open_store
+from lagkit.logs.base import Store
 from lagkit.logs.retrieve import load_embedder
 from lagkit.model.api.requests import Requests
 from lagkit.runs.config import RunConfig
@@ -169,7 +169,7 @@ def test_blocks_of_an_object_store_are_cached_up_to_a_size(bucket, monkeypatch, 
     kept = {}
     for size in ("0", "1000000"):
         monkeypatch.setenv("LAGKIT_STORE_CACHE", size)
-        with open_store(f"{bucket}/logs") as store:
+        with Store.open(f"{bucket}/logs") as store:
             assert all(len(store.block(log, "last")) == 3 for log in ids)
         kept[size] = len([*(tmp_path / "home" / "store-cache").glob("??/*")])
     assert kept == {"0": 0, "1000000": 3}

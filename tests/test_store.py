@@ -13,11 +13,10 @@ import torch
 
 from lagkit.logs import database
 from lagkit.logs import store as store_module
-from lagkit.logs.backends import open_store, store_at
-from lagkit.logs.store import LogStore
+from lagkit.logs.store import LogStore, Store
 from lagkit.model.kv import KVBlock
 from lagkit.util.errors import StoreError, StoreMismatch
-from tests.stores import DIM, IDENTITY, files_of, fill, kv, new_store, same, trace, vector
+from tests.stores import DIM, HEADER, files_of, fill, header, kv, new_store, same, trace, vector
 
 
 @pytest.fixture(params=["store", "store.lance"])
@@ -40,7 +39,7 @@ def folder_store(tmp_path):
 
 def test_a_store_remembers_whose_it_is(place):
     new_store(place, dtype="torch.bfloat16").close()
-    with open_store(place, model={"rope": "r1", "name": "tiny"}, embedder="mini") as store:
+    with Store.open(place, {"rope": "r1", "name": "tiny"}, embedder="mini") as store:
         assert (store.model, store.embedder) == ({"name": "tiny", "rope": "r1"}, "mini")
         assert (store.dim, store.dtype, store.writable, len(store)) == (DIM, "bfloat16", False, 0)
 
@@ -48,21 +47,21 @@ def test_a_store_remembers_whose_it_is(place):
 def test_another_models_store_is_refused_with_both_fingerprints(place):
     new_store(place).close()
     with pytest.raises(StoreMismatch) as error:
-        open_store(place, model={"name": "tiny", "rope": "r2"})
+        Store.open(place, {"name": "tiny", "rope": "r2"})
     assert '{"name": "tiny", "rope": "r1"}' in str(error.value)
     assert '{"name": "tiny", "rope": "r2"}' in str(error.value)
     with pytest.raises(StoreMismatch, match='embedder "mini", but "arctic" was asked for'):
-        open_store(place, embedder="arctic")
+        Store.open(place, embedder="arctic")
     with pytest.raises(StoreMismatch, match='dim "8", but "16"'):
-        store_at(place).open_or_create(place, **{**IDENTITY, "dim": 16})
+        Store.new(place, header(dim=16), exist_ok=True)
     with pytest.raises(StoreMismatch, match='dtype "float32", but "bfloat16"'):
-        store_at(place).open_or_create(place, **{**IDENTITY, "dtype": "bfloat16"})
+        Store.new(place, header(dtype="bfloat16"), exist_ok=True)
 
 
 def test_open_or_create_does_either(place):
-    with store_at(place).open_or_create(place, **IDENTITY) as store:
+    with Store.new(place, HEADER, exist_ok=True) as store:
         [log] = fill(store, [1])
-    with store_at(place).open_or_create(place, **IDENTITY) as store:
+    with Store.new(place, HEADER, exist_ok=True) as store:
         assert (store.ids, store.writable) == ([log], True)
 
 
@@ -197,7 +196,7 @@ def test_blocks_are_equal_bit_by_bit(place, dtype, tokens):
     with new_store(place, dtype=str(dtype)) as store:
         log = store.add(trace(1), vector(1), {"k": block})
         assert same(store.block(log, "k"), block)
-    with open_store(place) as store:
+    with Store.open(place) as store:
         assert same(store.block(log, "k"), block)
 
 
@@ -308,7 +307,7 @@ def test_the_iterable_may_read_the_store_but_not_change_it(store):
 
 
 def test_any_thread_may_use_a_store(place):
-    with new_store(place) as writer, open_store(place) as reader:
+    with new_store(place) as writer, Store.open(place) as reader:
         ids = fill(writer, range(3))
         added = threading.Thread(target=lambda: ids.extend(fill(writer, range(3, 60))))
         added.start()
@@ -327,4 +326,4 @@ def test_any_thread_may_use_a_store(place):
         closer = threading.Thread(target=writer.close)
         closer.start()
         closer.join(60)
-        open_store(place, write=True).close()
+        Store.open(place, write=True).close()

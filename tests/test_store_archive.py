@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from lagkit.logs.store import LogStore
 from lagkit.util.errors import StoreError, StoreMismatch
-from tests.stores import IDENTITY, content, files_of, fill, kv, new_store, same, trace, vector
+from tests.stores import HEADER, content, files_of, fill, kv, new_store, same, trace, vector
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_files_of_other_formats_are_refused(parts, tmp_path):
 @given(st.integers(0, 10**6), st.integers(1, 255))
 def test_one_altered_byte_is_refused_or_harmless(tmp_path, place, mask):
     path = tmp_path / "good.tar"
-    with LogStore.open_or_create(tmp_path / "source", **IDENTITY) as source:
+    with LogStore.new(tmp_path / "source", HEADER, exist_ok=True) as source:
         if not path.exists():
             fill(source, [1, 2, 3])
             source.export(path)
@@ -270,7 +270,7 @@ def test_one_altered_byte_is_refused_or_harmless(tmp_path, place, mask):
     raw = bytearray(path.read_bytes())
     raw[place % len(raw)] ^= mask
     (tmp_path / "bad.tar").write_bytes(raw)
-    with LogStore.open_or_create(tmp_path / "target", **IDENTITY) as target:
+    with LogStore.new(tmp_path / "target", HEADER, exist_ok=True) as target:
         try:
             target.import_archive(tmp_path / "bad.tar")
         except StoreError:

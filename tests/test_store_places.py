@@ -9,16 +9,15 @@ import pytest
 
 from lagkit.__main__ import main
 from lagkit.logs.address import beside
-from lagkit.logs.backends import open_store, store_at
 from lagkit.logs.copying import copy
 from lagkit.logs.lance import LanceStore
-from lagkit.logs.store import LogStore
+from lagkit.logs.store import LogStore, Store
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
 from lagkit.util.errors import ConfigError, StoreError, StoreMismatch, StoreUnreachable
 from tests.lms import ActingLM, new_lm, small_run
 from tests.objectstore import DENIED, KEY, SECRET
-from tests.stores import IDENTITY, content, fill, kv, trace, vector
+from tests.stores import HEADER, content, fill, header, kv, trace, vector
 
 
 @pytest.mark.parametrize(
@@ -32,22 +31,22 @@ from tests.stores import IDENTITY, content, fill, kv, trace, vector
     ],
 )
 def test_a_place_names_its_kind_and_its_neighbour(place, kind, steps):
-    assert store_at(place) is kind
+    assert Store._kind(place) is kind
     assert beside(place, "steps") == (steps if "://" in steps else str(Path.cwd() / steps))
 
 
 @pytest.mark.parametrize("place", ["http://host/logs", "s3:///logs", "ftp://x/y"])
 def test_what_is_no_place_is_refused(place):
     with pytest.raises(StoreError, match=r"is no place for a store; give a folder, or s3://\.\.\., gs://"):
-        open_store(place)
+        Store.open(place)
 
 
 def test_without_lancedb_one_sentence_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr("lagkit.logs.backends.find_spec", lambda name: None)
+    monkeypatch.setattr("lagkit.logs.base.find_spec", lambda name: None)
     with pytest.raises(StoreError, match=r"need LanceDB: pip install 'lagkit\[lance\]'"):
-        open_store("s3://bucket/logs")
-    with LogStore.create(tmp_path / "s", **IDENTITY):
-        open_store(tmp_path / "s").close()
+        Store.open("s3://bucket/logs")
+    with LogStore.new(tmp_path / "s", HEADER):
+        Store.open(tmp_path / "s").close()
 
 
 # Copies
@@ -62,14 +61,14 @@ def pair(request, bucket, tmp_path):
 
 
 def filled(place, numbers=range(5)):
-    with store_at(place).create(place, **IDENTITY) as store:
+    with Store.new(place, HEADER) as store:
         store.add_many((trace(i), vector(i), {"last": kv(i), "all": kv(0, tokens=9)}) for i in numbers)
     return place
 
 
 def test_a_copy_is_equal_to_the_last_byte(pair):
     before, after = filled(pair[0]), pair[1]
-    with open_store(before) as source, store_at(after).open_or_create(after, **source.identity) as target:
+    with Store.open(before) as source, Store.new(after, source.header, exist_ok=True) as target:
         done = copy(source, target)
         assert (done.logs, done.new, done.bytes) == (5, 10, int(source.summary()["bytes"].sum()))
         assert done.checked == done.bytes
@@ -84,7 +83,7 @@ def test_a_copy_is_equal_to_the_last_byte(pair):
 
 def test_a_copy_that_was_interrupted_is_completed(pair):
     before, after = filled(pair[0]), pair[1]
-    with open_store(before) as source, store_at(after).open_or_create(after, **source.identity) as target:
+    with Store.open(before) as source, Store.new(after, source.header, exist_ok=True) as target:
         reads, fatal = source.content, source.find(trace(3).id, "last")
 
         def fails(row):
@@ -105,15 +104,15 @@ def test_a_copy_that_was_interrupted_is_completed(pair):
 def test_a_copy_onto_something_else_is_refused_before_anything_is_written(pair):
     before, after = filled(pair[0]), pair[1]
     with (
-        store_at(after).create(after, **{**IDENTITY, "model": {"name": "other"}}) as target,
-        open_store(before) as source,
+        Store.new(after, header(model={"name": "other"})) as target,
+        Store.open(before) as source,
     ):
         with pytest.raises(
             StoreMismatch, match=r'model {"name": "other"}, but {"name": "tiny", "rope": "r1"} was asked'
         ):
             copy(source, target)
         assert len(target) == 0
-    with store_at(f"{before}-2").open_or_create(f"{before}-2", **IDENTITY) as target, open_store(before) as source:
+    with Store.new(f"{before}-2", HEADER, exist_ok=True) as target, Store.open(before) as source:
         fill(target, [3])
         with pytest.raises(StoreError, match="holds other logs than the first ones of"):
             copy(source, target)
@@ -122,7 +121,7 @@ def test_a_copy_onto_something_else_is_refused_before_anything_is_written(pair):
 
 def test_a_copy_that_differs_is_no_copy(pair):
     before, after = filled(pair[0]), pair[1]
-    with open_store(before) as source, store_at(after).open_or_create(after, **source.identity) as target:
+    with Store.open(before) as source, Store.new(after, source.header, exist_ok=True) as target:
         target.put_packed([(next(source.packed())._replace(blocks=()), None)])
         target.put_block(trace(0).id, "last", kv(7))
         with pytest.raises(StoreError, match=rf"they differ in the blocks of log {trace(0).id}"):
@@ -152,7 +151,7 @@ def test_commands_on_an_object_store(bucket, tmp_path, capsys):
     assert "0 logs are left in 0 bytes" in capsys.readouterr().out
     assert main(["store", f"{bucket}/missing", "summary"]) == 2
     assert "There is no log store at" in capsys.readouterr().err
-    with open_store(f"{bucket}/store") as store, LogStore.create(tmp_path / "s", **IDENTITY) as folder:
+    with Store.open(f"{bucket}/store") as store, LogStore.new(tmp_path / "s", HEADER) as folder:
         folder.import_archive(tmp_path / "logs.tar")
         assert content(folder) == content(store)
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from lagkit.logs import database
-from lagkit.logs.backends import open_store
+from lagkit.logs.base import Store
 from lagkit.types import Hit
 from lagkit.util.errors import EmptyStore, StoreError
 from tests.stores import DIM, files_of, fill, kv, new_store, same, trace, vector
@@ -87,7 +87,7 @@ def test_searches_that_make_no_sense_are_refused(store):
 
 def test_a_readers_index_follows_the_writer(store):
     one, two = fill(store, [1, 2])
-    with open_store(store.path) as reader:
+    with Store.open(store.path) as reader:
         assert reader.search(vector(3)[None], 9)[0] == store.search(vector(3)[None], 9)[0]
         [three] = fill(store, [3])
         assert reader.search(vector(3)[None], 1)[0] == [Hit(three, pytest.approx(1, abs=1e-6))]
@@ -111,13 +111,13 @@ def test_blocks_alone_do_not_rebuild_the_index(store):
 
 def test_deletions_are_followed_one_by_one(store):
     ids = fill(store, range(9))
-    with open_store(store.path) as reader:
+    with Store.open(store.path) as reader:
         reader.search(vector(1)[None], 1)
         index = reader._vectors._index
         store.delete(ids[2:5])
         again = fill(store, [3])  # was deleted, and comes back under a higher number, with the same id
         left = [i for i in range(9) if i not in (2, 4)]
-        with open_store(store.path) as fresh:
+        with Store.open(store.path) as fresh:
             assert reader.search(vector(1)[None], 9) == fresh.search(vector(1)[None], 9)
         assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {trace(i).id for i in left}
         assert reader._vectors._index is index
@@ -160,7 +160,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
         super().__init__()
         self.path = Path(self.folder) / f"{len(list(Path(self.folder).iterdir()))}{self.suffix}"
         self.store = new_store(self.path, dim=4)
-        self.reader = open_store(self.path)
+        self.reader = Store.open(self.path)
         self.vectors, self.blocks = {}, {}
 
     def teardown(self):
@@ -192,7 +192,7 @@ class StoreAgainstDict(RuleBasedStateMachine):
     @rule()
     def reopen(self):
         self.store.close()
-        self.store = open_store(self.path, write=True)
+        self.store = Store.open(self.path, write=True)
 
     @precondition(lambda self: self.vectors)
     @rule(v=st.integers(0, 3), k=st.integers(1, 9), offset=st.integers(0, 4), barred=st.sets(numbers))

@@ -21,7 +21,7 @@ from lagkit.logs.store import LogStore
 from lagkit.runs import load as finished
 from lagkit.util.errors import DamagedBlock, DataError, LagkitError, StoreError
 from tests.lms import ActingLM, new_lm, small_run
-from tests.stores import IDENTITY, content, file_of, fill, kv, new_store, trace, vector
+from tests.stores import HEADER, content, file_of, fill, kv, new_store, trace, vector
 
 Attack = Callable[[Path, Path], object]
 
@@ -55,7 +55,7 @@ def use(open_store: Callable[[bool], LogStore], elsewhere: Path) -> list[str]:
             said.append(str(error))
 
     def copied(store: LogStore) -> None:
-        with LogStore.create(elsewhere / "copy", **IDENTITY) as target:
+        with LogStore.new(elsewhere / "copy", HEADER) as target:
             copying.copy(store, target)
 
     reading = [
@@ -201,7 +201,7 @@ def test_what_a_killed_create_left_is_no_way_in_either(tmp_path, outside):
         attack(tmp_path / "store", outside)
         (tmp_path / "store" / "store.json").unlink()
         before = snapshot(outside)
-        with suppress(StoreError), LogStore.open_or_create(tmp_path / "store", **IDENTITY) as store:
+        with suppress(StoreError), LogStore.new(tmp_path / "store", HEADER, exist_ok=True) as store:
             store.evict(0)
         assert snapshot(outside) == before, name
 
@@ -242,7 +242,7 @@ def test_a_block_behind_a_folder_that_is_a_link_is_not_removed(tmp_path, outside
 def lance_log(folder: Path, outside: Path) -> None:
     with LanceStore.open(folder, write=True) as store:
         row = store._row(trace(4), vector(4))
-        store._logs.table.merge("id", log_rows(store._header, [(row, str(outside / "victim"))]))
+        store._logs.table.merge("id", log_rows(store.header, [(row, str(outside / "victim"))]))
 
 
 def lance_block(folder: Path, outside: Path) -> None:
@@ -268,16 +268,16 @@ def test_a_strangers_store_in_lancedb_changes_nothing_outside(tmp_path, outside,
     LANCE[name](place, outside)
     before = snapshot(outside)
     cache = DiskCache(tmp_path / "cache", 10_000)
-    said = use(lambda write: LanceStore.open(place, write=write, cache=cache), tmp_path)
+    said = use(lambda write: LanceStore(place, write, cache=cache), tmp_path)
     assert snapshot(outside) == before
     if name in ("a log", "a block"):
-        with LanceStore.open(place, cache=cache) as store:
+        with LanceStore(place, cache=cache) as store:
             assert content(store) == {}  # pruned to nothing, and usable
     else:
         assert len(said) == 2
         assert all("is a link, a pipe or a device" in sentence for sentence in said)
         with pytest.raises(StoreError, match="is a link"):
-            LanceStore.open_or_create(place, **IDENTITY)
+            LanceStore.new(place, HEADER, exist_ok=True)
 
 
 @pytest.mark.parametrize("name", ["a log", "a block"])

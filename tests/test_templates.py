@@ -91,14 +91,14 @@ def test_a_template_whose_head_cannot_be_told_is_refused_before_anything_is_comp
     passages = PassageIndex(passages_about("river"), embedder)
     monkeypatch.setattr(LM, "encode", pytest.fail)
     with pytest.raises(ConfigError, match=reason):
-        Agent(lm, short_prompt(), embedder=embedder, passages=passages)
+        Agent(lm, prompt=short_prompt(), embedder=embedder, passages=passages)
 
 
 def test_a_template_that_writes_the_head_otherwise_for_a_question_fails_that_question_by_name():
     lm, embedder = new_lm(ScriptedLM, template=templates.MOODY), HashEmbedder()
     slow, quick = qa("Which river?"), qa("Be quick: which river?")
     agent = Agent(
-        lm.play({slow.text: ["<ans>a</ans>"], quick.text: ["<ans>b</ans>"]}), short_prompt(), embedder=embedder,
+        lm.play({slow.text: ["<ans>a</ans>"], quick.text: ["<ans>b</ans>"]}), prompt=short_prompt(), embedder=embedder,
         passages=PassageIndex(passages_about("river"), embedder),
     )  # fmt: skip
     traces = {trace.question_id: trace for trace in agent.run([slow, quick])}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import lagkit
 from lagkit.__main__ import main
+from lagkit.logs.header import Header
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
 from lagkit.types import Round, Trace
@@ -51,7 +52,7 @@ def hostile(tmp_path) -> Path:
     embedder, path = HashEmbedder(64), tmp_path / "store"
     said = Round(ACTIVE, f"<ans>{ACTIVE}</ans>", ACTIVE)
     trace = Trace("q", f"Who{ACTIVE}?", ACTIVE, (said,), answer=ACTIVE)
-    with LogStore.create(path, model={"name": ACTIVE}, embedder="hash-64", dim=64, dtype="float32") as store:
+    with LogStore.new(path, Header.new({"name": ACTIVE}, "hash-64", 64, "float32")) as store:
         store.add(trace, embedder.documents([trace.key])[0], {ACTIVE: kv(1)})
     return path
 

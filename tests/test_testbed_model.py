@@ -78,13 +78,12 @@ def logged(lm, world, tmp_path_factory):
     """A store with the logs of the log-store split."""
     prompt, embedder = Prompt.of("qa", "short"), HashEmbedder()
     passages = PassageIndex(world.passages, embedder)
-    agent = Agent(lm, prompt, embedder=embedder, passages=passages, limits=Limits(max_rounds=6, max_new_tokens=64))
+    agent = Agent(
+        lm, prompt=prompt, embedder=embedder, passages=passages, limits=Limits(max_rounds=6, max_new_tokens=64)
+    )
     path = tmp_path_factory.mktemp("logs") / "store"
-    with LogStore.create(
-        path, model=lm.fingerprint, embedder=embedder.name, dim=embedder.dim, dtype="float32"
-    ) as store:
-        for trace in agent.run(world.seen):
-            store.add(trace, embedder.documents([trace.key])[0])
+    with LogStore.create(path, lm, embedder) as store:
+        store.extend(agent.run(world.seen))
     with LogStore.open(path) as store:
         yield store
 

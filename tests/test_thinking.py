@@ -149,7 +149,7 @@ def answered(lm: LM, question: Question = RIVER, **settings: object) -> Trace:
     limits = Limits(**{"max_rounds": 1, "max_new_tokens": 200, "passages": 1, **settings})
     embedder = HashEmbedder()
     passages = PassageIndex(passages_about("river"), embedder)
-    agent = Agent(lm, short_prompt(question.kind), embedder=embedder, passages=passages, limits=limits)
+    agent = Agent(lm, prompt=short_prompt(question.kind), embedder=embedder, passages=passages, limits=limits)
     [trace] = agent.run([question])
     return trace
 
@@ -221,7 +221,7 @@ def test_notes_are_shown_without_the_reasoning_behind_them(tmp_path):
             lm._question = lambda words: RIVER.text
             with open_store(tmp_path / f"{bool(opened)}{notes}", lm, log) as store:
                 agent = Agent(
-                    lm, short_prompt(), embedder=HashEmbedder(), policy=POLICIES["cheatsheet"], store=store,
+                    lm, prompt=short_prompt(), embedder=HashEmbedder(), policy=POLICIES["cheatsheet"], store=store,
                     passages=PassageIndex(passages_about("river"), HashEmbedder()), limits=Limits(max_rounds=1),
                 )  # fmt: skip
                 [trace] = agent.run([RIVER])

@@ -193,8 +193,8 @@ def test_what_is_kept_of_a_hostile_log_is_cut_where_its_words_stand(hostile_logs
 def run(lm: ScriptedLM, question, passages, *said, **more) -> Trace:
     embedder = HashEmbedder()
     agent = Agent(
-        lm.play({question.text: said}), short_prompt(), embedder=embedder, passages=PassageIndex(passages, embedder),
-        limits=Limits(max_rounds=len(said)), **more,
+        lm.play({question.text: said}), prompt=short_prompt(), embedder=embedder,
+        passages=PassageIndex(passages, embedder), limits=Limits(max_rounds=len(said)), **more,
     )  # fmt: skip
     [trace] = agent.run([question])
     return trace

@@ -169,7 +169,7 @@ def test_traces_tell_how_sure_the_model_was_of_an_answer(tmp_path):
     index = PassageIndex(PASSAGES, HashEmbedder())
     limits = Limits(max_new_tokens=6, max_rounds=1, force_answer=True)
     asked = [qa(f"Which {word}?") for word in ("river", "town", "sea", "hill", "lake", "road")]
-    for trace in Agent(lm, short_prompt(), embedder=HashEmbedder(), passages=index, limits=limits).run(asked):
+    for trace in Agent(lm, prompt=short_prompt(), embedder=HashEmbedder(), passages=index, limits=limits).run(asked):
         assert trace.answer
         assert trace.confidence is None or (math.isfinite(trace.confidence) and trace.confidence < 0)
 

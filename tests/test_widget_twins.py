@@ -233,8 +233,8 @@ def test_following_gives_every_round_and_stops_when_nobody_asks(store, lm):
 def test_following_ends_with_what_a_run_gives(store, lm):
     settings = {key: value for key, value in SETTINGS.items() if key != "prompt"}
     lm.play({QUESTION.text: [SEARCH, SEARCH, ANSWER] * 2})
-    [run] = Agent(lm, PROMPT, **settings).run([QUESTION])
-    *_, followed = Agent(lm, PROMPT, **settings).follow(QUESTION)
+    [run] = Agent(lm, prompt=PROMPT, **settings).run([QUESTION])
+    *_, followed = Agent(lm, prompt=PROMPT, **settings).follow(QUESTION)
     assert followed == run
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from lagkit.agent.chat import admit, context_builder
+from lagkit.datasets.loaders import Dataset
 from lagkit.logs.index import Vectors
-from lagkit.logs.retrieve import Embedder, PassageIndex
+from lagkit.logs.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
 from lagkit.model.context import Generation
@@ -27,9 +28,9 @@ from lagkit.model.prompts.actions import (
     unclosed,
     without_reasoning,
 )
-from lagkit.model.prompts.prompt import Prompt
+from lagkit.model.prompts.prompt import WORDING, Prompt
 from lagkit.model.prompts.untrusted import encodable
-from lagkit.policy import Policy
+from lagkit.policy import Policy, Variant
 from lagkit.types import Hit, Limits, Question, Round, TaskKind, Trace, Usage
 from lagkit.util.errors import ConfigError, EmptyStore, EndpointError, LagkitError, QuestionError, ReasoningTooLong
 from lagkit.util.secrets import scrub
@@ -63,34 +64,47 @@ class Agent:
     def __init__(
         self,
         lm: Backend,
-        prompt: Prompt,
+        data: Dataset | None = None,
         *,
-        embedder: Embedder,
-        passages: PassageIndex | None = None,
-        policy: Policy | None = None,
+        policy: Policy | str | None = None,
         store: Store | None = None,
         limits: Limits | None = None,
+        wording: str = WORDING,
+        prompt: Prompt | None = None,
+        embedder: Embedder | str | None = None,
+        passages: PassageIndex | None = None,
         policy_name: str | None = None,
         exclude: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        """`exclude`: question id -> ids of logs that it does not find, its own where it helped to build the store.
+        """An agent for `data`, whose kind says the prompt and whose passages it searches, unless they are given.
 
-        Raises ConfigError when passages or a store are missing or the model cannot follow the policy or the limits, and
-        EmptyStore when the store has no logs.
+        policy: or its name, with changes of the limits behind it if need be (`kv_last_round+logs=1`); None reuses no
+        logs. store: the logs that it reuses. wording: of the prompt, as in `RunConfig`. embedder: or its name; by
+        default that of the store, else `minilm`. exclude: question id -> ids of logs that it does not find, its own
+        where it helped to build the store.
+
+        Raises ConfigError when data, passages or a store are missing or the model cannot follow the policy or the
+        limits, EmptyStore when the store has no logs, and StoreMismatch when it was built with another embedder.
         """
-        if prompt.kind == "qa" and passages is None:
+        variant = Variant.of(policy)
+        self.lm, self.limits, self.exclude = lm, variant.limits(limits or Limits()), exclude or {}
+        self.prompt = prompt or Prompt.of(_given(data).kind, wording)
+        if self.prompt.kind == "qa" and passages is None and not (data and data.passages):
             raise ConfigError("Question answering searches passages: give the agent a PassageIndex.")
-        if policy:
+        if variant.policy:
             if store is None:
-                raise ConfigError(f"Policy {policy} reuses logs: give the agent a LogStore.")
+                raise ConfigError(f"Policy {variant.policy} reuses logs: give the agent a LogStore.")
             if not len(store):
                 raise EmptyStore(f"The log store {store.path} is empty: build logs before reusing them.")
-        self.lm, self.prompt, self.embedder, self.passages = lm, prompt, embedder, passages
-        self.limits, self.exclude = limits or Limits(), exclude or {}
-        self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[prompt.kind]
-        self.policy_name = policy_name or (str(policy) if policy else "no_logs")
-        admit(lm, policy, self.limits)
-        self.builder = context_builder(lm, prompt, policy, store)
+        admit(lm, variant.policy, self.limits)
+        embedder = load_embedder(embedder) if isinstance(embedder, str) else embedder
+        self.embedder = store.embedding(embedder) if store is not None else embedder or load_embedder()
+        if passages is None and data and data.passages:
+            passages = PassageIndex(data.passages, self.embedder)
+        self.passages = passages
+        self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[self.prompt.kind]
+        self.policy_name = policy_name or variant.name
+        self.builder = context_builder(lm, self.prompt, variant.policy, store)
 
     def run(self, questions: Iterable[Question]) -> Iterator[Trace]:
         """Yield each question's trace as soon as it ends, in order of ending.
@@ -321,6 +335,12 @@ class Agent:
             lasting=isinstance(error, QuestionError),
             spent=run.spent,
         )
+
+
+def _given(data: Dataset | None) -> Dataset:
+    if data is None:
+        raise ConfigError("Give the agent the data that it is to work on, or a prompt and an index of passages.")
+    return data
 
 
 def _new(hits: Sequence[Hit], seen: dict[str, Hit]) -> tuple[Hit, ...]:

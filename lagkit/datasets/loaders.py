@@ -10,7 +10,7 @@ import html
 import json
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -92,8 +92,14 @@ class Dataset:
         return f"<table><caption>{html.escape(self.name)}</caption>{cells}</table>"
 
 
+# Registered loaders (`lagkit.register`): from a folder to its data set, by the name of the layout.
+LOADERS: dict[str, Callable[[Path], Dataset]] = {}
+
+
 def load(folder: Path | str, dataset: str | None = None) -> Dataset:
-    """Read a data folder; `dataset` names its record shape (a key of `LAYOUTS`), by default the folder's name.
+    """Read a data folder; `dataset` names its record shape, by default the folder's name.
+
+    A record shape is a key of `LAYOUTS`, or the name of a registered loader.
 
     Question ids are the data set's own (GPQA has none: a hash of the content), hops are MuSiQue's sub-questions or
     2Wiki's evidence triples, and `category` is the hop type or the subject.
@@ -109,14 +115,27 @@ def load(folder: Path | str, dataset: str | None = None) -> Dataset:
             f"(README.md in {laboratory() / 'data'} says where to get them, and sample beside it comes with lagkit)"
         )
     name = folder.resolve().name if dataset is None else dataset
+    if name in LOADERS:
+        return _checked(LOADERS[name](folder), name)
     if name not in LAYOUTS:
-        raise ConfigError(f"no data layout is called {name!r}: give dataset= one of {', '.join(LAYOUTS)}")
+        raise ConfigError(f"no data layout is called {name!r}: give dataset= one of {', '.join((*LAYOUTS, *LOADERS))}")
     layout = LAYOUTS[name]
     passages = _passages(folder / "dev_docs.json", layout.document) if layout.document else ()
     known = frozenset(passage.id for passage in passages)
     ids: dict[str, str] = {}
     seen, unseen = (_questions(folder / file, layout, known, ids) for file in ("dev_train.json", "dev_test.json"))
     return Dataset(name, layout.kind, seen, unseen, passages)
+
+
+def _checked(data: Dataset, name: str) -> Dataset:
+    """What a registered loader gave; raises DataError unless it is a data set whose questions have ids of their own."""
+    if not isinstance(data, Dataset):
+        raise DataError(f"the loader {name!r} gave a {type(data).__name__}: let it give a datasets.loaders.Dataset")
+    if twice := [id for id, count in Counter(question.id for question in data.questions).items() if count > 1]:
+        raise DataError(f"the loader {name!r} gave two questions the id {twice[0]!r}: give each its own")
+    if data.kind == "qa" and not data.passages:
+        raise DataError(f"the loader {name!r} gave no passages, which question answering searches")
+    return data
 
 
 def overlap(seen: Iterable[Question], question: Question) -> Stratum:

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from lagkit.logs.address import SUFFIX, checked_uri
 from lagkit.logs.batch import Batch, LogRow, Packed
 from lagkit.logs.contract import Readable
 from lagkit.logs.embeddings import unit_rows
 from lagkit.logs.files import BlockRow, dtype_name
+from lagkit.logs.header import Header
+from lagkit.logs.retrieve import Embedder, load_embedder
+from lagkit.model.backend import Model
 from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
 from lagkit.types import Trace
-from lagkit.util.errors import StoreError
+from lagkit.util.errors import ModelNotFound, StoreError, StoreExists
+from lagkit.util.progress import warn
+
+_EMBEDDED = 256  # traces of a list that are embedded, and committed, at a time
 
 
 class Store(Readable):
     """The logs of one model and one embedder. Iterating gives log ids, oldest first.
+
+    `store[0]` and `store[id]` are traces.
 
     path: a folder, or the address of an object store. exact_search: whether searches miss nothing in a large store
     either (`search`). source: where contexts have the KV of logs from: read, computed again, or whichever is sooner
@@ -31,40 +43,110 @@ class Store(Readable):
     or unreadable store, and every method that changes it on one that is open for reading.
     """
 
-    @classmethod
-    @abstractmethod
-    def create(
-        cls, path: Any, *, model: Mapping[str, Any], embedder: str, dim: int, dtype: str, codec: Codec = "none"
-    ) -> Self:
-        """A new store, open for writing. `model` is a fingerprint that JSON can hold, `dim` the embeddings' dimension.
+    _embedder: Embedder | None = None
 
-        codec: what is kept of a block; `int8` halves a bfloat16 block (`lagkit.model.codec`). Raises StoreError where a
-        store, or anything else, is already.
+    @classmethod
+    def create(cls, place: str | Path, lm: Model, embedder: Embedder | str = "minilm", codec: Codec = "none") -> Self:
+        """A new store of a model's logs, open for writing: in a folder, `folder.lance`, or at `s3://...` and the like.
+
+        embedder: or its name, as `load_embedder` takes it. codec: what is kept of a block; `int8` halves a bfloat16
+        block (`lagkit.model.codec`). Raises StoreError where a store, or anything else, is already.
         """
+        embedder = load_embedder(embedder) if isinstance(embedder, str) else embedder
+        store = cls.new(place, Header.of(lm, embedder, codec))
+        store._embedder = embedder
+        return store
 
     @classmethod
-    @abstractmethod
     def open(
         cls,
-        path: Any,
+        place: str | Path,
+        lm: Model | Mapping[str, Any] | None = None,
         *,
-        model: Mapping[str, Any] | None = None,
         embedder: str | None = None,
         codec: Codec | None = None,
         write: bool = False,
     ) -> Self:
         """An existing store, by default for reading only, whatever its size in the same time.
 
-        Raises StoreMismatch, naming both sides, if it was built with another `model`, `embedder` or `codec` than given,
-        and StoreError where there is no store or one of a newer format.
+        lm: the model whose logs they have to be, or its fingerprint. Raises StoreMismatch, naming both sides, if it was
+        built with another model, `embedder` or `codec` than given, StoreLocked if another writer has a folder, and
+        StoreError where there is no store or one of a newer format.
         """
+        model = lm if lm is None or isinstance(lm, Mapping) else lm.fingerprint
+        expected = {"model": model, "embedder": embedder, "codec": codec}
+        return cls._kind(place)._attach(checked_uri(place), write, expected)
+
+    @classmethod
+    def new(cls, place: str | Path, header: Header, *, exist_ok: bool = False) -> Self:
+        """A new store with this header, or with `exist_ok` the one that is there; open for writing.
+
+        Raises StoreExists where a store is already, StoreError where anything else is, and as `open`.
+        """
+        kind, place = cls._kind(place), checked_uri(place)
+        try:
+            return kind._make(place, header)
+        except StoreExists:
+            if not exist_ok:
+                raise
+        return kind._attach(place, True, header.identity)
+
+    @classmethod
+    def _kind(cls, place: str | Path) -> type[Self]:
+        """The class of the stores at such a place; StoreError for a place of another kind, or without LanceDB."""
+        uri = checked_uri(place)
+        lance = "://" in uri or uri.endswith(SUFFIX)
+        if lance and find_spec("lancedb") is None:
+            raise StoreError(f"Stores like {uri} need LanceDB: pip install 'lagkit[lance]'.")
+        # Imported when it is needed: both import this module, and LanceDB is an extra.
+        module, name = ("lance.store", "LanceStore") if lance else ("store", "LogStore")
+        kind: type[Store] = getattr(import_module(f"lagkit.logs.{module}"), name)
+        if not issubclass(kind, cls):
+            raise StoreError(f"At {uri} is a {name} and no {cls.__name__}: use Store, which finds the kind by itself.")
+        return kind
 
     @classmethod
     @abstractmethod
-    def open_or_create(
-        cls, path: Any, *, model: Mapping[str, Any], embedder: str, dim: int, dtype: str, codec: Codec = "none"
-    ) -> Self:
-        """The store at `path` for writing, made if there is none; raises what `open` and `create` raise."""
+    def _make(cls, place: str, header: Header) -> Self:
+        """A new store at a place as `checked_uri` gives it; raises StoreExists, StoreError."""
+
+    @classmethod
+    @abstractmethod
+    def _attach(cls, place: str, write: bool, expected: Mapping[str, Any]) -> Self:
+        """The store at a place, if its header is as `expected` (see `Header.check`)."""
+
+    def embedding(self, embedder: Embedder | None = None) -> Embedder:
+        """The embedder of the store's logs, loaded by its name unless it is given.
+
+        Raises StoreMismatch for another one, and ModelNotFound where none of that name can be loaded.
+        """
+        if embedder is None and self._embedder is None:
+            try:
+                embedder = load_embedder(self.embedder)
+            except ModelNotFound as error:
+                raise ModelNotFound(f"The embedder of {self.path} has to be given: {error}") from error
+        found = embedder or self._embedder
+        assert found is not None
+        self.header.check(self.path, embedder=found.name, dim=found.dim)
+        self._embedder = found
+        return found
+
+    def extend(self, traces: Iterable[Trace], embedder: Embedder | None = None) -> list[str]:
+        """Store traces as they come, their keys embedded by the store's own embedder; returns the logs' ids.
+
+        A trace with an error is no log and is left out, which is told. Traces of a list are embedded many at a time.
+        When the iterable fails, what came before is kept. Raises as `add` and `embedding`.
+        """
+        embedder, ids, failed = self.embedding(embedder), list[str](), 0
+        waiting = iter(traces)
+        while some := list(islice(waiting, _EMBEDDED if isinstance(traces, Sequence) else 1)):
+            logs = [trace for trace in some if not trace.error]
+            failed += len(some) - len(logs)
+            vectors = embedder.documents([trace.key for trace in logs])
+            ids += self.add_many((trace, vector, {}) for trace, vector in zip(logs, vectors, strict=True))
+        if failed:
+            warn(f"{failed} traces failed and are no logs: they were left out of {self.path}.")
+        return ids
 
     def add(self, trace: Trace, embedding: ArrayLike, blocks: Mapping[str, KVBlock] | None = None) -> str:
         """Store a trace, the embedding of its key (float32 [dim], length 1) and its KV blocks; returns the log's id.

@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -38,15 +38,10 @@ class Readable(ABC):
         self.dtype, self.codec = header.dtype, header.codec
         self.exact_search = False
         self.source: BlockSource = "load"
-        self._header = header
+        self.header = header
         self._busy = False
 
     _vectors: LogVectors
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Whose logs these are, as `create` takes it."""
-        return self._header.identity
 
     @abstractmethod
     def close(self) -> None:
@@ -75,6 +70,15 @@ class Readable(ABC):
     @abstractmethod
     def get(self, log: str) -> Trace:
         """The trace of a log; raises StoreError for an unknown id."""
+
+    def __getitem__(self, log: int | str) -> Trace:
+        """The trace of a log, by its id or its number in the order of `ids`; raises StoreError where there is none."""
+        if isinstance(log, str):
+            return self.get(log)
+        found = self.matching(Filter(), log if log >= 0 else len(self) + log, 1) if -len(self) <= log else []
+        if not found:
+            raise StoreError(f"There is no log number {log} in the store at {self.path}, which has {len(self)} logs.")
+        return self.get(found[0])
 
     @abstractmethod
     def traces(self, logs: Sequence[str] | None = None) -> Iterator[Trace]:

@@ -44,7 +44,7 @@ def copy(source: Store, target: Store) -> Copied:
     model's logs, and StoreError if it holds logs that are not the first ones of the source, or if the comparison finds
     a difference.
     """
-    target._header.check(target.path, **source.identity)
+    target.header.check(target.path, **source.header.identity)
     ids, there = source.ids, target.ids
     if there != ids[: len(there)]:
         raise StoreError(

@@ -11,14 +11,14 @@ from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.prompts.actions import last_action_span
 from lagkit.model.prompts.prompt import Prompt, split_chat
-from lagkit.policy import Keep, Policy, get_policy
+from lagkit.policy import KEEPS, Policy, get_policy
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError
 
 # Stands between the responses of a log, and between logs shown as text.
 SEPARATOR = "\n\n"
 
-_ROUNDS_BACK: dict[Keep, int | None] = {
+_ROUNDS_BACK: dict[str, int | None] = {
     **{"last_action": 1, "last_round": 1, "last_two_rounds": 2, "all_rounds": None},
     "step": 1,  # a step is the last round of a log of its own
 }
@@ -26,10 +26,16 @@ _ROUNDS_BACK: dict[Keep, int | None] = {
 Span = tuple[int, int]
 
 
-def kept_text(trace: Trace, keep: Keep) -> str:
+def kept_text(trace: Trace, keep: str) -> str:
     """The words that a policy keeps of a log; empty if the log has no response."""
     responses = _responses(trace)
-    return SEPARATOR.join(responses[i][start:stop] for i, (start, stop) in _kept(responses, keep))
+    return SEPARATOR.join(responses[i][start:stop] for i, (start, stop) in _kept(trace, keep))
+
+
+def kept_spans(trace: Trace, keep: str) -> tuple[str, list[Span]]:
+    """The responses of a log as one text, and the characters of it that a policy keeps."""
+    responses = _responses(trace)
+    return SEPARATOR.join(responses), _joined(_kept(trace, keep), _laid_out(responses))
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Encoder:
         What is kept is found in the words as the model said them: marks of reasoning may be special tokens.
         """
         said, plain = _responses(trace), self.lm.plain
-        kept = [(i, (len(plain(said[i][:a])), len(plain(said[i][:b])))) for i, (a, b) in _kept(said, policy.keep)]
+        kept = [(i, (len(plain(said[i][:a])), len(plain(said[i][:b])))) for i, (a, b) in _kept(trace, policy.keep)]
         trace = self._plain(trace)
         responses = _responses(trace)
         if policy.encode == "kept":
@@ -132,9 +138,7 @@ class Encoder:
             rounds = [(start, start + len(said)) for start, said in zip(starts, responses, strict=True)]
             return text, [(starts[i] + a, starts[i] + b) for i, (a, b) in kept], rounds
         rounds = _laid_out(responses)
-        spans = [(rounds[i][0] + a, rounds[i][0] + b) for i, (a, b) in kept]
-        # Kept rounds are neighbours here: what separates them is kept too, as it is in their text.
-        return SEPARATOR.join(responses), [(spans[0][0], spans[-1][1])] if spans else [], rounds
+        return SEPARATOR.join(responses), _joined(kept, rounds), rounds
 
     def _conversation(self, trace: Trace) -> tuple[str, list[int]]:
         """All rounds as a chat, without the head, and where in it each response starts."""
@@ -175,23 +179,56 @@ def encode(lm: LM, log: Trace, policy: str | Policy = "kv_last_round", *, prompt
     """The keys and values of what a policy keeps of a log, `[layers, kv_heads, tokens, head_dim]` (paper, section 3.1).
 
     policy: a name of `POLICIES`, or a Policy, that injects KV. prompt: whose head the log is read behind, where the
-    policy asks for one; by default that of plain question answering. Raises ConfigError for another policy,
-    ContextTooLong.
+    policy asks for one; by default that of question answering, as an `Agent` has it. Raises ConfigError for another
+    policy, ContextTooLong.
     """
     chosen = policy if isinstance(policy, Policy) else get_policy(policy)
     if chosen is None or chosen.inject != "kv":
         raise ConfigError(f"{policy} keeps no KV of a log: choose a policy that injects kv.")
-    return Encoder(lm, prompt or Prompt.of("qa", "plain")).encode(log, chosen)
+    return Encoder(lm, prompt or Prompt.of("qa")).encode(log, chosen)
+
+
+def _joined(kept: list[tuple[int, Span]], rounds: list[Span]) -> list[Span]:
+    """What is kept, in the text of all responses; what separates whole neighbours is kept too, as it is in their text.
+
+    rounds: where each response stands.
+    """
+    spans: list[Span] = []
+    for i, (start, stop) in kept:
+        first = rounds[i][0]
+        if spans and start == 0 and spans[-1][1] == rounds[i - 1][1]:
+            spans[-1] = (spans[-1][0], first + stop)
+        else:
+            spans.append((first + start, first + stop))
+    return spans
 
 
 def _responses(trace: Trace) -> list[str]:
     return [r.response for r in trace.rounds if r.response]
 
 
-def _kept(responses: list[str], keep: Keep) -> list[tuple[int, Span]]:
+def _kept(trace: Trace, keep: str) -> list[tuple[int, Span]]:
     """`(response index, character span)` of what is kept, oldest first."""
-    back = _ROUNDS_BACK[keep]
+    if keep in KEEPS:
+        return _chosen(trace, keep)
+    responses, back = _responses(trace), _ROUNDS_BACK[keep]
     first = 0 if back is None else max(0, len(responses) - back)
     if keep == "last_action" and responses:
         return [(first, last_action_span(responses[first]))]
     return [(i, (0, len(responses[i]))) for i in range(first, len(responses))]
+
+
+def _chosen(trace: Trace, keep: str) -> list[tuple[int, Span]]:
+    """What a registered function keeps; raises ConfigError where it gives no such spans."""
+    given = [[(int(start), int(stop)) for start, stop in spans] for spans in KEEPS[keep](trace)]
+    if len(given) != len(trace.rounds):
+        raise ConfigError(f"keep {keep!r} gave spans of {len(given)} rounds, and the log has {len(trace.rounds)}.")
+    for spans, r in zip(given, trace.rounds, strict=True):
+        ends = [0, *(end for span in spans for end in span), len(r.response)]
+        if ends != sorted(ends):
+            raise ConfigError(
+                f"keep {keep!r} gave {spans} of a response of {len(r.response)} characters: give (start, stop) inside "
+                "of it, in order, none of which overlap."
+            )
+    responding = [spans for spans, r in zip(given, trace.rounds, strict=True) if r.response]
+    return [(i, span) for i, spans in enumerate(responding) for span in spans if span[0] < span[1]]

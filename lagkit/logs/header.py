@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from lagkit.logs.retrieve import Embedder
+from lagkit.model.backend import Model
 from lagkit.model.codec import CODECS, Codec
 from lagkit.types import MALFORMED
 from lagkit.util import files
@@ -55,10 +57,15 @@ class Header:
             raise StoreError(f"{self.codec!r:.80} is no codec of KV blocks; give one of {', '.join(CODECS)}.")
 
     @classmethod
-    def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: str, codec: Codec = "none") -> Header:
+    def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: Any, codec: Codec = "none") -> Header:
         """Raises StoreError for a fingerprint that JSON cannot hold, a dimension below 1, an unknown dtype or codec."""
         format = _OLDEST.get(codec, FORMAT)
         return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."), codec, format)
+
+    @classmethod
+    def of(cls, lm: Model, embedder: Embedder, codec: Codec = "none") -> Header:
+        """Of the logs of a model and an embedder."""
+        return cls.new(lm.fingerprint, embedder.name, embedder.dim, lm.dtype, codec)
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> Header:
@@ -95,7 +102,7 @@ class Header:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Whose logs these are, as a store's `create` takes it."""
+        """Whose logs these are, as `check` compares it."""
         return {name: getattr(self, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
 
     def to_json(self) -> bytes:

@@ -138,7 +138,7 @@ class StoredLogs(Store):
 
     def export(self, path: str | Path) -> Path:
         with closing(self._packed_at_once()) as logs:
-            return write_archive(at(path), self._header, logs, self.content)
+            return write_archive(at(path), self.header, logs, self.content)
 
     def _packed_at_once(self) -> Generator[Packed, None, None]:
         """All logs of one moment, which ends with them: the blocks are read after it.

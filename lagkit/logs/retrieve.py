@@ -16,7 +16,7 @@ from lagkit.logs.embedcache import VectorCache
 from lagkit.logs.index import VectorIndex, Vectors
 from lagkit.model.hub import resolve_embedder
 from lagkit.types import Hit, Passage
-from lagkit.util.errors import DataError, ModelNotFound
+from lagkit.util.errors import ConfigError, DataError, ModelNotFound
 from lagkit.util.home import lagkit_home
 from lagkit.util.paths import at
 from lagkit.util.progress import Progress, quiet
@@ -160,15 +160,24 @@ class CachedEmbedder:
         return np.array([known[named[text]] for text in texts], np.float32).reshape(len(texts), self.dim)
 
 
+# Registered embedders (`lagkit.register`): what makes one, by its name.
+EMBEDDERS: dict[str, Callable[[], Embedder]] = {}
+
+
 def load_embedder(name: str | Path = "minilm", device: str = "cpu") -> Embedder:
-    """The embedder `name`: "hash" or "hash-DIM", an alias of `hub.EMBEDDERS`, a hub id or a folder.
+    """The embedder `name`: "hash" or "hash-DIM", an alias of `hub.EMBEDDERS`, a hub id, a folder, or a registered one.
 
     Vectors of a model are cached under `lagkit_home()`. Raises ModelNotFound when there is none of that name or it
-    cannot be loaded.
+    cannot be loaded, ConfigError for a registered one that calls itself otherwise.
     """
+    if name in EMBEDDERS:
+        own = EMBEDDERS[str(name)]()
+        if own.name != name:
+            raise ConfigError(f"The embedder registered as {name!r} calls itself {own.name!r}: use one name for both.")
+        return own
     if hashed := re.fullmatch(r"hash(?:-([1-9]\d*))?", str(name)):
         return HashEmbedder(*(int(dim) for dim in hashed.groups() if dim))
-    where = resolve_embedder(name)
+    where = resolve_embedder(name, EMBEDDERS)
     quiet()
     from sentence_transformers import SentenceTransformer  # here, since it takes seconds to import
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from lagkit.logs import codes, database, header, upkeep
+from lagkit.logs import codes, database, upkeep
 from lagkit.logs.archive import Archive
 from lagkit.logs.base import Store
 from lagkit.logs.batch import Batch, LogRow, Packed
 from lagkit.logs.files import BlockRow, block_name
-from lagkit.logs.header import Header
+from lagkit.logs.header import NAME, Header
 from lagkit.logs.reading import StoredLogs
-from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
-from lagkit.util.errors import StoreError, StoreFull, StoreLocked
+from lagkit.util.errors import StoreError, StoreExists, StoreFull, StoreLocked
 from lagkit.util.paths import at, file_size, refuse_links
 
 __all__ = ["LogStore", "Store"]
@@ -40,7 +39,7 @@ class LogStore(StoredLogs):
     """
 
     def __init__(self, folder: Path, head: Header, lock: FileLock | None) -> None:
-        """Use `create`, `open` or `open_or_create`."""
+        """Use `create` or `open`."""
         super().__init__(folder, head, write=lock is not None)
         self._lock = lock
         self._closed = self._counted = False
@@ -48,78 +47,39 @@ class LogStore(StoredLogs):
         self._loose: set[str] = set()
 
     @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        *,
-        model: Mapping[str, Any],
-        embedder: str,
-        dim: int,
-        dtype: str,
-        codec: Codec = "none",
-    ) -> LogStore:
-        folder, head = at(path), Header.new(model, embedder, dim, dtype, codec)
+    def _make(cls, place: str, header: Header) -> Self:
+        folder = Path(place)
         refuse_links(folder, StoreError)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = {entry.name for entry in folder.iterdir()}
         except OSError as error:
             raise StoreError(f"No log store can be made at {folder} ({error}).") from error
-        if header.NAME in found:
-            raise StoreError(f"There is a log store at {folder} already: open it, or create one elsewhere.")
+        if NAME in found:
+            raise StoreExists(f"There is a log store at {folder} already: open it, or create one elsewhere.")
         # What a create that was killed leaves may stand there; its header would have come last.
-        foreign = sorted(n for n in found if not n.startswith((database.NAME, header.NAME)) and n not in (LOCK, "kv"))
+        foreign = sorted(n for n in found if not n.startswith((database.NAME, NAME)) and n not in (LOCK, "kv"))
         if foreign:
             raise StoreError(
                 f"{folder} holds other things ({', '.join(foreign[:3])}): give a log store its own folder."
             )
-        store = cls._locked(folder, head, new=True)
+        store = cls._locked(folder, header, new=True)
         try:
-            head.write(folder)
+            header.write(folder)
         except BaseException:
             store.close()
             raise
         return store
 
     @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        *,
-        model: Mapping[str, Any] | None = None,
-        embedder: str | None = None,
-        codec: Codec | None = None,
-        write: bool = False,
-    ) -> LogStore:
-        """An existing store, by default for reading only, whatever its size in the same time.
-
-        Raises as `Store.open`, and StoreLocked if another writer has it.
-        """
-        folder = at(path)
+    def _attach(cls, place: str, write: bool, expected: Mapping[str, Any]) -> Self:
+        folder = Path(place)
         head = Header.read(folder)
-        head.check(folder, model=model, embedder=embedder, codec=codec)
+        head.check(folder, **expected)
         return cls._locked(folder, head) if write else cls(folder, head, None)
 
     @classmethod
-    def open_or_create(
-        cls,
-        path: str | Path,
-        *,
-        model: Mapping[str, Any],
-        embedder: str,
-        dim: int,
-        dtype: str,
-        codec: Codec = "none",
-    ) -> LogStore:
-        folder = at(path)
-        if not (folder / header.NAME).exists():
-            return cls.create(folder, model=model, embedder=embedder, dim=dim, dtype=dtype, codec=codec)
-        head = Header.read(folder)
-        head.check(folder, model=model, embedder=embedder, dim=dim, dtype=dtype, codec=codec)
-        return cls._locked(folder, head)
-
-    @classmethod
-    def _locked(cls, folder: Path, head: Header, *, new: bool = False) -> LogStore:
+    def _locked(cls, folder: Path, head: Header, *, new: bool = False) -> Self:
         lock = FileLock(folder / LOCK, timeout=0, thread_local=False)  # any thread may close the store
         try:
             lock.acquire()
@@ -254,7 +214,7 @@ class LogStore(StoredLogs):
 
     def import_archive(self, path: str | Path) -> list[str]:
         with self._writing(), Archive(at(path)) as archive:
-            archive.header.check(path, **self.identity)
+            archive.header.check(path, **self.header.identity)
             rows = [self._row(trace, vector) for trace, vector in zip(archive.traces, archive.embeddings, strict=True)]
             new = [
                 (id, block)

@@ -12,22 +12,26 @@ if TYPE_CHECKING:
 API = "api:"  # what the name of a model behind an API begins with
 
 
-class Backend(Protocol):
-    """A language model: `model.LM`, whose KV can be reached, or `api.APIModel`, which reads and writes text alone."""
-
-    name: str
+class Model(Protocol):
+    """What a log store has to know of a model, wherever it works."""
 
     @property
     def dtype(self) -> Any:
         """Of the KV blocks in its stores."""
 
     @property
-    def opens(self) -> str:
-        """The mark of reasoning with which its chat template opens the assistant's turn, if it does."""
-
-    @property
     def fingerprint(self) -> Mapping[str, str]:
         """Tells one model's stores from another's."""
+
+
+class Backend(Model, Protocol):
+    """A language model: `model.LM`, whose KV can be reached, or `api.APIModel`, which reads and writes text alone."""
+
+    name: str
+
+    @property
+    def opens(self) -> str:
+        """The mark of reasoning with which its chat template opens the assistant's turn, if it does."""
 
     def check(self, context: Any, new_tokens: int) -> None:
         """Raise ContextTooLong where it is known beforehand."""

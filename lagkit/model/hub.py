@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,12 +71,15 @@ def resolve_model(name: str | Path) -> str | Path:
     return _resolve(name, MODELS, "model")
 
 
-def resolve_embedder(name: str | Path) -> str | Path:
-    """The folder or hub id to load the embedder `name` from; as `resolve_model`, with the aliases of `EMBEDDERS`."""
-    return _resolve(name, EMBEDDERS, "embedder")
+def resolve_embedder(name: str | Path, others: Iterable[str] = ()) -> str | Path:
+    """The folder or hub id to load the embedder `name` from; as `resolve_model`, with the aliases of `EMBEDDERS`.
+
+    others: names that are known elsewhere, for the error's sentence.
+    """
+    return _resolve(name, EMBEDDERS, "embedder", others)
 
 
-def _resolve(name: str | Path, sources: Mapping[str, Source], kind: str) -> str | Path:
+def _resolve(name: str | Path, sources: Mapping[str, Source], kind: str, others: Iterable[str] = ()) -> str | Path:
     if isinstance(name, str) and name in sources:
         return _resolve_alias(name, sources[name])
     folder = at(name)
@@ -91,7 +94,7 @@ def _resolve(name: str | Path, sources: Mapping[str, Source], kind: str) -> str 
     if isinstance(name, Path) or "/" in name or os.sep in name:
         raise ModelNotFound(f"The folder {folder} does not exist; give an existing folder, a hub id or an alias.")
     raise ModelNotFound(
-        f"{name!r} is no known {kind}: the aliases are {', '.join(sorted(sources))}, a hub id has a slash "
+        f"{name!r} is no known {kind}: the aliases are {', '.join(sorted({*sources, *others}))}, a hub id has a slash "
         f"(owner/name), and a folder must exist."
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lagkit.logs.encode import Encoder
+from lagkit.model.backend import Model
 from lagkit.model.kv import KVBlock
 from lagkit.policy import Policy
 from lagkit.types import Question, Trace
@@ -30,18 +31,6 @@ class Asking:
     store: Store | None
     limits: Limits
     exclude: Mapping[str, Collection[str]] | None = None
-
-
-class Model(Protocol):
-    """What a run has to know of its model, wherever it works; see `Backend`."""
-
-    @property
-    def dtype(self) -> Any:
-        """Of the KV blocks in its stores."""
-
-    @property
-    def fingerprint(self) -> Mapping[str, str]:
-        """Tells one model's stores from another's."""
 
 
 class Executor(Protocol):

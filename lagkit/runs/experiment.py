@@ -18,7 +18,7 @@ from lagkit.datasets import split as components
 from lagkit.datasets.world import dataset as worlds
 from lagkit.logs import holding
 from lagkit.logs.address import beside
-from lagkit.logs.backends import store_at
+from lagkit.logs.header import Header
 from lagkit.logs.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
@@ -134,13 +134,11 @@ class Experiment:
 
     def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
-        place, model, embedder = folder or self._place(unit), self.executor.model, self.embedder
-        same: dict[str, Any] = {"model": model.fingerprint, "embedder": embedder.name, "codec": self.config.codec}
+        place, model, codec = folder or self._place(unit), self.executor.model, self.config.codec
         if write:
-            dtype = str(model.dtype).removeprefix("torch.")
-            store = store_at(place).open_or_create(place, **same, dim=embedder.dim, dtype=dtype)
+            store = Store.new(place, Header.of(model, self.embedder, codec), exist_ok=True)
         else:
-            store = store_at(place).open(place, **same)
+            store = Store.open(place, model, embedder=self.embedder.name, codec=codec)
         store.exact_search = self.config.search == "exact"
         store.source = self.config.blocks
         return store
@@ -294,10 +292,11 @@ class Experiment:
         journal = "log" if name == "no_logs" and split == "seen" else f"{name}.{split}"
         policy = Variant.parse(name).policy
         digest = logs[policy.unit] if policy else ""
-        return Answers(self.journal(journal), self.questions(split), lambda _: digest).found
+        return Answers(self.journal(journal, policy), self.questions(split), lambda _: digest).found
 
-    def journal(self, name: str) -> Journal:
-        return Journal(self.out / "traces" / f"{name.replace('/', '-')}.jsonl")
+    def journal(self, name: str, policy: Policy | None = None) -> Journal:
+        """The answers of that name under a policy; another function under the name of a `keep` has its own."""
+        return Journal(self.out / "traces" / f"{name.replace('/', '-')}{policy.stamp if policy else ''}.jsonl")
 
     def ask(
         self,
@@ -316,7 +315,7 @@ class Experiment:
         its question or with other logs (`Answers`). `limits` are the run's own by default; `exclude` as in `Agent`. A
         journal's name has to tell both apart.
         """
-        answers = Answers(self.journal(journal), questions, in_reach(store, exclude))
+        answers = Answers(self.journal(journal, policy), questions, in_reach(store, exclude))
         if answers.todo:
             with self.writing():
                 answers.read()
@@ -339,7 +338,7 @@ class Experiment:
         """An agent with the run's model, prompt and passages; `limits` are the run's own by default."""
         return Agent(
             self.lm,
-            self.prompt,
+            prompt=self.prompt,
             embedder=self.embedder,
             passages=self.passages,
             policy=policy,

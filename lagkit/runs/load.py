@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lagkit.policy import POLICIES
+from lagkit.policy import named_policies
 from lagkit.runs.claim import recorded
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import RUN_DEPTH, Experiment
@@ -41,7 +41,8 @@ def reopen(folder: str | Path, *, data: str = "", store: str = "") -> tuple[Expe
         )
     settings = {**settings, **{name: place for name, place in (("data", data), ("store", store)) if place}}
     experiment = Experiment(RunConfig.parse({**settings, "out": folder}))
-    policies = [name for name in POLICIES if (folder / "traces" / f"{name}.unseen.jsonl").exists()]
+    known = named_policies().items()
+    policies = [name for name, policy in known if experiment.journal(f"{name}.unseen", policy).path.exists()]
     if "no_logs" not in policies:
         raise DataError(f"The run in {folder} has no answers without logs: nothing can be measured against them.")
     results, asked = experiment.scored(policies, ("unseen",)), len(experiment.questions("unseen"))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lagkit.runs.strata import Strata
 from lagkit.stats import intervals
+from lagkit.stats.metrics import scores_in
 
 _SCORE_NAMES = {
     **{"em": "EM", "f1": "SQuAD F1", "f1_hotpot": "HotpotQA F1"},
@@ -45,7 +46,7 @@ def markdown(
     sentences on the questions and logs, for the reader to judge the numbers by.
     """
     settings = manifest["settings"]
-    scores = [name for name in _SCORE_NAMES if name in summary]
+    scores = scores_in(summary)
     title = literal(f"{settings['dataset'] or 'Run'} with {settings['model']}")
     parts = [f"# {title}", "\n".join(f"- {literal(fact)}" for fact in facts)]
     for split in summary.index.unique("split"):
@@ -94,7 +95,7 @@ def _outcomes(part: pd.DataFrame, differences: pd.DataFrame, scores: Sequence[st
                 value += f" ({interval(differences.loc[(policy, metric)], metric)})"
             cells.append(value)
         rows.append([*cells, f"{100 * row['abstention']:.0f}%", int(row["failures"])])
-    heads = ["variant", *(_SCORE_NAMES[s] for s in scores), "rounds", "abstained", "failed"]
+    heads = ["variant", *(_SCORE_NAMES.get(s, s) for s in scores), "rounds", "abstained", "failed"]
     return table(heads, rows)
 
 

@@ -41,7 +41,7 @@ def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_lo
 
 def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> dict[str, dict[str, Digest]]:
     """What is told of each policy in each part of the questions; `means` are by (policy, part)."""
-    scores = [name for name in metrics.SCORES if name in means]
+    scores = metrics.scores_in(means)
     told: dict[str, dict[str, Digest]] = {}
     for (policy, part), row in means.iterrows():
         against: list[float | None] = [0.0, 0.0, 0.0]

@@ -21,7 +21,7 @@ def limited(results: pd.DataFrame, limit: int) -> pd.DataFrame:
     """
     late = results["rounds"] > limit
     failed = results["failed"] & (results["rounds"] < limit)
-    scores = {name: results[name].mask(late, 0.0) for name in metrics.SCORES if name in results}
+    scores = {name: results[name].mask(late, 0.0) for name in metrics.scores_in(results)}
     return results.drop(columns=[name for name in (*metrics.COSTS, "cost") if name in results]).assign(
         **scores,
         answer=results["answer"].mask(late, None),

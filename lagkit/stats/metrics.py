@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, fields
+from typing import Any
 
 import pandas as pd
 
@@ -22,6 +23,8 @@ from lagkit.types import Question
 from lagkit.util.errors import ConfigError, DataError
 
 SCORES = ("em", "f1", "f1_hotpot", "accuracy", "accuracy_flexible")
+# Registered scores (`lagkit.register`): from a question, its answer (None: none) and the last response to 0.0 .. 1.0.
+METRICS: dict[str, Callable[[Question, str | None, str], float]] = {}
 COSTS = ("prefilled", "injected", "generated", "seconds")
 _VERDICTS = {"yes", "no", "noanswer"}
 
@@ -73,7 +76,19 @@ def score(question: Question, answer: str | None, response: str = "") -> dict[st
     `em` and `f1` (SQuAD's), and `f1_hotpot` where the data set is scored by that rule; for multiple choice `accuracy`,
     of the letter that the answer gives as it was asked for, and `accuracy_flexible`, of the letter that the answer, or
     failing that the last response, gives in any usual form. So a question that abstained may be right by the second.
+    Registered metrics follow. Raises ConfigError for one that gives no number from 0 to 1.
     """
+    return _usual(question, answer, response) | {name: _own(name, question, answer, response) for name in METRICS}
+
+
+def _own(name: str, *asked: Any) -> float:
+    value = METRICS[name](*asked)
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigError(f"The metric {name} gave {value!r}: a score is a number from 0 to 1.")
+    return float(value)
+
+
+def _usual(question: Question, answer: str | None, response: str) -> dict[str, float]:
     if question.kind == "qa":
         scores = {"em": exact_match(answer, question.answers), "f1": f1(answer, question.answers)}
         return scores | ({"f1_hotpot": f1_hotpot(answer, question.answers)} if question.f1 == "hotpot" else {})
@@ -86,7 +101,7 @@ def score(question: Question, answer: str | None, response: str = "") -> dict[st
 
 def is_right(question: Question, answer: str | None) -> bool:
     """Whether the answer is an exact match, or for multiple choice the right letter (strict)."""
-    scores = score(question, answer)
+    scores = _usual(question, answer, "")
     return (scores["em"] if question.kind == "qa" else scores["accuracy"]) == 1.0
 
 
@@ -99,7 +114,7 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     """
     _require(results, ("policy", "split", "question_id", "rounds", "abstained", "failed", *COSTS))
     groups = _scored(results).groupby(["policy", "split"], sort=False)
-    means = groups[[*_scores(results), "rounds"]].mean()
+    means = groups[[*scores_in(results), "rounds"]].mean()
     counts = groups.agg(abstention=("abstained", "mean"), failures=("failed", "sum"))
     costs = [*COSTS, *(["cost"] if "cost" in results else [])]
     return pd.concat([groups.size().rename("n"), means, counts, groups[costs].mean()], axis=1)
@@ -123,23 +138,24 @@ def compare(
                 f"no results of the baseline {baseline!r} on {split} questions: run it too, or name another"
             )
         for policy, own in by_policy.items():
-            for metric in (*_scores(results), "rounds") if policy != baseline else ():
+            for metric in (*scores_in(results), "rounds") if policy != baseline else ():
                 base = by_policy[baseline][metric]
                 rows[policy, split, metric] = asdict(paired_interval(base, own[metric], hops, level=level))
     index = pd.MultiIndex.from_tuples(list(rows), names=["policy", "split", "metric"])
     return pd.DataFrame(list(rows.values()), index=index, columns=[f.name for f in fields(Difference)])
 
 
-def _scores(results: pd.DataFrame) -> list[str]:
-    return [name for name in SCORES if name in results]
+def scores_in(results: pd.DataFrame) -> list[str]:
+    """The scores that a table has, the registered ones last."""
+    return [name for name in (*SCORES, *METRICS) if name in results]
 
 
 def _scored(results: pd.DataFrame) -> pd.DataFrame:
     """A failed question may lack a score; counting it as 0 keeps failures from raising the mean."""
-    return results.assign(**{name: results[name].fillna(0.0) for name in _scores(results)})
+    return results.assign(**{name: results[name].fillna(0.0) for name in scores_in(results)})
 
 
 def _require(results: pd.DataFrame, columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in results]
-    if missing or not _scores(results):
+    if missing or not scores_in(results):
         raise DataError(f"results lack the column(s) {', '.join(missing or ['em or accuracy'])}")

@@ -23,6 +23,7 @@ from torch import Tensor
 from lagkit.agent.context import KVContextBuilder
 from lagkit.datasets import loaders as data
 from lagkit.logs.encode import Encoder
+from lagkit.logs.header import Header
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.cache import build_cache
 from lagkit.model.codec import Codec, dequantise, quantise
@@ -178,15 +179,14 @@ class Loss:
         """The run's logs as a scheme leaves them: in a store with that codec, or as lossy blocks in one without."""
         scheme, folder = SCHEMES[name], self.run.out / "codecs" / name.replace(" ", "-")
         codec: Codec = "int8" if name == "int8" else "none"
-        with self.run.store() as plain:
-            head = {part: getattr(plain, part) for part in ("model", "embedder", "dim", "dtype")}
-            with LogStore.open_or_create(folder, **head, codec=codec) as store:
-                store.delete([log for log in store if log not in plain])
-                for log, vector in zip(plain.ids, plain.embeddings(), strict=True):
-                    if log not in store:
-                        block = self.blocks.get(log)
-                        kept = {} if block is None else {self.key: block if codec == "int8" else scheme.lossy(block)}
-                        store.add(plain.get(log), vector, kept)
+        head = Header.of(self.run.lm, self.run.embedder, codec)
+        with self.run.store() as plain, LogStore.new(folder, head, exist_ok=True) as store:
+            store.delete([log for log in store if log not in plain])
+            for log, vector in zip(plain.ids, plain.embeddings(), strict=True):
+                if log not in store:
+                    block = self.blocks.get(log)
+                    kept = {} if block is None else {self.key: block if codec == "int8" else scheme.lossy(block)}
+                    store.add(plain.get(log), vector, kept)
         return LogStore.open(folder, codec=codec)
 
     def _compared(self, plain: Sequence[Trace], traces: Sequence[Trace]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from statistics import median
 import numpy as np
 import pandas as pd
 
+from lagkit.logs.header import Header
 from lagkit.logs.planner import Rates, measure_rates
 from lagkit.logs.store import LogStore
 from lagkit.model.block_cache import BlockCache
@@ -68,8 +69,7 @@ def measure(lm: LM, *, logs: int = 3, tokens: int = 150, repeats: int = 5) -> Co
     whole = Context(tuple(token for text in texts for token in text))
     cold, hot, prefills = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        dtype = str(lm.dtype).removeprefix("torch.")
-        with LogStore.create(folder, model=lm.fingerprint, embedder="none", dim=2, dtype=dtype) as store:
+        with LogStore.new(folder, Header.new(lm.fingerprint, "none", 2, lm.dtype)) as store:
             blocks = [lm.encode(Context(text), 0, len(text)) for text in texts]
             vector = np.eye(2, dtype=np.float32)[0]
             ids = store.add_many((_trace(i), vector, {_KEY: block}) for i, block in enumerate(blocks))
@@ -89,7 +89,7 @@ def measure(lm: LM, *, logs: int = 3, tokens: int = 150, repeats: int = 5) -> Co
 def _inject(lm: LM, folder: Path, ids: list[str], hot: BlockCache) -> dict[str, float]:
     """Milliseconds of each step from a closed store to a filled cache."""
     times = [time.perf_counter()]
-    with LogStore.open(folder, model=lm.fingerprint) as store:
+    with LogStore.open(folder, lm) as store:
         times.append(time.perf_counter())
         rows = [row for log in ids if (row := store.find(log, _KEY))]
         parts = [hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row)) for row in rows]

@@ -64,8 +64,7 @@ class Fact:
 
 def remember(folder: Path, traces: Sequence[Trace], lm: LM, embedder: Embedder, policies: Sequence[Policy]) -> LogStore:
     """A new store of these traces, each with its embedding and its KV block under every policy."""
-    dtype = str(lm.dtype).removeprefix("torch.")
-    store = LogStore.create(folder, model=lm.fingerprint, embedder=embedder.name, dim=embedder.dim, dtype=dtype)
+    store = LogStore.create(folder, lm, embedder)
     encoders = [(policy, KVContextBuilder(lm, PROMPT, policy, store).encoder) for policy in policies]
     vectors = embedder.documents([trace.key for trace in traces])
     store.add_many(

@@ -67,6 +67,10 @@ class StoreMismatch(StoreError):
     """The store was built with another model, embedder or format."""
 
 
+class StoreExists(StoreError):
+    """There is a log store already where one was to be made."""
+
+
 class StoreFull(StoreError):
     """The disk has no room for the database of a store to be changed."""
 

@@ -43,7 +43,8 @@ class LanceLogs(Store):
 
     _held = "in logs and blocks"
 
-    def __init__(self, uri: str, write: bool, cache: DiskCache | None) -> None:
+    def __init__(self, uri: str, write: bool = False, cache: DiskCache | None = None) -> None:
+        """Use `create` or `open`, or this one to say where copies of what was read stay (`cache`)."""
         try:
             if "://" not in uri:
                 if not Path(uri).is_dir():  # which LanceDB would make
@@ -275,4 +276,4 @@ class LanceLogs(Store):
                 yield Packed(entry.id, vector, text, tuple(blocks[key].row for key in sorted(blocks)))
 
     def export(self, path: str | Path) -> Path:
-        return write_archive(at(path), self._header, self.packed(), self.content)
+        return write_archive(at(path), self.header, self.packed(), self.content)

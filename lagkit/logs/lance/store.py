@@ -10,17 +10,15 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
-from lagkit.logs.address import checked_uri
 from lagkit.logs.archive import Archive
 from lagkit.logs.batch import Batch, LogRow, Packed
 from lagkit.logs.files import BlockRow
 from lagkit.logs.header import Header
 from lagkit.logs.lance import upkeep
-from lagkit.logs.lance.cache import DiskCache
 from lagkit.logs.lance.catalog import Catalog
 from lagkit.logs.lance.reading import LanceLogs
 from lagkit.logs.lance.refusals import Conflict
@@ -36,9 +34,8 @@ from lagkit.logs.lance.schema import (
 )
 from lagkit.logs.lance.tables import Place
 from lagkit.logs.upkeep import Problem, check_bound
-from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
-from lagkit.util.errors import StoreError
+from lagkit.util.errors import StoreError, StoreExists
 from lagkit.util.paths import at, refuse_links
 
 # add_many and put_blocks commit once so many seconds have passed or so many bytes wait: a commit takes some ten
@@ -61,62 +58,27 @@ class LanceStore(LanceLogs):
     when they are an hour old). Order is that of the commits. Credentials come from the environment alone.
     """
 
-    def __init__(self, uri: str, write: bool = False, cache: DiskCache | None = None) -> None:
-        """Use `create`, `open` or `open_or_create`."""
-        super().__init__(uri, write, cache)
-
     @classmethod
-    def create(
-        cls,
-        path: str | Path,
-        *,
-        model: Mapping[str, Any],
-        embedder: str,
-        dim: int,
-        dtype: str,
-        codec: Codec = "none",
-        cache: DiskCache | None = None,
-    ) -> LanceStore:
-        uri, head = checked_uri(path), Header.new(model, embedder, dim, dtype, codec)
+    def _make(cls, place: str, header: Header) -> Self:
+        found = _found(place)
+        tables = Place(place)
+        found |= set(tables.names())
+        if LOGS in found:
+            raise StoreExists(f"There is a log store at {place} already: open it, or create one elsewhere.")
+        # A create that was killed leaves the blocks; the logs, which have the header, come last.
+        if foreign := sorted(found - {BLOCKS}):
+            raise StoreError(f"{place} holds other things ({', '.join(foreign[:3])}): give a log store its own place.")
+        tables.create(BLOCKS, blocks_schema(), exist_ok=True)
         try:
-            _make(uri, head)
-        except FileExistsError:
-            raise StoreError(f"There is a log store at {uri} already: open it, or create one elsewhere.") from None
-        return cls(uri, True, cache)
+            tables.create(LOGS, logs_schema(header))
+        except FileExistsError:  # by another process, just now
+            raise StoreExists(f"There is a log store at {place} already: open it, or create one elsewhere.") from None
+        return cls(place, True)
 
     @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        *,
-        model: Mapping[str, Any] | None = None,
-        embedder: str | None = None,
-        codec: Codec | None = None,
-        write: bool = False,
-        cache: DiskCache | None = None,
-    ) -> LanceStore:
-        store = cls(checked_uri(path), write, cache)
-        store._header.check(store.path, model=model, embedder=embedder, codec=codec)
-        return store
-
-    @classmethod
-    def open_or_create(
-        cls,
-        path: str | Path,
-        *,
-        model: Mapping[str, Any],
-        embedder: str,
-        dim: int,
-        dtype: str,
-        codec: Codec = "none",
-        cache: DiskCache | None = None,
-    ) -> LanceStore:
-        uri = checked_uri(path)
-        same: dict[str, Any] = {"model": model, "embedder": embedder, "dim": dim, "dtype": dtype, "codec": codec}
-        with suppress(FileExistsError):
-            _make(uri, Header.new(**same))
-        store = cls(uri, True, cache)
-        store._header.check(uri, **same)
+    def _attach(cls, place: str, write: bool, expected: Mapping[str, Any]) -> Self:
+        store = cls(place, write)
+        store.header.check(place, **expected)
         return store
 
     def _batch(self) -> Batch:
@@ -161,7 +123,7 @@ class LanceStore(LanceLogs):
             lacking = {row[0]: row for row in rows if row[0] not in self._logs.by_id}
             if lacking:
                 told = [(row, hashlib.sha256(row[2].encode()).hexdigest()) for row in lacking.values()]
-                self._logs.table.merge("id", log_rows(self._header, told))
+                self._logs.table.merge("id", log_rows(self.header, told))
                 self._logs.stale()
 
                 self._gather()
@@ -238,7 +200,7 @@ class LanceStore(LanceLogs):
 
     def import_archive(self, path: str | Path) -> list[str]:
         with Archive(at(path)) as archive:
-            archive.header.check(path, **self.identity)
+            archive.header.check(path, **self.header.identity)
             for block in {block.sha256: block for blocks in archive.blocks for block in blocks}.values():
                 archive.check(block, partial(KVBlock.parse, archive.content(block), path, self.codec))
             logs = zip(archive.traces, archive.embeddings, archive.blocks, strict=True)
@@ -249,20 +211,6 @@ class LanceStore(LanceLogs):
 
 def _waiting(rows: list[LogRow], blocks: list[NewBlock]) -> int:
     return sum(len(embedding) + len(text) for _, embedding, text in rows) + sum(len(b.content) for b in blocks)
-
-
-def _make(uri: str, head: Header) -> None:
-    """The tables of a new store; raises FileExistsError if they are there, StoreError if other things are."""
-    found = _found(uri)
-    place = Place(uri)
-    found |= set(place.names())
-    if LOGS in found:
-        raise FileExistsError(uri)
-    # A create that was killed leaves the blocks; the logs, which have the header, come last.
-    if foreign := sorted(found - {BLOCKS}):
-        raise StoreError(f"{uri} holds other things ({', '.join(foreign[:3])}): give a log store its own place.")
-    place.create(BLOCKS, blocks_schema(), exist_ok=True)
-    place.create(LOGS, logs_schema(head))
 
 
 def _found(uri: str) -> set[str]:

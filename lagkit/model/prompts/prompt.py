@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lagkit.model.lm import LM
 
 LETTERS = string.ascii_uppercase
+WORDING = "examples"  # small models need worked examples
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Prompt:
         return _load(name)
 
     @classmethod
-    def of(cls, kind: TaskKind, wording: str) -> Prompt:
+    def of(cls, kind: TaskKind, wording: str = WORDING) -> Prompt:
         """The prompt for a kind of task: `plain`, or another wording of it; raises ConfigError where there is none."""
         return _load(kind if wording == "plain" else f"{kind}_{wording}")
 

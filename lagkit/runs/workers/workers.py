@@ -14,6 +14,7 @@ from lagkit.model.kv import KVBlock
 from lagkit.policy import Policy
 from lagkit.runs.executor import Asking, Wanted
 from lagkit.runs.experiment import Experiment
+from lagkit.runs.register import refuse_elsewhere
 from lagkit.runs.workers.worker import Answering, Encoding, Load, Worker
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError, LagkitError
@@ -42,7 +43,7 @@ class Workers:
 
         gpus, threads: for each worker; by default one GPU where the cluster has any, and else its processors shared
         out. load: how a worker loads its model, where not by the settings. Raises ConfigError for counts that make no
-        sense and where Ray is not installed.
+        sense, where Ray is not installed, and where the run uses what is registered in this process alone.
         """
         if find_spec("ray") is None:
             raise ConfigError("Workers need Ray: pip install 'lagkit[cluster]'.")
@@ -50,6 +51,7 @@ class Workers:
             raise ConfigError("There has to be one worker at least, with one thread or more.")
         if gpus is not None and not (0 <= gpus < 1 or gpus == int(gpus) >= 1):
             raise ConfigError(f"A worker cannot have {gpus:g} GPUs: give it a part of one, or a whole number.")
+        refuse_elsewhere(run.config)
         self.run, self.count, self.address, self.load = run, count, address, load
         self.gpus, self.threads = gpus, threads
         self._exit = ExitStack()

@@ -66,7 +66,7 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
                 y=[scale * row.mean],
                 error_y=_bars(pd.DataFrame([row]), scale),
                 mode="markers",
-                marker={"color": colour, "symbol": _SHAPES[row.keep], "size": 11},
+                marker={"color": colour, "symbol": _SHAPES.get(row.keep, "x"), "size": 11},
                 name=row.policy,
                 legendgroup=row.policy,
                 showlegend=column == 1,

@@ -47,7 +47,7 @@ def follow(
         raise ConfigError("Choose at least one variant to ask.")
     for name, policy, own in ((variant.name, variant.policy, variant.limits(limits)) for variant in chosen):
         logs = store if policy else None
-        agent = Agent(lm, prompt, policy=policy, store=logs, limits=own, policy_name=name, **settings)
+        agent = Agent(lm, prompt=prompt, policy=policy, store=logs, limits=own, policy_name=name, **settings)
         for trace in agent.follow(asked):
             ended = trace.answer is not None or trace.error or len(trace.rounds) == agent.max_rounds
             judged = metrics.is_right(asked, trace.answer) if ended and asked.answers else None

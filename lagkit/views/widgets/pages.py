@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from lagkit.logs.encode import SEPARATOR, Encoder, kept_text
+from lagkit.logs.encode import Encoder, kept_spans, kept_text
 from lagkit.logs.store import Store
 from lagkit.model.prompts.actions import action_spans
-from lagkit.policy import Keep, get_policy
+from lagkit.policy import get_policy
 from lagkit.types import Hit, Round, Trace
 
 _GREY = "color:var(--jp-ui-font-color2,#666)"
@@ -42,7 +42,7 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
     if policy.inject == "copy":
         return _sentence(f"`{policy_name}` shows the model nothing of a log: the log's answer is given as it is.")
     if encoder is None or policy.inject != "kv":
-        told, marked = _kept_words(trace, policy.keep)
+        told, marked = kept_spans(trace, policy.keep)
         lm, words = encoder and encoder.lm, kept_text(trace, policy.keep)
         count = f"{len(lm.tokenize(lm.plain(words)))} tokens, as text" if lm else "as text"
         how = (
@@ -108,13 +108,6 @@ def _hits(what: str, hits: Sequence[Hit], names: Mapping[str, str]) -> str:
         return ""
     rows = "; ".join(f"{escape(names.get(hit.id, hit.id))} <b>{hit.score:.2f}</b>" for hit in hits)
     return f"<div style='font-size:90%'><span style='{_GREY}'>{what} found:</span> {rows}</div>"
-
-
-def _kept_words(trace: Trace, keep: Keep) -> tuple[str, list[tuple[int, int]]]:
-    """The responses as one text, and the span of what is kept, which is a piece of it."""
-    told, kept = SEPARATOR.join(r.response for r in trace.rounds if r.response), kept_text(trace, keep)
-    start = told.rfind(kept)
-    return told, [(start, start + len(kept))] if kept else []
 
 
 def _highlighted(text: str, spans: Sequence[tuple[int, int]], style: str) -> str:
