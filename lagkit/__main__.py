@@ -100,7 +100,7 @@ def ask(
                 for hit in turn.logs:
                     tell(printable(f"  log {hit.id} ({hit.score:.3f}): {logs.get(hit.id).question}"))
                 tell(turn.response)
-    show(answers.table(), question)
+    show(answers.table().drop(columns="right"), question)  # words have no gold answer
 
 
 @app.command()

@@ -375,27 +375,6 @@ def test_help_is_plain_text_and_loads_no_model(words):
     assert all(line.isprintable() and line.isascii() for line in done.stdout.splitlines())
 
 
-def test_ask_prints_rounds_logs_and_answers_of_each_variant(config, capsys, tmp_path):
-    assert main(["run", config(policies=["no_logs", "text_last_round", "kv_last_round"])]) == 0
-    with LogStore.open(tmp_path / "out" / "store") as store:
-        logs = {log: store.get(log).question for log in store.ids}
-    capsys.readouterr()
-    words = ["ask", str(tmp_path / "out"), "Who is it?", "--variant", "no_logs", "--variant", "kv_last_round"]
-    assert main(words) == 0
-    said = capsys.readouterr().out
-    plain, reused = said.split("kv_last_round, round 1")
-    assert "no_logs, round 1" in plain
-    assert "  log " not in plain
-    [hit] = [line.split() for line in reused.splitlines() if line.startswith("  log ")]
-    assert logs[hit[1]] == " ".join(hit[3:])
-    table = [line.split() for line in reused.splitlines()[-2:]]
-    assert [row[0] for row in table] == ["no_logs", "kv_last_round"]
-    assert main(["ask", str(tmp_path / "out"), "Who is it?"]) == 0
-    assert "text_last_round, round 1" in capsys.readouterr().out  # all of the run
-    assert "There is no run in" in fails(capsys, "ask", tmp_path / "none", "Who?")
-    assert "Unknown policy 'kv_magic'" in fails(capsys, "ask", tmp_path / "out", "Who?", "--variant", "kv_magic")
-
-
 def test_as_a_process():
     command = [sys.executable, "-m", "lagkit", "run", "run.yaml", "seed"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

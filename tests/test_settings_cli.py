@@ -122,6 +122,30 @@ def test_workers_have_what_was_asked_for(tier, tmp_path, capsys):
     assert "1 workers want 99 each" in many
 
 
+# ask
+
+
+@shows("ask folder", "ask question", "ask --variant")
+def test_ask_prints_the_rounds_the_logs_and_the_answer_of_each_variant(tier, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["run", str(tier)]) == 0
+    with LogStore.open(out / "store") as logs:
+        asked = {log: logs.get(log).question for log in logs.ids}
+    capsys.readouterr()
+    assert main(["ask", str(out), "Who is it?", "--variant", "no_logs", "--variant", "kv_last_round+logs=2"]) == 0
+    plain, reused = capsys.readouterr().out.split("kv_last_round+logs=2, round 1")
+    assert "no_logs, round 1" in plain
+    assert "  log " not in plain
+    found = [line.split(maxsplit=3) for line in reused.splitlines() if line.startswith("  log ")]
+    assert {log: question for _, log, _, question in found} == asked
+    assert "\nWho is it?\n" in reused
+    assert [line.split()[0] for line in reused.splitlines()[-2:]] == ["no_logs", "kv_last_round+logs=2"]
+    assert main(["ask", str(out), "Who is it?"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["no_logs", "kv_last_round"]
+    assert "There is no run in" in fails(capsys, main, "ask", tmp_path / "none", "Who?")
+    assert "Unknown policy 'kv_magic'" in fails(capsys, main, "ask", out, "Who?", "--variant", "kv_magic")
+
+
 # store
 
 
