@@ -25,13 +25,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## build logs in a test world and answer its questions under all variants, results in runs/demo
-	$(BIN)/python -m lagkit nightly --profile demo --out runs/demo
+	$(BIN)/lagkit nightly --profile demo --out runs/demo
 
 nightly: $(STAMP)  ## run PROFILE=demo|real|paper|test of nightly.yaml against its baselines, results in runs/nightly
-	$(BIN)/python -m lagkit nightly --profile $(PROFILE) --out runs/nightly/$(PROFILE) $(if $(DATA),--set data=$(DATA))
+	$(BIN)/lagkit nightly --profile $(PROFILE) --out runs/nightly/$(PROFILE) $(if $(DATA),data=$(DATA))
 
 sanity: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/sanity
-	$(BIN)/python -m lagkit.nightly.notebook $(SANITY) runs/sanity
+	$(BIN)/lagkit notebook $(SANITY) runs/sanity
 	$(BIN)/jupyter nbconvert --log-level WARN --to html runs/sanity/$(notdir $(SANITY))
 	@echo "Executed notebook, HTML page and metrics.json are in runs/sanity/"
 
@@ -50,7 +50,7 @@ bench: $(STAMP)  ## remake docs/results/scale.md; BENCHES="race planner" for som
 	$(BIN)/python -m benchmarks.page
 
 study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all variants
-	$(BIN)/python -m tools.testbed study testbed --set out=runs/study --page docs/results/testbed.md
+	$(BIN)/python -m tools.testbed study testbed out=runs/study --page docs/results/testbed.md
 
 faults: export OMP_NUM_THREADS = 1
 faults: $(STAMP)  ## remake docs/results/faults.md: a thousand faults injected into stores, journals and runs (minutes)
@@ -64,27 +64,27 @@ pages: $(STAMP)  ## remake the pages of docs/results from their committed rows; 
 	$(BIN)/python -m tests.pages
 
 baselines: $(STAMP)  ## accept what PROFILE measures now as its baselines, from three seeds (three runs)
-	$(BIN)/python -m lagkit nightly --profile $(PROFILE) --out runs/$(if $(filter demo,$(PROFILE)),demo,nightly/$(PROFILE)) \
+	$(BIN)/lagkit nightly --profile $(PROFILE) --out runs/$(if $(filter demo,$(PROFILE)),demo,nightly/$(PROFILE)) \
 		--update-baselines --yes
 
 support: $(STAMP)  ## remake docs/results/support.md: families and models that re-alignment works with
-	$(BIN)/python -m lagkit.nightly.notebook notebooks/10_architectures.ipynb runs/10_architectures
+	$(BIN)/lagkit notebook notebooks/10_architectures.ipynb runs/10_architectures
 	cp runs/10_architectures/support.md runs/10_architectures/support.json docs/results/
 
 codec: $(STAMP)  ## remake docs/results/codec.md: what logs in fewer bits cost
-	$(BIN)/python -m lagkit codec $(addprefix docs/results/codec/,testbed.yaml smollm2-float32.yaml smollm2-bfloat16.yaml) \
+	$(BIN)/python -m tools.codec $(addprefix docs/results/codec/,testbed.yaml smollm2-float32.yaml smollm2-bfloat16.yaml) \
 		--out runs/codec --page docs/results/codec.md --cases 12
 
 results: $(STAMP)  ## remake docs/results/wikihop-smollm2 from DATA=folder of 2WikiMultiHopQA (an hour or two)
-	$(BIN)/python -m lagkit run $(RESULTS)/run.yaml --set data=$(or $(DATA),data/wikihop)
+	$(BIN)/lagkit run $(RESULTS)/run.yaml data=$(or $(DATA),data/wikihop)
 	cp $(addprefix runs/wikihop-smollm2/,report.md summary.csv differences.csv strata.csv results.parquet manifest.json report.json) $(RESULTS)/
 
 gallery: export LAGKIT_PROGRESS = off
 gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offline) and docs/gallery (for GitHub)
 	@for notebook in $(sort $(filter-out notebooks/_%,$(NOTEBOOKS))); do \
-		$(BIN)/python -m lagkit.nightly.notebook $$notebook runs/gallery/$$(basename $$notebook .ipynb) || exit; \
+		$(BIN)/lagkit notebook $$notebook runs/gallery/$$(basename $$notebook .ipynb) || exit; \
 	done
-	$(BIN)/python -m lagkit.nightly.gallery runs/gallery --copies docs/gallery
+	$(BIN)/lagkit gallery runs/gallery --copies docs/gallery
 
 lint: $(STAMP)  ## ruff, types, imports between rooms, notebooks without outputs
 	$(BIN)/ruff check .

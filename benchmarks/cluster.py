@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--out", required=True, type=at, metavar="FILE.json")
     parser.add_argument("--questions", type=int, default=80, metavar="N", help="of each split (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of each (default: %(default)s)")
-    return exit_code(measure, parser.parse_args())
+    return exit_code(lambda: measure(parser.parse_args()))
 
 
 def measure(args: argparse.Namespace) -> None:

@@ -28,11 +28,3 @@ def fails(capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], int
     assert command([str(word) for word in words]) == 2
     [line] = capsys.readouterr().err.splitlines()
     return line
-
-
-def misused(capsys: pytest.CaptureFixture[str], command: Callable[[list[str]], int], *words: object) -> str:
-    """What the parser says of words that it refuses."""
-    with pytest.raises(SystemExit) as stopped:
-        command([str(word) for word in words])
-    assert stopped.value.code == 2
-    return capsys.readouterr().err.splitlines()[-1]

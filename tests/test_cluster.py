@@ -11,6 +11,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +21,12 @@ import pytest
 import torch
 
 from lagkit import __version__
-from lagkit.__main__ import _parser, main
+from lagkit.__main__ import main
 from lagkit.runs.executor import Asking
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.journal import Journal
 from lagkit.runs.manifest import read_manifest
+from lagkit.util.cli import settings
 from lagkit.util.errors import ClusterError, ConfigError, EndpointError
 from tests.lms import ActingLM, new_lm, small_run
 from tests.test_resume import assert_same_as_in_one_go
@@ -376,11 +378,21 @@ def test_counts_that_make_no_sense_are_refused(settings, said):
         Workers(SimpleNamespace(), **settings)
 
 
-def test_the_commands_of_the_page_are_understood():
+def test_the_commands_of_the_page_are_understood(monkeypatch):
     page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8").replace("\\\n", "")
-    commands = re.findall(r"python -m lagkit (.*?)(?: +#.*)?$", page, re.MULTILINE)
-    asked = [_parser().parse_args(shlex.split(command)) for command in commands]
-    assert [(args.workers, args.ray) for args in asked] == [(2, None), *[(8, "auto")] * 3, (32, "auto"), (8, "auto")]
+    commands = re.findall(r"^ *lagkit (.*?)(?: +#.*)?$", page, re.MULTILINE)
+    asked = []
+
+    def stop(run, count, ray, *_):
+        asked.append((count, ray))
+        raise ConfigError("That is enough.")
+
+    monkeypatch.setattr("lagkit.__main__._workers", stop)
+    monkeypatch.setattr(
+        "lagkit.__main__._experiment", lambda tier, pairs: SimpleNamespace(writing=nullcontext, **settings(pairs))
+    )
+    assert [main(shlex.split(command)) for command in commands] == [2] * 6
+    assert asked == [(2, None), *[(8, "auto")] * 3, (32, "auto"), (8, "auto")]
 
 
 def test_without_ray_it_is_named(monkeypatch):
@@ -390,7 +402,7 @@ def test_without_ray_it_is_named(monkeypatch):
 
 
 def test_options_of_workers_need_workers(tmp_path, capsys):
-    assert main(["run", "testbed", "--set", f"out={tmp_path / 'run'}", "--ray", "auto"]) == 2
+    assert main(["run", "testbed", f"out={tmp_path / 'run'}", "--ray", "auto"]) == 2
     assert capsys.readouterr().err == "lagkit: --ray is for workers: say how many with --workers.\n"
 
 
@@ -404,7 +416,7 @@ def test_options_reach_the_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("lagkit.runs.workers.Workers", record)
     options = ["--workers", "2", "--ray", "auto", "--gpus-per-worker", "0.5", "--threads-per-worker", "3"]
     for command in ("run", "encode"):
-        assert main([command, "testbed", "--set", f"out={tmp_path / 'run'}", *options]) == 2
+        assert main([command, "testbed", f"out={tmp_path / 'run'}", *options]) == 2
     assert given == [(tmp_path / "run", 2, {"address": "auto", "gpus": 0.5, "threads": 3})] * 2
 
 

@@ -209,8 +209,8 @@ def test_archives_keep_the_codec(store, tmp_path, capsys):
         assert content(copy) == content(store)
         assert copy.verify().empty
     made = str(tmp_path / "made")
-    assert main(["store", made, "import", str(tmp_path / "logs.tar")]) == 0
-    assert main(["store", made, "summary"]) == 0
+    assert main(["store", "import", made, str(tmp_path / "logs.tar")]) == 0
+    assert main(["store", "summary", made]) == 0
     assert "float32, codec int8, embedder mini" in capsys.readouterr().out
     with new_store(tmp_path / "plain") as plain:
         with pytest.raises(

@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
-from lagkit.__main__ import main
 from lagkit.model.codec import pack, packed_bytes, unpack
 from lagkit.model.kv import KVBlock
 from lagkit.studies.codecs import AGAIN, ANSWERED, SCHEMES, Loss, Scheme, file_sizes, relative_error, shortest
 from lagkit.util.errors import ConfigError
 from tests.blocks import block_of, same
 from tests.lms import SAMPLE, small_run, tiny_lm
+from tools.codec import main
 from tools.codecs_page import Measured, findings
 
 
@@ -118,7 +118,7 @@ def test_the_command_writes_the_page(tmp_path, monkeypatch, capsys):
     settings = ["dtype=float32", "embedder=hash", "wording=plain", "log_questions=4", "seen_questions=2"]
     settings += ["unseen_questions=2", "max_rounds=1", "max_new_tokens=3", "splits=[unseen]", f"data={SAMPLE}"]
     page = tmp_path / "pages" / "codec.md"
-    command = ["codec", "smollm2", "--out", str(tmp_path), "--page", str(page), "--cases", "1", "--set", *settings]
+    command = ["smollm2", "--out", str(tmp_path), "--page", str(page), "--cases", "1", *settings]
     assert main(command) == 0
     told = page.read_text(encoding="utf-8")
     assert told in capsys.readouterr().out

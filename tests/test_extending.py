@@ -6,17 +6,10 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-
-import lagkit as lag
-from lagkit.logs.encode import Encoder, kept_spans, kept_text
-from lagkit.runs.config import RunConfig
 from lagkit.runs.register import _PLACES
-from lagkit.runs.workers import Workers
-from lagkit.stats import metrics
-from lagkit.util.errors import ConfigError, DataError, ModelNotFound
-from tests.lms import SAMPLE, short_prompt, small_run, tiny_lm, trace_of
+
+from tests.lms import trace_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 LOG = trace_of("First. Then more.", "Rome is it. <ans>Rome</ans>")
@@ -43,7 +36,7 @@ def test_the_page_runs_as_it_stands_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102  # the page's own code
+        exec(compile(block, str(PAGE), "exec"), names)  # the page's own code
     page = SimpleNamespace(**names)
 
     with page.run.store() as store:

@@ -55,9 +55,7 @@ def test_a_finished_run_gives_the_results_that_it_reported_without_a_model(run, 
 
 
 def test_a_run_that_is_missing_or_unfinished_is_refused(folder, tmp_path):
-    with pytest.raises(
-        DataError, match=r"There is no run in .*nowhere: make it with `python -m lagkit run testbed --set"
-    ):
+    with pytest.raises(DataError, match=r"There is no run in .*nowhere: make it with `lagkit run testbed out="):
         finished.reopen(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     journal = folder / "traces" / "kv_last_round.unseen.jsonl"

@@ -13,8 +13,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from plotly.offline import get_plotlyjs
 
+from lagkit.__main__ import main
 from lagkit.nightly.gallery import copies, pages, pictures
-from lagkit.nightly.gallery.__main__ import main
 from lagkit.nightly.gallery.executed import PLOTLY, WIDGET, Executed, find
 from lagkit.nightly.notebook import execute
 from lagkit.util.errors import ConfigError, DataError
@@ -82,7 +82,7 @@ def made(executed, tmp_path_factory) -> tuple[Path, Path]:
     if not has_browser():
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
     shared = tmp_path_factory.mktemp("docs") / "gallery"
-    assert main([str(executed), "--copies", str(shared)]) == 0
+    assert main(["gallery", str(executed), "--copies", str(shared)]) == 0
     return executed, shared
 
 
@@ -325,7 +325,7 @@ def test_a_folder_needs_notebooks_of_different_names(tmp_path):
 def test_without_a_browser_a_sentence_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pictures.shutil, "which", lambda name: None)
     write(tmp_path, "one", shown(plotly=figure()))
-    assert main([str(tmp_path)]) == 2
+    assert main(["gallery", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("lagkit: No browser was found (chromium, ")
     assert said.endswith("Install Chromium, for example with `apt-get install chromium`.\n")
@@ -334,7 +334,7 @@ def test_without_a_browser_a_sentence_says_what_to_do(tmp_path, monkeypatch, cap
 
 def test_copies_do_not_land_among_the_executed_notebooks(tmp_path, capsys):
     write(tmp_path, "one")
-    assert main([str(tmp_path), "--copies", str(tmp_path / "docs")]) == 2
+    assert main(["gallery", str(tmp_path), "--copies", str(tmp_path / "docs")]) == 2
     assert "would be taken for executed notebooks: choose another folder." in capsys.readouterr().err
 
 

@@ -101,14 +101,14 @@ def test_the_demo_runs_in_an_empty_folder_and_writes_nowhere_else(installed):
     nightly["notebooks"] = str(bundled / "notebooks")
     (empty / "nightly.yaml").write_text(yaml.safe_dump(nightly), encoding="utf-8")
     small = ["log_questions=30", "unseen_questions=12", "seen_questions=6", "policies=kv_last_round"]
-    told = call(["-m", "lagkit", "nightly", "--profile", "demo", "--out", "X", "--set", *small], empty, installed)
+    told = call(["-m", "lagkit", "nightly", "--profile", "demo", "--out", "X", *small], empty, installed)
     assert told.returncode == 0, told.stdout + told.stderr
     assert "1 of 1 jobs succeeded, no gates" in told.stdout
     [job] = empty.glob("X/jobs/*/job.json")
     assert Path(json.loads(job.read_text(encoding="utf-8"))["notebook"]).parent == bundled / "notebooks"
     given = ["-p", "log_questions", "30"]
     told = call(
-        ["-m", "lagkit.nightly.notebook", str(bundled / "notebooks" / "01_build_logs.ipynb"), "mine", *given],
+        ["-m", "lagkit", "notebook", str(bundled / "notebooks" / "01_build_logs.ipynb"), "mine", *given],
         empty,
         installed,
     )

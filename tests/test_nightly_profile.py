@@ -48,7 +48,7 @@ def project(tmp_path):
             "jobs wait for each other: (a after b after a|b after a after b)",
         ),
         ([{"notebook": "a"}], {"parameters": {"sizes": 1}}, "No notebook of the profile small has .* 'sizes'"),
-        ([{"notebook": "a"}], {"parameters": {"data": None}}, r"needs data: add --set data=VALUE\."),
+        ([{"notebook": "a"}], {"parameters": {"data": None}}, r"needs data: add data=VALUE\."),
         ([{"notebook": "a"}], {"parameters": {"data": "none"}}, "There is no data folder .*none: give another with"),
         ([{"notebook": "a"}], {"timeout": 0}, "timeout: Input should be greater than 0"),
         ([], {}, "jobs: Tuple should have at least 1 item"),

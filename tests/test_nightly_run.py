@@ -87,7 +87,7 @@ def test_what_succeeded_and_has_not_changed_is_not_run_again(quick, tmp_path):
     nights.notebook(tmp_path / "notebooks", "first", GOOD, "1")
     assert main(words) == 0
     assert started(out)[3:] == ["first", "second"]
-    assert main([*words, "--set", "size=4"]) == 0
+    assert main([*words, "size=4"]) == 0
     assert len(started(out)) == 8
     assert len(pd.read_parquet(out / "history.parquet").query("job == 'first' and metric == 'n'")) == 3
 
@@ -183,12 +183,12 @@ def test_gates_from_their_derivation_to_their_failure(quick, tmp_path, capsys, m
     assert "better" in said
     assert "accept it with --update-baselines --yes" in said
     monkeypatch.setenv("TEST_EM", "0.8")
-    assert main([*words, "--set", "seed=2"]) == 0
+    assert main([*words, "seed=2"]) == 0
     assert "1 of 1 gates passed" in capsys.readouterr().out
     monkeypatch.setenv("TEST_EM", "0.9")
-    assert main([*words, "--set", "seed=2", "--fresh"]) == 1
+    assert main([*words, "seed=2", "--fresh"]) == 1
     # Other parameters than the baseline's: nothing to compare with.
-    assert main([*words, "--set", "size=4"]) == 0
+    assert main([*words, "size=4"]) == 0
     assert "no gates" in capsys.readouterr().out
 
 
@@ -213,7 +213,7 @@ def test_answers_are_held_against_the_stored_ones(quick, tmp_path, capsys, monke
         assert main([*words, "--fresh"]) == code
         assert f"{3 - code} of 3 gates passed" in capsys.readouterr().out
     assert "changed.kv.unseen" in (out / "report.html").read_text()
-    assert main([*words, "--set", "seed=1"]) == 0  # other questions, which have no stored answers
+    assert main([*words, "seed=1"]) == 0  # other questions, which have no stored answers
 
 
 VARIANTS = """
@@ -262,7 +262,7 @@ def test_two_runs_of_one_folder_are_refused(tmp_path, capsys):
     assert "Another nightly run is writing to" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--profile", "large"], ["--profile", "small", "--set", "speed=1"]])
+@pytest.mark.parametrize("words", [["--profile", "large"], ["--profile", "small", "speed=1"]])
 def test_a_wrong_command_makes_nothing(tmp_path, capsys, words):
     path = nights.project(tmp_path, [{"notebook": "a"}], [("a", GOOD)])
     assert main(["nightly", str(path), "--out", str(tmp_path / "night"), *words]) == 2

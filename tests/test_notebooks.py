@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from lagkit.__main__ import main
 from lagkit.model.hub import resolve_embedder, resolve_model
 from lagkit.nightly import notebook as nb
 from lagkit.util.errors import ConfigError, ModelNotFound, NotebookFailed
@@ -85,7 +86,7 @@ def test_wrong_parameters_are_refused_before_anything_is_made(small, tmp_path, n
 
 def test_words_of_a_command_line_become_values_of_the_right_type(small, tmp_path, not_run, capsys):
     words = ["-p", "name", "12", "-p", "size", "-4", "-p", "rate", "1", "-p", "fast", "true", "-p", "out", "here"]
-    assert nb.main([str(small), str(tmp_path / "out"), *words, "--timeout", "7"]) == 0
+    assert main(["notebook", str(small), str(tmp_path / "out"), *words, "--timeout", "7"]) == 0
     assert not_run["parameters"] == {"name": "12", "size": -4, "rate": 1.0, "fast": True, "out": "here"}
     assert type(not_run["parameters"]["rate"]) is float
     assert not_run["timeout"] == 7
@@ -101,7 +102,7 @@ def test_words_of_a_command_line_become_values_of_the_right_type(small, tmp_path
     ],
 )
 def test_command_line_says_in_one_line_what_is_wrong(small, tmp_path, not_run, capsys, words, message):
-    assert nb.main([str(small), str(tmp_path / "out"), *words]) == 2
+    assert main(["notebook", str(small), str(tmp_path / "out"), *words]) == 2
     assert capsys.readouterr().err == f"lagkit: {message}\n"
 
 
@@ -170,7 +171,7 @@ def test_a_kernel_that_dies_before_it_begins_is_started_again_and_no_other(tmp_p
 def test_an_interrupted_notebook_keeps_its_copy_and_says_so_in_one_line(tmp_path):
     slow = "import pathlib, time; pathlib.Path('started').touch(); time.sleep(60)"
     notebook = write(tmp_path, "print('reached')", slow)
-    command = [sys.executable, "-m", "lagkit.nightly.notebook", str(notebook), str(tmp_path / "out")]
+    command = [sys.executable, "-m", "lagkit", "notebook", str(notebook), str(tmp_path / "out")]
     # A shell's background may have told its children to ignore the signal.
     heeding = [
         sys.executable,

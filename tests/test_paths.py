@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import nbformat
 import numpy as np
 import pytest
 import yaml
+from typer import Typer
 
 from lagkit import __main__ as command
 from lagkit.datasets import loaders as data
@@ -22,7 +25,7 @@ from lagkit.logs.embedcache import VectorCache
 from lagkit.logs.lance import DiskCache
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.hub import resolve_model
-from lagkit.nightly.gallery import __main__ as gallery
+from lagkit.nightly.gallery import make as gallery
 from lagkit.nightly.notebook import execute
 from lagkit.runs import load as finished
 from lagkit.runs import summary as digest
@@ -34,6 +37,7 @@ from lagkit.util.paths import at, file_size, is_digest
 from lagkit.views import lab
 from tests.lms import ActingLM, new_lm, small_run
 from tests.stores import HEADER, content, files_of, fill, kv, new_store, same, trace
+from tools import codec
 from tools.testbed import __main__ as testbed
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample"
@@ -191,10 +195,10 @@ def test_stores_archives_and_copies_in_the_home_folder(home, place, capsys):
         assert len(store) == 1
     assert checked_uri(f"~/{place}") == str(home / place)
     assert beside(f"~/{place}", "steps").startswith(str(home / "s-steps"))
-    assert command.main(["store", f"~/{place}", "export", "~/more.tar"]) == 0
-    assert command.main(["store", f"~/new-{place}", "import", "~/more.tar"]) == 0
+    assert command.main(["store", "export", f"~/{place}", "~/more.tar"]) == 0
+    assert command.main(["store", "import", f"~/new-{place}", "~/more.tar"]) == 0
     assert command.main(["store", "copy", f"~/{place}", f"~/copy-{place}"]) == 0
-    assert command.main(["store", f"~/copy-{place}", "verify"]) == 0
+    assert command.main(["store", "verify", f"~/copy-{place}"]) == 0
     assert {f"new-{place}", f"copy-{place}", "more.tar"} < {path.name for path in home.iterdir()}
     capsys.readouterr()
 
@@ -249,28 +253,42 @@ def test_notebooks_in_the_home_folder(home):
     assert (home / "done" / "said").read_text() == "x"
 
 
-@pytest.mark.parametrize(
-    ("parser", "argv", "names"),
-    [
-        (command._parser, ["codec", "testbed", "--out", "~/o", "--page", "~/p.md"], ["out", "page"]),
-        (command._parser, ["overlap", "~/o"], ["folders"]),
-        (command._parser, ["nightly", "~/n.yaml", "--out", "~/o"], ["config", "out"]),
-        (testbed._parser, ["world", "~/o"], ["out"]),
-        (testbed._parser, ["train", "~/o"], ["out"]),
-        (testbed._parser, ["study", "testbed", "--page", "~/p.md"], ["page"]),
-    ],
-)
-def test_options_in_the_home_folder(home, parser, argv, names):
-    args: argparse.Namespace = parser().parse_args(argv)
-    for name in names:
-        for path in np.atleast_1d(getattr(args, name)):
-            assert path.parent == home
+def callbacks(app: Typer) -> Iterator[Callable[..., object]]:
+    yield from (one.callback for one in app.registered_commands)
+    for group in app.registered_groups:
+        yield from callbacks(group.typer_instance)
+
+
+def test_paths_of_commands_are_read_in_the_home_folder():
+    """Each is made by `at`; what is typed there: the tests around this one."""
+    apps, found = (command.app, codec.app, testbed.app), []
+    for callback in (each for app in apps for each in callbacks(app)):
+        for name, hint in get_type_hints(callback, include_extras=True).items():
+            if any(kind in str(hint) for kind in ("pathlib.Path", "pathlib._local.Path")):
+                assert hint.__metadata__[0].parser is at, name
+                found.append(name)
+    assert Counter(found) == {
+        **{"out": 4, "folder": 2, "file": 2, "page": 2},
+        **dict.fromkeys(("folders", "source", "executed", "pages", "copies"), 1),
+    }
+
+
+def test_commands_in_the_home_folder(home, monkeypatch, capsys):
+    assert command.main(["testbed", "world", "~/w", "entities=90", "log_questions=4", "unseen_questions=3"]) == 0
+    assert (home / "w" / "dev_test.json").exists()
+    assert command.main(["overlap", "~/w", "--dataset", "musique"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "|  | w |"
+    seen: list[object] = []
+    monkeypatch.setattr("lagkit.nightly.command.Night.run", lambda night: seen.append(night))
+    assert command.main(["nightly", "~/n.yaml", "--out", "~/o"]) == 0
+    [night] = seen
+    assert (night.config, night.out) == (home / "n.yaml", home / "o")
 
 
 def test_the_gallery_in_the_home_folder(home, monkeypatch):
-    monkeypatch.setattr(gallery, "make", lambda args: seen.append((args.executed, args.pages, args.copies)))
+    monkeypatch.setattr(gallery, "make", lambda *folders: seen.append(folders))
     seen: list[tuple[Path, ...]] = []
-    assert gallery.main(["~/e", "--pages", "~/p", "--copies", "~/c"]) == 0
+    assert command.main(["gallery", "~/e", "--pages", "~/p", "--copies", "~/c"]) == 0
     assert seen == [(home / "e", home / "p", home / "c")]
 
 

@@ -190,7 +190,7 @@ def test_no_run_keeps_or_prints_what_an_endpoint_repeats(canaries, tmp_path, mon
     with playing([said("I see. <ans>x"), ECHOES[echo]]) as played:
         password = "danube" if echo == "word in a header" else "canary4717pass"
         monkeypatch.setenv("LAGKIT_API_BASE", played.url.replace("://", f"://canary:{password}@"))
-        code = cli.main(["run", "smollm2", "--set", *settings])
+        code = cli.main(["run", "smollm2", *settings])
     assert len(played.asked) > 1
     assert code == (0 if echo in ("answer", "for its content", "too long", "header", "word in a header") else 2)
     printed = capsys.readouterr()

@@ -124,7 +124,7 @@ def test_the_endpoint_is_the_one_of_the_environment(ask, monkeypatch, tmp_path):
         monkeypatch.delenv("LAGKIT_API_BASE")
         settings = ["model=api:m", f"data={lms.SAMPLE}", f"out={tmp_path / 'theirs'}", "embedder=hash"]
         settings += ["log_questions=1", "seen_questions=1", "unseen_questions=1", "splits=[seen]", "policies=[no_logs]"]
-        assert main(["run", "smollm2", "--set", *settings]) == 0
+        assert main(["run", "smollm2", *settings]) == 0
     assert (ours.keys, theirs.keys) == ([f"Bearer {KEY}"], ["Bearer another-key"])
 
 

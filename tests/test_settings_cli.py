@@ -5,19 +5,20 @@ Those of `benchmarks/` measure for minutes: of them it is only shown that the co
 
 from __future__ import annotations
 
-import argparse
 import ast
-import importlib
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.core import TyperCommand as Command
+from typer.main import get_command
 
+from lagkit.__main__ import app as lagkit_app
 from lagkit.__main__ import main
 from lagkit.logs import vectors
 from lagkit.logs.coded import CodedLogs
@@ -25,50 +26,29 @@ from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
 from tests import lms, stores
 from tests import test_settings_commands as others
-from tests.covered import Covered, fails, misused
+from tests.covered import Covered, fails
+from tests.faults.__main__ import app as faults_app
+from tools.codec import app as codec_app
+from tools.codec import main as measure
+from tools.testbed.__main__ import app as world_app
 
 shows = Covered()
 ROOT = Path(__file__).parents[1]
-MODULES = ("lagkit.__main__", "lagkit.nightly.notebook", "tools.testbed.__main__", "lagkit.nightly.gallery.__main__")
 SAMPLE = str(lms.SAMPLE)
 
 
-class _Caught(BaseException):
-    """A parser on its way out of `main`."""
-
-
-def parser_of(run: Callable[[], object]) -> argparse.ArgumentParser:
-    """The parser with which a `main` reads its arguments."""
-
-    def caught(self: argparse.ArgumentParser, *_: object) -> None:
-        raise _Caught(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", caught)
-        with pytest.raises(_Caught) as stopped:
-            run()
-    [parser] = stopped.value.args
-    return parser
-
-
-def arguments(parser: argparse.ArgumentParser, prefix: str = "") -> Iterator[str]:
-    """Their names behind the words of their command, such as `store search -k`; not `--help`, nor what is hidden."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for word, command in action.choices.items():
-                yield from arguments(command, f"{prefix}{word} ")
-        elif action.dest != "help" and action.help != argparse.SUPPRESS:
-            yield prefix + (action.option_strings[-1] if action.option_strings else action.dest)
+def arguments(command: Command, prefix: str) -> Iterator[str]:
+    """Their names behind the words of their command, such as `store search -k`; not `--help`."""
+    for word, inner in getattr(command, "commands", {}).items():
+        yield from arguments(inner, f"{prefix}{word} ")
+    for parameter in command.params:
+        yield prefix + (parameter.name if parameter.param_type_name == "argument" else parameter.opts[-1])
 
 
 def test_no_argument_is_without_a_test():
     """The tests are here and in `tests/test_settings_commands.py`."""
-    found = set()
-    for module in MODULES:
-        command = module.removeprefix("lagkit").removesuffix("__main__").strip(".")
-        parser = parser_of(lambda module=module: importlib.import_module(module).main([]))
-        found |= set(arguments(parser, f"{command} ".lstrip()))
-    found |= set(arguments(parser_of(importlib.import_module("tests.faults.__main__").main), "faults "))
+    apps = {"": lagkit_app, "codec ": codec_app, "tools.testbed ": world_app, "faults ": faults_app}
+    found = {name for prefix, app in apps.items() for name in arguments(get_command(app), prefix)}
     assert set(shows.names) | set(others.shows.names) == found
 
 
@@ -103,11 +83,11 @@ def tier(tmp_path: Path, model: Path) -> Path:
     return path
 
 
-@shows("run tier", "run --set", "encode tier", "encode --set")
+@shows("run tier", "run changes", "encode tier", "encode changes")
 @pytest.mark.parametrize("command", ["run", "encode"])
 def test_settings_come_from_the_tier_and_set_goes_before_it(tier, tmp_path, command):
     assert main([command, str(tier)]) == 0
-    assert main([command, str(tier), "--set", f"out={tmp_path / 'b'}", "log_questions=3", "--set", "codec=int8"]) == 0
+    assert main([command, str(tier), f"out={tmp_path / 'b'}", "log_questions=3", "codec=int8"]) == 0
     for out, logs, codec in ((tmp_path / "out", 2, "none"), (tmp_path / "b", 3, "int8")):
         with LogStore.open(out / "store") as store:
             assert (len(store), store.codec) == (logs, codec)
@@ -116,7 +96,7 @@ def test_settings_come_from_the_tier_and_set_goes_before_it(tier, tmp_path, comm
 
 @pytest.mark.parametrize("name", ["tier", "cls"])
 def test_names_of_parameters_are_no_settings(tier, capsys, name):
-    assert f"{name}: Extra inputs are not permitted" in fails(capsys, main, "run", tier, "--set", f"{name}=x")
+    assert f"{name}: Extra inputs are not permitted" in fails(capsys, main, "run", tier, f"{name}=x")
 
 
 @shows("run --ray", "run --gpus-per-worker", "run --threads-per-worker", "run --workers")
@@ -128,7 +108,7 @@ def test_options_of_workers_are_refused_where_they_change_nothing(tier, capsys, 
         assert f"{option.partition('=')[0]} is for workers" in fails(capsys, main, command, tier, option)
     assert "cannot be used" in fails(capsys, main, command, tier, "--workers", "1", "--ray", "127.0.0.1:1")
     for option in ("--workers", "--threads-per-worker"):
-        assert "'0' is no whole number above zero" in misused(capsys, main, command, tier, option, "0")
+        assert "should be greater than or equal to 1" in fails(capsys, main, command, tier, option, "0")
     assert "cannot have -1 GPUs" in fails(capsys, main, command, tier, "--workers=1", "--gpus-per-worker=-1")
 
 
@@ -150,8 +130,32 @@ def test_workers_have_what_was_asked_for(tier, tmp_path):
     [session] = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["sessions"]
     given = {name: session["workers"][name] for name in ("count", "gpus", "threads")}
     assert given == {"count": 2, "gpus": 0, "threads": 1}
-    many = with_workers("encode", tier, "--set", f"out={tmp_path / 'b'}", "--workers=1", "--gpus-per-worker=99")
+    many = with_workers("encode", tier, f"out={tmp_path / 'b'}", "--workers=1", "--gpus-per-worker=99")
     assert (many.returncode, "1 workers want 99 each" in many.stderr) == (2, True), many.stderr
+
+
+# ask
+
+
+@shows("ask folder", "ask question", "ask --variant")
+def test_ask_prints_the_rounds_the_logs_and_the_answer_of_each_variant(tier, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["run", str(tier)]) == 0
+    with LogStore.open(out / "store") as logs:
+        asked = {log: logs.get(log).question for log in logs.ids}
+    capsys.readouterr()
+    assert main(["ask", str(out), "Who is it?", "--variant", "no_logs", "--variant", "kv_last_round+logs=2"]) == 0
+    plain, reused = capsys.readouterr().out.split("kv_last_round+logs=2, round 1")
+    assert "no_logs, round 1" in plain
+    assert "  log " not in plain
+    found = [line.split(maxsplit=3) for line in reused.splitlines() if line.startswith("  log ")]
+    assert {log: question for _, log, _, question in found} == asked
+    assert "\nWho is it?\n" in reused
+    assert [line.split()[0] for line in reused.splitlines()[-2:]] == ["no_logs", "kv_last_round+logs=2"]
+    assert main(["ask", str(out), "Who is it?"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["no_logs", "kv_last_round"]
+    assert "There is no run in" in fails(capsys, main, "ask", tmp_path / "none", "Who?")
+    assert "Unknown policy 'kv_magic'" in fails(capsys, main, "ask", out, "Who?", "--variant", "kv_magic")
 
 
 # store
@@ -165,29 +169,30 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-@shows("store path", "store prune --max-bytes")
+@shows("store summary place", "store prune place", "store prune --max-bytes")
 def test_prune_goes_down_to_so_many_bytes(store, tmp_path):
-    assert main(["store", str(store), "prune"]) == 0
+    assert main(["store", "prune", str(store)]) == 0
     with LogStore.open(store) as before:
         assert len(before) == 6
         fewer = before.nbytes - 1
-    assert main(["store", str(store), "prune", "--max-bytes", str(fewer)]) == 0
+    assert main(["store", "prune", str(store), "--max-bytes", str(fewer)]) == 0
     with LogStore.open(store) as after:
         assert 0 < len(after) < 6
         assert after.nbytes <= fewer
 
 
-@shows("store export file", "store import file", "store copy target")
+@shows("store export place", "store export file", "store import place", "store import file")
+@shows("store copy place", "store copy target", "store verify place")
 def test_what_leaves_a_store_lands_where_it_was_sent(store, tmp_path, capsys):
-    assert main(["store", str(store), "export", str(tmp_path / "logs.tar")]) == 0
-    assert main(["store", str(tmp_path / "imported"), "import", str(tmp_path / "logs.tar")]) == 0
+    assert main(["store", "export", str(store), str(tmp_path / "logs.tar")]) == 0
+    assert main(["store", "import", str(tmp_path / "imported"), str(tmp_path / "logs.tar")]) == 0
     assert main(["store", "copy", str(store), str(tmp_path / "copied")]) == 0
     for name in ("imported", "copied"):
         with LogStore.open(store) as before, LogStore.open(tmp_path / name) as after:
             assert stores.content(before) == stores.content(after)
 
 
-@shows("store search text", "store search -k", "store search --exact")
+@shows("store search place", "store search text", "store search -k", "store search --exact")
 def test_search_finds_so_many_logs_and_exactly_if_asked(store, capsys, monkeypatch):
     """Codes, which are asked from four logs on, find nothing here."""
     monkeypatch.setattr("lagkit.logs.retrieve.load_embedder", lambda name: HashEmbedder(stores.DIM))
@@ -195,12 +200,12 @@ def test_search_finds_so_many_logs_and_exactly_if_asked(store, capsys, monkeypat
     monkeypatch.setattr(CodedLogs, "search", lambda self, rows, *_: [[] for _ in rows])
 
     def lines(*words: str) -> list[str]:
-        assert main(["store", str(store), "search", *words]) == 0
+        assert main(["store", "search", str(store), *words]) == 0
         return capsys.readouterr().out.splitlines()
 
     assert [len(lines("Who?")), len(lines("Who?", "--exact")), len(lines("Who?", "--exact", "-k", "5"))] == [0, 3, 5]
     assert lines("Who is it?", "--exact", "-k", "6") != lines("Where did the river flow?", "--exact", "-k", "6")
-    assert "'0' is no whole number above zero" in misused(capsys, main, "store", store, "search", "Who?", "-k", "0")
+    assert "should be greater than or equal to 1" in fails(capsys, main, "store", "search", store, "Who?", "-k", "0")
 
 
 # overlap
@@ -217,7 +222,7 @@ def test_overlap_shows_each_folder_by_its_layout(tmp_path, capsys):
 # codec
 
 
-@shows("codec tiers", "codec --set", "codec --policy", "codec --cases", "codec --out", "codec --page")
+@shows("codec words", "codec --policy", "codec --cases", "codec --out", "codec --page")
 def test_codec_refuses_settings_that_it_decides_itself(tier, tmp_path, capsys):
     """What its options change: `test_codec_measures_what_was_asked_for`."""
     out = ("--out", tmp_path / "codecs")
@@ -226,9 +231,9 @@ def test_codec_refuses_settings_that_it_decides_itself(tier, tmp_path, capsys):
         ("policies=[no_logs]", "give --policy"),
         ("codec=int8", "all are"),
     ):
-        assert instead in fails(capsys, main, "codec", tier, *out, "--set", setting)
-    assert "keeps no KV of whole logs" in fails(capsys, main, "codec", tier, *out, "--policy", "text_last_round")
-    assert "'0' is no whole number above zero" in misused(capsys, main, "codec", tier, *out, "--cases", "0")
+        assert instead in fails(capsys, measure, tier, *out, setting)
+    assert "keeps no KV of whole logs" in fails(capsys, measure, tier, *out, "--policy", "text_last_round")
+    assert "should be greater than or equal to 1" in fails(capsys, measure, tier, *out, "--cases", "0")
 
 
 @pytest.mark.slow
@@ -238,8 +243,8 @@ def test_codec_measures_what_was_asked_for(tier, tmp_path, capsys, monkeypatch):
     asked, meet = [], codecs.meet
     monkeypatch.setattr(codecs, "meet", lambda run, n: asked.append(n) or meet(run, n))
     out, page = tmp_path / "codecs", tmp_path / "pages" / "codec.md"
-    words = ["codec", str(tier), "--out", str(out), "--set", "log_questions=3", "unseen_questions=2"]
-    assert main([*words, "--cases", "1", "--policy", "kv_all_rounds+logs=1", "--page", str(page)]) == 0
+    words = [str(tier), "--out", str(out), "log_questions=3", "unseen_questions=2"]
+    assert measure([*words, "--cases", "1", "--policy", "kv_all_rounds+logs=1", "--page", str(page)]) == 0
     assert page.read_text(encoding="utf-8") in capsys.readouterr().out
     assert set(asked) == {1}
     with LogStore.open(out / "tier" / "store") as store:

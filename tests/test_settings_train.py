@@ -84,7 +84,7 @@ def trained(tmp_path_factory) -> Train:
                 patch.setattr(training, "_CHECK_BATCHES", 1)
                 patch.setattr(checkpoint, "save", save)
                 words = [f"{name}={value}" for name, value in settings.items()]
-                assert testbed.main(["train", str(found.folder), "--set", *words]) == 0
+                assert testbed.main(["train", str(found.folder), *words]) == 0
             done[key] = found
         return done[key]
 

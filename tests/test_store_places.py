@@ -134,22 +134,22 @@ def test_the_command_copies_and_says_how_fast(pair, capsys):
     said = capsys.readouterr().out
     assert "5 logs; 10 blocks were new" in said
     assert said.count("MB/s") == 2
-    assert main(["store", str(before), "copy", str(after)]) == 0
+    assert main(["store", "copy", str(before), str(after)]) == 0
     assert "0 blocks were new" in capsys.readouterr().out
-    assert main(["store", str(after), "verify"]) == 0
+    assert main(["store", "verify", str(after)]) == 0
     assert "All 5 logs" in capsys.readouterr().out
 
 
 def test_commands_on_an_object_store(bucket, tmp_path, capsys):
     filled(f"{bucket}/store")
-    assert main(["store", f"{bucket}/store", "summary"]) == 0
+    assert main(["store", "summary", f"{bucket}/store"]) == 0
     assert "5 logs" in capsys.readouterr().out
-    assert main(["store", f"{bucket}/store", "export", str(tmp_path / "logs.tar")]) == 0
-    assert main(["store", f"{bucket}/new", "import", str(tmp_path / "logs.tar")]) == 0
+    assert main(["store", "export", f"{bucket}/store", str(tmp_path / "logs.tar")]) == 0
+    assert main(["store", "import", f"{bucket}/new", str(tmp_path / "logs.tar")]) == 0
     assert "5 of 5 logs were new" in capsys.readouterr().out
-    assert main(["store", f"{bucket}/new", "prune", "--max-bytes", "0"]) == 0
+    assert main(["store", "prune", f"{bucket}/new", "--max-bytes", "0"]) == 0
     assert "0 logs are left in 0 bytes" in capsys.readouterr().out
-    assert main(["store", f"{bucket}/missing", "summary"]) == 2
+    assert main(["store", "summary", f"{bucket}/missing"]) == 2
     assert "There is no log store at" in capsys.readouterr().err
     with Store.open(f"{bucket}/store") as store, LogStore.new(tmp_path / "s", HEADER) as folder:
         folder.import_archive(tmp_path / "logs.tar")

@@ -133,7 +133,7 @@ def test_prune_frees_a_full_disk(disk, opened):
         store.close()
     full(disk)
     if opened == "by command":
-        run = [sys.executable, "-m", "lagkit", "store", str(disk / "store"), "prune", "--max-bytes", str(kept)]
+        run = [sys.executable, "-m", "lagkit", "store", "prune", str(disk / "store"), "--max-bytes", str(kept)]
         subprocess.run(run, check=True, capture_output=True, timeout=120)
         store = LogStore.open(disk / "store", write=True)
     else:

@@ -59,7 +59,7 @@ def hostile(tmp_path) -> Path:
 
 @pytest.mark.parametrize(("words", "lines"), [(["search", "Who"], 1), (["summary"], 7)])
 def test_a_store_is_described_in_its_own_lines(hostile, capsys, words, lines):
-    assert main(["store", str(hostile), *words]) == 0
+    assert main(["store", words[0], str(hostile), *words[1:]]) == 0
     said = capsys.readouterr().out
     assert active(said) == []
     assert r"\x1b[2J" in said
@@ -69,14 +69,14 @@ def test_a_store_is_described_in_its_own_lines(hostile, capsys, words, lines):
 def test_damage_is_told_in_its_own_lines(hostile, capsys):
     for file in hostile.glob("kv/*/*"):
         file.write_bytes(b"x")
-    assert main(["store", str(hostile), "verify"]) == 1
-    assert main(["store", str(hostile), "prune"]) == 0
+    assert main(["store", "verify", str(hostile)]) == 1
+    assert main(["store", "prune", str(hostile)]) == 0
     assert active(capsys.readouterr().out) == []
 
 
 def test_errors_and_lines_of_progress_are_shown_as_text(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LAGKIT_PROGRESS", "lines")
-    assert main(["run", f"{ACTIVE}.yaml", "--set", f"out={tmp_path}"]) == 2
+    assert main(["run", f"{ACTIVE}.yaml", f"out={tmp_path}"]) == 2
     progress.say(ACTIVE)
     printed = capsys.readouterr()
     assert active(printed.out + printed.err) == []

@@ -95,6 +95,6 @@ def test_an_impossible_share_is_refused_before_anything_is_written(config, tmp_p
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
-    code = main(["study", str(tmp_path / "no.yaml"), "--set", "out=x"])
+    code = main(["study", str(tmp_path / "no.yaml"), "out=x"])
     assert code == 2
     assert "no.yaml" in capsys.readouterr().err

@@ -66,7 +66,7 @@ def test_training_in_pieces_gives_the_same_model(in_one_go, tmp_path):
 def test_a_killed_run_resumes_at_its_last_checkpoint(tmp_path):
     settings = {**TINY.model_dump(), "steps": 100_000, "check_every": 100_000}
     words = [f"{key}={value}" for key, value in settings.items()]
-    run = subprocess.Popen([sys.executable, "-m", "tools.testbed", "train", str(tmp_path), "--set", *words])
+    run = subprocess.Popen([sys.executable, "-m", "tools.testbed", "train", str(tmp_path), *words])
     try:
         limit = time.monotonic() + 120
         while not (tmp_path / "checkpoint.safetensors").exists():

@@ -12,7 +12,6 @@ import pytest
 from lagkit.__main__ import main
 from lagkit.datasets.loaders import load
 from lagkit.nightly.gates import Baselines
-from lagkit.nightly.notebook import main as run_notebook
 from lagkit.nightly.profile import Nightly
 from lagkit.runs.config import RunConfig
 from lagkit.util.errors import ConfigError, DataError, LagkitError
@@ -156,11 +155,11 @@ def test_a_world_s_controls_are_read_with_a_mark_and_refused_with_a_key_twice(tm
 
 
 def test_a_setting_that_is_given_twice_is_refused(capsys):
-    assert main(["run", "testbed", "--set", "seed=1", "--set", "seed=2"]) == 2
-    assert capsys.readouterr().err == "lagkit: --set gives seed twice: give it once.\n"
+    assert main(["run", "testbed", "seed=1", "seed=2"]) == 2
+    assert capsys.readouterr().err == "lagkit: The setting seed is given twice: give it once.\n"
 
 
 def test_a_parameter_of_a_notebook_that_is_given_twice_is_refused(tmp_path, capsys):
     notebook = str(Path(__file__).parents[1] / "notebooks" / "02_compare_variants.ipynb")
-    assert run_notebook([notebook, str(tmp_path), "-p", "seed", "1", "-p", "seed", "2"]) == 2
+    assert main(["notebook", notebook, str(tmp_path), "-p", "seed", "1", "-p", "seed", "2"]) == 2
     assert capsys.readouterr().err == "lagkit: -p gives seed twice: give it once.\n"

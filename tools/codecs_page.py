@@ -1,4 +1,4 @@
-"""What KV in fewer bits costs, as a page of Markdown: `python -m lagkit codec`."""
+"""What KV in fewer bits costs, as a page of Markdown: `python -m tools.codec`."""
 
 from __future__ import annotations
 

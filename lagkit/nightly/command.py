@@ -1,11 +1,12 @@
-"""`python -m lagkit nightly`: run a profile, hold it against its baselines, tell; or derive new baselines."""
+"""`lagkit nightly`: run a profile, hold it against its baselines, tell; or derive new baselines."""
 
 from __future__ import annotations
 
-import argparse
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,42 +25,94 @@ from lagkit.util.progress import say
 from lagkit.util.terminal import printable, tell
 
 
-def nightly(args: argparse.Namespace) -> int:
-    """Returns the exit code: 0, 1 when a gate failed, 2 when a job did."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the jobs' processes would live on
-    overrides = cli.settings(args.set)
-    args.config = args.config or _default_config()
-    wanted = plan(args.config, args.profile, overrides)
-    out = args.out or at(Path("runs/nightly") / args.profile)
-    refuse_links(out, ConfigError, depth=3)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / "lock", timeout=0):
-            if args.update_baselines:
-                return _update(args, wanted, overrides, out)
-            return _night(args, wanted, out)
-    except Timeout as error:
-        raise ConfigError(f"Another nightly run is writing to {out}: wait for it, or give another --out.") from error
+@dataclass(frozen=True)
+class Night:
+    """A profile of notebooks to run: `config` names it, `overrides` change its parameters, `out` takes the results.
+
+    jobs: notebooks at once; None: by cores. fresh: run again what is unchanged, too.
+    """
+
+    config: Path | None
+    profile: str
+    overrides: Mapping[str, Any]
+    out: Path | None
+    jobs: int | None
+    fresh: bool
+
+    def run(self) -> int:
+        """Run the profile and hold it against its baselines; returns 0, 1 when a gate failed, 2 when a job did."""
+        with self._begun() as (wanted, out):
+            baselines = gates.Baselines.load(wanted.baseline)
+            began, before = time.monotonic(), history.read(out)
+            outcomes = run(wanted, out, jobs=self.jobs, fresh=self.fresh)
+            measured = gates.count(metrics(out, outcomes), answers(out, outcomes), _kept(wanted, baselines))
+            compared = gates.compare(baselines, wanted, measured)
+            past = history.record(out, wanted, outcomes, measured)
+            kept = set(zip(before["job"], before["started"], strict=True))
+            earlier = covered(outcome for name, outcome in outcomes.items() if (name, outcome.started) in kept)
+            table = _summarize(wanted, outcomes, out, time.monotonic() - began + earlier)
+            report = page.write(out, wanted, outcomes, measured, compared, past, table)
+            return _tell(outcomes, compared, table, report)
+
+    def update(self, seeds: int, write: bool) -> int:
+        """Derive baselines from so many seeds, show what changes, and write it if that was asked for."""
+        with self._begun() as (wanted, out):
+            _may_update(wanted, seeds, write)
+            before = gates.Baselines.load(wanted.baseline)
+            after, given = self._derived(wanted, out, seeds)
+            changed = gates.changes(before, after)
+            cli.show(changed, f"{len(changed)} gates change in {wanted.baseline}")
+            if not write:
+                tell("\nNothing is written. Add --yes to write it.")
+                return 0
+            after.save(wanted.baseline, given)
+            tell(f"\nWritten: {wanted.baseline}, and the answers beside it")
+            return 0
+
+    @contextmanager
+    def _begun(self) -> Iterator[tuple[Plan, Path]]:
+        """The plan, and the folder of results, which nothing else writes to meanwhile."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the jobs' processes would live on
+        wanted = self._plan()
+        out = self.out or at(Path("runs/nightly") / self.profile)
+        refuse_links(out, ConfigError, depth=3)
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(out / "lock", timeout=0):
+                yield wanted, out
+        except Timeout as error:
+            raise ConfigError(
+                f"Another nightly run is writing to {out}: wait for it, or give another --out."
+            ) from error
+
+    def _plan(self, **more: Any) -> Plan:
+        return plan(self.config or _default_config(), self.profile, {**self.overrides, **more})
+
+    def _derived(self, wanted: Plan, out: Path, seeds: int) -> tuple[gates.Baselines, dict[str, dict[str, Any]]]:
+        """Baselines and answers of runs that differ in their seed; raises NotebookFailed if a job of them fails."""
+        [first] = _seeds(wanted)
+        measured: list[dict[str, dict[str, float]]] = []
+        given: dict[str, dict[str, Any]] = {}
+        for seed in range(first, first + seeds):
+            say(f"Seed {seed}")
+            # The profile's own seed shares its folder with the nightly runs.
+            folder = out if seed == first else out / "seeds" / str(seed)
+            varied = wanted if seed == first else self._plan(seed=seed)
+            outcomes = run(varied, folder, jobs=self.jobs, fresh=self.fresh)
+            if failed := [outcome for outcome in outcomes.values() if outcome.status != "ok"]:
+                raise NotebookFailed(f"No baselines without {failed[0].job}, seed {seed}: {failed[0].error}")
+            measured.append(metrics(folder, outcomes))
+            given = given or answers(folder, outcomes)
+        after, left_out = gates.derive(wanted, range(first, first + seeds), measured, given)
+        for sentence in left_out:
+            tell(sentence)
+        return after, given
 
 
 def _default_config() -> Path:
     """`nightly.yaml` in the current folder, or else that of lagkit itself."""
     here = Path("nightly.yaml")
     return here if here.exists() else laboratory() / here
-
-
-def _night(args: argparse.Namespace, wanted: Plan, out: Path) -> int:
-    baselines = gates.Baselines.load(wanted.baseline)
-    began, before = time.monotonic(), history.read(out)
-    outcomes = run(wanted, out, jobs=args.jobs, fresh=args.fresh)
-    measured = gates.count(metrics(out, outcomes), answers(out, outcomes), _kept(wanted, baselines))
-    compared = gates.compare(baselines, wanted, measured)
-    past = history.record(out, wanted, outcomes, measured)
-    kept = set(zip(before["job"], before["started"], strict=True))
-    earlier = covered(outcome for name, outcome in outcomes.items() if (name, outcome.started) in kept)
-    table = _summarize(wanted, outcomes, out, time.monotonic() - began + earlier)
-    report = page.write(out, wanted, outcomes, measured, compared, past, table)
-    return _tell(outcomes, compared, table, report)
 
 
 def _kept(wanted: Plan, baselines: gates.Baselines | None) -> gates.Answers:
@@ -98,42 +151,20 @@ def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, r
     return 2 if failed else 1 if len(worse) else 0
 
 
-def _update(args: argparse.Namespace, wanted: Plan, overrides: Mapping[str, Any], out: Path) -> int:
-    """Derive baselines from several seeds, show what changes, and write it if that was asked for."""
-    before = gates.Baselines.load(wanted.baseline)
-    if args.yes and wanted.baseline.resolve().is_relative_to(BUNDLED):
+def _seeds(wanted: Plan) -> set[int]:
+    return {task.parameters["seed"] for task in wanted.tasks if "seed" in task.parameters}
+
+
+def _may_update(wanted: Plan, seeds: int, write: bool) -> None:
+    """Raises ConfigError where baselines cannot be derived, or may not be written."""
+    if write and wanted.baseline.resolve().is_relative_to(BUNDLED):
         raise ConfigError(
             f"The baselines of an installed lagkit stay as they are: copy {BUNDLED} to a folder of your own, and give "
             "the nightly.yaml in it."
         )
-    if args.seeds < 2:
+    if seeds < 2:
         raise ConfigError("Tolerances come from the spread between seeds: give --seeds 2 or more.")
-    own = {task.parameters["seed"] for task in wanted.tasks if "seed" in task.parameters}
-    if len(own) != 1:
+    if len(own := _seeds(wanted)) != 1:
         raise ConfigError(
             f"The profile {wanted.profile} must give one `seed` to all its jobs, to vary it; it gives {own}."
         )
-    first = own.pop()
-    measured: list[dict[str, dict[str, float]]] = []
-    given: dict[str, dict[str, Any]] = {}
-    for seed in range(first, first + args.seeds):
-        say(f"Seed {seed}")
-        # The profile's own seed shares its folder with the nightly runs.
-        folder = out if seed == first else out / "seeds" / str(seed)
-        varied = wanted if seed == first else plan(args.config, args.profile, {**overrides, "seed": seed})
-        outcomes = run(varied, folder, jobs=args.jobs, fresh=args.fresh)
-        if failed := [outcome for outcome in outcomes.values() if outcome.status != "ok"]:
-            raise NotebookFailed(f"No baselines without {failed[0].job}, seed {seed}: {failed[0].error}")
-        measured.append(metrics(folder, outcomes))
-        given = given or answers(folder, outcomes)
-    after, left_out = gates.derive(wanted, range(first, first + args.seeds), measured, given)
-    for sentence in left_out:
-        tell(sentence)
-    changed = gates.changes(before, after)
-    cli.show(changed, f"{len(changed)} gates change in {wanted.baseline}")
-    if not args.yes:
-        tell("\nNothing is written. Add --yes to write it.")
-        return 0
-    after.save(wanted.baseline, given)
-    tell(f"\nWritten: {wanted.baseline}, and the answers beside it")
-    return 0

@@ -23,7 +23,7 @@ def main(folder: Path) -> int:
     """Execute the notebook into `folder` and export what was executed; returns an exit code, as `cli.exit_code`."""
     job = json.loads((folder / FILE).read_text(encoding="utf-8"))
     notebook = Path(job["notebook"])
-    code = exit_code(lambda job: _execute(notebook, folder, job), job)
+    code = exit_code(lambda: _execute(notebook, folder, job))
     executed = folder / notebook.name
     if executed.exists():
         write_page(executed)

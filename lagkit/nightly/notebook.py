@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import logging
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,11 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
 
-from lagkit.util.cli import count, exit_code
 from lagkit.util.errors import ConfigError, NotebookFailed
 from lagkit.util.home import BUNDLED
 from lagkit.util.paths import at
 from lagkit.util.progress import progress_mode
 from lagkit.util.secrets import scrub, scrub_file
-from lagkit.util.terminal import tell
 
 KERNEL = "python3"
 _STARTS = 3  # kernels that a notebook is given, if those before die without a word
@@ -145,27 +141,6 @@ def _in_a_kernel(
         _in_a_kernel(notebook, copy, parameters, timeout, starts - 1)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one notebook; returns the exit code: 0, or with one sentence on standard error 2 (an error), 130 (Ctrl-C)."""
-    parser = argparse.ArgumentParser(prog="python -m lagkit.nightly.notebook", description="Run a notebook headlessly.")
-    parser.add_argument("notebook", type=at, metavar="NOTEBOOK")
-    parser.add_argument("out", type=at, metavar="OUT", help="folder for the executed copy and what it writes")
-    parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), dest="parameters", help="a parameter"
-    )
-    parser.add_argument("--timeout", type=count, default=900, metavar="S", help="seconds for one cell (default: 900)")
-    args = parser.parse_args(argv)
-    return exit_code(_command, args)
-
-
-def _command(args: argparse.Namespace) -> None:
-    names = [name for name, _ in args.parameters]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"-p gives {twice[0]} twice: give it once.")
-    given = from_words(args.notebook, dict(args.parameters))
-    tell(str(execute(args.notebook, args.out, given, args.timeout)))
-
-
 def from_words(notebook: Path, words: Mapping[str, str]) -> dict[str, Any]:
     """Values from a command line: text where a parameter is text, Python literals elsewhere, `true` and `false` too."""
     known = declared(notebook)
@@ -179,7 +154,3 @@ def from_words(notebook: Path, words: Mapping[str, str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             values[name] = word  # which `check` refuses, in words
     return values
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,7 +41,7 @@ class Job(Settings):
 class Profile(Settings):
     """Jobs and what they have in common.
 
-    parameters: for every job whose notebook has them; null: must be given with `--set`. timeout: of a job, in seconds.
+    parameters: for every job whose notebook has them; null: must be given as a setting. timeout: of a job, in seconds.
     summary: the job whose results become `summary.json` and the table in the terminal. cuda: whether it needs a GPU.
     """
 
@@ -131,7 +131,7 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
     if unused := [name for name in common if name not in known]:
         raise ConfigError(f"No notebook of the profile {profile} has a parameter {unused[0]!r}.")
     if missing := [name for task in tasks for name, value in task.parameters.items() if value is None]:
-        raise ConfigError(f"The profile {profile} needs {missing[0]}: add --set {missing[0]}=VALUE.")
+        raise ConfigError(f"The profile {profile} needs {missing[0]}: add {missing[0]}=VALUE.")
     for task in tasks:
         nb.check(task.notebook, nb.declared(task.notebook), task.parameters)
         _check_data(task.parameters.get("data"))
@@ -163,7 +163,7 @@ def _with_folder(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
 
 def _check_data(folder: str | None) -> None:
     if folder and not Path(folder).is_dir():
-        raise ConfigError(f"There is no data folder {folder}: give another with --set data=FOLDER.")
+        raise ConfigError(f"There is no data folder {folder}: give another with data=FOLDER.")
 
 
 def _check_gpu(profile: str) -> None:

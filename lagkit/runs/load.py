@@ -30,7 +30,7 @@ def reopen(folder: str | Path, *, data: str = "", store: str = "") -> tuple[Expe
     settings = recorded(folder).get("settings", {})
     if not settings or not (folder / "traces").is_dir():
         raise DataError(
-            f"There is no run in {folder}: make it with `python -m lagkit run testbed --set out={folder}`, or name "
+            f"There is no run in {folder}: make it with `lagkit run testbed out={folder}`, or name "
             "the folder of another one."
         )
     noted = settings.get("store")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from lagkit.util.errors import ConfigError, LagkitError
 from lagkit.util.plainyaml import load_yaml
@@ -16,50 +17,62 @@ from lagkit.util.terminal import printable, tell
 if TYPE_CHECKING:
     import pandas as pd
 
-T = TypeVar("T")
+INTERRUPTED = 130
+Settings = Annotated[list[str] | None, typer.Argument(metavar="key=value", help="settings; values are YAML")]
 
 
-def exit_code(command: Callable[[T], int | None], args: T) -> int:
+def application(text: str) -> typer.Typer:
+    """A command with subcommands, whose help and errors are plain text."""
+    return typer.Typer(help=text, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def call(app: typer.Typer, name: str, words: Sequence[str] | None = None) -> int:
+    """Run the command that `words` name, by default those behind `name` in the shell; returns its `exit_code`."""
+    return exit_code(lambda: app(words, prog_name=name, standalone_mode=False))
+
+
+def exit_code(command: Callable[[], int | None]) -> int:
     """Run a command; 0 or what it returns, 2 after an error, which is told in one line, 130 when interrupted."""
     try:
-        return command(args) or 0
+        code = command() or 0
+    except typer.TyperException as error:
+        where = getattr(error, "ctx", None)
+        see = f" (see `{where.command_path} --help`)." if where else "."
+        tell(f"lagkit: {_line(error.format_message()).rstrip('.')}{see}", sys.stderr)
+        return 2
     except (LagkitError, OSError) as error:
         # A full disk or a folder without permission is no fault of the program either.
-        tell(f"lagkit: {' '.join(scrub(str(error)).split())}", sys.stderr)
+        tell(f"lagkit: {_line(str(error))}", sys.stderr)
         return 2
     except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # also what Typer returns for it
         tell("Interrupted; the same command resumes.", sys.stderr)
-        return 130
+    return code
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The option `--set key=value ...`."""
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="key=value", help="override settings")
+def parted(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Words that are no `key=value`, and those that are."""
+    pairs = [word for word in words or () if "=" in word and word.partition("=")[0].isidentifier()]
+    return [word for word in words or () if word not in pairs], pairs
 
 
-def settings(pairs: Sequence[str], own: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+def settings(pairs: Sequence[str] | None, own: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """`key=value` words as settings; values are YAML. Raises ConfigError for anything else.
 
     own: settings that the command itself decides, each with what to give instead; they are refused.
     """
     found = {}
-    for pair in pairs:
+    for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not key or not equals:
-            raise ConfigError(f"--set takes key=value; {pair!r} is not.")
+            raise ConfigError(f"Settings are given as key=value; {pair!r} is not.")
         if key in own:
             raise ConfigError(f"{key} is not to be set here: {own[key]}.")
         if key in found:
-            raise ConfigError(f"--set gives {key} twice: give it once.")
-        found[key] = load_yaml(value, f"The value of --set {pair!r}")
+            raise ConfigError(f"The setting {key} is given twice: give it once.")
+        found[key] = load_yaml(value, f"The value of {pair!r}")
     return found
-
-
-def count(word: str) -> int:
-    """A whole number above zero, as the type of an option."""
-    if not word.isdecimal() or not int(word):
-        raise argparse.ArgumentTypeError(f"{word!r} is no whole number above zero")
-    return int(word)
 
 
 def show(table: pd.DataFrame, title: str) -> None:
@@ -71,3 +84,7 @@ def show(table: pd.DataFrame, title: str) -> None:
 
 def _plain(label: object) -> object:
     return printable(label) if isinstance(label, str) else label
+
+
+def _line(text: str) -> str:
+    return " ".join(scrub(text).split())

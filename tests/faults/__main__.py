@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from typer import Option
+
+from lagkit.util import cli
 
 HEAD = """# Faults
 
@@ -33,31 +37,35 @@ def remade(rows: Path) -> str:
     return HEAD + harness.page([harness.Outcome(**row) for row in outcomes]) + TAIL
 
 
-def main() -> int:
-    """Inject, write the page, tell what broke; 1 if anything did."""
-    parser = argparse.ArgumentParser(prog="tests.faults", description="Inject faults and look at what they leave.")
-    parser.add_argument("--count", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0, help="of the first fault of each kind")
-    parser.add_argument("--kind", help="only this one")
-    parser.add_argument("--page", type=Path, help="write a table here")
-    args = parser.parse_args()
+app = cli.application("Inject faults and look at what they leave.")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 1 if anything broke, 2 (an error)."""
+    return cli.call(app, "python -m tests.faults", words)
+
+
+@app.command()
+def inject(
+    count: Annotated[int, Option(metavar="N")] = 100,
+    seed: Annotated[int, Option(metavar="N", help="of the first fault of each kind")] = 0,
+    kind: Annotated[str | None, Option(metavar="NAME", help="only this one")] = None,
+    page: Annotated[Path | None, Option(metavar="FILE.md", help="for a table of them")] = None,
+) -> int:
+    """Inject faults, write the page, tell what broke."""
     os.environ.update(HF_HUB_OFFLINE="1", LAGKIT_PROGRESS="off")
     from tests.faults import harness
 
-    faults = (
-        harness.plan(args.count, args.seed)
-        if not args.kind
-        else [(args.kind, args.seed + i) for i in range(args.count)]
-    )
+    faults = harness.plan(count, seed) if not kind else [(kind, seed + i) for i in range(count)]
     outcomes = []
     for outcome in harness.run(faults):
         outcomes.append(outcome)
         if outcome.broken:
             print(f"{outcome.kind}, seed {outcome.seed}: {outcome.broken}", file=sys.stderr, flush=True)
     print(harness.page(outcomes))
-    if args.page:
-        pd.DataFrame(map(asdict, outcomes)).to_parquet(args.page.with_suffix(".parquet"), compression="zstd")
-        args.page.write_text(remade(args.page.with_suffix(".parquet")), encoding="utf-8")
+    if page:
+        pd.DataFrame(map(asdict, outcomes)).to_parquet(page.with_suffix(".parquet"), compression="zstd")
+        page.write_text(remade(page.with_suffix(".parquet")), encoding="utf-8")
     return int(any(outcome.broken for outcome in outcomes))
 
 

@@ -1,10 +1,13 @@
-"""The testbed's command line: `python -m tools.testbed world|train|study`; `--help` behind any of them says more."""
+"""`python -m tools.testbed train|study`: the testbed's model, and what it shows; `--help` behind either says more."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
 
 from lagkit.util import cli, files
 from lagkit.util.errors import ConfigError
@@ -12,58 +15,35 @@ from lagkit.util.paths import at
 from lagkit.util.terminal import tell
 
 # Commands import what they need themselves: torch and transformers take seconds, and `--help` needs neither.
+app = cli.application("Train the testbed's model, and study it on test worlds.")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 (an error), 130 (interrupted)."""
-    args = _parser().parse_args(argv)
-    return cli.exit_code(args.command, args)
+    return cli.call(app, "python -m tools.testbed", words)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.testbed", description="A world with known ground truth.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command, text in (
-        ("world", world, "write a test world as a data set in MuSiQue's shape"),
-        ("train", train, "train the model; the same command resumes"),
-    ):
-        sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("out", type=at, metavar="FOLDER")
-        cli.add_settings(sub)
-        sub.set_defaults(command=command)
-    text = "measure base quality and all variants on several worlds; the same command resumes"
-    sub = commands.add_parser("study", help=text, description=text)
-    sub.add_argument("tier", metavar="TIER|CONFIG.yaml", help="settings of each world's run, as for `lagkit run`")
-    sub.add_argument(
-        "--worlds", nargs="+", type=int, default=[101, 102, 103], metavar="SEED", help="default: %(default)s"
-    )
-    sub.add_argument("--contradicted", type=float, default=0.3, metavar="SHARE", help="of the facts, in changed worlds")
-    sub.add_argument("--page", type=at, metavar="FILE.md", help="where to write the tables; their rows go to FILE/")
-    cli.add_settings(sub)
-    sub.set_defaults(command=study)
-    return parser
-
-
-def world(args: argparse.Namespace) -> None:
-    """Write a world and say what is in it."""
-    from lagkit.datasets.loaders import load
-    from lagkit.datasets.world.dataset import Controls, write
-
-    controls = Controls.parse(cli.settings(args.set))
-    tell(f"{args.out}: {load(write(args.out, controls), 'musique')}")
-
-
-def train(args: argparse.Namespace) -> None:
-    """Train, or go on training."""
+@app.command()
+def train(out: Annotated[Path, Argument(metavar="FOLDER", parser=at)], changes: cli.Settings = None) -> None:
+    """Train the model. The same command resumes."""
     from lagkit.util.progress import quiet
     from tools.testbed.train import TrainConfig, train
 
     quiet()
-    tell(f"The model is in {train(args.out, TrainConfig.parse(cli.settings(args.set)))}.")
+    tell(f"The model is in {train(out, TrainConfig.parse(cli.settings(changes)))}.")
 
 
-def study(args: argparse.Namespace) -> None:
-    """Run the worlds, print the tables and write them down."""
+@app.command()
+def study(
+    tier: Annotated[str, Argument(metavar="TIER|CONFIG.yaml", help="settings of each world's run")],
+    changes: cli.Settings = None,
+    world: Annotated[list[int], Option(metavar="SEED", help="one of the worlds")] = [101, 102, 103],  # noqa: B006
+    contradicted: Annotated[float, Option(metavar="SHARE", help="of the facts, in changed worlds")] = 0.3,
+    page: Annotated[
+        Path | None, Option(metavar="FILE.md", parser=at, help="for the tables; their rows go to FILE/")
+    ] = None,
+) -> None:
+    """Measure base quality and all variants on several worlds. The same command resumes."""
     from lagkit.datasets.world.dataset import Controls
     from lagkit.runs.config import RunConfig
     from lagkit.util.progress import quiet
@@ -71,18 +51,18 @@ def study(args: argparse.Namespace) -> None:
     from tools.testbed.study import run
 
     quiet()
-    config = RunConfig.of(args.tier, **cli.settings(args.set))
+    config = RunConfig.of(tier, **cli.settings(changes))
     controls = Controls.parse(config.world or {})
-    for name, option in (("seed", "--worlds"), ("contradicted", "--contradicted")):
+    for name, option in (("seed", "--world"), ("contradicted", "--contradicted")):
         if getattr(controls, name):
             raise ConfigError(f"A study has worlds of its own: give {option} in the place of {name} in `world`.")
-    if args.page:
-        args.page.parent.mkdir(parents=True, exist_ok=True)
-    found = run(config, controls, args.worlds, args.contradicted)
-    tell(page := markdown(found))
-    if args.page:
-        found.save(args.page.with_suffix(""))
-        files.write(args.page, page)
+    if page:
+        page.parent.mkdir(parents=True, exist_ok=True)
+    found = run(config, controls, world, contradicted)
+    tell(told := markdown(found))
+    if page:
+        found.save(page.with_suffix(""))
+        files.write(page, told)
 
 
 if __name__ == "__main__":
