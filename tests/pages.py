@@ -11,7 +11,8 @@ from benchmarks import page as scale
 from lagkit.runs import reporting
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
-from tools import codecs_page, support_page
+from lagkit.studies import support_page
+from tools import codecs_page
 from tools.testbed.page import markdown
 from tools.testbed.study import Study
 

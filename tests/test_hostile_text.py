@@ -30,7 +30,7 @@ from lagkit.views.plots import basic, costs, explore, forest, gating, support
 from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
 from tests.lms import ScriptedLM, new_lm, passages_about, short_prompt
 from tests.stores import kv
-from tools import support_page
+from lagkit.studies import support_page
 
 HOSTILE = (
     "<script>window.pwned=1</script>",

@@ -15,7 +15,7 @@ from lagkit.model.rope import Realigner
 from lagkit.runs import manifest
 from lagkit.studies import support
 from lagkit.util.errors import ConfigError, ModelNotFound, UnsupportedModel
-from tools import support_page
+from lagkit.studies import support_page
 
 SIZES = support.Sizes(log=20, prompt=12, shift=40, texts=2, timed=64, repeats=2)
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "support.md"

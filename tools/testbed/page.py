@@ -8,7 +8,8 @@ from typing import Any, get_args
 import pandas as pd
 
 from lagkit.datasets.loaders import Stratum
-from lagkit.runs.report import interval, table
+from lagkit.runs.report import table
+from lagkit.stats.wording import interval
 from lagkit.stats import metrics
 from tools.testbed.study import Study
 
