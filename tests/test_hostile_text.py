@@ -23,14 +23,15 @@ from lagkit.nightly.gallery.executed import PLOTLY, Executed
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
 from lagkit.runs import report
+from lagkit.studies import support_page
 from lagkit.types import Hit, Round, Trace
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.views import lab, tables
 from lagkit.views.plots import basic, costs, explore, forest, gating, support
+from lagkit.views.plots.differences import flips
 from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
 from tests.lms import ScriptedLM, new_lm, passages_about, short_prompt
 from tests.stores import kv
-from lagkit.studies import support_page
 
 HOSTILE = (
     "<script>window.pwned=1</script>",
@@ -145,7 +146,7 @@ def figures() -> dict[str, dict]:
         "dots": support.dots(models, {"a": "A"}, EVIL, "x"),
         "against": support.against(models, "a", "b", "kind", EVIL, ("x", "y")),
         "forest": forest(differences, {"em": "EM"}, EVIL),
-        "flips": differences.flips(counts, EVIL),
+        "flips": flips(counts, EVIL),
         "costs": costs.costs(spent.assign(mean=0.5, low=0.4, high=0.6), EVIL, "EM"),
         "bars": basic.bars(models, "kind", {"a": "A"}, EVIL),
         "gating": gating.doubts(pd.DataFrame([doubts], index=[EVIL]), EVIL),

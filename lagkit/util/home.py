@@ -10,7 +10,7 @@ import platformdirs
 
 from lagkit.util.paths import at
 
-BUNDLED = Path(__file__).resolve().parent / "_bundled"
+BUNDLED = Path(__file__).resolve().parents[1] / "_bundled"
 
 
 def laboratory() -> Path:
