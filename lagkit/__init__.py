@@ -17,26 +17,36 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lagkit import datasets, stats, studies
-    from lagkit.agent.loop import Agent
+    from lagkit import datasets as datasets
+    from lagkit import stats as stats
+    from lagkit import studies as studies
+    from lagkit.agent.loop import Agent as Agent
     from lagkit.datasets.loaders import load as load_data
-    from lagkit.logs.base import Store
-    from lagkit.logs.encode import encode
-    from lagkit.logs.retrieve import load_embedder
-    from lagkit.model.api.model import APIModel
-    from lagkit.model.kv import KVBlock
-    from lagkit.model.lm import LM
-    from lagkit.policy import POLICIES, Policy
-    from lagkit.runs.config import RunConfig
-    from lagkit.runs.experiment import Experiment
+    from lagkit.logs.base import Store as Store
+    from lagkit.logs.encode import encode as encode
+    from lagkit.logs.retrieve import load_embedder as load_embedder
+    from lagkit.model.api.model import APIModel as APIModel
+    from lagkit.model.kv import KVBlock as KVBlock
+    from lagkit.model.lm import LM as LM
+    from lagkit.policy import POLICIES as POLICIES
+    from lagkit.policy import Policy as Policy
+    from lagkit.runs.config import RunConfig as RunConfig
+    from lagkit.runs.experiment import Experiment as Experiment
     from lagkit.runs.load import reopen as load
-    from lagkit.runs.register import register
-    from lagkit.types import Limits, Passage, Question, Trace
-    from lagkit.util.errors import LagkitError
+    from lagkit.runs.register import register as register
+    from lagkit.types import Limits as Limits
+    from lagkit.types import Passage as Passage
+    from lagkit.types import Question as Question
+    from lagkit.types import Trace as Trace
+    from lagkit.util.errors import LagkitError as LagkitError
     from lagkit.views import plots as plot
     from lagkit.views import tables as table
-    from lagkit.views import widgets
-    from lagkit.views.lab import ask, conclude, open_run, run, show
+    from lagkit.views import widgets as widgets
+    from lagkit.views.lab import ask as ask
+    from lagkit.views.lab import conclude as conclude
+    from lagkit.views.lab import open_run as open_run
+    from lagkit.views.lab import run as run
+    from lagkit.views.lab import show as show
 
 # Where each public name is: `module:name`, or a module.
 _PLACES = {

@@ -11,10 +11,10 @@ import nbformat
 import pytest
 import yaml
 
+import lagkit as lag
 from lagkit.nightly import notebook as nb
 from lagkit.runs.config import TIERS
 from lagkit.runs.experiment import Experiment
-from lagkit.views import lab
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
@@ -69,13 +69,13 @@ class _Opened(BaseException):
 
 def opened(name: str, **parameters: Any) -> Experiment:
     """The run that a notebook opens with these parameters; nothing behind that is run."""
-    real: Callable[..., Experiment] = lab.open_run
+    real: Callable[..., Experiment] = lag.open_run
 
     def open_run(*given: Any, **settings: Any) -> Experiment:
         raise _Opened(real(*given, **settings))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab, "open_run", open_run)
+        patch.setattr(lag, "open_run", open_run)
         with pytest.raises(_Opened) as stopped:
             run(name, **parameters)
     [experiment] = stopped.value.args

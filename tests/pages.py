@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import page as scale
 from lagkit.runs import reporting
+from lagkit.studies import support_page
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
-from tools import codecs_page, support_page
+from tools import codecs_page
 from tools.testbed.page import markdown
 from tools.testbed.study import Study
 

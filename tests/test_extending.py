@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from lagkit.runs.register import _PLACES
 
+from lagkit.runs.register import _PLACES
 from tests.lms import trace_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"

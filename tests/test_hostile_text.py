@@ -24,6 +24,7 @@ from lagkit.nightly.gallery.executed import PLOTLY, Executed
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
 from lagkit.runs import report
+from lagkit.studies import support_page
 from lagkit.types import Hit, Round, Trace
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.views import lab, tables
@@ -32,7 +33,6 @@ from lagkit.views.plots.differences import flips
 from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
 from tests.lms import ScriptedLM, new_lm, passages_about, short_prompt
 from tests.stores import kv
-from tools import support_page
 
 HOSTILE = (
     "<script>window.pwned=1</script>",

@@ -8,8 +8,10 @@ import re
 import pandas as pd
 import pytest
 
+from lagkit.stats.wording import difference, sentences
 from lagkit.util.errors import ConfigError, DataError
-from lagkit.views.lab import conclude, difference, open_run
+from lagkit.views.lab import conclude, open_run, show
+from tests.lms import ActingLM, new_lm, small_run
 
 
 def test_a_test_world_is_drawn_into_the_run_and_stays(tmp_path):
@@ -108,3 +110,55 @@ def test_answers_are_put_on_record_beside_the_numbers(tmp_path):
     assert not (tmp_path / "answers.parquet").exists()  # of an earlier execution
     with pytest.raises(DataError, match="kv answers a twice: name the policies apart"):
         conclude(tmp_path, {}, [], {}, rows.assign(question_id="a"))
+
+
+DIFFERENCES = pd.DataFrame(
+    {"mean": [0.2, -0.5, 0.0], "low": [0.1, -0.9, -0.01], "high": [0.3, -0.1, 0.01]},
+    pd.MultiIndex.from_tuples(
+        [("kv", "unseen", "em"), ("kv", "unseen", "rounds"), ("text", "seen", "em")],
+        names=["policy", "split", "metric"],
+    ),
+)
+
+
+def test_a_table_of_differences_is_put_on_record_as_numbers_and_sentences(tmp_path):
+    shown = conclude(tmp_path, DIFFERENCES, ["And more."], {"seed": 7})
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["metrics"] == {"em_diff.kv.unseen": 0.2, "rounds_diff.kv.unseen": -0.5, "em_diff.text.seen": 0.0}
+    assert record["findings"] == [
+        "Unseen questions: `kv` against `no_logs`: more (+20.0 [+10.0, +30.0] points of EM).",
+        "Unseen questions: `kv` against `no_logs`: less (-0.50 [-0.90, -0.10] rounds).",
+        "Seen questions: `text` against `no_logs`: equal within 3 points (+0.0 [-1.0, +1.0] points of EM).",
+        "And more.",
+    ]
+    assert shown.data == "\n".join(f"- {finding}" for finding in record["findings"])
+
+
+def test_a_run_stands_for_its_settings_and_its_answers(tmp_path):
+    run = small_run(tmp_path / "run", new_lm(ActingLM), policies=("no_logs", "kv_last_round"), splits=("unseen",))
+    run.run()
+    conclude(tmp_path / "out", run.compare(), run=run)
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(record["metrics"]) == {f"{name}_diff.kv_last_round.unseen" for name in ("em", "f1", "rounds")}
+    assert record["settings"]["policies"] == ["no_logs", "kv_last_round"]
+    kept = pd.read_parquet(tmp_path / "out" / "answers.parquet")
+    assert list(kept["question_id"]) == list(run.results["question_id"])
+
+
+def test_labels_of_other_levels_stand_in_front_and_the_baseline_can_be_another():
+    table = pd.concat({"forced logs": DIFFERENCES.xs("seen", level="split")}, names=["logs"])
+    said = "Forced logs: `text` against `all logs`: equal within 3 points (+0.0 [-1.0, +1.0] points of EM)."
+    assert sentences(table, "all logs") == [said]
+
+
+def test_policies_that_are_named_twice_are_taken_once(tmp_path):
+    run = open_run("testbed", tmp_path, policies=["no_logs", "kv_block", "no_logs"])
+    assert run.config.policies == ("no_logs", "kv_block")
+
+
+def test_a_log_is_shown_as_tokens_of_a_run_s_model(tmp_path):
+    run = small_run(tmp_path / "run", new_lm(ActingLM), policies=("no_logs",), splits=("unseen",))
+    run.build()
+    [words, tokens] = (show(run.logs[0], "kv_last_round", run=own).data for own in (None, run))
+    assert "tokens" in tokens
+    assert words != tokens

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
-import yaml
 
-from lagkit.nightly.notebook import execute
-from lagkit.runs.config import TIERS
 from lagkit.studies.placement import grid
+from tests import cells
+from tests.executed import execute
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "12_placement.ipynb"
 TOLD = ("kv/last_round/conversation/front", "kv/last_round/conversation/prefix")
 
 
 def test_every_cell_is_measured_and_the_conversation_is_what_harms(tmp_path):
     shape = {"hops": [2], "log_hops": [3], "overlap": {"all": 1.0}}
     world = {"entities": 200, "log_questions": 14, "unseen_questions": 8, **shape}
-    settings = yaml.safe_load(TIERS["testbed"].read_text(encoding="utf-8"))
-    tier = tmp_path / "small.yaml"
-    tier.write_text(yaml.safe_dump({**settings, "world": world, "embedder": "hash", "max_rounds": 2}))
+    tier = cells.small_tier(tmp_path, world=world, max_rounds=2)
     sizes = {"unseen_questions": 8, "asked": 5, "hidden": 4}
-    execute(NOTEBOOK, tmp_path / "out", {**sizes, "tier": str(tier), "run": str(tmp_path / "run")})
-    record = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
-    found = record["metrics"]
+    executed = execute("12_placement", tmp_path / "out", tier=tier, run=str(tmp_path / "run"), **sizes)
+    found = executed.metrics
     for name in (*grid().index, *TOLD):
         assert found[f"em_diff.{name}"] == pytest.approx(found[f"em.{name}"] - found["em.no_logs"])
         assert found[f"rounds_diff.{name}"] == pytest.approx(found[f"rounds.{name}"] - found["rounds.no_logs"])
@@ -35,4 +27,5 @@ def test_every_cell_is_measured_and_the_conversation_is_what_harms(tmp_path):
     # It is what sets the question off from the passages that does it, not the head.
     hiding = {part: found[f"kl_log10_diff.{part}_hidden"] for part in ("head", "words_before_the_questions")}
     assert hiding["words_before_the_questions"] < min(-1, hiding["head"])
-    assert len(record["findings"]) == 24
+    harm = [said for said in executed.findings if said.startswith("Behind the conversation, words before the")]
+    assert "a lower KL" in harm[0]

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from benchmarks import page
 from lagkit.logs.planner import Rates, Size, decisions
-from lagkit.nightly import notebook as nb
 from lagkit.studies import injection
 from lagkit.views.plots import planner, race
+from tests.executed import execute
 from tests.lms import tiny_lm
-
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "13_scale.ipynb"
 
 
 def results(name: str) -> dict:
@@ -23,13 +20,12 @@ def results(name: str) -> dict:
 
 
 def test_the_notebook_draws_what_was_measured_and_measures_here(tmp_path):
-    nb.execute(NOTEBOOK, tmp_path, {"tokens": 20, "repeats": 1})
-    record = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    executed = execute("13_scale", tmp_path, tokens=20, repeats=1)
     for name, found in results("race")["workloads"].items():
         for logs, row in found["sizes"].items():
-            assert record["metrics"][f"speedup.{name}.{logs}"] == pytest.approx(row["speedup"])
-    assert record["metrics"]["inject_share.hot"] > 0
-    assert len(record["findings"]) == 4
+            assert executed.metrics[f"speedup.{name}.{logs}"] == pytest.approx(row["speedup"])
+    assert executed.metrics["inject_share.hot"] > 0
+    assert len(executed.findings) == 4
 
 
 def test_the_page_is_of_the_results():

@@ -17,6 +17,7 @@ from lagkit.__main__ import main
 from lagkit.model.hub import resolve_embedder, resolve_model
 from lagkit.nightly import notebook as nb
 from lagkit.util.errors import ConfigError, ModelNotFound, NotebookFailed
+from tests.executed import FIGURE, execute
 
 SANITY = Path(__file__).parents[1] / "notebooks" / "00_sanity_check.ipynb"
 PARAMETERS = 'name: str = "x"  # a name\nsize: int = 3\nrate: float = 0.5\nfast: bool = False\nout: str = "elsewhere"'
@@ -197,12 +198,11 @@ def sanity(tmp_path_factory):
     except ModelNotFound as reason:
         pytest.skip(f"needs two small models once: {reason}")
     out = tmp_path_factory.mktemp("sanity")
-    copy = nb.execute(SANITY, out)
-    return nbformat.read(copy, as_version=4), json.loads((out / "metrics.json").read_text())
+    return execute("00_sanity_check", out)
 
 
 def test_smollm2_answers_from_a_log_that_was_read_in_advance(sanity):
-    numbers = sanity[1]["metrics"]
+    numbers = sanity.metrics
     assert numbers["retrieved"] == 1.0
     assert numbers["parity"] < 1e-3
     assert numbers["right.no_log"] == numbers["right.other_log"] == 0.0
@@ -211,7 +211,7 @@ def test_smollm2_answers_from_a_log_that_was_read_in_advance(sanity):
 
 
 def test_each_failure_has_its_signature(sanity):
-    numbers = sanity[1]["metrics"]
+    numbers = sanity.metrics
     assert numbers["right.stale_keys"] == 0.0
     assert min(numbers["kl.stale_keys"], numbers["kl_no_log.stale_keys"]) > 1
     assert numbers["right.keys_rotated_twice"] < 0.5
@@ -224,19 +224,10 @@ def test_each_failure_has_its_signature(sanity):
 
 
 def test_the_record_is_of_the_common_form(sanity):
-    _, record = sanity
-    assert set(record) == {"metrics", "findings", "settings", "git", "machine"}
-    assert all(type(value) is float for value in record["metrics"].values())
-    assert record["settings"] == {"model": "smollm2", "embedder": "minilm", "dtype": "float32", "seed": 1234}
+    assert sanity.record["settings"] == {"model": "smollm2", "embedder": "minilm", "dtype": "float32", "seed": 1234}
 
 
 def test_the_executed_notebook_can_be_read_without_running_it(sanity):
-    executed, record = sanity
-    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
-    figures = [output for output in outputs if "application/vnd.plotly.v1+json" in output.get("data", {})]
-    assert len(figures) == 2
-    assert all("text/html" in figure.data for figure in figures)
-    assert [output for output in outputs if output.get("name") == "stderr"] == []
-    assert len(json.dumps(outputs)) < 200_000
-    told = "".join(output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {}))
-    assert all(finding in told for finding in record["findings"])
+    assert len(sanity.figures) == 2
+    assert all("text/html" in data for data in sanity.shown if FIGURE in data)
+    assert len(json.dumps(sanity.outputs)) < 200_000

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from lagkit.nightly.notebook import execute
+from tests.executed import execute
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
 SMALL = {"log_questions": 30}
 
 
@@ -19,15 +15,8 @@ def run(tmp_path_factory):
     return str(tmp_path_factory.mktemp("run"))
 
 
-def metrics(name: str, out: Path, **parameters: object) -> dict[str, float]:
-    execute(FOLDER / f"{name}.ipynb", out, {**SMALL, **parameters})
-    record = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    assert record["findings"]
-    return record["metrics"]
-
-
 def test_attention_to_early_reasoning(run, tmp_path):
-    found = metrics("05_attention_to_early_reasoning", tmp_path, run=run, logs=6)
+    found = execute("05_attention_to_early_reasoning", tmp_path, run=run, logs=6, **SMALL).metrics
     assert found["right.intact"] + found["right_diff.no_log"] < found["right.intact"]
     assert found["gold_diff.no_log"] < found["gold_diff.all_earlier"]
     assert 0 < found["kv_change.1_back"] < found["kv_change.all_earlier"]
@@ -36,7 +25,8 @@ def test_attention_to_early_reasoning(run, tmp_path):
 
 
 def test_position_realignment(run, tmp_path):
-    found = metrics("06_position_realignment", tmp_path, run=run, asked=2, steps=1, unseen_questions=4)
+    sizes = {"asked": 2, "steps": 1, "unseen_questions": 4, **SMALL}
+    found = execute("06_position_realignment", tmp_path, run=run, **sizes).metrics
     assert found["kl.float32.re_aligned"] < 1e-6 < 1e-2 < found["kl.float32.not_re_aligned"]
     assert found["kl.bfloat16.re_aligned"] < 1e-2 < found["kl.bfloat16.un_rotated_only"]
     assert found["agreement.float32.re_aligned"] == 1

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STANDARD = {*sys.stdlib_module_names, "lagkit"}
+# What notebooks may import: one name of lagkit, and what shows tables and figures.
+ALLOWED = {*sys.stdlib_module_names, "lagkit as lag", "pandas", "plotly", "IPython"}
 MODULES = sorted((ROOT / "lagkit").rglob("*.py"))
 
 # Paths of one person's machine, put together here so that this file does not hold them itself.
@@ -152,12 +154,48 @@ def notebook_faults(notebook):
             faults.append(f"code cell {number} has more than 25 lines")
         if re.search(r"^\s*class ", cell.source, re.MULTILINE):
             faults.append(f"code cell {number} defines a class")
+    for name in sorted(imported(code) - ALLOWED):
+        faults.append(f"imports {name}")
+    for line in code[0].source.splitlines() if tagged == [0] else ():
+        if re.search(r"\bcommas?\b", line) or re.search(r": list\b(?! = \[)", line):
+            faults.append(f"gives a list otherwise than as `name: list = [...]`: {line}")
     words = {
         kind: sum(len(c.source.split()) for c in notebook.cells if c.cell_type == kind) for kind in ("markdown", "code")
     }
     if words["markdown"] < words["code"]:
         faults.append("has more code than prose")
     return faults
+
+
+def imported(code):
+    """What code cells import: `import lagkit as lag` by those words, all else by the package's name."""
+    found = set()
+    for node in (node for cell in code for node in ast.walk(ast.parse(cell.source))):
+        if isinstance(node, ast.Import):
+            names = [f"{a.name} as {a.asname}" if a.name.startswith("lagkit") else a.name for a in node.names]
+            found |= {name if name.startswith("lagkit") else name.partition(".")[0] for name in names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module if node.module.startswith("lagkit") else node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    "line", ["from lagkit.views import lab", "import lagkit", "import numpy", "import lagkit.stats"]
+)
+def test_no_notebook_may_import_more_of_lagkit_than_lag(line):
+    parameters = nbformat.v4.new_code_cell("a: list = []", metadata={"tags": ["parameters"]})
+    cells = [parameters, nbformat.v4.new_code_cell(f"import lagkit as lag\nimport pandas as pd\n{line}")]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    assert [fault for fault in notebook_faults(notebook) if fault.startswith("imports")]
+
+
+def test_a_list_among_parameters_has_one_form():
+    source = 'a: str = ""  # comma-separated\nb: list = ["x"]'
+    cells = [nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    assert [f for f in notebook_faults(notebook) if "list" in f] == [
+        'gives a list otherwise than as `name: list = [...]`: a: str = ""  # comma-separated'
+    ]
 
 
 def test_the_contract_can_be_broken():

@@ -49,13 +49,13 @@ def test_05(common):
 
 @shows("06_position_realignment asked", "06_position_realignment dtypes", "06_position_realignment steps")
 def test_06(common):
-    for asked, dtypes, steps in ((2, "float32", 1), (3, "bfloat16 float32", 2)):
+    for asked, dtypes, steps in ((2, ["float32"], 1), (3, ["bfloat16", "float32"], 2)):
         names = run(
             "06_position_realignment", "drifted", **common, asked=asked, dtypes=dtypes, steps=steps, unseen_questions=0
         )
         drifted = names["drifted"]
         assert drifted["question_id"].nunique() == asked
-        assert list(drifted["dtype"].unique()) == dtypes.split()
+        assert list(drifted["dtype"].unique()) == dtypes
         assert drifted.groupby("place")["shift"].nunique().tolist() == [steps + 2] * 2
 
 
@@ -109,8 +109,8 @@ def test_09(common, tmp_path):
 @shows("10_architectures timed")
 def test_10(common, tmp_path):
     model = lms.saved(tmp_path / "tiny")
-    base = {"families": "llama,gpt2", "models": "", "dtypes": "float32", "shift": 8, "timed": 16}
-    given = {"families": "llama", "models": str(model), "dtypes": "bfloat16", "shift": 300, "timed": 32}
+    base = {"families": ["llama", "gpt2"], "models": [], "dtypes": ["float32"], "shift": 8, "timed": 16}
+    given = {"families": ["llama"], "models": [str(model)], "dtypes": ["bfloat16"], "shift": 300, "timed": 32}
     before, after = (run("10_architectures", "real", **common, **g) for g in (base, given))
     assert [list(names["surveyed"].index) for names in (before, after)] == [["llama", "gpt2"], ["llama"]]
     assert [list(names["real"].index) for names in (before, after)] == [[], [str(model)]]

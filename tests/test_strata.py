@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lagkit.datasets.loaders import overlap
-from lagkit.runs.strata import about, counted, differences_by, facts, outcomes, overlaps
+from lagkit.stats.strata import about, counted, differences_by, facts, outcomes, overlaps
 from lagkit.types import Question
 from lagkit.util.errors import DataError
 from lagkit.views.lab import open_run

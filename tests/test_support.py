@@ -13,9 +13,8 @@ from lagkit.model.families import FAMILIES, SUPPORTED
 from lagkit.model.lm import LM
 from lagkit.model.rope import Realigner
 from lagkit.runs import manifest
-from lagkit.studies import support
+from lagkit.studies import support, support_page
 from lagkit.util.errors import ConfigError, ModelNotFound, UnsupportedModel
-from tools import support_page
 
 SIZES = support.Sizes(log=20, prompt=12, shift=40, texts=2, timed=64, repeats=2)
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "support.md"
@@ -131,9 +130,9 @@ def test_comparison_goes_on_without_a_model_that_cannot_be_run() -> None:
 
 
 def test_families_are_listed_by_name_and_an_unknown_one_is_refused() -> None:
-    assert families.listed(" llama, gpt2 ,") == ["llama", "gpt2"]
-    assert families.listed("") == list(FAMILIES)
-    for wrong in (lambda: families.listed("llama, llamas"), lambda: families.tiny("llamas")):
+    assert families.listed(["llama", "gpt2"]) == ["llama", "gpt2"]
+    assert families.listed([]) == list(FAMILIES)
+    for wrong in (lambda: families.listed(["llama", "llamas"]), lambda: families.tiny("llamas")):
         with pytest.raises(
             ConfigError, match="'llamas' is no family that lagkit has a tiny model of: these are llama, "
         ):

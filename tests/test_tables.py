@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lagkit.views.tables import intervals, shown
+from lagkit.views.tables import flat, intervals, shown
 
 
 def test_columns_have_the_form_of_their_names():
@@ -37,3 +37,15 @@ def test_intervals_keep_the_order_of_policies_and_metrics():
     told = intervals(table)
     assert (list(told.index), list(told.columns)) == (["z", "a"], ["rounds", "em"])
     assert told.loc["z"].tolist() == ["+0.10 [+0.00, +0.20]", "+10.0 [+0.0, +20.0]"]
+
+
+def test_numbers_have_flat_names():
+    index = pd.MultiIndex.from_tuples([("all logs", "kv"), ("forced logs", "kv")], names=["logs", "policy"])
+    table = pd.DataFrame({"em": [0.5, 0.25], "n": [2, 4]}, index)
+    found = flat(table)
+    assert found == {"em.all_logs.kv": 0.5, "em.forced_logs.kv": 0.25, "n.all_logs.kv": 2, "n.forced_logs.kv": 4}
+    assert flat(table["em"].droplevel("policy"), "{column}_diff.{key}.late") == {
+        "em_diff.all_logs.late": 0.5,
+        "em_diff.forced_logs.late": 0.25,
+    }
+    assert flat(pd.Series({1: 0.5}), "found.{key}") == {"found.1": 0.5}

@@ -43,6 +43,11 @@ class Dataset:
         """Those of both splits."""
         return (*self.seen, *self.unseen)
 
+    @property
+    def hops(self) -> dict[str, tuple[str, ...]]:
+        """Question id -> ids of its hops, of both splits."""
+        return hops(self.questions)
+
     def split(self, name: str) -> tuple[Question, ...]:
         """The questions of `"seen"` or `"unseen"`; raises ConfigError for another name."""
         if name not in ("seen", "unseen"):

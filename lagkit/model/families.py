@@ -6,7 +6,7 @@ what else its cache holds) and nothing that costs: it is built, probed and measu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,10 +205,9 @@ FAMILIES: Mapping[str, Family] = {
 SUPPORTED = tuple(name for name, family in FAMILIES.items() if not family.refused)
 
 
-def listed(names: str) -> list[str]:
-    """The families that `names` lists with commas, all if it is empty. Raises ConfigError for an unknown one."""
-    found = [name.strip() for name in names.split(",") if name.strip()]
-    return [_known(name) for name in found] or list(FAMILIES)
+def listed(names: Sequence[str]) -> list[str]:
+    """These families, all if none is named. Raises ConfigError for an unknown one."""
+    return [_known(name) for name in names] or list(FAMILIES)
 
 
 def tiny(family: str, **overrides: object) -> PreTrainedModel:

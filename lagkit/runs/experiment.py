@@ -57,7 +57,9 @@ class Experiment:
         self.out = at(config.out)
         refuse_links(self.out, DataError, depth=RUN_DEPTH)
         self.workers: Executor | None = None
-        self.loaded = data.load(config.data, config.dataset) if config.data else worlds.load(self.out / "world", config.controls)
+        self.loaded = (
+            data.load(config.data, config.dataset) if config.data else worlds.load(self.out / "world", config.controls)
+        )
         self.data = self.loaded if config.split == "authors" else components.disjoint_split(self.loaded, config.seed)
         for split in ("seen", "unseen"):
             self.questions(split)
@@ -272,13 +274,13 @@ class Experiment:
         """The paired `differences` of the `results`: points, rounds and their intervals by policy, split and metric."""
         return self.differences(self.results)
 
-    def differences(self, results: pd.DataFrame) -> pd.DataFrame:
-        """Paired differences to `no_logs`; questions that share a sub-question count as dependent.
+    def differences(self, results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
+        """Paired differences to the baseline; questions that share a sub-question count as dependent.
 
         The log store is taken as given: two questions that share none with each other, but one each with the same log,
         are not tied together by it.
         """
-        return metrics.compare(results, data.hops(self.data.questions))
+        return metrics.compare(results, self.data.hops, baseline)
 
     def _digests(self) -> dict[Unit, str | None]:
         """Of the logs that the run has made, as they are and step by step; None where it was lent its logs."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from lagkit.runs.strata import Strata
-from lagkit.stats import intervals
 from lagkit.stats.metrics import scores_in
+from lagkit.stats.strata import Strata
+from lagkit.stats.wording import interval, judged
 
 _SCORE_NAMES = {
     **{"em": "EM", "f1": "SQuAD F1", "f1_hotpot": "HotpotQA F1"},
@@ -108,27 +108,6 @@ def _costs(part: pd.DataFrame) -> str:
     names = [name for name in _COSTS if name in part]
     rows = [[f"`{policy}`", *(format(row[name], _COSTS[name][1]) for name in names)] for policy, row in part.iterrows()]
     return table(["variant", *(_COSTS[name][0] for name in names)], rows)
-
-
-def judged(row: Mapping[str, float] | pd.Series, metric: str, more: str = "more", less: str = "less") -> str:
-    """What a difference shows, in words: `more`, `equal within 3 points`, `inconclusive`; as `intervals.verdict`.
-
-    What is clear of zero and yet within the margin is said to be small.
-    """
-    size, found = intervals.margin(metric).words, intervals.verdict(row, metric)
-    if found == "equal":
-        return f"equal within {size}"
-    if found == "inconclusive":
-        return found
-    small = f", but by less than {size}" if intervals.within(row, metric) else ""
-    return (more if found == "more" else less) + small
-
-
-def interval(row: Mapping[str, float] | pd.Series, metric: str) -> str:
-    """Mean and interval; scores in points of 100. Without a second independent question there is no interval."""
-    scale, digits = (1, 2) if metric == "rounds" else (100, 1)
-    mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]" if row["low"] == row["low"] else f"{mean} [no interval]"
 
 
 def _plain(value: Any) -> str:

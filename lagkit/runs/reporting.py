@@ -16,8 +16,8 @@ import pandas as pd
 from lagkit.datasets import loaders as data
 from lagkit.datasets import split as components
 from lagkit.datasets.loaders import Stratum
-from lagkit.runs import manifest, report, strata
-from lagkit.stats import metrics
+from lagkit.runs import manifest, report
+from lagkit.stats import metrics, strata
 from lagkit.types import Trace, Usage
 from lagkit.util import files
 from lagkit.util.errors import DataError

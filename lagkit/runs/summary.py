@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit.runs import manifest, strata
+from lagkit.runs import manifest
 from lagkit.runs.experiment import Experiment
-from lagkit.stats import metrics
+from lagkit.stats import metrics, strata
 from lagkit.util import files
 from lagkit.util.paths import at
 

@@ -8,10 +8,12 @@ from dataclasses import asdict
 import pandas as pd
 
 from lagkit.stats.intervals import paired_interval
+from lagkit.stats.wording import judged
 from lagkit.studies.knockout import INTACT, back_name
 
 Hops = Mapping[str, Collection[str]]
 MEASURES = ("gold", "right")
+_UNITS = {"gold": "nats of the answer's log-probability", "right": "of right answers"}
 
 
 def against_null(table: pd.DataFrame, hops: Hops, by: Sequence[str] = (), *, level: float = 0.95) -> pd.DataFrame:
@@ -70,3 +72,22 @@ def causal_reach(found: pd.DataFrame, measure: str) -> int:
     while (back_name(back + 1), measure) in found.index and found.loc[(back_name(back + 1), measure), "high"] < 0:
         back += 1
     return back
+
+
+def findings(found: pd.DataFrame, what: str) -> list[str]:
+    """One sentence for each row of `against_null`, or for each condition of `against_intact`.
+
+    what: its beginning, with the row's or the condition's name in place of `{}`. Behind it stand the verdict, the mean
+    and its interval.
+    """
+    if "measure" not in found.index.names:
+        return [f"{what.format(name)}: {_told(row, 'of all')}." for name, row in found.iterrows()]
+    return [
+        f"{what.format(name)}: {' and '.join(_told(row, _UNITS[key[1]]) for key, row in own.iterrows())}."
+        for name, own in found.groupby(level="condition", sort=False)
+    ]
+
+
+def _told(row: pd.Series, unit: str) -> str:
+    verdict = judged(row, unit.split()[0])
+    return f"{verdict}, {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] {unit}"

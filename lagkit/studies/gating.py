@@ -13,13 +13,17 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from lagkit.stats.intervals import Difference, mean_interval, wilson
+from lagkit.stats.intervals import Difference, mean_interval, paired_interval, wilson
 from lagkit.stats.metrics import COSTS
+from lagkit.stats.wording import judged
 from lagkit.studies.transfer import ALL
 from lagkit.types import Trace
 from lagkit.util.errors import DataError
 
 _FEWEST = 5  # right answers, and wrong ones, from which an area is told
+
+# The columns of `gated` that a table shows.
+SHOWN = ["right", "rounds", "prefilled", "injected", "generated"]
 
 # The margins at which confidence is not asked: it never falls by so much, or always does.
 BACKUP = math.inf  # the answer without logs is taken only where logs leave none
@@ -151,6 +155,45 @@ def told_apart(outcomes: pd.DataFrame, hops: Mapping[str, Collection[str]]) -> p
         facts = {"answers": len(told), "right": told[right].mean(), "median": told[score].median()}
         rows[name] = facts | asdict(auc(told[score], told[right], hops))
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def against_chance(told: pd.DataFrame) -> pd.DataFrame:
+    """`told_apart` as a table to read: `answers`, `right`, `median`, the `AUC` with its interval, and the `verdict`."""
+    rows = {}
+    for key, row in told.iterrows():
+        known = row["mean"] >= 0
+        area = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if known else ""
+        verdict = judged(row[["low", "high"]] - 0.5, "auc", "better than chance", "worse than chance") if known else ""
+        rows[key] = {"AUC": area, "verdict": verdict}
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=["AUC", "verdict"])
+    return told[["answers", "right", "median"]].assign(**{name: found[name].to_numpy() for name in found})
+
+
+def findings(told: pd.DataFrame) -> list[str]:
+    """A sentence for each row of `told_apart` that has an area; one where none has."""
+    rows = against_chance(told.dropna(subset=["mean"]))
+    if rows.empty:
+        return ["Does confidence tell right answers from wrong ones: there are too few of one kind to say."]
+    return [
+        f"Does confidence tell, {what}: AUC {row['AUC']} of {row['answers']:.0f} ({row['verdict']})."
+        for what, row in rows.iterrows()
+    ]
+
+
+def applied(
+    rows: Mapping[tuple[str, str], pd.DataFrame], base: str, metric: str, hops: Mapping[str, Collection[str]]
+) -> pd.DataFrame:
+    """What each gate brings against another use of the same store's logs, or against `no_logs`, paired by question.
+
+    rows: `gated` by store and use; doing without logs stands under the store `""`. A row for each store, use (the level
+    `policy`) and metric; columns as in `intervals.Difference`.
+    """
+    found = {}
+    for (store, use), part in rows.items():
+        if store:
+            before = rows[("" if base == "no_logs" else store), base]
+            found[store, use, metric] = asdict(paired_interval(before["right"], part["right"], hops))
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["store", "policy", "metric"])
 
 
 def auc(score: pd.Series, right: pd.Series, hops: Mapping[str, Collection[str]]) -> Difference:

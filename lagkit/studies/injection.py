@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lagkit.logs.header import Header
-from lagkit.logs.planner import Rates, measure_rates
+from lagkit.logs.planner import Rates, Size, decisions, measure_rates
 from lagkit.logs.store import LogStore
 from lagkit.model.block_cache import BlockCache
 from lagkit.model.cache import build_cache
@@ -60,6 +60,11 @@ class Costs:
             "prefill": {"all": self.prefill_ms, "share": 1.0},
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("milliseconds")
+
+    def decisions(self, model: str, kept: int, read: Sequence[int]) -> pd.DataFrame:
+        """What a planner decides here for logs of `kept` tokens, each behind so many that were `read`: load or not."""
+        sizes = [Size(model, tokens, kept, self.bytes_per_token) for tokens in read]
+        return decisions({"here": {model: self.rates}}, sizes)
 
 
 def measure(lm: LM, *, logs: int = 3, tokens: int = 150, repeats: int = 5) -> Costs:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lagkit.policy import POLICIES
+from lagkit.runs import load
 from lagkit.stats.intervals import verdict
 
 _TABLE = Path(__file__).with_name("paper.csv")
@@ -22,6 +23,11 @@ def published() -> pd.DataFrame:
     """
     table = pd.read_csv(_TABLE, comment="#")
     return table.assign(**{name: table[name] / 100 for name in _SHARES})
+
+
+def reported(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Results and differences of a run of our own, of which only the tables are at hand. Raises DataError."""
+    return load.published(folder)
 
 
 def differences(table: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
 from lagkit.agent.chat import refusal
+from lagkit.model.api.endpoint import Endpoint
 from lagkit.model.api.model import APIModel
+from lagkit.model.api.requests import Requests
+from lagkit.model.api.serving import serving
 from lagkit.model.backend import API
 from lagkit.policy import Variant
 from lagkit.runs import manifest
@@ -20,6 +24,23 @@ from lagkit.types import Limits
 from lagkit.util.errors import ConfigError
 
 Hops = Mapping[str, Collection[str]]
+
+
+def reached(
+    local: Experiment, endpoint: str, model: str, *, per_minute: int, input_price: float, output_price: float
+) -> AbstractContextManager[APIModel]:
+    """A block with a model behind an API: what `endpoint` calls `model`, or, where that is empty, a server of our own.
+
+    The server has the model of the run `local`, and ends with the block. per_minute: requests at most, 0 for no limit.
+    Prices are of a million tokens. Raises ConfigError for a model without an endpoint, and what `Endpoint.find` raises.
+    """
+    requests = Requests(per_minute=per_minute or None, input_price=input_price, output_price=output_price)
+    if endpoint:
+        return nullcontext(APIModel(model, endpoint=Endpoint.find(endpoint), requests=requests))
+    if model:
+        raise ConfigError("`model` is the name of a model at an `endpoint`: give that too, or leave both out.")
+    own = local.config
+    return serving(own.model, dtype=own.dtype or "bfloat16", device=own.device or "auto", requests=requests)
 
 
 def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out: str | Path) -> Experiment:

@@ -74,7 +74,7 @@ def remember(folder: Path, traces: Sequence[Trace], lm: LM, embedder: Embedder, 
     return store
 
 
-def context_builder(
+def contexts(
     lm: LM, facts: Sequence[Fact], policy: Policy | None = None, store: LogStore | None = None, logs: Sequence[str] = ()
 ) -> list[Context]:
     """What the model reads when each fact is asked for, behind its log of `logs` under `policy`, or without any."""

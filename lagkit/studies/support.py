@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lagkit.model import families
 from lagkit.model.cache import build_cache, prefill, stack_layers
 from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
@@ -33,7 +34,7 @@ SUPPORTED, REFUSED, UNMEASURED = "supported", "refused", "not measured"
 class Load(Protocol):
     """`LM.load`, `families.load` and their like."""
 
-    def __call__(self, name: str, *, dtype: str) -> LM: ...
+    def __call__(self, name: str, /, *, dtype: str) -> LM: ...
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,18 @@ def survey(
     rows = [measure(name, load, sizes, dtypes=dtypes, seed=seed) for name in progress(names, "Measuring models")]
     columns = None if rows else ["verdict", "reason"]
     return pd.DataFrame(rows, pd.Index(names, name="model", dtype=object), columns)
+
+
+def survey_families(
+    names: Sequence[str], sizes: Sizes, *, dtypes: Sequence[str] = DTYPES, seed: int = 0
+) -> pd.DataFrame:
+    """`survey` of tiny random models, one a family; all families that lagkit knows if none is named."""
+    return survey(families.listed(names), families.load, sizes, dtypes=dtypes, seed=seed)
+
+
+def traits(names: Iterable[str]) -> list[str]:
+    """What is particular to the keys of each family; empty for a model of another name."""
+    return [families.FAMILIES[name].trait if name in families.FAMILIES else "" for name in names]
 
 
 def measure(name: str, load: Load, sizes: Sizes, *, dtypes: Sequence[str] = DTYPES, seed: int = 0) -> dict[str, Any]:

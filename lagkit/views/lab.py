@@ -15,13 +15,13 @@ from lagkit.logs.encode import Encoder
 from lagkit.runs import manifest
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
-from lagkit.runs.report import interval, judged, literal
+from lagkit.runs.report import literal
 from lagkit.stats import changed as flips
+from lagkit.stats.wording import sentences
 from lagkit.types import Question, Trace
 from lagkit.util import files
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.paths import at
-from lagkit.util.progress import quiet
 from lagkit.views import plots, widgets
 from lagkit.views.widgets.asking import answers_table
 from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
@@ -32,14 +32,15 @@ ANSWERS = "answers.parquet"
 def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **settings: Any) -> Experiment:
     """A run of `tier` in the folder `run`, whose finished stages stay as they are; also sets figures and warnings up.
 
-    `data`: a folder of questions, where the tier's own are not wanted. `seed`: of the test world, or of the samples
-    that are drawn from `data`. `settings`: as in `RunConfig`; an empty one (`""`, 0, None) leaves the tier's, and so
-    does each control that `world` doesn't name.
+    data: a folder of questions, where the tier's own are not wanted. seed: of the test world, or of the samples that
+    are drawn from `data`. settings: as in `RunConfig`; an empty one (`""`, 0, None) leaves the tier's, and so does each
+    control that `world` doesn't name. A policy that is named twice is taken once.
     Raises ConfigError, DataError.
     """
-    quiet()
     plots.for_notebooks()
     given = {name: value for name, value in settings.items() if value not in ("", 0, None, (), [])}
+    if "policies" in given:
+        given["policies"] = tuple(dict.fromkeys(given["policies"]))
     world = given.pop("world", {})
     if data:
         given["data"] = data
@@ -93,45 +94,42 @@ def ask(run: Experiment, question: Question | str, variants: Sequence[str]) -> A
         return Answers(traces, log_names(store, traces.values()))
 
 
-def show(log: Trace, *policies: str, keep: str = "", encoder: Encoder | None = None) -> HTML:
+def show(log: Trace, *policies: str, keep: str = "", run: Experiment | None = None) -> HTML:
     """A log as a page: round by round, or what policies keep of it, highlighted.
 
     policies: names of `POLICIES`. keep: in their place, one of `last_action`, `last_round`, `last_two_rounds`,
-    `all_rounds`. encoder: marks tokens instead of words. Raises ConfigError for an unknown name.
+    `all_rounds`. run: marks tokens of its model instead of words. Raises ConfigError for an unknown name.
     """
     names = [*policies, *([f"kv_{keep}"] if keep else [])]
+    encoder = Encoder(run.local_lm, run.prompt) if run else None
     return HTML("".join(kept_html(log, name, encoder) for name in names) if names else trace_html(log))
-
-
-def at_least_one(**given: int | Sequence[Any]) -> None:
-    """Refuse parameters of a notebook, numbers or lists, of which it needs at least one; raises ConfigError."""
-    for name, value in given.items():
-        if (value if isinstance(value, int) else len(value)) < 1:
-            what = "a whole number above 0" if isinstance(value, int) else "at least one"
-            raise ConfigError(f"Nothing could be shown with {name} = {value!r}: give {what}.")
-
-
-def difference(policy: str, row: Mapping[str, float], metric: str, baseline: str = "no_logs") -> str:
-    """A sentence on a row of `metrics.compare`: a gain, a loss, equal within the margin, or inconclusive."""
-    name = metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"
-    shown = f"{interval(row, metric)} {name}"
-    return f"`{policy}` against `{baseline}`: {judged(row, metric)} ({shown})."
 
 
 def conclude(
     out: str | Path,
-    measured: Mapping[str, Any],
-    findings: Sequence[str],
-    settings: Experiment | Mapping[str, Any],
+    measured: Mapping[str, Any] | pd.DataFrame,
+    findings: Sequence[str] = (),
+    settings: Experiment | Mapping[str, Any] | None = None,
     answers: pd.DataFrame | None = None,
+    *,
+    run: Experiment | None = None,
 ) -> Markdown:
     """Write `metrics.json` into `out`; returns the findings as a list to show, in which tags and links are mere text.
 
-    measured: a name and a finite number each, which the nightly gates compare. settings: what they were made with, by
-    name, or the run whose settings these are. answers: what the numbers come from, a row for each policy, split and
-    question as in results, which the gates compare one by one; written to `answers.parquet` (`flips.answers`).
+    measured: a name and a finite number each, which the nightly gates compare; or differences as `run.compare()` gives
+    them, which become `<metric>_diff.<policy>.<split>`, and a sentence each before the findings. settings: what the
+    numbers were made with, by name, or the run whose settings these are. answers: what they come from, a row for each
+    policy, split and question as in results, which the gates compare one by one; written to `answers.parquet`. run:
+    stands for both, its settings and its results.
     Raises DataError if a number is not finite, or if a question has two answers of one policy.
     """
+    if run is not None:
+        settings, answers = run, run.results
+    if isinstance(settings, Experiment):
+        settings = settings.config.model_dump(mode="json")
+    if isinstance(measured, pd.DataFrame):
+        findings = [*sentences(measured), *findings]
+        measured = {f"{metric}_diff.{policy}.{split}": m for (policy, split, metric), m in measured["mean"].items()}
     for name, value in measured.items():
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
             raise DataError(f"The metric {name} is {value!r}: metrics.json holds finite numbers only.")
@@ -146,7 +144,7 @@ def conclude(
     record = {
         "metrics": {name: float(value) for name, value in measured.items()},
         "findings": list(findings),
-        "settings": settings.config.model_dump(mode="json") if isinstance(settings, Experiment) else dict(settings),
+        "settings": dict(settings or {}),
         "git": manifest.git_state(),
         "machine": manifest.machine(),
     }

@@ -1,4 +1,4 @@
-"""DataFrames as tables to read: percent, rounds, tokens and seconds each in their own form."""
+"""DataFrames as tables to read, each column in its own form, and as flat numbers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from html import escape
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from lagkit.runs.report import interval
 from lagkit.stats.metrics import SCORES
+from lagkit.stats.wording import interval
 
 _FORMATS = {
     **dict.fromkeys((*SCORES, "abstention"), "{:.1%}"),
@@ -39,3 +39,19 @@ def intervals(differences: pd.DataFrame) -> pd.DataFrame:
     rows = list(dict.fromkeys(differences.index.droplevel("metric")))
     told = pd.Series([interval(row, key[-1]) for key, row in differences.iterrows()], differences.index)
     return told.unstack("metric").reindex(index=rows, columns=order).rename_axis(columns=None)
+
+
+def flat(table: pd.DataFrame | pd.Series, name: str = "{column}.{key}") -> dict[str, float]:
+    """The numbers of a table by flat names, for `metrics.json`.
+
+    name: how a number is called: `{key}` is its row, several levels joined by dots, with `_` for blanks; `{column}` its
+    column.
+    """
+    columns = table.to_frame() if isinstance(table, pd.Series) else table
+    labels = [key if isinstance(key, tuple) else (key,) for key in columns.index]
+    keys = [".".join(map(str, label)).replace(" ", "_") for label in labels]
+    return {
+        name.format(column=column, key=key): value
+        for row, key in zip(columns.itertuples(index=False, name=None), keys, strict=True)
+        for column, value in zip(columns, row, strict=True)
+    }

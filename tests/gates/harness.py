@@ -17,9 +17,9 @@ from tests.gates.faults import FAULTS
 FILE = Path(__file__).parents[2] / "nightly.yaml"
 # What the nightly's jobs ask, of fewer questions: all notebooks that it gates re-alignment, answers and costs by.
 JOBS = {
-    "02_compare_variants": {"policies": "kv_last_round", "seen_questions": 5, "baselines": ""},
-    "06_position_realignment": {"asked": 3, "steps": 1, "dtypes": "float32"},
-    "10_architectures": {"families": "llama,gemma3", "models": "", "timed": 64},
+    "02_compare_variants": {"policies": ["kv_last_round"], "seen_questions": 5},
+    "06_position_realignment": {"asked": 3, "steps": 1, "dtypes": ["float32"]},
+    "10_architectures": {"families": ["llama", "gemma3"], "models": [], "timed": 64},
 }
 SIZES = {"log_questions": 30, "unseen_questions": 30}
 

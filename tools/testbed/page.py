@@ -8,8 +8,9 @@ from typing import Any, get_args
 import pandas as pd
 
 from lagkit.datasets.loaders import Stratum
-from lagkit.runs.report import interval, table
+from lagkit.runs.report import table
 from lagkit.stats import metrics
+from lagkit.stats.wording import interval
 from tools.testbed.study import Study
 
 _MAIN = "kv_last_round"

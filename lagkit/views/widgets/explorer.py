@@ -16,6 +16,7 @@ from lagkit.logs.listing import Filter
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.logs.store import Store
 from lagkit.policy import POLICIES
+from lagkit.runs.experiment import Experiment
 from lagkit.views.widgets.logs import delete_log, project, search_table, similarity_map
 from lagkit.views.widgets.pages import kept_html, log_names, trace_html
 from lagkit.views.widgets.parts import Panel, show_figure
@@ -70,6 +71,11 @@ class LogExplorer(Panel):
         )
         self._connect()
         self._search()
+
+    @classmethod
+    def of(cls, run: Experiment, store: Store) -> LogExplorer:
+        """The explorer of a run's logs; what is kept of them is shown as tokens of its model."""
+        return cls(store, embedder=run.embedder, encoder=Encoder(run.local_lm, run.prompt))
 
     def _build_filters(self) -> None:
         rounds, nbytes = self.store.extremes()

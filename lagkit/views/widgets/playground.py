@@ -15,6 +15,7 @@ from lagkit.logs.store import Store
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES
+from lagkit.runs.experiment import Experiment
 from lagkit.types import Limits, Question, Trace
 from lagkit.views.plots.explore import attention_bars
 from lagkit.views.widgets.asking import attention_table, follow
@@ -55,6 +56,12 @@ class Playground(Panel):
         self._thread: threading.Thread | None = None
         self._build_controls(questions, variants)
         self._connect()
+
+    @classmethod
+    def of(cls, run: Experiment, store: Store, *, questions: Sequence[Question], variants: Sequence[str]) -> Playground:
+        """The playground with a run's model, prompt, passages and limits."""
+        about: dict[str, Any] = {"prompt": run.prompt, "embedder": run.embedder, "passages": run.passages}
+        return cls(run.local_lm, store, **about, limits=run.config.limits, questions=questions, variants=variants)
 
     def _build_controls(self, questions: Sequence[Question], variants: Sequence[str]) -> None:
         wide, label = {"width": "auto"}, {"description_width": "70px"}

@@ -10,10 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from lagkit.model.families import FAMILIES
 from lagkit.runs import manifest
 from lagkit.runs.report import table
-from lagkit.studies.support import EXACT, SUPPORTED
+from lagkit.studies.support import EXACT, SUPPORTED, traits
 from lagkit.util import files
 
 PLAIN = "plain RoPE"
@@ -54,7 +53,7 @@ def grouped(survey: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (name, row), verdict in zip(survey.iterrows(), verdicts(survey), strict=True):
         moved = row["verdict"] == SUPPORTED
-        for kind in kinds(row) if moved else [_trait(name)]:
+        for kind in kinds(row) if moved else traits([name]):
             place = (not moved, kind != PLAIN, kind if moved else "")
             rows.append((place, kind, verdict, name, row.get("error.float32", nan) if moved else nan))
     ordered = sorted(rows, key=lambda row: row[0])
@@ -78,7 +77,7 @@ def supported(survey: pd.DataFrame) -> str:
         rows.append(
             [
                 name,
-                _trait(name),
+                *traits([name]),
                 row["rope"] + ("" if pd.isna(row["limit"]) else f", up to {row['limit']:.0f}"),
                 *(_power(row.get(column)) for column in _NUMBERS),
                 _percent(row.get("agreement.bfloat16")),
@@ -93,7 +92,7 @@ def supported(survey: pd.DataFrame) -> str:
 def others(survey: pd.DataFrame) -> str:
     """Every model without numbers, and why; empty if there is none."""
     rest = survey[survey["verdict"] != SUPPORTED]
-    rows = [[name, row["verdict"], _trait(name), row["reason"]] for name, row in rest.iterrows()]
+    rows = [[name, row["verdict"], *traits([name]), row["reason"]] for name, row in rest.iterrows()]
     return table(["model", "verdict", "because", "what lagkit says"], rows) if rows else ""
 
 
@@ -141,10 +140,6 @@ _TINY = (
     "x layers x KV heads x head dimension x 2 bytes. **injection over prefill**: time to turn a block and lay it into "
     "a cache over time to prefill the same tokens; with models this small it says nothing of large ones."
 )
-
-
-def _trait(name: str) -> str:
-    return FAMILIES[name].trait if name in FAMILIES else ""
 
 
 def _power(value: float | None) -> str:

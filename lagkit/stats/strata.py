@@ -52,7 +52,7 @@ def overlaps(experiment: Experiment) -> pd.Series:
 
 def outcomes(experiment: Experiment, results: pd.DataFrame) -> Strata:
     """The results on unseen questions within each stratum; `results` must have some. Raises DataError as `overlaps`."""
-    return by_overlap(results, overlaps(experiment), data.hops((*experiment.data.seen, *experiment.data.unseen)))
+    return by_overlap(results, overlaps(experiment), experiment.data.hops)
 
 
 def by_overlap(results: pd.DataFrame, kind: pd.Series, hops: Mapping[str, Collection[str]]) -> Strata:

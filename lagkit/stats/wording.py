@@ -1,0 +1,50 @@
+"""Differences in words: the interval, the verdict, and both in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from lagkit.stats import intervals
+
+
+def judged(row: Mapping[str, float] | pd.Series, metric: str, more: str = "more", less: str = "less") -> str:
+    """What a difference shows, in words: `more`, `equal within 3 points`, `inconclusive`; as `intervals.verdict`.
+
+    What is clear of zero and yet within the margin is said to be small.
+    """
+    size, found = intervals.margin(metric).words, intervals.verdict(row, metric)
+    if found == "equal":
+        return f"equal within {size}"
+    if found == "inconclusive":
+        return found
+    small = f", but by less than {size}" if intervals.within(row, metric) else ""
+    return (more if found == "more" else less) + small
+
+
+def interval(row: Mapping[str, float] | pd.Series, metric: str) -> str:
+    """Mean and interval; scores in points of 100. Without a second independent question there is no interval."""
+    scale, digits = (1, 2) if metric == "rounds" else (100, 1)
+    mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]" if row["low"] == row["low"] else f"{mean} [no interval]"
+
+
+def difference(name: str, row: Mapping[str, float] | pd.Series, metric: str, baseline: str = "no_logs") -> str:
+    """A sentence on a row of `metrics.compare`: a gain, a loss, equal within the margin, or inconclusive."""
+    unit = metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"
+    return f"`{name}` against `{baseline}`: {judged(row, metric)} ({interval(row, metric)} {unit})."
+
+
+def sentences(differences: pd.DataFrame, baseline: str = "no_logs") -> list[str]:
+    """One `difference` for each row, whose index has the levels `policy` and `metric`.
+
+    The labels of other levels stand in front, those of `split` as "Unseen questions:".
+    """
+    told = []
+    for key, row in differences.iterrows():
+        labels = dict(zip(differences.index.names, key, strict=True))
+        policy, metric = str(labels.pop("policy")), str(labels.pop("metric"))
+        front = ", ".join(f"{label} questions" if level == "split" else str(label) for level, label in labels.items())
+        told.append(f"{front[:1].upper()}{front[1:]}{': ' * bool(front)}{difference(policy, row, metric, baseline)}")
+    return told

@@ -1,0 +1,58 @@
+"""What a comparison of variants comes to: numbers that other programs read, and findings in sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from lagkit.datasets import split
+from lagkit.runs import report, summary
+from lagkit.runs.experiment import Experiment
+from lagkit.stats import changed, equal_tokens, metrics, strata
+from lagkit.stats.wording import difference, sentences
+from lagkit.util.paths import at
+
+
+def record(run: Experiment, results: pd.DataFrame, out: str | Path) -> dict[str, float]:
+    """Write `summary.json` into `out`: numbers by variant and split, and by variant and stratum; the former are flat
+    metrics, too."""
+    found = summary.digest(run, results)
+    summary.write(at(out) / "summary.json", found)
+    return summary.flat(found)
+
+
+def findings(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
+    """A sentence for each variant on unseen questions, and what `focus` changes, costs, and owes to shared steps."""
+    main = next(name for name in metrics.SCORES if name in results)
+    differences, unseen = run.differences(results), results[results["split"] == "unseen"]
+    turned = changed.counts(results).loc[(focus, "unseen")]
+    told = [
+        *report.findings(differences, "unseen"),
+        *sentences(differences.loc[[(focus, "seen", main)]]),
+        f"Of {turned.sum()} unseen questions, `{focus}` turned {turned['wrong to right']} wrong answers right and "
+        f"{turned['right to wrong']} right ones wrong.",
+        *_at_equal_budget(unseen, run, focus, main),
+    ]
+    if run.config.split == "disjoint":
+        told.append(split.told(run.loaded, run.data))
+    told.append(strata.about(run))
+    if not run.data.no_strata:
+        by_overlap = strata.counted(strata.outcomes(run, results).differences)
+        focused = by_overlap.xs((focus, main), level=("policy", "metric"), drop_level=False)
+        told += sentences(focused.rename(index="overlap {}".format, level="overlap"))
+    return told
+
+
+def _at_equal_budget(unseen: pd.DataFrame, run: Experiment, focus: str, main: str) -> list[str]:
+    """What doing without logs brings for as many tokens, and at its best."""
+    spent = equal_tokens.costs(unseen, run.data.hops)
+    row = equal_tokens.at_equal_budget(unseen, run.data.hops).loc[focus]
+    without = spent[[name.partition("+")[0] == "no_logs" for name in spent.index]]
+    best = without.sort_values("mean").iloc[-1]
+    budget = f"{row['read without']:.0f} tokens read, {row['read']:.0f} with logs"
+    return [
+        f"At the nearest budget of doing without ({budget}), {difference(focus, row, main, row['without logs'])}",
+        f"The best of doing without is `{best.name}` with {best['mean']:.1%}, for {best['read']:.0f} tokens read; "
+        f"`{focus}` has {spent.loc[focus, 'mean']:.1%} for {spent.loc[focus, 'read']:.0f}.",
+    ]
