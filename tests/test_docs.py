@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,6 +55,19 @@ def missing(page: Path, links: list[str]) -> list[str]:
 
 def test_readme_takes_a_few_minutes_to_read():
     assert words(prose("README.md")) <= 700
+
+
+@pytest.mark.slow
+def test_the_cell_of_readme_runs(tmp_path, monkeypatch):
+    [cell] = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert len(cell.splitlines()) == 8
+    monkeypatch.chdir(tmp_path)
+    small = partial(lagkit.run, log_questions=20, seen_questions=4, unseen_questions=8)
+    monkeypatch.setattr(lagkit, "run", small)
+    exec(cell, scope := {})
+    assert [len(trace.rounds) > 0 for trace in scope["run"].logs] == [True] * 20
+    assert set(scope["diff"].index.unique("metric")) >= {"em", "rounds"}
+    assert json.loads((tmp_path / "runs" / "mine" / "metrics.json").read_text(encoding="utf-8"))["metrics"]
 
 
 def test_words_are_those_of_prose_and_tables():
