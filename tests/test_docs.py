@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from functools import cache, partial
 from importlib import import_module
@@ -11,8 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import typer
 
 import lagkit
+from lagkit import __main__
 
 ROOT = Path(__file__).parents[1]
 NAMES = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -97,6 +100,24 @@ def test_modules_and_what_is_imported_from_them_exist(name):
         assert find_spec(module) is not None, module
     for module, wanted in re.findall(r"^from (lagkit[\w.]*) import (\w+)", text, re.MULTILINE):
         assert hasattr(import_module(module), wanted), f"{module}:{wanted}"
+
+
+def commands(name: str) -> list[str]:
+    """The commands of lagkit that a page shows, in blocks of code or in a sentence, without comments."""
+    text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", "")
+    blocks = [block for block in FENCE.findall(text) if not block.startswith("```python")]
+    blocks += re.findall(r"`(lagkit [^`\n]+)`", FENCE.sub("", text))
+    return re.findall(r"(?:^|[ /])lagkit (\w.*?)(?: +#.*)?$", "\n".join(blocks), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "shown"), [(name, shown) for name in PAGES for shown in commands(name)])
+def test_commands_that_a_page_shows_are_understood(name, shown):
+    command, words = typer.main.get_command(__main__.app), shlex.split(shown)
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    command.make_context(command.name, [*words])
+    if command.name in ("run", "encode"):
+        assert {word.partition("=")[0] for word in words if "=" in word} <= set(lagkit.RunConfig.model_fields)
 
 
 @pytest.mark.parametrize("name", PAGES)
