@@ -78,7 +78,7 @@ def delete_log(store: Store, log: str) -> None:
     if store.writable:
         store.delete([log])
         return
-    with type(store).open(store.path, model=store.model, embedder=store.embedder, write=True) as writer:
+    with type(store).open(store.path, store.model, embedder=store.embedder, write=True) as writer:
         writer.delete([log])
 
 
