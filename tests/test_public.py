@@ -12,10 +12,11 @@ import lagkit as lag
 from lagkit.logs.lance import LanceStore
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
+from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, ModelNotFound, StoreError, StoreMismatch
 from tests.lms import SAMPLE, new_lm, saved, small_run, tiny_lm, trace_of
 
-LIMITS = lag.Limits(max_rounds=2, max_new_tokens=4, batch_size=3)
+LIMITS = Limits(max_rounds=2, max_new_tokens=4, batch_size=3)
 
 
 def test_the_import_is_quick_and_loads_no_torch():
@@ -53,7 +54,7 @@ def test_the_method_in_eight_lines_gives_what_a_run_gives(tmp_path):
     traces = {trace.question_id: trace for trace in agent.run(run.questions("unseen"))}
     block = lag.encode(lm, store[0], "kv_last_round")
 
-    config, responses = lm.model.config, [r.response for r in store[0].rounds]
+    config, responses = lm.model.config, [lm.plain(r.response) for r in store[0].rounds]
     text = "\n\n".join(responses)
     offsets = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     said = [stop for _, stop in offsets if stop > len(text) - len(responses[-1])]
