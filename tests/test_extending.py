@@ -6,10 +6,17 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+import lagkit as lag
+from lagkit.logs.encode import Encoder, kept_spans, kept_text
+from lagkit.runs.config import RunConfig
 from lagkit.runs.register import _PLACES
-from tests.lms import trace_of
+from lagkit.runs.workers import Workers
+from lagkit.stats import metrics
+from lagkit.util.errors import ConfigError, DataError, ModelNotFound
+from tests.lms import SAMPLE, short_prompt, small_run, tiny_lm, trace_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 LOG = trace_of("First. Then more.", "Rome is it. <ans>Rome</ans>")
