@@ -380,7 +380,7 @@ def test_counts_that_make_no_sense_are_refused(settings, said):
 
 def test_the_commands_of_the_page_are_understood(monkeypatch):
     page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8").replace("\\\n", "")
-    commands = re.findall(r"^ *lagkit (.*?)(?: +#.*)?$", page, re.MULTILINE)
+    commands = re.findall(r"\blagkit ((?:run|encode) .*?)(?: +#.*)?$", page, re.MULTILINE)
     asked = []
 
     def stop(run, count, ray, *_):

@@ -61,6 +61,8 @@ def files(folder: Path) -> dict[Path, int]:
 def test_a_wheel_holds_every_module_and_what_the_commands_offer(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+        [scripts] = [archive.read(name).decode() for name in names if name.endswith("/entry_points.txt")]
+    assert "lagkit = lagkit.__main__:main" in scripts.splitlines()
     held = {name.removeprefix("lagkit/_bundled/") for name in names}
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "lagkit").rglob("*.py")} <= names
     for folder in ("notebooks", "data/sample", "data/testbed/model", "tests/baselines"):
