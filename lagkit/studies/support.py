@@ -34,7 +34,7 @@ SUPPORTED, REFUSED, UNMEASURED = "supported", "refused", "not measured"
 class Load(Protocol):
     """`LM.load`, `families.load` and their like."""
 
-    def __call__(self, name: str, *, dtype: str) -> LM: ...
+    def __call__(self, name: str, /, *, dtype: str) -> LM: ...
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import pandas as pd
 
 from lagkit.datasets.loaders import Stratum
 from lagkit.runs.report import table
-from lagkit.stats.wording import interval
 from lagkit.stats import metrics
+from lagkit.stats.wording import interval
 from tools.testbed.study import Study
 
 _MAIN = "kv_last_round"
