@@ -15,6 +15,7 @@ import lagkit as lag
 from lagkit.nightly import notebook as nb
 from lagkit.runs.config import TIERS
 from lagkit.runs.experiment import Experiment
+from lagkit.views import lab
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
@@ -69,7 +70,7 @@ class _Opened(BaseException):
 
 def opened(name: str, **parameters: Any) -> Experiment:
     """The run that a notebook opens with these parameters; nothing behind that is run."""
-    real: Callable[..., Experiment] = lag.open_run
+    real: Callable[..., Experiment] = lab.open_run
 
     def open_run(*given: Any, **settings: Any) -> Experiment:
         raise _Opened(real(*given, **settings))

@@ -14,7 +14,7 @@ WOBBLE = [0.9, 1.1] * 4
 
 
 def cells():
-    """At the place `prefix` a KL is a tenth of that at `front`; what stands before changes next to nothing."""
+    """At the place `prefix` every KL is about a tenth of `front`; what stands before changes nearly nothing."""
     rows = [
         {"question_id": q, "place": place, "before": before, "kl": base * wobble**power * noise}
         for q, wobble in zip(QUESTIONS, WOBBLE, strict=True)

@@ -44,22 +44,16 @@ def shifts(limit: int, steps: int = 6) -> list[int]:
     return sorted({0, *(shift for shift in (16 * 4**i for i in range(steps)) if shift < limit), max(limit, 0)})
 
 
-def contrast(
-    table: pd.DataFrame, column: str, base: str, other: str, hops: Hops, by: Sequence[str] = ()
-) -> pd.DataFrame:
+def contrast(table: pd.DataFrame, column: str, base: str, other: str, hops: Hops, by: Sequence[str]) -> pd.DataFrame:
     """The KL at one value of a column less that at another, paired by question: a row for each group of `by`.
 
     A question's measurements are averaged first. Columns: as in `intervals.Difference`, in nats.
     """
-    keys = list(by)
-    groups = table.groupby(keys[0] if len(keys) == 1 else keys, sort=False) if keys else [("all", table)]
-    rows = {}
-    for key, own in groups:
+    keys, rows = list(by), {}
+    for key, own in table.groupby(keys[0] if len(keys) == 1 else keys, sort=False):
         means = own.groupby([column, "question_id"])["kl"].mean()
         rows[key] = asdict(paired_interval(means[base], means[other], hops))
-    found = pd.DataFrame.from_dict(rows, orient="index")
-    names: list[str | None] = [*keys] or [None]
-    return found.set_axis(found.index.set_names(names))
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(keys)
 
 
 def findings(contrasts: pd.DataFrame, what: str) -> list[str]:

@@ -40,7 +40,7 @@ def reached(
     if model:
         raise ConfigError("`model` is the name of a model at an `endpoint`: give that too, or leave both out.")
     own = local.config
-    return serving(own.model, dtype=own.dtype or "bfloat16", device=own.device or "auto", requests=requests)
+    return serving(own.model, dtype=own.dtype or "auto", device=own.device or "auto", requests=requests)
 
 
 def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out: str | Path) -> Experiment:
