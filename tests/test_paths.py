@@ -159,7 +159,7 @@ def test_a_run_stays_where_it_was_begun(here):
     assert not results["failed"].any()
     assert sorted(path.name for path in here.iterdir()) == ["logs", "run", "sample"]
     assert [path.name for path in Path.cwd().iterdir()] == ["run"]
-    again, _ = finished.reopen(here / "run")
+    again, _ = finished.reopen(here / "run", store=str(here / "logs"))
     assert again.config.data == here / "sample"
     with LogStore.open(again.config.store) as store:
         assert (store.path, len(store)) == (here / "logs", 6)
@@ -209,7 +209,7 @@ def test_runs_and_what_they_write_in_the_home_folder(home):
     results = run.run()
     assert {"run", "sample", "logs"} == {path.name for path in home.iterdir()}
     assert len(finished.published("~/run")[0]) == len(results)
-    assert finished.reopen("~/run", data="~/sample")[0].out == home / "run"
+    assert finished.reopen("~/run", data="~/sample", store="~/logs")[0].out == home / "run"
     lab.conclude("~/found", {"n": 1.0}, [], {})
     digest.write("~/summary.json", {"seconds": 1})
     dataset.write("~/world", Controls(log_questions=2, unseen_questions=2))
