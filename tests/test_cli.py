@@ -20,7 +20,7 @@ from lagkit.model.kv import KVBlock
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.journal import Journal
-from tests import lms, stores
+from tests.helpers import lms, stores
 
 SAMPLE = "data/sample"
 

@@ -13,7 +13,7 @@ from lagkit.nightly import history, run, summary
 from lagkit.nightly.run import Outcome
 from lagkit.runs import load as finished
 from lagkit.util.errors import DataError
-from tests import nights
+from tests.helpers import nights
 
 DAMAGE = {
     "cut": lambda raw: raw[: len(raw) // 2],

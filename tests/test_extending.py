@@ -16,7 +16,7 @@ from lagkit.runs.register import _PLACES
 from lagkit.runs.workers import Workers
 from lagkit.stats import metrics
 from lagkit.util.errors import ConfigError, DataError, ModelNotFound
-from tests.lms import SAMPLE, short_prompt, small_run, tiny_lm, trace_of
+from tests.helpers.lms import SAMPLE, short_prompt, small_run, tiny_lm, trace_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 LOG = trace_of("First. Then more.", "Rome is it. <ans>Rome</ans>")

@@ -26,7 +26,7 @@ from lagkit.runs.journal import Journal
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError, DamagedBlock, DataError, LagkitError, StoreError
 from lagkit.util.plainyaml import load_yaml
-from tests.stores import fill, kv, new_store, trace, vector
+from tests.helpers.stores import fill, kv, new_store, trace, vector
 
 few = settings(max_examples=40, deadline=None)
 

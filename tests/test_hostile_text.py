@@ -31,8 +31,8 @@ from lagkit.views import lab, tables
 from lagkit.views.plots import basic, costs, explore, forest, gating, support
 from lagkit.views.plots.differences import flips
 from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
-from tests.lms import ScriptedLM, new_lm, passages_about, short_prompt
-from tests.stores import kv
+from tests.helpers.lms import ScriptedLM, new_lm, passages_about, short_prompt
+from tests.helpers.stores import kv
 
 HOSTILE = (
     "<script>window.pwned=1</script>",

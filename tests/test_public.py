@@ -14,7 +14,7 @@ from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, ModelNotFound, StoreError, StoreMismatch
-from tests.lms import SAMPLE, new_lm, saved, small_run, tiny_lm, trace_of
+from tests.helpers.lms import SAMPLE, new_lm, saved, small_run, tiny_lm, trace_of
 
 LIMITS = Limits(max_rounds=2, max_new_tokens=4, batch_size=3)
 

@@ -24,10 +24,10 @@ from lagkit.logs import vectors
 from lagkit.logs.coded import CodedLogs
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
-from tests import lms, stores
 from tests import test_settings_commands as others
-from tests.covered import Covered, fails
 from tests.faults.__main__ import app as faults_app
+from tests.helpers import lms, stores
+from tests.helpers.covered import Covered, fails
 from tools.codec import app as codec_app
 from tools.codec import main as measure
 from tools.testbed.__main__ import app as world_app

@@ -12,8 +12,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lagkit.__main__ import main
 from lagkit.nightly import run as running
-from tests import lms, nights
-from tests.covered import Covered, fails
+from tests.helpers import lms, nights
+from tests.helpers.covered import Covered, fails
 from tools.testbed.__main__ import main as tools
 
 shows = Covered()

@@ -20,8 +20,8 @@ from lagkit.logs.lance.schema import NewBlock, block_rows, log_rows
 from lagkit.logs.store import LogStore
 from lagkit.runs import load as finished
 from lagkit.util.errors import DamagedBlock, DataError, LagkitError, StoreError
-from tests.lms import ActingLM, new_lm, small_run
-from tests.stores import HEADER, content, file_of, fill, kv, new_store, trace, vector
+from tests.helpers.lms import ActingLM, new_lm, small_run
+from tests.helpers.stores import HEADER, content, file_of, fill, kv, new_store, trace, vector
 
 Attack = Callable[[Path, Path], object]
 

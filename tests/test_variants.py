@@ -15,8 +15,8 @@ from lagkit.model.prompts.actions import answer_span, before_action
 from lagkit.policy import POLICIES, Variant
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError
-from tests.lms import ActingLM, ScriptedLM, new_lm, open_store, qa, short_prompt, small_run, tiny_lm, trace_of
-from tests.test_agent import IDS, LOGS, PASSAGES, RIVER, agent
+from tests.agent.test_loop import IDS, LOGS, PASSAGES, RIVER, agent
+from tests.helpers.lms import ActingLM, ScriptedLM, new_lm, open_store, qa, short_prompt, small_run, tiny_lm, trace_of
 
 SEARCH = " Unknown. <keywords>river</keywords>"
 

@@ -15,7 +15,7 @@ from lagkit.nightly.gates import Baselines
 from lagkit.nightly.profile import Nightly
 from lagkit.runs.config import RunConfig
 from lagkit.util.errors import ConfigError, DataError, LagkitError
-from tests.lms import small_run
+from tests.helpers.lms import small_run
 
 RECORD = '{"id": "2hop__1_2", "question": "?", "answer": "Elbe", "answer_aliases": [], "question_decomposition": []}'
 JOB = "profiles:\n  small:\n    about: Small.\n    jobs: [{notebook: a}]\n"

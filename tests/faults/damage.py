@@ -25,7 +25,7 @@ from tests.faults.stores import (
     look_over,
     readable,
 )
-from tests.stores import DIM, trace, vector
+from tests.helpers.stores import DIM, trace, vector
 
 
 def tear(rng: random.Random, path: Path) -> str:

@@ -22,7 +22,7 @@ from tests.faults.stores import (
     fresh,
     look_over,
 )
-from tests.stores import trace
+from tests.helpers.stores import trace
 
 # What is done to a store in steps, and what it holds after each of them.
 NEW = (11, 12, 13)

@@ -21,8 +21,8 @@ from tests.faults.damage import flip, tear
 from tests.faults.kinds import kind, refusal
 from tests.faults.refusals import strange_clock
 from tests.faults.stores import ORPHAN
-from tests.lms import SAMPLE, ScriptedLM, new_lm, small_run
-from tests.stores import trace
+from tests.helpers.lms import SAMPLE, ScriptedLM, new_lm, small_run
+from tests.helpers.stores import trace
 
 
 @cache

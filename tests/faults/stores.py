@@ -18,7 +18,7 @@ from lagkit.logs import coded, codes, vectors
 from lagkit.logs.files import block_name
 from lagkit.logs.store import LogStore
 from lagkit.util.errors import DamagedBlock, StoreError
-from tests.stores import IDENTITY, fill, kv, new_store, trace, vector
+from tests.helpers.stores import IDENTITY, fill, kv, new_store, trace, vector
 
 FIRST = tuple(range(1, 7))
 OPEN = {"model": IDENTITY["model"], "embedder": IDENTITY["embedder"]}

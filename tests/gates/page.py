@@ -20,7 +20,7 @@ holds injected logs of the testbed's model against dense prefill, 10 does so for
 fails if a fault fails no gate. Three more fail none and are left to tests of their functions: a scorer that takes
 a shared word for a match, which changes no score of the testbed; padding that is attended to, which was tried before
 there were gates on tokens read and on doubt; and query and document embeddings that are swapped, since the testbed's
-embedder gives a text one vector in either role (`tests/test_roles.py` plants that fault for one that does not).
+embedder gives a text one vector in either role (`tests/logs/test_roles.py` plants that fault for one that does not).
 
 """
 _NOTEBOOKS = {"02": "notebook 02", "06": "notebook 06", "10": "notebook 10"}

@@ -1,0 +1,374 @@
+"""The loaders on the sample, on the real data sets where they are at hand, and on folders with one thing wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from lagkit.datasets.loaders import Dataset, hops, load, overlap
+from lagkit.logs.retrieve import HashEmbedder, PassageIndex
+from lagkit.types import Hop, Passage, Question
+from lagkit.util.errors import ConfigError, DataError
+
+REPOSITORY = Path(__file__).parents[2]
+SAMPLE = REPOSITORY / "data" / "sample"
+DATASETS = Path(os.environ.get("LAGKIT_DATASETS") or REPOSITORY.parent / "shared" / "datasets")
+
+
+def question(id: str, *hops: str) -> Question:
+    return Question(id, "?", ("!",), hops=tuple(Hop(hop, "?", "!") for hop in hops))
+
+
+@pytest.fixture(scope="module")
+def sample() -> Dataset:
+    return load(SAMPLE)
+
+
+@pytest.fixture(scope="module")
+def real():
+    """Load a real data set once, or skip: they are not part of the repository."""
+    loaded: dict[str, Dataset] = {}
+
+    def get(name: str) -> Dataset:
+        if not (DATASETS / name).is_dir():
+            pytest.skip(f"no {name} data at $LAGKIT_DATASETS ({DATASETS})")
+        return loaded.setdefault(name, load(DATASETS / name))
+
+    return get
+
+
+# The sample
+
+
+def test_sample_has_its_sizes(sample):
+    assert (sample.name, sample.kind) == ("sample", "qa")
+    assert (len(sample.seen), len(sample.unseen), len(sample.passages)) == (21, 9, 41)
+    assert Counter(q.category for q in (*sample.seen, *sample.unseen)) == {"2hop": 23, "3hop": 7}
+    assert repr(sample) == "Dataset('sample', qa: 21 seen and 9 unseen questions, 41 passages)"
+    assert "all 2, final 5, other 1, none 1" in sample._repr_html_()
+
+
+def test_sample_passages_are_short_and_all_used(sample):
+    words = [len(passage.text.split()) for passage in sample.passages]
+    assert 38 <= min(words) <= max(words) <= 70
+    assert all(passage.text.endswith(".") and passage.title for passage in sample.passages)
+    used = {hop.passage_id for q in (*sample.seen, *sample.unseen) for hop in q.hops}
+    assert used == {passage.id for passage in sample.passages}
+
+
+def test_every_hop_of_the_sample_is_answered_by_its_passage(sample):
+    passages = {passage.id: passage for passage in sample.passages}
+    for q in (*sample.seen, *sample.unseen):
+        for hop in q.hops:
+            assert hop.answer in passages[hop.passage_id].text, (q.id, hop)
+        assert q.hops[-1].answer == q.answers[0], q.id
+        assert len({hop.passage_id for hop in q.hops}) == len(q.hops), q.id  # no hop for free
+        # neither the final nor a bridging answer stands in the question
+        assert not [hop.answer for hop in q.hops if hop.answer in q.text], q.id
+
+
+def test_later_hops_of_the_sample_start_from_earlier_answers(sample):
+    passages = {passage.id: passage for passage in sample.passages}
+    for q in (*sample.seen, *sample.unseen):
+        assert "#" not in q.hops[0].question
+        for number, (before, hop) in enumerate(zip(q.hops, q.hops[1:], strict=False), 1):
+            assert f"#{number}" in hop.question, q.id
+            named = passages[hop.passage_id]
+            assert before.answer in f"{named.title} {named.text}", (q.id, hop)
+
+
+def test_sub_question_ids_of_the_sample_mean_the_same_everywhere(sample):
+    meanings: dict[str, set[tuple[str, str, str | None]]] = {}
+    for q in (*sample.seen, *sample.unseen):
+        assert q.id == f"{len(q.hops)}hop__" + "_".join(hop.id for hop in q.hops)
+        for i, hop in enumerate(q.hops):
+            spelled_out = hop.question.replace(f"#{i}", q.hops[i - 1].answer) if i else hop.question
+            meanings.setdefault(hop.id, set()).add((spelled_out, hop.answer, hop.passage_id))
+    assert {id: said for id, said in meanings.items() if len(said) > 1} == {}
+    assert len({said for one in meanings.values() for said in one}) == len(meanings) == 45  # nor two ids for one
+
+
+def test_sample_shares_sub_questions_in_every_way(sample):
+    strata = {q.id: overlap(sample.seen, q) for q in sample.unseen}
+    assert Counter(strata.values()) == {"all": 2, "final": 5, "other": 1, "none": 1}
+    assert strata["2hop__144_145"] == "none"
+    assert strata["2hop__120_141"] == "other"
+    assert strata["3hop__137_138_109"] == "final"
+    assert strata["3hop__105_106_103"] == "all"
+
+
+def test_aliases_follow_the_answer(sample):
+    river = next(q for q in sample.seen if q.id == "2hop__118_119")
+    assert river.answers == ("River Severn", "Severn")
+    assert river.hops[1] == Hop("119", "Which river loops around the old centre of #1?", "River Severn", "shrewsbury")
+
+
+# The real data sets (the counts are those that their own README states)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "seen", "unseen", "passages"),
+    [("wikihop", "qa", 264, 90, 6119), ("musique", "qa", 102, 48, 1255), ("mmlupro", "choice", 700, 300, 0)],
+)
+def test_real_sizes(real, name, kind, seen, unseen, passages):
+    data = real(name)
+    assert (data.kind, len(data.seen), len(data.unseen), len(data.passages)) == (kind, seen, unseen, passages)
+
+
+def test_musique_overlap_and_answers(real):
+    data = real("musique")
+    strata = Counter(overlap(data.seen, q) for q in data.unseen)
+    assert strata == {"all": 1, "final": 25, "other": 1, "none": 21}
+    text = "\n".join(passage.text for passage in data.passages)  # lower-cased as it comes
+    found = [sum(q.answers[0].lower() in text for q in split) for split in (data.seen, data.unseen)]
+    assert found == [87, 38]
+    assert data.unseen[1].answers == ("International Tennis Federation", "ITF")
+    assert data.unseen[1].hops[1] == Hop("135481", "What is #1 named after?", "International Tennis Federation")
+
+
+def test_wikihop_overlap_by_names(real):
+    data = real("wikihop")
+    strata = Counter(overlap(data.seen, q) for q in data.unseen)
+    assert (strata["none"], strata.total()) == (81, 90)
+    # a record without evidences_id has its hops all the same
+    film = data.seen[1]
+    assert film.category == "bridge_comparison"
+    assert film.hops[2] == Hop(
+        "fritz lang | date of birth | december 5, 1890", "Fritz Lang >> date of birth", "December 5, 1890", "Fritz Lang"
+    )
+
+
+def test_wikihop_gold_passages_name_their_subject(real):
+    data = real("wikihop")
+    ids = {passage.id for passage in data.passages}
+    hops = [hop for q in (*data.seen, *data.unseen) for hop in q.hops]
+    assert len(hops) == 883
+    assert {hop.passage_id for hop in hops} <= ids  # each hop has one
+    same = sum(hop.question.split(" >> ")[0] == hop.passage_id for hop in hops)
+    assert same == 775  # the rest are spelled otherwise: "Sigrid Svantesdotter Sture" stands in "Sigrid Sture"
+
+
+def test_mmlupro_options_keep_their_order(real):
+    seen = real("mmlupro").seen
+    for record, q in zip(json.loads((DATASETS / "mmlupro" / "dev_train.json").read_text()), seen, strict=True):
+        assert q.choices == tuple(option.strip() for option in record["options"])
+        assert "ABCDEFGHIJ".index(q.answers[0]) == record["answer_index"]
+        assert (q.hops, q.category) == ((), record["category"])
+
+
+def test_no_option_of_mmlupro_is_marked_by_white_space(real):
+    """In the files 37 options have it alone of their question's, and each is the right one."""
+    questions = [q for split in (real("mmlupro").seen, real("mmlupro").unseen) for q in split]
+    files = [DATASETS / "mmlupro" / f"dev_{split}.json" for split in ("train", "test")]
+    records = [record for file in files for record in json.loads(file.read_text())]
+    alone = [[i for i, option in enumerate(r["options"]) if option != option.strip()] for r in records]
+    assert [i == [r["answer_index"]] for i, r in zip(alone, records, strict=True) if len(i) == 1] == [True] * 37
+    assert not [q.id for q in questions for text in (q.text, *q.choices) if text != text.strip()]
+
+
+@pytest.mark.parametrize("name", ["musique", "wikihop"])
+def test_no_text_of_the_real_sets_has_outer_white_space(real, name):
+    data = real(name)
+    texts = [text for p in data.passages for text in (p.title, p.text)]
+    texts += [text for q in (*data.seen, *data.unseen) for text in (q.text, *q.answers)]
+    texts += [text for q in (*data.seen, *data.unseen) for hop in q.hops for text in (hop.question, hop.answer)]
+    assert not [text for text in texts if text != text.strip()]
+
+
+def test_hops_of_real_questions(real):
+    shared = Counter(hop for own in hops(real("musique").unseen).values() for hop in own)
+    assert sum(count > 1 for count in shared.values()) == 10
+    assert set(hops(real("mmlupro").unseen).values()) == {()}
+
+
+# Splits, samples, strata and hops
+
+
+def test_split_and_sample_are_seeded_nested_and_in_file_order(sample):
+    assert sample.split("unseen") == sample.unseen
+    assert sample.sample("seen", None, seed=3) == sample.seen
+    ten, fifteen = (sample.sample("seen", n, seed=3) for n in (10, 15))
+    assert (len(ten), len(fifteen)) == (10, 15)
+    assert set(ten) < set(fifteen)
+    assert list(ten) == [q for q in sample.seen if q in ten]
+    assert sample.sample("seen", 10, seed=3) == ten != sample.sample("seen", 10, seed=4)
+
+
+def test_too_large_a_sample_and_an_unknown_split_are_refused(sample):
+    with pytest.raises(ConfigError, match="cannot draw 10 questions: sample has 9 unseen ones"):
+        sample.sample("unseen", 10, seed=0)
+    with pytest.raises(ConfigError, match="no split 'test': choose 'seen' or 'unseen'"):
+        sample.split("test")
+
+
+def test_overlap_strata():
+    seen = [question("s1", "a", "b"), question("s2", "c")]
+    expected = {("a", "c"): "all", ("x", "b"): "final", ("b", "x"): "other", ("x", "y"): "none", (): "none"}
+    assert {hops: overlap(seen, question("q", *hops)) for hops in expected} == expected
+
+
+def test_hops_are_named_by_question():
+    assert hops([question("p", "a", "b"), question("q")]) == {"p": ("a", "b"), "q": ()}
+
+
+# Folders that are wrong in one place
+
+MUSIQUE = {"id": "2hop__1_2", "question": "?", "answer": "Elbe", "answer_aliases": [], "question_decomposition": []}
+STEP = {"id": 1, "question": "?", "answer": "Elbe"}
+MMLU = {"question_id": 7, "question": "?", "options": ["x", "y"], "answer": "B", "category": "law"}
+GPQA = {"question": "Which?", "choices": ["w", "x", "y", "z"], "answer": "y"}
+
+
+def write(folder: Path, train, test=(), docs=None) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in (("dev_train", train), ("dev_test", test), ("dev_docs", {} if docs is None else docs)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_missing_folder_says_how_to_point_at_one(tmp_path):
+    with pytest.raises(DataError, match=r"no data folder .*nowhere: give the path .* sample beside it comes with"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["dev_train.json", "dev_test.json", "dev_docs.json"])
+def test_a_missing_file_is_named(tmp_path, name):
+    (write(tmp_path / "musique", [MUSIQUE]) / name).unlink()
+    with pytest.raises(DataError, match=f"{name} is missing"):
+        load(tmp_path / "musique")
+
+
+def test_an_unknown_layout_lists_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match="no data layout is called 'mine': give dataset= one of musique, wikihop"):
+        load(write(tmp_path / "mine", [MUSIQUE]))
+    assert load(tmp_path / "mine", "musique").seen[0].id == "2hop__1_2"
+
+
+@pytest.mark.parametrize("content", [b'[{"id": ', b""])
+def test_a_file_that_is_not_json_is_named(tmp_path, content):
+    (write(tmp_path / "musique", []) / "dev_test.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"dev_test\.json is not valid JSON: "):
+        load(tmp_path / "musique")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "train", "message"),
+    [
+        ("musique", [MUSIQUE, {**MUSIQUE, "id": 5}], r"dev_train\.json, record 1 \(id 5\), key 'id': .*valid string"),
+        ("musique", [{"id": "m", "question": "?"}], r"record 0 \(id 'm'\), key 'answer': Field required"),
+        (
+            "musique",
+            [{**MUSIQUE, "question_decomposition": [STEP, {**STEP, "answer": None}]}],
+            r"record 0 \(id '2hop__1_2'\), key 'question_decomposition\.1\.answer': .*valid string",
+        ),
+        ("musique", {"questions": []}, r"dev_train\.json: Input should be a valid (list|array)"),
+        ("musique", ["?"], r"dev_train\.json, record 0: "),
+        ("wikihop", [MUSIQUE], r"record 0 \(id '2hop__1_2'\), key '_id': Field required"),
+        ("mmlupro", [{**MMLU, "answer": "C"}], r"record 0 \(id 7\): 'answer' is 'C', not a letter of its 2 options"),
+        ("mmlupro", [{**MMLU, "answer": "AB"}], "'answer' is 'AB', not a letter"),
+        ("gpqa", [GPQA, {**GPQA, "answer": "v"}], r"record 1: 'answer' is not the text of any of its choices"),
+        ("musique", [MUSIQUE, MUSIQUE], r"'2hop__1_2' occurs a second time \(first in dev_train\.json\)"),
+    ],
+)
+def test_a_record_of_another_shape_is_located(tmp_path, dataset, train, message):
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path / dataset, train))
+
+
+def test_a_question_in_both_splits_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"dev_test\.json: .*'7' occurs a second time \(first in dev_train\.json\)"):
+        load(write(tmp_path / "mmlupro", [MMLU], [MMLU]))
+
+
+def test_a_passage_of_another_shape_is_located(tmp_path):
+    write(tmp_path / "musique", [], docs={"elbe": {"title": "Elbe"}})
+    with pytest.raises(DataError, match=r"dev_docs\.json, passage 'elbe', key 'content': Field required"):
+        load(tmp_path / "musique")
+
+
+def test_gpqa_answers_become_letters_and_ids_come_from_the_content(tmp_path):
+    again = {**GPQA, "choices": ["y", "x", "w", "z"]}
+    data = load(write(tmp_path / "gpqa", [GPQA], [again]))
+    assert (data.kind, data.seen[0].choices, data.seen[0].answers) == ("choice", ("w", "x", "y", "z"), ("C",))
+    assert data.unseen[0].answers == ("A",)
+    assert data.seen[0].id != data.unseen[0].id
+    assert load(tmp_path / "gpqa") == data  # the same ids every time
+
+
+def test_options_that_read_the_same_are_all_right(tmp_path):
+    twice = {"question": "Which?", "choices": ["y", "x", " y", "z"], "answer": "y"}
+    assert load(write(tmp_path / "gpqa", [twice])).seen[0].answers == ("A", "C")
+    again = {**MMLU, "options": ["y", "x", "y "], "answer": "C"}
+    assert load(write(tmp_path / "mmlupro", [again])).seen[0].answers == ("C", "A")
+
+
+def padded(value):
+    """A record with white space around every text, seen and unseen, but for ids and letters."""
+    if isinstance(value, str):
+        return f"\n\u00a0{value}\t\u200b "
+    return [padded(one) for one in value] if isinstance(value, list) else value
+
+
+MARKED = {
+    "musique": ({**MUSIQUE, "answer_aliases": ["Labe"], "question_decomposition": [STEP]}, "id question_decomposition"),
+    "wikihop": (
+        {"_id": "w", "type": "t", "question": "?", "answer": "Elbe", "evidences": [["Elbe", "mouth", "sea"]],
+         "supporting_facts": [["Elbe", 0]]},
+        "_id type",
+    ),
+    "mmlupro": (MMLU, "answer category"),
+    "gpqa": (GPQA, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MARKED)
+def test_outer_white_space_is_no_part_of_a_text(tmp_path, name):
+    """So that none betrays the right option, and a passage is found under its title."""
+    record, plain = MARKED[name]
+    marked = {key: value if key in plain.split() else padded(value) for key, value in record.items()}
+    docs, marked_docs = None, None
+    if name == "musique":
+        docs = {"e": {"title": "Elbe", "content": "A\n river."}}
+        marked_docs = {"e": {key: padded(text) for key, text in docs["e"].items()}}
+        marked["question_decomposition"] = [{key: padded(value) for key, value in STEP.items()}]
+    elif name == "wikihop":
+        docs = {"Elbe": "A\n river."}
+        marked_docs = {padded("Elbe"): padded("A\n river.")}
+    as_it_is, trimmed = (
+        load(write(tmp_path / which, [one], docs=passages), name)
+        for which, one, passages in (("a", record, docs), ("b", marked, marked_docs))
+    )
+    assert trimmed == as_it_is
+
+
+def test_titles_that_differ_by_white_space_alone_are_two_passages_of_one_name(tmp_path):
+    data = load(write(tmp_path / "wikihop", [], docs={"Elbe": "A river.", " Elbe": "A ship."}))
+    with pytest.raises(DataError, match="Two passages have the id 'Elbe'"):
+        PassageIndex(data.passages, HashEmbedder())
+
+
+def test_keys_that_are_not_needed_are_ignored_and_unknown_passages_are_none(tmp_path):
+    steps = [{**STEP, "document_id": "elbe", "paragraph_support_idx": 3}, {**STEP, "id": 2, "document_id": "absent"}]
+    record = {**MUSIQUE, "question_decomposition": steps, "answerable": True}
+    data = load(write(tmp_path / "musique", [record], docs={"elbe": {"title": "Elbe", "content": "A river."}}))
+    assert data.seen[0].hops == (Hop("1", "?", "Elbe", "elbe"), Hop("2", "?", "Elbe", None))
+
+
+def test_wikihop_names_match_in_any_spelling_and_find_their_passages(tmp_path):
+    def record(id: str, evidences: list[list[str]], titles: list[str], evidences_id: list[list[str]]) -> dict:
+        facts = [[title, 0] for title in titles]
+        return {"_id": id, "type": "comparison", "question": "?", "answer": "Lang", "evidences": evidences,
+                "supporting_facts": facts, "evidences_id": evidences_id}  # fmt: skip
+
+    spione = record("s", [["Spione", "director", "Fritz Lang"]], ["Spione (film)"], [["Q1", "director", "Q2"]])
+    other = [["SPIONE", "director", "Fritz  Lang"], ["Mars", "colour", "red"], ["Mars (planet)", "moons", "two"]]
+    docs = {"Spione (film)": "A film.", "Mars (planet)": "A planet."}
+    data = load(write(tmp_path / "wikihop", [spione], [record("u", other, ["Mars (planet)", "Moon"], [])], docs))
+    assert overlap(data.seen, data.unseen[0]) == "other"
+    assert data.seen[0].hops[0].passage_id == "Spione (film)"  # one title a triple: by place
+    assert [hop.passage_id for hop in data.unseen[0].hops] == [None, "Mars (planet)", "Mars (planet)"]  # by name
+    assert data.passages[0] == Passage("Spione (film)", "Spione (film)", "A film.")

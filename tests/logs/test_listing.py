@@ -1,0 +1,148 @@
+"""Listings of a store: filters and pages as a plain pass over all logs gives them, without reading all traces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lagkit.logs import database
+from lagkit.logs.header import Header
+from lagkit.logs.listing import Filter
+from lagkit.logs.retrieve import HashEmbedder
+from lagkit.logs.store import Store
+from lagkit.types import Round, Trace
+from lagkit.util.errors import StoreError
+from lagkit.views.widgets import LogExplorer, search_table
+from tests.helpers.stores import kv
+
+EMBEDDER = HashEmbedder(64)
+IDENTITY = {"model": {"name": "tiny"}, "embedder": EMBEDDER.name, "dim": 64, "dtype": "float32"}
+FILTERS = [Filter(), Filter("right"), Filter("wrong"), Filter("not judged"), Filter(rounds=(2, 3))]
+FILTERS += [
+    Filter(nbytes=(0, 0)),
+    Filter(nbytes=(1, 10**9)),
+    Filter("right", (1, 2), (1, 10**9)),
+    Filter(rounds=(9, 9)),
+]
+
+
+def trace(i: int) -> Trace:
+    rounds = tuple(Round("prompt " * 100, f"said {i}", f"q{i}") for _ in range(1 + i % 4))
+    return Trace(f"q{i}", f"Who is number {i}?", "Be brief.", rounds, str(i), correct=(True, False, None)[i % 3])
+
+
+def filled(path: Path, count: int, blocks: bool = True) -> Store:
+    store = Store.new(str(path), Header.new(**IDENTITY))
+    vectors = np.random.default_rng(0).normal(size=(count, 64)).astype("f4")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store.add_many((trace(i), vectors[i], {"last": kv(i)} if blocks and i % 2 else {}) for i in range(count))
+    return store
+
+
+@pytest.fixture(params=["store", "store.lance"])
+def store(request, tmp_path) -> Iterator[Store]:
+    if request.param.endswith("lance"):
+        pytest.importorskip("lancedb")
+    with filled(tmp_path / request.param, 30) as made:
+        yield made
+
+
+def plainly(store: Store, wanted: Filter) -> list[str]:
+    held = store.sizes()["bytes"]
+    return [t.id for t in store.traces() if wanted.fits(t.correct, len(t.rounds), int(held[t.id]))]
+
+
+@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+def test_filters_and_pages_are_those_of_a_plain_pass(store, wanted):
+    found = plainly(store, wanted)
+    assert store.matching(wanted) == found
+    assert store.count(wanted) == len(found)
+    assert store.matching(wanted, 2, 3) == found[2:5]
+    assert store.matching(wanted, 100, 3) == []
+    store.delete(store.ids[:5])
+    assert store.matching(wanted) == plainly(store, wanted)
+
+
+def test_extremes_and_sizes_of_some_logs(store):
+    assert store.extremes() == (4, int(store.sizes()["bytes"].max()))
+    some = store.ids[3:6]
+    assert store.sizes(some).equals(store.sizes().loc[some])
+
+
+def test_traces_of_some_logs_come_in_the_order_that_was_asked_for(store):
+    wanted = [store.ids[slot] for slot in (7, 2, 29)]
+    assert list(store.traces(wanted)) == [store.get(log) for log in wanted]
+    assert list(store.traces([])) == []
+    with pytest.raises(StoreError, match="There is no log 'nobody'"):
+        list(store.traces(["nobody"]))
+
+
+def test_a_page_of_logs_in_lance_takes_few_requests(tmp_path, monkeypatch):
+    """Each is a round trip to the object store."""
+    pytest.importorskip("lancedb")
+    from lagkit.logs.lance.tables import Table
+
+    asked, take = [], Table.take
+    monkeypatch.setattr(Table, "take", lambda *given: asked.append(given) or take(*given))
+    with filled(tmp_path / "store.lance", 300, blocks=False) as store:
+        assert len(search_table(store, EMBEDDER, k=200)) == 200
+    assert len(asked) <= 4
+
+
+@pytest.mark.parametrize("wanted", FILTERS[:5], ids=str)
+def test_a_search_lists_the_nearest_of_those_that_are_wanted(store, wanted):
+    found = search_table(store, EMBEDDER, "Who is number 7?", right=wanted.right, rounds=wanted.rounds)
+    assert sorted(found.index) == sorted(plainly(store, wanted))
+    assert found["cosine"].is_monotonic_decreasing
+    page = search_table(store, EMBEDDER, "Who is number 7?", k=3, offset=2, right=wanted.right, rounds=wanted.rounds)
+    assert page.equals(found.iloc[2:5])
+
+
+def test_a_store_of_an_older_schema_gets_its_facts(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:3])
+    filled(tmp_path / "store", 9).close()
+    monkeypatch.undo()
+    with Store.open(tmp_path / "store", write=True) as store:
+        assert store.matching(Filter("wrong")) == plainly(store, Filter("wrong"))
+
+
+def test_the_explorer_reads_a_page_of_traces_and_no_more(tmp_path, monkeypatch):
+    read: list[str] = []
+    kept = Trace.from_dict.__func__
+    monkeypatch.setattr(
+        Trace, "from_dict", classmethod(lambda cls, raw: read.append(raw["question"]) or kept(cls, raw))
+    )
+    with filled(tmp_path / "store", 500, blocks=False) as store:
+        explorer = LogExplorer(store, embedder=EMBEDDER)
+        assert "500 of 500 logs. Listed: 1 to 200." in explorer.message.value
+        assert (len(explorer.logs.options), explorer.earlier.disabled, explorer.later.disabled) == (200, True, False)
+        assert len(read) <= 205
+        explorer.later.click()
+        explorer.later.click()
+        assert [log for _, log in explorer.logs.options] == store.ids[400:]
+        assert (explorer.earlier.disabled, explorer.later.disabled) == (False, True)
+        read.clear()
+        explorer.right.value = "wrong"
+        assert "167 of 500 logs.<" in explorer.message.value
+        assert len(read) <= 175
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["store", "store.lance"])
+def test_fifty_thousand_logs_open_and_filter_in_a_second(tmp_path, name):
+    if name.endswith("lance"):
+        pytest.importorskip("lancedb")
+    with filled(tmp_path / name, 50_000, blocks=False) as store:
+        if name.endswith("lance"):
+            store.extremes()  # reads every trace once, as docs/stores.md says
+        began = time.process_time()
+        explorer = LogExplorer(store, embedder=EMBEDDER)
+        opened = time.process_time()
+        explorer.right.value = "wrong"
+        filtered = time.process_time()
+        assert "16,667 of 50,000 logs." in explorer.message.value
+        assert (opened - began < 1.0, filtered - opened < 1.0) == (True, True)

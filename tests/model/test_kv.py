@@ -1,0 +1,267 @@
+"""KV blocks as values and as files, and generation behind them: the same tokens as reading the whole text, in fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from lagkit.model.cache import (
+    build_cache,
+    has_recurrent_state,
+    merge_rows,
+    prefill,
+    read_cache,
+    split_rows,
+    stack_layers,
+)
+from lagkit.model.families import SUPPORTED, VOCAB, tiny
+from lagkit.model.kv import KVBlock
+from lagkit.model.rope import Realigner, probe
+from lagkit.util.errors import ContextTooLong, StoreMismatch
+from tests.helpers.blocks import block_of
+
+NEW_TOKENS = 10
+UNEQUAL = (9, 4, 7, 6)
+
+
+def random_ids(*lengths: int, seed: int = 3) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, VOCAB, (n,), generator=generator) for n in lengths]
+
+
+def block_at_zero(model: PreTrainedModel, realigner: Realigner, ids: Tensor) -> KVBlock:
+    return read_cache(prefill(model, ids[None]), realigner, ids, 0, len(ids))
+
+
+def left_pad(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """ids and mask, int64 `[batch, longest]`."""
+    longest = max(map(len, prompts))
+    ids = torch.stack([torch.cat([p.new_zeros(longest - len(p)), p]) for p in prompts])
+    mask = torch.stack([torch.cat([p.new_zeros(longest - len(p)), torch.ones_like(p)]) for p in prompts])
+    return ids, mask
+
+
+def generate(
+    model: PreTrainedModel, realigner: Realigner, rows: Sequence, prompts: Sequence[Tensor], capacity: int = 40
+) -> list[list[int]]:
+    ids, prompt_mask = left_pad(prompts)
+    cache, prefix_mask = build_cache(rows, model, realigner, capacity)
+    mask = torch.cat([prefix_mask, prompt_mask], dim=1)
+    out = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=NEW_TOKENS, do_sample=False)
+    return out[:, ids.shape[1] :].tolist()
+
+
+@torch.no_grad()
+def read_whole(model: PreTrainedModel, ids: Tensor) -> list[int]:
+    """Greedy tokens by plain forward passes over the whole text, without any cache."""
+    ids = ids[None]
+    for _ in range(NEW_TOKENS):
+        ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
+    return ids[0, -NEW_TOKENS:].tolist()
+
+
+@torch.no_grad()
+def logits_behind(model: PreTrainedModel, realigner: Realigner, row: Any, prompt: Tensor) -> Tensor:
+    """Logits `[tokens, vocabulary]` of `prompt` behind the injected row."""
+    cache, mask = build_cache([row], model, realigner, len(prompt))
+    positions = torch.arange(len(prompt)) + mask.shape[1]
+    mask = torch.cat([mask, torch.ones(1, len(prompt), dtype=torch.long)], dim=1)
+    return model(prompt[None], attention_mask=mask, position_ids=positions[None], past_key_values=cache).logits[0]
+
+
+# Generation
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+def test_injected_block_at_zero_gives_the_logits_of_the_text_in_front(family: str) -> None:
+    model = tiny(family)
+    realigner = probe(model)
+    text, prompt = random_ids(40, 9)
+    with torch.no_grad():
+        expected = model(torch.cat([text, prompt])[None], use_cache=False).logits[0, len(text) :]
+    block = block_at_zero(model, realigner, text)
+    found = logits_behind(model, realigner, block, prompt)
+    assert (found - expected).norm() / expected.norm() <= 1e-5
+    # The signature of a forgotten re-alignment: the keys go in as they are stored.
+    unaligned = replace(realigner, inv_freq=torch.zeros_like(realigner.inv_freq))
+    wrong = logits_behind(model, unaligned, block, prompt)
+    assert (wrong - expected).norm() / expected.norm() > 1e-2
+
+
+@pytest.mark.parametrize("family", SUPPORTED)
+@pytest.mark.parametrize("lengths", [(7, 7, 7, 7), UNEQUAL], ids=["equal", "unequal"])
+def test_batch_equals_one_by_one_equals_reading_the_whole_text(family: str, lengths: tuple[int, ...]) -> None:
+    model = tiny(family)
+    realigner = probe(model)
+    # Where layers slide, unequal prompts share a batch only as long as the window (24) holds all of the text.
+    fits_window = lengths == UNEQUAL and getattr(model.config, "sliding_window", None)
+    texts = random_ids(*((5, 0, 3, 4) if fits_window else (40, 0, 13, 28)))
+    prompts = random_ids(*lengths, seed=4)
+    rows = [block_at_zero(model, realigner, text) if len(text) else None for text in texts]
+    whole = [read_whole(model, torch.cat([text, prompt])) for text, prompt in zip(texts, prompts, strict=True)]
+    singly = [generate(model, realigner, [r], [p])[0] for r, p in zip(rows, prompts, strict=True)]
+    assert singly == whole
+    assert generate(model, realigner, rows, prompts) == whole
+
+
+def test_no_row_has_a_prefix() -> None:
+    model = tiny("llama")
+    prompts = random_ids(7, 4)
+    cache, mask = build_cache([None, block_of(0)], model, probe(model), 8)
+    assert mask.shape == (2, 0)
+    assert cache.get_seq_length() == 0
+    expected = [read_whole(model, p) for p in prompts]
+    assert generate(model, probe(model), [None, block_of(0)], prompts) == expected
+
+
+def test_blocks_cut_elsewhere_are_laid_at_positions_from_zero() -> None:
+    model = tiny("llama")
+    realigner = probe(model)
+    (text,) = random_ids(30)
+    cut = read_cache(prefill(model, text[None]), realigner, text[12:20], 12, 20)
+    cache, _ = build_cache([cut], model, realigner, 1)
+    there = prefill(model, text[None], torch.arange(30)[None] - 12)
+    keys, values = stack_layers(cache, 0, 8)
+    expected_keys, expected_values = stack_layers(there, 12, 20)
+    assert (keys - expected_keys).norm() / expected_keys.norm() <= 1e-5
+    assert (values - expected_values).norm() / expected_values.norm() <= 1e-5
+    assert torch.equal(cut.ids, text[12:20])
+
+
+def test_several_blocks_of_a_row_stand_one_after_the_other() -> None:
+    model = tiny("gemma3")
+    realigner = probe(model)
+    blocks = [block_of(n, seed=n, layers=4) for n in (3, 0, 5)]
+    blocks = [KVBlock(b.keys.repeat(1, 1, 1, 2), b.values.repeat(1, 1, 1, 2), b.ids) for b in blocks]
+    one, one_mask = build_cache([KVBlock.concat(blocks), None], model, realigner, 2)
+    many, many_mask = build_cache([blocks, []], model, realigner, 2)
+    assert torch.equal(one_mask, many_mask)
+    assert one_mask.tolist() == [[1] * 8, [0] * 8]
+    for row in range(2):
+        for a, b in zip(stack_layers(one, 0, 8, row), stack_layers(many, 0, 8, row), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_padding_is_zero_and_masked_and_on_the_left() -> None:
+    model = tiny("llama")
+    cache, mask = build_cache([block_of(2), None, block_of(5, seed=1)], model, probe(model), 3)
+    assert mask.tolist() == [[0, 0, 0, 1, 1], [0] * 5, [1] * 5]
+    for row, pad in enumerate((3, 5, 0)):
+        for tensor in stack_layers(cache, 0, 5, row):
+            assert (tensor[:, :, :pad] == 0).all()
+            assert (tensor[:, :, pad:] != 0).all()
+
+
+def test_rows_taken_apart_and_put_side_by_side_again_hold_the_same_tokens() -> None:
+    model = tiny("llama")
+    cache, mask = build_cache([block_of(2), None, block_of(5, seed=1)], model, probe(model), 3)
+    rows = split_rows(cache, [(3, 5), (5, 5), (0, 5)])
+    assert [row.get_seq_length() for row in rows] == [2, 0, 5]
+    merged, merged_mask = merge_rows(rows, 3)
+    assert torch.equal(merged_mask, mask)
+    for row in range(3):
+        for found, expected in zip(stack_layers(merged, 0, 5, row), stack_layers(cache, 0, 5, row), strict=True):
+            assert torch.equal(found, expected)
+    empty, empty_mask = merge_rows(split_rows(merged, [(5, 5)] * 2), 3)
+    assert (empty.get_seq_length(), empty_mask.shape) == (0, (2, 0))
+
+
+def test_decoding_writes_in_place_and_grows_beyond_its_capacity() -> None:
+    model = tiny("llama")
+    realigner = probe(model)
+    prompts, row = random_ids(6), block_of(5)
+    roomy, mask = build_cache([row], model, realigner, 6 + NEW_TOKENS)
+    before = [layer.keys.data_ptr() for layer in roomy.layers]
+    ids, prompt_mask = left_pad(prompts)
+    model.generate(
+        ids, attention_mask=torch.cat([mask, prompt_mask], 1), past_key_values=roomy, max_new_tokens=NEW_TOKENS
+    )
+    assert [layer.keys.data_ptr() for layer in roomy.layers] == before
+    assert roomy.get_seq_length() == 5 + 6 + NEW_TOKENS - 1
+    expected = generate(model, realigner, [row], prompts, capacity=100)
+    assert [generate(model, realigner, [row], prompts, capacity=n) for n in (0, 1, 7)] == [expected] * 3
+
+
+def test_cropped_cache_goes_on_from_the_tokens_that_are_left() -> None:
+    model = tiny("llama")
+    realigner = probe(model)
+    text, prompt = random_ids(12, 5)
+    block = block_at_zero(model, realigner, text)
+    expected = logits_behind(model, realigner, block.slice(0, 8), prompt)
+    cache, _ = build_cache([block], model, realigner, 20)
+    cache.crop(-4)
+    with torch.no_grad():
+        found = model(prompt[None], position_ids=torch.arange(8, 13)[None], past_key_values=cache).logits[0]
+    assert (found - expected).norm() / expected.norm() <= 1e-5
+
+
+def test_bfloat16_model_takes_blocks_of_another_dtype() -> None:
+    model = tiny("llama").to(torch.bfloat16)
+    realigner = probe(model)
+    cache, _ = build_cache([block_of(5, dtype=torch.float16)], model, realigner, 3)
+    keys, values = stack_layers(cache, 0, 5)
+    assert keys.dtype == values.dtype == torch.bfloat16
+    assert torch.equal(values, block_of(5, dtype=torch.float16).values.bfloat16())
+
+
+def test_more_tokens_than_one_frequency_regime_are_refused() -> None:
+    model = tiny("llama_dynamic")
+    with pytest.raises(ContextTooLong, match="129 injected tokens exceed the 128 positions of dynamic RoPE"):
+        build_cache([block_of(129)], model, probe(model), 4)
+
+
+def test_blocks_of_another_model_are_refused() -> None:
+    model = tiny("llama")
+    realigner = probe(model)
+    with pytest.raises(StoreMismatch, match=r"The model has 2 layers, but .* \(3, 2, 8\): encode the logs with this"):
+        build_cache([block_of(4, layers=3)], model, realigner, 4)
+    with pytest.raises(StoreMismatch, match=r"\(2, 2, 8\), \(3, 2, 8\)"):
+        build_cache([block_of(4), block_of(4, layers=3)], model, realigner, 4)
+
+
+@pytest.mark.parametrize(("family", "recurrent"), [("llama", False), ("gemma3", False), ("jamba", True)])
+def test_recurrent_layers_are_recognised(family: str, recurrent: bool) -> None:
+    assert has_recurrent_state(tiny(family)) is recurrent
+
+
+# Reading a cache
+
+
+def test_tokens_that_a_cache_does_not_hold_are_refused() -> None:
+    cache = prefill(tiny("llama"), random_ids(6)[0][None])
+    with pytest.raises(ValueError, match="tokens 4 to 7 were asked for, but the cache holds 6"):
+        stack_layers(cache, 4, 7)
+
+
+def test_sliding_layers_that_forgot_tokens_are_refused() -> None:
+    model = tiny("gemma3")
+    cache = DynamicCache(config=model.config)
+    with torch.no_grad():
+        model(random_ids(30)[0][None], past_key_values=cache)
+    with pytest.raises(ValueError, match="layer 1 holds keys and values of another shape"):
+        stack_layers(cache, 0, 10)
+    keys, values = stack_layers(prefill(model, random_ids(30)[0][None]), 0, 30)
+    assert keys.shape == values.shape == (4, 2, 30, 16)
+
+
+def test_layer_without_kv_is_refused() -> None:
+    cache = prefill(tiny("llama"), random_ids(6)[0][None])
+    cache.layers[1].reset()
+    with pytest.raises(ValueError, match="layer 1 holds no keys and values of its own"):
+        stack_layers(cache, 0, 3)
+
+
+def test_ids_that_do_not_fit_the_cut_are_refused() -> None:
+    model = tiny("llama")
+    (ids,) = random_ids(6)
+    with pytest.raises(ValueError, match="do not fit together"):
+        read_cache(prefill(model, ids[None]), probe(model), ids, 2, 5)
+
+
+# Blocks

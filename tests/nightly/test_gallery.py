@@ -1,0 +1,345 @@
+"""The gallery: pages that draw every figure without a network, an index, and copies that GitHub can show."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from plotly.offline import get_plotlyjs
+
+from lagkit.__main__ import main
+from lagkit.nightly.gallery import copies, pages, pictures
+from lagkit.nightly.gallery.executed import PLOTLY, WIDGET, Executed, find
+from lagkit.nightly.notebook import execute
+from lagkit.util.errors import ConfigError, DataError
+
+SPEC = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+OPENING = "# Does `it` work?\n\nA question that is\nput in *two* lines.\n\nMore of it."
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def has_browser() -> bool:
+    try:
+        pictures.browser()
+    except ConfigError:
+        return False
+    return True
+
+
+needs_browser = pytest.mark.skipif(not has_browser(), reason="no Chromium on this machine (apt-get install chromium)")
+
+
+def figure(**layout) -> dict:
+    return {"data": [{"type": "bar", "x": [1, 2], "y": [3, 4]}], "layout": layout}
+
+
+def shown(**data) -> nbformat.NotebookNode:
+    """An output with this MIME bundle; names of types are shortened to `plotly`, `html`, `text` and `widget`."""
+    types = {"plotly": PLOTLY, "html": "text/html", "text": "text/plain", "widget": WIDGET}
+    return new_output("display_data", data={types[name]: value for name, value in data.items()})
+
+
+def write(folder: Path, name: str, *outputs, opening: str = OPENING, source: str = "1", count: int | None = 1) -> Path:
+    """A notebook of one code cell, as if it had been executed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cells = [new_markdown_cell(opening), new_code_cell(source, outputs=list(outputs), execution_count=count)]
+    path = folder / f"{name}.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata=SPEC), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory) -> Path:
+    """A folder with a notebook that was really run, beside its metrics, and one without figures."""
+    folder = tmp_path_factory.mktemp("gallery")
+    cells = [
+        new_markdown_cell(OPENING),
+        new_code_cell('word: str = "x"  # a word\nout: str = "here"', metadata={"tags": ["parameters"]}),
+        new_code_cell("import plotly.graph_objects as go\nfrom lagkit.views import plots\nplots.for_notebooks()"),
+        new_code_cell('go.Figure(go.Bar(x=[1, 2], y=[3, 4]), {"title": "</script> & more", "height": 300})'),
+        new_code_cell("plots.lines(__import__('pandas').DataFrame({'a': [1.0, 2.0]}), {'a': 'A'}, 'T', 'step')"),
+    ]
+    nbformat.write(new_notebook(cells=cells, metadata=SPEC), folder / "10_two.ipynb")
+    execute(folder / "10_two.ipynb", folder / "runs" / "10_two", {"word": "given"})
+    record = {
+        "git": {"commit": "0123456789abcdef", "changed": True},
+        "machine": {"system": "Linux", "processor": "x86_64", "cores": 2, "gpu": None},
+    }
+    (folder / "runs" / "10_two" / "metrics.json").write_text(json.dumps(record))
+    write(folder / "runs", "20_none", shown(widget={}, text="VBox()"), opening="# Plain\n\nNo figure here.")
+    return folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def made(executed, tmp_path_factory) -> tuple[Path, Path]:
+    """The folders of pages and of copies that the command makes."""
+    if not has_browser():
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    shared = tmp_path_factory.mktemp("docs") / "gallery"
+    assert main(["gallery", str(executed), "--copies", str(shared)]) == 0
+    return executed, shared
+
+
+# Pages
+
+
+def test_pages_share_one_plotly_js_and_load_nothing_else(made):
+    folder, _ = made
+    assert (folder / "plotly.min.js").read_text(encoding="utf-8") == get_plotlyjs()
+    for name in ("10_two", "20_none", "index"):
+        page = (folder / f"{name}.html").read_text(encoding="utf-8")
+        assert pages.loaded(page) == []
+        assert len(page) < 500_000  # the library is not in it
+    page = (folder / "10_two.html").read_text(encoding="utf-8")
+    assert page.count('src="plotly.min.js"') == 1
+    assert page.count("Plotly.newPlot(") == 2
+    assert "require" not in page
+    assert "MathJax" not in page
+
+
+def test_a_widget_leaves_a_sentence(made):
+    page = (made[0] / "20_none.html").read_text(encoding="utf-8")
+    assert "A widget stands here in JupyterLab." in page
+    assert "VBox" not in page
+
+
+def test_the_index_says_what_there_is_and_how_it_was_made(made):
+    text = (made[0] / "index.html").read_text(encoding="utf-8")
+    first, second = text.split("<article>")[1:]
+    for part in (
+        'href="10_two.html"',
+        '<img src="10_two.png"',
+        "Does <code>it</code> work?",
+        "A question that is put in <em>two</em> lines.",
+        "10_two, 2 figures",
+        "word=&#39;given&#39;",
+        "0123456789 with changes",
+        "Linux x86_64, 2 cores",
+        "UTC, in ",
+    ):
+        assert part in first
+    assert "More of it" not in text
+    assert 'href="20_none.html"' in second
+    assert "No figure" in second
+    assert "<img" not in second
+    assert (made[0] / "10_two.png").read_bytes().startswith(PNG)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        '<script src="https://cdn.plot.ly/plotly.js"></script>',
+        '<img src="//example.org/a.png">',
+        '<link rel="stylesheet" href="http://example.org/a.css">',
+        "<style>@import 'https://example.org/a.css';</style>",
+        "<style>p { background: url(https://example.org/a.png) }</style>",
+    ],
+)
+def test_a_page_that_would_load_something_is_refused_before_anything_is_written(tmp_path, part):
+    assert len(pages.loaded(part)) == 1
+    one = Executed.read(write(tmp_path, "online", shown(html=part)))
+    with pytest.raises(DataError, match=r"online\.ipynb would load .*: a gallery works offline, take it out\."):
+        pages.write_pages([one], tmp_path / "pages", {})
+    assert not (tmp_path / "pages").exists()
+
+
+def test_links_are_no_fetch():
+    assert pages.loaded('<a href="https://example.org">there</a><img src="a.png"><script src="b.js"></script>') == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    if not has_browser():
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=pictures.browser(), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def visit(browser, path: Path) -> tuple[list[dict], list[str]]:
+    """Open a page without a network; the sizes of the figures that it should draw, and what went wrong."""
+    context = browser.new_context(offline=True)
+    page, wrong = context.new_page(), []
+    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("requestfailed", lambda request: wrong.append(request.url))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else wrong.append(request.url),
+    )
+    page.goto(path.resolve().as_uri(), wait_until="load")
+    sizes = page.evaluate(
+        """[...document.querySelectorAll(".plotly-graph-div")].map(div => {
+            const box = div.querySelector("svg.main-svg")?.getBoundingClientRect() ?? {width: 0, height: 0};
+            return {width: box.width, height: box.height, marks: div.querySelectorAll(".trace, .point, .hm").length};
+        })"""
+    )
+    context.close()
+    return sizes, wrong
+
+
+@pytest.mark.parametrize(("name", "figures"), [("10_two", 2), ("20_none", 0), ("index", 0)])
+def test_every_figure_is_drawn_without_a_network_or_an_error(made, browser, name, figures):
+    sizes, wrong = visit(browser, made[0] / f"{name}.html")
+    assert wrong == []
+    assert len(sizes) == figures
+    assert all(size["width"] > 300 and size["height"] > 200 and size["marks"] for size in sizes)
+
+
+def test_a_figure_that_is_not_drawn_and_an_error_would_be_seen(made, browser, tmp_path):
+    text = (made[0] / "10_two.html").read_text(encoding="utf-8")
+    (tmp_path / "torn.html").write_text(text, encoding="utf-8")  # plotly.js is not beside it
+    sizes, wrong = visit(browser, tmp_path / "torn.html")
+    assert [size["width"] for size in sizes] == [0, 0]
+    assert any("plotly.min.js" in what for what in wrong)
+    assert any("Plotly is not defined" in what for what in wrong)
+
+
+# Copies
+
+
+def test_figures_of_a_copy_carry_a_picture_beside_the_interactive_form(made):
+    copy = nbformat.read(made[1] / "10_two.ipynb", as_version=4)
+    nbformat.validate(copy)
+    bundles = [output.data for cell in copy.cells for output in cell.get("outputs", []) if "data" in output]
+    assert [set(data) for data in bundles] == [{PLOTLY, "image/png"}] * 2  # no loader, no script
+    images = [base64.b64decode(data["image/png"]) for data in bundles]
+    assert all(image.startswith(PNG) for image in images)
+    # Width and height in the header: 900 pixels times the scale, and the layout's own height.
+    assert [int.from_bytes(images[0][start : start + 4]) for start in (16, 20)] == [1125, 375]
+    assert (made[1] / "10_two.png").read_bytes() == images[0]
+    assert (made[1] / "10_two.ipynb").stat().st_size < copies.LIMIT
+
+
+def test_a_copy_tells_nothing_of_the_run_s_place_and_hour(made):
+    text = (made[1] / "10_two.ipynb").read_text(encoding="utf-8")
+    assert '"papermill"' not in text
+    assert '"execution"' not in text
+    assert str(made[0]) not in text
+    copy = json.loads(text)
+    assert set(copy["metadata"]) == {"kernelspec", "language_info"}
+    assert "version" not in copy["metadata"]["language_info"]
+    assert [cell["metadata"] for cell in copy["cells"]][1] == {"tags": ["parameters"]}
+    assert "word" in "".join(copy["cells"][2]["source"])  # the parameters that were given stay
+
+
+def test_lines_of_progress_stay_out_of_a_copy(tmp_path):
+    said = new_output("stream", name="stdout", text="Encoding logs: 48 of 48, 2 s\nkept: 3 s of it\n")
+    only = new_output("stream", name="stdout", text="Answering: log: 7, 12 s\n")
+    copy = json.loads(copies.copy_of(Executed.read(write(tmp_path, "told", said, only)), []))
+    assert [output["text"] for output in copy["cells"][1]["outputs"]] == [["kept: 3 s of it\n"]]
+
+
+def test_the_listing_shows_each_notebook_and_its_first_figure(made):
+    listing = (made[1] / "README.md").read_text(encoding="utf-8")
+    assert "## [Does `it` work?](10_two.ipynb)\n\nA question that is put in *two* lines.\n\n" in listing
+    assert "[![The first figure of 10_two](10_two.png)](10_two.ipynb)" in listing
+    assert "## [Plain](20_none.ipynb)\n\nNo figure here.\n" in listing
+    assert "20_none.png" not in listing
+
+
+def test_paths_below_known_folders_become_relative_and_others_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = write(tmp_path / "a", "own", shown(text=f"'{tmp_path}/runs/x'"), source=f"open('{tmp_path}/b')")
+    text = copies.copy_of(Executed.read(own), [])
+    assert "'runs/x'" in text
+    assert "open('b')" in text
+    other = "/" + "Users/somebody/data"
+    foreign = write(tmp_path / "b", "foreign", shown(text=f"in {other} and"))
+    with pytest.raises(DataError, match=rf"foreign\.ipynb would name {other}, a path of this machine: take it out\."):
+        copies.write_copies([Executed.read(foreign)], tmp_path / "docs", {"foreign": []})
+    assert not (tmp_path / "docs").exists()
+
+
+def test_a_copy_that_is_too_large_is_refused_before_anything_is_written(tmp_path):
+    one = Executed.read(write(tmp_path, "large", shown(plotly=figure())))
+    image = bytes(copies.LIMIT * 3 // 4 - 2_000)  # base64 makes four bytes of three
+    assert len(copies.copy_of(one, [image])) <= copies.LIMIT
+    with pytest.raises(DataError, match=r"large\.ipynb would take 1\.5 MB, and 1\.5 MB are allowed: show fewer"):
+        copies.write_copies([one], tmp_path / "docs", {"large": [image + bytes(2_000)]})
+    assert not (tmp_path / "docs").exists()
+
+
+SHARED = Path(__file__).parents[2] / "docs" / "gallery"
+
+
+@pytest.mark.parametrize("path", sorted(SHARED.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_copy_in_the_repository_keeps_what_is_promised(path):
+    assert path.stat().st_size <= copies.LIMIT
+    one = Executed.read(path)
+    assert all(output.data["image/png"] for output in one.figures)
+    assert not any("text/html" in output.data for output in one.figures)
+    assert set(one.notebook.metadata) == {"kernelspec", "language_info"}
+    assert (path.parents[2] / "notebooks" / path.name).exists()
+
+
+@pytest.mark.parametrize("page", [SHARED / "README.md", SHARED.parents[1] / "README.md"], ids=["gallery", "project"])
+def test_pictures_that_a_page_shows_are_there(page):
+    shown = re.findall(r"!\[[^\]]*\]\(([^):]+)\)", page.read_text(encoding="utf-8"))
+    assert shown
+    assert [name for name in shown if not (page.parent / name).is_file()] == []
+
+
+# What is refused
+
+
+def test_a_notebook_that_did_not_come_to_its_end_is_refused(tmp_path):
+    failed = write(tmp_path, "failed", new_output("error", ename="E", evalue="", traceback=[]))
+    with pytest.raises(DataError, match=r"failed\.ipynb holds an error: run the notebook again"):
+        Executed.read(failed)
+    with pytest.raises(DataError, match=r"fresh\.ipynb was not run to its end: run it again"):
+        Executed.read(write(tmp_path, "fresh", count=None))
+    (tmp_path / "torn.ipynb").write_text('{"cells": [')
+    with pytest.raises(DataError, match=r"torn\.ipynb cannot be read as a notebook \("):
+        Executed.read(tmp_path / "torn.ipynb")
+    with pytest.raises(DataError, match="must begin with a Markdown cell of a `# title` and a paragraph"):
+        _ = Executed.read(write(tmp_path, "mute", opening="Just words.")).opening
+
+
+def test_a_question_that_ends_in_a_colon_takes_its_list_along(tmp_path):
+    source = write(tmp_path, "listed", opening="# Two\n\nWe ask\ntwo things:\n\n- this;\n- that.\n\nNot this.")
+    one = Executed.read(source)
+    assert one.opening == ("Two", "We ask two things:\n\n- this;\n- that.")
+    assert "<li>this;</li>" in pages.index([one], set())
+
+
+def test_a_folder_needs_notebooks_of_different_names(tmp_path):
+    with pytest.raises(DataError, match=r"There is no executed notebook in .*: make some with"):
+        find(tmp_path)
+    write(tmp_path / "a", "one")
+    write(tmp_path / "b" / ".ipynb_checkpoints", "one")
+    assert [one.name for one in find(tmp_path)] == ["one"]
+    write(tmp_path / "b", "one")
+    with pytest.raises(DataError, match="have one name: their pages would replace each other"):
+        find(tmp_path)
+
+
+def test_without_a_browser_a_sentence_says_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pictures.shutil, "which", lambda name: None)
+    write(tmp_path, "one", shown(plotly=figure()))
+    assert main(["gallery", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lagkit: No browser was found (chromium, ")
+    assert said.endswith("Install Chromium, for example with `apt-get install chromium`.\n")
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_copies_do_not_land_among_the_executed_notebooks(tmp_path, capsys):
+    write(tmp_path, "one")
+    assert main(["gallery", str(tmp_path), "--copies", str(tmp_path / "docs")]) == 2
+    assert "would be taken for executed notebooks: choose another folder." in capsys.readouterr().err
+
+
+@needs_browser
+def test_pictures_come_in_the_order_of_the_figures():
+    found = pictures.png([figure(height=200), figure(height=400)])
+    assert [int.from_bytes(image[20:24]) for image in found] == [250, 500]
+    assert pictures.png([]) == []

@@ -1,0 +1,185 @@
+"""Several processes and one run's folder: one writes, others are refused and change nothing, and anybody may read."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lagkit.logs.store import LogStore
+from lagkit.runs import load as finished
+from lagkit.runs.executor import Local
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
+from lagkit.util.errors import LagkitError
+from tests.helpers.lms import ActingLM, new_lm, small_run
+
+fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
+pytestmark = pytest.mark.skipif(fork is None, reason="starts runs by fork")
+PATIENCE = 300  # seconds; only what hangs takes so many, on a busy machine as well
+REFUSED = r"Another process, or another run of this one, is writing to .*run: wait until it ends, or choose"
+
+
+@pytest.fixture(scope="module")
+def lm() -> ActingLM:
+    return new_lm(ActingLM)
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "run"
+
+
+@contextmanager
+def working(out: Path, lm: ActingLM, answers: int) -> Iterator[tuple[multiprocessing.Process, Event]]:
+    """A process that runs in `out` and waits after so many answers until the event is set."""
+    reached, go_on = fork.Event(), fork.Event()
+
+    def child() -> None:
+        left, append = [answers], Journal.append
+
+        def waiting(self: Journal, *told: object) -> None:
+            if not left[0]:
+                reached.set()
+                go_on.wait()
+            left[0] -= 1
+            append(self, *told)
+
+        Journal.append = waiting
+        small_run(out, lm).run()
+
+    process = fork.Process(target=child)
+    process.start()
+    try:
+        assert reached.wait(PATIENCE)
+        yield process, go_on
+    finally:
+        if process.is_alive():  # to wake up one that was killed would wait forever
+            go_on.set()
+            process.join(PATIENCE)
+            process.kill()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def answered(out: Path) -> Counter[tuple[str, str]]:
+    """How often each question was answered, by journal and question."""
+    return Counter((p.stem, t.question_id) for p in (out / "traces").iterdir() for t in Journal(p).traces())
+
+
+# Before the first answer, between logs, and after them; the last one writes half a line first.
+@pytest.mark.parametrize("answers", [0, 2, 8])
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda out, lm: small_run(out, lm).run(),
+        lambda out, lm: small_run(out, lm).build(),
+        lambda out, lm: small_run(out, lm, seed=7).run(),
+        lambda out, lm: small_run(out, lm, policies=("no_logs",)).run(),
+    ],
+)
+def test_a_second_process_is_refused_and_changes_nothing(out, lm, answers, second):
+    with working(out, lm, answers) as (first, go_on):
+        if answers:
+            with (out / "traces" / "log.jsonl").open("ab") as journal:
+                journal.write(b'{"question_id": "half a line, as the first process may have written it')
+        before = files(out)
+        with pytest.raises(LagkitError, match=rf"{REFUSED}|other settings \(seed"):
+            second(out, lm)
+        assert files(out) == before
+        go_on.set()
+        first.join(PATIENCE)
+        assert first.exitcode == 0
+    assert set(answered(out).values()) == {1}
+    assert small_run(out, lm).run()["failed"].sum() == 0
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_a_process_that_starts_at_the_same_time_is_refused_whichever_it_is(out, lm, built):
+    if built:  # what is left to do locks no store
+        small_run(out, lm).encode()
+    ready = fork.Barrier(3)
+
+    def child() -> None:
+        run = small_run(out, lm)
+        ready.wait(PATIENCE)
+        try:
+            run.run()
+        except LagkitError:
+            os._exit(3)
+
+    processes = [fork.Process(target=child) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(PATIENCE)
+    ends = [process.exitcode for process in processes]
+    assert set(ends) <= {0, 3}
+    assert 0 in ends
+    assert set(answered(out).values()) == {1}
+
+
+def test_a_killed_process_gives_the_folder_back(out, lm):
+    with working(out, lm, 4) as (first, _):
+        os.kill(first.pid, signal.SIGKILL)
+        first.join(PATIENCE)
+        assert len(small_run(out, lm).run()) == 18
+    assert set(answered(out).values()) == {1}
+
+
+def test_what_is_there_can_be_read_while_another_process_writes(out, tmp_path, lm):
+    results = small_run(out, lm).run()
+    with small_run(out, lm).writing():
+        again, read = finished.reopen(out)
+        assert len(read) == 9
+        assert again.scored(again.config.policies, again.config.splits).equals(results)
+        reader = small_run(out, lm)
+        assert len(reader.ask("log", None, "no_logs", reader.log_questions, None)) == 6
+        with reader.store() as store:
+            assert len(store) == 6
+        with pytest.raises(LagkitError, match=REFUSED):
+            reader.report()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda run: run.build(),
+        lambda run: run.encode(),
+        lambda run: run.fill([]),
+        lambda run: run.report(),
+        lambda run: run.ask("new", None, "no_logs", run.questions("unseen"), None),
+    ],
+)
+def test_everything_that_writes_has_the_folder_alone(out, lm, write: Callable[[Experiment], object], monkeypatch):
+    small_run(out, lm).build()
+    monkeypatch.setattr(LogStore, "add_many", pytest.fail)
+    monkeypatch.setattr(Local, "answer", pytest.fail)
+    before = files(out)
+    with small_run(out, lm).writing(), pytest.raises(LagkitError, match=REFUSED):
+        write(small_run(out, lm))
+    assert files(out) == before
+
+
+def test_one_experiment_after_the_other_in_one_process(out, lm):
+    first, second = small_run(out, lm), small_run(out, lm)
+    first.build()
+    second.encode()
+    pd.testing.assert_frame_equal(first.run(), second.run())
+    with first.writing():
+        first.build()
+        with first.writing():
+            first.encode()
+        with pytest.raises(LagkitError, match=REFUSED):
+            second.build()
+    second.build()

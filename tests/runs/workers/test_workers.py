@@ -1,0 +1,438 @@
+"""Runs by workers on a real Ray cluster: a run in one process's results, whoever is killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import secrets
+import shlex
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from lagkit import __version__
+from lagkit.__main__ import main
+from lagkit.runs.executor import Asking
+from lagkit.runs.experiment import Experiment
+from lagkit.runs.journal import Journal
+from lagkit.runs.manifest import read_manifest
+from lagkit.util.cli import settings
+from lagkit.util.errors import ClusterError, ConfigError, EndpointError
+from tests.helpers.lms import ActingLM, new_lm, small_run
+from tests.runs.test_resume import assert_same_as_in_one_go
+
+pytest.importorskip("ray", reason="needs Ray: pip install 'lagkit[cluster]'")
+
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
+
+from lagkit.runs.workers import Workers
+from lagkit.runs.workers.start import cluster
+from lagkit.runs.workers.worker import Answering, Worker
+from tests.helpers.clusters import mortal, of_session
+
+fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
+LATE = 75  # exit code of a driver whose Ray did not start in time
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
+
+
+@pytest.fixture(scope="module")
+def lm() -> ActingLM:
+    return new_lm(ActingLM)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, lm) -> tuple[Experiment, pd.DataFrame]:
+    """The run in one process, and its results."""
+    experiment = small_run(tmp_path_factory.mktemp("runs") / "whole", lm)
+    return experiment, experiment.run()
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[SimpleNamespace]:
+    """A Ray of two processors, kept by a process of its own: its `address`, and the `session` of its processes."""
+    ours, theirs = fork.Pipe()
+
+    def keep() -> None:
+        import ray
+
+        os.setsid()
+        with cluster(None, 2):
+            theirs.send(ray.get_runtime_context().gcs_address)
+            theirs.recv()
+
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in token.items():
+            patch.setenv(name, value)
+        keeper = fork.Process(target=keep)
+        keeper.start()
+        assert ours.poll(60)
+        yield SimpleNamespace(address=ours.recv(), session=keeper.pid)
+        ours.send("that is all")
+        keeper.join(60)
+        assert keeper.exitcode == 0
+        assert of_session(keeper.pid) == []
+
+
+@pytest.fixture(scope="module")
+def connected(head) -> Iterator[None]:
+    """This process as a driver; what is forked has to be forked before, without Ray's threads."""
+    with cluster(head.address, 2):
+        yield
+
+
+def interrupted(run: Experiment, kill: signal.Signals, tries: int = 3, **workers: Any) -> int:
+    """A run in a session of its own whose driver gets a signal after two answers; its id once it has ended.
+
+    tries: how often, as Ray gives its own start up after seconds where a machine is busy.
+    """
+    journal = Journal(run.out / "traces" / "log.jsonl")
+
+    def child() -> None:
+        os.setsid()
+        try:
+            with Workers(run, 1, load=mortal(seconds=0.2), **workers):
+                run.run()
+        except KeyboardInterrupt:
+            os._exit(130)
+        except ClusterError as error:
+            if "timed out during startup" not in str(error):
+                raise
+            raise SystemExit(LATE) from error
+
+    driver = fork.Process(target=child)
+    driver.start()
+    while driver.is_alive() and len(journal.traces()) < 2:
+        time.sleep(0.02)
+    if not driver.is_alive() and driver.exitcode == LATE and tries > 1:
+        return interrupted(run, kill, tries - 1, **workers)
+    os.kill(driver.pid, kill)
+    driver.join(300)
+    assert driver.exitcode == {signal.SIGINT: 130, signal.SIGTERM: 128 + signal.SIGTERM}.get(kill, -kill)
+    assert 2 <= len(journal.traces()) < 6
+    return driver.pid
+
+
+def ended(session: int, *but: str) -> bool:
+    """Whether all processes of a session end soon, but those of these names."""
+    deadline = time.monotonic() + 30
+    while set(of_session(session)) - set(but):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_a_driver_that_is_killed_takes_its_workers_along_and_its_run_resumes(tmp_path, head, lm, whole):
+    interrupted(small_run(tmp_path, None, batch_size=1), signal.SIGKILL, address=head.address)
+    deadline = time.monotonic() + 30
+    while "ray::Worker" in of_session(head.session):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    small_run(tmp_path, lm).run()
+    assert_same_as_in_one_go(tmp_path, lm, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_ray_of_our_own_ends_with_the_driver(tmp_path, monkeypatch, kill):
+    with tempfile.TemporaryDirectory() as folder:  # its name is short: sockets in it may have 107 characters
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        session = interrupted(small_run(tmp_path, None, batch_size=1), kill)
+        # Two helpers of a Ray that was killed wait a minute for it to come back.
+        assert ended(session, *(["ray::DashboardA", "ray::RuntimeEnv"] if kill == signal.SIGKILL else []))
+        assert bool(os.listdir(folder)) == (kill == signal.SIGKILL)
+
+
+def test_an_address_at_which_nobody_answers_is_named(tmp_path):
+    sentence = r"^The Ray cluster '127.0.0.1:1' cannot be used \(.*refused\)\.$"
+    with pytest.raises(ClusterError, match=sentence), Workers(small_run(tmp_path, None), 1, address="127.0.0.1:1"):
+        pass
+
+
+def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, connected, lm, whole, capfd, monkeypatch):
+    monkeypatch.setenv("LAGKIT_PROGRESS", "lines")
+    fatal = tmp_path / "fatal"
+    fatal.mkdir()
+    for stage in ("log", "encode", "answer"):
+        (fatal / stage).touch()
+    run = small_run(tmp_path / "run", None)
+    with Workers(run, 2, threads=1, load=mortal(fatal)):
+        run.run()
+    assert list(fatal.iterdir()) == []
+    assert run.workers is None
+    assert "lm" not in vars(run)  # the driver needs no model
+    assert_same_as_in_one_go(run.out, lm, whole)
+    assert_equal_blocks(run, whole[0])
+    assert sorted(path.name for path in run.out.iterdir()) == sorted(path.name for path in whole[0].out.iterdir())
+    [session] = read_manifest(run.out)["sessions"]
+    assert {name: session["workers"][name] for name in ("count", "gpus", "threads")} == {
+        **{"count": 2, "gpus": 0, "threads": 1},
+    }
+    said = capfd.readouterr()
+    deaths = [line for line in said.err.splitlines() if "worker died" in line]
+    assert len(deaths) == 3
+    assert set(deaths) == {
+        "A worker died (its process was killed, as it is when memory runs out, or crashed); another takes its place, "
+        "and what it had in hand is done again."
+    }
+    assert "raylet" not in said.out + said.err
+
+
+def assert_equal_blocks(run: Experiment, other: Experiment) -> None:
+    """Bit by bit."""
+    with other.store(folder=run.out / "store") as ours, other.store() as theirs:
+        for log in theirs:
+            for key in theirs.block_keys(log):
+                made, expected = ours.block(log, key), theirs.block(log, key)
+                assert torch.equal(made.keys, expected.keys)
+                assert torch.equal(made.values, expected.values)
+
+
+# Workers without a model, which start at once
+
+
+def pool(count: int = 2):
+    """Workers whose results are the items, but `die`, which kills them, and errors, which are raised."""
+    import ray
+
+    from lagkit.runs.workers.pool import Pool
+
+    class Frail:
+        def arrive(self, version): ...
+
+        def greet(self):
+            return "hello"
+
+        def die(self, marker):
+            if not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return "alive"
+
+        def begin(self, task):
+            self.hand = []
+
+        def work(self, items, count):
+            self.hand += items
+            done, self.hand = self.hand[:count], self.hand[count:]
+            for _, item in done:
+                if item == "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if isinstance(item, Exception):
+                    raise item
+            return done
+
+    return Pool(ray.remote(num_cpus=0)(Frail).remote, count)
+
+
+@pytest.fixture(scope="module")
+def frail(connected):
+    """Two of them for all tests that leave them as they were."""
+    workers = pool()
+    yield workers
+    workers.close()
+
+
+def done_by(workers, items: list) -> list:
+    return list(workers.run(None, range(len(items)), items.__getitem__, room=4, count=1))
+
+
+def test_every_item_is_done_once(frail):
+    assert sorted(done_by(frail, list("abcdefghijk"))) == list(enumerate("abcdefghijk"))
+
+
+def test_work_that_is_broken_off_leaves_no_results_to_the_next(frail):
+    stream = frail.run(None, range(9), "abcdefghi".__getitem__, room=4, count=1)
+    key, item = next(stream)
+    assert item == "abcdefghi"[key]
+    stream.close()
+    assert sorted(done_by(frail, ["y", "z"])) == [(0, "y"), (1, "z")]
+
+
+def test_errors_of_a_worker_are_raised_as_what_they_are(frail):
+    with pytest.raises(EndpointError) as told:
+        done_by(frail, ["a", EndpointError("The endpoint is down.")])
+    assert (type(told.value), str(told.value)) == (EndpointError, "The endpoint is down.")
+    assert not hasattr(told.value, "__notes__")
+    with pytest.raises(KeyError) as told:
+        done_by(frail, [KeyError("x")])
+    assert type(told.value) is KeyError
+    assert "in work" in told.value.__notes__[0]  # where it happened: it is a fault of the program
+
+
+def test_an_item_that_kills_its_workers_ends_with_an_error_and_the_others_are_done(frail):
+    found = dict(done_by(frail, ["a", "b", "die", "c", "d", "e", "f"]))
+    error = found.pop(2)
+    assert found == {0: "a", 1: "b", 3: "c", 4: "d", 5: "e", 6: "f"}
+    assert isinstance(error, ClusterError)
+    assert str(error) == (
+        "it took 3 workers with it, the last one alone (its process was killed, as it is when memory runs out, or "
+        "crashed)"
+    )
+
+
+def test_a_worker_that_dies_of_a_request_is_replaced_for_it(frail, tmp_path):
+    assert frail.ask("die", tmp_path / "marker") == "alive"
+
+
+def test_workers_that_die_of_everything_are_given_up(connected, monkeypatch):
+    monkeypatch.setattr("lagkit.runs.workers.pool.LIVES", 2)
+    workers = pool(1)
+    with pytest.raises(ClusterError, match=r"^2 workers died one after the other with nothing done \(its process was"):
+        done_by(workers, ["die"] * 20)
+    workers.close()
+
+
+def test_the_only_item_that_there_is_may_not_be_to_blame():
+    from lagkit.runs.workers.pool import Pool
+
+    with pytest.raises(ClusterError, match=r"^Work cannot begin with 'q': it took 3 workers with it, the last one"):
+        Pool(None, 0)._guilty("q", "its node ran out of memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (OutOfMemoryError("Task was killed due to the node running low on memory."), "its node ran out of memory"),
+        (NodeDiedError("The node has died."), "its node was lost"),
+        (
+            ActorDiedError(),
+            "The actor died unexpectedly before finishing this task.",
+        ),
+    ],
+)
+def test_the_cause_of_a_death_is_told_in_a_few_words(error, cause):
+    from lagkit.runs.workers.pool import cause_of
+
+    assert cause_of(error) == cause
+
+
+def test_a_worker_that_cannot_start_says_why(connected):
+    import ray
+
+    from lagkit.runs.workers.pool import Pool
+
+    class Stillborn:
+        def __init__(self):
+            raise ModuleNotFoundError("No module named 'lagkit'")
+
+        def arrive(self, version): ...
+
+    workers = Pool(ray.remote(num_cpus=0)(Stillborn).remote, 1)
+    with pytest.raises(ClusterError, match=r"cannot start: ModuleNotFoundError: No module named 'lagkit'\. Each node"):
+        workers.greeting()
+
+
+def test_workers_for_whom_there_is_no_room_are_not_waited_for_forever(connected, monkeypatch):
+    import ray
+
+    from lagkit.runs.workers import pool as pools
+
+    monkeypatch.setattr(pools, "PATIENCE", 0.3)
+    greedy = ray.remote(num_cpus=1000)(type("Greedy", (), {"arrive": lambda self, version: None}))
+    with pytest.raises(ClusterError, match=r"No worker has started within 0\.3 s: the cluster has 2 processors and 0"):
+        pools.Pool(greedy.remote, 1).greeting()
+
+
+# Without Ray
+
+
+def test_a_worker_that_does_not_see_the_folder_says_so(tmp_path, lm):
+    run = small_run(tmp_path, lm)
+    with pytest.raises(ClusterError, match="cannot see the run's folder"):
+        Worker(run, ".workers-1", 1, None).arrive(__version__)
+    with pytest.raises(ClusterError, match=f"has lagkit {__version__}, and the run 0.0.1"):
+        Worker(run, ".workers-1", 1, None).arrive("0.0.1")
+
+
+def test_a_worker_that_sees_another_store_says_so(whole):
+    run, _ = whole
+    with run.store() as store:
+        asking = Asking(None, "no_logs", None, run.config.limits)
+        with pytest.raises(ClusterError, match=r"sees 6 logs in .*, and the run 7: workers have to share"):
+            list(Answering(asking, store.path, len(store) + 1).work(run, iter(())))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"count": 0}, "one worker at least"),
+        ({"count": 1, "threads": 0}, "one thread or more"),
+        ({"count": 1, "gpus": -1}, "cannot have -1 GPUs"),
+        ({"count": 1, "gpus": 1.5}, "cannot have 1.5 GPUs"),
+    ],
+)
+def test_counts_that_make_no_sense_are_refused(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        Workers(SimpleNamespace(), **settings)
+
+
+def test_the_commands_of_the_page_are_understood(monkeypatch):
+    page = (Path(__file__).parents[3] / "docs" / "cluster.md").read_text(encoding="utf-8").replace("\\\n", "")
+    commands = re.findall(r"\blagkit ((?:run|encode) .*?)(?: +#.*)?$", page, re.MULTILINE)
+    asked = []
+
+    def stop(run, count, ray, *_):
+        asked.append((count, ray))
+        raise ConfigError("That is enough.")
+
+    monkeypatch.setattr("lagkit.__main__._workers", stop)
+    monkeypatch.setattr(
+        "lagkit.__main__._experiment", lambda tier, pairs: SimpleNamespace(writing=nullcontext, **settings(pairs))
+    )
+    assert [main(shlex.split(command)) for command in commands] == [2] * 6
+    assert asked == [(2, None), *[(8, "auto")] * 3, (32, "auto"), (8, "auto")]
+
+
+def test_without_ray_it_is_named(monkeypatch):
+    monkeypatch.setattr("lagkit.runs.workers.workers.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'lagkit\[cluster\]'"):
+        Workers(SimpleNamespace(), 2)
+
+
+def test_options_of_workers_need_workers(tmp_path, capsys):
+    assert main(["run", "testbed", f"out={tmp_path / 'run'}", "--ray", "auto"]) == 2
+    assert capsys.readouterr().err == "lagkit: --ray is for workers: say how many with --workers.\n"
+
+
+def test_options_reach_the_workers(tmp_path, monkeypatch):
+    given = []
+
+    def record(run, count, **settings):
+        given.append((run.out, count, settings))
+        raise ConfigError("That is enough.")
+
+    monkeypatch.setattr("lagkit.runs.workers.Workers", record)
+    options = ["--workers", "2", "--ray", "auto", "--gpus-per-worker", "0.5", "--threads-per-worker", "3"]
+    for command in ("run", "encode"):
+        assert main([command, "testbed", f"out={tmp_path / 'run'}", *options]) == 2
+    assert given == [(tmp_path / "run", 2, {"address": "auto", "gpus": 0.5, "threads": 3})] * 2
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "count", "expected"),
+    [([8], 0, 2, (0, 4)), ([8, 8], 0, 3, (0, 4)), ([2], 0, 4, (0, 1)), ([8, 8], 4, 4, (1, 1)), ([], 0, 1, (0, 1))],
+)
+def test_processors_and_gpus_are_shared_out(cpus, gpus, count, expected):
+    nodes = [{"Alive": True, "Resources": {"CPU": c, "GPU": gpus / len(cpus)}} for c in cpus]
+    nodes.append({"Alive": False, "Resources": {"CPU": 64, "GPU": 8}})
+    workers = Workers(SimpleNamespace(), count)
+    workers._share_out(nodes)
+    assert (workers.gpus, workers.threads) == expected
+
+
+def test_more_gpus_than_this_machine_has_are_refused():
+    workers = Workers(SimpleNamespace(), 4, gpus=0.5)
+    with pytest.raises(ConfigError, match=r"^This machine has 1 GPUs, and 4 workers want 0\.5 each"):
+        workers._share_out([{"Alive": True, "Resources": {"CPU": 8, "GPU": 1}}])
