@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -80,3 +81,37 @@ def test_a_history_of_another_shape_is_named(tmp_path):
     pd.DataFrame({"job": ["a"]}).to_parquet(tmp_path / history.FILE)
     with pytest.raises(DataError, match=r"history\.parquet is damaged"):
         history.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("made_with.json", {"settings": 1, "prompt": {}, "data": {}, "logged": [], "questions": {}}),
+        ("made_with.json", {"settings": {}, "prompt": {}, "data": {}, "logged": [], "questions": {"a": "b"}}),
+        ("manifest.json", {"settings": 3}),
+        ("manifest.json", {"settings": {}, "data": []}),
+        ("manifest.json", {"settings": {}, "sessions": 3}),
+        ("manifest.json", {"settings": {}, "sessions": None}),
+    ],
+)
+def test_a_record_of_another_shape_is_named(tmp_path, capsys, file, content):
+    (tmp_path / "traces").mkdir()
+    (tmp_path / file).write_text(json.dumps(content))
+    assert main(["run", "testbed", "--set", f"out={tmp_path}", "embedder=hash"]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / file} is damaged" in said
+    assert "delete it, and the run resumes" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('out: "a\\uD800"\nworld: {}', "out: "),
+        ('out: "a\\0b"\nworld: {}', "out: "),
+        ("out: x\nworld: {overlap: {all: .nan}}", "controls of a test world: overlap: "),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_named(tmp_path, capsys, text, named):
+    (file := tmp_path / "run.yaml").write_text(text)
+    assert main(["run", str(file)]) == 2
+    assert f"Wrong {'run settings: ' if named == 'out: ' else ''}{named}" in capsys.readouterr().err

@@ -164,6 +164,11 @@ def _record(out: Path) -> Facts:
         record = json.loads(path.read_text(encoding="utf-8"))
         if lacking := {"settings", "prompt", "data", "logged", "questions"} - set(record):
             raise ValueError(f"it lacks {min(lacking)}")
+        pairs = record["questions"].values()
+        if not all(isinstance(record[name], dict) for name in ("settings", "prompt", "data")):
+            raise ValueError("its settings, prompt or data are no mapping")
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise ValueError("its questions are no pairs of digests")
         return dict(record)
     except MALFORMED as error:
         raise DataError(

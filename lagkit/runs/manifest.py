@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("lagkit", "torch", "transformers", "faiss-cpu", "sentence-transformers", "pandas")
 
 MANIFEST = "manifest.json"
+_SHAPES: dict[str, type] = {"settings": dict, "prompt": dict, "data": dict, "sessions": list}
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
@@ -33,7 +34,11 @@ def read_manifest(out: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        for name, shape in _SHAPES.items():
+            if not isinstance(found.get(name, shape()), shape):
+                raise TypeError(f"its {name!r} is no {shape.__name__}")
+        return found
     except (ValueError, TypeError) as error:
         raise DataError(f"The manifest {path} is damaged ({error}): delete it, and the run resumes.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
@@ -14,8 +15,16 @@ from lagkit.util.paths import at
 from lagkit.util.plainjson import read_text
 from lagkit.util.plainyaml import load_yaml
 
+
+def _nameable(path: Path) -> Path:
+    """The path, if a file system can hold its name; raises ValueError otherwise."""
+    if b"\0" in os.fsencode(path):
+        raise ValueError(f"{str(path)!r} holds a NUL, which no file name may")
+    return path
+
+
 # A folder of the settings: absolute from here on, wherever the run is gone on with.
-Folder = Annotated[Path, AfterValidator(at)]
+Folder = Annotated[Path, AfterValidator(_nameable), AfterValidator(at)]
 
 
 class Settings(BaseModel):

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
@@ -35,6 +35,8 @@ class Controls(Settings):
     changed after the questions were drawn, so that logs of the same world without changes mislead.
     """
 
+    what: ClassVar[str] = "controls of a test world"
+
     seed: int = 0
     entities: PositiveInt = 400
     hops: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4), min_length=1)
@@ -59,7 +61,7 @@ class Controls(Settings):
     @field_validator("overlap")
     @classmethod
     def _is_a_whole(cls, shares: dict[Stratum, float]) -> dict[Stratum, float]:
-        if min(shares.values(), default=0) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+        if not (min(shares.values(), default=0) >= 0 and abs(sum(shares.values()) - 1) <= 1e-6):  # nor NaN
             raise ValueError(f"the shares must be positive and add up to 1; they are {shares}")
         return shares
 
