@@ -185,6 +185,7 @@ def test_store_of_another_model_is_refused_with_both_fingerprints(config, capsys
     with LogStore.open(tmp_path / "out" / "store") as store:
         before = store.model
     lms.saved(folder, initializer_range=0.2)
+    capsys.readouterr()
     said = fails(capsys, "run", path)
     after = Experiment(RunConfig.read(path)).lm.fingerprint
     assert before["weights"] != after["weights"]
@@ -228,6 +229,7 @@ def test_empty_store(config, capsys, tmp_path):
     said = fails(capsys, "run", config(max_new_tokens=4096))  # no question fits, so nothing is logged
     assert said == f"The log store {tmp_path / 'out' / 'store'} is empty: build logs before reusing them."
     assert "nothing to search" in fails(capsys, "store", "search", tmp_path / "out" / "store", "x")
+    assert "no words to search for" in fails(capsys, "store", "search", tmp_path / "out" / "store", " ")
     assert main(["store", "summary", str(tmp_path / "out" / "store")]) == 0
     assert "0 logs" in (said := capsys.readouterr().out)
     assert "No KV blocks." in said

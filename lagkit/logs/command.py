@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from lagkit.util.cli import application, show
-from lagkit.util.errors import EmptyStore
+from lagkit.util.errors import ConfigError, EmptyStore
 from lagkit.util.paths import at
 from lagkit.util.terminal import printable, tell
 
@@ -102,6 +102,8 @@ def search(
     """Find the logs nearest to a text. The store's own embedder reads it."""
     from lagkit.logs.retrieve import load_embedder
 
+    if not text.strip():
+        raise ConfigError("There are no words to search for: give a text.")
     with _open(place) as store:
         if not len(store):
             raise EmptyStore(f"The log store at {store.path} has no logs yet: there is nothing to search.")

@@ -158,7 +158,7 @@ class RunConfig(Settings):
             try:
                 Variant.parse(name)
             except ConfigError as error:
-                raise ValueError(str(error)) from error
+                raise ValueError(str(error).rstrip(".")) from error
         if "no_logs" not in names:
             raise ValueError("no_logs must be among them, since differences are measured against it")
         return names

@@ -153,6 +153,7 @@ class Experiment:
 
     def run(self) -> pd.DataFrame:
         """All stages; returns the results, one row per policy, split and question."""
+        _ = self.executor.model, self.embedder  # what cannot be loaded is refused before the folder is touched
         with self.writing():
             with manifest.session(self):
                 self.build()

@@ -197,3 +197,12 @@ def test_a_damaged_journal_is_named(tmp_path, lm):
     path.write_text("{}\n")
     with pytest.raises(DataError, match=re.escape(f"Line 1 of {path} is damaged")):
         experiment.run()
+
+
+@pytest.mark.parametrize("changes", [{"model": "nothing"}, {"embedder": "nothing"}, {"device": "cuda:99"}])
+def test_what_cannot_be_loaded_is_refused_before_anything_is_written(tmp_path, lm, changes):
+    config = small_run(tmp_path / "out", lm, **changes).config
+    handed = {} if changes.keys() & {"model", "device"} else {"lm": lm}
+    with pytest.raises((ModelNotFound, ConfigError)):
+        Experiment(config, **handed).run()
+    assert not (tmp_path / "out").exists()
