@@ -19,13 +19,13 @@ def effects(responses: pd.DataFrame, choices: Mapping[str, Sequence[str]], hops:
     """Each value of a choice against its first one, paired by question: differences in log10 of the KL.
 
     responses: as `placement.fidelity` gives them, with a column for each choice. A question's cells are averaged over
-    the other choices; all choices but `place` are also compared within each place. Columns: as in
+    the other choices; all choices but `place` are compared within each place. Columns: as in
     `intervals.Difference`.
     """
     logged, found = responses.assign(log=_log(responses["kl"])), {}
     for choice, (base, *others) in choices.items():
-        within = {f" at {name}": own for name, own in logged.groupby("place")} if choice != "place" else {}
-        for where, table in {"": logged, **within}.items():
+        within = {"": logged} if choice == "place" else {f" at {name}": own for name, own in logged.groupby("place")}
+        for where, table in within.items():
             means = table.groupby([choice, "question_id"])["log"].mean()
             for other in others:
                 pair = paired_interval(means[base], means[other], hops)
