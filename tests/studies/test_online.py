@@ -301,7 +301,7 @@ def test_a_stream_that_was_killed_again_and_again_goes_on_as_if_it_had_not(tmp_p
     whole, drawn, ends = state(streams, CAPPED), random.Random(0), []
 
     while 0 not in ends:
-        process = clean.Process(target=_stream, args=(tmp_path / "run", drawn.randint(3, 9)))
+        process = clean.Process(target=_stream, args=(tmp_path / "run", drawn.randint(3, 9 + len(ends))))
         process.start()
         process.join(60)
         ends.append(process.exitcode)
