@@ -26,7 +26,7 @@ from lagkit.runs.journal import Journal
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError, DamagedBlock, DataError, LagkitError, StoreError
 from lagkit.util.plainyaml import load_yaml
-from tests.helpers.stores import fill, kv, new_store, trace, vector
+from tests.helpers.stores import HEADER, fill, kv, new_store, trace, vector
 
 few = settings(max_examples=40, deadline=None)
 
@@ -337,15 +337,15 @@ def block_bytes() -> tuple[dict, bytes]:
     return json.loads(raw[8 : 8 + size]), raw[8 + size :]
 
 
-HEADER, CONTENT = block_bytes()
+BLOCK_HEADER, CONTENT = block_bytes()
 
 
 @settings(max_examples=150, deadline=None)
-@given(altered(HEADER).map(as_json) | st.binary(max_size=40), st.none() | st.integers(0, 2**64 - 1))
-@example(as_json(HEADER), 2**63)
-@example(as_json({**HEADER, "ids": {**HEADER["ids"], "dtype": "F8_E5M2", "shape": [12]}}), None)
-@example(as_json({**HEADER, "keys": {**HEADER["keys"], "shape": [2, 1, 3, -4]}}), None)
-@example(as_json({**HEADER, "__metadata__": {"format": 5}}), None)
+@given(altered(BLOCK_HEADER).map(as_json) | st.binary(max_size=40), st.none() | st.integers(0, 2**64 - 1))
+@example(as_json(BLOCK_HEADER), 2**63)
+@example(as_json({**BLOCK_HEADER, "ids": {**BLOCK_HEADER["ids"], "dtype": "F8_E5M2", "shape": [12]}}), None)
+@example(as_json({**BLOCK_HEADER, "keys": {**BLOCK_HEADER["keys"], "shape": [2, 1, 3, -4]}}), None)
+@example(as_json({**BLOCK_HEADER, "__metadata__": {"format": 5}}), None)
 @example(b"[" * 50_000, None)
 def test_a_block_with_any_header_is_loaded_or_refused(header, size):
     with TemporaryDirectory() as folder:

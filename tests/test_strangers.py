@@ -268,10 +268,10 @@ def test_a_strangers_store_in_lancedb_changes_nothing_outside(tmp_path, outside,
     LANCE[name](place, outside)
     before = snapshot(outside)
     cache = DiskCache(tmp_path / "cache", 10_000)
-    said = use(lambda write: LanceStore(place, write, cache=cache), tmp_path)
+    said = use(lambda write: LanceStore(str(place), write, cache=cache), tmp_path)
     assert snapshot(outside) == before
     if name in ("a log", "a block"):
-        with LanceStore(place, cache=cache) as store:
+        with LanceStore(str(place), cache=cache) as store:
             assert content(store) == {}  # pruned to nothing, and usable
     else:
         assert len(said) == 2

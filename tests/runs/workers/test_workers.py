@@ -45,6 +45,9 @@ LATE = 75  # exit code of a driver whose Ray did not start in time
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 
 
+PLAIN = SimpleNamespace(config=SimpleNamespace(policies=(), embedder="hash"))  # a run that asks for nothing
+
+
 @pytest.fixture(scope="module")
 def lm() -> ActingLM:
     return new_lm(ActingLM)
@@ -375,7 +378,7 @@ def test_a_worker_that_sees_another_store_says_so(whole):
 )
 def test_counts_that_make_no_sense_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
-        Workers(SimpleNamespace(), **settings)
+        Workers(PLAIN, **settings)
 
 
 def test_the_commands_of_the_page_are_understood(monkeypatch):
@@ -398,7 +401,7 @@ def test_the_commands_of_the_page_are_understood(monkeypatch):
 def test_without_ray_it_is_named(monkeypatch):
     monkeypatch.setattr("lagkit.runs.workers.workers.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'lagkit\[cluster\]'"):
-        Workers(SimpleNamespace(), 2)
+        Workers(PLAIN, 2)
 
 
 def test_options_of_workers_need_workers(tmp_path, capsys):
@@ -427,12 +430,12 @@ def test_options_reach_the_workers(tmp_path, monkeypatch):
 def test_processors_and_gpus_are_shared_out(cpus, gpus, count, expected):
     nodes = [{"Alive": True, "Resources": {"CPU": c, "GPU": gpus / len(cpus)}} for c in cpus]
     nodes.append({"Alive": False, "Resources": {"CPU": 64, "GPU": 8}})
-    workers = Workers(SimpleNamespace(), count)
+    workers = Workers(PLAIN, count)
     workers._share_out(nodes)
     assert (workers.gpus, workers.threads) == expected
 
 
 def test_more_gpus_than_this_machine_has_are_refused():
-    workers = Workers(SimpleNamespace(), 4, gpus=0.5)
+    workers = Workers(PLAIN, 4, gpus=0.5)
     with pytest.raises(ConfigError, match=r"^This machine has 1 GPUs, and 4 workers want 0\.5 each"):
         workers._share_out([{"Alive": True, "Resources": {"CPU": 8, "GPU": 1}}])
