@@ -97,7 +97,7 @@ def test_a_history_of_another_shape_is_named(tmp_path):
 def test_a_record_of_another_shape_is_named(tmp_path, capsys, file, content):
     (tmp_path / "traces").mkdir()
     (tmp_path / file).write_text(json.dumps(content))
-    assert main(["run", "testbed", "--set", f"out={tmp_path}", "embedder=hash"]) == 2
+    assert main(["run", "testbed", f"out={tmp_path}", "embedder=hash"]) == 2
     said = capsys.readouterr().err
     assert f"{tmp_path / file} is damaged" in said
     assert "delete it, and the run resumes" in said
