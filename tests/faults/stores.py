@@ -21,7 +21,7 @@ from lagkit.util.errors import DamagedBlock, StoreError
 from tests.helpers.stores import IDENTITY, fill, kv, new_store, trace, vector
 
 FIRST = tuple(range(1, 7))
-OPEN = {"model": IDENTITY["model"], "embedder": IDENTITY["embedder"]}
+OPEN = {"lm": IDENTITY["model"], "embedder": IDENTITY["embedder"]}
 # Log number -> the keys of its blocks.
 Holds = Mapping[int, frozenset[str]]
 ORPHAN = "is an orphan: no log names this file"

@@ -66,7 +66,10 @@ def test_a_swap_that_is_planted_is_seen(tmp_path, monkeypatch, swapped):
             Agent,
             "__init__",
             lambda self, *given, embedder, **how: init(
-                self, *given, embedder=SimpleNamespace(queries=embedder.documents), **how
+                self,
+                *given,
+                embedder=SimpleNamespace(name=embedder.name, dim=embedder.dim, queries=embedder.documents),
+                **how,
             ),
         )
     else:
