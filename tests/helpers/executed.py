@@ -54,7 +54,8 @@ def execute(name: str, out: Path, **parameters: Any) -> Executed:
     found = Executed(copy, outputs, record)
     assert set(record) == {"metrics", "findings", "settings", "git", "machine"}
     assert all(type(value) is float for value in record["metrics"].values())
-    assert [output.text for output in outputs if output.get("name") == "stderr"] == []
+    told = [output.text for output in outputs if output.get("name") == "stderr"]
+    assert told == []
     told = "".join(data["text/markdown"] for data in found.shown if "text/markdown" in data)
     assert record["findings"]
     assert all(finding in told for finding in record["findings"])

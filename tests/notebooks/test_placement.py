@@ -27,5 +27,5 @@ def test_every_cell_is_measured_and_the_conversation_is_what_harms(tmp_path):
     # It is what sets the question off from the passages that does it, not the head.
     hiding = {part: found[f"kl_log10_diff.{part}_hidden"] for part in ("head", "words_before_the_questions")}
     assert hiding["words_before_the_questions"] < min(-1, hiding["head"])
-    harm = [said for said in executed.findings if said.startswith("Behind the conversation, words before the")]
-    assert "a lower KL" in harm[0]
+    [harm] = [said for said in executed.findings if said.startswith("Behind the conversation, words before the")]
+    assert "inconclusive" in harm  # so few questions cannot show it, however far below one the mean is
