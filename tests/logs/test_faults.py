@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import sqlite3
 
@@ -13,10 +12,8 @@ import lagkit.logs.store
 from lagkit.logs.store import LogStore
 from lagkit.model.kv import KVBlock
 from lagkit.util.errors import DamagedBlock, StoreError
+from tests.helpers.killed import clean, needs_forks
 from tests.helpers.stores import content, file_of, files_of, fill, kv, new_store, same, trace, vector
-
-fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
-needs_fork = pytest.mark.skipif(fork is None, reason="starts writers by fork")
 
 
 @pytest.fixture
@@ -99,11 +96,11 @@ def limited_writer(path):
     os._exit(2)
 
 
-@needs_fork
+@needs_forks
 def test_the_systems_own_limit_is_met_the_same_way(store):
     fill(store, [1])
     store.close()
-    child = fork.Process(target=limited_writer, args=(store.path,))
+    child = clean.Process(target=limited_writer, args=(store.path,))
     child.start()
     child.join(20)
     assert child.exitcode == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -13,10 +12,8 @@ import pytest
 from lagkit.logs.store import LogStore
 from lagkit.model.kv import KVBlock
 from lagkit.util.errors import StoreError, StoreLocked
+from tests.helpers.killed import clean, die_at_sync, needs_forks
 from tests.helpers.stores import files_of, fill, kv, new_store, same, trace, vector
-
-fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
-needs_fork = pytest.mark.skipif(fork is None, reason="starts writers by fork")
 
 
 @pytest.fixture
@@ -81,13 +78,13 @@ def held(store):
     return numbers
 
 
-@needs_fork
+@needs_forks
 def test_kills_at_random_moments_lose_no_committed_log(store):
     store.close()
     logs, chance = {}, random.Random(0)
     for turn in range(10):
-        receiver, sender = fork.Pipe(duplex=False)
-        child = fork.Process(target=endless_writer, args=(store.path, 1000 * turn, sender))
+        receiver, sender = clean.Pipe(duplex=False)
+        child = clean.Process(target=endless_writer, args=(store.path, 1000 * turn, sender))
         child.start()
         sender.close()
         # By steps, not by the clock: a busy machine gets as far as an idle one.
@@ -131,13 +128,13 @@ def writer_that_dies(path, step):
     os._exit(0)
 
 
-@needs_fork
+@needs_forks
 def test_a_kill_at_each_step_of_adding_leaves_all_or_nothing(store):
     fill(store, [1])
     store.close()
     orphans = []
     for step in range(1, 20):
-        child = fork.Process(target=writer_that_dies, args=(store.path, step))
+        child = clean.Process(target=writer_that_dies, args=(store.path, step))
         child.start()
         child.join(20)
         with LogStore.open(store.path, write=True) as after:
@@ -156,13 +153,14 @@ def test_a_kill_at_each_step_of_adding_leaves_all_or_nothing(store):
     assert orphans == sorted(orphans)
 
 
-@needs_fork
-def test_a_killed_create_can_be_repeated(tmp_path):
-    def create():
-        os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
-        new_store(tmp_path / "s")
+def writer_that_dies_at_once(path):
+    die_at_sync(1)
+    new_store(path)
 
-    child = fork.Process(target=create)
+
+@needs_forks
+def test_a_killed_create_can_be_repeated(tmp_path):
+    child = clean.Process(target=writer_that_dies_at_once, args=(tmp_path / "s",))
     child.start()
     child.join(20)
     assert child.exitcode == -signal.SIGKILL
@@ -183,11 +181,11 @@ def patient_writer(path, count, pipe):
         pipe.send("done")
 
 
-@needs_fork
+@needs_forks
 def test_a_reader_beside_a_writer_sees_only_whole_logs(store):
     store.close()
-    receiver, sender = fork.Pipe(duplex=False)
-    child = fork.Process(target=patient_writer, args=(store.path, 60, sender))
+    receiver, sender = clean.Pipe(duplex=False)
+    child = clean.Process(target=patient_writer, args=(store.path, 60, sender))
     child.start()
     assert receiver.recv() == "open"
     started = time.monotonic()

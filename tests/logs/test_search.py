@@ -23,24 +23,6 @@ from lagkit.util.errors import EmptyStore, StoreError
 from tests.helpers.stores import DIM, files_of, fill, kv, new_store, same, trace, vector
 
 
-@pytest.fixture(params=["store", "store.lance"])
-def place(request, tmp_path):
-    """Where a store is to be: a folder, or one of LanceDB."""
-    return tmp_path / request.param
-
-
-@pytest.fixture
-def store(place):
-    with new_store(place) as store:
-        yield store
-
-
-@pytest.fixture
-def folder_store(tmp_path):
-    with new_store(tmp_path / "store") as store:
-        yield store
-
-
 def test_search_ranks_pages_and_excludes(store):
     ids = fill(store, range(30))
     matrix, queries = np.stack([vector(i) for i in range(30)]), np.stack([vector(100), vector(101)])

@@ -19,24 +19,6 @@ from lagkit.util.errors import StoreError, StoreMismatch
 from tests.helpers.stores import DIM, HEADER, files_of, fill, header, kv, new_store, same, trace, vector
 
 
-@pytest.fixture(params=["store", "store.lance"])
-def place(request, tmp_path):
-    """Where a store is to be: a folder, or one of LanceDB."""
-    return tmp_path / request.param
-
-
-@pytest.fixture
-def store(place):
-    with new_store(place) as store:
-        yield store
-
-
-@pytest.fixture
-def folder_store(tmp_path):
-    with new_store(tmp_path / "store") as store:
-        yield store
-
-
 def test_a_store_remembers_whose_it_is(place):
     new_store(place, dtype="torch.bfloat16").close()
     with Store.open(place, {"rope": "r1", "name": "tiny"}, embedder="mini") as store:

@@ -8,7 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 
 import pandas as pd
@@ -20,10 +20,10 @@ from lagkit.runs.executor import Local
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.journal import Journal
 from lagkit.util.errors import LagkitError
+from tests.helpers.killed import clean, needs_forks
 from tests.helpers.lms import ActingLM, new_lm, small_run
 
-fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
-pytestmark = pytest.mark.skipif(fork is None, reason="starts runs by fork")
+pytestmark = needs_forks
 PATIENCE = 300  # seconds; only what hangs takes so many, on a busy machine as well
 REFUSED = r"Another process, or another run of this one, is writing to .*run: wait until it ends, or choose"
 
@@ -38,25 +38,25 @@ def out(tmp_path) -> Path:
     return tmp_path / "run"
 
 
+def _run_and_wait(out: Path, answers: int, reached: Event, go_on: Event) -> None:
+    left, append = [answers], Journal.append
+
+    def waiting(self: Journal, *told: object) -> None:
+        if not left[0]:
+            reached.set()
+            go_on.wait()
+        left[0] -= 1
+        append(self, *told)
+
+    Journal.append = waiting
+    small_run(out, new_lm(ActingLM)).run()
+
+
 @contextmanager
-def working(out: Path, lm: ActingLM, answers: int) -> Iterator[tuple[multiprocessing.Process, Event]]:
+def working(out: Path, answers: int) -> Iterator[tuple[multiprocessing.Process, Event]]:
     """A process that runs in `out` and waits after so many answers until the event is set."""
-    reached, go_on = fork.Event(), fork.Event()
-
-    def child() -> None:
-        left, append = [answers], Journal.append
-
-        def waiting(self: Journal, *told: object) -> None:
-            if not left[0]:
-                reached.set()
-                go_on.wait()
-            left[0] -= 1
-            append(self, *told)
-
-        Journal.append = waiting
-        small_run(out, lm).run()
-
-    process = fork.Process(target=child)
+    reached, go_on = clean.Event(), clean.Event()
+    process = clean.Process(target=_run_and_wait, args=(out, answers, reached, go_on))
     process.start()
     try:
         assert reached.wait(PATIENCE)
@@ -89,7 +89,7 @@ def answered(out: Path) -> Counter[tuple[str, str]]:
     ],
 )
 def test_a_second_process_is_refused_and_changes_nothing(out, lm, answers, second):
-    with working(out, lm, answers) as (first, go_on):
+    with working(out, answers) as (first, go_on):
         if answers:
             with (out / "traces" / "log.jsonl").open("ab") as journal:
                 journal.write(b'{"question_id": "half a line, as the first process may have written it')
@@ -104,21 +104,21 @@ def test_a_second_process_is_refused_and_changes_nothing(out, lm, answers, secon
     assert small_run(out, lm).run()["failed"].sum() == 0
 
 
+def _run_with_others(out: Path, ready: Barrier) -> None:
+    run = small_run(out, new_lm(ActingLM))
+    ready.wait(PATIENCE)
+    try:
+        run.run()
+    except LagkitError:
+        os._exit(3)
+
+
 @pytest.mark.parametrize("built", [False, True])
 def test_a_process_that_starts_at_the_same_time_is_refused_whichever_it_is(out, lm, built):
     if built:  # what is left to do locks no store
         small_run(out, lm).encode()
-    ready = fork.Barrier(3)
-
-    def child() -> None:
-        run = small_run(out, lm)
-        ready.wait(PATIENCE)
-        try:
-            run.run()
-        except LagkitError:
-            os._exit(3)
-
-    processes = [fork.Process(target=child) for _ in range(3)]
+    ready = clean.Barrier(3)
+    processes = [clean.Process(target=_run_with_others, args=(out, ready)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
@@ -130,7 +130,7 @@ def test_a_process_that_starts_at_the_same_time_is_refused_whichever_it_is(out, 
 
 
 def test_a_killed_process_gives_the_folder_back(out, lm):
-    with working(out, lm, 4) as (first, _):
+    with working(out, 4) as (first, _):
         os.kill(first.pid, signal.SIGKILL)
         first.join(PATIENCE)
         assert len(small_run(out, lm).run()) == 18

@@ -84,6 +84,12 @@ def plain(text: object) -> str:
     return escape(str(text), quote=False)  # of quotes it would show `&quot;`
 
 
+def interval_bars(table: pd.DataFrame, scale: float = 1) -> dict[str, object]:
+    """Error bars from the columns `low`, `mean` and `high`, times `scale` (100 for points)."""
+    up, down = scale * (table["high"] - table["mean"]), scale * (table["mean"] - table["low"])
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.5, "width": 3}
+
+
 def _room(values: pd.Series) -> list[float]:
     """An axis from 0 that leaves room for the numbers beside the bars."""
     low, high = min(0.0, values.min()), max(0.0, values.max())

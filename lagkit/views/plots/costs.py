@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, _laid_out, plain
+from lagkit.views.plots.basic import COLOURS, _laid_out, interval_bars, plain
 
 _TOKENS = {"prefilled": "prefilled (read)", "injected": "injected (stored KV)", "generated": "generated"}
 
@@ -37,10 +37,7 @@ def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
         y=names,
         mode="markers",
         marker={"color": COLOURS[3], "size": 9},
-        error_x={
-            **{"type": "data", "symmetric": False, "thickness": 1.5, "width": 3},
-            **{"array": 100 * (table["high"] - table["mean"]), "arrayminus": 100 * (table["mean"] - table["low"])},
-        },
+        error_x=interval_bars(table, 100),
         showlegend=False,
         customdata=bounds.to_numpy(),
         hovertemplate="%{y}: %{x:.1f} [%{customdata[0]:.1f}, %{customdata[1]:.1f}]<extra></extra>",

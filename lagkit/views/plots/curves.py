@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, _laid_out
+from lagkit.views.plots.basic import COLOURS, _laid_out, interval_bars
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
 _APART = 1.4  # the factor between marks of one size
@@ -32,7 +32,7 @@ def by_rounds(
         figure.add_scatter(
             x=own["rounds"] + _DODGE * (place - (len(policies) - 1) / 2),
             y=100 * own["mean"],
-            error_y=_bars(own),
+            error_y=interval_bars(own, 100),
             mode="lines+markers",
             name=policy,
             marker_color=COLOURS[place],
@@ -64,7 +64,7 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
             figure.add_scatter(
                 x=[row.bytes * _APART**row.shift],
                 y=[scale * row.mean],
-                error_y=_bars(pd.DataFrame([row]), scale),
+                error_y=interval_bars(pd.DataFrame([row]), scale),
                 mode="markers",
                 marker={"color": colour, "symbol": _SHAPES.get(row.keep, "x"), "size": 11},
                 name=row.policy,
@@ -78,12 +78,6 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
         figure.add_hline(y=scale * part["base"].iloc[0], line=line, row=1, col=column)
     figure.update_xaxes(type="log", title_text="bytes per log", exponentformat="power", dtick=1)
     return _below(_laid_out(figure, title, height=500))
-
-
-def _bars(table: pd.DataFrame, scale: int = 100) -> dict[str, object]:
-    """Intervals around the means, in points unless `scale` says otherwise."""
-    up, down = scale * (table["high"] - table["mean"]), scale * (table["mean"] - table["low"])
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1.2, "width": 3}
 
 
 def _below(figure: go.Figure) -> go.Figure:

@@ -9,19 +9,27 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lagkit.stats.intervals import margin
-from lagkit.views.plots.basic import COLOURS, _laid_out, plain
+from lagkit.views.plots.basic import COLOURS, _laid_out, interval_bars, plain
 
 
 def forest(
-    differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, rows: str = "policy", by: str = "split"
+    differences: pd.DataFrame,
+    measures: Mapping[str, str] | None = None,
+    title: str = "Differences with 95% intervals",
+    *,
+    rows: str = "policy",
+    by: str = "split",
 ) -> go.Figure:
     """A forest plot: a row for each label of the index level `rows`, a colour for each of `by`, a panel a measure.
 
     differences: as `metrics.compare` gives them, with the levels `rows`, `by` and `metric`. `measures` maps metrics to
-    the panels' titles. Scores are shown in points of 100. A filled mark's interval keeps clear of zero; a hollow one's
-    covers it, or cannot be told. The band is the metric's equivalence margin (`intervals.MARGINS`).
+    the panels' titles; by default all metrics, with their units. Scores are shown in points of 100. A filled mark's
+    interval keeps clear of zero; a hollow one's covers it, or cannot be told. The band is the metric's equivalence
+    margin (`intervals.MARGINS`).
     """
     table = differences.reset_index()
+    if measures is None:
+        measures = {name: name if name == "rounds" else f"{name}, points" for name in dict.fromkeys(table["metric"])}
     names, groups = (list(dict.fromkeys(table[level])) for level in (rows, by))
     figure = make_subplots(
         1, len(measures), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[*measures.values()]
@@ -127,14 +135,7 @@ def _marks(part: pd.DataFrame, metric: str, places: list[float], colour: str) ->
         y=places,
         mode="markers",
         marker={"color": colour, "size": 9, "symbol": ["circle" if far else "circle-open" for far in clear]},
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": scale * (part["high"] - part["mean"]),
-            "arrayminus": scale * (part["mean"] - part["low"]),
-            "thickness": 1.5,
-            "width": 3,
-        },
+        error_x=interval_bars(part, scale),
         customdata=scale * part[["low", "high"]].to_numpy(),
         hovertemplate="%{text}: %{x:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}] " + unit,
     )

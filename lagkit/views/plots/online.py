@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, _laid_out
+from lagkit.views.plots.basic import COLOURS, _laid_out, interval_bars
 
 _REFERENCES = {"no_logs": ("#444", "dash"), "static": ("#888", "dot")}
 _DODGE = 0.09  # of a part of the stream: bars that would meet stay apart
@@ -27,15 +27,7 @@ def prequential(curves: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
         for condition, own in table.groupby("condition", sort=False):
             width = own["last"] - own["first"] + 1
             place = online.index(condition) - (len(online) - 1) / 2 if condition in online else 0
-            bars = {
-                "type": "data",
-                "symmetric": False,
-                "array": scale * (own["high"] - own["mean"]),
-                "arrayminus": scale * (own["mean"] - own["low"]),
-                "thickness": 1.2,
-                "width": 3,
-                "visible": condition in online,
-            }
+            bars = interval_bars(own, scale) | {"visible": condition in online}
             figure.add_scatter(
                 x=(own["first"] - 1 + own["last"]) / 2 + _DODGE * place * width,
                 y=scale * own["mean"],
@@ -73,14 +65,7 @@ def stores(results: pd.DataFrame, ends: pd.DataFrame, axes: Sequence[str], title
         figure.add_scatter(
             x=[row["bytes"] / 1e6],
             y=[100 * row["mean"]],
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * (row["high"] - row["mean"])],
-                "arrayminus": [100 * (row["mean"] - row["low"])],
-                "thickness": 1.2,
-                "width": 3,
-            },
+            error_y=interval_bars(pd.DataFrame([row]), 100),
             mode="markers",
             marker={"color": colours[condition], "size": 11},
             name=condition,

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, _laid_out
+from lagkit.views.plots.basic import COLOURS, _laid_out, interval_bars
 
 # Blue and red of the palette: what logs gave and what they took.
 SIDES = {"positive": COLOURS[4], "negative": COLOURS[1]}
@@ -42,7 +42,7 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
             figure.add_scatter(
                 x=100 * line["share"] + _APART * list(dashes).index(policy),
                 y=100 * line["mean"],
-                error_y=_bars(line),
+                error_y=interval_bars(line, 100),
                 name=f"{side}, {policy}",
                 legendgroup=f"{side}, {policy}",
                 showlegend=number == 1,
@@ -104,7 +104,7 @@ def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], 
         figure.add_scatter(
             x=labels,
             y=100 * sweep["mean"],
-            error_y=_bars(sweep),
+            error_y=interval_bars(sweep, 100),
             name=name,
             mode="lines+markers",
             marker={
@@ -130,11 +130,6 @@ def told_outcome(outcomes: pd.DataFrame) -> np.ndarray:
 
 def _label(threshold: float) -> str:
     return "all logs" if threshold <= -1 else f"{threshold:g}"
-
-
-def _bars(rows: pd.DataFrame) -> dict[str, object]:
-    up, down = 100 * (rows["high"] - rows["mean"]), 100 * (rows["mean"] - rows["low"])
-    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 4}
 
 
 def _finished(figure: go.Figure, title: str, height: int) -> go.Figure:

@@ -110,3 +110,9 @@ def test_flips_stand_on_their_side_of_zero():
 def test_the_band_is_the_margin_within_which_nothing_makes_a_difference(figure):
     bands = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"]
     assert bands == [(-3, 3), (-0.1, 0.1)]
+
+
+def test_without_titles_every_metric_has_a_panel_with_its_unit():
+    figure = forest(TABLE)
+    assert [note.text for note in figure.layout.annotations] == ["em, points", "rounds"]
+    assert figure.layout.title.text == "Differences with 95% intervals"
