@@ -174,8 +174,8 @@ class RunConfig(Settings):
     def of(cls, tier: str | Path, /, **settings: Any) -> Self:
         """The settings of a tier (a key of `TIERS`, or a YAML file), changed to `settings`.
 
-        `data` takes the place of a tier's world, and a model behind an API that of how the tier's is loaded. Raises
-        ConfigError as `read` does.
+        `data` takes the place of a tier's world, and a model behind an API that of how the tier's is loaded. `seed` is
+        also that of the test world, unless `world` names one. Raises ConfigError as `read` does.
         """
         if settings.get("data"):
             settings = {"world": None, **settings}
@@ -184,7 +184,10 @@ class RunConfig(Settings):
         path = TIERS.get(str(tier)) or at(tier)
         if not path.is_file() and path.suffix not in (".yaml", ".yml"):
             raise ConfigError(f"There is no tier {str(tier)!r}: use one of {', '.join(TIERS)}, or a YAML file.")
-        return cls.read(path, settings)
+        config = cls.read(path, settings)
+        if "seed" in settings and config.world is not None and "seed" not in (settings.get("world") or {}):
+            return cls.read(path, {**settings, "world": {**config.world, "seed": config.seed}})
+        return config
 
     def derived(self, name: str, /, **settings: Any) -> Self:
         """The settings of a run that belongs to this one, changed to `settings`: its folder and its store are its own.

@@ -45,13 +45,12 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
     if data:
         given["data"] = data
     config = RunConfig.of(tier, out=run, seed=seed, **given)
-    if config.world is not None:
-        given["world"] = {**config.world, **world, "seed": seed}
-        config = RunConfig.of(tier, out=run, seed=seed, **given)
-    elif world:
-        raise ConfigError(
-            f"The questions of {tier} are no test world, which has controls: give their folder as `data`."
-        )
+    if world:
+        if config.world is None:
+            raise ConfigError(
+                f"The questions of {tier} are no test world, which has controls: give their folder as `data`."
+            )
+        config = RunConfig.of(tier, out=run, seed=seed, **given, world={**config.world, **world})
     return Experiment(config)
 
 

@@ -108,6 +108,9 @@ def test_a_tier_takes_a_folder_of_questions(tier):
 
 def test_the_testbed_s_tier_brings_its_questions():
     assert RunConfig.of("testbed", out="runs/x").world["seed"] == 0
+    seeded = RunConfig.of("testbed", out="runs/x", seed=5)
+    assert (seeded.seed, seeded.world) == (5, RunConfig.of("testbed", out="runs/x").world | {"seed": 5})
+    assert RunConfig.of("testbed", out="runs/x", seed=5, world={"seed": 7}).world["seed"] == 7
 
 
 def test_an_unknown_tier_names_the_known_ones():
