@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SANITY := notebooks/00_sanity_check.ipynb
 RESULTS := docs/results/wikihop-smollm2
-PROFILE ?= demo
+PROFILE ?= testbed
 JOBS ?= 2
 BENCHES ?= race targets planner search search_store stream cluster lance
 
@@ -24,10 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## build logs in a test world and answer its questions under all variants, results in runs/demo
+demo: $(STAMP)  ## build logs in a test world and answer its questions under the main variants, results in runs/demo
 	$(BIN)/lagkit nightly --profile demo --out runs/demo
 
-nightly: $(STAMP)  ## run PROFILE=demo|real|paper|test of nightly.yaml against its baselines, results in runs/nightly
+nightly: $(STAMP)  ## run PROFILE=testbed|demo|real|paper|test of nightly.yaml against its baselines, results in runs/nightly
 	$(BIN)/lagkit nightly --profile $(PROFILE) --out runs/nightly/$(PROFILE) $(if $(DATA),data=$(DATA))
 
 sanity: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/sanity
