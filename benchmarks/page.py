@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.targets import TARGETS
-from lagkit.runs.report import table
+from lagkit.util.markdown import table
 from lagkit.util.paths import at
 from lagkit.views.plots.scale import SIDES, good_enough, race_rows
 

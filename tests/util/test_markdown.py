@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from nbconvert.filters import markdown2html
 
-from lagkit.runs.report import literal, table
+from lagkit.util.markdown import literal, table
 
 RENDERERS: dict[str, Callable[[str], str]] = {"nbconvert": markdown2html}
 try:
