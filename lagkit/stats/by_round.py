@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import pandas as pd
 
 from lagkit.stats import metrics
-from lagkit.stats.intervals import mean_interval
-
-Hops = Mapping[str, Collection[str]]
+from lagkit.stats.intervals import Hops, mean_interval
 
 
 def limited(results: pd.DataFrame, limit: int) -> pd.DataFrame:

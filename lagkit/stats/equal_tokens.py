@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
 import pandas as pd
 
 from lagkit.policy import get_policy
 from lagkit.stats import metrics
-from lagkit.stats.intervals import mean_interval
-
-Hops = Mapping[str, Collection[str]]
+from lagkit.stats.intervals import Hops, mean_interval
 
 # What reuse has to beat, beside the policies: more read for each query, more rounds, and no abstaining.
 BASELINES = ("no_logs+passages=2", "no_logs+max_rounds=10", "no_logs+force_answer=true")

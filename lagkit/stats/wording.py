@@ -30,6 +30,12 @@ def interval(row: Mapping[str, float] | pd.Series, metric: str) -> str:
     return f"{mean} [{low}, {high}]" if row["low"] == row["low"] else f"{mean} [no interval]"
 
 
+def measured(row: Mapping[str, float] | pd.Series, unit: str, digits: str) -> str:
+    """The verdict, the mean and its interval, in a unit that begins with the name of its margin (`nats`)."""
+    mean, low, high = (format(row[name], f"+{digits}") for name in ("mean", "low", "high"))
+    return f"{judged(row, unit.split()[0])}, {mean} [{low}, {high}] {unit}"
+
+
 def difference(name: str, row: Mapping[str, float] | pd.Series, metric: str, baseline: str = "no_logs") -> str:
     """A sentence on a row of `metrics.compare`: a gain, a loss, equal within the margin, or inconclusive."""
     unit = metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"

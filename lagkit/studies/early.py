@@ -13,10 +13,10 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
-from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.policy import Policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats.metrics import normalize
+from lagkit.studies import asking
 from lagkit.studies.attention import mass, uniform_mass
 from lagkit.studies.examples import Case
 from lagkit.types import Question, Trace
@@ -54,8 +54,7 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
     contexts = [
         builder.build(case.question, case.user_turn, (block,)) for case, block in zip(cases, blocks, strict=True)
     ]
-    stop, config = STOP_STRINGS[run.prompt.kind], run.config
-    said = run.local_lm.generate(contexts, config.max_new_tokens, stop=stop, batch_size=config.batch_size)
+    said = asking.respond(run, contexts)
     rows = [row for row in zip(cases, blocks, contexts, said, strict=True) if row[3].ids]
     for case, block, context, response in progress(rows, "Attention to logs"):
         other = builder.encoder.encode(case.stranger, policy)

@@ -7,13 +7,13 @@ applied to two runs of the same questions that have ended, one without logs and 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 
-from lagkit.stats.intervals import Difference, mean_interval, paired_interval, wilson
+from lagkit.stats.intervals import Difference, Hops, mean_interval, paired_intervals, wilson
 from lagkit.stats.metrics import COSTS
 from lagkit.stats.wording import judged
 from lagkit.studies.transfer import ALL
@@ -135,7 +135,7 @@ def confidences(without: Mapping[str, Trace], with_logs: Mapping[str, Trace]) ->
     return table.assign(change=table["sure_with_logs"] - table["sure_without"])
 
 
-def told_apart(outcomes: pd.DataFrame, hops: Mapping[str, Collection[str]]) -> pd.DataFrame:
+def told_apart(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     """How well confidence tells right answers from wrong ones: a row for each kind of answers.
 
     outcomes: as `Transfer.outcomes` gives them, with the columns of `confidences`. Rows: answers `without logs`, those
@@ -180,23 +180,21 @@ def findings(told: pd.DataFrame) -> list[str]:
     ]
 
 
-def applied(
-    rows: Mapping[tuple[str, str], pd.DataFrame], base: str, metric: str, hops: Mapping[str, Collection[str]]
-) -> pd.DataFrame:
+def applied(rows: Mapping[tuple[str, str], pd.DataFrame], base: str, metric: str, hops: Hops) -> pd.DataFrame:
     """What each gate brings against another use of the same store's logs, or against `no_logs`, paired by question.
 
     rows: `gated` by store and use; doing without logs stands under the store `""`. A row for each store, use (the level
     `policy`) and metric; columns as in `intervals.Difference`.
     """
-    found = {}
-    for (store, use), part in rows.items():
-        if store:
-            before = rows[("" if base == "no_logs" else store), base]
-            found[store, use, metric] = asdict(paired_interval(before["right"], part["right"], hops))
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["store", "policy", "metric"])
+    pairs = {
+        (store, use, metric): (rows[("" if base == "no_logs" else store), base]["right"], part["right"])
+        for (store, use), part in rows.items()
+        if store
+    }
+    return paired_intervals(pairs, hops, ["store", "policy", "metric"])
 
 
-def auc(score: pd.Series, right: pd.Series, hops: Mapping[str, Collection[str]]) -> Difference:
+def auc(score: pd.Series, right: pd.Series, hops: Hops) -> Difference:
     """How often a right answer scores higher than a wrong one, ties counting half: 0.5 is chance.
 
     Series by question id, without gaps. The interval is DeLong's (the variance of each question's part in the area: the

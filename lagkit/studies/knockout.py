@@ -17,11 +17,11 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import EncodedText, Encoder
 from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
-from lagkit.model.prompts.actions import STOP_STRINGS, parse
+from lagkit.model.prompts.actions import parse
 from lagkit.policy import Policy, get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
-from lagkit.studies import sanity
+from lagkit.studies import asking, sanity
 from lagkit.studies.attention import Watch, watching
 from lagkit.studies.examples import Case
 from lagkit.types import Trace
@@ -165,15 +165,9 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
 
 def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[float]:
     """Whether one round's response is the right answer, for each context."""
-    kind, config = run.prompt.kind, run.config
-    said = run.local_lm.generate(
-        [context for _, context in contexts],
-        config.max_new_tokens,
-        stop=STOP_STRINGS[kind],
-        batch_size=config.batch_size,
-    )
+    said = asking.respond(run, [context for _, context in contexts])
     actions = [
-        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, kind)
+        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, run.prompt.kind)
         for (case, _), response in zip(contexts, said, strict=True)
     ]
     return [

@@ -21,12 +21,12 @@ import pandas as pd
 from lagkit.logs.encode import Encoder, kept_text
 from lagkit.logs.index import Vectors
 from lagkit.logs.store import Store
-from lagkit.policy import Variant
 from lagkit.runs.answers import result_row
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.fingerprints import of_question
 from lagkit.runs.journal import Basis, Journal
 from lagkit.stats import metrics
+from lagkit.studies import asking
 from lagkit.studies.transfer import kind_of
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError, DataError
@@ -111,14 +111,9 @@ class Online:
     """
 
     def __init__(self, run: Experiment, policy: str) -> None:
-        variant = Variant.parse(policy)
         self.run, self.name = run, policy
-        self.limits = variant.limits(run.config.limits)
-        if variant.policy is None:
-            raise ConfigError(f"{policy} uses no logs, so nothing comes of logging: name a policy that reuses them.")
-        self.policy = variant.policy
-        if self.policy.unit != "trace":
-            raise ConfigError(f"{policy} reuses single steps, and a stream logs whole traces: name another policy.")
+        self.variant, self.policy = asking.of_traces(policy)
+        self.limits = self.variant.limits(run.config.limits)
         seen, unseen = run.log_questions, run.questions("unseen")
         self.questions = (*seen, *unseen)
         self._asked = {question.id: question for question in self.questions}
@@ -237,20 +232,18 @@ class Online:
 
     @cached_property
     def _without_logs(self) -> list[Trace]:
-        seen, unseen = self.run.log_questions, self.run.questions("unseen")
-        logged = self.run.ask("log", None, "no_logs", seen, None)
-        return logged + self.run.ask("no_logs.unseen", None, "no_logs", unseen, None)
+        logged = asking.without_logs(self.run, "log", self.run.log_questions)
+        return logged + asking.without_logs(self.run, "no_logs.unseen", self.run.questions("unseen"))
 
     @cached_property
     def _static(self) -> list[Trace]:
         self.run.build()
         self.run.encode()
-        seen, unseen = self.run.log_questions, self.run.questions("unseen")
+        seen, unseen, variant = self.run.log_questions, self.run.questions("unseen"), self.variant
         with self.run.store() as store:
             own = {trace.question_id: {trace.id} for trace in store.traces()}
-            how = (self.policy, self.name)
-            logged = self.run.ask(f"{self.name}.leave-one-out", *how, seen, store, limits=self.limits, exclude=own)
-            return logged + self.run.ask(f"{self.name}.unseen", *how, unseen, store, limits=self.limits)
+            logged = asking.answers(self.run, variant, f"{self.name}.leave-one-out", seen, store, exclude=own)
+            return logged + asking.answers(self.run, variant, f"{self.name}.unseen", unseen, store)
 
     def _row(self, trace: Trace) -> dict[str, Any]:
         return {"split": self._splits[trace.question_id], **result_row(self._asked[trace.question_id], trace)}

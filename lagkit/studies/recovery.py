@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +19,9 @@ from lagkit.policy import Variant
 from lagkit.runs import manifest
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
-from lagkit.stats.intervals import Difference, paired_interval
+from lagkit.stats.intervals import Difference, Hops, paired_interval
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError
-
-Hops = Mapping[str, Collection[str]]
 
 
 def reached(
