@@ -165,7 +165,7 @@ def margin(metric: str) -> Margin:
 
 
 def verdict(row: Mapping[str, float] | pd.Series, metric: str) -> Verdict:
-    """What a difference with `low` and `high` shows.
+    """Verdict on a difference with `low` and `high`.
 
     `more` or `less` if its interval is clear of zero; else `equal` if that lies within the metric's margin; else, and
     without an interval, `inconclusive`.
@@ -176,13 +176,13 @@ def verdict(row: Mapping[str, float] | pd.Series, metric: str) -> Verdict:
 
 
 def within(row: Mapping[str, float] | pd.Series, metric: str) -> bool:
-    """Whether the interval of a difference lies within the metric's margin."""
+    """True if the interval of a difference lies within the metric's margin."""
     size = margin(metric).size
     return bool(-size <= row["low"] and row["high"] <= size)
 
 
 def _sparse(values: NDArray[np.float64], *, binary: bool) -> bool:
-    """Whether fewer than ten values are not the commonest one, which is that of most unless outcomes are binary."""
+    """True if fewer than ten values are not the commonest one, which is that of most unless outcomes are binary."""
     common = int(np.unique(values, return_counts=True)[1].max())
     return len(values) - common < _FEW and (binary or 2 * common > len(values))
 

@@ -99,7 +99,7 @@ def _usual(question: Question, answer: str | None, response: str) -> dict[str, f
 
 
 def is_right(question: Question, answer: str | None) -> bool:
-    """Whether the answer is an exact match, or for multiple choice the right letter (strict)."""
+    """True if the answer is an exact match, or for multiple choice the right letter (strict)."""
     scores = _usual(question, answer, "")
     return (scores["em"] if question.kind == "qa" else scores["accuracy"]) == 1.0
 
@@ -139,6 +139,11 @@ def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs", *, lev
                 base = by_policy[baseline][metric]
                 pairs[policy, split, metric] = base, own[metric]
     return paired_intervals(pairs, hops, ["policy", "split", "metric"], level=level)
+
+
+def first_score(results: pd.DataFrame) -> str:
+    """The score that stands for all in a sentence or a figure: EM, or accuracy."""
+    return next(name for name in SCORES if name in results)
 
 
 def scores_in(results: pd.DataFrame) -> list[str]:

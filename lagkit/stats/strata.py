@@ -64,7 +64,7 @@ def by_overlap(results: pd.DataFrame, kind: pd.Series, hops: Hops) -> Strata:
 
 
 def about(experiment: Experiment) -> str:
-    """What the unseen questions share with the logged ones, in a sentence, or why that is not known."""
+    """Overlap of unseen with logged questions, in a sentence, or why it is not known."""
     if experiment.data.no_strata:
         return experiment.data.no_strata
     found = overlaps(experiment)

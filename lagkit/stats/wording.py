@@ -10,7 +10,7 @@ from lagkit.stats import intervals
 
 
 def judged(row: Mapping[str, float] | pd.Series, metric: str, more: str = "more", less: str = "less") -> str:
-    """What a difference shows, in words: `more`, `equal within 3 points`, `inconclusive`; as `intervals.verdict`.
+    """Verdict on a difference in words: `more`, `equal within 3 points`, `inconclusive`; as `intervals.verdict`.
 
     What is clear of zero and yet within the margin is said to be small.
     """

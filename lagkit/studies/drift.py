@@ -1,4 +1,4 @@
-"""What moving a log costs: divergence from dense prefill against the distance between where it was read and stands.
+"""Cost of moving a log: divergence from dense prefill by the distance between where it was read and where it stands.
 
 The log is read alone (or behind the prompt's shared head), so that dense prefill of the same tokens is the same
 computation: whatever differs comes from the move.
@@ -55,7 +55,7 @@ def farthest(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place) -> int
 
 
 def drift(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place, distances: Sequence[int]) -> pd.DataFrame:
-    """How a log's effect changes if it was read `distances` tokens behind where it now stands.
+    """Divergence of a log that was read `distances` tokens behind where it now stands.
 
     One row per question, content (`retrieved` log or `random` one), variant and shift: `kl`, the mean over the prompt's
     tokens of the divergence (nats) of the next token's distribution from dense prefill, and `agreement`, the share of

@@ -1,4 +1,4 @@
-"""Where attention goes: from a log's kept tokens to its earlier rounds, and from generated tokens to injected ones."""
+"""Attention from a log's kept tokens to its earlier rounds, and from generated tokens to injected ones."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
 
 
 def repetition(logs: Sequence[Trace], questions: Sequence[Question]) -> pd.DataFrame:
-    """How much of each earlier round the last one says again: one row per log and `back`.
+    """Share of each earlier round that the last one repeats: one row per log and `back`.
 
     `words`: the share of the round's distinct words that the last round repeats (NaN if it has none). `found`: how many
     answers of the log question's hops the round names; `found_again`: how many of these the last round names too.

@@ -37,11 +37,13 @@ def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
             f"None of {len(logs)} logs is right and has {rounds} rounds: build more, or allow fewer rounds."
         )
     drawn = random.Random(run.config.seed).sample(long, min(n, len(long)))
-    return _cases(run, [(asked[log.question_id], log) for log in drawn], logs)
+    questions, draw = [asked[log.question_id] for log in drawn], random.Random(run.config.seed)
+    turns = first_turns(run, questions)
+    return [Case(q, t, log, _stranger(log, logs, draw)) for q, t, log in zip(questions, turns, drawn, strict=True)]
 
 
 def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
-    """What each question's first user turn says: the passages that the question itself finds, and the question."""
+    """First user turn of each question: the passages that the question itself finds, and the question."""
     turns = []
     for question, vector in zip(questions, run.embedder.queries([q.text for q in questions]), strict=True):
         passages = []
@@ -52,22 +54,22 @@ def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
     return turns
 
 
-def meet(run: Experiment, n: int) -> list[Case]:
-    """The first `n` unseen questions, each with its nearest log. The run's logs must be built; strangers as above."""
+def meetings(run: Experiment, n: int, logs: int) -> list[tuple[Question, str, tuple[Trace, ...]]]:
+    """The first `n` unseen questions, each with its first user turn and its nearest logs, best first.
+
+    The run's logs must be built.
+    """
     questions = run.questions("unseen")[:n]
     vectors = run.embedder.queries([question.text for question in questions])
     with run.store() as store:
-        nearest = [store.get(found[0].id) for found in store.search(vectors, k=1)]
-    return _cases(run, list(zip(questions, nearest, strict=True)), run.logs)
+        found = [tuple(store.get(hit.id) for hit in hits) for hits in store.search(vectors, k=logs)]
+    return list(zip(questions, first_turns(run, questions), found, strict=True))
 
 
-def _cases(run: Experiment, pairs: Sequence[tuple[Question, Trace]], logs: Sequence[Trace]) -> list[Case]:
-    draw = random.Random(run.config.seed)
-    turns = first_turns(run, [question for question, _ in pairs])
-    return [
-        Case(question, turn, log, _stranger(log, logs, draw))
-        for (question, log), turn in zip(pairs, turns, strict=True)
-    ]
+def meet(run: Experiment, n: int) -> list[Case]:
+    """The first `n` unseen questions, each with its nearest log. The run's logs must be built; strangers as above."""
+    draw, logs = random.Random(run.config.seed), run.logs
+    return [Case(q, turn, log, _stranger(log, logs, draw)) for q, turn, (log,) in meetings(run, n, 1)]
 
 
 def _stranger(log: Trace, logs: Sequence[Trace], draw: random.Random) -> Trace:

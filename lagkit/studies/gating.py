@@ -32,7 +32,7 @@ LAST_RESORT = -math.inf  # logs are used only where there is no answer without t
 
 @dataclass(frozen=True)
 class Gate:
-    """When the answer with logs is taken.
+    """Condition for taking the answer with logs.
 
     min_similarity: logs that are less similar to the query are not used, in any round (`ALL`: none is).
     margin: None takes the answer with logs whatever it is, and the question is answered once. A number has it answered
@@ -66,7 +66,7 @@ def takes_logs(without: Trace, with_logs: Trace, margin: float) -> bool:
 
 
 def gated(without: Mapping[str, Trace], with_logs: Mapping[str, Trace], margin: float | None) -> pd.DataFrame:
-    """What a gate's margin makes of two runs of the same questions: a row each, by its id.
+    """Outcome of a gate's margin on two runs of the same questions: a row each, by its id.
 
     Columns: `logs`, whether the answer with logs was taken; whether it was `answered`, and is `right`; `rounds`, and
     the tokens and seconds of `metrics.COSTS`, of both runs if there is a margin (where confidence is not asked, only if
@@ -123,7 +123,7 @@ def _interference(gate: Gate) -> tuple[float, bool, float]:
 
 
 def confidences(without: Mapping[str, Trace], with_logs: Mapping[str, Trace]) -> pd.DataFrame:
-    """How sure the model was: a row for each question, by its id; NaN where it left none or did not tell.
+    """Confidence of the model: a row for each question, by its id; NaN where it is unknown.
 
     Columns: `sure_without`, `sure_with_logs`, and `change`, the second less the first.
     """
@@ -136,7 +136,7 @@ def confidences(without: Mapping[str, Trace], with_logs: Mapping[str, Trace]) ->
 
 
 def told_apart(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
-    """How well confidence tells right answers from wrong ones: a row for each kind of answers.
+    """Area under the ROC curve of confidence for right answers: a row for each kind of answers.
 
     outcomes: as `Transfer.outcomes` gives them, with the columns of `confidences`. Rows: answers `without logs`, those
     `with logs`, of these the ones with each kind of logs, and `change, right without`: whether confidence changes
@@ -181,7 +181,7 @@ def findings(told: pd.DataFrame) -> list[str]:
 
 
 def applied(rows: Mapping[tuple[str, str], pd.DataFrame], base: str, metric: str, hops: Hops) -> pd.DataFrame:
-    """What each gate brings against another use of the same store's logs, or against `no_logs`, paired by question.
+    """Gain of each gate over another use of the same store's logs, or over `no_logs`, paired by question.
 
     rows: `gated` by store and use; doing without logs stands under the store `""`. A row for each store, use (the level
     `policy`) and metric; columns as in `intervals.Difference`.
@@ -195,7 +195,7 @@ def applied(rows: Mapping[tuple[str, str], pd.DataFrame], base: str, metric: str
 
 
 def auc(score: pd.Series, right: pd.Series, hops: Hops) -> Difference:
-    """How often a right answer scores higher than a wrong one, ties counting half: 0.5 is chance.
+    """Area under the ROC curve: how often a right answer scores above a wrong one, ties counting half; 0.5 is chance.
 
     Series by question id, without gaps. The interval is DeLong's (the variance of each question's part in the area: the
     share of those of the other side that it stands rightly to), widened for questions that share a hop as

@@ -37,7 +37,7 @@ REFERENCES = ("no_logs", "static")
 
 @dataclass(frozen=True)
 class Rule:
-    """Which logs a store keeps of those that come; without limits all of them.
+    """Rule by which a store keeps incoming logs; without limits all of them.
 
     dedup: a log whose key is at least so similar (cosine) to that of a stored one is not added; the older one stays,
     with its recalls. cap: the most logs. Where there are as many, the least recalled makes room for the next one, of
@@ -129,7 +129,7 @@ class Online:
         return tuple(drawn[::-1] if number % 2 else drawn)
 
     def folder(self, rule: Rule, number: int) -> Path:
-        """Where a stream lies: `traces.jsonl`, its journal, and `store/` as it is after the last task."""
+        """Folder of a stream: `traces.jsonl`, its journal, and `store/` as it is after the last task."""
         name = f"{self.name}.{rule}.{len(self.questions)}-tasks.order-{number}"
         return self.run.out / "online" / name.replace("/", "-")
 
@@ -211,7 +211,7 @@ class Online:
         return pd.DataFrame([{"condition": name, **self._row(trace)} for name, traces in answers for trace in traces])
 
     def stores(self, rules: Mapping[str, Rule], orders: int) -> pd.DataFrame:
-        """What the stores are like after the last task: a row per condition, means over its orders; `static` last.
+        """State of the stores after the last task: a row per condition, means over its orders; `static` last.
 
         Columns: `logs`; `right`, the share of these that answer their question rightly; `recalled`, the share of these
         that a task retrieved; `bytes`, of the KV in the store (a stream encodes a log when it is first recalled), or of
@@ -249,7 +249,7 @@ class Online:
         return {"split": self._splits[trace.question_id], **result_row(self._asked[trace.question_id], trace)}
 
     def _help(self, task: Trace, logged: Mapping[str, Trace]) -> dict[str, int]:
-        """How many logs that share a hop with a task it found, and how many of these are wrong."""
+        """Numbers of retrieved logs that share a hop with a task, and of those among them that are wrong."""
         question = self._asked[task.question_id]
         found = [logged[log] for log in recalled(task)]
         helpful = [log for log in found if kind_of(question, self._asked[log.question_id]) == "helpful"]

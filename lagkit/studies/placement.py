@@ -1,4 +1,4 @@
-"""Where logs stand and what stood before them when they were encoded: how close KV comes to reading the same words.
+"""Fidelity of KV to dense prefill, by the place of logs and by what stood before them when they were encoded.
 
 Dense prefill reads the words of the logs, in the same places and order, in one go with the prompt. There a log has read
 the prompt's head, or nothing, and the logs in front of it; injected KV has read what its policy says.
@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import get_args
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from lagkit.agent.context import KVContextBuilder
@@ -24,10 +23,9 @@ from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Before, Encode, Place, Policy, Variant, get_policy
 from lagkit.runs.experiment import Experiment
-from lagkit.studies import asking
-from lagkit.studies.attention import Watch, mass, watching
+from lagkit.studies import asking, examples
+from lagkit.studies.attention import Watch, hidden_slots, mass, watching
 from lagkit.studies.drift import divergence
-from lagkit.studies.examples import first_turns
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError
 from lagkit.util.progress import progress
@@ -83,11 +81,7 @@ def grid(encode: Encode = "responses") -> pd.DataFrame:
 
 def meetings(run: Experiment, n: int) -> list[Meeting]:
     """The first `n` unseen questions, each with as many logs as the run shows. The run's logs must be built."""
-    questions = run.questions("unseen")[:n]
-    vectors = run.embedder.queries([question.text for question in questions])
-    with run.store() as store:
-        found = [tuple(store.get(hit.id) for hit in hits) for hits in store.search(vectors, k=run.config.logs)]
-    return [Meeting(*parts) for parts in zip(questions, first_turns(run, questions), found, strict=True)]
+    return [Meeting(*parts) for parts in examples.meetings(run, n, run.config.logs)]
 
 
 def pairs(run: Experiment, met: Sequence[Meeting], names: Sequence[str]) -> list[Pair]:
@@ -143,7 +137,7 @@ def hidden(encoder: Encoder, trace: Trace, policy: Policy) -> dict[str, KVBlock]
 
 
 def fidelity(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
-    """How far KV is from dense prefill, over the tokens of the response to dense prefill: a row per pair.
+    """Divergence of KV from dense prefill, over the tokens of the response to dense prefill: a row per pair.
 
     Without logs at all, for comparison, a row under `NO_LOGS` for each response to dense prefill.
 
@@ -162,7 +156,7 @@ def fidelity(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
 
 
 def sinks(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
-    """Where the attention of the response goes, with KV and after dense prefill (`read`): a row per pair and reading.
+    """Attention of the response, with KV and after dense prefill (`read`): a row per pair and reading.
 
     `bos`: share on the head's first token; `firsts`: on the first tokens of logs; `logs`: on all others of theirs.
     Means over the response's tokens, layers and heads. Raises UnsupportedModel.
@@ -249,9 +243,6 @@ def _slots(reading: EncodedText, spans: Sequence[Span]) -> list[int]:
 
 def _prefill_without(encoder: Encoder, reading: EncodedText, slots: Collection[int]) -> KVBlock:
     """The KV of what is kept when it does not see `slots`."""
-    tokens = reading.context.injected + len(reading.context.ids)
-    cut = torch.zeros(tokens, tokens, dtype=torch.bool)
-    away = torch.tensor(sorted(set(slots) - {0} - set(reading.kept)), dtype=torch.long)
-    cut[torch.tensor(reading.kept, dtype=torch.long)[:, None], away[None]] = True
+    cut = hidden_slots(reading, [(reading.kept, {*slots} - {*reading.kept})])
     with watching(encoder.lm.model, Watch(cut=cut)):
         return encoder.prefill(reading)

@@ -76,7 +76,7 @@ def curve(
 
 
 def by_errors(results: pd.DataFrame, references: pd.DataFrame, metric: str, hops: Hops) -> pd.DataFrame:
-    """Do wrong logs make wrong answers? Tasks by what they found: one row per condition and group of `FOUND`.
+    """Answers by the correctness of the logs that a task found: one row per condition and group of `FOUND`.
 
     Only logs that share a hop with the task count here. Columns: `answers`, `online` and `no_logs` (means on the same
     questions), and the paired difference of the two as in `intervals.Difference`.

@@ -1,4 +1,4 @@
-"""Which logs are worth keeping? Stores of some of a run's logs, by how many of them are wrong, and by filters.
+"""Quality of logs: stores of some of a run's logs, by the share of wrong ones, and by filters.
 
 A log is right if its answer is, and wrong if it has another answer or none. Only `right`, `wrong` and shares of wrong
 logs go by the gold answers; filters (`FILTERS`) do without, as they would have to in use.
@@ -140,7 +140,7 @@ class Logs:
         return 1 - strata.count("none") / len(strata)
 
     def at_random(self, number: int) -> list[str]:
-        """So many logs, drawn by the run's seed; more of them contain fewer."""
+        """Logs drawn at random by the run's seed; a larger number contains a smaller one."""
         return self._order[:number]
 
     def keep(self, choice: str) -> list[str]:
@@ -169,7 +169,7 @@ class Logs:
         return list(kept)
 
     def unusable(self, choice: str) -> str:
-        """Why the run has nothing that a choice could go by, in a sentence; empty if it has."""
+        """Reason why the run cannot apply a choice, in a sentence; empty if it can."""
         if choice not in CHOICES:
             return f"There is no filter {choice!r}: use one of {', '.join(CHOICES)}."
         kind, limits = self.run.data.kind, self.run.config.limits
@@ -210,14 +210,14 @@ class Logs:
 
 
 def same_answer(question: Question, first: str | None, second: str | None) -> bool:
-    """Whether both are answers, and the same in normal form; for multiple choice, whether they name one option."""
+    """True if both are answers, and the same in normal form; for multiple choice, if they name one option."""
     if question.kind == "choice":
         first, second = (choice_letter(text, len(question.choices), strict=False) for text in (first, second))
     return first is not None and second is not None and metrics.normalize(first) == metrics.normalize(second)
 
 
 def says(passage: Passage, answer: str | None) -> bool:
-    """Whether the words of an answer stand in a passage or its title, one after another, in normal form."""
+    """True if the words of an answer stand in a passage or its title, one after another, in normal form."""
     words = metrics.normalize(answer or "")
     return bool(words) and f" {words} " in f" {metrics.normalize(f'{passage.title} {passage.text}')} "
 
@@ -247,7 +247,7 @@ def against(logs: Logs, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFra
 
 
 def judge(logs: Logs, choices: Sequence[str]) -> pd.DataFrame:
-    """How well choices find the right logs: a row for each choice and metric, `precision` and `recall`.
+    """Precision and recall of choices for right logs: a row for each choice and metric.
 
     Precision is the share of right logs among those kept, recall the share of the right ones that are kept. Columns:
     `kept`, their number, and the share as in `intervals.share_interval`; a choice that keeps nothing has no precision.

@@ -1,4 +1,4 @@
-"""How much of what KV brings a model recovers that can be given text alone: a run on the spot and one behind an API."""
+"""Share of KV's gain that text recovers: a run with a local model and one behind an API."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def lend_logs(source: Experiment, borrower: Experiment) -> None:
 
 
 def gains(results: pd.DataFrame, reference: tuple[str, str], hops: Hops, score: str) -> pd.DataFrame:
-    """What each variant brings over doing without logs in the same place, and how far that is from the reference's.
+    """Gain of each variant over doing without logs in the same place, and its distance from the reference's.
 
     results: one row per `where` (`local`, `API`), `policy` and `question_id`, of one split; each place has `no_logs`.
     reference: (where, policy). score: the column that counts; a failed question scores 0. Indexed by `where` and

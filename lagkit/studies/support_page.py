@@ -37,7 +37,7 @@ _SUMMARY = {"families": ("families", ""), "verdict": ("verdict", ""), "error": (
 
 
 def verdicts(survey: pd.DataFrame) -> pd.Series:
-    """In a word each: `exact` or `inexact` by the error in float32 (`supported` without one), else the survey's."""
+    """Verdicts in a word: `exact` or `inexact` by the error in float32 (`supported` without one), else the survey's."""
     errors = survey.get("error.float32", pd.Series(dtype=float)).reindex(survey.index)
     words = errors.map(lambda error: SUPPORTED if isnan(error) else "exact" if error <= EXACT else "inexact")
     return words.where(survey["verdict"] == SUPPORTED, survey["verdict"])

@@ -1,4 +1,4 @@
-"""When do logs hurt? Stores of known composition, answers with and without them, and a threshold on similarity.
+"""Negative transfer: stores of known composition, answers with and without them, and a threshold on similarity.
 
 A log is *helpful* to a question if its question shares a hop with it, *contradicting* if it tells such a hop otherwise
 (it was made when the world was another), *irrelevant* if they share none. That goes by gold reasoning: a helpful log
@@ -31,7 +31,7 @@ ALL = -1.0  # no cosine similarity is lower: the threshold at which every log is
 
 @dataclass(frozen=True)
 class Mix:
-    """What became of the logs, in shares of the logged questions; a larger share contains a smaller one.
+    """Composition of a store, in shares of the logged questions; a larger share contains a smaller one.
 
     removed: logs out of the reach of every question that shares a hop with them, which finds irrelevant ones instead.
     changed: logs that gave way to those of the same questions in the changed world. Raises ConfigError for shares
@@ -114,7 +114,7 @@ class Transfer:
         return {trace.question_id: trace for trace in traces}
 
     def outcomes(self, policy: str, split: Split, mix: Mix = UNCHANGED, min_similarity: float = ALL) -> pd.DataFrame:
-        """What logs did to each question: a row each, by its id.
+        """Effect of logs on each question: a row each, by its id.
 
         Columns: `stratum`, the question's overlap with the (other) logged ones; whether it is right `without` and
         `with_logs`; `kind`: contradicting if any log that it found is, else helpful if any is, else irrelevant (None
@@ -192,7 +192,7 @@ class Transfer:
 
 
 def kind_of(question: Question, logged: Question) -> Kind:
-    """What the log of `logged` is to a question, by the hops of their gold reasoning."""
+    """Relation of the log of `logged` to a question, by the hops of their gold reasoning."""
     told = {hop.id: hop.answer for hop in logged.hops}
     agree = [told[hop.id] == hop.answer for hop in question.hops if hop.id in told]
     return "irrelevant" if not agree else "helpful" if all(agree) else "contradicting"

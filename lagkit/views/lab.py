@@ -1,4 +1,4 @@
-"""What a notebook does first and last: open a run, ask it, show a log, put findings on record."""
+"""First and last steps of a notebook: open a run, ask it, show a log, record findings."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def race(table: pd.DataFrame, title: str) -> go.Figure:
 
 
 def good_enough(table: pd.DataFrame, by: str = "index", recall: float = 0.99) -> pd.DataFrame:
-    """Of each index and size the fastest row of `table` with so much recall, or the one with the most; sorted.
+    """Fastest row of `table` with so much recall for each index and size, or the one with the most; sorted.
 
     table: rows of `benchmarks.search`: columns `by`, `logs`, `recall` and `ms`.
     """

@@ -53,7 +53,7 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
 
 
 def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figure:
-    """How many questions went which way, by the similarity of their logs: a panel for each `kind` of logs.
+    """Number of questions of each outcome, by the similarity of their logs: a panel for each `kind` of logs.
 
     outcomes: as `Transfer.outcomes` gives them; questions without a log are left out. `width`: of a bin.
     """
