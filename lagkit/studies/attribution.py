@@ -14,7 +14,7 @@ from lagkit.types import Question
 _WORD = re.compile(r"\w+")
 
 
-def recalled(store: Store, embedder: Embedder, query: str, k: int = 3) -> pd.DataFrame:
+def retrieved(store: Store, embedder: Embedder, query: str, k: int = 3) -> pd.DataFrame:
     """The `k` logs nearest to a query, best first, with reasons; indexed by log id.
 
     Columns: `score` (cosine), the log's `question` and `answer`, whether that is `right`, and `because`: the words of

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 
 import pandas as pd
-from torch import Tensor
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
@@ -114,13 +113,9 @@ def _table(
             "null": float(null[layer, head, i]),
             "uniform": float(uniform[i]),
         }
-        for layer, head in _pairs(found)
+        for layer, head in product(*map(range, found.shape[:2]))
         for i, key in enumerate(spans)
     )
-
-
-def _pairs(found: Tensor) -> list[tuple[int, int]]:
-    return [(layer, head) for layer in range(found.shape[0]) for head in range(found.shape[1])]
 
 
 def _swapped(encoder: Encoder, context: Context, spans: Spans, stranger: Trace) -> Context:

@@ -21,6 +21,15 @@ class Case:
     stranger: Trace
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """An unseen question in its first round: its user turn, and the logs that it finds, best first."""
+
+    question: Question
+    user_turn: str
+    logs: tuple[Trace, ...]
+
+
 def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
     """Questions of `n` logs that are right and have at least `rounds` rounds (or of all, if fewer), with their own log.
 
@@ -54,22 +63,24 @@ def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
     return turns
 
 
-def meetings(run: Experiment, n: int, logs: int) -> list[tuple[Question, str, tuple[Trace, ...]]]:
-    """The first `n` unseen questions, each with its first user turn and its nearest logs, best first.
+def meetings(run: Experiment, n: int, logs: int = 0) -> list[Meeting]:
+    """The first `n` unseen questions, each with its nearest `logs` (0: as many as the run shows).
 
     The run's logs must be built.
     """
     questions = run.questions("unseen")[:n]
     vectors = run.embedder.queries([question.text for question in questions])
     with run.store() as store:
-        found = [tuple(store.get(hit.id) for hit in hits) for hits in store.search(vectors, k=logs)]
-    return list(zip(questions, first_turns(run, questions), found, strict=True))
+        hits = store.search(vectors, k=logs or run.config.logs)
+        found = [tuple(store.get(hit.id) for hit in own) for own in hits]
+    return [Meeting(*parts) for parts in zip(questions, first_turns(run, questions), found, strict=True)]
 
 
 def meet(run: Experiment, n: int) -> list[Case]:
     """The first `n` unseen questions, each with its nearest log. The run's logs must be built; strangers as above."""
     draw, logs = random.Random(run.config.seed), run.logs
-    return [Case(q, turn, log, _stranger(log, logs, draw)) for q, turn, (log,) in meetings(run, n, 1)]
+    met = meetings(run, n, 1)
+    return [Case(one.question, one.user_turn, one.logs[0], _stranger(one.logs[0], logs, draw)) for one in met]
 
 
 def _stranger(log: Trace, logs: Sequence[Trace], draw: random.Random) -> Trace:

@@ -135,7 +135,7 @@ def confidences(without: Mapping[str, Trace], with_logs: Mapping[str, Trace]) ->
     return table.assign(change=table["sure_with_logs"] - table["sure_without"])
 
 
-def told_apart(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
+def discrimination(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     """Area under the ROC curve of confidence for right answers: a row for each kind of answers.
 
     outcomes: as `Transfer.outcomes` gives them, with the columns of `confidences`. Rows: answers `without logs`, those
@@ -158,7 +158,7 @@ def told_apart(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
 
 
 def against_chance(told: pd.DataFrame) -> pd.DataFrame:
-    """`told_apart` as a table to read: `answers`, `right`, `median`, the `AUC` with its interval, and the `verdict`."""
+    """`discrimination` as a table to read: `answers`, `right`, `median`, the `AUC` with its interval, and the `verdict`."""
     rows = {}
     for key, row in told.iterrows():
         known = row["mean"] >= 0
@@ -170,7 +170,7 @@ def against_chance(told: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(told: pd.DataFrame) -> list[str]:
-    """A sentence for each row of `told_apart` that has an area; one where none has."""
+    """A sentence for each row of `discrimination` that has an area; one where none has."""
     rows = against_chance(told.dropna(subset=["mean"]))
     if rows.empty:
         return ["Does confidence tell right answers from wrong ones: there are too few of one kind to say."]

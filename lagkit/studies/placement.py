@@ -23,25 +23,17 @@ from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Before, Encode, Place, Policy, Variant, get_policy
 from lagkit.runs.experiment import Experiment
-from lagkit.studies import asking, examples
+from lagkit.studies import asking
 from lagkit.studies.attention import Watch, hidden_slots, mass, watching
 from lagkit.studies.drift import divergence
-from lagkit.types import Question, Trace
+from lagkit.studies.examples import Meeting
+from lagkit.types import Trace
 from lagkit.util.errors import ConfigError
 from lagkit.util.progress import progress
 
 LAST, NO_LOGS = "+best_log=last", "no_logs"
 HEAD, EARLIER, QUESTIONS = "head", "earlier responses", "questions"
 LEAD, REST = "words before the questions", "rest of the user turns"
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """An unseen question in its first round: its user turn, and the logs that it finds, best first."""
-
-    question: Question
-    user_turn: str
-    logs: tuple[Trace, ...]
 
 
 @dataclass(frozen=True)
@@ -77,11 +69,6 @@ def grid(encode: Encode = "responses") -> pd.DataFrame:
                 name = names.get(policy, str(policy)) + suffix
                 rows[name] = {"place": place, "before": before, "best_log": best}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
-
-
-def meetings(run: Experiment, n: int) -> list[Meeting]:
-    """The first `n` unseen questions, each with as many logs as the run shows. The run's logs must be built."""
-    return [Meeting(*parts) for parts in examples.meetings(run, n, run.config.logs)]
 
 
 def pairs(run: Experiment, met: Sequence[Meeting], names: Sequence[str]) -> list[Pair]:

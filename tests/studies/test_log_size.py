@@ -9,7 +9,7 @@ from lagkit.logs.encode import kept_text
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.stats import metrics
 from lagkit.studies import log_size as storage
-from lagkit.studies.attribution import contributions, found_by_rank, recalled
+from lagkit.studies.attribution import contributions, found_by_rank, retrieved
 from lagkit.util.errors import EmptyStore
 from lagkit.views.lab import open_run
 from lagkit.views.plots import COLOURS
