@@ -158,7 +158,7 @@ def discrimination(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
 
 
 def against_chance(told: pd.DataFrame) -> pd.DataFrame:
-    """`discrimination` as a table to read: `answers`, `right`, `median`, the `AUC` with its interval, and the `verdict`."""
+    """`discrimination` as a table: `answers`, `right`, `median`, the `AUC` with its interval, and the `verdict`."""
     rows = {}
     for key, row in told.iterrows():
         known = row["mean"] >= 0

@@ -18,9 +18,9 @@ from lagkit.studies.gating import (
     auc,
     choose_gates,
     confidences,
+    discrimination,
     gated,
     takes_logs,
-    discrimination,
 )
 from lagkit.types import Round, Trace, Usage
 from lagkit.util.errors import DataError
