@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -99,7 +99,7 @@ def paired_interval(a: pd.Series, b: pd.Series, hops: Hops, *, level: float = 0.
 
 
 def paired_intervals(
-    pairs: Mapping[Hashable, tuple[pd.Series, pd.Series]], hops: Hops, names: Sequence[str] = (), *, level: float = 0.95
+    pairs: Mapping[Any, tuple[pd.Series, pd.Series]], hops: Hops, names: Sequence[str] = (), *, level: float = 0.95
 ) -> pd.DataFrame:
     """`paired_interval` of each pair: a row each, by its key (with levels of `names`); columns as in `Difference`."""
     rows = [asdict(paired_interval(a, b, hops, level=level)) for a, b in pairs.values()]

@@ -21,8 +21,8 @@ _AT_START = re.compile(r"^(\d*)([-+*#>.)](?=\s|$)|([-*_])(?=(?:\s|\3)*$)|#|>|~|\
 
 def page(template: Path, **parts: str) -> str:
     """A page from a Jinja template; `parts` are Markdown, and stand where the template names them."""
-    settings = {"undefined": StrictUndefined, "trim_blocks": True, "keep_trailing_newline": True}
-    return Environment(**settings).from_string(template.read_text(encoding="utf-8")).render(parts)
+    pages = Environment(undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    return pages.from_string(template.read_text(encoding="utf-8")).render(parts)
 
 
 def framed(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str | Callable[[Any], str]]], head: str) -> str:

@@ -76,10 +76,13 @@ def faceted(
     """
     words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     shown = table.assign(**{name: table[name].map(plain) for name in words})
-    figure = draw(shown, **{"facet_col_spacing": 0.04, "color_discrete_sequence": colours, **how})
+    how = {"facet_col_spacing": 0.04, "color_discrete_sequence": colours} | how
+    figure = draw(shown, **how)
     figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
     for letter, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
-        update(hoverformat=",.6~g", **({"matches": None, "showticklabels": True} if letter == own else {}))
+        update(hoverformat=",.6~g")
+        if letter == own:
+            update(matches=None, showticklabels=True)
         if f"error_{letter}" in how:
             figure.update_traces({f"error_{letter}": _BAR})
     return laid_out(figure, title, height)
