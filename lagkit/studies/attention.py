@@ -167,8 +167,8 @@ def _attend(
 
 def _mask(**settings: Any) -> Tensor:
     """The mask of sdpa, always spelled out (sdpa may leave it away), without what is cut: `[batch, 1, new, all]`."""
-    whole = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    mask: Any = sdpa_mask(**{**settings, **whole})  # with these it is always one
+    settings |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}  # with these it is always a mask
+    mask: Any = sdpa_mask(**settings)
     cut = _watch.get().cut
     shown: Tensor = mask if cut is None else mask & ~cut[-mask.shape[-2] :].to(mask.device)
     return shown

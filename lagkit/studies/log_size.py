@@ -42,7 +42,7 @@ def right_logs(experiment: Experiment) -> pd.DataFrame:
         columns=["question_id", "right", "rounds"],
     ).set_index("question_id")
     number = pd.Series({id: len(questions[id].hops) for id in table.index})
-    parts = {"all logs": table, **{f"{n} hop{'s' * (n != 1)}": own for n, own in table.groupby(number)}}
+    parts = {"all logs": table} | {f"{n} hop{'s' * (n != 1)}": own for n, own in table.groupby(number)}
     rows = {}
     for name, own in parts.items():
         found = mean_interval(own["right"], hops(questions.values()))
