@@ -21,7 +21,7 @@ def of_traces(name: str) -> tuple[Variant, Policy]:
     """The variant of this name and its policy; raises ConfigError unless it reuses logs, and whole traces of them."""
     variant = Variant.parse(name)
     if variant.policy is None or variant.policy.unit != "trace":
-        raise ConfigError(f"{name} reuses no whole logs, and here these are chosen: name another policy.")
+        raise ConfigError(f"{name} reuses no whole logs, which this study needs: name another policy.")
     return variant, variant.policy
 
 
