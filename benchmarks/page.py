@@ -12,11 +12,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.targets import TARGETS
-from lagkit.runs.report import table
+from lagkit.util.markdown import table
 from lagkit.util.paths import at
-from lagkit.views.plots.race import SIDES
-from lagkit.views.plots.race import rows as race_rows
-from lagkit.views.plots.search import good_enough
+from lagkit.views.plots.scale import SIDES, good_enough, race_rows
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -274,7 +274,7 @@ def main() -> None:
     if args.plot:
         from lagkit.nightly.gallery.pictures import png
         from lagkit.views import plots
-        from lagkit.views.plots.stream import stream
+        from lagkit.views.plots.scale import stream
 
         plots.for_notebooks()
         figure = stream(json.loads(args.plot.read_text(encoding="utf-8")))

@@ -111,7 +111,7 @@ def overlap(
     """Show what unseen questions share with seen ones. A table in Markdown, for both splits."""
     from lagkit.datasets import loaders, split
     from lagkit.datasets.layouts import LAYOUTS
-    from lagkit.runs.report import table
+    from lagkit.util.markdown import table
 
     found = {
         folder.name: split.survey(loaders.load(folder, None if folder.name in LAYOUTS else dataset))

@@ -12,7 +12,7 @@ from lagkit.runs import reporting
 from lagkit.studies import support_page
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
-from tools import codecs_page
+from tools.codec import page as codec
 from tools.testbed.page import markdown
 from tools.testbed.study import Study
 
@@ -23,7 +23,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "scale.md": lambda: scale.markdown(scale.RESULTS),
     "testbed.md": lambda: markdown(Study.load(RESULTS / "testbed")),
     "support.md": lambda: support_page.remade(RESULTS / "support.json"),
-    "codec.md": lambda: codecs_page.remade(RESULTS / "codec.json"),
+    "codec.md": lambda: codec.remade(RESULTS / "codec.json"),
     "faults.md": lambda: faults.remade(RESULTS / "faults.parquet"),
     "gates.md": lambda: gates.remade(RESULTS / "gates.json"),
 }

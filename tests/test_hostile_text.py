@@ -28,8 +28,7 @@ from lagkit.studies import support_page
 from lagkit.types import Hit, Round, Trace
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.views import lab, tables
-from lagkit.views.plots import basic, costs, explore, forest, gating, support
-from lagkit.views.plots.differences import flips
+from lagkit.views.plots import basic, curves, differences, explore, forest, support, transfer
 from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
 from tests.helpers.lms import ScriptedLM, new_lm, passages_about, short_prompt
 from tests.helpers.stores import kv
@@ -116,10 +115,10 @@ def run_report() -> str:
         [numbers], index=pd.MultiIndex.from_tuples([("no_logs", "unseen")], names=["policy", "split"])
     )
     empty = pd.MultiIndex.from_tuples([], names=["policy", "split", "metric"])
-    differences = pd.DataFrame({"mean": [], "low": [], "high": []}, index=empty)
+    apart = pd.DataFrame({"mean": [], "low": [], "high": []}, index=empty)
     logs = pd.DataFrame({"logs": [1]}, index=pd.Index([EVIL], name="key"))
     manifest = {"settings": {"dataset": EVIL, "model": EVIL, "world": {EVIL: EVIL}, "policies": [EVIL]}}
-    return report.markdown(summary, differences, None, logs, manifest, [EVIL])
+    return report.markdown(summary, apart, None, logs, manifest, [EVIL])
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +136,7 @@ def figures() -> dict[str, dict]:
     parts = pd.DataFrame({"share": [0.5, 0.5], "even": [0.4, 0.6], "tokens": [3, 4]}, index=[EVIL, "rest"])
     models = pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 1.0], "kind": EVIL}, index=[EVIL, "m"])
     index = pd.MultiIndex.from_tuples([(EVIL, EVIL, "em")], names=["policy", "split", "metric"])
-    differences = pd.DataFrame({"mean": [0.1], "low": [0.0], "high": [0.2], "n": [9]}, index=index)
+    apart = pd.DataFrame({"mean": [0.1], "low": [0.0], "high": [0.2], "n": [9]}, index=index)
     spent = pd.DataFrame({"prefilled": 1.0, "injected": 2.0, "generated": 3.0}, index=[EVIL])
     counts = pd.DataFrame({"wrong to right": [1], "right to wrong": [2]}, index=[EVIL])
     doubts = {"kind": "helpful", "sure_without": -0.1, "sure_with_logs": -0.2, "without": True, "with_logs": False}
@@ -146,11 +145,11 @@ def figures() -> dict[str, dict]:
         "attention": explore.attention_bars(parts, EVIL),
         "dots": support.dots(models, {"a": "A"}, EVIL, "x"),
         "against": support.against(models, "a", "b", "kind", EVIL, ("x", "y")),
-        "forest": forest(differences, {"em": "EM"}, EVIL),
-        "flips": flips(counts, EVIL),
-        "costs": costs.costs(spent.assign(mean=0.5, low=0.4, high=0.6), EVIL, "EM"),
+        "forest": forest(apart, {"em": "EM"}, EVIL),
+        "changed": differences.changed(counts, EVIL),
+        "costs": curves.costs(spent.assign(mean=0.5, low=0.4, high=0.6), EVIL, "EM"),
         "bars": basic.bars(models, "kind", {"a": "A"}, EVIL),
-        "gating": gating.doubts(pd.DataFrame([doubts], index=[EVIL]), EVIL),
+        "doubts": transfer.doubts(pd.DataFrame([doubts], index=[EVIL]), EVIL),
     }
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}
 

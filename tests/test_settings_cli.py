@@ -28,8 +28,8 @@ from tests import test_settings_commands as others
 from tests.faults.__main__ import app as faults_app
 from tests.helpers import lms, stores
 from tests.helpers.covered import Covered, fails
-from tools.codec import app as codec_app
-from tools.codec import main as measure
+from tools.codec.__main__ import app as codec_app
+from tools.codec.__main__ import main as measure
 from tools.testbed.__main__ import app as world_app
 
 shows = Covered()
@@ -238,10 +238,10 @@ def test_codec_refuses_settings_that_it_decides_itself(tier, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_codec_measures_what_was_asked_for(tier, tmp_path, capsys, monkeypatch):
-    from lagkit.studies import codecs
+    from tools.codec import loss
 
-    asked, meet = [], codecs.meet
-    monkeypatch.setattr(codecs, "meet", lambda run, n: asked.append(n) or meet(run, n))
+    asked, meet = [], loss.meet
+    monkeypatch.setattr(loss, "meet", lambda run, n: asked.append(n) or meet(run, n))
     out, page = tmp_path / "codecs", tmp_path / "pages" / "codec.md"
     words = [str(tier), "--out", str(out), "log_questions=3", "unseen_questions=2"]
     assert measure([*words, "--cases", "1", "--policy", "kv_all_rounds+logs=1", "--page", str(page)]) == 0

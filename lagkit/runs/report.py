@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from lagkit.stats.metrics import scores_in
 from lagkit.stats.strata import Strata
 from lagkit.stats.wording import interval, judged
+from lagkit.util.markdown import literal, table
 
 _SCORE_NAMES = {
     **{"em": "EM", "f1": "SQuAD F1", "f1_hotpot": "HotpotQA F1"},
@@ -19,13 +19,6 @@ _SCORE_NAMES = {
 # What stands over a column of costs, and how its numbers are shown.
 _COSTS = {name: (f"{name} tokens", ".0f") for name in ("prefilled", "injected", "generated")}
 _COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}
-# A pair of single backticks; longer runs of them begin what a renderer may end elsewhere.
-_CODE = re.compile(r"((?<!`)`(?!`)[^`]+(?<!`)`(?!`))")
-# What opens HTML, an entity, a link, the definition of one, an address, a formula, code, or an escape.
-_ACTIVE = re.compile(r"<|&(?=#?\w+;)|(?<=\])[(:\[]|(?<=:)//|(?<=(?i:www))\.(?=\S)|(?<=[\w.+-])@(?=[\w-]+\.)|[$`\\]")
-# nbconvert takes `\\(` for the start of a formula; GitHub finds mail addresses in what escapes and entities stand for.
-_INSTEAD = {"<": "&lt;", "&": "&amp;", "\\": "&#92;", "@": "@<!-- -->"}
-_AT_START = re.compile(r"^(\d*)([-+*#>.)](?=\s|$)|([-*_])(?=(?:\s|\3)*$)|#|>|~|\[|=)")
 _FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
@@ -112,25 +105,3 @@ def _costs(part: pd.DataFrame) -> str:
 
 def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; what cells hold is text, but for code in backticks."""
-    lines = [[literal(cell).replace("|", "\\|") for cell in line] for line in (list(heads), *rows)]
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def literal(text: Any) -> str:
-    """Text in one line of Markdown in which nothing but `code` has a meaning: no HTML, link, picture, list or formula.
-
-    nbconvert, for one, makes pages of Markdown in which scripts run, and so do links of `javascript:`.
-    """
-    pieces = _CODE.split(" ".join(str(text).split()))  # what is code has odd numbers
-    pieces[::2] = [_ACTIVE.sub(_escaped, piece) for piece in pieces[::2]]
-    pieces[0] = _AT_START.sub(r"\1\\\2", pieces[0])
-    return "".join(pieces)
-
-
-def _escaped(active: re.Match[str]) -> str:
-    return _INSTEAD.get(active[0], f"\\{active[0]}")

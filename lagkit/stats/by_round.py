@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import pandas as pd
 
 from lagkit.stats import metrics
-from lagkit.stats.intervals import mean_interval
-
-Hops = Mapping[str, Collection[str]]
+from lagkit.stats.intervals import Hops, mean_interval
 
 
 def limited(results: pd.DataFrame, limit: int) -> pd.DataFrame:
@@ -40,7 +38,7 @@ def curve(results: pd.DataFrame, hops: Hops, limits: Collection[int]) -> pd.Data
     rows = []
     for limit in limits:
         part = limited(results, limit)
-        score = _score(part)
+        score = metrics.first_score(part)
         for policy, own in part.groupby("policy", sort=False):
             found = mean_interval(own.set_index("question_id")[score].fillna(0.0), hops)
             rows.append({"policy": policy, "rounds": limit, "mean": found.mean, "low": found.low, "high": found.high})
@@ -49,9 +47,9 @@ def curve(results: pd.DataFrame, hops: Hops, limits: Collection[int]) -> pd.Data
 
 def differences(results: pd.DataFrame, hops: Hops, limits: Collection[int], baseline: str = "no_logs") -> pd.DataFrame:
     """Each policy against the baseline under the same limit: columns as of `curve`, of the paired difference."""
-    rows = []
+    rows, score = [], metrics.first_score(results)
     for limit in limits:
-        found = metrics.compare(limited(results, limit), hops, baseline).xs(_score(results), level="metric")
+        found = metrics.compare(limited(results, limit), hops, baseline).xs(score, level="metric")
         for (policy, _), row in found.iterrows():
             rows.append({"policy": policy, "rounds": limit, **row[["mean", "low", "high"]]})
     return pd.DataFrame(rows)
@@ -60,12 +58,12 @@ def differences(results: pd.DataFrame, hops: Hops, limits: Collection[int], base
 def to_ceiling(
     results: pd.DataFrame, hops: Hops, limit: int, baseline: str = "no_logs", share: float = 1.0
 ) -> pd.DataFrame:
-    """How many rounds each policy needs for `share` of what the baseline scores with `limit` rounds, the ceiling.
+    """Rounds that each policy needs for `share` of the baseline's score with `limit` rounds, the ceiling.
 
     Indexed by policy: `rounds`, the least number with which its mean is not below that (missing if there is none); and
     there `mean`, `low` and `high` of the paired difference to the ceiling.
     """
-    score = _score(results)
+    score = metrics.first_score(results)
     ceiling = limited(results[results["policy"] == baseline], limit)
     rows: dict[str, dict[str, float | None]] = {}
     for policy, own in results.groupby("policy", sort=False):
@@ -78,7 +76,3 @@ def to_ceiling(
                 rows[policy] = {"rounds": rounds, **found[["mean", "low", "high"]]}
                 break
     return pd.DataFrame.from_dict(rows, orient="index").astype(float).rename_axis("policy")
-
-
-def _score(results: pd.DataFrame) -> str:
-    return next(name for name in metrics.SCORES if name in results)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lagkit.stats.metrics import SCORES, normalize
+from lagkit.stats.metrics import SCORES, first_score, normalize
 from lagkit.util.errors import ConfigError
 
 OUTCOMES = ("both right", "wrong to right", "right to wrong", "both wrong")
@@ -23,7 +23,7 @@ def outcomes(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
     `answer_before` and `answer` (None: none was given), `rounds_before` and `rounds`. Right is an exact match, or the
     right letter. Raises ConfigError without results of the baseline.
     """
-    score = next(name for name in SCORES if name in results)
+    score = first_score(results)
     columns = ["policy", "split", "question_id", "answer", "rounds"]
     table = results[columns].assign(right=results[score] == 1.0)
     before = table[table["policy"] == baseline].drop(columns="policy")
@@ -38,7 +38,7 @@ def outcomes(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
 
 
 def counts(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
-    """How many questions of each outcome: a row per policy and split, a column for each of `OUTCOMES`."""
+    """Number of questions of each outcome: a row per policy and split, a column for each of `OUTCOMES`."""
     table = outcomes(results, baseline)
     found = table.groupby(["policy", "split", "outcome"], sort=False).size().unstack(fill_value=0)
     order = list(dict.fromkeys(zip(table["policy"], table["split"], strict=True)))
@@ -50,7 +50,7 @@ def counts(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
 
 
 def answers(results: pd.DataFrame) -> pd.DataFrame:
-    """What another run is compared by: the columns of `NONE`.
+    """Answers as runs are compared by: the columns of `NONE`.
 
     `answer` in normal form, `right`, `rounds`, the tokens that were `read` (prefilled or injected), and `confidence`.
     results: as `Experiment.run` gives them; what they lack is missing here, but for `split` (unseen). Where they hold
@@ -68,7 +68,7 @@ def answers(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """How far two runs with the same settings are apart: a row for each policy and split of `before`.
+    """Distance of two runs with the same settings: a row for each policy and split of `before`.
 
     before, after: as `answers` gives them. Columns: `n`, answers before; how many have `changed`, in words, right or
     wrong, or in rounds; for how many other tokens were `read`; and `doubt`, by what power of ten the doubt in an answer

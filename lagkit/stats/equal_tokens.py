@@ -1,16 +1,12 @@
-"""What an answer costs, and each variant against doing without logs at the nearest budget of tokens."""
+"""Cost of an answer, and equal-token comparison of each variant with doing without logs."""
 
 from __future__ import annotations
-
-from collections.abc import Collection, Mapping
 
 import pandas as pd
 
 from lagkit.policy import get_policy
 from lagkit.stats import metrics
-from lagkit.stats.intervals import mean_interval
-
-Hops = Mapping[str, Collection[str]]
+from lagkit.stats.intervals import Hops, mean_interval
 
 # What reuse has to beat, beside the policies: more read for each query, more rounds, and no abstaining.
 BASELINES = ("no_logs+passages=2", "no_logs+max_rounds=10", "no_logs+force_answer=true")
@@ -25,7 +21,7 @@ def costs(results: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     accuracy), mean `prefilled`, `injected` and `generated` tokens, and `read`, the sum of the first two: all that the
     model had in sight, over all rounds.
     """
-    score = next(name for name in metrics.SCORES if name in results)
+    score = metrics.first_score(results)
     rows = {}
     for policy, own in results.groupby("policy", sort=False):
         found = mean_interval(own.set_index("question_id")[score].fillna(0.0), hops)
@@ -56,7 +52,7 @@ def at_equal_budget(results: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     of the paired difference in the first score. results: of one split.
     """
     table = costs(results, hops)
-    score = next(name for name in metrics.SCORES if name in results)
+    score = metrics.first_score(results)
     rows = {}
     for policy, baseline in budgets(table).items():
         pair = results[results["policy"].isin([policy, baseline])]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from lagkit.util.errors import DataError
 
 _FEW = 10  # so many questions that differ from the others tell how much they vary; fewer do not
 
+Hops = Mapping[str, Collection[str]]  # question id -> ids of its hops
 Verdict = Literal["more", "less", "equal", "inconclusive"]
 
 
@@ -55,9 +56,7 @@ class Difference:
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
-def paired_interval(
-    a: pd.Series, b: pd.Series, hops: Mapping[str, Collection[str]], *, level: float = 0.95
-) -> Difference:
+def paired_interval(a: pd.Series, b: pd.Series, hops: Hops, *, level: float = 0.95) -> Difference:
     """The mean of `b - a` over questions, with an interval that holds though questions share sub-questions.
 
     `a` and `b` are values by question id, in any order; `hops` is question id -> ids of its hops. Questions that share
@@ -99,7 +98,19 @@ def paired_interval(
     return Difference(mean, mean - half, mean + half, n, effective)
 
 
-def mean_interval(values: pd.Series, hops: Mapping[str, Collection[str]], *, level: float = 0.95) -> Difference:
+def paired_intervals(
+    pairs: Mapping[Any, tuple[pd.Series, pd.Series]], hops: Hops, names: Sequence[str] = (), *, level: float = 0.95
+) -> pd.DataFrame:
+    """`paired_interval` of each pair: a row each, by its key (with levels of `names`); columns as in `Difference`."""
+    rows = [asdict(paired_interval(a, b, hops, level=level)) for a, b in pairs.values()]
+    if len(names) > 1:
+        index = pd.MultiIndex.from_tuples(list(pairs), names=names)
+    else:
+        index = pd.Index(list(pairs), name=names[0] if names else None)
+    return pd.DataFrame(rows, index, columns=[field.name for field in fields(Difference)])
+
+
+def mean_interval(values: pd.Series, hops: Hops, *, level: float = 0.95) -> Difference:
     """The mean of `values` by question id, with an interval as in `paired_interval`.
 
     Where all values are 0 or 1, and fewer than ten are one of the two, it is that of `share_interval`.
@@ -109,7 +120,7 @@ def mean_interval(values: pd.Series, hops: Mapping[str, Collection[str]], *, lev
     return paired_interval(values * 0.0, values, hops, level=level)
 
 
-def share_interval(holds: pd.Series, hops: Mapping[str, Collection[str]], *, level: float = 0.95) -> Difference:
+def share_interval(holds: pd.Series, hops: Hops, *, level: float = 0.95) -> Difference:
     """The share of questions of which `holds` is true, with Wilson's interval for `effective` independent ones.
 
     For shares that may be 0 or 1; questions that share a hop are taken to stand or fall together, so it is rather too
@@ -154,7 +165,7 @@ def margin(metric: str) -> Margin:
 
 
 def verdict(row: Mapping[str, float] | pd.Series, metric: str) -> Verdict:
-    """What a difference with `low` and `high` shows.
+    """Verdict on a difference with `low` and `high`.
 
     `more` or `less` if its interval is clear of zero; else `equal` if that lies within the metric's margin; else, and
     without an interval, `inconclusive`.
@@ -165,13 +176,13 @@ def verdict(row: Mapping[str, float] | pd.Series, metric: str) -> Verdict:
 
 
 def within(row: Mapping[str, float] | pd.Series, metric: str) -> bool:
-    """Whether the interval of a difference lies within the metric's margin."""
+    """True if the interval of a difference lies within the metric's margin."""
     size = margin(metric).size
     return bool(-size <= row["low"] and row["high"] <= size)
 
 
 def _sparse(values: NDArray[np.float64], *, binary: bool) -> bool:
-    """Whether fewer than ten values are not the commonest one, which is that of most unless outcomes are binary."""
+    """True if fewer than ten values are not the commonest one, which is that of most unless outcomes are binary."""
     common = int(np.unique(values, return_counts=True)[1].max())
     return len(values) - common < _FEW and (binary or 2 * common > len(values))
 
@@ -186,7 +197,7 @@ def _sharing(hops: list[Collection[str]]) -> NDArray[np.float64]:
     return ((holds @ holds.T > 0) | np.eye(len(hops), dtype=bool)).astype(float)
 
 
-def _check_pairs(a: pd.Series, b: pd.Series, hops: Mapping[str, Collection[str]]) -> None:
+def _check_pairs(a: pd.Series, b: pd.Series, hops: Hops) -> None:
     for values in (a, b):
         if values.index.has_duplicates:
             raise DataError(f"question {values.index[values.index.duplicated()][0]!r} has two values: one is needed")

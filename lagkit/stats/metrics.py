@@ -11,14 +11,13 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from lagkit.datasets.letters import choice_letter, stated_letter
-from lagkit.stats.intervals import Difference, paired_interval
+from lagkit.stats.intervals import Hops, paired_intervals
 from lagkit.types import Question
 from lagkit.util.errors import ConfigError, DataError
 
@@ -100,7 +99,7 @@ def _usual(question: Question, answer: str | None, response: str) -> dict[str, f
 
 
 def is_right(question: Question, answer: str | None) -> bool:
-    """Whether the answer is an exact match, or for multiple choice the right letter (strict)."""
+    """True if the answer is an exact match, or for multiple choice the right letter (strict)."""
     scores = _usual(question, answer, "")
     return (scores["em"] if question.kind == "qa" else scores["accuracy"]) == 1.0
 
@@ -120,9 +119,7 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([groups.size().rename("n"), means, counts, groups[costs].mean()], axis=1)
 
 
-def compare(
-    results: pd.DataFrame, hops: Mapping[str, Collection[str]], baseline: str = "no_logs", *, level: float = 0.95
-) -> pd.DataFrame:
+def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs", *, level: float = 0.95) -> pd.DataFrame:
     """Each policy against the baseline: one row per policy, split and metric (the scores and `rounds`).
 
     `hops`: question id -> ids of its hops. Columns: `mean`, `low`, `high`, `n`, `effective`, as in `Difference`; a
@@ -130,7 +127,7 @@ def compare(
     answered other questions than it.
     """
     _require(results, ("policy", "split", "question_id", "rounds"))
-    rows = {}
+    pairs = {}
     for split, part in _scored(results).groupby("split", sort=False):
         by_policy = {name: own.set_index("question_id") for name, own in part.groupby("policy", sort=False)}
         if baseline not in by_policy:
@@ -140,9 +137,13 @@ def compare(
         for policy, own in by_policy.items():
             for metric in (*scores_in(results), "rounds") if policy != baseline else ():
                 base = by_policy[baseline][metric]
-                rows[policy, split, metric] = asdict(paired_interval(base, own[metric], hops, level=level))
-    index = pd.MultiIndex.from_tuples(list(rows), names=["policy", "split", "metric"])
-    return pd.DataFrame(list(rows.values()), index=index, columns=[f.name for f in fields(Difference)])
+                pairs[policy, split, metric] = base, own[metric]
+    return paired_intervals(pairs, hops, ["policy", "split", "metric"], level=level)
+
+
+def first_score(results: pd.DataFrame) -> str:
+    """The score that stands for all in a sentence or a figure: EM, or accuracy."""
+    return next(name for name in SCORES if name in results)
 
 
 def scores_in(results: pd.DataFrame) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from lagkit.datasets import loaders as data
 from lagkit.datasets.loaders import Stratum
 from lagkit.stats import metrics
+from lagkit.stats.intervals import Hops
 from lagkit.util.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def outcomes(experiment: Experiment, results: pd.DataFrame) -> Strata:
     return by_overlap(results, overlaps(experiment), experiment.data.hops)
 
 
-def by_overlap(results: pd.DataFrame, kind: pd.Series, hops: Mapping[str, Collection[str]]) -> Strata:
+def by_overlap(results: pd.DataFrame, kind: pd.Series, hops: Hops) -> Strata:
     """The same without the run. kind: as `overlaps` gives it. hops: question id -> ids of its hops."""
     parts = _parts(results[results["split"] == "unseen"], kind)
     means = {name: metrics.summarize(own) for name, own in parts}
@@ -64,7 +64,7 @@ def by_overlap(results: pd.DataFrame, kind: pd.Series, hops: Mapping[str, Collec
 
 
 def about(experiment: Experiment) -> str:
-    """What the unseen questions share with the logged ones, in a sentence, or why that is not known."""
+    """Overlap of unseen with logged questions, in a sentence, or why it is not known."""
     if experiment.data.no_strata:
         return experiment.data.no_strata
     found = overlaps(experiment)

@@ -10,7 +10,7 @@ from lagkit.stats import intervals
 
 
 def judged(row: Mapping[str, float] | pd.Series, metric: str, more: str = "more", less: str = "less") -> str:
-    """What a difference shows, in words: `more`, `equal within 3 points`, `inconclusive`; as `intervals.verdict`.
+    """Verdict on a difference in words: `more`, `equal within 3 points`, `inconclusive`; as `intervals.verdict`.
 
     What is clear of zero and yet within the margin is said to be small.
     """
@@ -28,6 +28,12 @@ def interval(row: Mapping[str, float] | pd.Series, metric: str) -> str:
     scale, digits = (1, 2) if metric == "rounds" else (100, 1)
     mean, low, high = (f"{scale * row[name]:+.{digits}f}" for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]" if row["low"] == row["low"] else f"{mean} [no interval]"
+
+
+def measured(row: Mapping[str, float] | pd.Series, unit: str, digits: str) -> str:
+    """The verdict, the mean and its interval, in a unit that begins with the name of its margin (`nats`)."""
+    mean, low, high = (format(row[name], f"+{digits}") for name in ("mean", "low", "high"))
+    return f"{judged(row, unit.split()[0])}, {mean} [{low}, {high}] {unit}"
 
 
 def difference(name: str, row: Mapping[str, float] | pd.Series, metric: str, baseline: str = "no_logs") -> str:

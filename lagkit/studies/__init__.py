@@ -1,4 +1,4 @@
-"""What notebooks measure, one module a question."""
+"""Studies of the notebooks, one module a question."""
 
 from collections.abc import Sequence
 from typing import Any

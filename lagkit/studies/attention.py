@@ -6,7 +6,7 @@ keeps sdpa for its output; the weights are computed beside it, from the same que
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
@@ -19,6 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lagkit.logs.encode import EncodedText
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
 from lagkit.util.errors import UnsupportedModel
@@ -28,7 +29,7 @@ _NAME = "lagkit_watched"
 
 @dataclass
 class Watch:
-    """What is looked at, and what is cut, in the passes of a `watching` block.
+    """Weights to keep, and attention to cut, in the passes of a `watching` block.
 
     keep: what of a layer's weights `[heads, new tokens, all tokens]` (fp32) is kept in `seen`; None looks at nothing.
     layers: those to look at; None: all. cut: bool `[tokens, tokens]`, True where a query (row) sees no key (column);
@@ -73,6 +74,19 @@ def watching(model: PreTrainedModel, watch: Watch) -> Iterator[Watch]:
         _watch.reset(token)
 
 
+def hidden_slots(reading: EncodedText, hidden: Iterable[tuple[Iterable[int], Iterable[int]]]) -> Tensor:
+    """Bool `[tokens, tokens]`, a `cut` of slots of queries and the slots that they do not see.
+
+    All see the very first slot: attention rests there when it has nowhere to go, and would go astray.
+    """
+    tokens = reading.context.injected + len(reading.context.ids)
+    cut = torch.zeros(tokens, tokens, dtype=torch.bool)
+    for queries, slots in hidden:
+        away = torch.tensor(sorted({*slots} - {0}), dtype=torch.long)
+        cut[torch.tensor([*queries], dtype=torch.long)[:, None], away[None]] = True
+    return cut
+
+
 def weights(
     lm: LM, context: Context, *, queries: Sequence[int] | None = None, layers: Sequence[int] | None = None
 ) -> Tensor:
@@ -93,7 +107,7 @@ def mass(
     *,
     layers: Sequence[int] | None = None,
 ) -> Tensor:
-    """How much attention goes from `queries` to each of `spans` (name -> slots): fp32 `[layers, heads, spans]`.
+    """Share of attention from `queries` to each of `spans` (name -> slots): fp32 `[layers, heads, spans]`.
 
     The mean over queries of the weights summed over the span's slots: 1 would be all attention there is. Slots and
     errors are as in `weights`, whose size this never needs for more than one layer.
@@ -106,13 +120,13 @@ def mass(
 
 
 def uniform_mass(queries: Sequence[int], spans: Mapping[str, Sequence[int]]) -> Tensor:
-    """What `mass` would be if every query shared its attention out evenly over the tokens that it sees: `[spans]`."""
+    """`mass` if every query shared its attention out evenly over the tokens that it sees: `[spans]`."""
     share = [[sum(slot <= query for slot in slots) / (query + 1) for slots in spans.values()] for query in queries]
     return torch.tensor(share).mean(dim=0)
 
 
 def _rows(context: Context, queries: Sequence[int] | None) -> list[int]:
-    """Where slots stand among the prefilled tokens."""
+    """Rows of slots among the prefilled tokens."""
     tokens = len(context.ids)
     rows = list(range(tokens)) if queries is None else [slot - context.injected for slot in queries]
     if not rows or min(rows) < 0 or max(rows) >= tokens:
@@ -140,7 +154,7 @@ def _attend(
     scaling: float | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """As sdpa; if this layer is watched, also its weights."""
+    """Attention as sdpa; keeps the weights of a watched layer."""
     watch = _watch.get()
     layer: Any = module.layer_idx
     if watch.keep and (watch.layers is None or layer in watch.layers):
@@ -153,8 +167,8 @@ def _attend(
 
 def _mask(**settings: Any) -> Tensor:
     """The mask of sdpa, always spelled out (sdpa may leave it away), without what is cut: `[batch, 1, new, all]`."""
-    whole = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
-    mask: Any = sdpa_mask(**{**settings, **whole})  # with these it is always one
+    settings |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}  # with these it is always a mask
+    mask: Any = sdpa_mask(**settings)
     cut = _watch.get().cut
     shown: Tensor = mask if cut is None else mask & ~cut[-mask.shape[-2] :].to(mask.device)
     return shown

@@ -1,4 +1,4 @@
-"""Why a log was recalled: its score, and which words of the query the score rests on."""
+"""Attribution of retrieval: a log's score, and the words of the query that the score rests on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lagkit.types import Question
 _WORD = re.compile(r"\w+")
 
 
-def recalled(store: Store, embedder: Embedder, query: str, k: int = 3) -> pd.DataFrame:
+def retrieved(store: Store, embedder: Embedder, query: str, k: int = 3) -> pd.DataFrame:
     """The `k` logs nearest to a query, best first, with reasons; indexed by log id.
 
     Columns: `score` (cosine), the log's `question` and `answer`, whether that is `right`, and `because`: the words of
@@ -36,7 +36,7 @@ def recalled(store: Store, embedder: Embedder, query: str, k: int = 3) -> pd.Dat
 
 
 def contributions(embedder: Embedder, query: str, text: str) -> pd.Series:
-    """What each word of `query` adds to its cosine with `text`: the score less that of the query without the word.
+    """Contribution of each word of `query` to its cosine with `text`: the score less that without the word.
 
     By word in its first spelling, the largest first. This asks the embedder itself, so it holds for any.
     """
@@ -47,7 +47,7 @@ def contributions(embedder: Embedder, query: str, text: str) -> pd.Series:
 
 
 def found_by_rank(experiment: Experiment) -> pd.Series:
-    """How often a useful log is found, by k from 1 to the run's number of logs.
+    """Hit rate of useful logs, by k from 1 to the run's number of logs.
 
     It is the share of unseen questions with a log that shares a hop among the first k, of those that share a hop with
     any log; empty if there are none, as for data without hops.

@@ -1,36 +1,66 @@
-"""Intervals of what the analyses measure, and for how many rounds back they show a difference."""
+"""Differences between the conditions of a study, paired by question: their intervals, reach and findings."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 
-from lagkit.stats.intervals import paired_interval
-from lagkit.stats.wording import judged
+from lagkit.stats.intervals import Hops, paired_intervals
+from lagkit.stats.wording import judged, measured
 from lagkit.studies.knockout import INTACT, back_name
 
-Hops = Mapping[str, Collection[str]]
 MEASURES = ("gold", "right")
 _UNITS = {"gold": "nats of the answer's log-probability", "right": "of right answers"}
+FLOOR = 1e-9  # a divergence of exactly zero has no logarithm
+
+
+def contrast(
+    table: pd.DataFrame, column: str, base: str, other: str, hops: Hops, by: Sequence[str], value: str = "kl"
+) -> pd.DataFrame:
+    """`value` at one value of a column less that at another, paired by question: a row for each group of `by`.
+
+    A question's measurements are averaged first. Columns: as in `intervals.Difference`, in the unit of `value`.
+    """
+    pairs = {}
+    for key, own in table.groupby(by[0] if len(by) == 1 else list(by), sort=False):
+        means = own.groupby([column, "question_id"])[value].mean()
+        pairs[key] = means[base], means[other]
+    return paired_intervals(pairs, hops, by)
+
+
+def effects(responses: pd.DataFrame, choices: Mapping[str, Sequence[str]], hops: Hops) -> pd.DataFrame:
+    """Each value of a choice against its first one: differences in log10 of the KL, as of `contrast`.
+
+    responses: as `placement.fidelity` gives them, with a column for each choice. A question's cells are averaged over
+    the other choices; all choices but `place` are compared within each place.
+    """
+    logged, found = responses.assign(log=_log(responses["kl"]), where=""), []
+    for choice, (base, *others) in choices.items():
+        places = logged if choice == "place" else logged.assign(where=" at " + logged["place"])
+        for where, own in places.groupby("where"):
+            for other in others:
+                row = contrast(own, choice, base, other, hops, ["where"], "log")
+                found.append(row.set_axis([f"{choice}{where}, {other} against {base}"]))
+    return pd.concat(found)
+
+
+def healed(rows: Mapping[str, pd.DataFrame], base: str, hops: Hops) -> pd.DataFrame:
+    """The change of log10 of the KL by hiding each part of the conversation; `rows`: `PART hidden` against `base`."""
+    logs = {name: _log(own.set_index("question_id")["kl"]) for name, own in rows.items()}
+    parts = [name for name in logs if name.endswith(" hidden") and name != base]
+    return paired_intervals({name: (logs[base], logs[name]) for name in parts}, hops)
 
 
 def against_null(table: pd.DataFrame, hops: Hops, by: Sequence[str] = (), *, level: float = 0.95) -> pd.DataFrame:
     """`mass` minus `null` for each group of `by`: columns `mean`, `low`, `high`, `n`, `effective`, as in `Difference`.
 
-    A question's rows within a group are averaged first. `hops`: as in `metrics.paired_interval`.
+    A question's rows within a group are averaged first. `hops`: as in `intervals.paired_interval`.
     """
-    keys = list(by)
-    means = table.groupby([*keys, "question_id"])[["mass", "null"]].mean().reset_index()
-    groups = means.groupby(keys[0] if len(keys) == 1 else keys) if keys else [("all", means)]
-    rows = {}
-    for key, group in groups:
-        own = group.set_index("question_id")
-        rows[key] = asdict(paired_interval(own["null"], own["mass"], hops, level=level))
-    found = pd.DataFrame(rows).T
-    found.index.names = keys or [None]
-    return found
+    means = table.groupby([*by, "question_id"])[["mass", "null"]].mean().reset_index([*by])
+    groups = means.groupby(by[0] if len(by) == 1 else list(by)) if by else [("all", means)]
+    return paired_intervals({key: (own["null"], own["mass"]) for key, own in groups}, hops, by, level=level)
 
 
 def heads_apart(table: pd.DataFrame, hops: Hops, by: str) -> pd.DataFrame:
@@ -49,45 +79,67 @@ def heads_apart(table: pd.DataFrame, hops: Hops, by: str) -> pd.DataFrame:
 
 def against_intact(answers: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     """Each condition minus the intact log, over the questions that have it; index (condition, measure)."""
-    rows = {}
-    intact = answers[answers["condition"] == INTACT].set_index("question_id")
-    for condition, part in answers[answers["condition"] != INTACT].groupby("condition", sort=False):
-        own = part.set_index("question_id")
+    parts = {name: own.set_index("question_id") for name, own in answers.groupby("condition", sort=False)}
+    intact, pairs = parts.pop(INTACT), {}
+    for condition, own in parts.items():
         for measure in MEASURES:
-            rows[condition, measure] = asdict(paired_interval(intact.loc[own.index, measure], own[measure], hops))
-    return pd.DataFrame(rows).T.rename_axis(["condition", "measure"])
+            pairs[condition, measure] = intact.loc[own.index, measure], own[measure]
+    return paired_intervals(pairs, hops, ["condition", "measure"])
 
 
 def attention_reach(found: pd.DataFrame) -> int:
-    """For how many rounds back in a row, from the next to last on, attention exceeds the null (index `back`)."""
-    back = 0
-    while back + 1 in found.index and found.loc[back + 1, "low"] > 0:
-        back += 1
-    return back
+    """The rounds back in a row, from the next to last on, for which attention exceeds the null (index `back`)."""
+    return _reach(lambda back: back in found.index and found.loc[back, "low"] > 0)
 
 
 def causal_reach(found: pd.DataFrame, measure: str) -> int:
-    """For how many rounds back in a row cutting that round alone lowers `measure`; `found` as of `against_intact`."""
-    back = 0
-    while (back_name(back + 1), measure) in found.index and found.loc[(back_name(back + 1), measure), "high"] < 0:
-        back += 1
-    return back
+    """The rounds back in a row for which cutting that round alone lowers `measure`; `found` as of `against_intact`."""
+    highs = found["high"].xs(measure, level="measure")
+    return _reach(lambda back: back_name(back) in highs and highs[back_name(back)] < 0)
 
 
-def findings(found: pd.DataFrame, what: str) -> list[str]:
-    """One sentence for each row of `against_null`, or for each condition of `against_intact`.
+def findings(found: pd.DataFrame, what: str, unit: str = "of all") -> list[str]:
+    """A sentence for each row, or for each condition of `against_intact`: the verdict, the mean and its interval.
 
-    what: its beginning, with the row's or the condition's name in place of `{}`. Behind it stand the verdict, the mean
-    and its interval.
+    what: its beginning, with the row's or the condition's name in place of `{}`. Values in nats are shown as powers.
     """
+    digits = ".1e" if unit == "nats" else ".3f"
     if "measure" not in found.index.names:
-        return [f"{what.format(name)}: {_told(row, 'of all')}." for name, row in found.iterrows()]
+        return [f"{what.format(_label(key))}: {measured(row, unit, digits)}." for key, row in found.iterrows()]
     return [
-        f"{what.format(name)}: {' and '.join(_told(row, _UNITS[key[1]]) for key, row in own.iterrows())}."
+        f"{what.format(name)}: {' and '.join(measured(row, _UNITS[key[1]], digits) for key, row in own.iterrows())}."
         for name, own in found.groupby(level="condition", sort=False)
     ]
 
 
-def _told(row: pd.Series, unit: str) -> str:
-    verdict = judged(row, unit.split()[0])
-    return f"{verdict}, {row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}] {unit}"
+def factors(differences: pd.DataFrame) -> pd.DataFrame:
+    """Differences in log10 of the KL as factors, with their intervals and verdicts."""
+    told = {
+        name: (
+            "{:.3g} [{:.3g}, {:.3g}]".format(*(10 ** row[["mean", "low", "high"]])),
+            judged(row, "log10", "a higher KL", "a lower KL"),
+        )
+        for name, row in differences.iterrows()
+    }
+    return pd.DataFrame.from_dict(told, orient="index", columns=["factor of the KL", "verdict"])
+
+
+def factor_findings(differences: pd.DataFrame, what: str) -> list[str]:
+    """A sentence for each row of `factors`: `what` with its name in place of `{}`, the verdict and the factor."""
+    told = factors(differences).itertuples()
+    return [f"{what.format(name)}: {verdict} ({factor} times)." for name, factor, verdict in told]
+
+
+def _reach(holds: Callable[[int], bool]) -> int:
+    back = 0
+    while holds(back + 1):
+        back += 1
+    return back
+
+
+def _label(key: object) -> str:
+    return ", ".join(key) if isinstance(key, tuple) else str(key)
+
+
+def _log(kl: pd.Series) -> pd.Series:
+    return np.log10(kl.clip(lower=FLOOR))

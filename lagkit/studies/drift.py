@@ -1,4 +1,4 @@
-"""What moving a log costs: divergence from dense prefill against the distance between where it was read and stands.
+"""Cost of moving a log: divergence from dense prefill by the distance between where it was read and where it stands.
 
 The log is read alone (or behind the prompt's shared head), so that dense prefill of the same tokens is the same
 computation: whatever differs comes from the move.
@@ -6,8 +6,7 @@ computation: whatever differs comes from the move.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
@@ -22,15 +21,12 @@ from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import Place, Policy
-from lagkit.stats.intervals import paired_interval
-from lagkit.stats.wording import judged
 from lagkit.studies.examples import Case
 from lagkit.studies.sanity import displaced
 from lagkit.types import Trace
 from lagkit.util.errors import ContextTooLong
 from lagkit.util.progress import progress
 
-Hops = Mapping[str, Collection[str]]
 DENSE, ALIGNED, BARE, STALE = "dense, moved", "re-aligned", "un-rotated only", "not re-aligned"
 
 
@@ -42,27 +38,6 @@ def reading_policy(place: Place) -> Policy:
 def shifts(limit: int, steps: int = 6) -> list[int]:
     """0, then powers of 4 from 16 on, as many as `steps` allows, and the farthest there is: `limit`."""
     return sorted({0, *(shift for shift in (16 * 4**i for i in range(steps)) if shift < limit), max(limit, 0)})
-
-
-def contrast(table: pd.DataFrame, column: str, base: str, other: str, hops: Hops, by: Sequence[str]) -> pd.DataFrame:
-    """The KL at one value of a column less that at another, paired by question: a row for each group of `by`.
-
-    A question's measurements are averaged first. Columns: as in `intervals.Difference`, in nats.
-    """
-    keys, rows = list(by), {}
-    for key, own in table.groupby(keys[0] if len(keys) == 1 else keys, sort=False):
-        means = own.groupby([column, "question_id"])["kl"].mean()
-        rows[key] = asdict(paired_interval(means[base], means[other], hops))
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(keys)
-
-
-def findings(contrasts: pd.DataFrame, what: str) -> list[str]:
-    """A sentence for each row of `contrast`, headed by its labels and `what` was compared."""
-    labels = [", ".join(key) if isinstance(key, tuple) else key for key in contrasts.index]
-    return [
-        f"{label}, {what}: {judged(row, 'nats')}, {row['mean']:+.1e} [{row['low']:+.1e}, {row['high']:+.1e}] nats."
-        for label, (_, row) in zip(labels, contrasts.iterrows(), strict=True)
-    ]
 
 
 def farthest(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place) -> int:
@@ -80,7 +55,7 @@ def farthest(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place) -> int
 
 
 def drift(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place, distances: Sequence[int]) -> pd.DataFrame:
-    """How a log's effect changes if it was read `distances` tokens behind where it now stands.
+    """Divergence of a log that was read `distances` tokens behind where it now stands.
 
     One row per question, content (`retrieved` log or `random` one), variant and shift: `kl`, the mean over the prompt's
     tokens of the divergence (nats) of the next token's distribution from dense prefill, and `agreement`, the share of

@@ -1,22 +1,21 @@
-"""Where attention goes: from a log's kept tokens to its earlier rounds, and from generated tokens to injected ones."""
+"""Attention from a log's kept tokens to its earlier rounds, and from generated tokens to injected ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 
 import pandas as pd
-from torch import Tensor
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
-from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.policy import Policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats.metrics import normalize
+from lagkit.studies import asking
 from lagkit.studies.attention import mass, uniform_mass
 from lagkit.studies.examples import Case
 from lagkit.types import Question, Trace
@@ -54,8 +53,7 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
     contexts = [
         builder.build(case.question, case.user_turn, (block,)) for case, block in zip(cases, blocks, strict=True)
     ]
-    stop, config = STOP_STRINGS[run.prompt.kind], run.config
-    said = run.local_lm.generate(contexts, config.max_new_tokens, stop=stop, batch_size=config.batch_size)
+    said = asking.respond(run, contexts)
     rows = [row for row in zip(cases, blocks, contexts, said, strict=True) if row[3].ids]
     for case, block, context, response in progress(rows, "Attention to logs"):
         other = builder.encoder.encode(case.stranger, policy)
@@ -72,7 +70,7 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
 
 
 def repetition(logs: Sequence[Trace], questions: Sequence[Question]) -> pd.DataFrame:
-    """How much of each earlier round the last one says again: one row per log and `back`.
+    """Share of each earlier round that the last one repeats: one row per log and `back`.
 
     `words`: the share of the round's distinct words that the last round repeats (NaN if it has none). `found`: how many
     answers of the log question's hops the round names; `found_again`: how many of these the last round names too.
@@ -115,13 +113,9 @@ def _table(
             "null": float(null[layer, head, i]),
             "uniform": float(uniform[i]),
         }
-        for layer, head in _pairs(found)
+        for layer, head in product(*map(range, found.shape[:2]))
         for i, key in enumerate(spans)
     )
-
-
-def _pairs(found: Tensor) -> list[tuple[int, int]]:
-    return [(layer, head) for layer in range(found.shape[0]) for head in range(found.shape[1])]
 
 
 def _swapped(encoder: Encoder, context: Context, spans: Spans, stranger: Trace) -> Context:

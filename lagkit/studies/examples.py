@@ -21,6 +21,15 @@ class Case:
     stranger: Trace
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """An unseen question in its first round: its user turn, and the logs that it finds, best first."""
+
+    question: Question
+    user_turn: str
+    logs: tuple[Trace, ...]
+
+
 def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
     """Questions of `n` logs that are right and have at least `rounds` rounds (or of all, if fewer), with their own log.
 
@@ -37,11 +46,13 @@ def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
             f"None of {len(logs)} logs is right and has {rounds} rounds: build more, or allow fewer rounds."
         )
     drawn = random.Random(run.config.seed).sample(long, min(n, len(long)))
-    return _cases(run, [(asked[log.question_id], log) for log in drawn], logs)
+    questions, draw = [asked[log.question_id] for log in drawn], random.Random(run.config.seed)
+    turns = first_turns(run, questions)
+    return [Case(q, t, log, _stranger(log, logs, draw)) for q, t, log in zip(questions, turns, drawn, strict=True)]
 
 
 def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
-    """What each question's first user turn says: the passages that the question itself finds, and the question."""
+    """First user turn of each question: the passages that the question itself finds, and the question."""
     turns = []
     for question, vector in zip(questions, run.embedder.queries([q.text for q in questions]), strict=True):
         passages = []
@@ -52,22 +63,24 @@ def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
     return turns
 
 
-def meet(run: Experiment, n: int) -> list[Case]:
-    """The first `n` unseen questions, each with its nearest log. The run's logs must be built; strangers as above."""
+def meetings(run: Experiment, n: int, logs: int = 0) -> list[Meeting]:
+    """The first `n` unseen questions, each with its nearest `logs` (0: as many as the run shows).
+
+    The run's logs must be built.
+    """
     questions = run.questions("unseen")[:n]
     vectors = run.embedder.queries([question.text for question in questions])
     with run.store() as store:
-        nearest = [store.get(found[0].id) for found in store.search(vectors, k=1)]
-    return _cases(run, list(zip(questions, nearest, strict=True)), run.logs)
+        hits = store.search(vectors, k=logs or run.config.logs)
+        found = [tuple(store.get(hit.id) for hit in own) for own in hits]
+    return [Meeting(*parts) for parts in zip(questions, first_turns(run, questions), found, strict=True)]
 
 
-def _cases(run: Experiment, pairs: Sequence[tuple[Question, Trace]], logs: Sequence[Trace]) -> list[Case]:
-    draw = random.Random(run.config.seed)
-    turns = first_turns(run, [question for question, _ in pairs])
-    return [
-        Case(question, turn, log, _stranger(log, logs, draw))
-        for (question, log), turn in zip(pairs, turns, strict=True)
-    ]
+def meet(run: Experiment, n: int) -> list[Case]:
+    """The first `n` unseen questions, each with its nearest log. The run's logs must be built; strangers as above."""
+    draw, logs = random.Random(run.config.seed), run.logs
+    met = meetings(run, n, 1)
+    return [Case(one.question, one.user_turn, one.logs[0], _stranger(one.logs[0], logs, draw)) for one in met]
 
 
 def _stranger(log: Trace, logs: Sequence[Trace], draw: random.Random) -> Trace:

@@ -7,13 +7,13 @@ applied to two runs of the same questions that have ended, one without logs and 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 
-from lagkit.stats.intervals import Difference, mean_interval, paired_interval, wilson
+from lagkit.stats.intervals import Difference, Hops, mean_interval, paired_intervals, wilson
 from lagkit.stats.metrics import COSTS
 from lagkit.stats.wording import judged
 from lagkit.studies.transfer import ALL
@@ -32,7 +32,7 @@ LAST_RESORT = -math.inf  # logs are used only where there is no answer without t
 
 @dataclass(frozen=True)
 class Gate:
-    """When the answer with logs is taken.
+    """Condition for taking the answer with logs.
 
     min_similarity: logs that are less similar to the query are not used, in any round (`ALL`: none is).
     margin: None takes the answer with logs whatever it is, and the question is answered once. A number has it answered
@@ -66,7 +66,7 @@ def takes_logs(without: Trace, with_logs: Trace, margin: float) -> bool:
 
 
 def gated(without: Mapping[str, Trace], with_logs: Mapping[str, Trace], margin: float | None) -> pd.DataFrame:
-    """What a gate's margin makes of two runs of the same questions: a row each, by its id.
+    """Outcome of a gate's margin on two runs of the same questions: a row each, by its id.
 
     Columns: `logs`, whether the answer with logs was taken; whether it was `answered`, and is `right`; `rounds`, and
     the tokens and seconds of `metrics.COSTS`, of both runs if there is a margin (where confidence is not asked, only if
@@ -123,7 +123,7 @@ def _interference(gate: Gate) -> tuple[float, bool, float]:
 
 
 def confidences(without: Mapping[str, Trace], with_logs: Mapping[str, Trace]) -> pd.DataFrame:
-    """How sure the model was: a row for each question, by its id; NaN where it left none or did not tell.
+    """Confidence of the model: a row for each question, by its id; NaN where it is unknown.
 
     Columns: `sure_without`, `sure_with_logs`, and `change`, the second less the first.
     """
@@ -135,8 +135,8 @@ def confidences(without: Mapping[str, Trace], with_logs: Mapping[str, Trace]) ->
     return table.assign(change=table["sure_with_logs"] - table["sure_without"])
 
 
-def told_apart(outcomes: pd.DataFrame, hops: Mapping[str, Collection[str]]) -> pd.DataFrame:
-    """How well confidence tells right answers from wrong ones: a row for each kind of answers.
+def discrimination(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
+    """Area under the ROC curve of confidence for right answers: a row for each kind of answers.
 
     outcomes: as `Transfer.outcomes` gives them, with the columns of `confidences`. Rows: answers `without logs`, those
     `with logs`, of these the ones with each kind of logs, and `change, right without`: whether confidence changes
@@ -158,7 +158,7 @@ def told_apart(outcomes: pd.DataFrame, hops: Mapping[str, Collection[str]]) -> p
 
 
 def against_chance(told: pd.DataFrame) -> pd.DataFrame:
-    """`told_apart` as a table to read: `answers`, `right`, `median`, the `AUC` with its interval, and the `verdict`."""
+    """`discrimination` as a table: `answers`, `right`, `median`, the `AUC` with its interval, and the `verdict`."""
     rows = {}
     for key, row in told.iterrows():
         known = row["mean"] >= 0
@@ -170,7 +170,7 @@ def against_chance(told: pd.DataFrame) -> pd.DataFrame:
 
 
 def findings(told: pd.DataFrame) -> list[str]:
-    """A sentence for each row of `told_apart` that has an area; one where none has."""
+    """A sentence for each row of `discrimination` that has an area; one where none has."""
     rows = against_chance(told.dropna(subset=["mean"]))
     if rows.empty:
         return ["Does confidence tell right answers from wrong ones: there are too few of one kind to say."]
@@ -180,24 +180,22 @@ def findings(told: pd.DataFrame) -> list[str]:
     ]
 
 
-def applied(
-    rows: Mapping[tuple[str, str], pd.DataFrame], base: str, metric: str, hops: Mapping[str, Collection[str]]
-) -> pd.DataFrame:
-    """What each gate brings against another use of the same store's logs, or against `no_logs`, paired by question.
+def applied(rows: Mapping[tuple[str, str], pd.DataFrame], base: str, metric: str, hops: Hops) -> pd.DataFrame:
+    """Gain of each gate over another use of the same store's logs, or over `no_logs`, paired by question.
 
     rows: `gated` by store and use; doing without logs stands under the store `""`. A row for each store, use (the level
     `policy`) and metric; columns as in `intervals.Difference`.
     """
-    found = {}
-    for (store, use), part in rows.items():
-        if store:
-            before = rows[("" if base == "no_logs" else store), base]
-            found[store, use, metric] = asdict(paired_interval(before["right"], part["right"], hops))
-    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["store", "policy", "metric"])
+    pairs = {
+        (store, use, metric): (rows[("" if base == "no_logs" else store), base]["right"], part["right"])
+        for (store, use), part in rows.items()
+        if store
+    }
+    return paired_intervals(pairs, hops, ["store", "policy", "metric"])
 
 
-def auc(score: pd.Series, right: pd.Series, hops: Mapping[str, Collection[str]]) -> Difference:
-    """How often a right answer scores higher than a wrong one, ties counting half: 0.5 is chance.
+def auc(score: pd.Series, right: pd.Series, hops: Hops) -> Difference:
+    """Area under the ROC curve: how often a right answer scores above a wrong one, ties counting half; 0.5 is chance.
 
     Series by question id, without gaps. The interval is DeLong's (the variance of each question's part in the area: the
     share of those of the other side that it stands rightly to), widened for questions that share a hop as

@@ -1,4 +1,4 @@
-"""What it costs to inject logs, against reading their text: from a closed store, and when they are in memory."""
+"""Cost of injecting logs, against reading their text: from a closed store, and when they are in memory."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Costs:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("milliseconds")
 
     def decisions(self, model: str, kept: int, read: Sequence[int]) -> pd.DataFrame:
-        """What a planner decides here for logs of `kept` tokens, each behind so many that were `read`: load or not."""
+        """Decisions of a planner here for logs of `kept` tokens, each behind so many that were `read`: load or not."""
         sizes = [Size(model, tokens, kept, self.bytes_per_token) for tokens in read]
         return decisions({"here": {model: self.rates}}, sizes)
 

@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection, Sequence
 
 import pandas as pd
-import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -17,12 +16,12 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import EncodedText, Encoder
 from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
-from lagkit.model.prompts.actions import STOP_STRINGS, parse
+from lagkit.model.prompts.actions import parse
 from lagkit.policy import Policy, get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
-from lagkit.studies import sanity
-from lagkit.studies.attention import Watch, watching
+from lagkit.studies import asking, sanity
+from lagkit.studies.attention import Watch, hidden_slots, watching
 from lagkit.studies.examples import Case
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError, DataError
@@ -67,12 +66,12 @@ def versions(encoder: Encoder, trace: Trace, policy: Policy) -> dict[str, KVBloc
 
 
 def back_name(back: int) -> str:
-    """How the condition is called in which the round that lies `back` rounds before the last is cut."""
+    """Name of the condition in which the round that lies `back` rounds before the last is cut."""
     return f"{back} back"
 
 
 def change(intact: KVBlock, cut: KVBlock) -> pd.DataFrame:
-    """How far stored KV moved: a row for each layer and part (`keys`, without RoPE, and `values`).
+    """Change of stored KV: a row for each layer and part (`keys`, without RoPE, and `values`).
 
     `relative`: norm of the difference over norm of the intact. `cosine`: mean over tokens and heads.
     """
@@ -138,12 +137,7 @@ def _score(run: Experiment, cases: Sequence[Case], read: Sequence[dict[str, Cont
 def _cut(reading: EncodedText, rounds: Collection[int]) -> Tensor:
     """Bool `[tokens, tokens]`: every token behind each of the rounds against the tokens of that round."""
     tokens = reading.context.injected + len(reading.context.ids)
-    hidden = torch.zeros(tokens, tokens, dtype=torch.bool)
-    for number in rounds:
-        slots = reading.rounds[number]
-        # All tokens may see the first slot: attention rests there when it has nowhere to go, and would go astray.
-        hidden[slots[-1] + 1 :, [slot for slot in slots if slot]] = True
-    return hidden
+    return hidden_slots(reading, [(range(own[-1] + 1, tokens), own) for own in map(reading.rounds.__getitem__, rounds)])
 
 
 def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, float]:
@@ -164,16 +158,10 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
 
 
 def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[float]:
-    """Whether one round's response is the right answer, for each context."""
-    kind, config = run.prompt.kind, run.config
-    said = run.local_lm.generate(
-        [context for _, context in contexts],
-        config.max_new_tokens,
-        stop=STOP_STRINGS[kind],
-        batch_size=config.batch_size,
-    )
+    """1.0 for each context whose response of one round is the right answer, else 0.0."""
+    said = asking.respond(run, [context for _, context in contexts])
     actions = [
-        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, kind)
+        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, run.prompt.kind)
         for (case, _), response in zip(contexts, said, strict=True)
     ]
     return [

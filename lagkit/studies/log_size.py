@@ -1,4 +1,4 @@
-"""What logs are worth and cost: how often they are right, the tokens and bytes kept of them, seconds to encode."""
+"""Accuracy and cost of logs: how often they are right, the tokens and bytes kept of them, seconds to encode."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ablation(*, grid: bool = False) -> tuple[str, ...]:
 
 
 def right_logs(experiment: Experiment) -> pd.DataFrame:
-    """How often the run's logs are right: a row for `all logs`, then one for each number of hops.
+    """Accuracy of the run's logs: a row for `all logs`, then one for each number of hops.
 
     Columns: `logs`, `right` (share) with `low` and `high` of its interval, in which questions that share a hop count as
     dependent, and mean `rounds`.
@@ -42,7 +42,7 @@ def right_logs(experiment: Experiment) -> pd.DataFrame:
         columns=["question_id", "right", "rounds"],
     ).set_index("question_id")
     number = pd.Series({id: len(questions[id].hops) for id in table.index})
-    parts = {"all logs": table, **{f"{n} hop{'s' * (n != 1)}": own for n, own in table.groupby(number)}}
+    parts = {"all logs": table} | {f"{n} hop{'s' * (n != 1)}": own for n, own in table.groupby(number)}
     rows = {}
     for name, own in parts.items():
         found = mean_interval(own["right"], hops(questions.values()))
@@ -52,7 +52,7 @@ def right_logs(experiment: Experiment) -> pd.DataFrame:
 
 
 def stored(experiment: Experiment, names: Iterable[str]) -> pd.DataFrame:
-    """What each policy keeps of a log of the run's store, on average: a row per policy that reuses logs.
+    """Mean size of a log of the run's store: a row per policy that reuses logs.
 
     Columns: `inject`, `keep` and `encode` (`text` where there is no KV), `tokens`, and `bytes`: those of the block's
     file, or of the text in UTF-8. A policy whose blocks the run has not encoded is left out.

@@ -21,12 +21,12 @@ import pandas as pd
 from lagkit.logs.encode import Encoder, kept_text
 from lagkit.logs.index import Vectors
 from lagkit.logs.store import Store
-from lagkit.policy import Variant
 from lagkit.runs.answers import result_row
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.fingerprints import of_question
 from lagkit.runs.journal import Basis, Journal
 from lagkit.stats import metrics
+from lagkit.studies import asking
 from lagkit.studies.transfer import kind_of
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError, DataError
@@ -37,7 +37,7 @@ REFERENCES = ("no_logs", "static")
 
 @dataclass(frozen=True)
 class Rule:
-    """Which logs a store keeps of those that come; without limits all of them.
+    """Rule by which a store keeps incoming logs; without limits all of them.
 
     dedup: a log whose key is at least so similar (cosine) to that of a stored one is not added; the older one stays,
     with its recalls. cap: the most logs. Where there are as many, the least recalled makes room for the next one, of
@@ -111,14 +111,9 @@ class Online:
     """
 
     def __init__(self, run: Experiment, policy: str) -> None:
-        variant = Variant.parse(policy)
         self.run, self.name = run, policy
-        self.limits = variant.limits(run.config.limits)
-        if variant.policy is None:
-            raise ConfigError(f"{policy} uses no logs, so nothing comes of logging: name a policy that reuses them.")
-        self.policy = variant.policy
-        if self.policy.unit != "trace":
-            raise ConfigError(f"{policy} reuses single steps, and a stream logs whole traces: name another policy.")
+        self.variant, self.policy = asking.of_traces(policy)
+        self.limits = self.variant.limits(run.config.limits)
         seen, unseen = run.log_questions, run.questions("unseen")
         self.questions = (*seen, *unseen)
         self._asked = {question.id: question for question in self.questions}
@@ -134,7 +129,7 @@ class Online:
         return tuple(drawn[::-1] if number % 2 else drawn)
 
     def folder(self, rule: Rule, number: int) -> Path:
-        """Where a stream lies: `traces.jsonl`, its journal, and `store/` as it is after the last task."""
+        """Folder of a stream: `traces.jsonl`, its journal, and `store/` as it is after the last task."""
         name = f"{self.name}.{rule}.{len(self.questions)}-tasks.order-{number}"
         return self.run.out / "online" / name.replace("/", "-")
 
@@ -216,7 +211,7 @@ class Online:
         return pd.DataFrame([{"condition": name, **self._row(trace)} for name, traces in answers for trace in traces])
 
     def stores(self, rules: Mapping[str, Rule], orders: int) -> pd.DataFrame:
-        """What the stores are like after the last task: a row per condition, means over its orders; `static` last.
+        """State of the stores after the last task: a row per condition, means over its orders; `static` last.
 
         Columns: `logs`; `right`, the share of these that answer their question rightly; `recalled`, the share of these
         that a task retrieved; `bytes`, of the KV in the store (a stream encodes a log when it is first recalled), or of
@@ -237,26 +232,24 @@ class Online:
 
     @cached_property
     def _without_logs(self) -> list[Trace]:
-        seen, unseen = self.run.log_questions, self.run.questions("unseen")
-        logged = self.run.ask("log", None, "no_logs", seen, None)
-        return logged + self.run.ask("no_logs.unseen", None, "no_logs", unseen, None)
+        logged = asking.without_logs(self.run, "log", self.run.log_questions)
+        return logged + asking.without_logs(self.run, "no_logs.unseen", self.run.questions("unseen"))
 
     @cached_property
     def _static(self) -> list[Trace]:
         self.run.build()
         self.run.encode()
-        seen, unseen = self.run.log_questions, self.run.questions("unseen")
+        seen, unseen, variant = self.run.log_questions, self.run.questions("unseen"), self.variant
         with self.run.store() as store:
             own = {trace.question_id: {trace.id} for trace in store.traces()}
-            how = (self.policy, self.name)
-            logged = self.run.ask(f"{self.name}.leave-one-out", *how, seen, store, limits=self.limits, exclude=own)
-            return logged + self.run.ask(f"{self.name}.unseen", *how, unseen, store, limits=self.limits)
+            logged = asking.answers(self.run, variant, f"{self.name}.leave-one-out", seen, store, exclude=own)
+            return logged + asking.answers(self.run, variant, f"{self.name}.unseen", unseen, store)
 
     def _row(self, trace: Trace) -> dict[str, Any]:
         return {"split": self._splits[trace.question_id], **result_row(self._asked[trace.question_id], trace)}
 
     def _help(self, task: Trace, logged: Mapping[str, Trace]) -> dict[str, int]:
-        """How many logs that share a hop with a task it found, and how many of these are wrong."""
+        """Numbers of retrieved logs that share a hop with a task, and of those among them that are wrong."""
         question = self._asked[task.question_id]
         found = [logged[log] for log in recalled(task)]
         helpful = [log for log in found if kind_of(question, self._asked[log.question_id]) == "helpful"]

@@ -49,7 +49,7 @@ def differences(table: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
 
 
 def agreement(theirs: pd.DataFrame, ours: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """How often our differences point the paper's way: a row for each of its data sets with this metric.
+    """Agreement of our differences with the paper's in direction: a row for each of its data sets with this metric.
 
     theirs: as `differences` gives them. ours: the same levels, one source. Columns count the policies that both have:
     `same` and `opposite` direction where our interval keeps clear of zero; where it does not, `equal` within the

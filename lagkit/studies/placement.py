@@ -1,4 +1,4 @@
-"""Where logs stand and what stood before them when they were encoded: how close KV comes to reading the same words.
+"""Fidelity of KV to dense prefill, by the place of logs and by what stood before them when they were encoded.
 
 Dense prefill reads the words of the logs, in the same places and order, in one go with the prompt. There a log has read
 the prompt's head, or nothing, and the logs in front of it; injected KV has read what its policy says.
@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import get_args
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from lagkit.agent.context import KVContextBuilder
@@ -21,29 +20,20 @@ from lagkit.logs.encode import EncodedText, Encoder, Span
 from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
-from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Before, Encode, Place, Policy, Variant, get_policy
 from lagkit.runs.experiment import Experiment
-from lagkit.studies.attention import Watch, mass, watching
+from lagkit.studies import asking
+from lagkit.studies.attention import Watch, hidden_slots, mass, watching
 from lagkit.studies.drift import divergence
-from lagkit.studies.examples import first_turns
-from lagkit.types import Question, Trace
+from lagkit.studies.examples import Meeting
+from lagkit.types import Trace
 from lagkit.util.errors import ConfigError
 from lagkit.util.progress import progress
 
 LAST, NO_LOGS = "+best_log=last", "no_logs"
 HEAD, EARLIER, QUESTIONS = "head", "earlier responses", "questions"
 LEAD, REST = "words before the questions", "rest of the user turns"
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """An unseen question in its first round: its user turn, and the logs that it finds, best first."""
-
-    question: Question
-    user_turn: str
-    logs: tuple[Trace, ...]
 
 
 @dataclass(frozen=True)
@@ -79,15 +69,6 @@ def grid(encode: Encode = "responses") -> pd.DataFrame:
                 name = names.get(policy, str(policy)) + suffix
                 rows[name] = {"place": place, "before": before, "best_log": best}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
-
-
-def meetings(run: Experiment, n: int) -> list[Meeting]:
-    """The first `n` unseen questions, each with as many logs as the run shows. The run's logs must be built."""
-    questions = run.questions("unseen")[:n]
-    vectors = run.embedder.queries([question.text for question in questions])
-    with run.store() as store:
-        found = [tuple(store.get(hit.id) for hit in hits) for hits in store.search(vectors, k=run.config.logs)]
-    return [Meeting(*parts) for parts in zip(questions, first_turns(run, questions), found, strict=True)]
 
 
 def pairs(run: Experiment, met: Sequence[Meeting], names: Sequence[str]) -> list[Pair]:
@@ -143,7 +124,7 @@ def hidden(encoder: Encoder, trace: Trace, policy: Policy) -> dict[str, KVBlock]
 
 
 def fidelity(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
-    """How far KV is from dense prefill, over the tokens of the response to dense prefill: a row per pair.
+    """Divergence of KV from dense prefill, over the tokens of the response to dense prefill: a row per pair.
 
     Without logs at all, for comparison, a row under `NO_LOGS` for each response to dense prefill.
 
@@ -162,7 +143,7 @@ def fidelity(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
 
 
 def sinks(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
-    """Where the attention of the response goes, with KV and after dense prefill (`read`): a row per pair and reading.
+    """Attention of the response, with KV and after dense prefill (`read`): a row per pair and reading.
 
     `bos`: share on the head's first token; `firsts`: on the first tokens of logs; `logs`: on all others of theirs.
     Means over the response's tokens, layers and heads. Raises UnsupportedModel.
@@ -193,8 +174,7 @@ def _answered(run: Experiment, found: Sequence[Pair]) -> list[Pair]:
     """The pairs with the model's responses to dense prefill; those that read the same words share them."""
     key = {i: (pair.dense.injected, pair.dense.ids) for i, pair in enumerate(found)}
     dense = {key[i]: pair.dense for i, pair in enumerate(found)}
-    stop, config = STOP_STRINGS[run.prompt.kind], run.config
-    said = run.local_lm.generate(list(dense.values()), config.max_new_tokens, stop=stop, batch_size=config.batch_size)
+    said = asking.respond(run, list(dense.values()))
     ids = {context: response.ids for context, response in zip(dense, said, strict=True)}
     return [replace(pair, dense=dense[key[i]], said=ids[key[i]]) for i, pair in enumerate(found)]
 
@@ -250,9 +230,6 @@ def _slots(reading: EncodedText, spans: Sequence[Span]) -> list[int]:
 
 def _prefill_without(encoder: Encoder, reading: EncodedText, slots: Collection[int]) -> KVBlock:
     """The KV of what is kept when it does not see `slots`."""
-    tokens = reading.context.injected + len(reading.context.ids)
-    cut = torch.zeros(tokens, tokens, dtype=torch.bool)
-    away = torch.tensor(sorted(set(slots) - {0} - set(reading.kept)), dtype=torch.long)
-    cut[torch.tensor(reading.kept, dtype=torch.long)[:, None], away[None]] = True
+    cut = hidden_slots(reading, [(reading.kept, {*slots} - {*reading.kept})])
     with watching(encoder.lm.model, Watch(cut=cut)):
         return encoder.prefill(reading)

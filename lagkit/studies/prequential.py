@@ -6,16 +6,15 @@ intervals are those of paired differences between questions.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from lagkit.stats.intervals import paired_interval
+from lagkit.stats.intervals import Hops, paired_interval, paired_intervals
 
-Hops = Mapping[str, Collection[str]]
 FOUND = ("none helps", "those that help are right", "one that helps is wrong")
 
 
@@ -47,14 +46,14 @@ def compare(
     places: as in `by_question`. Columns as in `intervals.Difference`.
     """
     tables = {metric: by_question(results, references, metric, places) for metric in metrics}
-    rows = {
-        (baseline, name, metric): asdict(paired_interval(table[baseline], table[name], hops))
+    pairs = {
+        (baseline, name, metric): (table[baseline], table[name])
         for baseline in baselines
         for name in tables[metrics[0]]
         for metric, table in tables.items()
         if name != baseline
     }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["baseline", "condition", "metric"])
+    return paired_intervals(pairs, hops, ["baseline", "condition", "metric"])
 
 
 def curve(
@@ -77,7 +76,7 @@ def curve(
 
 
 def by_errors(results: pd.DataFrame, references: pd.DataFrame, metric: str, hops: Hops) -> pd.DataFrame:
-    """Do wrong logs make wrong answers? Tasks by what they found: one row per condition and group of `FOUND`.
+    """Answers by the correctness of the logs that a task found: one row per condition and group of `FOUND`.
 
     Only logs that share a hop with the task count here. Columns: `answers`, `online` and `no_logs` (means on the same
     questions), and the paired difference of the two as in `intervals.Difference`.

@@ -1,4 +1,4 @@
-"""Which logs are worth keeping? Stores of some of a run's logs, by how many of them are wrong, and by filters.
+"""Quality of logs: stores of some of a run's logs, by the share of wrong ones, and by filters.
 
 A log is right if its answer is, and wrong if it has another answer or none. Only `right`, `wrong` and shares of wrong
 logs go by the gold answers; filters (`FILTERS`) do without, as they would have to in use.
@@ -16,11 +16,11 @@ import pandas as pd
 from lagkit.datasets.letters import choice_letter
 from lagkit.datasets.loaders import hops, overlaps
 from lagkit.policy import Variant
-from lagkit.runs.answers import result_row
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.fingerprints import of_logs
 from lagkit.stats import metrics
 from lagkit.stats.intervals import share_interval
+from lagkit.studies import asking
 from lagkit.types import Passage, Question, Trace
 from lagkit.util.errors import ConfigError, DataError
 
@@ -51,8 +51,7 @@ class Logs:
 
     def build(self) -> None:
         """Build and encode the logs; what is there stays."""
-        for part in ("lm", "embedder", "passages"):
-            setattr(self.run, part, getattr(self.asked, part))
+        self.run.lm, self.run.embedder, self.run.passages = self.asked.lm, self.asked.embedder, self.asked.passages
         self.run.build()
         self.run.encode()
 
@@ -89,23 +88,21 @@ class Logs:
 
         `label` stands in the place of the policy's name. Raises ConfigError for a policy whose logs are single steps.
         """
-        questions, variant = self.asked.questions("unseen"), Variant.parse(policy)
-        if variant.policy is None or variant.policy.unit != "trace":
-            raise ConfigError(f"Logs are chosen as whole traces: {policy!r} does not reuse these.")
-        limits = variant.limits(self.asked.config.limits)
+        questions, (variant, _) = self.asked.questions("unseen"), asking.of_traces(policy)
         with self.run.store() as store:
             out_of_reach = set(store.ids) - set(logs)
             journal = f"{policy}.unseen"
             if out_of_reach or self.run is not self.asked:
                 journal += f".only-{len(logs)}-{of_logs(logs)}"
             exclude = dict.fromkeys((question.id for question in questions), out_of_reach)
-            traces = self.asked.ask(journal, variant.policy, policy, questions, store, limits=limits, exclude=exclude)
-        return _rows(questions, traces, label or policy)
+            traces = asking.answers(self.asked, variant, journal, questions, store, exclude=exclude)
+        return asking.scored(questions, traces, policy=label or policy, split="unseen")
 
     def without(self) -> pd.DataFrame:
         """The unseen questions, answered without logs."""
         questions = self.asked.questions("unseen")
-        return _rows(questions, self.asked.ask("no_logs.unseen", None, "no_logs", questions, None), "no_logs")
+        traces = asking.without_logs(self.asked, "no_logs.unseen", questions)
+        return asking.scored(questions, traces, policy="no_logs", split="unseen")
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -143,7 +140,7 @@ class Logs:
         return 1 - strata.count("none") / len(strata)
 
     def at_random(self, number: int) -> list[str]:
-        """So many logs, drawn by the run's seed; more of them contain fewer."""
+        """Logs drawn at random by the run's seed; a larger number contains a smaller one."""
         return self._order[:number]
 
     def keep(self, choice: str) -> list[str]:
@@ -172,7 +169,7 @@ class Logs:
         return list(kept)
 
     def unusable(self, choice: str) -> str:
-        """Why the run has nothing that a choice could go by, in a sentence; empty if it has."""
+        """Reason why the run cannot apply a choice, in a sentence; empty if it can."""
         if choice not in CHOICES:
             return f"There is no filter {choice!r}: use one of {', '.join(CHOICES)}."
         kind, limits = self.run.data.kind, self.run.config.limits
@@ -188,8 +185,7 @@ class Logs:
     @cached_property
     def again(self) -> dict[str, Trace]:
         """The second run of the log questions, by question id; what was answered earlier is read."""
-        name, limits = self.second.name, self.second.limits(self.run.config.limits)
-        traces = self.run.ask(f"{name}.log", None, name, self.run.log_questions, None, limits=limits)
+        traces = asking.answers(self.run, self.second, f"{self.second.name}.log", self.run.log_questions)
         return {trace.question_id: trace for trace in traces}
 
     def _agrees(self, log: Trace) -> bool:
@@ -214,14 +210,14 @@ class Logs:
 
 
 def same_answer(question: Question, first: str | None, second: str | None) -> bool:
-    """Whether both are answers, and the same in normal form; for multiple choice, whether they name one option."""
+    """True if both are answers, and the same in normal form; for multiple choice, if they name one option."""
     if question.kind == "choice":
         first, second = (choice_letter(text, len(question.choices), strict=False) for text in (first, second))
     return first is not None and second is not None and metrics.normalize(first) == metrics.normalize(second)
 
 
 def says(passage: Passage, answer: str | None) -> bool:
-    """Whether the words of an answer stand in a passage or its title, one after another, in normal form."""
+    """True if the words of an answer stand in a passage or its title, one after another, in normal form."""
     words = metrics.normalize(answer or "")
     return bool(words) and f" {words} " in f" {metrics.normalize(f'{passage.title} {passage.text}')} "
 
@@ -251,7 +247,7 @@ def against(logs: Logs, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFra
 
 
 def judge(logs: Logs, choices: Sequence[str]) -> pd.DataFrame:
-    """How well choices find the right logs: a row for each choice and metric, `precision` and `recall`.
+    """Precision and recall of choices for right logs: a row for each choice and metric.
 
     Precision is the share of right logs among those kept, recall the share of the right ones that are kept. Columns:
     `kept`, their number, and the share as in `intervals.share_interval`; a choice that keeps nothing has no precision.
@@ -279,8 +275,3 @@ def gains(logs: Logs, policy: str, choices: Sequence[str]) -> pd.DataFrame:
         for name, other in (("all logs", every), ("as many at random", drawn)):
             rows.append(pd.concat({(choice, name): against(logs, other, own)}, names=["filter", "against"]))
     return pd.concat(rows)
-
-
-def _rows(questions: Sequence[Question], traces: Sequence[Trace], label: str) -> pd.DataFrame:
-    rows = [result_row(question, trace) for question, trace in zip(questions, traces, strict=True)]
-    return pd.DataFrame([{"policy": label, "split": "unseen", **row} for row in rows])

@@ -1,10 +1,9 @@
-"""How much of what KV brings a model recovers that can be given text alone: a run on the spot and one behind an API."""
+"""Share of KV's gain that text recovers: a run with a local model and one behind an API."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -19,11 +18,9 @@ from lagkit.policy import Variant
 from lagkit.runs import manifest
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
-from lagkit.stats.intervals import Difference, paired_interval
+from lagkit.stats.intervals import Hops, paired_intervals
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError
-
-Hops = Mapping[str, Collection[str]]
 
 
 def reached(
@@ -85,7 +82,7 @@ def lend_logs(source: Experiment, borrower: Experiment) -> None:
 
 
 def gains(results: pd.DataFrame, reference: tuple[str, str], hops: Hops, score: str) -> pd.DataFrame:
-    """What each variant brings over doing without logs in the same place, and how far that is from the reference's.
+    """Gain of each variant over doing without logs in the same place, and its distance from the reference's.
 
     results: one row per `where` (`local`, `API`), `policy` and `question_id`, of one split; each place has `no_logs`.
     reference: (where, policy). score: the column that counts; a failed question scores 0. Indexed by `where` and
@@ -94,21 +91,12 @@ def gains(results: pd.DataFrame, reference: tuple[str, str], hops: Hops, score: 
     """
     scored = results.assign(**{score: results[score].fillna(0.0)})
     scores = scored.pivot(index="question_id", columns=["where", "policy"], values=score)
-
-    def gain(where: str, policy: str) -> Difference:
-        return paired_interval(scores[where, "no_logs"], scores[where, policy], hops)
-
-    def by_question(where: str, policy: str) -> pd.Series:
-        return scores[where, policy] - scores[where, "no_logs"]
-
-    whole = gain(*reference)
-    clear = whole.low > 0 or whole.high < 0
-    rows = {}
-    for where, policy in scores:
-        if policy == "no_logs":
-            continue
-        found, apart = gain(where, policy), paired_interval(by_question(*reference), by_question(where, policy), hops)
-        told = {name: value for name, value in asdict(found).items() if name in ("mean", "low", "high")}
-        told |= {"apart": apart.mean, "apart_low": apart.low, "apart_high": apart.high}
-        rows[where, policy] = told | {"recovered": found.mean / whole.mean if clear else None}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["where", "policy"])
+    kept, names = [key for key in scores if key[1] != "no_logs"], ["where", "policy"]
+    pairs = {key: (scores[key[0], "no_logs"], scores[key]) for key in kept}
+    gained = {key: own - base for key, (base, own) in pairs.items()}
+    found = paired_intervals(pairs, hops, names)[["mean", "low", "high"]]
+    apart = paired_intervals({key: (gained[reference], own) for key, own in gained.items()}, hops, names)
+    whole = found.loc[reference]
+    recovered = found["mean"] / whole["mean"] if whole["low"] > 0 or whole["high"] < 0 else None
+    bounds = {"apart": apart["mean"], "apart_low": apart["low"], "apart_high": apart["high"]}
+    return found.assign(**bounds, recovered=recovered)

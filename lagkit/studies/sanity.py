@@ -52,7 +52,7 @@ class Fact:
 
     @property
     def question(self) -> Question:
-        """What is asked now."""
+        """The question that is asked now."""
         return Question(self.asked, self.asked, (self.answer,))
 
     def trace(self, *, wrong: bool = False) -> Trace:
@@ -77,7 +77,7 @@ def remember(folder: Path, traces: Sequence[Trace], lm: LM, embedder: Embedder, 
 def contexts(
     lm: LM, facts: Sequence[Fact], policy: Policy | None = None, store: LogStore | None = None, logs: Sequence[str] = ()
 ) -> list[Context]:
-    """What the model reads when each fact is asked for, behind its log of `logs` under `policy`, or without any."""
+    """Contexts in which each fact is asked for, behind its log of `logs` under `policy`, or without any."""
     builder = KVContextBuilder(lm, PROMPT, policy, store)
     shown = [[log] for log in logs] or [[]] * len(facts)
     return [builder.context(f.question, f.asked, log) for f, log in zip(facts, shown, strict=True)]
@@ -96,7 +96,7 @@ def displaced(lm: LM, context: Context, move: Callable[[Tensor], Tensor]) -> Con
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """What a model makes of some contexts, a row each.
+    """Responses and scores of a model on some contexts, a row each.
 
     `texts`: the first line of the greedy answer. `gold` `[rows]`: mean log-probability of the right answer's tokens
     (nats). `first` `[rows, vocab]`: logits, fp32, of the first token to come.

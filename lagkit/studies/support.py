@@ -1,4 +1,4 @@
-"""What a model supports: whether its KV can be moved, how exactly, how large it is, and what injecting it costs."""
+"""Support of models: whether KV can be moved, how exactly, its size, and the cost of injecting it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Load(Protocol):
 
 @dataclass(frozen=True)
 class Sizes:
-    """In tokens: a log, a prompt behind it, how far the log is moved, and a block whose injection is timed.
+    """Sizes in tokens: a log, a prompt behind it, the distance of the move, and a block whose injection is timed.
 
     texts: how many pairs of log and prompt are drawn, of random tokens. repeats: of each timing.
     """
@@ -70,7 +70,7 @@ def survey_families(
 
 
 def traits(names: Iterable[str]) -> list[str]:
-    """What is particular to the keys of each family; empty for a model of another name."""
+    """Peculiarity of the keys of each family; empty for a model of another name."""
     return [families.FAMILIES[name].trait if name in families.FAMILIES else "" for name in names]
 
 
@@ -116,7 +116,7 @@ def compare(
 
 
 def fidelity(lm: LM, sizes: Sizes, seed: int = 0) -> dict[str, float]:
-    """How exact it is to move a log; means over the texts, but the worst for `error`.
+    """Exactness of moving a log; means over the texts, but the worst for `error`.
 
     error: relative error (norm over norm, worst layer) of keys read at 0 and turned to `shift`, against keys read
     there. unturned: the same without turning, the least of the texts. kl, agreement: of the prompt's next tokens, when

@@ -1,4 +1,4 @@
-"""A survey of models (`lagkit.studies.support`) as tables of Markdown: what the README and `docs/results` show."""
+"""A survey of models (`lagkit.studies.support`) as tables of Markdown: shown by `docs/results` and notebook 10."""
 
 from __future__ import annotations
 
@@ -11,36 +11,47 @@ from typing import Any
 import pandas as pd
 
 from lagkit.runs import manifest
-from lagkit.runs.report import table
 from lagkit.studies.support import EXACT, SUPPORTED, traits
-from lagkit.util import files
+from lagkit.util import files, markdown
 
 PLAIN = "plain RoPE"
-_NUMBERS = {
-    "error.float32": "error, fp32",
-    "kl.float32": "KL, fp32",
-    "kl.bfloat16": "KL, bf16",
-    "kl_moved.bfloat16": "KL of rounding, bf16",
+
+
+def _power(value: float) -> str:
+    return f"{value:.0e}".replace("e-0", "e-")
+
+
+_SUPPORTED = {
+    "trait": ("its keys", ""),
+    "rope": ("RoPE", ""),
+    "error.float32": ("error, fp32", _power),
+    "kl.float32": ("KL, fp32", _power),
+    "kl.bfloat16": ("KL, bf16", _power),
+    "kl_moved.bfloat16": ("KL of rounding, bf16", _power),
+    "agreement.bfloat16": ("agreement, bf16", ".0%"),
+    "bytes": ("bytes per token, bf16", ""),
+    "inject_over_prefill": ("injection over prefill", ".2f"),
 }
+_OTHERS = {"verdict": ("verdict", ""), "trait": ("because", ""), "reason": ("what lagkit says", "")}
+_SUMMARY = {"families": ("families", ""), "verdict": ("verdict", ""), "error": ("error, float32", _power)}
 
 
 def verdicts(survey: pd.DataFrame) -> pd.Series:
-    """In a word each: `exact` or `inexact` by the error in float32 (`supported` without one), else the survey's."""
+    """Verdicts in a word: `exact` or `inexact` by the error in float32 (`supported` without one), else the survey's."""
     errors = survey.get("error.float32", pd.Series(dtype=float)).reindex(survey.index)
     words = errors.map(lambda error: SUPPORTED if isnan(error) else "exact" if error <= EXACT else "inexact")
     return words.where(survey["verdict"] == SUPPORTED, survey["verdict"])
 
 
 def kinds(row: Mapping[str, Any]) -> list[str]:
-    """What there is to moving a model's keys, read off its re-alignment; several may hold."""
+    """The kinds of RoPE by which a model's keys are moved; several may hold."""
     scaled = sorted(set(str(row["rope"]).split("+")) - {"default"})
-    found = [f"frequencies scaled: {kind}" for kind in scaled]
-    if row["turned"] < row["head_dim"]:
-        found.append("only some dimensions turn")
-    if row["bare_layers"]:
-        found.append("some layers without RoPE")
-    if row["layout"] == "interleaved":
-        found.append("interleaved pairs")
+    traits = {
+        "only some dimensions turn": row["turned"] < row["head_dim"],
+        "some layers without RoPE": row["bare_layers"],
+        "interleaved pairs": row["layout"] == "interleaved",
+    }
+    found = [f"frequencies scaled: {kind}" for kind in scaled] + [name for name, holds in traits.items() if holds]
     return found or [PLAIN]
 
 
@@ -65,35 +76,25 @@ def grouped(survey: pd.DataFrame) -> pd.DataFrame:
 
 def summary(survey: pd.DataFrame) -> str:
     """The short table as Markdown."""
-    rows = [[kind, *row[:-1], _power(row[-1])] for kind, *row in grouped(survey).itertuples()]
-    return table(["keys and values", "families", "verdict", "error, float32"], rows)
+    return markdown.framed(grouped(survey), _SUMMARY, "keys and values")
 
 
 def supported(survey: pd.DataFrame) -> str:
     """Every supported model with its numbers; empty if there is none."""
-    rows = []
-    for name, row in survey[survey["verdict"] == SUPPORTED].iterrows():
-        size = " x ".join(f"{row[part]:.0f}" for part in ("layers", "kv_heads", "head_dim"))
-        rows.append(
-            [
-                name,
-                *traits([name]),
-                row["rope"] + ("" if pd.isna(row["limit"]) else f", up to {row['limit']:.0f}"),
-                *(_power(row.get(column)) for column in _NUMBERS),
-                _percent(row.get("agreement.bfloat16")),
-                f"2 x {size} x 2 = {row['bytes_per_token']:,.0f}",
-                f"{row['inject_over_prefill']:.2f}",
-            ]
-        )
-    heads = ["model", "its keys", "RoPE", *_NUMBERS.values(), "agreement, bf16"]
-    return table([*heads, "bytes per token, bf16", "injection over prefill"], rows) if rows else ""
+    own = survey[survey["verdict"] == SUPPORTED]
+    if own.empty:
+        return ""
+    limits = [f", up to {limit:.0f}" if limit == limit else "" for limit in own["limit"].astype(float)]
+    size = own[["layers", "kv_heads", "head_dim", "bytes_per_token"]]
+    bytes_ = [f"2 x {layers:.0f} x {heads:.0f} x {dim:.0f} x 2 = {n:,.0f}" for layers, heads, dim, n in size.to_numpy()]
+    own = own.assign(trait=traits(own.index), rope=own["rope"] + limits, bytes=bytes_)
+    return markdown.framed(own.reindex(columns=list(_SUPPORTED)), _SUPPORTED, "model")
 
 
 def others(survey: pd.DataFrame) -> str:
     """Every model without numbers, and why; empty if there is none."""
     rest = survey[survey["verdict"] != SUPPORTED]
-    rows = [[name, row["verdict"], *traits([name]), row["reason"]] for name, row in rest.iterrows()]
-    return table(["model", "verdict", "because", "what lagkit says"], rows) if rows else ""
+    return markdown.framed(rest.assign(trait=traits(rest.index)), _OTHERS, "model") if len(rest) else ""
 
 
 def save(page: Path, families: pd.DataFrame, models: pd.DataFrame) -> None:
@@ -109,42 +110,18 @@ def remade(rows: Path) -> str:
     """The page of the rows that `save` wrote."""
     kept = json.loads(rows.read_text(encoding="utf-8"))
     families, models = (pd.DataFrame(**kept[name]) for name in ("families", "models"))
-    return markdown(families, models, kept["versions"])
+    return told(families, models, kept["versions"])
 
 
-def markdown(families: pd.DataFrame, models: pd.DataFrame, versions: Mapping[str, str]) -> str:
-    """The page: the short table, the families one by one, the models with their own weights, and what made it."""
-    parts = ["# Which models are supported", _HOW, summary(families)]
-    sections = {
-        f"## Families\n\n{_TINY}": supported(families),
-        "## Refused families": others(families),
-        "## Models with their own weights": supported(models) if len(models) else "",
-        "## Other models": others(models) if len(models) else "",
-    }
-    parts += [part for section in sections.items() if section[1] for part in section]
-    made = ", ".join(f"{name} {versions[name]}" for name in ("lagkit", "torch", "transformers"))
-    parts += ["## Made with", f"`make support`, which runs `notebooks/10_architectures.ipynb`; {made}."]
-    return "\n\n".join(parts) + "\n"
-
-
-_HOW = (
-    "Every model is probed when it is loaded: keys read at one place and turned to another have to be the keys that it "
-    "makes there. A family is **exact** if the relative error of its worst layer is at most "
-    f"{EXACT:g} in float32. A family that stands in several rows has several peculiarities."
-)
-_TINY = (
-    "Tiny random models of each family, logs and prompts of random tokens. **error**: of re-aligned keys against a "
-    "prefill at their new place. **KL**: of the next tokens behind a log that was read elsewhere and injected, against "
-    "a dense prefill (nats); **KL of rounding** is that of a dense prefill at shifted positions, where nothing is "
-    "injected. **agreement**: how often the most probable next token is the same. **bytes per token**: keys and values "
-    "x layers x KV heads x head dimension x 2 bytes. **injection over prefill**: time to turn a block and lay it into "
-    "a cache over time to prefill the same tokens; with models this small it says nothing of large ones."
-)
-
-
-def _power(value: float | None) -> str:
-    return "" if value is None or pd.isna(value) else f"{value:.0e}".replace("e-0", "e-")
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None or pd.isna(share) else f"{share:.0%}"
+def told(families: pd.DataFrame, models: pd.DataFrame, versions: Mapping[str, str]) -> str:
+    """The page: the short table, the families one by one, the models with their own weights, and the versions."""
+    return markdown.page(
+        Path(__file__).with_name("support.md.j2"),
+        exact=f"{EXACT:g}",
+        summary=summary(families),
+        supported=supported(families),
+        refused=others(families),
+        models=supported(models) if len(models) else "",
+        others=others(models) if len(models) else "",
+        made=", ".join(f"{name} {versions[name]}" for name in ("lagkit", "torch", "transformers")),
+    )

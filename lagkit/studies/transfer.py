@@ -1,4 +1,4 @@
-"""When do logs hurt? Stores of known composition, answers with and without them, and a threshold on similarity.
+"""Negative transfer: stores of known composition, answers with and without them, and a threshold on similarity.
 
 A log is *helpful* to a question if its question shares a hop with it, *contradicting* if it tells such a hop otherwise
 (it was made when the world was another), *irrelevant* if they share none. That goes by gold reasoning: a helpful log
@@ -8,7 +8,7 @@ may still be wrong.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
@@ -19,7 +19,8 @@ from lagkit.datasets import loaders as data
 from lagkit.policy import Variant
 from lagkit.runs.config import Split
 from lagkit.runs.experiment import Experiment
-from lagkit.stats.intervals import mean_interval, paired_interval
+from lagkit.stats.intervals import Hops, mean_interval, paired_interval
+from lagkit.studies import asking
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError, DataError
 
@@ -30,7 +31,7 @@ ALL = -1.0  # no cosine similarity is lower: the threshold at which every log is
 
 @dataclass(frozen=True)
 class Mix:
-    """What became of the logs, in shares of the logged questions; a larger share contains a smaller one.
+    """Composition of a store, in shares of the logged questions; a larger share contains a smaller one.
 
     removed: logs out of the reach of every question that shares a hop with them, which finds irrelevant ones instead.
     changed: logs that gave way to those of the same questions in the changed world. Raises ConfigError for shares
@@ -98,23 +99,22 @@ class Transfer:
         What was answered earlier is read. Raises ConfigError for a mix with a changed world where there is none.
         """
         questions, variant = self.questions(split), Variant.parse(policy)
-        limits = variant.limits(self.run.config.limits)
         if variant.policy is None:
             journal = "log" if (policy, split) == ("no_logs", "seen") else f"{policy}.{split}"
-            traces = self.run.ask(journal, None, policy, questions, None, limits=limits)
-            return {trace.question_id: trace for trace in traces}
+            return {trace.question_id: trace for trace in asking.answers(self.run, variant, journal, questions)}
         if mix.changed and self.changed is None:
             raise ConfigError("Only test worlds can be changed: leave `changed` at 0 for other data.")
+        limits = variant.limits(self.run.config.limits)
         if min_similarity > ALL:
             limits = replace(limits, min_similarity=min_similarity)
-        exclude = {question.id: self._out_of_reach(question, mix) for question in questions}
+        how = {"limits": limits, "exclude": {question.id: self._out_of_reach(question, mix) for question in questions}}
         journal = self._journal(policy, split, mix, min_similarity)
         with (self.changed or self.run).store() as store:
-            traces = self.run.ask(journal, variant.policy, policy, questions, store, limits=limits, exclude=exclude)
+            traces = asking.answers(self.run, variant, journal, questions, store, **how)
         return {trace.question_id: trace for trace in traces}
 
     def outcomes(self, policy: str, split: Split, mix: Mix = UNCHANGED, min_similarity: float = ALL) -> pd.DataFrame:
-        """What logs did to each question: a row each, by its id.
+        """Effect of logs on each question: a row each, by its id.
 
         Columns: `stratum`, the question's overlap with the (other) logged ones; whether it is right `without` and
         `with_logs`; `kind`: contradicting if any log that it found is, else helpful if any is, else irrelevant (None
@@ -192,13 +192,13 @@ class Transfer:
 
 
 def kind_of(question: Question, logged: Question) -> Kind:
-    """What the log of `logged` is to a question, by the hops of their gold reasoning."""
+    """Relation of the log of `logged` to a question, by the hops of their gold reasoning."""
     told = {hop.id: hop.answer for hop in logged.hops}
     agree = [told[hop.id] == hop.answer for hop in question.hops if hop.id in told]
     return "irrelevant" if not agree else "helpful" if all(agree) else "contradicting"
 
 
-def transfer(outcomes: pd.DataFrame, hops: Mapping[str, Collection[str]]) -> pd.DataFrame:
+def transfer(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     """`positive`, `negative` and `net` transfer as shares of the questions, with their intervals.
 
     Positive: wrong without logs and right with them. Negative: the other way round. Net: the first less the second.

@@ -1,4 +1,4 @@
-"""What a comparison of variants comes to: numbers that other programs read, and findings in sentences."""
+"""Results of a comparison of variants: numbers that other programs read, and findings in sentences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def record(run: Experiment, results: pd.DataFrame, out: str | Path) -> dict[str,
 
 def findings(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
     """A sentence for each variant on unseen questions, and what `focus` changes, costs, and owes to shared steps."""
-    main = next(name for name in metrics.SCORES if name in results)
+    main = metrics.first_score(results)
     differences, unseen = run.differences(results), results[results["split"] == "unseen"]
     turned = changed.counts(results).loc[(focus, "unseen")]
     told = [
@@ -45,7 +45,7 @@ def findings(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
 
 
 def _at_equal_budget(unseen: pd.DataFrame, run: Experiment, focus: str, main: str) -> list[str]:
-    """What doing without logs brings for as many tokens, and at its best."""
+    """Score without logs for as many tokens, and at its best."""
     spent = equal_tokens.costs(unseen, run.data.hops)
     row = equal_tokens.at_equal_budget(unseen, run.data.hops).loc[focus]
     without = spent[[name.partition("+")[0] == "no_logs" for name in spent.index]]

@@ -1,4 +1,4 @@
-"""What a notebook does first and last: open a run, ask it, show a log, put findings on record."""
+"""First and last steps of a notebook: open a run, ask it, show a log, record findings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lagkit.logs.encode import Encoder
 from lagkit.runs import manifest
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
-from lagkit.runs.report import literal
 from lagkit.stats import changed as flips
 from lagkit.stats.wording import sentences
 from lagkit.types import Question, Trace
 from lagkit.util import files
 from lagkit.util.errors import ConfigError, DataError
+from lagkit.util.markdown import literal
 from lagkit.util.paths import at
 from lagkit.views import plots, widgets
 from lagkit.views.widgets.asking import answers_table

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
+from lagkit.util.markdown import table
 from tests.faults import damage, kills, refusals, runs  # noqa: F401 - they register their kinds
 from tests.faults.kinds import KINDS
 from tests.faults.stores import remove_pattern
@@ -78,5 +79,4 @@ def page(outcomes: Sequence[Outcome]) -> str:
         rows.append((name, len(those), told, sum(bool(outcome.broken) for outcome in those), f"{seconds:.0f}"))
     total = (len(outcomes), sum(bool(o.broken) for o in outcomes), sum(o.seconds for o in outcomes))
     rows.append(("all", total[0], "", total[1], f"{total[2]:.0f}"))
-    lines = ["| fault | faults | what was found | guarantees broken | seconds |", "| --- | --- | --- | --- | --- |"]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]) + "\n"
+    return table(["fault", "faults", "what was found", "guarantees broken", "seconds"], rows) + "\n"

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from lagkit.runs.report import table
+from lagkit.util.markdown import table
 
 HEAD = """# Planted faults, and the gates that catch them
 

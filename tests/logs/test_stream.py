@@ -16,7 +16,7 @@ from benchmarks import stream as benchmark
 from lagkit.logs.database import SLACK
 from lagkit.logs.store import LogStore
 from lagkit.util.errors import StoreError
-from lagkit.views.plots.stream import stream as figure
+from lagkit.views.plots.scale import stream as figure
 from tests.helpers.stores import content, file_of, files_of, fill, kv, new_store, trace, vector
 
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import page
 from lagkit.logs.planner import Rates, Size, decisions
 from lagkit.studies import injection
-from lagkit.views.plots import planner, race
+from lagkit.views.plots import scale
 from tests.helpers.executed import execute
 from tests.helpers.lms import tiny_lm
 
@@ -41,15 +41,15 @@ def test_a_section_without_results_says_so(tmp_path):
 
 def test_both_sides_of_a_race_said_the_same():
     """In float32; rounding to bfloat16 depends on the batch."""
-    table = race.rows(results("race"))
+    table = scale.race_rows(results("race"))
     exact = table[table["dtype"] == "float32"]
     assert len(exact)
     assert (exact["same_responses"] == exact["questions"]).all()
 
 
 def test_a_race_has_a_line_for_each_side_in_each_panel():
-    table = race.rows(results("race"))
-    figure = race.race(table, "Race")
+    table = scale.race_rows(results("race"))
+    figure = scale.race(table, "Race")
     assert len(figure.data) == 4 * 2 * table["workload"].nunique()
     first = next(trace for trace in figure.data if trace.name.startswith("lagkit"))
     own = table[(table["side"] == "lagkit") & (table["workload"] == table["workload"].iloc[0])]
@@ -61,7 +61,7 @@ def test_ways_are_coloured_by_what_is_sooner():
     table = decisions(
         {"near": {"m": Rates(100, 1e9)}, "far": {"m": Rates(100, 10.0)}, "none": {}}, [Size("m", 10, 10, 100)]
     )
-    [cells] = planner.ways(table, "Ways").data
+    [cells] = scale.planner(table, "Ways").data
     assert list(cells.x) == ["near", "far"]
     assert cells.z[0][0] > 0 > cells.z[0][1]
     assert list(cells.text[0]) == ["load<br>100,000x", "recompute<br>1,000x"]

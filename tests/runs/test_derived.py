@@ -6,7 +6,6 @@ import pytest
 
 from lagkit.logs.store import LogStore
 from lagkit.runs.experiment import Experiment
-from lagkit.studies.codecs import Loss
 from lagkit.studies.knockout import reading_policy
 from lagkit.studies.online import Online, Rule
 from lagkit.studies.quality import forced
@@ -14,6 +13,7 @@ from lagkit.studies.transfer import Mix, Transfer
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError
 from tests.helpers import lms
+from tools.codec.loss import Loss
 
 ONE_LOG = "kv_last_round+logs=1"
 WORLD = {"entities": 90, "log_questions": 6, "unseen_questions": 4, "hops": [1, 2]}

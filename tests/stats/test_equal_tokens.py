@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lagkit.stats.equal_tokens import at_equal_budget, budgets, costs
-from lagkit.views.plots.costs import costs as figure
+from lagkit.views.plots.curves import costs as figure
 
 HOPS = {f"q{i}": (f"h{i}",) for i in range(4)}
 READS = {"no_logs": (100, 10), "no_logs+passages=2": (200, 10), "kv_last_round": (60, 90), "text_last_round": (400, 0)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.studies import contrasts, drift
+from lagkit.studies import differences
 from lagkit.studies.gating import against_chance, applied, findings
 
 QUESTIONS = [f"q{i}" for i in range(8)]
@@ -25,39 +25,39 @@ def cells():
 
 
 def test_choices_are_compared_as_factors_of_the_kl():
-    found = contrasts.effects(cells(), {"place": ("front", "prefix"), "before": ("nothing", "bos")}, HOPS)
+    found = differences.effects(cells(), {"place": ("front", "prefix"), "before": ("nothing", "bos")}, HOPS)
     assert list(found.index) == [
         "place, prefix against front",
         "before at front, bos against nothing",
         "before at prefix, bos against nothing",
     ]
     assert found["mean"].to_list() == pytest.approx([-1, 0, 0], abs=0.01)
-    table = contrasts.factors(found)
+    table = differences.factors(found)
     assert table.loc["place, prefix against front", "factor of the KL"].startswith("0.0995 [0.0")
     assert table.loc["place, prefix against front", "verdict"] == "a lower KL"
     assert table.loc["before at front, bos against nothing", "verdict"] == "equal within a factor of 1.1"
-    said = contrasts.findings(found.head(1), "Fidelity, {}")
+    said = differences.factor_findings(found.head(1), "Fidelity, {}")
     assert said == [f"Fidelity, place, prefix against front: a lower KL ({table.iloc[0, 0]} times)."]
 
 
 def test_hidden_parts_are_held_against_the_whole_and_a_kl_of_zero_has_a_logarithm():
     whole = pd.DataFrame({"question_id": QUESTIONS, "kl": [1.0] * 8})
     rows = {"nothing hidden": whole, "head hidden": whole.assign(kl=0.0), "no log at all": whole}
-    found = contrasts.healed(rows, "nothing hidden", HOPS)
+    found = differences.healed(rows, "nothing hidden", HOPS)
     assert list(found.index) == ["head hidden"]
     assert found["mean"].item() == pytest.approx(-9)
 
 
 def test_a_contrast_is_paired_within_each_group():
     table = pd.concat([cells().assign(dtype="float32"), cells().assign(dtype="bfloat16", kl=1.0)])
-    found = drift.contrast(table, "place", "front", "prefix", HOPS, ["dtype"])
+    found = differences.contrast(table, "place", "front", "prefix", HOPS, ["dtype"])
     assert found["mean"].to_dict() == pytest.approx({"float32": -0.9, "bfloat16": 0.0}, abs=0.01)
     assert found.index.name == "dtype"
-    exact, same = drift.findings(found, "prefix against front")
+    exact, same = differences.findings(found, "{}, prefix against front", "nats")
     assert exact.startswith("float32, prefix against front: less, -9.0e-01 [-")
     assert same.startswith("bfloat16, prefix against front: ")
-    both = drift.contrast(table.assign(variant="x"), "place", "front", "prefix", HOPS, ["dtype", "variant"])
-    assert drift.findings(both, "n")[0].startswith("float32, x, n: less")
+    both = differences.contrast(table.assign(variant="x"), "place", "front", "prefix", HOPS, ["dtype", "variant"])
+    assert differences.findings(both, "{}, n", "nats")[0].startswith("float32, x, n: less")
 
 
 def test_gates_are_held_against_another_use_of_the_same_store_or_against_no_logs():

@@ -18,9 +18,9 @@ from lagkit.studies.gating import (
     auc,
     choose_gates,
     confidences,
+    discrimination,
     gated,
     takes_logs,
-    told_apart,
 )
 from lagkit.types import Round, Trace, Usage
 from lagkit.util.errors import DataError
@@ -224,7 +224,7 @@ def test_what_confidence_tells_is_told_by_kind_of_answers():
         index=[f"q{i}" for i in range(n)],
     )
     outcomes["change"] = outcomes["sure_with_logs"] - outcomes["sure_without"]
-    table = told_apart(outcomes, alone(n))
+    table = discrimination(outcomes, alone(n))
     assert table["answers"].to_dict() == {
         "without logs": 23,
         "with logs": 24,

@@ -9,7 +9,7 @@ from lagkit.logs.encode import kept_text
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.stats import metrics
 from lagkit.studies import log_size as storage
-from lagkit.studies.attribution import contributions, found_by_rank, recalled
+from lagkit.studies.attribution import contributions, found_by_rank, retrieved
 from lagkit.util.errors import EmptyStore
 from lagkit.views.lab import open_run
 from lagkit.views.plots import COLOURS
@@ -114,7 +114,7 @@ def test_what_a_word_adds_is_what_the_score_loses_without_it():
 def test_a_search_says_why(run):
     query = run.logs[0].question
     with run.store() as store:
-        table = recalled(store, run.embedder, query, 3)
+        table = retrieved(store, run.embedder, query, 3)
     assert table["question"].iloc[0] == query
     assert table["score"].is_monotonic_decreasing
     assert table["because"].iloc[0]
@@ -124,7 +124,7 @@ def test_a_search_says_why(run):
 def test_an_empty_store_says_so(tmp_path):
     empty = open_run("testbed", tmp_path, log_questions=1, unseen_questions=1)
     with empty.store(write=True) as store, pytest.raises(EmptyStore):
-        recalled(store, empty.embedder, "Who?", 1)
+        retrieved(store, empty.embedder, "Who?", 1)
 
 
 def test_more_logs_find_no_fewer_useful_ones(run):

@@ -234,9 +234,9 @@ def test_what_is_answered_is_not_answered_again(streams, monkeypatch):
 
 
 def test_policies_without_logs_or_with_steps_as_logs_are_refused(streams):
-    with pytest.raises(ConfigError, match="no_logs uses no logs"):
+    with pytest.raises(ConfigError, match="no_logs reuses no whole logs"):
         Online(streams.run, "no_logs")
-    with pytest.raises(ConfigError, match="kv_step reuses single steps, and a stream logs whole traces"):
+    with pytest.raises(ConfigError, match="kv_step reuses no whole logs"):
         Online(streams.run, "kv_step")
 
 

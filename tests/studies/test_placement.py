@@ -11,7 +11,7 @@ import torch
 from lagkit.logs.encode import Encoder
 from lagkit.policy import get_policy
 from lagkit.runs.experiment import Experiment
-from lagkit.studies import placement
+from lagkit.studies import examples, placement
 from lagkit.studies.placement import EARLIER, HEAD, LEAD, NO_LOGS, QUESTIONS, REST
 from lagkit.util.errors import ConfigError
 from tests.helpers.lms import ActingLM, new_lm, short_prompt, small_run, tiny_lm, trace_of
@@ -30,7 +30,7 @@ def run(tmp_path_factory) -> Experiment:
 
 @pytest.fixture(scope="module")
 def met(run):
-    return placement.meetings(run, 3)
+    return examples.meetings(run, 3)
 
 
 def test_the_grid_is_every_cell_once():
@@ -66,7 +66,7 @@ def test_one_log_is_exact_where_it_has_read_what_dense_prefill_reads(run, met):
 def test_logs_stand_in_the_order_that_the_variant_says(tmp_path, run):
     two = small_run(tmp_path / "run", run.lm, logs=2)
     two.build()
-    (meeting,) = placement.meetings(two, 1)
+    (meeting,) = examples.meetings(two, 1)
     best, second = (two.lm.tokenize(log.rounds[-1].response) for log in meeting.logs)
     names = ["kv_block", "kv_block+best_log=last", "kv/last_round/kept/prefix"]
     first, last, behind = placement.pairs(two, [meeting], names)

@@ -231,7 +231,7 @@ def test_a_second_run_that_repeats_the_first_or_reuses_logs_is_refused(run, logs
     with pytest.raises(ConfigError, match="There is no filter 'luck': use one of all, right, wrong, answered"):
         logs.keep("luck")
     for policy in ("kv_step", "no_logs"):
-        with pytest.raises(ConfigError, match=f"Logs are chosen as whole traces: '{policy}' does not reuse these"):
+        with pytest.raises(ConfigError, match=f"{policy} reuses no whole logs"):
             logs.results(policy, logs.keep("all"))
     assert [logs.unusable(choice) for choice in FILTERS] == [""] * 4
 

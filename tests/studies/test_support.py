@@ -165,8 +165,8 @@ def test_page_tells_every_model_of_both_surveys(surveyed: pd.DataFrame, tmp_path
     assert "| old | refused |  | KV of a gpt2 model" in page.partition("## Other models")[2]
     assert "2 x 2 x 2 x 8 x 2 = 128" in page
     versions = {"lagkit": "1", "torch": "2", "transformers": "3"}
-    assert page == support_page.markdown(surveyed, models, manifest.versions())  # from the file as from the survey
-    assert "## Models" not in support_page.markdown(surveyed, models.iloc[:0], versions)
+    assert page == support_page.told(surveyed, models, manifest.versions())  # from the file as from the survey
+    assert "## Models" not in support_page.told(surveyed, models.iloc[:0], versions)
 
 
 def test_committed_table_is_of_the_families_that_there_are() -> None:

@@ -8,9 +8,9 @@ from typing import Any, get_args
 import pandas as pd
 
 from lagkit.datasets.loaders import Stratum
-from lagkit.runs.report import table
 from lagkit.stats import metrics
 from lagkit.stats.wording import interval
+from lagkit.util.markdown import framed, listed, made_with, table
 from tools.testbed.study import Study
 
 _MAIN = "kv_last_round"
@@ -148,23 +148,16 @@ def _against(parts: Mapping[str, tuple[pd.DataFrame, str]], study: Study, baseli
         columns[name] = {
             policy: interval(found.loc[(policy, metric)], metric) for policy in found.index.unique("policy")
         }
-    frame = pd.DataFrame(columns)
-    return table(["variant", *frame.columns], [[f"`{policy}`", *row] for policy, row in frame.iterrows()])
+    frame = pd.DataFrame(columns).rename("`{}`".format)
+    return framed(frame, {name: (name, "") for name in frame}, "variant")
 
 
 def _made_with(made: Mapping[str, Any]) -> str:
     """Code, versions, and the settings of the runs and of the worlds."""
-    versions = ", ".join(f"{name} {number}" for name, number in made["versions"].items())
-    state = made["git"] or {"commit": "unknown", "changed": True}
-    commit = state["commit"] + (" (with changes)" if state["changed"] else "")
     return (
-        f"## Made with\n\n`make study`, at commit {commit}; {versions}.\n\nEach run:\n\n{_listed(made['settings'])}"
-        f"\n\nEach world:\n\n{_listed(made['world'])}"
+        f"## Made with\n\n{made_with('make study', made['versions'], made['git'])}\n\nEach run:\n\n"
+        f"{listed(made['settings'])}\n\nEach world:\n\n{listed(made['world'])}"
     )
-
-
-def _listed(settings: Mapping[str, Any]) -> str:
-    return "\n".join(f"- `{key}`: {value}" for key, value in settings.items())
 
 
 def _percent(share: float | None) -> str:

@@ -1,84 +1,57 @@
-"""Figures on where attention goes, and on what is lost when it is cut."""
+"""Figures of attention by layer and head, and of the loss when some of it is cut."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, _laid_out
+from lagkit.views.plots.basic import BARS_X, faceted, laid_out, long, plain, rows_down, scaled
 
 
 def shares(table: pd.DataFrame, columns: Mapping[str, str], title: str, x: str) -> go.Figure:
     """Bars side by side over the index of `table`: one colour for each of `columns` (column -> name)."""
-    figure = go.Figure()
-    for colour, (column, name) in zip(COLOURS, columns.items(), strict=False):
-        figure.add_bar(
-            x=[str(value) for value in table.index],
-            y=table[column],
-            name=name,
-            marker_color=colour,
-            hovertemplate="%{x}: %{y:.3f}<extra>" + name + "</extra>",
-        )
-    figure.update_xaxes(title_text=x, type="category")
-    figure.update_yaxes(title_text="share of attention", rangemode="tozero")
-    return _below(_laid_out(figure, title, height=400))
+    rows = long(table.set_axis([str(value) for value in table.index]).rename_axis(x).reset_index(), columns, [x])
+    labels = {"value": "share of attention"}
+    figure = faceted(px.bar, rows, title, 400, x=x, y="value", color="panel", barmode="group", labels=labels)
+    return figure.update_xaxes(type="category").update_yaxes(rangemode="tozero")
 
 
 def heads(table: pd.DataFrame, value: str, panel: str, title: str) -> go.Figure:
-    """A map of layers (rows) and heads (columns) for each value of `panel`; red is more than nothing, blue is less.
+    """A map of layers (rows) and heads (columns) for each value of `panel`; red is above zero, blue below.
 
     `table`: columns `layer`, `head`, `panel` and `value`; rows with the same three are averaged.
     """
-    panels = list(table[panel].unique())
-    figure = make_subplots(
-        1, len(panels), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[str(name) for name in panels]
+    means = table.groupby([panel, "layer", "head"], sort=False)[value].mean()
+    grids = {name: means[name].unstack("head").sort_index().sort_index(axis=1) for name in table[panel].unique()}
+    first = next(iter(grids.values()))
+    figure = px.imshow(
+        np.stack([grid.to_numpy() for grid in grids.values()]),
+        facet_col=0,
+        facet_col_spacing=0.04,
+        x=[str(head) for head in first.columns],
+        y=[str(layer) for layer in first.index],
+        labels={"x": "head", "y": "layer", "color": "difference"},
+        color_continuous_scale="RdBu_r",
+        color_continuous_midpoint=0,
+        aspect="auto",
     )
-    means = table.groupby([panel, "layer", "head"])[value].mean()
-    for number, name in enumerate(panels, 1):
-        grid = means[name].unstack("head")
-        figure.add_heatmap(
-            z=grid,
-            x=[str(head) for head in grid.columns],
-            y=[str(layer) for layer in grid.index],
-            coloraxis="coloraxis",
-            hovertemplate="layer %{y}, head %{x}: %{z:+.3f}<extra></extra>",
-            row=1,
-            col=number,
-        )
-        figure.update_xaxes(title_text="head", type="category", row=1, col=number)
-    figure.update_yaxes(type="category", autorange="reversed")
-    figure.update_yaxes(title_text="layer", row=1, col=1)
-    _laid_out(figure, title, height=240 + 22 * table["layer"].nunique())
-    bar = {"title": {"text": "difference", "side": "right"}, "thickness": 14}
-    return figure.update_layout(coloraxis={"colorscale": "RdBu_r", "cmid": 0, "colorbar": bar})
+    for note, name in zip(figure.layout.annotations, grids, strict=True):
+        note.text = plain(name)
+    figure.update_traces(hovertemplate="layer %{y}, head %{x}: %{z:+.3f}<extra></extra>")
+    figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
+    laid_out(figure, title, height=240 + 22 * table["layer"].nunique())
+    return figure.update_layout(coloraxis_colorbar={"title_side": "right", "thickness": 14})
 
 
 def by_layer(table: pd.DataFrame, value: str, title: str, y: str) -> go.Figure:
     """Lines over the layers, a colour for each `condition`, a panel for each `part`; rows of the same are averaged."""
-    parts, conditions = list(table["part"].unique()), list(table["condition"].unique())
-    figure = make_subplots(1, len(parts), shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=parts)
-    means = table.groupby(["part", "condition", "layer"])[value].mean()
-    for number, part in enumerate(parts, 1):
-        for colour, condition in zip(COLOURS, conditions, strict=False):
-            line = means[part][condition]
-            figure.add_scatter(
-                x=list(line.index),
-                y=list(line),
-                mode="lines+markers",
-                name=condition,
-                legendgroup=condition,
-                showlegend=number == 1,
-                marker_color=colour,
-                hovertemplate="layer %{x}: %{y:.3f}<extra>" + condition + "</extra>",
-                row=1,
-                col=number,
-            )
-        figure.update_xaxes(title_text="layer", row=1, col=number)
-    figure.update_yaxes(title_text=y, rangemode="tozero", row=1, col=1)
-    return _below(_laid_out(figure, title, height=400))
+    means = table.groupby(["part", "condition", "layer"], sort=False)[value].mean().reset_index()
+    spread = {"x": "layer", "y": value, "color": "condition", "facet_col": "part", "labels": {value: y}}
+    return faceted(px.line, means, title, 400, markers=True, **spread).update_yaxes(rangemode="tozero")
 
 
 def effects(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.Figure:
@@ -86,32 +59,10 @@ def effects(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.
 
     `table`: index (condition, measure), columns `mean`, `low`, `high`; NaN bounds are drawn as none. Zero is marked.
     """
-    figure = make_subplots(
-        1, len(measures), shared_yaxes=True, horizontal_spacing=0.06, subplot_titles=[*measures.values()]
-    )
-    conditions = list(table.index.get_level_values(0).unique())
-    for number, measure in enumerate(measures, 1):
-        rows = table.xs(measure, level=1)
-        figure.add_scatter(
-            x=rows["mean"],
-            y=list(rows.index),
-            mode="markers",
-            marker={"size": 9, "color": COLOURS[number]},
-            error_x={
-                "type": "data",
-                "array": (rows["high"] - rows["mean"]).fillna(0),
-                "arrayminus": (rows["mean"] - rows["low"]).fillna(0),
-            },
-            showlegend=False,
-            hovertemplate="%{y}: %{x:+.3f}<extra></extra>",
-            row=1,
-            col=number,
-        )
-        figure.add_vline(x=0, line={"color": "#888888", "dash": "dot"}, row=1, col=number)
-    figure.update_yaxes(categoryorder="array", categoryarray=conditions[::-1], automargin=True, ticksuffix=" ")
-    return _laid_out(figure, title, height=200 + 34 * len(conditions))
-
-
-def _below(figure: go.Figure) -> go.Figure:
-    """The legend under the axis title."""
-    return figure.update_layout(legend_y=-0.2)
+    rows = scaled(table.rename_axis(["condition", "measure"]).reset_index())
+    rows = rows.assign(panel=rows["measure"].map(measures))
+    conditions = [plain(name) for name in rows["condition"].unique()]
+    spread = {"x": "mean", "y": "condition", "color": "panel", "facet_col": "panel", **BARS_X}
+    figure = faceted(px.scatter, rows, title, 200 + 34 * len(conditions), own="x", **spread)
+    figure.update_traces(marker_size=9).add_vline(x=0, line={"color": "#888888", "dash": "dot"})
+    return rows_down(figure, conditions).update_xaxes(title_text=None).update_layout(showlegend=False)

@@ -1,18 +1,31 @@
-"""Scores along an axis, with their intervals: the round limit, the size of a log."""
+"""Scores along an axis, with their intervals: the round limit, the size of a log, the tokens of an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, _laid_out, interval_bars
+from lagkit.views.plots.basic import (
+    BARS_Y,
+    COLOURS,
+    faceted,
+    interval_bars,
+    laid_out,
+    plain,
+    rows_down,
+    scale_of,
+    scaled,
+)
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
 _APART = 1.4  # the factor between marks of one size
 _SHAPES = {"last_action": "triangle-up", "last_round": "circle", "last_two_rounds": "square", "all_rounds": "diamond"}
+_DASHED = {"color": "#888", "width": 1, "dash": "dash"}
+_TOKENS = {"prefilled": "prefilled (read)", "injected": "injected (stored KV)", "generated": "generated"}
 
 
 def by_rounds(
@@ -20,66 +33,69 @@ def by_rounds(
 ) -> go.Figure:
     """A curve for each policy over the limit of rounds; bars are intervals.
 
-    table: columns `policy`, `rounds`, `mean`, `low`, `high`, as `budget.curve` and `budget.differences` give; shown in
-    points of 100. `policies`: in the order of their colours; one that the table lacks keeps its colour. `level`: a line
-    to draw, named `said`.
+    table: columns `policy`, `rounds`, `mean`, `low`, `high`, as `by_round.curve` and `by_round.differences` give; shown
+    in points of 100. `policies`: in the order of their colours; one that the table lacks keeps its colour. `level`: a
+    line to draw, named `said`.
     """
-    figure = go.Figure()
-    for place, policy in enumerate(policies):
-        if policy not in set(table["policy"]):
-            continue
-        own = table[table["policy"] == policy]
-        figure.add_scatter(
-            x=own["rounds"] + _DODGE * (place - (len(policies) - 1) / 2),
-            y=100 * own["mean"],
-            error_y=interval_bars(own, 100),
-            mode="lines+markers",
-            name=policy,
-            marker_color=COLOURS[place],
-            customdata=pd.DataFrame({"rounds": own["rounds"], "low": 100 * own["low"], "high": 100 * own["high"]}),
-            hovertemplate="%{customdata[0]} rounds: %{y:.1f} [%{customdata[1]:.1f}, %{customdata[2]:.1f}]",
-        )
+    places = table["policy"].map({policy: place for place, policy in enumerate(policies)})
+    rows = scaled(table, 100).assign(x=table["rounds"] + _DODGE * (places - (len(policies) - 1) / 2))
+    look = {"color_discrete_map": {plain(policy): colour for policy, colour in zip(policies, COLOURS, strict=False)}}
+    look |= {"category_orders": {"policy": [*look["color_discrete_map"]]}, "labels": {"x": "rounds allowed", "mean": y}}
+    spread = {"x": "x", "y": "mean", "color": "policy", "hover_data": ["rounds", "low", "high"], **BARS_Y}
+    figure = faceted(px.line, rows, title, 460, markers=True, **spread, **look)
     if level is not None:
-        line = {"color": "#888", "width": 1, "dash": "dash"}
-        figure.add_hline(y=100 * level, line=line, annotation_text=said, annotation_position="bottom left")
-    figure.update_xaxes(title_text="rounds allowed", tickvals=sorted(set(table["rounds"])))
-    figure.update_yaxes(title_text=y)
-    return _below(_laid_out(figure, title, height=460))
+        figure.add_hline(y=100 * level, line=_DASHED, annotation_text=said, annotation_position="bottom left")
+    return figure.update_xaxes(tickvals=sorted(set(table["rounds"])))
 
 
 def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.Figure:
     """A mark for each policy over the bytes of its logs (log axis), a panel for each of `measures` (metric -> title).
 
-    table: as `storage.outcomes` gives. Colour says how a log was encoded, the mark's shape what is kept of it; bars are
-    intervals of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
+    table: as `log_size.outcomes` gives. Colour says how a log was encoded, the mark's shape what is kept of it; bars
+    are intervals of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little
+    apart.
     """
-    figure = make_subplots(1, len(measures), horizontal_spacing=0.08, subplot_titles=[*measures.values()])
-    encodes = list(dict.fromkeys(table["encode"]))
-    for column, metric in enumerate(measures, 1):
-        part, scale = table[table["metric"] == metric], 1 if metric == "rounds" else 100
-        same = part.groupby("bytes")["bytes"]
-        part = part.assign(shift=same.cumcount() - (same.transform("size") - 1) / 2)
-        for row in part.itertuples(index=False):
-            colour = COLOURS[encodes.index(row.encode)]
-            figure.add_scatter(
-                x=[row.bytes * _APART**row.shift],
-                y=[scale * row.mean],
-                error_y=interval_bars(pd.DataFrame([row]), scale),
-                mode="markers",
-                marker={"color": colour, "symbol": _SHAPES.get(row.keep, "x"), "size": 11},
-                name=row.policy,
-                legendgroup=row.policy,
-                showlegend=column == 1,
-                hovertemplate=f"{row.policy}: {row.bytes:,.0f} bytes, %{{y:.2f}}<extra></extra>",
-                row=1,
-                col=column,
-            )
-        line = {"color": "#888", "width": 1, "dash": "dash"}
-        figure.add_hline(y=scale * part["base"].iloc[0], line=line, row=1, col=column)
-    figure.update_xaxes(type="log", title_text="bytes per log", exponentformat="power", dtick=1)
-    return _below(_laid_out(figure, title, height=500))
+    rows = table[table["metric"].isin(measures)]
+    rows = scaled(rows, scales := rows["metric"].map(scale_of)).assign(panel=rows["metric"].map(measures))
+    same = rows.groupby(["metric", "bytes"])["bytes"]
+    rows["x"] = rows["bytes"] * _APART ** (same.cumcount() - (same.transform("size") - 1) / 2)
+    colours = dict(zip(dict.fromkeys(table["encode"]), COLOURS, strict=False))
+    look = {
+        "color_discrete_map": {plain(p): colours[e] for p, e in zip(table["policy"], table["encode"], strict=True)},
+        "symbol_map": {plain(p): _SHAPES.get(k, "x") for p, k in zip(table["policy"], table["keep"], strict=True)},
+        "labels": {"x": "bytes per log"},
+    }
+    spread = {"x": "x", "y": "mean", "color": "policy", "symbol": "policy", "facet_col": "panel", **BARS_Y}
+    spread |= {"hover_data": {"x": False, "bytes": ":,.0f"}, "facet_col_spacing": 0.08}
+    figure = faceted(px.scatter, rows, title, 500, own="y", log_x=True, **spread, **look).update_traces(marker_size=11)
+    for column, base in enumerate((scales * rows["base"]).groupby(rows["panel"], sort=False).first(), 1):
+        figure.add_hline(y=base, line=_DASHED, col=column)
+    return figure.update_xaxes(exponentformat="power", dtick=1).update_yaxes(title_text=None)
 
 
-def _below(figure: go.Figure) -> go.Figure:
-    """The legend under the title of the x axis."""
-    return figure.update_layout(legend_y=-0.2, margin_b=90)
+def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
+    """A row for each policy of `table` (`equal_tokens.costs`), in its order: tokens of a question, and its score.
+
+    Bars on the right are 95% intervals; `score` is the title of that panel, in points of 100.
+    """
+    names, own = [plain(name) for name in table.index], scaled(table, 100)
+    titles = ["tokens per question", score]
+    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
+    for colour, (column, name) in zip((COLOURS[0], COLOURS[1], COLOURS[4]), _TOKENS.items(), strict=True):
+        told = f"%{{y}}: %{{x:,.0f}} {column}<extra></extra>"
+        bar = go.Bar(x=table[column], y=names, orientation="h", name=name, marker_color=colour, hovertemplate=told)
+        figure.add_trace(bar, row=1, col=1)
+    figure.add_scatter(
+        x=own["mean"],
+        y=names,
+        mode="markers",
+        marker={"color": COLOURS[3], "size": 9},
+        error_x=interval_bars(own),
+        showlegend=False,
+        customdata=own[["low", "high"]].to_numpy(),
+        hovertemplate="%{y}: %{x:.1f} [%{customdata[0]:.1f}, %{customdata[1]:.1f}]<extra></extra>",
+        row=1,
+        col=2,
+    )
+    figure.update_layout(barmode="stack")
+    return laid_out(rows_down(figure, names), title, height=190 + 30 * len(names))

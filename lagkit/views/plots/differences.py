@@ -1,15 +1,16 @@
-"""Differences with their intervals, and the questions behind them."""
+"""Differences with their intervals, and how many answers changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lagkit.stats.intervals import margin
-from lagkit.views.plots.basic import COLOURS, _laid_out, interval_bars, plain
+from lagkit.views.plots.basic import COLOURS, faceted, interval_bars, laid_out, plain, rows_down, scale_of, scaled
 
 
 def forest(
@@ -24,31 +25,28 @@ def forest(
 
     differences: as `metrics.compare` gives them, with the levels `rows`, `by` and `metric`. `measures` maps metrics to
     the panels' titles; by default all metrics, with their units. Scores are shown in points of 100. A filled mark's
-    interval keeps clear of zero; a hollow one's covers it, or cannot be told. The band is the metric's equivalence
+    interval keeps clear of zero; a hollow one's covers it, or is unknown. The band is the metric's equivalence
     margin (`intervals.MARGINS`).
     """
     table = differences.reset_index()
     if measures is None:
         measures = {name: name if name == "rounds" else f"{name}, points" for name in dict.fromkeys(table["metric"])}
     names, groups = (list(dict.fromkeys(table[level])) for level in (rows, by))
-    figure = make_subplots(
-        1, len(measures), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=[*measures.values()]
-    )
+    titles = [*measures.values()]
+    figure = make_subplots(1, len(measures), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
     for column, metric in enumerate(measures, 1):
         for place, group in enumerate(groups):
             part = table[(table["metric"] == metric) & (table[by] == group)]
             # Groups of one row stand one under the other, around the row's middle.
             shift = 0.5 * (place + 0.5) / len(groups) - 0.25
-            marks = _marks(part, metric, [names.index(name) + shift for name in part[rows]], COLOURS[place])
-            marks.update(name=plain(group), legendgroup=str(group), showlegend=False, text=part[rows].map(plain))
-            figure.add_trace(marks, row=1, col=column)
+            marks = _marks(part, metric, rows, names, COLOURS[place], shift)
+            figure.add_trace(marks.update(name=plain(group), legendgroup=str(group)), row=1, col=column)
         _zero(figure, metric, 1, column)
     for place, group in enumerate(groups):  # the legend's own marks: filled, whatever the first row's is
         key = {"color": COLOURS[place], "size": 9}
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=key, name=plain(group), legendgroup=str(group))
-    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{plain(name)} " for name in names]}
-    figure.update_yaxes(**ticks, range=[len(names) - 0.5, -0.5], automargin=True, showgrid=False, zeroline=False)
-    return _laid_out(figure, title, height=200 + max(30, 15 * len(groups) + 6) * len(names))
+    figure.update_yaxes(**_rows(names), showgrid=False)
+    return laid_out(figure, title, height=200 + max(30, 15 * len(groups) + 6) * len(names))
 
 
 def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, columns: str) -> go.Figure:
@@ -60,33 +58,49 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
     """
     table = differences.reset_index()
     names, groups = (list(dict.fromkeys(table[level])) for level in ("policy", columns))
-    figure = make_subplots(
-        len(measures),
-        len(groups),
-        shared_yaxes=True,
-        horizontal_spacing=0.02,
-        vertical_spacing=0.1,
-        subplot_titles=[plain(group) for group in groups],
-        row_titles=[*measures.values()],
-    )
+    titles = {"subplot_titles": [plain(group) for group in groups], "row_titles": [*measures.values()]}
+    spacing = {"horizontal_spacing": 0.02, "vertical_spacing": 0.1}
+    figure = make_subplots(len(measures), len(groups), shared_yaxes=True, **titles, **spacing)
     for row, metric in enumerate(measures, 1):
         own = table[table["metric"] == metric]
-        figure.update_xaxes(range=_span(own, 1 if metric == "rounds" else 100), row=row)
+        figure.update_xaxes(range=_span(own, scale_of(metric)), row=row)
         for column, group in enumerate(groups, 1):
-            part = own[own[columns] == group]
-            marks = _marks(part, metric, [names.index(name) for name in part["policy"]], COLOURS[4])
-            figure.add_trace(
-                marks.update(showlegend=False, name=plain(group), text=part["policy"].map(plain)), row=row, col=column
-            )
+            marks = _marks(own[own[columns] == group], metric, "policy", names, COLOURS[4])
+            figure.add_trace(marks.update(name=plain(group)), row=row, col=column)
             _zero(figure, metric, row, column)
-    figure.update_yaxes(range=[len(names) - 0.5, -0.5], showgrid=True, zeroline=False, tickvals=list(range(len(names))))
-    figure.update_yaxes(ticktext=[f"{plain(name)} " for name in names], automargin=True, col=1)
-    return _laid_out(figure, title, height=150 + len(measures) * (70 + 22 * len(names)))
+    figure.update_yaxes(**_rows(names)).update_yaxes(showticklabels=False).update_yaxes(showticklabels=True, col=1)
+    return laid_out(figure, title, height=150 + len(measures) * (70 + 22 * len(names)))
+
+
+def changed(counts: pd.DataFrame, title: str) -> go.Figure:
+    """For each row of `counts` (named by its index): answers turned wrong to the left, turned right to the right.
+
+    counts: columns `wrong to right` and `right to wrong`, as `changed.counts` gives for one split.
+    """
+    colours = {"right to wrong": COLOURS[1], "wrong to right": COLOURS[3]}
+    rows = counts[[*colours]].rename_axis("row").reset_index().melt("row", var_name="outcome", value_name="answers")
+    rows["x"] = rows["answers"].where(rows["outcome"] == "wrong to right", -rows["answers"])
+    spread = {"x": "x", "y": "row", "color": "outcome", "text": "answers", "orientation": "h", "barmode": "overlay"}
+    height = 190 + 30 * len(counts)
+    figure = faceted(px.bar, rows, title, height, color_discrete_map=colours, opacity=1, **spread)
+    hover = "%{y}: %{text} %{fullData.name}<extra></extra>"
+    figure.update_traces(textposition="outside", cliponaxis=False, hovertemplate=hover)
+    low, high = -counts["right to wrong"].max(), counts["wrong to right"].max()
+    spare = 0.1 * ((high - low) or 1)
+    figure.add_vline(x=0, line={"color": "#888", "width": 1})
+    figure.update_xaxes(range=[low - spare, high + spare], showticklabels=False, zeroline=False, title_text=None)
+    return rows_down(figure, [plain(name) for name in counts.index])
+
+
+def _rows(names: list[str]) -> dict[str, object]:
+    """An axis with a tick for each of `names`, from the top down."""
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{plain(name)} " for name in names]}
+    return {**ticks, "range": [len(names) - 0.5, -0.5], "automargin": True, "zeroline": False}
 
 
 def _zero(figure: go.Figure, metric: str, row: int, column: int) -> None:
     """The line of no difference, and the band of those that make none in practice."""
-    size = (1 if metric == "rounds" else 100) * margin(metric).size
+    size = scale_of(metric) * margin(metric).size
     figure.add_vrect(-size, size, fillcolor="#888", opacity=0.15, line_width=0, layer="below", row=row, col=column)
     figure.add_vline(x=0, line={"color": "#888", "width": 1}, row=row, col=column)
 
@@ -99,43 +113,18 @@ def _span(table: pd.DataFrame, scale: int) -> list[float]:
     return [shown.min() - room, shown.max() + room]
 
 
-def flips(counts: pd.DataFrame, title: str) -> go.Figure:
-    """For each row of `counts` (named by its index): questions turned wrong to the left, turned right to the right.
-
-    counts: columns `wrong to right` and `right to wrong`, as `flips.counts` gives for one split.
-    """
-    figure, names = go.Figure(), [plain(name) for name in counts.index]
-    for colour, outcome, side in ((COLOURS[1], "right to wrong", -1), (COLOURS[3], "wrong to right", 1)):
-        figure.add_bar(
-            x=side * counts[outcome],
-            y=names,
-            orientation="h",
-            name=outcome,
-            marker_color=colour,
-            text=counts[outcome],
-            textposition="outside",
-            cliponaxis=False,
-            hovertemplate="%{y}: %{text} " + outcome + "<extra></extra>",
-        )
-    low, high = -counts["right to wrong"].max(), counts["wrong to right"].max()
-    spare = 0.1 * ((high - low) or 1)
-    figure.add_vline(x=0, line={"color": "#888", "width": 1})
-    figure.update_xaxes(range=[low - spare, high + spare], showticklabels=False, zeroline=False)
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, ticksuffix=" ")
-    figure.update_layout(barmode="overlay")
-    return _laid_out(figure, title, height=190 + 30 * len(names))
-
-
-def _marks(part: pd.DataFrame, metric: str, places: list[float], colour: str) -> go.Scatter:
-    """One group's means and intervals in one panel."""
-    scale, unit = (1, "rounds") if metric == "rounds" else (100, "points")
+def _marks(part: pd.DataFrame, metric: str, rows: str, names: list[str], colour: str, shift: float = 0.0) -> go.Scatter:
+    """One group's means and intervals in one panel: at the row of its label, `shift` rows below its middle."""
+    own, unit = scaled(part, scale_of(metric)), "rounds" if metric == "rounds" else "points"
     clear = (part["low"] > 0) | (part["high"] < 0)
     return go.Scatter(
-        x=scale * part["mean"],
-        y=places,
+        x=own["mean"],
+        y=[names.index(name) + shift for name in part[rows]],
         mode="markers",
         marker={"color": colour, "size": 9, "symbol": ["circle" if far else "circle-open" for far in clear]},
-        error_x=interval_bars(part, scale),
-        customdata=scale * part[["low", "high"]].to_numpy(),
+        error_x=interval_bars(own),
+        customdata=own[["low", "high"]].to_numpy(),
+        text=part[rows].map(plain),
         hovertemplate="%{text}: %{x:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}] " + unit,
+        showlegend=False,
     )

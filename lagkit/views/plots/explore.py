@@ -7,7 +7,7 @@ import textwrap
 import pandas as pd
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import COLOURS, _laid_out, plain
+from lagkit.views.plots.basic import COLOURS, laid_out, plain
 
 _RIGHT = {"right": (COLOURS[3], "circle"), "wrong": (COLOURS[1], "x"), "not judged": ("#888888", "diamond")}
 _SHOWN = 60  # characters of a label
@@ -33,7 +33,7 @@ def log_map(table: pd.DataFrame, title: str) -> go.Figure:
     axis = {"showticklabels": False, "zeroline": False, "showgrid": False, "mirror": True, "showline": True}
     figure.update_xaxes(**axis, linecolor="#cccccc")
     figure.update_yaxes(**axis, linecolor="#cccccc")
-    return _laid_out(figure, title, height=460).update_layout(margin_t=60)
+    return laid_out(figure, title, height=460).update_layout(margin_t=60)
 
 
 def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
@@ -72,7 +72,7 @@ def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed", ticksuffix=" ")
     figure.update_yaxes(automargin=True, showgrid=False)
     figure.update_xaxes(range=[0, 1.5 * end.max()], tickformat=".0%", title_text="mean share of attention")
-    figure = _laid_out(figure, title, height=210 + 34 * len(names))
+    figure = laid_out(figure, title, height=210 + 34 * len(names))
     return figure.update_layout(margin_t=60, legend_y=-60 / (80 + 34 * len(names)))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, _laid_out, interval_bars
+from lagkit.views.plots.basic import BARS_Y, COLOURS, faceted, interval_bars, laid_out, plain, scaled
 
 _REFERENCES = {"no_logs": ("#444", "dash"), "static": ("#888", "dot")}
 _DODGE = 0.09  # of a part of the stream: bars that would meet stay apart
@@ -20,30 +21,21 @@ def prequential(curves: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
     curves: as `prequential.curve` gives them; scores in points of 100 unless the panel's title says rounds. References
     are drawn without bars.
     """
-    figure = make_subplots(1, len(curves), horizontal_spacing=0.08, subplot_titles=[*curves])
-    for column, (name, table) in enumerate(curves.items(), 1):
-        scale = 1 if name.startswith("rounds") else 100
-        colours, online = _colours(table["condition"]), [c for c in table["condition"].unique() if c not in _REFERENCES]
-        for condition, own in table.groupby("condition", sort=False):
-            width = own["last"] - own["first"] + 1
-            place = online.index(condition) - (len(online) - 1) / 2 if condition in online else 0
-            bars = interval_bars(own, scale) | {"visible": condition in online}
-            figure.add_scatter(
-                x=(own["first"] - 1 + own["last"]) / 2 + _DODGE * place * width,
-                y=scale * own["mean"],
-                error_y=bars,
-                mode="lines+markers" if condition in online else "lines",
-                line={"color": colours[condition], "dash": _REFERENCES.get(condition, ("", "solid"))[1]},
-                name=condition,
-                legendgroup=condition,
-                showlegend=column == 1,
-                customdata=own[["first", "last"]],
-                hovertemplate="tasks %{customdata[0]} to %{customdata[1]}: %{y:.1f}",
-                row=1,
-                col=column,
-            )
-        figure.update_xaxes(title_text="tasks so far", range=[0, 1.04 * table["last"].max()], row=1, col=column)
-    return _laid_out(figure, title, height=480).update_layout(legend_y=-0.2, margin_b=90)
+    rows = pd.concat(dict(curves), names=["panel"]).reset_index("panel").reset_index(drop=True)
+    rows = scaled(rows, rows["panel"].str.startswith("rounds").map({True: 1, False: 100}))
+    bare = rows["condition"].isin(_REFERENCES)
+    online = list(rows.loc[~bare, "condition"].unique())
+    place = rows["condition"].map({name: at - (len(online) - 1) / 2 for at, name in enumerate(online)}).fillna(0)
+    rows["x"] = (rows["first"] - 1 + rows["last"]) / 2 + _DODGE * place * (rows["last"] - rows["first"] + 1)
+    rows[["up", "down"]] = rows[["up", "down"]].mask(bare)
+    spread = {"x": "x", "y": "mean", "color": "condition", "line_dash": "condition", "facet_col": "panel", **BARS_Y}
+    spread |= {"facet_col_spacing": 0.08, "markers": True, "hover_data": ["first", "last"]}
+    look = {"color_discrete_map": _colours(rows["condition"]), "labels": {"x": "tasks so far"}}
+    look["line_dash_map"] = dict.fromkeys(map(plain, online), "solid") | {n: d for n, (_, d) in _REFERENCES.items()}
+    figure = faceted(px.line, rows, title, 480, own="y", **spread, **look)
+    for name in _REFERENCES:
+        figure.update_traces(mode="lines", selector={"name": name})
+    return figure.update_xaxes(range=[0, 1.04 * rows["last"].max()]).update_yaxes(title_text=None)
 
 
 def stores(results: pd.DataFrame, ends: pd.DataFrame, axes: Sequence[str], title: str) -> go.Figure:
@@ -52,35 +44,30 @@ def stores(results: pd.DataFrame, ends: pd.DataFrame, axes: Sequence[str], title
     results: as `online.Online.results` gives them. ends: a row per condition and the static store, with `bytes`, and
     `mean`, `low`, `high` of the score as shares. axes: the titles of both vertical axes.
     """
-    figure = make_subplots(1, 2, horizontal_spacing=0.1)
-    colours = _colours(ends.index)
-    sizes = results.groupby(["condition", "place"], sort=False)["logs"].mean()
-    for condition, row in ends.iterrows():
-        if condition in sizes:
-            own = sizes[condition]
-            line = {"color": colours[condition]}
-            figure.add_scatter(
-                x=own.index, y=own, mode="lines", line=line, name=condition, showlegend=False, row=1, col=1
-            )
+    figure, colours, own = make_subplots(1, 2, horizontal_spacing=0.1), _colours(ends.index), scaled(ends, 100)
+    for condition, line in results.groupby(["condition", "place"], sort=False)["logs"].mean().groupby(level=0):
+        look = {"mode": "lines", "line_color": colours[plain(condition)], "showlegend": False}
+        figure.add_scatter(x=line.index.get_level_values("place"), y=line, name=plain(condition), **look, row=1, col=1)
+    for name in ends.index:
+        row = own.loc[[name]]
         figure.add_scatter(
-            x=[row["bytes"] / 1e6],
-            y=[100 * row["mean"]],
-            error_y=interval_bars(pd.DataFrame([row]), 100),
+            x=row["bytes"] / 1e6,
+            y=row["mean"],
+            error_y=interval_bars(row),
             mode="markers",
-            marker={"color": colours[condition], "size": 11},
-            name=condition,
+            marker={"color": colours[plain(name)], "size": 11},
+            name=plain(name),
             hovertemplate="%{x:.2f} MB: %{y:.1f}",
             row=1,
             col=2,
         )
-    figure.update_xaxes(title_text="tasks so far", row=1, col=1)
-    figure.update_xaxes(title_text="MB in the end", rangemode="tozero", row=1, col=2)
+    figure.update_xaxes(title_text="tasks so far", range=[0, 1.04 * results["place"].max()], col=1)
+    figure.update_xaxes(title_text="MB in the end", rangemode="tozero", col=2)
     for column, name in enumerate(axes, 1):
-        figure.update_yaxes(title_text=name, row=1, col=column)
-    figure.update_xaxes(range=[0, 1.04 * results["place"].max()], row=1, col=1)
-    return _laid_out(figure, title, height=460).update_layout(legend_y=-0.2, margin_b=90)
+        figure.update_yaxes(title_text=name, col=column)
+    return laid_out(figure, title, height=460)
 
 
-def _colours(conditions: Sequence[str]) -> dict[str, str]:
-    online = [c for c in dict.fromkeys(conditions) if c not in _REFERENCES]
+def _colours(conditions: Iterable[str]) -> dict[str, str]:
+    online = [plain(name) for name in dict.fromkeys(conditions) if name not in _REFERENCES]
     return dict(zip(online, COLOURS, strict=False)) | {name: colour for name, (colour, _) in _REFERENCES.items()}

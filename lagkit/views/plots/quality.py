@@ -1,4 +1,4 @@
-"""What the share of wrong logs does: means over it, with bands."""
+"""A figure of the share of wrong logs: means over it, with bands."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.colors import unlabel_rgb
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, _laid_out
+from lagkit.views.plots.basic import COLOURS, laid_out, plain, scale_of
 
 _DASHES = ("solid", "dot", "dash", "dashdot")
 
@@ -20,30 +20,23 @@ def by_share(tables: Mapping[str, pd.DataFrame], measures: Mapping[str, str], ti
     tables: a panel's title -> rows as `quality.by_share` gives. measures: metrics -> titles of the vertical axes;
     scores are in percent. A band is the interval of the difference to `no_logs`, whose mean is the dashed line.
     """
-    figure = make_subplots(
-        len(measures),
-        len(tables),
-        shared_xaxes=True,
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-        vertical_spacing=0.06,
-        column_titles=[*tables],
-    )
+    spacing = {"horizontal_spacing": 0.04, "vertical_spacing": 0.06, "column_titles": [plain(name) for name in tables]}
+    figure = make_subplots(len(measures), len(tables), shared_xaxes=True, shared_yaxes=True, **spacing)
     for column, table in enumerate(tables.values(), 1):
         for row, metric in enumerate(measures, 1):
-            part, scale = table[table["metric"] == metric], 1 if metric == "rounds" else 100
+            part, scale = table[table["metric"] == metric], scale_of(metric)
+            first = row == column == 1
             for place, (policy, line) in enumerate(part.groupby("policy", sort=False)):
-                first = row == column == 1
-                for trace in _line(line, policy, scale, place, first):
-                    figure.add_trace(trace, row=row, col=column)
-            key = {"name": "no_logs", "legendgroup": "no_logs", "showlegend": row == column == 1}
+                figure.add_traces(_line(line, plain(policy), scale, place, first), rows=row, cols=column)
             figure.add_scatter(
                 x=[0, 100],
                 y=[scale * part["base"].iloc[0]] * 2,
                 mode="lines",
                 line={"color": "#666", "width": 1.5, "dash": "dash"},
                 hovertemplate="no_logs: %{y:.2f}<extra></extra>",
-                **key,
+                name="no_logs",
+                legendgroup="no_logs",
+                showlegend=first,
                 row=row,
                 col=column,
             )
@@ -52,14 +45,13 @@ def by_share(tables: Mapping[str, pd.DataFrame], measures: Mapping[str, str], ti
     figure.update_xaxes(title_text="share of wrong logs", row=len(measures))
     for row, (metric, name) in enumerate(measures.items(), 1):
         figure.update_yaxes(title_text=name, ticksuffix="" if metric == "rounds" else "%", row=row, col=1)
-    _laid_out(figure, title, height=240 + 230 * len(measures))
-    return figure.update_layout(margin_b=100, legend_y=-0.13)
+    return laid_out(figure, title, height=240 + 230 * len(measures))
 
 
 def _line(line: pd.DataFrame, policy: str, scale: int, place: int, first: bool) -> list[go.Scatter]:
     """A variant's band and, over it, its means."""
-    x, base, colour = 100 * line["share"], line["base"], COLOURS[place]
-    low, high = scale * (base + line["low"]), scale * (base + line["high"])
+    x, colour = 100 * line["share"], COLOURS[place]
+    low, high = (scale * (line["base"] + line[bound]) for bound in ("low", "high"))
     red, green, blue = unlabel_rgb(colour)
     band = go.Scatter(
         x=[*x, *x[::-1]],

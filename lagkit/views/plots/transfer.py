@@ -1,4 +1,4 @@
-"""Figures of negative transfer: what logs of each kind do, at which similarity, and what a threshold changes."""
+"""Figures of negative transfer: the effect of logs by kind and similarity, of a threshold, and of doubt."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, _laid_out, interval_bars
+from lagkit.views.plots.basic import BARS_Y, COLOURS, faceted, scaled
 
 # Blue and red of the palette: what logs gave and what they took.
 SIDES = {"positive": COLOURS[4], "negative": COLOURS[1]}
@@ -24,8 +24,12 @@ KINDS = {
     "helpful": "some help, none contradicts",
     "irrelevant": "all are irrelevant",
 }
-_DASHES = ("solid", "dot", "dash", "dashdot")
+_DASHES = ["solid", "dot", "dash", "dashdot"]
 _APART = 2.0  # percent of logs between the points of two policies, so that their intervals can be seen
+_LEAST = 1e-7  # nats: a float32 model cannot doubt less without being certain
+_NONE = 10.0  # where questions stand that were left without an answer: off the scale of those that were not
+_TICKS = {1e-7: "10<sup>-7</sup>", 1e-5: "10<sup>-5</sup>", 1e-3: "10<sup>-3</sup>", 0.1: "0.1", _NONE: "none"}
+_SHAPES = dict(zip(OUTCOMES, ("triangle-up", "x", "circle-open", "circle-open"), strict=True))
 
 
 def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.Figure:
@@ -34,106 +38,86 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
     table: a row per `panel`, `share`, `policy` and `side` (a key of `SIDES`), with `mean`, `low` and `high` as shares
     of the questions. panels: values of `panel` -> titles of the horizontal axes.
     """
-    figure = make_subplots(1, len(panels), shared_yaxes=True, horizontal_spacing=0.06)
-    dashes = dict(zip(table["policy"].unique(), _DASHES, strict=False))
-    for number, (panel, axis) in enumerate(panels.items(), 1):
-        rows = table[table["panel"] == panel]
-        for (policy, side), line in rows.groupby(["policy", "side"], sort=False):
-            figure.add_scatter(
-                x=100 * line["share"] + _APART * list(dashes).index(policy),
-                y=100 * line["mean"],
-                error_y=interval_bars(line, 100),
-                name=f"{side}, {policy}",
-                legendgroup=f"{side}, {policy}",
-                showlegend=number == 1,
-                mode="lines+markers",
-                line={"color": SIDES[side], "dash": dashes[policy]},
-                hovertemplate="%{y:.1f}%",
-                row=1,
-                col=number,
-            )
-        marks = sorted(100 * rows["share"].unique())
-        figure.update_xaxes(title_text=axis, tickvals=marks, ticktext=[f"{mark:.0f}%" for mark in marks], col=number)
-    figure.update_yaxes(title_text="share of questions", ticksuffix="%", rangemode="tozero", row=1, col=1)
-    return _finished(figure, title, height=460)
+    policies = list(table["policy"].unique())
+    rows = scaled(table, 100).assign(x=100 * table["share"] + _APART * table["policy"].map(policies.index))
+    spread = {"x": "x", "y": "mean", "color": "side", "line_dash": "policy", "facet_col": "panel", **BARS_Y}
+    look = {"color_discrete_map": SIDES, "line_dash_sequence": _DASHES, "facet_col_spacing": 0.06}
+    look["labels"] = {"mean": "share of questions"}
+    look["category_orders"] = {"panel": [*panels]}
+    figure = faceted(px.line, rows, title, 460, markers=True, **spread, **look).update_layout(annotations=[])
+    for number, axis in enumerate(panels.values(), 1):
+        figure.update_xaxes(title_text=axis, col=number)
+    marks = sorted(100 * table["share"].unique())
+    figure.update_xaxes(tickvals=marks, ticktext=[f"{mark:.0f}%" for mark in marks])
+    return figure.update_yaxes(ticksuffix="%", rangemode="tozero")
 
 
 def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figure:
-    """How many questions went which way, by the similarity of their logs: a panel for each `kind` of logs.
+    """Number of questions of each outcome, by the similarity of their logs: a panel for each `kind` of logs.
 
-    outcomes: as `Transfer.outcomes` gives them; questions without a log are left out. `width`: of
-    a bin.
+    outcomes: as `Transfer.outcomes` gives them; questions without a log are left out. `width`: of a bin.
     """
-    found = outcomes.dropna(subset=["best"])
+    found = _by_kind(outcomes.dropna(subset=["best"]))
     bins = np.floor(found["best"] / width + 1e-9).astype(int)
-    said = told_outcome(found)
-    counts = pd.crosstab([found["kind"], said], bins)
-    kinds = [kind for kind in KINDS if kind in counts.index.get_level_values(0)]
-    columns = range(bins.min(), bins.max() + 1)
-    titles = [f"{KINDS[kind]} (n = {counts.loc[kind].to_numpy().sum()})" for kind in kinds]
-    figure = make_subplots(1, len(kinds), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
-    for number, kind in enumerate(kinds, 1):
-        rows = counts.loc[kind].reindex(index=list(OUTCOMES), columns=columns, fill_value=0)
-        for name, colour in OUTCOMES.items():
-            figure.add_bar(
-                x=[f"{width * column:.1f}" for column in columns],
-                y=rows.loc[name],
-                name=name,
-                legendgroup=name,
-                showlegend=number == 1,
-                marker_color=colour,
-                hovertemplate="from %{x}: %{y} questions<extra></extra>",
-                row=1,
-                col=number,
-            )
-        figure.update_xaxes(title_text="similarity, from", type="category", row=1, col=number)
-    figure.update_yaxes(title_text="questions", row=1, col=1)
-    figure.update_layout(barmode="stack")
-    return _finished(figure, title, height=440)
+    every = [found["panel"].unique(), OUTCOMES, range(bins.min(), bins.max() + 1)]
+    counts = found.groupby(["panel", "outcome", bins]).size()
+    rows = counts.reindex(pd.MultiIndex.from_product(every, names=["panel", "outcome", "bin"]), fill_value=0)
+    rows = rows.rename("questions").reset_index()
+    rows["similarity, from"] = rows["bin"].map(lambda number: f"{width * number:.1f}")
+    spread = {"x": "similarity, from", "y": "questions", "color": "outcome", "facet_col": "panel"}
+    figure = faceted(px.bar, rows, title, 440, color_discrete_map=OUTCOMES, **spread)
+    return figure.update_xaxes(type="category")
 
 
 def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], title: str) -> go.Figure:
-    """What each threshold changes against using all logs, in points, with its interval: a line per store.
+    """The change by each threshold against using all logs, in points, with its interval: a line per store.
 
-    sweeps: a store's name -> `Transfer.sweep`. chosen: its name -> the threshold that was chosen, which
-    is marked with a star.
+    sweeps: a store's name -> `Transfer.sweep`. chosen: its name -> the threshold that was chosen, which is marked with
+    a star.
     """
-    figure = go.Figure()
-    for colour, (name, sweep) in zip(COLOURS[3:], sweeps.items(), strict=False):
-        labels = [_label(threshold) for threshold in sweep.index]
-        figure.add_scatter(
-            x=labels,
-            y=100 * sweep["mean"],
-            error_y=interval_bars(sweep, 100),
-            name=name,
-            mode="lines+markers",
-            marker={
-                "symbol": ["star" if threshold == chosen[name] else "circle" for threshold in sweep.index],
-                "size": [15 if threshold == chosen[name] else 7 for threshold in sweep.index],
-                "color": colour,
-            },
-            line_color=colour,
-            hovertemplate="%{x}: %{y:+.1f} points<extra></extra>",
-        )
+    rows = scaled(pd.concat(dict(sweeps), names=["store", "threshold"]).reset_index(), 100)
+    rows["label"] = rows["threshold"].map(lambda least: "all logs" if least <= -1 else f"{least:g}")
+    labels = {"label": "logs are used from this similarity on", "mean": "right answers, points against all logs"}
+    spread = {"x": "label", "y": "mean", "color": "store", "markers": True, **BARS_Y}
+    figure = faceted(px.line, rows, title, 440, colours=COLOURS[3:], labels=labels, **spread)
+    for line, (name, sweep) in zip(figure.data, sweeps.items(), strict=True):
+        stars = [threshold == chosen[name] for threshold in sweep.index]
+        line.marker.symbol = ["star" if star else "circle" for star in stars]
+        line.marker.size = [15 if star else 7 for star in stars]
     figure.add_hline(y=0, line={"color": "grey", "width": 1})
-    figure.update_xaxes(title_text="logs are used from this similarity on", type="category")
-    figure.update_yaxes(title_text="right answers, points against all logs", tickformat="+.0f")
-    return _finished(figure, title, height=440)
+    return figure.update_xaxes(type="category").update_yaxes(tickformat="+.0f")
 
 
-def told_outcome(outcomes: pd.DataFrame) -> np.ndarray:
-    """The key of `OUTCOMES` for each row, by its columns `without` and `with_logs`."""
-    before, after = outcomes["without"], outcomes["with_logs"]
+def doubts(outcomes: pd.DataFrame, title: str) -> go.Figure:
+    """A point for each question, by its doubt (negative confidence) without logs and with them, and its outcome.
+
+    There is a panel for each `kind` of logs; above the diagonal the model is less sure with logs, and a gate of margin
+    0 does without them. outcomes: as `lagkit.studies.transfer.Transfer.outcomes` gives them, with the columns of
+    `lagkit.studies.gating.confidences`; questions without a log are left out. Doubts below 1e-7 are drawn there.
+    """
+    found = _by_kind(outcomes.dropna(subset=["kind"]).rename_axis("question").reset_index())
+    found = found.assign(x=_doubt(found["sure_without"]), y=_doubt(found["sure_with_logs"]))
+    labels = {"x": "doubt without logs", "y": "doubt with logs (nats per token)"}
+    spread = {"x": "x", "y": "y", "color": "outcome", "symbol": "outcome", "facet_col": "panel", "labels": labels}
+    look = {"color_discrete_map": OUTCOMES, "symbol_map": _SHAPES, "hover_name": "question"}
+    figure = faceted(px.scatter, found, title, 480, **spread, **look).update_traces(marker_size=8)
+    line = {"color": "grey", "dash": "dot"}
+    figure.add_shape(type="line", x0=_LEAST, y0=_LEAST, x1=1, y1=1, line=line, layer="below", row="all", col="all")
+    reach = [np.log10(_LEAST) - 0.4, np.log10(_NONE) + 0.4]
+    axis = {"type": "log", "range": reach, "tickvals": list(_TICKS), "ticktext": list(_TICKS.values())}
+    return figure.update_xaxes(axis).update_yaxes(axis)
+
+
+def _by_kind(found: pd.DataFrame) -> pd.DataFrame:
+    """The rows in the order of `KINDS` and `OUTCOMES`, with a `panel` that counts those of its kind, and `outcome`."""
+    before, after = found["without"], found["with_logs"]
     won, lost, both, neither = OUTCOMES
-    return np.select([after & ~before, before & ~after, after], [won, lost, both], default=neither)
+    outcome = np.select([after & ~before, before & ~after, after], [won, lost, both], default=neither)
+    panels = {kind: f"{KINDS[kind]} (n = {n})" for kind, n in found["kind"].value_counts().items()}
+    order = {"kind": [*KINDS].index, "outcome": [*OUTCOMES].index}
+    rows = found.assign(panel=found["kind"].map(panels), outcome=outcome)
+    return rows.sort_values(["kind", "outcome"], key=lambda column: column.map(order[column.name]), kind="stable")
 
 
-def _label(threshold: float) -> str:
-    return "all logs" if threshold <= -1 else f"{threshold:g}"
-
-
-def _finished(figure: go.Figure, title: str, height: int) -> go.Figure:
-    """As every figure looks, with room for the axis titles above the legend."""
-    _laid_out(figure, title, height)
-    figure.update_layout(margin_b=110, legend_y=-0.24)
-    return figure
+def _doubt(sure: pd.Series) -> pd.Series:
+    return (-sure).clip(lower=_LEAST, upper=1.0).fillna(_NONE)

@@ -92,7 +92,7 @@ def attention_table(
     passages: PassageIndex | None = None,
     question: Question | None = None,
 ) -> pd.DataFrame:
-    """Where the attention of a trace's last response goes: `tokens`, `share` and `even` for each part of its context.
+    """Attention of a trace's last response: `tokens`, `share` and `even` for each part of its context.
 
     `share` is the mean over layers, heads and generated tokens of the attention on the part, summed over its tokens.
     `even` is what it would be if each generated token attended to all before it alike. The shares add up to 1.

@@ -146,7 +146,7 @@ class LogExplorer(Panel):
             self.say(f"{total:,} of {len(self.store):,} logs.{listed}")
 
     def _wanted(self) -> Filter:
-        """What the controls ask for; a slider over its whole range asks for nothing."""
+        """Filter that the controls ask for; a slider over its whole range asks for nothing."""
         rounds, size = (None if (s.min, s.max) == s.value else s.value for s in (self.rounds, self.size))
         return Filter(self.right.value, rounds, size and (size[0] * _KIB, size[1] * _KIB))
 

@@ -1,4 +1,4 @@
-"""What both widgets are made of: messages instead of tracebacks, figures in an output, and how they are displayed."""
+"""Parts of both widgets: messages instead of tracebacks, figures in an output, and their display."""
 
 from __future__ import annotations
 

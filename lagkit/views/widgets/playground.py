@@ -124,7 +124,7 @@ class Playground(Panel):
 
     @property
     def busy(self) -> bool:
-        """Whether something runs."""
+        """True while something runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def wait(self, seconds: float | None = None) -> bool:

@@ -12,9 +12,9 @@ from lagkit.datasets.layouts import _supporting_title
 from lagkit.logs.encode import kept_text
 from lagkit.model.prompts import actions
 from lagkit.model.prompts.untrusted import breaker
-from lagkit.runs.report import literal
 from lagkit.stats import metrics
 from lagkit.types import Round, Trace
+from lagkit.util.markdown import literal
 from lagkit.util.secrets import scrub
 from lagkit.views.widgets import kept_html, trace_html
 

@@ -7,6 +7,8 @@ import plotly.io as pio
 import pytest
 
 from lagkit.views import plots
+from lagkit.views.plots.attention import by_layer
+from lagkit.views.plots.curves import by_rounds
 
 TABLE = pd.DataFrame(
     {"kind": ["a", "b", "a"], "right": [0.0, 0.25, 1.0], "logprob": [-5.0, -2.5, -0.5]},
@@ -59,3 +61,13 @@ def test_figures_of_notebooks_survive_export(monkeypatch):
     bundle = pio.renderers._build_mime_bundle(plots.bars(TABLE, "kind", MEASURES, "Title").to_dict())
     assert {"application/vnd.plotly.v1+json", "text/html"} <= set(bundle)
     assert len(bundle["text/html"]) < 20_000, "the library itself does not belong into each figure"
+
+
+def test_names_in_curves_and_panels_are_shown_letter_by_letter():
+    name = "<a href='x'>kv</a>"
+    rounds = pd.DataFrame({"policy": name, "rounds": [1, 2], "mean": 0.5, "low": 0.4, "high": 0.6})
+    layers = pd.DataFrame({"part": name, "condition": name, "layer": [0, 1], "change": 0.5})
+    for figure in (by_rounds(rounds, [name], "Title", "EM"), by_layer(layers, "change", "Title", "change")):
+        assert [line.name for line in figure.data] == [plots.basic.plain(name)]
+        assert name not in figure.to_json()
+    assert [note.text for note in figure.layout.annotations] == [plots.basic.plain(name)]

@@ -25,7 +25,7 @@ def test_each_policy_has_its_curve_in_points_with_its_interval():
     assert list(kv.y) == pytest.approx([20, 80])
     assert list(base.error_y.array) == pytest.approx([20, 10])
     assert list(base.error_y.arrayminus) == pytest.approx([10, 20])
-    assert (base.marker.color, kv.marker.color) == (COLOURS[0], COLOURS[1])
+    assert (base.line.color, kv.line.color) == (COLOURS[0], COLOURS[1])
 
 
 def test_curves_that_meet_stay_apart_and_near_their_round():
@@ -43,4 +43,4 @@ def test_the_ceiling_is_drawn_and_named():
 
 def test_a_policy_keeps_its_colour_where_another_is_missing():
     [kv] = by_rounds(TABLE.query("policy == 'kv'"), ["no_logs", "kv"], "Title", "EM").data
-    assert kv.marker.color == COLOURS[1]
+    assert kv.line.color == COLOURS[1]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lagkit.views.plots import COLOURS
-from lagkit.views.plots.differences import flips, forest, grid
+from lagkit.views.plots.differences import changed, forest, grid
 
 ROWS = {
     ("kv", "unseen", "em"): (0.10, 0.05, 0.20),
@@ -95,9 +95,9 @@ def test_small_multiples_have_a_panel_for_each_label_and_measure_on_one_axis():
     assert {"all (9)", "none (2)", "EM", "rounds"} <= titles
 
 
-def test_flips_stand_on_their_side_of_zero():
+def test_changed_answers_stand_on_their_side_of_zero():
     counts = pd.DataFrame({"wrong to right": [7, 0], "right to wrong": [2, 3]}, index=["kv", "text"])
-    figure = flips(counts, "Title")
+    figure = changed(counts, "Title")
     lost, gained = figure.data
     assert (lost.name, list(lost.x), list(lost.text)) == ("right to wrong", [-2, -3], [2, 3])
     assert (gained.name, list(gained.x), list(gained.text)) == ("wrong to right", [7, 0], [7, 0])

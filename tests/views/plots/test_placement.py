@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lagkit.views.plots.placement import FLOOR, by_cell
+from lagkit.views.plots.divergence import FLOOR, by_cell
 
 
 def test_a_box_for_each_panel_and_colour_with_every_question():
@@ -17,13 +17,13 @@ def test_a_box_for_each_panel_and_colour_with_every_question():
     ]
     figure = by_cell(pd.DataFrame(rows), "Title", panel="place", x="before", by="best_log")
     assert [note.text for note in figure.layout.annotations] == ["place: front", "place: prefix"]
-    assert [(box.name, box.showlegend) for box in figure.data] == [
-        ("best_log: first", True),
-        ("best_log: last", True),
-        ("best_log: first", False),
-        ("best_log: last", False),
+    assert [(box.name, box.xaxis, box.showlegend) for box in figure.data] == [
+        ("best_log: first", "x", True),
+        ("best_log: first", "x2", False),
+        ("best_log: last", "x", True),
+        ("best_log: last", "x2", False),
     ]
-    for box, most in zip(figure.data, (0.5, 0.5, 1.0, 1.0), strict=True):
+    for box, most in zip(figure.data, (0.5, 1.0, 0.5, 1.0), strict=True):
         assert list(box.x) == ["nothing", "nothing", "bos", "bos"]
         assert list(box.y) == [FLOOR, most] * 2
     assert figure.layout.yaxis.type == "log"

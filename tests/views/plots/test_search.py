@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lagkit.views.plots import COLOURS
-from lagkit.views.plots.search import good_enough, growth
+from lagkit.views.plots.scale import good_enough, search
 
 ROWS = pd.DataFrame(
     [
@@ -32,7 +32,7 @@ def test_the_fastest_that_finds_enough_or_the_one_that_finds_most():
 
 
 def test_lines_over_logarithms_and_hollow_points_for_those_that_miss_too_much():
-    figure = growth(good_enough(ROWS), "Title")
+    figure = search(good_enough(ROWS), "Title")
     assert [line.name for line in figure.data] == ["flat"] * 4 + ["graph"] * 4
     assert [line.showlegend for line in figure.data] == [True, False, False, False] * 2
     latency, recall, build, memory = figure.data[4:]
@@ -41,13 +41,6 @@ def test_lines_over_logarithms_and_hollow_points_for_those_that_miss_too_much():
     assert list(recall.y) == pytest.approx([0.992, 0.95])
     assert (list(build.y), list(memory.y)) == ([1.0, 9.0], [3.0, 27.0])
     assert list(latency.marker.color) == [COLOURS[1], "white"]
-    kinds = [figure.layout[f"yaxis{n}"].type for n in ("", 2, 3, 4)]
-    assert kinds == ["log", None, "log", "log"]
+    kinds = [figure.layout[line.yaxis.replace("y", "yaxis")].type for line in (latency, recall, build, memory)]
+    assert kinds == ["log", "linear", "log", "log"]
     assert figure.layout.title.text == "Title"
-
-
-def test_other_panels_and_lines():
-    table = ROWS.rename(columns={"index": "search"}).iloc[:2]
-    figure = growth(table, "Title", by="search", panels={"ms": "one query, ms", "build_s": "s", "recall": "recall"})
-    assert [note.text for note in figure.layout.annotations] == ["one query, ms", "s", "recall"]
-    assert len(figure.data) == 6

@@ -28,7 +28,7 @@ def test_against_names_the_highest_and_drops_what_is_missing():
     figure = against(TABLE, "fine", "coarse", "kind", "Title", ("x", "y"))
     equal, *groups = figure.data
     assert (equal.x, equal.y) == ((1e-7, 3e-2),) * 2
-    assert {group.name: list(group.customdata) for group in groups} == {"dense": ["llama"], "with experts": ["mixtral"]}
+    assert {group.name: list(group.hovertext) for group in groups} == {"dense": ["llama"], "with experts": ["mixtral"]}
     assert groups[1].y[0] == pytest.approx(3e-2)
     many = pd.DataFrame({"fine": [1.0] * 5, "coarse": [9.0, 1.0, 5.0, 7.0, 2.0], "kind": "dense"}, list("abcde"))
     assert list(against(many, "fine", "coarse", "kind", "Title", ("x", "y")).data[1].text) == ["a", "", "c", "d", ""]

@@ -7,8 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from lagkit.views.plots.gating import doubts
-from lagkit.views.plots.transfer import OUTCOMES, SIDES, by_score, by_share, thresholds
+from lagkit.views.plots.transfer import OUTCOMES, SIDES, by_score, by_share, doubts, thresholds
 
 PANELS = {"removed": "logs taken away", "changed": "logs that contradict"}
 
@@ -36,7 +35,7 @@ def test_transfer_by_share_has_a_line_for_each_side_and_policy_in_each_panel():
     figure = by_share(effects(), PANELS, "Title")
     assert len(figure.data) == 2 * 2 * 2
     assert [line.name for line in figure.data if line.showlegend] == [
-        f"{side}, {policy}" for policy in ("text", "kv") for side in ("positive", "negative")
+        f"{side}, {policy}" for side in ("positive", "negative") for policy in ("text", "kv")
     ]
     for line in figure.data:
         side = line.name.split(",")[0]

@@ -7,12 +7,14 @@ from functools import partial
 from html.parser import HTMLParser
 from importlib import import_module
 
+import pandas as pd
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from nbconvert.filters import markdown2html
 
-from lagkit.runs.report import literal, table
+from lagkit.util.markdown import framed, literal, page, table
 
 RENDERERS: dict[str, Callable[[str], str]] = {"nbconvert": markdown2html}
 try:
@@ -147,3 +149,22 @@ def test_what_github_makes_links_of_is_taken_apart():
     """Of addresses without brackets; an escape or an entity in front of the @ would not do."""
     assert literal("www.a.b me@a.b `www.a.b me@a.b`") == "www\\.a.b me@<!-- -->a.b `www.a.b me@a.b`"
     assert literal("a www. b, me @a.b, me@b") == "a www. b, me @a.b, me@b"
+
+
+def test_a_frame_is_a_table_in_which_text_stays_text_and_missing_values_are_empty():
+    frame = pd.DataFrame({"kl": [0.00123, None], "share": [0.5, 1.0]}, index=["`kv`", "a|b <i>"])
+    told = framed(frame, {"share": ("share", ".0%"), "kl": ("KL", lambda value: f"{value:.0e}")}, "variant")
+    assert told.splitlines() == [
+        "| variant | share | KL |",
+        "| --- | --- | --- |",
+        "| `kv` | 50% | 1e-03 |",
+        "| a\\|b &lt;i> | 100% |  |",
+    ]
+
+
+def test_a_page_needs_every_part_that_its_template_names(tmp_path):
+    template = tmp_path / "page.md.j2"
+    template.write_text("# {{ title }}\n\n{% if rest %}\n{{ rest }}\n{% endif %}\n")
+    assert page(template, title="A < B", rest="") == "# A < B\n\n"
+    with pytest.raises(UndefinedError, match="'rest' is undefined"):
+        page(template, title="A")

@@ -11,10 +11,18 @@ from typing import Any
 import pandas as pd
 
 from lagkit.runs import manifest
-from lagkit.runs.report import table
 from lagkit.stats.intervals import Difference
-from lagkit.studies.codecs import AGAIN, ANSWERED, SCHEMES, TARGET_AGREEMENT, TARGET_BYTES, Loss
-from lagkit.util import files
+from lagkit.stats.wording import interval
+from lagkit.util import files, markdown
+from tools.codec.loss import AGAIN, ANSWERED, SCHEMES, TARGET_AGREEMENT, TARGET_BYTES, Loss
+
+_SCHEMES: dict[str, tuple[str, str]] = {
+    "bytes": ("bytes", ".3f"),
+    "keys": ("error of keys", ".4f"),
+    "values": ("error of values", ".4f"),
+    "kl": ("KL", ".1e"),
+    "agreement": ("next token", ".2%"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,21 +68,23 @@ def save(page: Path, runs: Mapping[str, Measured]) -> None:
 def remade(rows: Path) -> str:
     """The page of the rows that `save` wrote."""
     kept = json.loads(rows.read_text(encoding="utf-8"))
-    return markdown({name: Measured.parse(run) for name, run in kept["runs"].items()}, kept)
+    return told({name: Measured.parse(run) for name, run in kept["runs"].items()}, kept)
 
 
-def markdown(runs: Mapping[str, Measured], made: Mapping[str, Any]) -> str:
+def told(runs: Mapping[str, Measured], made: Mapping[str, Any]) -> str:
     """The page: findings, a section for each run, and what it was made with (`versions` and `git`)."""
-    parts = ["# Logs in fewer bits", _HOW, "## Findings", "\n".join(f"- {told}" for told in findings(runs))]
-    for name, run in runs.items():
-        parts += [f"## {name}", _facts(run), _schemes(run.schemes), _answers(run.answers)]
-    state = made["git"] or {"commit": "unknown", "changed": True}
-    commit = state["commit"] + (" (with changes)" if state["changed"] else "")
-    versions = ", ".join(f"{part} {made['versions'][part]}" for part in ("lagkit", "torch", "transformers"))
-    parts.append(f"## Made with\n\n`make codec`, at commit {commit}; {versions}.")
-    for name, run in runs.items():
-        parts.append(f"{name}:\n\n" + "\n".join(f"- `{key}`: {value}" for key, value in run.about.items()))
-    return "\n\n".join(parts) + "\n"
+    sections = [
+        f"## {name}\n\n{_facts(run)}\n\n{_schemes(run.schemes)}\n\n{_answers(run.answers)}"
+        for name, run in runs.items()
+    ]
+    versions = {part: made["versions"][part] for part in ("lagkit", "torch", "transformers")}
+    return markdown.page(
+        Path(__file__).with_name("page.md.j2"),
+        findings="\n".join(f"- {finding}" for finding in findings(runs)),
+        sections="\n\n".join(sections),
+        made=markdown.made_with("make codec", versions, made["git"]),
+        settings="\n\n".join(f"{name}:\n\n{markdown.listed(run.about)}" for name, run in runs.items()),
+    )
 
 
 def findings(runs: Mapping[str, Measured]) -> list[str]:
@@ -125,18 +135,7 @@ def _facts(run: Measured) -> str:
 
 
 def _schemes(schemes: pd.DataFrame) -> str:
-    rows = [
-        [
-            f"`{name}`",
-            f"{row['bytes']:.3f}",
-            f"{row['keys']:.4f}",
-            f"{row['values']:.4f}",
-            f"{row['kl']:.1e}",
-            f"{row['agreement']:.2%}",
-        ]
-        for name, row in schemes.loc[list(SCHEMES)].iterrows()
-    ]
-    return table(["scheme", "bytes", "error of keys", "error of values", "KL", "next token"], rows)
+    return markdown.framed(schemes.loc[list(SCHEMES)].rename("`{}`".format), _SCHEMES, "scheme")
 
 
 def _answers(answers: pd.DataFrame) -> str:
@@ -145,22 +144,10 @@ def _answers(answers: pd.DataFrame) -> str:
             f"`{name}`" if name in SCHEMES else name,
             _share(row),
             f"{row['same_responses']} of {row['n']}",
-            f"{100 * row['right']:.1f} ({row['gain'].mean * 100:+.1f} [{row['gain'].low * 100:+.1f}, "
-            f"{row['gain'].high * 100:+.1f}])",
+            f"{100 * row['right']:.1f} ({interval(vars(row['gain']), 'em')})",
         ]
         for name, row in answers.iterrows()
     ]
     before = 100 * answers["right_before"].iloc[0]
-    return table(["logs", "same answers", "same responses", f"right answers (uncompressed: {before:.1f})"], rows)
-
-
-_HOW = (
-    "A store with `codec: int8` keeps KV blocks in 8 bits: the keys, without RoPE, with a scale for each channel, the "
-    "values with one for each token; a scale is a byte. Everything here is against the same logs uncompressed.\n\n"
-    "**bytes**: numbers and scales over those of bf16, mean over logs. **errors**: relative, Frobenius norm. **KL**: "
-    "mean divergence (nats) of the next token's distribution over the tokens of a prompt behind its nearest log; "
-    "**next token**: how often the most probable one is the same. **same answers**: share with its 95% Wilson "
-    "interval, whole agent loop; **same responses**: word for word in all rounds. **right answers**: in percent, and "
-    "the paired difference to the uncompressed logs. **with offsets**: numbers counted from the smallest one, with "
-    "scale and offset in bf16. Only `int8` is a codec of stores; the other schemes are measured here alone."
-)
+    heads = ["logs", "same answers", "same responses", f"right answers (uncompressed: {before:.1f})"]
+    return markdown.table(heads, rows)

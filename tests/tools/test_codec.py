@@ -8,12 +8,12 @@ import torch
 
 from lagkit.model.codec import pack, packed_bytes, unpack
 from lagkit.model.kv import KVBlock
-from lagkit.studies.codecs import AGAIN, ANSWERED, SCHEMES, Loss, Scheme, file_sizes, relative_error, shortest
 from lagkit.util.errors import ConfigError
 from tests.helpers.blocks import block_of, same
 from tests.helpers.lms import SAMPLE, small_run, tiny_lm
-from tools.codec import main
-from tools.codecs_page import Measured, findings
+from tools.codec.__main__ import main
+from tools.codec.loss import AGAIN, ANSWERED, SCHEMES, Loss, Scheme, file_sizes, relative_error, shortest
+from tools.codec.page import Measured, findings
 
 
 def test_the_int8_scheme_is_the_codec_of_stores():

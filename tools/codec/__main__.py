@@ -40,9 +40,9 @@ def codec(
     overrides = cli.settings(pairs, {"out": "give --out", "policies": "give --policy", "codec": "all are compared"})
     from lagkit.runs.config import RunConfig
     from lagkit.runs.experiment import Experiment
-    from lagkit.studies.codecs import Loss
     from lagkit.util.progress import quiet
-    from tools.codecs_page import Measured, save
+    from tools.codec.loss import Loss
+    from tools.codec.page import Measured, save
 
     quiet()
     chosen = {**overrides, "policies": ["no_logs", policy]}

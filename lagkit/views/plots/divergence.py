@@ -1,0 +1,47 @@
+"""Figures of the divergence from dense prefill: by the distance that a log was moved, and by its place."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
+
+from lagkit.views.plots.basic import FLOOR, faceted, plain
+
+_POWERS = {"type": "log", "exponentformat": "power", "dtick": 2}
+
+
+def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool = False) -> go.Figure:
+    """`measure` against the shift, at even distances: a panel for each dtype (rows) and place (columns).
+
+    A colour for each `variant`, a dash for each `content`; cases are averaged. The first variant, the reference, lies
+    broad beneath the others. `log`: a logarithmic axis, on which values below `FLOOR` are drawn at it.
+    """
+    keys = ["dtype", "place", "variant", "content", "shift"]
+    means = table.groupby(keys, sort=False)[measure].mean().reset_index().sort_values("shift", kind="stable")
+    means[measure] = means[measure].clip(lower=FLOOR if log else None)
+    means = means.assign(panel=means["dtype"] + ", " + means["place"], content=means["content"] + " log")
+    means["shift"] = means["shift"].map("{:,}".format)
+    rows, columns = table["dtype"].nunique(), table["place"].nunique()
+    spread = {"x": "shift", "y": measure, "color": "variant", "line_dash": "content", "facet_col": "panel"}
+    spread |= {"facet_col_wrap": columns, "facet_row_spacing": 0.3 / rows, "facet_col_spacing": 0.05}
+    labels = {"shift": "shift in tokens", measure: y}
+    figure = faceted(px.line, means, title, 190 + 230 * rows, markers=True, labels=labels, **spread)
+    reference = plain(table["variant"].iloc[0])
+    figure.for_each_trace(lambda line: line.update(line_width=7 if line.name.startswith(f"{reference}, ") else 2))
+    figure.update_xaxes(type="category", showticklabels=True)
+    return figure.update_yaxes(_POWERS if log else {})
+
+
+def by_cell(table: pd.DataFrame, title: str, *, panel: str, x: str, by: str, measure: str = "kl") -> go.Figure:
+    """The spread of `measure` over questions on a logarithmic axis, a box each: panels, places on the axis, colours.
+
+    `panel`, `x` and `by` are columns of `table`, which has a row per question and cell. A box reaches over the middle
+    half of the questions, and each is a dot beside it. Values below `FLOOR` are drawn at it.
+    """
+    named = {column: f"{column}: " + table[column].astype(str) for column in (panel, by)}
+    rows = table.assign(**named, **{measure: table[measure].clip(lower=FLOOR)})
+    spread = {"x": x, "y": measure, "color": by, "facet_col": panel, "labels": {measure: "KL (nats)"}}
+    figure = faceted(px.box, rows, title, 440, points="all", **spread)
+    figure.update_traces(marker_size=3, jitter=0.6).update_xaxes(type="category").update_yaxes(_POWERS)
+    return figure

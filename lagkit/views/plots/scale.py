@@ -1,0 +1,156 @@
+"""Figures of what `benchmarks/` measured: a race, the planner's decisions, search, and a long stream of updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from lagkit.views.plots.basic import COLOURS, faceted, laid_out, long
+
+SIDES = {"lagkit": COLOURS[1], "authors": COLOURS[0]}
+# Column -> title, and the factor from a result's unit to that of the title.
+_RACE = {
+    "questions_per_s": ("questions a second", 1.0),
+    "first_token_s": ("first token, ms", 1e3),
+    "start_s": ("start, until the first hits, ms", 1e3),
+    "peak_mb": ("peak memory, MB", 1.0),
+}
+_SEARCH = {
+    "ms": "one query, ms",
+    "recall": "recall of the three nearest",
+    "build_s": "building, s",
+    "memory_mb": "memory, MB",
+}
+_STEPS = {"search": "search", "read": "read and inject", "add": "add", "evict": "evict"}
+_SIZES = {"blocks_mb": "blocks", "database_mb": "database", "wal_mb": "write-ahead log"}
+_MOST = 3.0  # decades of gain at which the colours end
+_TWO_ROWS = {"facet_col_wrap": 2, "facet_col_spacing": 0.1, "facet_row_spacing": 0.14, "markers": True}
+_DECADES = {"type": "log", "dtick": 1}
+
+
+def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
+    """The results of `benchmarks.race`: a row for each workload, number of logs and side; a column for each measure.
+
+    `speedup`, `same_answers`, `same_responses` and `questions` are of both sides together.
+    """
+    both = ("speedup", "same_answers", "same_responses", "questions")
+    return pd.DataFrame(
+        [
+            {
+                **{"workload": name, "dtype": found["dtype"], "logs": int(logs), "side": side},
+                **{key: row[key] for key in both},
+                **row[side],
+            }
+            for name, found in results["workloads"].items()
+            for logs, row in found["sizes"].items()
+            for side in SIDES
+        ]
+    )
+
+
+def race(table: pd.DataFrame, title: str) -> go.Figure:
+    """A panel for each measure over the number of logs, both axes logarithmic; a dash and a mark for each workload.
+
+    table: as `race_rows` gives it.
+    """
+    measured = table.assign(**{column: factor * table[column] for column, (_, factor) in _RACE.items()})
+    titles = {column: name for column, (name, _) in _RACE.items()}
+    rows = long(measured.sort_values("logs", kind="stable"), titles, ["side", "workload", "logs"])
+    spread = {"x": "logs", "y": "value", "color": "side", "line_dash": "workload", "symbol": "workload"}
+    look = {"color_discrete_map": SIDES, "facet_col": "panel", **_TWO_ROWS}
+    figure = faceted(px.line, rows, title, 720, own="y", **spread, **look).update_traces(marker_size=8)
+    return figure.update_xaxes(_DECADES, showticklabels=True).update_yaxes(_DECADES, title_text=None)
+
+
+def good_enough(table: pd.DataFrame, by: str = "index", recall: float = 0.99) -> pd.DataFrame:
+    """Fastest row of `table` with so much recall for each index and size, or the one with the most; sorted.
+
+    table: rows of `benchmarks.search`: columns `by`, `logs`, `recall` and `ms`.
+    """
+    reached = table["recall"] >= recall
+    rank = table.assign(_short=(~reached) * (1 - table["recall"]), _ms=table["ms"])
+    best = rank.sort_values(["_short", "_ms"]).groupby([by, "logs"], sort=False).head(1)
+    return best.sort_values([by, "logs"])[table.columns].reset_index(drop=True)
+
+
+def search(table: pd.DataFrame, title: str, recall: float = 0.99) -> go.Figure:
+    """A line for each index over the number of logs, a panel for each measure.
+
+    table: one row for each index and size (`good_enough`). Points with less than this `recall` are hollow.
+    """
+    rows = long(table.assign(reached=table["recall"]).sort_values("logs"), _SEARCH, ["index", "logs", "reached"])
+    order = {"index": list(dict.fromkeys(table["index"]))}
+    spread = {"x": "logs", "y": "value", "color": "index", "facet_col": "panel", "custom_data": ["reached"]}
+    figure = faceted(px.line, rows, title, 740, own="y", category_orders=order, **spread, **_TWO_ROWS)
+    for line in figure.data:
+        colour, found = line.line.color, line.customdata[:, 0]
+        inside = ["white" if row < recall else colour for row in found]
+        line.marker = {"color": inside, "size": 8, "line": {"color": colour, "width": 2}}
+    figure.update_xaxes(_DECADES, showticklabels=True).update_yaxes(_DECADES, title_text=None)
+    return figure.update_yaxes(type="linear", dtick=None, row=2, col=2)  # of the recall; rows count from the bottom
+
+
+def planner(table: pd.DataFrame, title: str) -> go.Figure:
+    """A cell for each place and log, coloured by the faster way and labelled with how many times faster it is.
+
+    table: as `lagkit.logs.planner.decisions` gives it; cells that it lacks stay empty.
+    """
+    signed = np.log10(table["gain"]).where(table["way"] == "load", -np.log10(table["gain"]))
+    times = table["gain"].map(lambda gain: f"{gain:.1f}x" if gain < 10 else f"{gain:,.0f}x")
+    cells = table.assign(colour=signed.clip(-_MOST, _MOST), label=table["way"] + "<br>" + times)
+    logs, places = list(dict.fromkeys(table["log"])), list(dict.fromkeys(table["place"]))
+    wide = cells.pivot(index="log", columns="place").reindex(logs)
+    map_ = go.Heatmap(
+        x=places,
+        y=logs,
+        z=wide["colour"][places],
+        text=wide["label"][places].fillna(""),
+        texttemplate="%{text}",
+        customdata=np.dstack([wide["load_ms"][places], wide["recompute_ms"][places]]),
+        hovertemplate="%{y}<br>%{x}<br>load %{customdata[0]:.3g} ms, recompute %{customdata[1]:.3g} ms<extra></extra>",
+        colorscale=[[0, "#cc6677"], [0.5, "#f7f7f7"], [1, "#4477aa"]],
+        zmin=-_MOST,
+        zmax=_MOST,
+        colorbar={
+            "title": {"text": "faster by<br> "},
+            "tickvals": [-3, -2, -1, 0, 1, 2, 3],
+            "ticktext": ["recompute 1000x", "100x", "10x", "equal", "10x", "100x", "load 1000x"],
+        },
+        hoverongaps=False,
+        xgap=2,
+        ygap=2,
+    )
+    figure = go.Figure(map_).update_xaxes(tickangle=-30, automargin=True, showgrid=False)
+    figure.update_yaxes(autorange="reversed", automargin=True, ticksuffix=" ", showgrid=False)
+    return laid_out(figure, title, height=250 + 42 * len(logs))
+
+
+def stream(result: Mapping[str, Any]) -> go.Figure:
+    """The result of `benchmarks.stream`: medians and 95th percentiles of each step, memory, and sizes on disk."""
+    table, sizes = pd.DataFrame(result["rows"]), result["sizes"]
+    titles = ["milliseconds: median (line), 95% (dots)", "memory of the process, MB", "store on disk, MB"]
+    figure = make_subplots(1, 3, horizontal_spacing=0.07, subplot_titles=titles)
+
+    def line(column: str, name: str, colour: str, col: int, **how: Any) -> None:
+        look = {"line_color": colour, "legendgroup": name, **how}
+        figure.add_scatter(x=table["updates"], y=table[column], name=name, **look, row=1, col=col)
+
+    for colour, (step, name) in zip(COLOURS, _STEPS.items(), strict=False):
+        line(step, name, colour, 1)
+        line(f"{step}_p95", name, colour, 1, mode="markers", marker_size=3, showlegend=False)
+    line("rss_mb", "memory", "#444", 2, showlegend=False)
+    for colour, (column, name) in zip(COLOURS[4:], _SIZES.items(), strict=False):
+        line(column, name, colour, 3)
+    cap = f"cap: {sizes['cap_mb']:,.0f} MB"
+    figure.add_hline(y=sizes["cap_mb"], line={"dash": "dot", "color": "#444"}, annotation_text=cap, row=1, col=3)
+    if sizes["binds"]:
+        figure.add_vline(x=sizes["binds"], line={"dash": "dot", "color": "#888", "width": 1})
+    figure.update_xaxes(title_text="updates").update_yaxes(rangemode="tozero")
+    title = f"{sizes['updates']:,} updates of a store under a cap, which binds at the dotted line"
+    return laid_out(figure, title, height=460)
