@@ -10,7 +10,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hypothesis import settings
 
+from tests.helpers import warm
 from tests.helpers.objectstore import bucket, server  # noqa: F401
 
 settings.register_profile("lagkit", deadline=None)  # how long an example takes is the machine's affair
 settings.load_profile("lagkit")
+
+
+def pytest_sessionstart() -> None:
+    warm.use()
