@@ -21,7 +21,7 @@ def _power(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-")
 
 
-_SUPPORTED = {
+_SUPPORTED: markdown.Columns = {
     "trait": ("its keys", ""),
     "rope": ("RoPE", ""),
     "error.float32": ("error, fp32", _power),
@@ -33,7 +33,11 @@ _SUPPORTED = {
     "inject_over_prefill": ("injection over prefill", ".2f"),
 }
 _OTHERS = {"verdict": ("verdict", ""), "trait": ("because", ""), "reason": ("what lagkit says", "")}
-_SUMMARY = {"families": ("families", ""), "verdict": ("verdict", ""), "error": ("error, float32", _power)}
+_SUMMARY: markdown.Columns = {
+    "families": ("families", ""),
+    "verdict": ("verdict", ""),
+    "error": ("error, float32", _power),
+}
 
 
 def verdicts(survey: pd.DataFrame) -> pd.Series:

@@ -107,10 +107,10 @@ class Transfer:
         limits = variant.limits(self.run.config.limits)
         if min_similarity > ALL:
             limits = replace(limits, min_similarity=min_similarity)
-        how = {"limits": limits, "exclude": {question.id: self._out_of_reach(question, mix) for question in questions}}
+        barred = {question.id: self._out_of_reach(question, mix) for question in questions}
         journal = self._journal(policy, split, mix, min_similarity)
         with (self.changed or self.run).store() as store:
-            traces = asking.answers(self.run, variant, journal, questions, store, **how)
+            traces = asking.answers(self.run, variant, journal, questions, store, limits=limits, exclude=barred)
         return {trace.question_id: trace for trace in traces}
 
     def outcomes(self, policy: str, split: Split, mix: Mix = UNCHANGED, min_similarity: float = ALL) -> pd.DataFrame:

@@ -18,6 +18,8 @@ _ACTIVE = re.compile(r"<|&(?=#?\w+;)|(?<=\])[(:\[]|(?<=:)//|(?<=(?i:www))\.(?=\S
 _INSTEAD = {"<": "&lt;", "&": "&amp;", "\\": "&#92;", "@": "@<!-- -->"}
 _AT_START = re.compile(r"^(\d*)([-+*#>.)](?=\s|$)|([-*_])(?=(?:\s|\3)*$)|#|>|~|\[|=)")
 
+Columns = Mapping[str, tuple[str, str | Callable[[Any], str]]]  # column -> its heading, and a format or a function
+
 
 def page(template: Path, **parts: str) -> str:
     """A page from a Jinja template; `parts` are Markdown, and stand where the template names them."""
@@ -25,8 +27,8 @@ def page(template: Path, **parts: str) -> str:
     return pages.from_string(template.read_text(encoding="utf-8")).render(parts)
 
 
-def framed(frame: pd.DataFrame, columns: Mapping[str, tuple[str, str | Callable[[Any], str]]], head: str) -> str:
-    """A table of a frame, its index under `head`. columns: column -> its heading, and a format or a function.
+def framed(frame: pd.DataFrame, columns: Columns, head: str) -> str:
+    """A table of a frame, its index under `head`.
 
     Missing values are empty. (`DataFrame.to_markdown` escapes nothing.)
     """

@@ -74,7 +74,7 @@ def _watch(asking: socket.socket) -> int:
         os.close(handle)
     ended = os.pidfd_open(kernel)
     while True:
-        ready, _, _ = select.select([asking, ended], [], [])
+        ready, _, _ = select.select([asking.fileno(), ended], [], [])
         if ended in ready:
             code = os.waitstatus_to_exitcode(os.waitpid(kernel, 0)[1])
             with contextlib.suppress(OSError):

@@ -9,13 +9,13 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import BARS_X, faceted, laid_out, long, plain, rows_down, scaled
+from lagkit.views.plots.basic import BARS_X, How, faceted, laid_out, long, plain, rows_down, scaled
 
 
 def shares(table: pd.DataFrame, columns: Mapping[str, str], title: str, x: str) -> go.Figure:
     """Bars side by side over the index of `table`: one colour for each of `columns` (column -> name)."""
     rows = long(table.set_axis([str(value) for value in table.index]).rename_axis(x).reset_index(), columns, [x])
-    labels = {"value": "share of attention"}
+    labels: How = {"value": "share of attention"}
     figure = faceted(px.bar, rows, title, 400, x=x, y="value", color="panel", barmode="group", labels=labels)
     return figure.update_xaxes(type="category").update_yaxes(rangemode="tozero")
 
@@ -50,7 +50,7 @@ def heads(table: pd.DataFrame, value: str, panel: str, title: str) -> go.Figure:
 def by_layer(table: pd.DataFrame, value: str, title: str, y: str) -> go.Figure:
     """Lines over the layers, a colour for each `condition`, a panel for each `part`; rows of the same are averaged."""
     means = table.groupby(["part", "condition", "layer"], sort=False)[value].mean().reset_index()
-    spread = {"x": "layer", "y": value, "color": "condition", "facet_col": "part", "labels": {value: y}}
+    spread: How = {"x": "layer", "y": value, "color": "condition", "facet_col": "part", "labels": {value: y}}
     return faceted(px.line, means, title, 400, markers=True, **spread).update_yaxes(rangemode="tozero")
 
 
@@ -62,7 +62,7 @@ def effects(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.
     rows = scaled(table.rename_axis(["condition", "measure"]).reset_index())
     rows = rows.assign(panel=rows["measure"].map(measures))
     conditions = [plain(name) for name in rows["condition"].unique()]
-    spread = {"x": "mean", "y": "condition", "color": "panel", "facet_col": "panel", **BARS_X}
+    spread: How = {"x": "mean", "y": "condition", "color": "panel", "facet_col": "panel", **BARS_X}
     figure = faceted(px.scatter, rows, title, 200 + 34 * len(conditions), own="x", **spread)
     figure.update_traces(marker_size=9).add_vline(x=0, line={"color": "#888888", "dash": "dot"})
     return rows_down(figure, conditions).update_xaxes(title_text=None).update_layout(showlegend=False)

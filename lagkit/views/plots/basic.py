@@ -18,6 +18,7 @@ from lagkit.util.progress import quiet
 # plotly.js from a CDN).
 RENDERER = "plotly_mimetype+notebook_connected"
 COLOURS = qualitative.Safe
+How = dict[str, Any]  # arguments of Plotly Express
 FLOOR = 1e-9  # on logarithmic axes: a divergence of exactly zero has no place there
 BARS_X = {"error_x": "up", "error_x_minus": "down"}  # the columns of `scaled`, for Plotly Express
 BARS_Y = {"error_y": "up", "error_y_minus": "down"}
@@ -42,7 +43,7 @@ def bars(table: pd.DataFrame, kind: str, measures: Mapping[str, str], title: str
     """
     names, height = [plain(name) for name in table.index], 170 + 34 * len(table)
     rows = long(table.rename_axis("row").reset_index(), measures, [kind, "row"])
-    spread = {"x": "value", "y": "row", "facet_col": "panel", "orientation": "h", "text_auto": ".2f"}
+    spread: How = {"x": "value", "y": "row", "facet_col": "panel", "orientation": "h", "text_auto": ".2f"}
     figure = faceted(px.bar, rows, title, height, own="x", color=kind, **spread)
     figure.update_traces(textposition="outside", cliponaxis=False, hovertemplate="%{y}: %{x:.3f}<extra></extra>")
     figure.update_xaxes(title_text=None)
@@ -54,7 +55,7 @@ def bars(table: pd.DataFrame, kind: str, measures: Mapping[str, str], title: str
 def lines(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) -> go.Figure:
     """A panel for each of `measures` (column -> title) over the index of `table`, at even distances."""
     rows = long(table.set_axis([f"{step:,}" for step in table.index]).rename_axis(x).reset_index(), measures, [x])
-    spread = {"x": x, "y": "value", "color": "panel", "facet_col": "panel", "facet_col_spacing": 0.1}
+    spread: How = {"x": x, "y": "value", "color": "panel", "facet_col": "panel", "facet_col_spacing": 0.1}
     figure = faceted(px.line, rows, title, 380, own="y", colours=COLOURS[1:], markers=True, **spread)
     return figure.update_xaxes(type="category").update_yaxes(title_text=None).update_layout(showlegend=False)
 

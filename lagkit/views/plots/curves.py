@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from lagkit.views.plots.basic import (
     BARS_Y,
     COLOURS,
+    How,
     faceted,
     interval_bars,
     laid_out,
@@ -39,9 +40,17 @@ def by_rounds(
     """
     places = table["policy"].map({policy: place for place, policy in enumerate(policies)})
     rows = scaled(table, 100).assign(x=table["rounds"] + _DODGE * (places - (len(policies) - 1) / 2))
-    look = {"color_discrete_map": {plain(policy): colour for policy, colour in zip(policies, COLOURS, strict=False)}}
+    look: How = {
+        "color_discrete_map": {plain(policy): colour for policy, colour in zip(policies, COLOURS, strict=False)}
+    }
     look |= {"category_orders": {"policy": [*look["color_discrete_map"]]}, "labels": {"x": "rounds allowed", "mean": y}}
-    spread = {"x": "x", "y": "mean", "color": "policy", "hover_data": ["rounds", "low", "high"], **BARS_Y}
+    spread: How = {
+        "x": "x",
+        "y": "mean",
+        "color": "policy",
+        "hover_data": ["rounds", "low", "high"],
+        **BARS_Y,
+    }
     figure = faceted(px.line, rows, title, 460, markers=True, **spread, **look)
     if level is not None:
         figure.add_hline(y=100 * level, line=_DASHED, annotation_text=said, annotation_position="bottom left")
@@ -60,12 +69,19 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     same = rows.groupby(["metric", "bytes"])["bytes"]
     rows["x"] = rows["bytes"] * _APART ** (same.cumcount() - (same.transform("size") - 1) / 2)
     colours = dict(zip(dict.fromkeys(table["encode"]), COLOURS, strict=False))
-    look = {
+    look: How = {
         "color_discrete_map": {plain(p): colours[e] for p, e in zip(table["policy"], table["encode"], strict=True)},
         "symbol_map": {plain(p): _SHAPES.get(k, "x") for p, k in zip(table["policy"], table["keep"], strict=True)},
         "labels": {"x": "bytes per log"},
     }
-    spread = {"x": "x", "y": "mean", "color": "policy", "symbol": "policy", "facet_col": "panel", **BARS_Y}
+    spread: How = {
+        "x": "x",
+        "y": "mean",
+        "color": "policy",
+        "symbol": "policy",
+        "facet_col": "panel",
+        **BARS_Y,
+    }
     spread |= {"hover_data": {"x": False, "bytes": ":,.0f"}, "facet_col_spacing": 0.08}
     figure = faceted(px.scatter, rows, title, 500, own="y", log_x=True, **spread, **look).update_traces(marker_size=11)
     for column, base in enumerate((scales * rows["base"]).groupby(rows["panel"], sort=False).first(), 1):

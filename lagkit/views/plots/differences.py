@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lagkit.stats.intervals import margin
-from lagkit.views.plots.basic import COLOURS, faceted, interval_bars, laid_out, plain, rows_down, scale_of, scaled
+from lagkit.views.plots.basic import COLOURS, How, faceted, interval_bars, laid_out, plain, rows_down, scale_of, scaled
 
 
 def forest(
@@ -80,7 +80,14 @@ def changed(counts: pd.DataFrame, title: str) -> go.Figure:
     colours = {"right to wrong": COLOURS[1], "wrong to right": COLOURS[3]}
     rows = counts[[*colours]].rename_axis("row").reset_index().melt("row", var_name="outcome", value_name="answers")
     rows["x"] = rows["answers"].where(rows["outcome"] == "wrong to right", -rows["answers"])
-    spread = {"x": "x", "y": "row", "color": "outcome", "text": "answers", "orientation": "h", "barmode": "overlay"}
+    spread: How = {
+        "x": "x",
+        "y": "row",
+        "color": "outcome",
+        "text": "answers",
+        "orientation": "h",
+        "barmode": "overlay",
+    }
     height = 190 + 30 * len(counts)
     figure = faceted(px.bar, rows, title, height, color_discrete_map=colours, opacity=1, **spread)
     hover = "%{y}: %{text} %{fullData.name}<extra></extra>"

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import FLOOR, faceted, plain
+from lagkit.views.plots.basic import FLOOR, How, faceted, plain
 
 _POWERS = {"type": "log", "exponentformat": "power", "dtick": 2}
 
@@ -23,9 +23,15 @@ def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool
     means = means.assign(panel=means["dtype"] + ", " + means["place"], content=means["content"] + " log")
     means["shift"] = means["shift"].map("{:,}".format)
     rows, columns = table["dtype"].nunique(), table["place"].nunique()
-    spread = {"x": "shift", "y": measure, "color": "variant", "line_dash": "content", "facet_col": "panel"}
+    spread: How = {
+        "x": "shift",
+        "y": measure,
+        "color": "variant",
+        "line_dash": "content",
+        "facet_col": "panel",
+    }
     spread |= {"facet_col_wrap": columns, "facet_row_spacing": 0.3 / rows, "facet_col_spacing": 0.05}
-    labels = {"shift": "shift in tokens", measure: y}
+    labels: How = {"shift": "shift in tokens", measure: y}
     figure = faceted(px.line, means, title, 190 + 230 * rows, markers=True, labels=labels, **spread)
     reference = plain(table["variant"].iloc[0])
     figure.for_each_trace(lambda line: line.update(line_width=7 if line.name.startswith(f"{reference}, ") else 2))
@@ -41,7 +47,7 @@ def by_cell(table: pd.DataFrame, title: str, *, panel: str, x: str, by: str, mea
     """
     named = {column: f"{column}: " + table[column].astype(str) for column in (panel, by)}
     rows = table.assign(**named, **{measure: table[measure].clip(lower=FLOOR)})
-    spread = {"x": x, "y": measure, "color": by, "facet_col": panel, "labels": {measure: "KL (nats)"}}
+    spread: How = {"x": x, "y": measure, "color": by, "facet_col": panel, "labels": {measure: "KL (nats)"}}
     figure = faceted(px.box, rows, title, 440, points="all", **spread)
     figure.update_traces(marker_size=3, jitter=0.6).update_xaxes(type="category").update_yaxes(_POWERS)
     return figure

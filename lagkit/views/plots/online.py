@@ -9,7 +9,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import BARS_Y, COLOURS, faceted, interval_bars, laid_out, plain, scaled
+from lagkit.views.plots.basic import BARS_Y, COLOURS, How, faceted, interval_bars, laid_out, plain, scaled
 
 _REFERENCES = {"no_logs": ("#444", "dash"), "static": ("#888", "dot")}
 _DODGE = 0.09  # of a part of the stream: bars that would meet stay apart
@@ -28,9 +28,16 @@ def prequential(curves: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
     place = rows["condition"].map({name: at - (len(online) - 1) / 2 for at, name in enumerate(online)}).fillna(0)
     rows["x"] = (rows["first"] - 1 + rows["last"]) / 2 + _DODGE * place * (rows["last"] - rows["first"] + 1)
     rows[["up", "down"]] = rows[["up", "down"]].mask(bare)
-    spread = {"x": "x", "y": "mean", "color": "condition", "line_dash": "condition", "facet_col": "panel", **BARS_Y}
+    spread: How = {
+        "x": "x",
+        "y": "mean",
+        "color": "condition",
+        "line_dash": "condition",
+        "facet_col": "panel",
+        **BARS_Y,
+    }
     spread |= {"facet_col_spacing": 0.08, "markers": True, "hover_data": ["first", "last"]}
-    look = {"color_discrete_map": _colours(rows["condition"]), "labels": {"x": "tasks so far"}}
+    look: How = {"color_discrete_map": _colours(rows["condition"]), "labels": {"x": "tasks so far"}}
     look["line_dash_map"] = dict.fromkeys(map(plain, online), "solid") | {n: d for n, (_, d) in _REFERENCES.items()}
     figure = faceted(px.line, rows, title, 480, own="y", **spread, **look)
     for name in _REFERENCES:

@@ -11,7 +11,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, faceted, laid_out, long
+from lagkit.views.plots.basic import COLOURS, How, faceted, laid_out, long
 
 SIDES = {"lagkit": COLOURS[1], "authors": COLOURS[0]}
 # Column -> title, and the factor from a result's unit to that of the title.
@@ -30,7 +30,7 @@ _SEARCH = {
 _STEPS = {"search": "search", "read": "read and inject", "add": "add", "evict": "evict"}
 _SIZES = {"blocks_mb": "blocks", "database_mb": "database", "wal_mb": "write-ahead log"}
 _MOST = 3.0  # decades of gain at which the colours end
-_TWO_ROWS = {"facet_col_wrap": 2, "facet_col_spacing": 0.1, "facet_row_spacing": 0.14, "markers": True}
+_TWO_ROWS: How = {"facet_col_wrap": 2, "facet_col_spacing": 0.1, "facet_row_spacing": 0.14, "markers": True}
 _DECADES = {"type": "log", "dtick": 1}
 
 
@@ -62,8 +62,8 @@ def race(table: pd.DataFrame, title: str) -> go.Figure:
     measured = table.assign(**{column: factor * table[column] for column, (_, factor) in _RACE.items()})
     titles = {column: name for column, (name, _) in _RACE.items()}
     rows = long(measured.sort_values("logs", kind="stable"), titles, ["side", "workload", "logs"])
-    spread = {"x": "logs", "y": "value", "color": "side", "line_dash": "workload", "symbol": "workload"}
-    look = {"color_discrete_map": SIDES, "facet_col": "panel", **_TWO_ROWS}
+    spread: How = {"x": "logs", "y": "value", "color": "side", "line_dash": "workload", "symbol": "workload"}
+    look: How = {"color_discrete_map": SIDES, "facet_col": "panel", **_TWO_ROWS}
     figure = faceted(px.line, rows, title, 720, own="y", **spread, **look).update_traces(marker_size=8)
     return figure.update_xaxes(_DECADES, showticklabels=True).update_yaxes(_DECADES, title_text=None)
 
@@ -86,7 +86,13 @@ def search(table: pd.DataFrame, title: str, recall: float = 0.99) -> go.Figure:
     """
     rows = long(table.assign(reached=table["recall"]).sort_values("logs"), _SEARCH, ["index", "logs", "reached"])
     order = {"index": list(dict.fromkeys(table["index"]))}
-    spread = {"x": "logs", "y": "value", "color": "index", "facet_col": "panel", "custom_data": ["reached"]}
+    spread: How = {
+        "x": "logs",
+        "y": "value",
+        "color": "index",
+        "facet_col": "panel",
+        "custom_data": ["reached"],
+    }
     figure = faceted(px.line, rows, title, 740, own="y", category_orders=order, **spread, **_TWO_ROWS)
     for line in figure.data:
         colour, found = line.line.color, line.customdata[:, 0]

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import BARS_Y, COLOURS, faceted, scaled
+from lagkit.views.plots.basic import BARS_Y, COLOURS, How, faceted, scaled
 
 # Blue and red of the palette: what logs gave and what they took.
 SIDES = {"positive": COLOURS[4], "negative": COLOURS[1]}
@@ -40,8 +40,15 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
     """
     policies = list(table["policy"].unique())
     rows = scaled(table, 100).assign(x=100 * table["share"] + _APART * table["policy"].map(policies.index))
-    spread = {"x": "x", "y": "mean", "color": "side", "line_dash": "policy", "facet_col": "panel", **BARS_Y}
-    look = {"color_discrete_map": SIDES, "line_dash_sequence": _DASHES, "facet_col_spacing": 0.06}
+    spread: How = {
+        "x": "x",
+        "y": "mean",
+        "color": "side",
+        "line_dash": "policy",
+        "facet_col": "panel",
+        **BARS_Y,
+    }
+    look: How = {"color_discrete_map": SIDES, "line_dash_sequence": _DASHES, "facet_col_spacing": 0.06}
     look["labels"] = {"mean": "share of questions"}
     look["category_orders"] = {"panel": [*panels]}
     figure = faceted(px.line, rows, title, 460, markers=True, **spread, **look).update_layout(annotations=[])
@@ -64,7 +71,7 @@ def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figur
     rows = counts.reindex(pd.MultiIndex.from_product(every, names=["panel", "outcome", "bin"]), fill_value=0)
     rows = rows.rename("questions").reset_index()
     rows["similarity, from"] = rows["bin"].map(lambda number: f"{width * number:.1f}")
-    spread = {"x": "similarity, from", "y": "questions", "color": "outcome", "facet_col": "panel"}
+    spread: How = {"x": "similarity, from", "y": "questions", "color": "outcome", "facet_col": "panel"}
     figure = faceted(px.bar, rows, title, 440, color_discrete_map=OUTCOMES, **spread)
     return figure.update_xaxes(type="category")
 
@@ -77,8 +84,11 @@ def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], 
     """
     rows = scaled(pd.concat(dict(sweeps), names=["store", "threshold"]).reset_index(), 100)
     rows["label"] = rows["threshold"].map(lambda least: "all logs" if least <= -1 else f"{least:g}")
-    labels = {"label": "logs are used from this similarity on", "mean": "right answers, points against all logs"}
-    spread = {"x": "label", "y": "mean", "color": "store", "markers": True, **BARS_Y}
+    labels: How = {
+        "label": "logs are used from this similarity on",
+        "mean": "right answers, points against all logs",
+    }
+    spread: How = {"x": "label", "y": "mean", "color": "store", "markers": True, **BARS_Y}
     figure = faceted(px.line, rows, title, 440, colours=COLOURS[3:], labels=labels, **spread)
     for line, (name, sweep) in zip(figure.data, sweeps.items(), strict=True):
         stars = [threshold == chosen[name] for threshold in sweep.index]
@@ -97,9 +107,16 @@ def doubts(outcomes: pd.DataFrame, title: str) -> go.Figure:
     """
     found = _by_kind(outcomes.dropna(subset=["kind"]).rename_axis("question").reset_index())
     found = found.assign(x=_doubt(found["sure_without"]), y=_doubt(found["sure_with_logs"]))
-    labels = {"x": "doubt without logs", "y": "doubt with logs (nats per token)"}
-    spread = {"x": "x", "y": "y", "color": "outcome", "symbol": "outcome", "facet_col": "panel", "labels": labels}
-    look = {"color_discrete_map": OUTCOMES, "symbol_map": _SHAPES, "hover_name": "question"}
+    labels: How = {"x": "doubt without logs", "y": "doubt with logs (nats per token)"}
+    spread: How = {
+        "x": "x",
+        "y": "y",
+        "color": "outcome",
+        "symbol": "outcome",
+        "facet_col": "panel",
+        "labels": labels,
+    }
+    look: How = {"color_discrete_map": OUTCOMES, "symbol_map": _SHAPES, "hover_name": "question"}
     figure = faceted(px.scatter, found, title, 480, **spread, **look).update_traces(marker_size=8)
     line = {"color": "grey", "dash": "dot"}
     figure.add_shape(type="line", x0=_LEAST, y0=_LEAST, x1=1, y1=1, line=line, layer="below", row="all", col="all")

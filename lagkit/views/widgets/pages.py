@@ -44,8 +44,9 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
         text, marked = kept_spans(trace, policy.keep)
         how = "keeps the marked words"
         if policy.inject != "kv":
-            words = encoder and encoder.lm.plain(kept_text(trace, policy.keep))
-            count = f"{len(encoder.lm.tokenize(words))} tokens, as text" if encoder and words is not None else "as text"
+            count = "as text"
+            if encoder is not None:
+                count = f"{len(encoder.lm.tokenize(encoder.lm.plain(kept_text(trace, policy.keep))))} tokens, as text"
             how = f"keeps {count}: the model reads them anew each time"
     else:
         reading, head = encoder.read(trace, policy), encoder.head_block()

@@ -9,7 +9,8 @@ import pytest
 
 from lagkit.views.plots import COLOURS
 from lagkit.views.plots.attention import by_layer, effects, heads, shares
-from lagkit.views.plots.divergence import FLOOR, by_shift
+from lagkit.views.plots.basic import FLOOR
+from lagkit.views.plots.divergence import by_shift
 
 
 def test_shares_stand_side_by_side():

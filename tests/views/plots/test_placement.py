@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lagkit.views.plots.divergence import FLOOR, by_cell
+from lagkit.views.plots.basic import FLOOR
+from lagkit.views.plots.divergence import by_cell
 
 
 def test_a_box_for_each_panel_and_colour_with_every_question():
