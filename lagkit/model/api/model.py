@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.util import find_spec
 from typing import Any
 
@@ -84,17 +84,14 @@ class APIModel:
         with ThreadPoolExecutor(max(1, min(batch_size, len(contexts)))) as pool:
             waiting = [pool.submit(self._answer, chat, max_new_tokens, stop, given_up) for chat in contexts]
             try:
-                wait(waiting, return_when=FIRST_EXCEPTION)
-                for failure in (one.exception() for one in waiting if one.done()):
-                    if failure is not None:
-                        raise failure
-                answers = [one.result() for one in waiting]
+                for one in as_completed(waiting):
+                    one.result()
             except BaseException:
                 given_up.set()
                 pool.shutdown(cancel_futures=True)
                 raise
         seconds = (time.perf_counter() - began) / max(1, len(contexts))
-        return [self._timed(answer, seconds) for answer in answers]
+        return [self._timed(one.result(), seconds) for one in waiting]
 
     def _answer(
         self, chat: Chat, max_new_tokens: int, stop: Sequence[str], given_up: threading.Event
