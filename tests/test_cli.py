@@ -167,7 +167,7 @@ def test_bad_data(config, capsys, tmp_path):
 
 
 def test_unknown_models(config, capsys):
-    assert "'nope' is no known model: the aliases are smollm2" in fails(capsys, "run", config(model="nope"))
+    assert "'nope' is no known model: the aliases are qwen, smollm2" in fails(capsys, "run", config(model="nope"))
     assert main(["encode", config()]) == 0
     changed = fails(capsys, "encode", config(), "embedder=nope")
     assert "holds a run with other settings (" in changed

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from lagkit.agent.context import KVContextBuilder, LogTexts
 from lagkit.logs.store import Store
-from lagkit.model.api.chat import Chat
+from lagkit.model.api.requests import Chat
 from lagkit.model.backend import Backend
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt

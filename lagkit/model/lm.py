@@ -24,8 +24,9 @@ from lagkit.model.block_cache import BlockCache
 from lagkit.model.cache import build_cache, merge_rows, read_cache, split_rows
 from lagkit.model.context import Context, Generation
 from lagkit.model.devices import best_device, present_device, torch_dtype
-from lagkit.model.hub import resolve_model
+from lagkit.model.hub import parameters, resolve_model
 from lagkit.model.kv import KVBlock
+from lagkit.model.machine import check_load
 from lagkit.model.prompts.actions import end_of_action, opened
 from lagkit.model.prompts.templates import PLAIN_CHAT, TODAY, asks_for_date, dated
 from lagkit.model.prompts.untrusted import breaker, marks
@@ -59,16 +60,19 @@ class LM:
 
     @classmethod
     def load(cls, name: str, *, device: str | None = None, dtype: str | None = None) -> LM:
-        """Load by alias (`smollm2`), hub id or folder.
+        """Load by alias (`smollm2`, `qwen`), hub id or folder.
 
         device: `cpu`, `cuda`, `cuda:N` or `mps`; by default the best there is. dtype: `float32` or `bfloat16`
         (default). Raises ConfigError for another or missing device and another dtype, before anything is fetched;
-        ModelNotFound and UnsupportedModel.
+        ModelNotFound, UnsupportedModel, and MachineTooSmall for a large model on a CPU, about which it warns if it will
+        be slow.
         """
         device = best_device() if device is None else present_device(device)
         numbers = torch_dtype(dtype or "bfloat16")
         source = resolve_model(name)
         try:
+            if device == "cpu":
+                check_load(name, parameters(source), numbers)
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=numbers)
         except (OSError, ValueError, SafetensorError) as error:

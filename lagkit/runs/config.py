@@ -24,7 +24,7 @@ from lagkit.util.settings import Folder, Settings
 Split = Literal["seen", "unseen"]
 Wording = Literal["examples", "plain", "short"]
 
-# Settings that belong to a model, by its size: `testbed`, `smollm2`, `paper`. What they leave out, a run adds.
+# Settings that belong to a model: `testbed`, `smollm2`, `laptop`, `paper`. What they leave out, a run adds.
 TIERS = {path.stem: path for path in sorted((Path(__file__).parent / "tiers").glob("*.yaml"))}
 
 

@@ -24,6 +24,10 @@ class ModelNotFound(LagkitError):
     """A model or embedder could not be found under the name given."""
 
 
+class MachineTooSmall(LagkitError):
+    """This machine has not the disk or the memory that a model needs."""
+
+
 class UnsupportedModel(LagkitError):
     """The model's keys cannot be re-aligned, so its KV cannot be reused elsewhere."""
 

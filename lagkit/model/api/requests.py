@@ -1,7 +1,8 @@
-"""How a model behind an API is asked."""
+"""What a model behind an API is asked, and how."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -10,12 +11,19 @@ from lagkit.types import Usage
 from lagkit.util.settings import Settings
 
 
+@dataclass(frozen=True)
+class Chat:
+    """What a generation starts from: messages with `role` and `content`."""
+
+    messages: tuple[dict[str, str], ...]
+
+
 class Requests(Settings):
     """How a model behind an API is asked, and what that costs.
 
     per_minute: so many requests at most (None: no limit). retries: of a request that failed for a reason that may pass,
-    first after `backoff` seconds, then twice as long each time, or when the endpoint says; not if that is more than
-    `patience` seconds. timeout: seconds to wait for an answer. temperature: None leaves it to the endpoint, which some
+    by openai's client: after half a second, then twice as long each time up to 8, or when the endpoint says, if that is
+    within two minutes. timeout: seconds to wait for an answer. temperature: None leaves it to the endpoint, which some
     models ask for. limit: the name under which the endpoint knows the largest number of new tokens. input_price,
     output_price: of a million tokens, in any currency.
     """
@@ -24,8 +32,6 @@ class Requests(Settings):
 
     per_minute: PositiveInt | None = None
     retries: NonNegativeInt = 5
-    backoff: float = Field(default=1.0, ge=0)
-    patience: float = Field(default=120.0, ge=0)
     timeout: float = Field(default=120.0, gt=0)
     temperature: float | None = Field(default=0.0, ge=0)
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"

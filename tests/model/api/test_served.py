@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from lagkit.model.api import serving as serving_module
-from lagkit.model.api.chat import Chat
 from lagkit.model.api.model import APIModel
+from lagkit.model.api.requests import Chat
 from lagkit.model.api.served import ALONE
 from lagkit.model.api.serving import serving
 from lagkit.model.context import Context

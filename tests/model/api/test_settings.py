@@ -33,7 +33,7 @@ def ask(tmp_path, monkeypatch):
         monkeypatch.setenv("LAGKIT_API_BASE", played.url)
         monkeypatch.setenv("LAGKIT_API_KEY", KEY)
         settings = {"data": lms.SAMPLE, "out": tmp_path / "out", "embedder": "hash", "model": "api:m"}
-        settings |= {"log_questions": 1, "splits": ("seen",), "policies": ("no_logs",), "api": {"backoff": 0.0, **api}}
+        settings |= {"log_questions": 1, "splits": ("seen",), "policies": ("no_logs",), "api": api}
         return Experiment(RunConfig.parse(settings)).run()
 
     return run
@@ -73,27 +73,6 @@ def test_a_request_is_repeated_so_often(ask):
         with playing([failed(500)]) as played, pytest.raises(EndpointError):
             ask(played, retries=retries)
         assert len(played.asked) == 1 + retries
-
-
-@shows("backoff")
-def test_a_request_is_repeated_after_a_while(ask):
-    with playing([failed(500), failed(500), SAID]) as played:
-        ask(played, backoff=0.1)
-    first, second, third = played.times
-    assert second - first >= 0.1
-    assert third - second >= 0.2
-
-
-@shows("patience")
-@pytest.mark.parametrize(("patience", "requests"), [(0.1, 1), (120.0, 2)])
-def test_an_endpoint_that_asks_for_too_much_patience_is_given_up(ask, patience, requests):
-    with playing([failed(429, retry_after="0.2"), SAID]) as played:
-        if requests == 1:
-            with pytest.raises(EndpointError, match="limits the rate"):
-                ask(played, patience=patience)
-        else:
-            ask(played, patience=patience)
-    assert len(played.asked) == requests
 
 
 @shows("timeout")
