@@ -47,7 +47,7 @@ class Claim:
         questions = {q.id: [fingerprints.of_question(q), fingerprints.of_gold(q)] for q in dataset.questions}
         asked, gold = (fingerprints.of_logs(f"{id} {pair[i]}" for id, pair in questions.items()) for i in (0, 1))
         self._now: Facts = {
-            "settings": config.model_dump(mode="json"),
+            "settings": config.flat(),
             "prompt": {"name": prompt.name, "hash": prompt.hash},
             "data": {"questions": asked, "answers": gold, "passages": fingerprints.of_passages(dataset.passages)},
         }
@@ -179,7 +179,7 @@ def _record(out: Path) -> Facts:
 def _changed(before: Facts, now: Facts) -> str:
     """The settings that were others when answers were given; empty if there are none."""
     # A setting that is younger than the run: its default is what the run was made with.
-    defaults = {k: field.get_default() for k, field in RunConfig.model_fields.items() if not field.is_required()}
+    defaults = RunConfig.parse({"data": ".", "out": "."}).flat()
     earlier = {"prompt": before.get("prompt"), **defaults, **before["settings"]}
     later = {"prompt": now["prompt"], **now["settings"]}
     earlier["temperature"], later["temperature"] = _temperature(earlier), _temperature(later)

@@ -58,9 +58,13 @@ class Experiment:
         refuse_links(self.out, DataError, depth=RUN_DEPTH)
         self.workers: Executor | None = None
         self.loaded = (
-            data.load(config.data, config.dataset) if config.data else worlds.load(self.out / "world", config.controls)
+            data.load(config.data.folder, config.data.format)
+            if config.data.folder
+            else worlds.load(self.out / "world", config.data.controls)
         )
-        self.data = self.loaded if config.split == "authors" else components.disjoint_split(self.loaded, config.seed)
+        self.data = (
+            self.loaded if config.data.split == "authors" else components.disjoint_split(self.loaded, config.data.seed)
+        )
         for split in ("seen", "unseen"):
             self.questions(split)
         self._claim = Claim(config, self.prompt, self.data, self.log_questions)
@@ -85,8 +89,8 @@ class Experiment:
         RunLocked, with nothing changed, where another process has the folder.
         """
         with self._claim.held() as new:
-            if new and self.config.world is not None:
-                worlds.keep(self.out / "world", worlds.Controls.parse(self.config.world))
+            if new and self.config.data.world is not None:
+                worlds.keep(self.out / "world", worlds.Controls.parse(self.config.data.world))
             yield
 
     @property
@@ -98,7 +102,7 @@ class Experiment:
     def lm(self) -> Backend:
         """The language model, loaded when first needed."""
         config = self.config
-        return load_model(config.model, device=config.device, dtype=config.dtype, api=config.api)
+        return load_model(config.model.name, device=config.model.device, dtype=config.model.dtype, api=config.model.api)
 
     @property
     def local_lm(self) -> LM:
@@ -110,12 +114,12 @@ class Experiment:
     @cached_property
     def embedder(self) -> Embedder:
         """The embedder of queries, passages and logs."""
-        return load_embedder(self.config.embedder)
+        return load_embedder(self.config.store.embedder)
 
     @cached_property
     def prompt(self) -> Prompt:
         """The prompt for the data's kind of task."""
-        return Prompt.of(self.data.kind, self.config.wording)
+        return Prompt.of(self.data.kind, self.config.model.wording)
 
     @cached_property
     def passages(self) -> PassageIndex | None:
@@ -125,31 +129,31 @@ class Experiment:
     @cached_property
     def log_questions(self) -> tuple[Question, ...]:
         """The questions that the log store is built on: a seeded sample of the log-store split."""
-        return self.data.sample("seen", self.config.log_questions, self.config.seed)
+        return self.data.sample("seen", self.config.data.log_questions, self.config.data.seed)
 
     def questions(self, split: Split) -> tuple[Question, ...]:
         """The questions to answer; seen ones are among `log_questions`."""
         if split == "unseen":
-            return self.data.sample("unseen", self.config.unseen_questions, self.config.seed)
+            return self.data.sample("unseen", self.config.data.unseen_questions, self.config.data.seed)
         logged = replace(self.data, seen=self.log_questions)
-        return logged.sample("seen", self.config.seen_questions, self.config.seed)
+        return logged.sample("seen", self.config.data.seen_questions, self.config.data.seed)
 
     def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
         """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
-        place, model, codec = folder or self._place(unit), self.executor.model, self.config.codec
+        place, model, codec = folder or self._place(unit), self.executor.model, self.config.store.codec
         if write:
             store = Store.new(place, Header.of(model, self.embedder, codec), exist_ok=True)
         else:
             store = Store.open(place, model, embedder=self.embedder.name, codec=codec)
-        store.exact_search = self.config.search == "exact"
-        store.source = self.config.blocks
+        store.exact_search = self.config.store.search == "exact"
+        store.source = self.config.store.blocks
         return store
 
     def _place(self, unit: Unit) -> Path | str:
         """Where the store is whose logs are traces, or their steps."""
-        if self.config.store is None:
+        if self.config.store.place is None:
             return self.out / _STORES[unit]
-        return self.config.store if unit == "trace" else beside(self.config.store, _STORES[unit])
+        return self.config.store.place if unit == "trace" else beside(self.config.store.place, _STORES[unit])
 
     def run(self) -> pd.DataFrame:
         """All stages; returns the results, one row per policy, split and question."""
@@ -159,7 +163,7 @@ class Experiment:
                 self.build()
                 self.encode()
                 for name in self.config.policies:
-                    for split in self.config.splits:
+                    for split in self.config.data.splits:
                         self.answer(name, split)
             return self.report()
 
@@ -195,7 +199,7 @@ class Experiment:
     def _ours(self, made: Iterable[Trace]) -> Callable[[Trace], bool]:
         """Tells logs of the run: it made them, or their lines were lost, and the store is in the run's own folder."""
         ids = {log.id for log in made}
-        asked = {question.id for question in self.log_questions} if self.config.store is None else ()
+        asked = {question.id for question in self.log_questions} if self.config.store.place is None else ()
         return lambda log: log.id in ids or log.question_id in asked
 
     def made(self) -> list[Trace]:
@@ -248,7 +252,7 @@ class Experiment:
 
     def _row(self, question: Question, trace: Trace) -> dict[str, Any]:
         """A question's outcome; of a model behind an API, with its price."""
-        cost = {"cost": self.config.api.cost(trace.usage)} if self.config.api else {}
+        cost = {"cost": self.config.model.api.cost(trace.usage)} if self.config.model.api else {}
         return {**result_row(question, trace), **cost}
 
     @property
@@ -265,7 +269,7 @@ class Experiment:
     @property
     def results(self) -> pd.DataFrame:
         """One row per policy, split and question that was answered, as `run` and `report` give them."""
-        return self.scored(self.config.policies, self.config.splits)
+        return self.scored(self.config.policies, self.config.data.splits)
 
     def summary(self) -> pd.DataFrame:
         """Mean scores, rounds and costs by policy and split, as in `metrics.summarize`."""

@@ -70,7 +70,7 @@ def refuse_elsewhere(config: RunConfig) -> None:
     """Raise ConfigError where a run uses what other processes, its workers, cannot know."""
     policies = [Variant.parse(name).policy for name in config.policies]
     used = [f"keep {policy.keep}" for policy in policies if policy and policy.keep in KEEPS]
-    used += [f"embedder {config.embedder}"] if config.embedder in retrieve.EMBEDDERS else []
+    used += [f"embedder {config.store.embedder}"] if config.store.embedder in retrieve.EMBEDDERS else []
     if used:
         raise ConfigError(
             f"Workers are other processes and cannot know what is registered in this one ({', '.join(used)}): run "

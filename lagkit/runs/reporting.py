@@ -31,11 +31,11 @@ TABLES = ("summary.csv", "differences.csv", "strata.csv", "report.md")
 
 def write(run: Experiment) -> pd.DataFrame:
     """Score the traces that there are and write `Experiment.report`'s files; returns the scores."""
-    results = run.scored(run.config.policies, run.config.splits)
+    results = run.scored(run.config.policies, run.config.data.splits)
     with files.replacing(run.out / "results.parquet", durable=False) as aside:
         results.to_parquet(aside)
-    asked = {question.id: question for split in run.config.splits for question in run.questions(split)}
-    known = "unseen" in run.config.splits and not run.data.no_strata
+    asked = {question.id: question for split in run.config.data.splits for question in run.questions(split)}
+    known = "unseen" in run.config.data.splits and not run.data.no_strata
     overlap = strata.overlaps(run).to_dict() if known else None
     with run.store() as store:
         blocks, facts = store.summary(), _facts(run, list(store.traces()))
@@ -110,22 +110,22 @@ def _facts(run: Experiment, logs: Sequence[Trace]) -> list[str]:
     right = sum(bool(log.correct) for log in logs)
     facts = [
         f"The log store holds {len(logs)} logs, of which {right} answer their question rightly.",
-        *([components.told(run.loaded, run.data)] if run.config.split == "disjoint" else []),
+        *([components.told(run.loaded, run.data)] if run.config.data.split == "disjoint" else []),
         strata.about(run),
         "Injected tokens are those of logs, and of the prompt's shared head where it stands at position 0.",
         "Seconds are generation alone, a batch's wall time divided by its rows; encoding is not in them.",
     ]
-    if run.config.api:
+    if run.config.model.api:
         used = _spent(run)
         facts.append(
             f"The endpoint read {used.prefilled:,} tokens and wrote {used.generated:,} for logs and answers, at a "
-            f"cost of {run.config.api.cost(used):.4g}."
+            f"cost of {run.config.model.api.cost(used):.4g}."
         )
     return facts
 
 
 def _spent(run: Experiment) -> Usage:
     """What logs and answers have cost, counting those that were asked for before, too, and those that failed."""
-    asked = [(name, split) for name in run.config.policies for split in run.config.splits]
+    asked = [(name, split) for name in run.config.policies for split in run.config.data.splits]
     books = {"log", *(f"{name}.{split}" for name, split in asked if (name, split) != ("no_logs", "seen"))}
     return sum((trace.usage for book in sorted(books) for trace in run.journal(book).traces()), Usage())

@@ -55,7 +55,7 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
         builder.build(case.question, case.user_turn, (block,)) for case, block in zip(cases, blocks, strict=True)
     ]
     stop, config = STOP_STRINGS[run.prompt.kind], run.config
-    said = run.local_lm.generate(contexts, config.max_new_tokens, stop=stop, batch_size=config.batch_size)
+    said = run.local_lm.generate(contexts, config.limits.max_new_tokens, stop=stop, batch_size=config.limits.batch_size)
     rows = [row for row in zip(cases, blocks, contexts, said, strict=True) if row[3].ids]
     for case, block, context, response in progress(rows, "Attention to logs"):
         other = builder.encoder.encode(case.stranger, policy)

@@ -36,7 +36,7 @@ def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
         raise DataError(
             f"None of {len(logs)} logs is right and has {rounds} rounds: build more, or allow fewer rounds."
         )
-    drawn = random.Random(run.config.seed).sample(long, min(n, len(long)))
+    drawn = random.Random(run.config.data.seed).sample(long, min(n, len(long)))
     return _cases(run, [(asked[log.question_id], log) for log in drawn], logs)
 
 
@@ -46,7 +46,7 @@ def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
     for question, vector in zip(questions, run.embedder.queries([q.text for q in questions]), strict=True):
         passages = []
         if run.passages is not None:
-            found = run.passages.search(vector[None], run.config.passages)[0]
+            found = run.passages.search(vector[None], run.config.limits.passages)[0]
             passages = [run.passages.passage(hit.id) for hit in found]
         turns.append(run.prompt.user_turn(question, passages))
     return turns
@@ -62,7 +62,7 @@ def meet(run: Experiment, n: int) -> list[Case]:
 
 
 def _cases(run: Experiment, pairs: Sequence[tuple[Question, Trace]], logs: Sequence[Trace]) -> list[Case]:
-    draw = random.Random(run.config.seed)
+    draw = random.Random(run.config.data.seed)
     turns = first_turns(run, [question for question, _ in pairs])
     return [
         Case(question, turn, log, _stranger(log, logs, draw))

@@ -168,9 +168,9 @@ def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[fl
     kind, config = run.prompt.kind, run.config
     said = run.local_lm.generate(
         [context for _, context in contexts],
-        config.max_new_tokens,
+        config.limits.max_new_tokens,
         stop=STOP_STRINGS[kind],
-        batch_size=config.batch_size,
+        batch_size=config.limits.batch_size,
     )
     actions = [
         parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, kind)

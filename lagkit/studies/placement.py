@@ -86,7 +86,7 @@ def meetings(run: Experiment, n: int) -> list[Meeting]:
     questions = run.questions("unseen")[:n]
     vectors = run.embedder.queries([question.text for question in questions])
     with run.store() as store:
-        found = [tuple(store.get(hit.id) for hit in hits) for hits in store.search(vectors, k=run.config.logs)]
+        found = [tuple(store.get(hit.id) for hit in hits) for hits in store.search(vectors, k=run.config.limits.logs)]
     return [Meeting(*parts) for parts in zip(questions, first_turns(run, questions), found, strict=True)]
 
 
@@ -194,7 +194,9 @@ def _answered(run: Experiment, found: Sequence[Pair]) -> list[Pair]:
     key = {i: (pair.dense.injected, pair.dense.ids) for i, pair in enumerate(found)}
     dense = {key[i]: pair.dense for i, pair in enumerate(found)}
     stop, config = STOP_STRINGS[run.prompt.kind], run.config
-    said = run.local_lm.generate(list(dense.values()), config.max_new_tokens, stop=stop, batch_size=config.batch_size)
+    said = run.local_lm.generate(
+        list(dense.values()), config.limits.max_new_tokens, stop=stop, batch_size=config.limits.batch_size
+    )
     ids = {context: response.ids for context, response in zip(dense, said, strict=True)}
     return [replace(pair, dense=dense[key[i]], said=ids[key[i]]) for i, pair in enumerate(found)]
 

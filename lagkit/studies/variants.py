@@ -34,7 +34,7 @@ def findings(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
         f"{turned['right to wrong']} right ones wrong.",
         *_at_equal_budget(unseen, run, focus, main),
     ]
-    if run.config.split == "disjoint":
+    if run.config.data.split == "disjoint":
         told.append(split.told(run.loaded, run.data))
     told.append(strata.about(run))
     if not run.data.no_strata:
