@@ -17,7 +17,7 @@ from lagkit.util.paths import at
 def record(run: Experiment, results: pd.DataFrame, out: str | Path) -> dict[str, float]:
     """Write `summary.json` into `out`: numbers by variant and split, and by variant and stratum; the former are flat
     metrics, too."""
-    found = summary.digest(run, results)
+    found = summary.summarize(run, results)
     summary.write(at(out) / "summary.json", found)
     return summary.flat(found)
 

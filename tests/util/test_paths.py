@@ -28,7 +28,7 @@ from lagkit.model.hub import resolve_model
 from lagkit.nightly.gallery import make as gallery
 from lagkit.nightly.notebook import execute
 from lagkit.runs import load as finished
-from lagkit.runs import summary as digest
+from lagkit.runs import summary
 from lagkit.runs.config import RunConfig
 from lagkit.runs.journal import Journal
 from lagkit.util.errors import StoreError
@@ -211,7 +211,7 @@ def test_runs_and_what_they_write_in_the_home_folder(home):
     assert len(finished.published("~/run")[0]) == len(results)
     assert finished.reopen("~/run", data="~/sample", store="~/logs")[0].out == home / "run"
     lab.conclude("~/found", {"n": 1.0}, [], {})
-    digest.write("~/summary.json", {"seconds": 1})
+    summary.write("~/summary.json", {"seconds": 1})
     dataset.write("~/world", Controls(log_questions=2, unseen_questions=2))
     assert data.load("~/world", "musique").seen
     for name in ("found/metrics.json", "summary.json", "world/controls.json"):
