@@ -63,9 +63,8 @@ def measure(args: argparse.Namespace) -> None:
                     reference = run
                 _assert_same(run, reference)
                 seconds[count].append({name: round(value, 3) for name, value in spent.items()})
-        settings = reference.config.model_dump(
-            mode="json", include={"model", "dtype", "batch_size", "policies", *sizes}
-        )
+        flat = reference.config.flat()
+        settings = {name: flat[name] for name in ("model", "dtype", "batch_size", "policies", *sizes)}
     medians = pd.DataFrame({count: pd.DataFrame(rows).median() for count, rows in seconds.items()})
     medians.loc["all stages"] = medians.loc[list(STAGES)].sum()
     speed_up = medians.loc[[*STAGES, "all stages"]].rdiv(medians.loc[[*STAGES, "all stages"], 0], axis=0)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 from pydantic import Field, PositiveInt
 
+from lagkit.util.settings import NoSwitch
+
 TaskKind = Literal["qa", "choice"]
 F1Rule = Literal["squad", "hotpot"]
 
@@ -17,6 +19,7 @@ F1Rule = Literal["squad", "hotpot"]
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 T = TypeVar("T")
+Count = Annotated[PositiveInt, NoSwitch]
 
 
 @dataclass(frozen=True)
@@ -205,11 +208,11 @@ class Limits:
     force_answer: whether a question that is not answered when its rounds are used up has to be answered all the same.
     """
 
-    passages: PositiveInt = 2
-    logs: PositiveInt = 3
-    max_rounds: PositiveInt | None = None
-    max_new_tokens: PositiveInt = 1024
-    batch_size: PositiveInt = 16
-    min_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
+    passages: Count = 2
+    logs: Count = 3
+    max_rounds: Count | None = None
+    max_new_tokens: Count = 1024
+    batch_size: Count = 16
+    min_similarity: Annotated[float, NoSwitch, Field(ge=-1, le=1)] | None = None
     best_log: Literal["first", "last"] = "first"
     force_answer: bool = False

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import page as scale
-from lagkit.runs import reporting
+from lagkit.runs import report
 from lagkit.studies import support_page
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
@@ -33,7 +33,7 @@ def remade() -> dict[Path, str]:
     """Each page and table of docs/results as its rows make it now."""
     found = {RESULTS / name: make() for name, make in PAGES.items()}
     with TemporaryDirectory() as folder:
-        reporting.remake(RUN, folder)
+        report.remake(RUN, folder)
         return found | {RUN / path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
 
 

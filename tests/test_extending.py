@@ -11,7 +11,9 @@ import pytest
 
 import lagkit as lag
 from lagkit.logs.encode import Encoder, kept_spans, kept_text
+from lagkit.runs import report
 from lagkit.runs.config import RunConfig
+from lagkit.runs.journal import Journal
 from lagkit.runs.register import _PLACES
 from lagkit.runs.workers import Workers
 from lagkit.stats import metrics
@@ -209,6 +211,17 @@ def test_what_a_loader_an_embedder_or_a_metric_gives_is_checked(tmp_path):
     with pytest.raises(ConfigError, match="The metric mine gave 2: a score is a number from 0 to 1"):
         metrics.score(question, "I")
     assert metrics.is_right(question, "I")
+
+
+def test_the_cost_of_a_run_counts_answers_under_a_registered_keep(tmp_path):
+    """Their journal is named by the function, too."""
+    lag.register("keep", "first", first)
+    run = small_run(tmp_path, tiny_lm(), policies=("no_logs", "text_first"), splits=("unseen",), max_rounds=1)
+    run.run()
+    journals = [Journal(path) for path in (tmp_path / "traces").iterdir()]
+    assert len(journals) == 3
+    traces = [trace for journal in journals for trace in journal.traces()]
+    assert report._spent(run).generated == sum(trace.usage.generated for trace in traces) > 0
 
 
 @pytest.mark.parametrize("changes", [{"policies": ("no_logs", "kv_first")}, {"embedder": "mine"}])

@@ -41,7 +41,7 @@ def _data(folder: Path, name: str, content: bytes):
 
 def settings(folder: Path, content: bytes) -> object:
     (folder / "run.yaml").write_bytes(content)
-    return RunConfig.read(folder / "run.yaml").seed
+    return RunConfig.read(folder / "run.yaml").data.seed
 
 
 def nightly(folder: Path, content: bytes) -> object:

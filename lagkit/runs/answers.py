@@ -1,4 +1,4 @@
-"""Which traces of a journal count as answers, and which questions are to be asked (again)."""
+"""Answers in a journal: which traces count, and which questions have to be asked (again)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Logs = Callable[[str], str | None]  # question id -> digest of the logs in its r
 
 
 def in_reach(store: Store | None, exclude: Mapping[str, Collection[str]] | None = None) -> Logs:
-    """The logs of a store that a question may find; `exclude` as in `Agent`."""
+    """Digests of the logs of a store that a question may retrieve; `exclude` as in `Agent`."""
     if store is None:
         return lambda _: ""
     held = frozenset(store.ids)
@@ -32,10 +32,10 @@ def in_reach(store: Store | None, exclude: Mapping[str, Collection[str]] | None 
 
 
 class Answers:
-    """The answers to some questions in a journal: `found`, by question id, and `todo`, the questions to ask.
+    """Answers to some questions in a journal: `found`, by question id, and `todo`, the questions to ask.
 
-    Of each question the last trace counts, if it answers the question as it is asked now, with the logs that are in its
-    reach now. Whether it is right goes by today's gold answers. Failures of the moment are found, and asked again.
+    The last trace of a question counts if the question and the logs in its reach have not changed since. It is scored
+    by the current gold answers. Transient failures are in `found` and in `todo`.
     """
 
     def __init__(self, journal: Journal, questions: Iterable[Question], logs: Logs) -> None:
@@ -44,7 +44,7 @@ class Answers:
         self.read()
 
     def read(self) -> None:
-        """Read the journal anew: somebody else may have written."""
+        """Read the journal again: another process may have written."""
         self.found: dict[str, Trace] = {}
         others = set()
         for trace, basis in self._journal.entries():
@@ -58,7 +58,7 @@ class Answers:
         self._outdated = len(others & self.todo.keys() - self.found.keys())
 
     def tell(self) -> None:
-        """Say how many questions are asked again, and why."""
+        """Warn how many questions are asked again, and why."""
         about = f"of {len(self._questions)} questions in {self._journal.path.stem}"
         if self._failed:
             warn(f"{self._failed} {about} failed for reasons that may have passed: they are asked again.")
@@ -68,7 +68,7 @@ class Answers:
             )
 
     def add(self, trace: Trace) -> None:
-        """Put an answer on disk."""
+        """Append an answer to the journal."""
         trace = self._put(trace)
         self._journal.append(trace, self._bases[trace.question_id])
 
@@ -79,10 +79,10 @@ class Answers:
 
 
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:
-    """One question's outcome: scores, rounds, whether it abstained or failed, and what it cost.
+    """Outcome of one question: scores, rounds, whether it abstained or failed, and its cost.
 
-    What abstained gave no tagged answer. Its last response may name the right option all the same, outside its
-    reasoning: that counts in `accuracy_flexible` alone, unless the question failed.
+    A trace that abstained has no tagged answer. If its last response names the right option outside its reasoning, that
+    counts in `accuracy_flexible` alone, unless the question failed.
     """
     usage = trace.usage
     last = without_reasoning(trace.rounds[-1].response, quotes=False) if trace.rounds and not trace.error else ""

@@ -1,4 +1,4 @@
-"""Whose a run's folder is: one writer at a time, and the same settings and data for all answers in it."""
+"""Lock and record of a run's folder: one writer at a time, and the same settings and data for all its answers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lagkit.model.prompts.prompt import Prompt
 from lagkit.runs import fingerprints
 from lagkit.runs.config import RunConfig
 from lagkit.runs.manifest import MANIFEST, read_manifest
-from lagkit.types import MALFORMED, Question
-from lagkit.util.errors import ConfigError, DataError, RunLocked
-from lagkit.util.files import write, write_json
+from lagkit.types import Question
+from lagkit.util.errors import ConfigError, RunLocked
+from lagkit.util.files import intact, write, write_json
 from lagkit.util.progress import warn
 
 LOCK, RECORD = "run.lock", "made_with.json"
@@ -38,8 +38,9 @@ Facts = dict[str, Any]
 class Claim:
     """A run's claim to its folder.
 
-    What answers are given under is kept twice, so that either file may be lost: in `made_with.json`, with a digest of
-    each question, and in `manifest.json`, with one of all questions, one of all gold answers and one of the passages.
+    The settings and data of the answers are recorded twice, so that either file may be lost: in `made_with.json`, with
+    a digest of each question, and in `manifest.json`, with one of all questions, one of all gold answers and one of the
+    passages.
     """
 
     def __init__(self, config: RunConfig, prompt: Prompt, dataset: Dataset, logged: Sequence[Question]) -> None:
@@ -47,7 +48,7 @@ class Claim:
         questions = {q.id: [fingerprints.of_question(q), fingerprints.of_gold(q)] for q in dataset.questions}
         asked, gold = (fingerprints.of_logs(f"{id} {pair[i]}" for id, pair in questions.items()) for i in (0, 1))
         self._now: Facts = {
-            "settings": config.model_dump(mode="json"),
+            "settings": config.flat(),
             "prompt": {"name": prompt.name, "hash": prompt.hash},
             "data": {"questions": asked, "answers": gold, "passages": fingerprints.of_passages(dataset.passages)},
         }
@@ -56,10 +57,10 @@ class Claim:
 
     @contextmanager
     def held(self) -> Iterator[bool]:
-        """Have the folder alone until the block ends, and note what answers are given under; True unless held before.
+        """Lock the folder until the block ends, and record settings and data; yields False where it is locked already.
 
-        A process that ends gives it back, however it ends. Raises RunLocked, with nothing changed, where somebody else
-        has it, and what `check` raises.
+        The lock ends with the process. Raises RunLocked, with nothing changed, where another process has it, and what
+        `check` raises.
         """
         if self._holder == os.getpid():
             yield False
@@ -75,11 +76,11 @@ class Claim:
                 self._holder = None
 
     def check(self) -> list[str]:
-        """What has changed in the data since the run's answers were given, in sentences. Writes nothing.
+        """Sentences on what has changed in the data since the run's answers were given. Writes nothing.
 
-        Raises ConfigError for answers that were given under other settings, another wording or other data: other
-        passages, other log questions, or no question as it was. A folder without answers takes any of these. Raises
-        DataError for a damaged record.
+        Raises ConfigError where the answers have other settings, another prompt or other data: other passages, other
+        log questions, or no question unchanged. A folder without answers takes any of these. Raises DataError for a
+        damaged record.
         """
         if not any((self.out / name).exists() for name in _ANSWERS):
             return []
@@ -105,7 +106,7 @@ class Claim:
         return told
 
     def _other_data(self, before: Facts, asked: list[str]) -> str:
-        """What is so different that the answers are of no use, in words; empty if nothing is."""
+        """The part of the data whose change makes the answers useless, in words; empty if there is none."""
         if before.get("data", {}).get("passages") != self._now["data"]["passages"]:
             return "the passages"
         if "questions" not in before:  # all that is left is the manifest
@@ -116,7 +117,7 @@ class Claim:
         return "the questions" if asked and len(asked) == len(before["questions"]) else ""
 
     def _differing(self, before: Facts, part: int) -> list[str]:
-        """The questions of before that are gone or of which the digest number `part` is another."""
+        """Ids of recorded questions that are gone or whose digest number `part` has changed."""
         now, were = self._detail["questions"], before.get("questions", {})
         return [id for id, pair in were.items() if id not in now or now[id][part] != pair[part]]
 
@@ -131,7 +132,7 @@ class Claim:
 
 @contextmanager
 def alone(lock: FileLock) -> Iterator[None]:
-    """Have the folder of a lock alone, making it if need be; raises RunLocked at once if somebody else has it."""
+    """Hold a lock, whose folder is created if missing; raises RunLocked at once where another process holds it."""
     folder = Path(lock.lock_file).parent
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -148,7 +149,7 @@ def alone(lock: FileLock) -> Iterator[None]:
 
 
 def recorded(out: Path) -> Facts:
-    """What the answers in a run's folder were given under: its `settings`, `prompt` and `data`; empty if nothing says.
+    """The recorded `settings`, `prompt` and `data` of the answers in a run's folder; empty without a record.
 
     Raises DataError for a damaged file.
     """
@@ -160,7 +161,7 @@ def _record(out: Path) -> Facts:
     path = out / RECORD
     if not path.exists():
         return {}
-    try:
+    with intact(path, f"delete it, and the run resumes by what {MANIFEST} says"):
         record = json.loads(path.read_text(encoding="utf-8"))
         if lacking := {"settings", "prompt", "data", "logged", "questions"} - set(record):
             raise ValueError(f"it lacks {min(lacking)}")
@@ -170,16 +171,12 @@ def _record(out: Path) -> Facts:
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise ValueError("its questions are no pairs of digests")
         return dict(record)
-    except MALFORMED as error:
-        raise DataError(
-            f"The file {path} is damaged ({error}): delete it, and the run resumes by what {MANIFEST} says."
-        ) from error
 
 
 def _changed(before: Facts, now: Facts) -> str:
-    """The settings that were others when answers were given; empty if there are none."""
-    # A setting that is younger than the run: its default is what the run was made with.
-    defaults = {k: field.get_default() for k, field in RunConfig.model_fields.items() if not field.is_required()}
+    """The settings that have changed since the answers were given; empty if none has."""
+    # A setting that is newer than the run had its default.
+    defaults = RunConfig.parse({"data": ".", "out": "."}).flat()
     earlier = {"prompt": before.get("prompt"), **defaults, **before["settings"]}
     later = {"prompt": now["prompt"], **now["settings"]}
     earlier["temperature"], later["temperature"] = _temperature(earlier), _temperature(later)
@@ -193,6 +190,6 @@ def _temperature(settings: Facts) -> float | None:
 
 
 def _named(ids: Sequence[str]) -> str:
-    """So many questions, the first ones by their ids."""
+    """The number of questions, and the first ids."""
     more = ", ..." if len(ids) > _NAMED else ""
     return f"{len(ids)} question{'s' if len(ids) > 1 else ''} ({', '.join(ids[:_NAMED])}{more})"

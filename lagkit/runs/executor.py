@@ -1,4 +1,4 @@
-"""Where the model of a run works: in this process, or in others (`run.workers`); the run itself keeps the books."""
+"""Executors: run the model in this process or in workers (`runs.workers`); the experiment writes all files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Wanted = tuple[str, str]  # a log's id and the key of the block that it lacks
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions are asked: all that an agent takes beside a run's own (see `Agent`)."""
+    """How questions are asked: the arguments of `Agent` that are not the run's own."""
 
     policy: Policy | None
     name: str
@@ -34,15 +34,15 @@ class Asking:
 
 
 class Executor(Protocol):
-    """Does what takes a model."""
+    """Whatever needs the model."""
 
     @property
     def model(self) -> Model:
-        """The model, or what is known of it."""
+        """The model, or its description."""
 
     @property
     def about(self) -> dict[str, Any] | None:
-        """What the manifest says of workers; None where there are none."""
+        """The workers, for the manifest; None where there are none."""
 
     def block_key(self, policy: Policy) -> str:
         """As `Encoder.key`."""
@@ -57,7 +57,7 @@ class Executor(Protocol):
 
 
 class Local:
-    """Everything in this process, with the run's own model."""
+    """The run's own model, in this process."""
 
     about = None
 
@@ -97,7 +97,7 @@ class Local:
 def those_encoded(
     made: Iterable[tuple[tuple[str, str], KVBlock | LagkitError]],
 ) -> Iterator[tuple[str, str, KVBlock]]:
-    """What could be encoded; the rest is told."""
+    """Blocks that could be encoded; prints which logs could not."""
     for (log, key), block in made:
         if isinstance(block, LagkitError):
             tell(printable(f"Log {log} is not encoded as {key}: {block}"))

@@ -26,7 +26,7 @@ from lagkit.model.lm import LM
 from lagkit.model.loading import load_model
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import Policy, Unit, Variant, get_policy
-from lagkit.runs import fingerprints, manifest, reporting
+from lagkit.runs import fingerprints, manifest, report
 from lagkit.runs.answers import Answers, in_reach, result_row
 from lagkit.runs.claim import Claim
 from lagkit.runs.config import RunConfig, Split
@@ -45,11 +45,11 @@ _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
 class Experiment:
     """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and tables.
 
-    To make one writes nothing. What writes has the folder alone meanwhile (`writing`), what reads needs nobody's leave.
-    A run on a test world has it in `world/`. `loaded` are the data as their authors split them, `data` as the run does;
-    the same unless `split` is disjoint. `lm` and `embedder` may be handed in, to share them between runs.
-    Raises DataError or ConfigError at once when the data are missing or too few, the folder holds another run, or `lm`
-    cannot follow a policy. `workers`, if there are any, do what takes a model: see `lagkit.runs.workers`.
+    Creating one writes nothing. Methods that write lock the folder (`writing`); reading needs no lock. A test world is
+    in `world/`. `loaded` are the data as their authors split them, `data` as the run does; the same unless `split` is
+    disjoint. `lm` and `embedder` may be given, to share them between runs. `workers`, if there are any, run the model:
+    see `lagkit.runs.workers`. Raises DataError or ConfigError at once when the data are missing or too few, the folder
+    holds another run, or `lm` cannot follow a policy.
     """
 
     def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
@@ -57,10 +57,9 @@ class Experiment:
         self.out = at(config.out)
         refuse_links(self.out, DataError, depth=RUN_DEPTH)
         self.workers: Executor | None = None
-        self.loaded = (
-            data.load(config.data, config.dataset) if config.data else worlds.load(self.out / "world", config.controls)
-        )
-        self.data = self.loaded if config.split == "authors" else components.disjoint_split(self.loaded, config.seed)
+        source, world = config.data, self.out / "world"
+        self.loaded = data.load(source.folder, source.format) if source.folder else worlds.load(world, source.controls)
+        self.data = self.loaded if source.split == "authors" else components.disjoint_split(self.loaded, source.seed)
         for split in ("seen", "unseen"):
             self.questions(split)
         self._claim = Claim(config, self.prompt, self.data, self.log_questions)
@@ -73,36 +72,36 @@ class Experiment:
             self.embedder = embedder
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker: the settings and the data. It loads a model of its own, and may run in another folder."""
+        """For a worker: the settings and the data. It loads a model of its own."""
         kept = {name: getattr(self, name) for name in ("config", "loaded", "data")}
         return {**kept, "out": self.out, "workers": None}
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Have the run's folder alone; inside of another such block it changes nothing.
+        """Lock the run's folder; does nothing inside another such block.
 
-        Every method that writes does so by itself: around several of them it keeps others out in between, too. Raises
-        RunLocked, with nothing changed, where another process has the folder.
+        Every method that writes locks by itself; a block around several keeps other processes out in between. Raises
+        RunLocked, with nothing changed, where another process has the lock.
         """
         with self._claim.held() as new:
-            if new and self.config.world is not None:
-                worlds.keep(self.out / "world", worlds.Controls.parse(self.config.world))
+            if new and self.config.data.world is not None:
+                worlds.keep(self.out / "world", self.config.data.controls)
             yield
 
     @property
     def executor(self) -> Executor:
-        """Where the model works."""
+        """The workers, or this process."""
         return self.workers or Local(self)
 
     @cached_property
     def lm(self) -> Backend:
         """The language model, loaded when first needed."""
-        config = self.config
-        return load_model(config.model, device=config.device, dtype=config.dtype, api=config.api)
+        model = self.config.model
+        return load_model(model.name, device=model.device, dtype=model.dtype, api=model.api)
 
     @property
     def local_lm(self) -> LM:
-        """The language model, whose KV can be reached; raises ConfigError for one behind an API."""
+        """The language model with its KV; raises ConfigError for one behind an API."""
         if not isinstance(self.lm, LM):
             raise ConfigError(f"{self.lm.name} is behind an API, which lets nobody reach its KV: choose a local model.")
         return self.lm
@@ -110,12 +109,12 @@ class Experiment:
     @cached_property
     def embedder(self) -> Embedder:
         """The embedder of queries, passages and logs."""
-        return load_embedder(self.config.embedder)
+        return load_embedder(self.config.store.embedder)
 
     @cached_property
     def prompt(self) -> Prompt:
         """The prompt for the data's kind of task."""
-        return Prompt.of(self.data.kind, self.config.wording)
+        return Prompt.of(self.data.kind, self.config.model.wording)
 
     @cached_property
     def passages(self) -> PassageIndex | None:
@@ -125,31 +124,31 @@ class Experiment:
     @cached_property
     def log_questions(self) -> tuple[Question, ...]:
         """The questions that the log store is built on: a seeded sample of the log-store split."""
-        return self.data.sample("seen", self.config.log_questions, self.config.seed)
+        return self.data.sample("seen", self.config.data.log_questions, self.config.data.seed)
 
     def questions(self, split: Split) -> tuple[Question, ...]:
         """The questions to answer; seen ones are among `log_questions`."""
         if split == "unseen":
-            return self.data.sample("unseen", self.config.unseen_questions, self.config.seed)
+            return self.data.sample("unseen", self.config.data.unseen_questions, self.config.data.seed)
         logged = replace(self.data, seen=self.log_questions)
-        return logged.sample("seen", self.config.seen_questions, self.config.seed)
+        return logged.sample("seen", self.config.data.seen_questions, self.config.data.seed)
 
     def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
-        """The run's log store, whose logs are traces, or the one whose logs are their steps; or another in `folder`."""
-        place, model, codec = folder or self._place(unit), self.executor.model, self.config.codec
+        """The run's store of traces, or the one of their steps; or another in `folder`."""
+        place, model, codec = folder or self._place(unit), self.executor.model, self.config.store.codec
         if write:
             store = Store.new(place, Header.of(model, self.embedder, codec), exist_ok=True)
         else:
             store = Store.open(place, model, embedder=self.embedder.name, codec=codec)
-        store.exact_search = self.config.search == "exact"
-        store.source = self.config.blocks
+        store.exact_search = self.config.store.search == "exact"
+        store.source = self.config.store.blocks
         return store
 
     def _place(self, unit: Unit) -> Path | str:
-        """Where the store is whose logs are traces, or their steps."""
-        if self.config.store is None:
+        """Place of the store of traces, or of their steps."""
+        if self.config.store.place is None:
             return self.out / _STORES[unit]
-        return self.config.store if unit == "trace" else beside(self.config.store, _STORES[unit])
+        return self.config.store.place if unit == "trace" else beside(self.config.store.place, _STORES[unit])
 
     def run(self) -> pd.DataFrame:
         """All stages; returns the results, one row per policy, split and question."""
@@ -159,12 +158,12 @@ class Experiment:
                 self.build()
                 self.encode()
                 for name in self.config.policies:
-                    for split in self.config.splits:
+                    for split in self.config.data.splits:
                         self.answer(name, split)
             return self.report()
 
     def build(self, *, after: Experiment | None = None) -> None:
-        """Answer the log questions without logs, and log every trace that did not fail, right or wrong.
+        """Answer the log questions without logs, and store every trace that did not fail, right or wrong.
 
         after: a run whose logs the store holds, too, before its own. Raises StoreMismatch, before anything is answered,
         if the run's store was built with another model or holds logs of others.
@@ -177,7 +176,7 @@ class Experiment:
             self.fill([*lent, *self.logged()], [*others, *self.made()])
 
     def fill(self, logs: Sequence[Trace], made: Iterable[Trace] = ()) -> None:
-        """Have the run's stores hold these logs and no others: as they are, and step by step where a policy asks so.
+        """Make the run's stores hold exactly these logs: whole, and as steps where a policy needs them.
 
         made: all logs that were ever meant for them. Raises StoreMismatch, with nothing changed, if they hold others.
         """
@@ -195,7 +194,7 @@ class Experiment:
     def _ours(self, made: Iterable[Trace]) -> Callable[[Trace], bool]:
         """Tells logs of the run: it made them, or their lines were lost, and the store is in the run's own folder."""
         ids = {log.id for log in made}
-        asked = {question.id for question in self.log_questions} if self.config.store is None else ()
+        asked = {question.id for question in self.log_questions} if self.config.store.place is None else ()
         return lambda log: log.id in ids or log.question_id in asked
 
     def made(self) -> list[Trace]:
@@ -204,11 +203,11 @@ class Experiment:
 
     @property
     def _units(self) -> set[Unit]:
-        """What logs are under the run's policies."""
+        """Units of the logs that the run's policies reuse."""
         return {policy.unit for policy in map(get_policy, self.config.policies) if policy}
 
     def encode(self) -> None:
-        """Encode each log as the KV policies ask; what is encoded already stays. Too long a log is left out."""
+        """Encode each log for the KV policies; existing blocks stay. A log that is too long is left out."""
         wanted = [policy for policy in map(get_policy, self.config.policies) if policy and policy.inject == "kv"]
         for unit in sorted(self._units):
             policies = {self.executor.block_key(policy): policy for policy in wanted if policy.unit == unit}
@@ -219,7 +218,7 @@ class Experiment:
                 store.put_blocks(those_encoded(progress(made, what, total=len(todo))))
 
     def answer(self, name: str, split: Split) -> None:
-        """Answer a split's questions under one policy. Seen ones without logs were answered to build the store."""
+        """Answer a split's questions under one policy. Seen ones without logs are those of `build`."""
         if name == "no_logs" and split == "seen":
             return
         variant = Variant.parse(name)
@@ -228,16 +227,16 @@ class Experiment:
             self.ask(f"{name}.{split}", variant.policy, name, self.questions(split), store, limits=limits)
 
     def report(self) -> pd.DataFrame:
-        """Score the traces that there are; write `results.parquet`, and what `reporting.remake` makes of it.
+        """Score the existing traces; write `results.parquet`, and the tables of `report.remake`.
 
         That is `summary.csv`, `differences.csv` and `report.md`; with unseen questions, and if the data name hops, also
         `strata.csv`: `Strata.table()`.
         """
         with self.writing():
-            return reporting.write(self)
+            return report.write(self)
 
     def scored(self, policies: Sequence[str], splits: Sequence[Split]) -> pd.DataFrame:
-        """The traces that there are, scored: one row per policy, split and question."""
+        """Scores of the existing traces: one row per policy, split and question."""
         rows, logs = [], self._digests()
         for name in policies:
             for split in splits:
@@ -247,9 +246,9 @@ class Experiment:
         return pd.DataFrame(rows)
 
     def _row(self, question: Question, trace: Trace) -> dict[str, Any]:
-        """A question's outcome; of a model behind an API, with its price."""
-        cost = {"cost": self.config.api.cost(trace.usage)} if self.config.api else {}
-        return {**result_row(question, trace), **cost}
+        """Outcome of a question; with its price, of a model behind an API."""
+        api = self.config.model.api
+        return result_row(question, trace) | ({"cost": api.cost(trace.usage)} if api else {})
 
     @property
     def logs(self) -> list[Trace]:
@@ -265,7 +264,7 @@ class Experiment:
     @property
     def results(self) -> pd.DataFrame:
         """One row per policy, split and question that was answered, as `run` and `report` give them."""
-        return self.scored(self.config.policies, self.config.splits)
+        return self.scored(self.config.policies, self.config.data.splits)
 
     def summary(self) -> pd.DataFrame:
         """Mean scores, rounds and costs by policy and split, as in `metrics.summarize`."""
@@ -284,7 +283,7 @@ class Experiment:
         return metrics.compare(results, self.data.hops, baseline)
 
     def _digests(self) -> dict[Unit, str | None]:
-        """Of the logs that the run has made, as they are and step by step; None where it was lent its logs."""
+        """Digests of the run's own logs, whole and as steps; None where the logs are another run's."""
         if not self.journal("log").path.exists():
             return {"trace": None, "step": None}
         logs = self.logs
@@ -292,13 +291,18 @@ class Experiment:
         return {"trace": fingerprints.of_logs(log.id for log in logs), "step": fingerprints.of_logs(steps)}
 
     def _traces(self, name: str, split: Split, logs: Mapping[Unit, str | None]) -> dict[str, Trace]:
-        journal = "log" if name == "no_logs" and split == "seen" else f"{name}.{split}"
         policy = Variant.parse(name).policy
         digest = logs[policy.unit] if policy else ""
-        return Answers(self.journal(journal, policy), self.questions(split), lambda _: digest).found
+        return Answers(self.answers(name, split), self.questions(split), lambda _: digest).found
+
+    def answers(self, name: str, split: Split) -> Journal:
+        """The journal of a variant's answers; `build` answers the seen questions without logs."""
+        if (name, split) == ("no_logs", "seen"):
+            return self.journal("log")
+        return self.journal(f"{name}.{split}", Variant.parse(name).policy)
 
     def journal(self, name: str, policy: Policy | None = None) -> Journal:
-        """The answers of that name under a policy; another function under the name of a `keep` has its own."""
+        """The journal of a name under a policy; a registered `keep` has one for each version of its function."""
         return Journal(self.out / "traces" / f"{name.replace('/', '-')}{policy.stamp if policy else ''}.jsonl")
 
     def ask(
@@ -312,11 +316,11 @@ class Experiment:
         limits: Limits | None = None,
         exclude: Mapping[str, Collection[str]] | None = None,
     ) -> list[Trace]:
-        """Answer what the journal does not hold yet; each trace is on disk as it ends. All, in the questions' order.
+        """Answer what the journal does not hold yet; returns all traces, in the order of the questions.
 
-        What failed for a reason that may have passed is asked again, and so is what was answered to another wording of
-        its question or with other logs (`Answers`). `limits` are the run's own by default; `exclude` as in `Agent`. A
-        journal's name has to tell both apart.
+        Each trace is on disk as it ends. Transient failures are asked again, and so are questions that have changed or
+        had other logs (`Answers`). `limits` are the run's own by default; `exclude` as in `Agent`. Runs that differ in
+        these need journals of different names.
         """
         answers = Answers(self.journal(journal, policy), questions, in_reach(store, exclude))
         if answers.todo:

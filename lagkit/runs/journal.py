@@ -1,4 +1,4 @@
-"""Traces on disk as they come: one JSON line each, so that a killed run loses at most the line it was writing."""
+"""Journal of traces: one JSON line each, so that a killed run loses at most the line that it was writing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lagkit.types import MALFORMED, Trace
 from lagkit.util.errors import DataError
 from lagkit.util.paths import at
 
-# Stands last in a line, before the CRC-32 of the line without it: bits that rot in a word would not be noticed.
+# Ends a line, before the CRC-32 of the line without it: a changed bit in a word would go unnoticed.
 _SUM = b', "crc32": '
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What a trace answers, and by what logs: digests (`fingerprints`), which are empty where nothing says."""
+    """Digests (`fingerprints`) of the question that a trace answers and of the logs in its reach; empty if unknown."""
 
     question: str = ""
     logs: str | None = ""
@@ -53,8 +53,8 @@ def _written(trace: Trace, basis: Basis) -> bytes:
 class Journal:
     """An append-only file of traces, with what each was given to.
 
-    Any number of processes may read it, and one may write: who has the run's folder (`Experiment.writing`). A torn last
-    line, of a writer that was killed, is passed over, and cut off before the next append.
+    Any number of processes may read it, and one may write: the one that has locked the run (`Experiment.writing`). A
+    torn last line, of a killed writer, is skipped, and cut off before the next append.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Runs that are done, read again: no model is loaded, and no question is answered."""
+"""Load a finished run: no model is loaded, and no question is answered."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -10,20 +11,18 @@ from lagkit.policy import named_policies
 from lagkit.runs.claim import recorded
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import RUN_DEPTH, Experiment
+from lagkit.runs.report import read_table
 from lagkit.util.errors import DataError
-from lagkit.util.files import intact
 from lagkit.util.paths import at, refuse_links
-
-_ANEW = "run the command that made the run once more"
 
 
 def reopen(folder: str | Path, *, data: str = "", store: str = "") -> tuple[Experiment, pd.DataFrame]:
-    """A run on this machine and its results on unseen questions, of every named variant that has answers.
+    """A run and its results on unseen questions, of every named variant that has answers.
 
-    data: the run's folder of questions, where it is no longer at the place that the run notes. store: the place of its
-    log store, which has to be given where that is not in the run's folder: a run may come from a stranger, and what
-    goes on with it writes there. Raises DataError if there is no run, if its store lies elsewhere, if it lacks answers
-    without logs, or if a variant has not answered all questions.
+    data: the run's folder of questions, where it has moved. store: the place of its log store, required where that is
+    not in the run's folder: the run may come from a stranger, and resuming it writes there. Raises
+    DataError if there is no run, if its store lies elsewhere, if it lacks answers without logs, or if a variant has not
+    answered all questions.
     """
     folder = at(folder)
     refuse_links(folder, DataError, depth=RUN_DEPTH)
@@ -41,8 +40,7 @@ def reopen(folder: str | Path, *, data: str = "", store: str = "") -> tuple[Expe
         )
     settings = {**settings, **{name: place for name, place in (("data", data), ("store", store)) if place}}
     experiment = Experiment(RunConfig.parse({**settings, "out": folder}))
-    known = named_policies().items()
-    policies = [name for name, policy in known if experiment.journal(f"{name}.unseen", policy).path.exists()]
+    policies = [name for name in named_policies() if experiment.answers(name, "unseen").path.exists()]
     if "no_logs" not in policies:
         raise DataError(f"The run in {folder} has no answers without logs: nothing can be measured against them.")
     results, asked = experiment.scored(policies, ("unseen",)), len(experiment.questions("unseen"))
@@ -56,7 +54,7 @@ def reopen(folder: str | Path, *, data: str = "", store: str = "") -> tuple[Expe
 
 
 def _is_in(place: str, folder: Path) -> bool:
-    """Whether a place is a folder inside of another, links and dots followed."""
+    """Whether a place is a folder inside another, with links and dots resolved."""
     return "://" not in place and at(place).resolve().is_relative_to(folder.resolve())
 
 
@@ -67,11 +65,7 @@ def published(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     folder = at(folder)
     refuse_links(folder, DataError, depth=RUN_DEPTH)
-    results, differences = folder / "results.parquet", folder / "differences.csv"
-    for file in (results, differences):
-        if not file.exists():
-            raise DataError(f"There is no {file.name} in {folder}: name the folder of a run that is finished.")
-    with intact(results, _ANEW):
-        rows = pd.read_parquet(results)
-    with intact(differences, _ANEW):
-        return rows, pd.read_csv(differences, index_col=["policy", "split", "metric"])
+    return (
+        read_table(folder / "results.parquet", pd.read_parquet),
+        read_table(folder / "differences.csv", partial(pd.read_csv, index_col=["policy", "split", "metric"])),
+    )

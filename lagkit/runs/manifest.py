@@ -1,4 +1,4 @@
-"""What a run was made with, beside its results: settings, code, versions, prompt, model, machine."""
+"""Manifest of a run: settings, code, versions, prompt, model, machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from lagkit.util.errors import DataError
-from lagkit.util.files import write_json
+from lagkit.util.files import intact, write_json
 from lagkit.util.home import laboratory
 
 if TYPE_CHECKING:
@@ -33,22 +32,17 @@ def read_manifest(out: Path) -> dict[str, Any]:
     path = out / MANIFEST
     if not path.exists():
         return {}
-    try:
+    with intact(path, "delete it, and the run resumes"):
         found = dict(json.loads(path.read_text(encoding="utf-8")))
         for name, shape in _SHAPES.items():
             if not isinstance(found.get(name, shape()), shape):
                 raise TypeError(f"its {name!r} is no {shape.__name__}")
         return found
-    except (ValueError, TypeError) as error:
-        raise DataError(f"The manifest {path} is damaged ({error}): delete it, and the run resumes.") from error
 
 
 @contextmanager
 def session(run: Experiment) -> Iterator[None]:
-    """Have the run's folder alone, and note in its manifest what this session works with.
-
-    `seconds` stays null if it is killed or interrupted.
-    """
+    """Lock the run's folder, and record this session in its manifest; `seconds` stays null if it is interrupted."""
     with run.writing():
         path, entry = run.out / MANIFEST, {**_session(), "workers": run.executor.about}
         manifest = read_manifest(run.out)
@@ -75,7 +69,7 @@ def _session() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, lagkit and the libraries that results depend on."""
+    """Versions of Python, lagkit and the libraries that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
@@ -94,9 +88,9 @@ def machine() -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the source tree and whether it was changed since; None outside a checkout.
+    """Commit of the source tree, and whether it has uncommitted changes; None outside a checkout.
 
-    An installed copy may lie inside a repository of somebody else, whose commit says nothing of it.
+    An installed copy may lie inside another repository, whose commit does not describe it.
     """
     root = laboratory()
     try:

@@ -1,4 +1,4 @@
-"""Adds to lagkit from a notebook: a way to keep tokens, a data set, an embedder or a metric, by name."""
+"""Register extensions from a notebook: a way to keep tokens, a data set, an embedder or a metric, by name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _Place(NamedTuple):
-    """What is registered of a kind, by name, and the names that are lagkit's own."""
+    """Registered functions of a kind, by name, and lagkit's own names."""
 
     own: dict[str, Any]
     taken: Collection[str]
@@ -37,7 +37,7 @@ _PLACES: dict[str, _Place] = {
 
 
 def register(kind: Kind, name: str, function: Function) -> Function:
-    """Make a function known by a name, in this process, until it ends; see docs/extending.md. Returns the function.
+    """Register a function under a name, for this process; see docs/extending.md. Returns the function.
 
     kind: `keep`, from a Trace to spans `(start, stop)` of characters, a sequence of them for each round: then
     `kv_NAME` and `text_NAME` are policies. `data`, from a folder (Path) to a `datasets.loaders.Dataset`: then
@@ -70,7 +70,7 @@ def refuse_elsewhere(config: RunConfig) -> None:
     """Raise ConfigError where a run uses what other processes, its workers, cannot know."""
     policies = [Variant.parse(name).policy for name in config.policies]
     used = [f"keep {policy.keep}" for policy in policies if policy and policy.keep in KEEPS]
-    used += [f"embedder {config.embedder}"] if config.embedder in retrieve.EMBEDDERS else []
+    used += [f"embedder {config.store.embedder}"] if config.store.embedder in retrieve.EMBEDDERS else []
     if used:
         raise ConfigError(
             f"Workers are other processes and cannot know what is registered in this one ({', '.join(used)}): run "

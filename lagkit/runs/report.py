@@ -1,17 +1,35 @@
-"""A run's results as a page of Markdown: tables with intervals, what the logs hold, and findings in sentences."""
+"""A run's report: tables and a page of Markdown, made of its rows at any time.
+
+`results.parquet` holds the rows, `manifest.json` the settings, `report.json` (`Context`) all else that the page shows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 import pandas as pd
 
-from lagkit.stats.metrics import scores_in
-from lagkit.stats.strata import Strata
+from lagkit.datasets import loaders as data
+from lagkit.datasets.loaders import Stratum
+from lagkit.datasets.split import told
+from lagkit.runs.manifest import read_manifest
+from lagkit.stats import metrics, strata
 from lagkit.stats.wording import interval, judged
+from lagkit.types import Trace, Usage
+from lagkit.util import files
+from lagkit.util.errors import DataError
 from lagkit.util.markdown import literal, table
+from lagkit.util.paths import at
 
+if TYPE_CHECKING:
+    from lagkit.runs.experiment import Experiment
+
+_AGAIN = "run the command that made the run once more"
+TABLES = ("summary.csv", "differences.csv", "strata.csv", "report.md")
 _SCORE_NAMES = {
     **{"em": "EM", "f1": "SQuAD F1", "f1_hotpot": "HotpotQA F1"},
     **{"accuracy": "accuracy", "accuracy_flexible": "flexible accuracy"},
@@ -24,22 +42,124 @@ _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
 
 
+def write(run: Experiment) -> pd.DataFrame:
+    """Score the traces that there are and write `Experiment.report`'s files; returns the scores."""
+    results = run.scored(run.config.policies, run.config.data.splits)
+    with files.replacing(run.out / "results.parquet", durable=False) as aside:
+        results.to_parquet(aside)
+    asked = {question.id: question for split in run.config.data.splits for question in run.questions(split)}
+    known = "unseen" in run.config.data.splits and not run.data.no_strata
+    overlap = strata.overlaps(run).to_dict() if known else None
+    with run.store() as store:
+        blocks, facts = store.summary(), _facts(run, list(store.traces()))
+    Context(facts, blocks, data.hops(asked.values()), overlap).save(run.out)
+    remake(run.out)
+    return results
+
+
+@dataclass(frozen=True)
+class Context:
+    """facts: sentences that stand above the tables. logs: `Store.summary()`. hops: question id -> its hops.
+
+    overlap: unseen question id -> what it shares with the logged ones; None where the data name no hops.
+    """
+
+    facts: list[str]
+    logs: pd.DataFrame
+    hops: Mapping[str, Collection[str]]
+    overlap: Mapping[str, Stratum] | None
+
+    def save(self, folder: Path) -> None:
+        """Write `report.json`. Hops are numbered: the page needs to know which are shared, not their words."""
+        numbers: dict[str, int] = {}
+        hops = {id: [numbers.setdefault(hop, len(numbers)) for hop in own] for id, own in self.hops.items()}
+        logs = self.logs.reset_index().to_dict("list")
+        overlap = None if self.overlap is None else dict(self.overlap)
+        files.write_json(folder / "report.json", {"facts": self.facts, "logs": logs, "hops": hops, "overlap": overlap})
+
+    @classmethod
+    def load(cls, folder: Path) -> Context:
+        """Read `report.json`. Raises DataError if it is missing or damaged."""
+        path = folder / "report.json"
+        with files.intact(path, _AGAIN):
+            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            logs = pd.DataFrame(kept["logs"])
+            hops = {id: tuple(map(str, own)) for id, own in kept["hops"].items()}
+            return cls(kept["facts"], logs.set_index(logs.columns[0]), hops, kept["overlap"])
+
+
+def read_table(path: Path, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
+    """Read a table of a finished run; raises DataError if it is missing or damaged."""
+    if not path.exists():
+        raise DataError(f"There is no {path.name} in {path.parent}: name the folder of a run that is finished.")
+    with files.intact(path, _AGAIN):
+        return read(path)
+
+
+def remake(folder: str | Path, to: str | Path | None = None) -> None:
+    """Write the tables of the run in `folder`, into `to` if given; a table that it does not have (any more) goes.
+
+    Raises DataError if the rows or `report.json` are missing or damaged.
+    """
+    folder, out = at(folder), at(to or folder)
+    results, context = read_table(folder / "results.parquet", pd.read_parquet), Context.load(folder)
+    summary, differences = metrics.summarize(results), metrics.compare(results, context.hops)
+    files.write(out / "summary.csv", summary.to_csv(), durable=False)
+    files.write(out / "differences.csv", differences.to_csv(), durable=False)
+    by_overlap = None
+    (out / "strata.csv").unlink(missing_ok=True)
+    if context.overlap and "unseen" in set(results["split"]):
+        kind = pd.Series(context.overlap, name="overlap").rename_axis("question_id")
+        by_overlap = strata.by_overlap(
+            results, kind.astype(pd.CategoricalDtype(get_args(Stratum), ordered=True)), context.hops
+        )
+        files.write(out / "strata.csv", by_overlap.table().to_csv(), durable=False)
+    page = markdown(summary, differences, by_overlap, context.logs, read_manifest(folder), context.facts)
+    files.write(out / "report.md", page, durable=False)
+
+
+def _facts(run: Experiment, logs: Sequence[Trace]) -> list[str]:
+    """What a reader should know before the scores."""
+    right = sum(bool(log.correct) for log in logs)
+    facts = [
+        f"The log store holds {len(logs)} logs, of which {right} answer their question rightly.",
+        *([told(run.loaded, run.data)] if run.config.data.split == "disjoint" else []),
+        strata.about(run),
+        "Injected tokens are those of logs, and of the prompt's shared head where it stands at position 0.",
+        "Seconds are generation alone, a batch's wall time divided by its rows; encoding is not in them.",
+    ]
+    if run.config.model.api:
+        used = _spent(run)
+        facts.append(
+            f"The endpoint read {used.prefilled:,} tokens and wrote {used.generated:,} for logs and answers, at a "
+            f"cost of {run.config.model.api.cost(used):.4g}."
+        )
+    return facts
+
+
+def _spent(run: Experiment) -> Usage:
+    """Usage of logs and answers, those of earlier sessions and those that failed included."""
+    asked = [run.answers(name, split) for name in run.config.policies for split in run.config.data.splits]
+    journals = {journal.path: journal for journal in (run.journal("log"), *asked)}
+    return sum((trace.usage for journal in journals.values() for trace in journal.traces()), Usage())
+
+
 def markdown(
     summary: pd.DataFrame,
     differences: pd.DataFrame,
-    strata: Strata | None,
+    by_overlap: strata.Strata | None,
     logs: pd.DataFrame,
     manifest: dict[str, Any],
     facts: Sequence[str],
 ) -> str:
     """The report of one run.
 
-    summary, differences: as `metrics.summarize` and `metrics.compare` give them. strata: the unseen questions by
+    summary, differences: as `metrics.summarize` and `metrics.compare` give them. by_overlap: the unseen questions by
     overlap, None where it is not known (`facts` should say so). logs: `LogStore.summary()`. facts:
     sentences on the questions and logs, for the reader to judge the numbers by.
     """
     settings = manifest["settings"]
-    scores = scores_in(summary)
+    scores = metrics.scores_in(summary)
     title = literal(f"{settings['dataset'] or 'Run'} with {settings['model']}")
     parts = [f"# {title}", "\n".join(f"- {literal(fact)}" for fact in facts)]
     for split in summary.index.unique("split"):
@@ -48,8 +168,8 @@ def markdown(
         parts.append(_outcomes(part, _at(differences, "split", split), scores) + f"\n\n{_IN_PARENTHESES}")
         parts.append(f"Per question:\n\n{_costs(part)}")
         parts.append("\n".join(f"- {sentence}" for sentence in findings(differences, split)))
-        if strata and split == "unseen":
-            parts += _by_overlap(strata, scores)
+        if by_overlap and split == "unseen":
+            parts += _by_overlap(by_overlap, scores)
     parts.append(f"## Stored logs\n\n{table(['block', *logs.columns], logs.reset_index().values.tolist())}")
     shown = [[name, _plain(value)] for name, value in settings.items() if name not in _FOLDERS]
     parts.append(f"## Settings\n\n{table(['setting', 'value'], shown)}")
@@ -68,11 +188,11 @@ def findings(differences: pd.DataFrame, split: str) -> list[str]:
     return sentences
 
 
-def _by_overlap(strata: Strata, scores: Sequence[str]) -> list[str]:
+def _by_overlap(by_overlap: strata.Strata, scores: Sequence[str]) -> list[str]:
     """A heading and a table for each stratum."""
     parts = ["### Unseen questions by what they share with logged ones", _IN_PARENTHESES]
-    for stratum in strata.means.index.unique("overlap"):
-        means, differences = (_at(frame, "overlap", stratum) for frame in strata)
+    for stratum in by_overlap.means.index.unique("overlap"):
+        means, differences = (_at(frame, "overlap", stratum) for frame in by_overlap)
         parts.append(f"#### {_SHARED[stratum]} (n = {means['n'].iloc[0]})")
         parts.append(_outcomes(means, differences, scores))
     return parts

@@ -1,4 +1,4 @@
-"""A run in a few numbers that other programs read: `summary.json`, and the same as flat metrics."""
+"""Summary of a run for other programs: `summary.json`, and the same as flat metrics."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lagkit.stats import metrics, strata
 from lagkit.util import files
 from lagkit.util.paths import at
 
-Digest = dict[str, Any]
+Numbers = dict[str, Any]
 
 
-def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_logs") -> Digest:
+def summarize(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_logs") -> Numbers:
     """`{"seconds": s, "variants": {policy: {split: numbers}}, "strata": {policy: {stratum: numbers}}}`.
 
     seconds: wall time of the run's sessions that came to an end. numbers: `n`, the mean scores (of
@@ -28,7 +28,7 @@ def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_lo
     where the data name no hops it is empty, and `no_strata` says why.
     """
     means, differences = metrics.summarize(results), experiment.differences(results)
-    by_overlap: Digest = {"strata": {}}
+    by_overlap: Numbers = {"strata": {}}
     if experiment.data.no_strata:
         by_overlap["no_strata"] = experiment.data.no_strata
     elif "unseen" in set(results["split"]):
@@ -39,10 +39,10 @@ def digest(experiment: Experiment, results: pd.DataFrame, baseline: str = "no_lo
     return {"seconds": seconds, "variants": _numbers(means, differences, baseline), **by_overlap}
 
 
-def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> dict[str, dict[str, Digest]]:
-    """What is told of each policy in each part of the questions; `means` are by (policy, part)."""
+def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> dict[str, dict[str, Numbers]]:
+    """The numbers of each policy in each part of the questions; `means` has an index (policy, part)."""
     scores = metrics.scores_in(means)
-    told: dict[str, dict[str, Digest]] = {}
+    told: dict[str, dict[str, Numbers]] = {}
     for (policy, part), row in means.iterrows():
         against: list[float | None] = [0.0, 0.0, 0.0]
         if policy != baseline:
@@ -57,15 +57,15 @@ def _numbers(means: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> d
     return told
 
 
-def write(path: str | Path, summary: Digest) -> None:
-    """Write a digest as JSON, whole or not at all; makes the folder."""
+def write(path: str | Path, summary: Numbers) -> None:
+    """Write a summary as JSON, whole or not at all; makes the folder."""
     path = at(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, summary)
 
 
 def flat(summary: Mapping[str, Any], baseline: str = "no_logs") -> dict[str, float]:
-    """A digest's numbers as `name.policy.split`, for `lab.conclude`: of differences the mean, none of the baseline."""
+    """Numbers of a summary as `name.policy.split`, for `lag.conclude`; the baseline has no differences."""
     measured = {}
     for policy, splits in summary["variants"].items():
         for split, numbers in splits.items():

@@ -89,7 +89,7 @@ def facts(experiment: Experiment) -> pd.DataFrame:
             "hops": len(question.hops),
             "overlap": None if experiment.data.no_strata else data.overlap(experiment.log_questions, question),
         }
-        for split in experiment.config.splits
+        for split in experiment.config.data.splits
         for question in experiment.questions(split)
     }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("question_id")

@@ -56,4 +56,4 @@ def scored(questions: Sequence[Question], traces: Sequence[Trace], **columns: An
 def respond(run: Experiment, contexts: Sequence[Context]) -> list[Generation]:
     """The model's response of one round to each context."""
     stop, config = STOP_STRINGS[run.prompt.kind], run.config
-    return run.local_lm.generate(contexts, config.max_new_tokens, stop=stop, batch_size=config.batch_size)
+    return run.local_lm.generate(contexts, config.limits.max_new_tokens, stop=stop, batch_size=config.limits.batch_size)

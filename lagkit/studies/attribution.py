@@ -59,9 +59,9 @@ def found_by_rank(experiment: Experiment) -> pd.Series:
         asked = [question for question in experiment.questions("unseen") if _shares(question, known)]
         if not asked:
             return pd.Series(dtype=float, name="found").rename_axis("logs")
-        found = store.search(experiment.embedder.queries([q.text for q in asked]), experiment.config.logs)
+        found = store.search(experiment.embedder.queries([q.text for q in asked]), experiment.config.limits.logs)
     useful = [[_shares(q, hops[owners[hit.id]]) for hit in hits] for q, hits in zip(asked, found, strict=True)]
-    shares = {k: sum(any(row[:k]) for row in useful) / len(asked) for k in range(1, experiment.config.logs + 1)}
+    shares = {k: sum(any(row[:k]) for row in useful) / len(asked) for k in range(1, experiment.config.limits.logs + 1)}
     return pd.Series(shares, name="found").rename_axis("logs")
 
 

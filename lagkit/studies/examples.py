@@ -45,8 +45,8 @@ def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
         raise DataError(
             f"None of {len(logs)} logs is right and has {rounds} rounds: build more, or allow fewer rounds."
         )
-    drawn = random.Random(run.config.seed).sample(long, min(n, len(long)))
-    questions, draw = [asked[log.question_id] for log in drawn], random.Random(run.config.seed)
+    drawn = random.Random(run.config.data.seed).sample(long, min(n, len(long)))
+    questions, draw = [asked[log.question_id] for log in drawn], random.Random(run.config.data.seed)
     turns = first_turns(run, questions)
     return [Case(q, t, log, _stranger(log, logs, draw)) for q, t, log in zip(questions, turns, drawn, strict=True)]
 
@@ -57,7 +57,7 @@ def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
     for question, vector in zip(questions, run.embedder.queries([q.text for q in questions]), strict=True):
         passages = []
         if run.passages is not None:
-            found = run.passages.search(vector[None], run.config.passages)[0]
+            found = run.passages.search(vector[None], run.config.limits.passages)[0]
             passages = [run.passages.passage(hit.id) for hit in found]
         turns.append(run.prompt.user_turn(question, passages))
     return turns
@@ -71,14 +71,14 @@ def meetings(run: Experiment, n: int, logs: int = 0) -> list[Meeting]:
     questions = run.questions("unseen")[:n]
     vectors = run.embedder.queries([question.text for question in questions])
     with run.store() as store:
-        hits = store.search(vectors, k=logs or run.config.logs)
+        hits = store.search(vectors, k=logs or run.config.limits.logs)
         found = [tuple(store.get(hit.id) for hit in own) for own in hits]
     return [Meeting(*parts) for parts in zip(questions, first_turns(run, questions), found, strict=True)]
 
 
 def meet(run: Experiment, n: int) -> list[Case]:
     """The first `n` unseen questions, each with its nearest log. The run's logs must be built; strangers as above."""
-    draw, logs = random.Random(run.config.seed), run.logs
+    draw, logs = random.Random(run.config.data.seed), run.logs
     met = meetings(run, n, 1)
     return [Case(one.question, one.user_turn, one.logs[0], _stranger(one.logs[0], logs, draw)) for one in met]
 

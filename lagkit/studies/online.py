@@ -125,7 +125,7 @@ class Online:
         So over both orders of a pair, no question comes earlier on average than another.
         """
         drawn = list(self.questions)
-        random.Random(f"stream {self.run.config.seed} {number // 2}").shuffle(drawn)
+        random.Random(f"stream {self.run.config.data.seed} {number // 2}").shuffle(drawn)
         return tuple(drawn[::-1] if number % 2 else drawn)
 
     def folder(self, rule: Rule, number: int) -> Path:

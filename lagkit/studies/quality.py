@@ -45,7 +45,7 @@ class Logs:
 
     def __init__(self, run: Experiment, asked: Experiment | None = None, second: str = "") -> None:
         self.run, self.asked = run, asked or run
-        self.second = Variant.parse(second or f"no_logs+passages={run.config.passages + 1}")
+        self.second = Variant.parse(second or f"no_logs+passages={run.config.limits.passages + 1}")
         if self.second.policy:
             raise ConfigError(f"The second run of the log questions is without logs, and {second!r} is not.")
 
@@ -204,7 +204,7 @@ class Logs:
     def _order(self) -> list[str]:
         """The logs in the order in which they are drawn; by their questions, so that two runs draw the same ones."""
         place = list(self._questions)
-        random.Random(f"quality {self.run.config.seed}").shuffle(place)
+        random.Random(f"quality {self.run.config.data.seed}").shuffle(place)
         by_question = {trace.question_id: id for id, trace in self.traces.items()}
         return [by_question[id] for id in place if id in by_question]
 

@@ -36,8 +36,8 @@ def reached(
         return nullcontext(APIModel(model, endpoint=Endpoint.find(endpoint), requests=requests))
     if model:
         raise ConfigError("`model` is the name of a model at an `endpoint`: give that too, or leave both out.")
-    own = local.config
-    return serving(own.model, dtype=own.dtype or "auto", device=own.device or "auto", requests=requests)
+    own = local.config.model
+    return serving(own.name, dtype=own.dtype or "auto", device=own.device or "auto", requests=requests)
 
 
 def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out: str | Path) -> Experiment:
@@ -47,9 +47,9 @@ def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out
     holds the new run, whose settings are those of `local` otherwise. Raises ConfigError for a policy out of reach,
     before anything is asked, and EndpointError.
     """
-    settings = local.config.model_dump() | {
+    settings = local.config.flat() | {
         "model": API + lm.name,
-        "api": lm.requests.model_dump(),
+        "api": lm.requests.flat(),
         "policies": reachable(variants),
         "splits": ("unseen",),
         "out": out,

@@ -38,10 +38,6 @@ _SUMMARY: markdown.Columns = {
     "verdict": ("verdict", ""),
     "error": ("error, float32", _power),
 }
-    "families": ("families", ""),
-    "verdict": ("verdict", ""),
-    "error": ("error, float32", _power),
-}
 
 
 def verdicts(survey: pd.DataFrame) -> pd.Series:

@@ -74,8 +74,8 @@ class Transfer:
             raise DataError(f"{run.data.no_strata} So helpful logs cannot be told from irrelevant ones.")
         self.run, self.changed_facts = run, changed_facts
         self.changed = None
-        if run.config.world is not None:
-            world = {**run.config.world, "contradicted": changed_facts}
+        if run.config.data.world is not None:
+            world = {**run.config.data.world, "contradicted": changed_facts}
             self.changed = Experiment(run.config.derived(f"changed-{changed_facts:g}", world=world))
 
     def build(self) -> None:
@@ -160,7 +160,7 @@ class Transfer:
             own = {trace.question: trace.id for trace in store.traces()}
         changed = {trace.question: trace.id for trace in self.changed.logs} if self.changed else {}
         places = [_Place(q, own.get(q.text), changed.get(q.text)) for q in self.run.log_questions]
-        random.Random(f"mix {self.run.config.seed}").shuffle(places)
+        random.Random(f"mix {self.run.config.data.seed}").shuffle(places)
         return places
 
     @cached_property

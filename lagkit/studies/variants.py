@@ -17,7 +17,7 @@ from lagkit.util.paths import at
 def record(run: Experiment, results: pd.DataFrame, out: str | Path) -> dict[str, float]:
     """Write `summary.json` into `out`: numbers by variant and split, and by variant and stratum; the former are flat
     metrics, too."""
-    found = summary.digest(run, results)
+    found = summary.summarize(run, results)
     summary.write(at(out) / "summary.json", found)
     return summary.flat(found)
 
@@ -34,7 +34,7 @@ def findings(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
         f"{turned['right to wrong']} right ones wrong.",
         *_at_equal_budget(unseen, run, focus, main),
     ]
-    if run.config.split == "disjoint":
+    if run.config.data.split == "disjoint":
         told.append(split.told(run.loaded, run.data))
     told.append(strata.about(run))
     if not run.data.no_strata:

@@ -1,4 +1,4 @@
-"""What the command lines of lagkit have in common: exit codes, `key=value` settings, tables."""
+"""Shared parts of the commands: exit codes, `key=value` settings, tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a function does, as a digest of its compiled code."""
+"""Digest of a function by its compiled code."""
 
 from __future__ import annotations
 

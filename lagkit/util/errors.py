@@ -33,7 +33,7 @@ class UnsupportedModel(LagkitError):
 
 
 class QuestionError(LagkitError):
-    """A question cannot be answered for what it is: asked again in the same way, it would fail again.
+    """A question fails for a lasting reason: asked again in the same way, it would fail again.
 
     usage: of the reply that says so, where there is one.
     """

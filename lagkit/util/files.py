@@ -1,7 +1,4 @@
-"""Atomic writes: a file is there whole, as it was or as it is to be, whatever happens and whoever writes beside.
-
-And what was written, read again: bits rot, and people edit.
-"""
+"""Atomic writes: a reader sees the old file or the new one, never a part; and reading with damage reported."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OSError, NotImple
 
 @contextmanager
 def intact(path: Path, remedy: str) -> Iterator[None]:
-    """Around the reading of a file that lagkit wrote: raises DataError, naming it and the remedy, if it is damaged."""
+    """Guard the reading of a file that lagkit wrote: raises DataError, naming it and the remedy, if it is damaged."""
     try:
         yield
     except _DAMAGE as error:
@@ -33,9 +30,9 @@ def intact(path: Path, remedy: str) -> Iterator[None]:
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A new file beside `path` to write to, which takes its place when the block ends, and is removed if that fails.
 
-    Its name is drawn, so any number of processes may replace one path, and it is created exclusively: a link that
-    stands there is never written through, and one at `path` itself is replaced, not followed. durable: whether the
-    content is on disk when the block has ended. A kill leaves at most a file `NAME.*.new` beside the old one.
+    Its name is random, so any number of processes may replace one path, and it is created exclusively: no link is
+    written through, and one at `path` itself is replaced. durable: whether the content is on disk when the block ends.
+    A kill leaves at most a file `NAME.*.new` beside the old one.
     """
     aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
     aside.touch(exist_ok=False)  # by O_CREAT and O_EXCL, with the rights that any new file gets

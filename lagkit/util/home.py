@@ -1,4 +1,4 @@
-"""The folders of lagkit itself: what comes with it, and what it fetched or computed once."""
+"""Folders of lagkit: what is shipped with it, and its cache."""
 
 from __future__ import annotations
 

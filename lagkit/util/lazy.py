@@ -1,4 +1,4 @@
-"""Submodules that are imported when they are first used, so that a package names them without loading them."""
+"""Lazy submodules: imported when they are first used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths as they enter lagkit, and names that a stranger's files bring along."""
+"""Absolute paths, and checks of names and links from untrusted files."""
 
 from __future__ import annotations
 

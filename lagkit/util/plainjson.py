@@ -1,4 +1,4 @@
-"""Text files that a person may have written, and the JSON in them: what is wrong is said with file and line."""
+"""Text and JSON files of users: errors name file and line."""
 
 from __future__ import annotations
 

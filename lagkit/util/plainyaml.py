@@ -1,4 +1,4 @@
-"""YAML from files and command lines that somebody else may have written."""
+"""YAML from untrusted files and command lines: plain values only."""
 
 from __future__ import annotations
 

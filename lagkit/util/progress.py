@@ -1,8 +1,7 @@
-"""The one place for progress: a bar for a person who watches, a few plain lines in a log, or silence; and warnings.
+"""Progress: a bar on a terminal and in a live notebook, a few plain lines in a log, or nothing; and warnings.
 
 An animated bar freezes at 0% in an executed notebook and fills a log file with control characters, so bars are drawn
-only on a terminal and in a live notebook. `LAGKIT_PROGRESS=bar|lines|off` decides otherwise. A warning is no progress:
-it is told in any case.
+only on a terminal and in a live notebook. `LAGKIT_PROGRESS=bar|lines|off` overrides this. Warnings are always shown.
 """
 
 from __future__ import annotations

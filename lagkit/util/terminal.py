@@ -1,4 +1,4 @@
-"""Text on a terminal: what comes from data, models and errors moves no cursor, changes no colour and hides nothing."""
+"""Safe text for a terminal: text of data, models and errors cannot move the cursor, change colours or hide anything."""
 
 from __future__ import annotations
 

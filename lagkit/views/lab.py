@@ -46,11 +46,11 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
         given["data"] = data
     config = RunConfig.of(tier, out=run, seed=seed, **given)
     if world:
-        if config.world is None:
+        if config.data.world is None:
             raise ConfigError(
                 f"The questions of {tier} are no test world, which has controls: give their folder as `data`."
             )
-        config = RunConfig.of(tier, out=run, seed=seed, **given, world={**config.world, **world})
+        config = RunConfig.of(tier, out=run, seed=seed, **given, world={**config.data.world, **world})
     return Experiment(config)
 
 
@@ -125,7 +125,7 @@ def conclude(
     if run is not None:
         settings, answers = run, run.results
     if isinstance(settings, Experiment):
-        settings = settings.config.model_dump(mode="json")
+        settings = settings.config.flat()
     if isinstance(measured, pd.DataFrame):
         findings = [*sentences(measured), *findings]
         measured = {f"{metric}_diff.{policy}.{split}": m for (policy, split, metric), m in measured["mean"].items()}

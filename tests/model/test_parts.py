@@ -170,5 +170,8 @@ def test_what_is_pinned_for_qwen_is_all_of_it():
 
 def test_the_laptop_tier_names_it(tmp_path):
     config = RunConfig.of("laptop", data=SAMPLE, out=tmp_path)
-    chosen = (config.model, config.dtype, config.embedder, config.wording, config.max_rounds, config.max_new_tokens)
+    chosen = (
+        *(config.model.name, config.model.dtype, config.store.embedder, config.model.wording),
+        *(config.limits.max_rounds, config.limits.max_new_tokens),
+    )
     assert chosen == ("qwen", "bfloat16", "minilm", "plain", 4, 160)

@@ -96,8 +96,8 @@ def test_the_run_is_the_one_that_the_parameters_name(name, tier, tmp_path):
     smaller = {size: n for size, n in (("log_questions", 5), ("unseen_questions", 4)) if size in known}
     other_tier = cells.small_tier(tmp_path, passages=2)
     other = opened(name, tier=other_tier, seed=1, run=str(tmp_path / "b"), **smaller, **quick)
-    assert (base.config.passages, other.config.passages) == (1, 2)
-    assert (base.config.seed, other.config.seed) == (0, 1)
+    assert (base.config.limits.passages, other.config.limits.passages) == (1, 2)
+    assert (base.config.data.seed, other.config.data.seed) == (0, 1)
     assert not {p.text for p in base.data.passages} & {p.text for p in other.data.passages}
     assert [len(base.log_questions), len(other.log_questions)] == [WORLD["log_questions"], 5]
     assert len(base.questions("unseen")) == WORLD["unseen_questions"]
@@ -105,7 +105,7 @@ def test_the_run_is_the_one_that_the_parameters_name(name, tier, tmp_path):
     assert base.out.resolve().is_relative_to(tmp_path / "a")
     assert other.out.resolve().is_relative_to(tmp_path / "b")
     real = opened(name, tier=tier, data=str(lms.SAMPLE), run=str(tmp_path / "c"), **smaller, **quick)
-    assert (real.data.name, real.config.world) == ("sample", None)
+    assert (real.data.name, real.config.data.world) == ("sample", None)
     again = opened(name, tier=tier, data=str(lms.SAMPLE), seed=1, run=str(tmp_path / "d"), **smaller, **quick)
     assert {q.id for q in real.log_questions} != {q.id for q in again.log_questions}
 
@@ -114,7 +114,7 @@ def test_a_stream_s_sizes_leave_the_tier_s_other_controls(tmp_path):
     """Notebook 09 draws a world of the size of its stream; how it is drawn is the tier's."""
     tier = cells.small_tier(tmp_path, world={**WORLD, "distractors": 0})
     found = opened("09_online_store", tier=tier, run=str(tmp_path / "run"), log_questions=6, unseen_questions=4)
-    assert (found.config.world["entities"], found.config.world["distractors"]) == (90, 0)
+    assert (found.config.data.world["entities"], found.config.data.world["distractors"]) == (90, 0)
     assert (len(found.data.seen), len(found.data.unseen)) == (6, 4)
 
 
@@ -158,7 +158,7 @@ def test_variants_are_those_that_were_named(tier, tmp_path, name, given, policie
     sizes = {"unseen_questions": 0} if "unseen_questions" in PARAMETERS[name] else {}
     assert set(opened(name, tier=tier, run=str(tmp_path / "a"), **{**sizes, **given}).config.policies) == policies
     if name == "04_round_budget":
-        assert opened(name, tier=tier, run=str(tmp_path / "b"), max_rounds=3).config.max_rounds == 3
+        assert opened(name, tier=tier, run=str(tmp_path / "b"), max_rounds=3).config.limits.max_rounds == 3
         where = {"tier": tier, "run": str(tmp_path / "grid")}
         coarse, fine = (opened("03_storage_ablation", **where, grid=grid) for grid in (False, True))
         assert set(coarse.config.policies) < set(fine.config.policies)

@@ -142,7 +142,7 @@ def test_what_is_there_can_be_read_while_another_process_writes(out, tmp_path, l
     with small_run(out, lm).writing():
         again, read = finished.reopen(out)
         assert len(read) == 9
-        assert again.scored(again.config.policies, again.config.splits).equals(results)
+        assert again.scored(again.config.policies, again.config.data.splits).equals(results)
         reader = small_run(out, lm)
         assert len(reader.ask("log", None, "no_logs", reader.log_questions, None)) == 6
         with reader.store() as store:

@@ -19,9 +19,27 @@ PATHS = {"data": "data/sample", "out": "runs/x"}
 
 def test_defaults_are_the_authors_hyper_parameters():
     config = RunConfig.parse(PATHS)
-    assert (config.data, config.out) == (Path("data/sample").resolve(), Path("runs/x").resolve())
+    assert (config.data.folder, config.out) == (Path("data/sample").resolve(), Path("runs/x").resolve())
     assert config.limits == Limits() == Limits(2, 3, None, 1024, 16, min_similarity=None)
-    assert (config.seed, config.policies, config.splits) == (1234, tuple(POLICIES), ("seen", "unseen"))
+    assert (config.data.seed, config.policies, config.data.splits) == (1234, tuple(POLICIES), ("seen", "unseen"))
+
+
+def test_flat_keys_and_groups_are_each_other_s_inverse():
+    config = RunConfig.parse({**PATHS, "store": "s3://bucket/logs", "seed": 3, "logs": 1, "model": "m"})
+    assert (config.store.place, config.data.seed, config.limits.logs, config.model.name) == (
+        "s3://bucket/logs",
+        3,
+        1,
+        "m",
+    )
+    flat = config.flat()
+    assert list(flat) == list(RunConfig.keys())
+    assert {name: flat[name] for name in ("store", "seed", "logs", "model", "max_rounds", "splits")} == {
+        **{"store": "s3://bucket/logs", "seed": 3, "logs": 1, "model": "m", "max_rounds": None},
+        **{"splits": ["seen", "unseen"]},
+    }
+    assert RunConfig.parse(flat) == config
+    assert config.changed(seed=4) == RunConfig.parse({**flat, "seed": 4})
 
 
 def test_limits_are_the_agent_s_share():
@@ -33,11 +51,17 @@ def test_limits_are_the_agent_s_share():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_round": 3}, "max_round: Extra inputs are not permitted (keys are data, world, out, dataset, model, "),
+        (
+            {"max_round": 3},
+            "max_round: Extra inputs are not permitted (keys are out, policies, data, world, dataset, split, ",
+        ),
         (
             {"Seed": 3, "logz": 1},
             "Seed: Extra inputs are not permitted; logz: Extra inputs are not permitted (keys are",
         ),
+        ({"limits": {"logs": 1}}, "limits: Extra inputs are not permitted (keys are"),
+        ({"folder": "data/sample"}, "folder: Extra inputs are not permitted (keys are"),
+        ({"store": "s3://me@bucket"}, "settings: store: A store's address is only a bucket and a path"),
         ({"seed": 1.5}, "seed: Input should be a valid integer, got a number with a fractional part"),
         (
             {"seed": True},
@@ -94,7 +118,7 @@ def test_questions_come_from_a_folder_or_a_test_world(sources):
 
 
 def test_controls_of_a_test_world_are_checked_and_filled_in():
-    world = RunConfig.parse({"out": "runs/x", "world": {"seed": 5}}).world
+    world = RunConfig.parse({"out": "runs/x", "world": {"seed": 5}}).data.world
     assert (world["seed"], world["hops"]) == (5, [1, 2, 3, 4])
     with pytest.raises(ConfigError, match=r"hops.*31 hops are more than this language allows"):
         RunConfig.parse({"out": "runs/x", "world": {"hops": [31]}})
@@ -103,14 +127,14 @@ def test_controls_of_a_test_world_are_checked_and_filled_in():
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_tier_takes_a_folder_of_questions(tier):
     config = RunConfig.of(tier, data="data/sample", out="runs/x", seed=3)
-    assert (config.data, config.world, config.seed) == (Path("data/sample").resolve(), None, 3)
+    assert (config.data.folder, config.data.world, config.data.seed) == (Path("data/sample").resolve(), None, 3)
 
 
 def test_the_testbed_s_tier_brings_its_questions():
-    assert RunConfig.of("testbed", out="runs/x").world["seed"] == 0
+    assert RunConfig.of("testbed", out="runs/x").data.world["seed"] == 0
     seeded = RunConfig.of("testbed", out="runs/x", seed=5)
-    assert (seeded.seed, seeded.world) == (5, RunConfig.of("testbed", out="runs/x").world | {"seed": 5})
-    assert RunConfig.of("testbed", out="runs/x", seed=5, world={"seed": 7}).world["seed"] == 7
+    assert (seeded.data.seed, seeded.data.world) == (5, RunConfig.of("testbed", out="runs/x").data.world | {"seed": 5})
+    assert RunConfig.of("testbed", out="runs/x", seed=5, world={"seed": 7}).data.world["seed"] == 7
 
 
 def test_an_unknown_tier_names_the_known_ones():
@@ -123,7 +147,7 @@ def test_an_unknown_tier_names_the_known_ones():
 def test_a_run_cannot_be_changed_on_the_way():
     config = RunConfig.parse(PATHS)
     with pytest.raises(ValueError, match="Instance is frozen"):
-        config.seed = 1
+        config.out = Path("runs/y")
 
 
 def test_policies_may_be_spelled_out():
@@ -150,13 +174,18 @@ def test_what_does_nothing_behind_an_api_is_refused(name, value):
 @pytest.mark.parametrize("tier", TIERS)
 def test_a_model_behind_an_api_takes_the_place_of_a_tier_s(tier):
     config = RunConfig.of(tier, **PATHS, **BEHIND)
-    assert (config.device, config.dtype, config.codec, config.blocks) == (None, None, "none", "load")
-    assert RunConfig.parse(config.model_dump()) == config
-    assert config.derived("part").dtype is None
+    assert (config.model.device, config.model.dtype, config.store.codec, config.store.blocks) == (
+        None,
+        None,
+        "none",
+        "load",
+    )
+    assert RunConfig.parse(config.flat()) == config
+    assert config.derived("part").model.dtype is None
 
 
 def test_a_model_that_is_loaded_here_has_a_dtype():
-    assert RunConfig.parse(PATHS).dtype == "bfloat16"
+    assert RunConfig.parse(PATHS).model.dtype == "bfloat16"
     with pytest.raises(ConfigError, match="dtype: float32 or bfloat16 is needed"):
         RunConfig.parse({**PATHS, "dtype": None})
 
@@ -165,7 +194,7 @@ def test_a_file_is_read_and_overridden(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("data: data/sample\nout: runs/a\nseed: 7\npolicies: [no_logs, kv_block]\n", encoding="utf-8")
     config = RunConfig.read(path, {"out": "runs/b", "logs": 1})
-    assert (config.out, config.seed, config.logs) == (Path("runs/b").resolve(), 7, 1)
+    assert (config.out, config.data.seed, config.limits.logs) == (Path("runs/b").resolve(), 7, 1)
     assert config.policies == ("no_logs", "kv_block")
     with pytest.raises(ConfigError, match="sed: Extra inputs"):
         RunConfig.read(path, {"sed": 1})

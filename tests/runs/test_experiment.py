@@ -120,7 +120,7 @@ def test_the_store_holds_every_log_and_the_blocks_that_policies_ask_for(run):
 def test_the_manifest_says_what_the_run_was_made_with(run, lm):
     experiment, _ = run
     manifest = json.loads((experiment.out / "manifest.json").read_text())
-    assert manifest["settings"] == experiment.config.model_dump(mode="json")
+    assert manifest["settings"] == experiment.config.flat()
     assert manifest["model"] == lm.fingerprint
     assert manifest["prompt"] == {"name": "qa", "hash": experiment.prompt.hash}
     session = manifest["sessions"][0]

@@ -71,7 +71,7 @@ def test_a_run_that_is_older_than_a_setting_was_made_with_its_default(tmp_path, 
     files.write_json(tmp_path / RECORD, record)
     with pytest.raises(ConfigError, match="split was 'authors' and is 'disjoint'"):
         small_run(tmp_path, lm, split="disjoint")
-    assert small_run(tmp_path, lm).config.split == "authors"
+    assert small_run(tmp_path, lm).config.data.split == "authors"
 
 
 def test_a_run_can_grow(tmp_path, lm):
@@ -187,7 +187,7 @@ def test_a_folder_in_which_nothing_was_answered_takes_other_settings(tmp_path, l
     config = small_run(tmp_path, lm, model="typo").config
     with pytest.raises(ModelNotFound, match="'typo' is no known model"):
         Experiment(config).run()
-    assert small_run(tmp_path, lm, model="other").config.model == "other"
+    assert small_run(tmp_path, lm, model="other").config.model.name == "other"
 
 
 def test_a_damaged_journal_is_named(tmp_path, lm):

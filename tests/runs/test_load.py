@@ -73,7 +73,7 @@ def test_questions_that_have_moved_are_found_where_the_caller_says(run, folder):
     (folder / RECORD).write_text(json.dumps(record))
     with pytest.raises(DataError, match=r"there is no data folder \S*gone: give the path"):
         finished.reopen(folder)
-    assert len(finished.reopen(folder, data=str(run[0].config.data))[1]) == 9
+    assert len(finished.reopen(folder, data=str(run[0].config.data.folder))[1]) == 9
 
 
 @pytest.mark.parametrize("place", ["{folder}/../logs", "/logs", "s3://theirs/logs", "~/logs.lance"])
@@ -87,10 +87,10 @@ def test_a_run_that_was_received_writes_to_no_store_elsewhere_unless_its_place_i
         with pytest.raises(DataError, match=f"notes a log store outside of its folder, {re.escape(named)}: give that"):
             finished.reopen(folder)
         (folder / RECORD).unlink(missing_ok=True)  # then the manifest alone says it
-    assert finished.reopen(folder, store=named)[0].config.store == checked_uri(named)
+    assert finished.reopen(folder, store=named)[0].config.store.place == checked_uri(named)
     record["settings"]["store"] = str(folder / "logs")
     (folder / MANIFEST).write_text(json.dumps(record))
-    assert finished.reopen(folder)[0].config.store == str(folder / "logs")
+    assert finished.reopen(folder)[0].config.store.place == str(folder / "logs")
 
 
 def test_reported_tables_are_read_back(run, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
@@ -102,8 +101,8 @@ def blocks(run: Experiment) -> list[Path]:
 
 def test_no_key_is_without_a_test():
     """Those of `api`: `tests/model/api/test_settings.py`; of `world`: `tests/datasets/world/test_controls.py`."""
-    assert set(shows.names) | {"api"} == set(RunConfig.model_fields)
-    assert {field.name for field in dataclasses.fields(Limits)} <= set(RunConfig.model_fields)
+    assert set(shows.names) | {"api"} == set(RunConfig.keys())
+    assert {key for key, group in RunConfig.keys().items() if group == "limits"} == set(Limits.__dataclass_fields__)
 
 
 # What is asked, and where the results go
@@ -176,7 +175,7 @@ def test_samples_have_their_sizes_and_depend_on_the_seed(base, changed):
     run = changed(log_questions=4, seen_questions=2, unseen_questions=1, policies=("no_logs",))
     sizes = [(len(traces(r, "log")), len(asked(r, "seen")), len(asked(r, "unseen"))) for r in (base, run)]
     assert sizes == [(6, 3, 3), (4, 2, 1)]
-    other = lms.small_run(run.out.parent / "seed", run.lm, seed=base.config.seed + 1)
+    other = lms.small_run(run.out.parent / "seed", run.lm, seed=base.config.data.seed + 1)
     samples = [(r.log_questions, r.questions("unseen")) for r in (base, other)]
     for mine, theirs in zip(*samples, strict=True):
         assert len(mine) == len(theirs)

@@ -1,4 +1,4 @@
-"""A run's digest: what other programs read of it, in the form that they rely on."""
+"""Summary of a run: what other programs read of it, in the form that they rely on."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from lagkit.runs import manifest
-from lagkit.runs import summary as digest
+from lagkit.runs import manifest, summary
 from lagkit.util import files
 from lagkit.views.lab import open_run
 
@@ -32,8 +31,8 @@ def results(run, score="em"):
     return pd.DataFrame(rows)
 
 
-def test_the_digest_has_means_differences_and_the_time_of_finished_sessions(run):
-    found = digest.digest(run, results(run))
+def test_the_summary_has_means_differences_and_the_time_of_finished_sessions(run):
+    found = summary.summarize(run, results(run))
     assert found["seconds"] == 3.5
     numbers = found["variants"]["kv_last_round"]["unseen"]
     mean, low, high = numbers.pop("em_diff")
@@ -43,40 +42,40 @@ def test_the_digest_has_means_differences_and_the_time_of_finished_sessions(run)
     assert found["variants"]["no_logs"]["unseen"]["rounds_ratio"] == 1.0
 
 
-def test_the_digest_tells_strata_of_unseen_questions(run):
-    found = digest.digest(run, results(run))
+def test_the_summary_tells_strata_of_unseen_questions(run):
+    found = summary.summarize(run, results(run))
     strata = found["strata"]["kv_last_round"]
     assert sum(numbers["n"] for numbers in strata.values()) == 4
     assert set(strata) == set(found["strata"]["no_logs"]) <= {"all", "final", "other", "none"}
     right = sum(numbers["n"] * numbers["em"] for numbers in strata.values())
     assert right == pytest.approx(3)
     assert all(numbers["rounds_ratio"] == 0.75 and len(numbers["em_diff"]) == 3 for numbers in strata.values())
-    assert not any("strata" in name or name.split(".")[-1] in strata for name in digest.flat(found))
+    assert not any("strata" in name or name.split(".")[-1] in strata for name in summary.flat(found))
 
 
-def test_without_hops_the_digest_says_why_there_are_no_strata(run, monkeypatch):
+def test_without_hops_the_summary_says_why_there_are_no_strata(run, monkeypatch):
     bare = tuple(replace(question, hops=()) for question in run.data.seen)
     monkeypatch.setattr(run, "data", replace(run.data, seen=bare))
-    found = digest.digest(run, results(run))
+    found = summary.summarize(run, results(run))
     assert found["strata"] == {}
     assert found["no_strata"].endswith("there are no strata.")
     assert found["variants"]["kv_last_round"]["unseen"]["n"] == 4
 
 
 def test_multiple_choice_has_accuracy_instead(run):
-    assert "accuracy_diff" in digest.digest(run, results(run, "accuracy"))["variants"]["kv_last_round"]["unseen"]
+    assert "accuracy_diff" in summary.summarize(run, results(run, "accuracy"))["variants"]["kv_last_round"]["unseen"]
 
 
 def test_a_bound_that_cannot_be_told_is_null_in_json(run, tmp_path):
     one = results(run).query("question_id == @run.questions('unseen')[0].id")
-    digest.write(tmp_path / "new" / "summary.json", digest.digest(run, one))
+    summary.write(tmp_path / "new" / "summary.json", summary.summarize(run, one))
     text = (tmp_path / "new" / "summary.json").read_text()
     assert "NaN" not in text
     assert json.loads(text)["variants"]["kv_last_round"]["unseen"]["em_diff"] == [0.0, None, None]
 
 
 def test_flat_names_leave_out_what_holds_by_definition(run):
-    flat = digest.flat(digest.digest(run, results(run)))
+    flat = summary.flat(summary.summarize(run, results(run)))
     assert flat["em_diff.kv_last_round.unseen"] == 0.5
     assert flat["rounds_ratio.kv_last_round.unseen"] == 0.75
     assert flat["em.no_logs.unseen"] == 0.25

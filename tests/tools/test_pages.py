@@ -15,9 +15,9 @@ def test_a_page_is_what_its_rows_make(name):
 
 
 def test_the_real_run_s_tables_are_what_its_rows_make(tmp_path):
-    pages.reporting.remake(pages.RUN, tmp_path)
+    pages.report.remake(pages.RUN, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == set(pages.reporting.TABLES)
+    assert names == set(pages.report.TABLES)
     for name in names:
         assert (pages.RUN / name).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8"), name
 

@@ -28,7 +28,7 @@ from lagkit.model.hub import resolve_model
 from lagkit.nightly.gallery import make as gallery
 from lagkit.nightly.notebook import execute
 from lagkit.runs import load as finished
-from lagkit.runs import summary as digest
+from lagkit.runs import summary
 from lagkit.runs.config import RunConfig
 from lagkit.runs.journal import Journal
 from lagkit.util.errors import StoreError
@@ -160,8 +160,8 @@ def test_a_run_stays_where_it_was_begun(here):
     assert sorted(path.name for path in here.iterdir()) == ["logs", "run", "sample"]
     assert [path.name for path in Path.cwd().iterdir()] == ["run"]
     again, _ = finished.reopen(here / "run", store=str(here / "logs"))
-    assert again.config.data == here / "sample"
-    with LogStore.open(again.config.store) as store:
+    assert again.config.data.folder == here / "sample"
+    with LogStore.open(again.config.store.place) as store:
         assert (store.path, len(store)) == (here / "logs", 6)
 
 
@@ -211,7 +211,7 @@ def test_runs_and_what_they_write_in_the_home_folder(home):
     assert len(finished.published("~/run")[0]) == len(results)
     assert finished.reopen("~/run", data="~/sample", store="~/logs")[0].out == home / "run"
     lab.conclude("~/found", {"n": 1.0}, [], {})
-    digest.write("~/summary.json", {"seconds": 1})
+    summary.write("~/summary.json", {"seconds": 1})
     dataset.write("~/world", Controls(log_questions=2, unseen_questions=2))
     assert data.load("~/world", "musique").seen
     for name in ("found/metrics.json", "summary.json", "world/controls.json"):
@@ -221,7 +221,7 @@ def test_runs_and_what_they_write_in_the_home_folder(home):
 def test_settings_in_the_home_folder(home, monkeypatch):
     (home / "run.yaml").write_text(yaml.safe_dump({"data": "~/d", "out": "~/o", "store": "~/s", "wording": "plain"}))
     config = RunConfig.of("~/run.yaml")
-    assert (config.data, config.out, config.store) == (home / "d", home / "o", str(home / "s"))
+    assert (config.data.folder, config.out, config.store.place) == (home / "d", home / "o", str(home / "s"))
     monkeypatch.setenv("LAGKIT_HOME", "~/kept")
     assert lagkit_home() == home / "kept"
     (home / "model").mkdir()
@@ -240,8 +240,8 @@ def test_relative_settings_of_a_file_are_below_the_folder_of_the_process(here):
     (here / "sub").mkdir()
     (here / "sub" / "run.yaml").write_text("data: d\nout: o\nstore: s\n")
     config = RunConfig.read("sub/run.yaml")
-    assert (config.data, config.out, config.store) == (here / "d", here / "o", str(here / "s"))
-    assert RunConfig.parse(json.loads(config.model_dump_json())) == config
+    assert (config.data.folder, config.out, config.store.place) == (here / "d", here / "o", str(here / "s"))
+    assert RunConfig.parse(json.loads(json.dumps(config.flat()))) == config
 
 
 def test_notebooks_in_the_home_folder(home):

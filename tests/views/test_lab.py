@@ -17,7 +17,7 @@ from tests.helpers.lms import ActingLM, new_lm, small_run
 def test_a_test_world_is_drawn_into_the_run_and_stays(tmp_path):
     run = open_run("testbed", tmp_path / "run", seed=5, log_questions=10, unseen_questions=0)
     assert (len(run.data.seen), len(run.questions("unseen")), len(run.log_questions)) == (150, 300, 10)
-    assert run.config.world["seed"] == run.config.seed == 5
+    assert run.config.data.world["seed"] == run.config.data.seed == 5
     assert not (tmp_path / "run").exists()
     with run.writing():
         questions = tmp_path / "run" / "world" / "dev_test.json"
@@ -39,7 +39,7 @@ def test_another_world_in_the_same_folder_is_refused(tmp_path):
 
 def test_a_folder_of_questions_takes_the_place_of_the_world(tmp_path, pytestconfig):
     run = open_run("testbed", tmp_path, data=str(pytestconfig.rootpath / "data" / "sample"), dataset="musique")
-    assert run.config.world is None
+    assert run.config.data.world is None
     assert not (tmp_path / "world").exists()
 
 

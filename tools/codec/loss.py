@@ -97,8 +97,10 @@ class Loss:
         variant = Variant.parse(policy)
         self.run, self.name, self.policy, self.cases = run, policy, variant.policy, cases
         self.limits = variant.limits(run.config.limits)
-        if run.config.codec != "none":
-            raise ConfigError(f"The run's own store is kept as {run.config.codec}: compare with one of codec none.")
+        if run.config.store.codec != "none":
+            raise ConfigError(
+                f"The run's own store is kept as {run.config.store.codec}: compare with one of codec none."
+            )
         if self.policy is None or self.policy.inject != "kv" or self.policy.unit != "trace":
             raise ConfigError(f"{policy} keeps no KV of whole logs, so no codec changes it: name another policy.")
         self.key = Encoder(run.local_lm, run.prompt).key(self.policy)
@@ -169,7 +171,7 @@ class Loss:
     @property
     def questions(self) -> list[Question]:
         """The questions of all the run's splits; seen ones find their own log."""
-        return [question for split in self.run.config.splits for question in self.run.questions(split)]
+        return [question for split in self.run.config.data.splits for question in self.run.questions(split)]
 
     def _ask(self, suffix: str, store: Store, **changes: Any) -> list[Trace]:
         limits = replace(self.limits, **changes)

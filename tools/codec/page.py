@@ -39,7 +39,7 @@ class Measured:
     @classmethod
     def of(cls, loss: Loss) -> Measured:
         """Measure a run."""
-        about = loss.run.config.model_dump(mode="json", exclude_none=True, exclude={"out", "policies", "codec"})
+        about = loss.run.config.flat(exclude_none=True, exclude={"out": True, "policies": True, "store": {"codec"}})
         about |= {"policy": loss.name, "questions with divergences": loss.cases}
         return cls(about, len(loss.blocks), loss.schemes(), loss.answers(), loss.files(), loss.reading())
 

@@ -52,7 +52,7 @@ def study(
 
     quiet()
     config = RunConfig.of(tier, **cli.settings(changes))
-    controls = Controls.parse(config.world or {})
+    controls = Controls.parse(config.data.world or {})
     for name, option in (("seed", "--world"), ("contradicted", "--contradicted")):
         if getattr(controls, name):
             raise ConfigError(f"A study has worlds of its own: give {option} in the place of {name} in `world`.")

@@ -74,7 +74,7 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
     contradicted: share of the facts that change. Raises what `Experiment` and `write` raise; ConfigError before
     anything is computed if a seed or the share is none, or for settings that a study decides itself.
     """
-    if unfit := sorted({"data", "dataset", "store", "splits"} & config.model_fields_set):
+    if unfit := sorted({"data", "dataset", "store", "splits"} & set(config.flat(exclude_unset=True))):
         raise ConfigError(
             f"A study draws its worlds, asks unseen questions and keeps all in `out`: leave {unfit[0]} out."
         )
@@ -84,22 +84,23 @@ def run(config: RunConfig, controls: Controls, seeds: Sequence[int], contradicte
     for seed in seeds:
         plain = {**controls.model_dump(), "seed": seed}
         worlds[seed] = Controls.parse(plain), Controls.parse({**plain, "contradicted": contradicted})
-    lm = LM.load(config.model, device=config.device, dtype=config.dtype)
-    embedder = load_embedder(config.embedder)
+    lm = LM.load(config.model.name, device=config.model.device, dtype=config.model.dtype)
+    embedder = load_embedder(config.store.embedder)
     parts = []
     for seed, (before, after) in worlds.items():
         say(f"World {seed}")
         folder = config.out / f"world-{seed}"
         settings: dict[str, Any] = {"data": None, "out": folder / "run", "splits": ("unseen",)}
         settings["world"] = before.model_dump(mode="json")
-        experiment = Experiment(config.model_copy(update=settings), lm=lm, embedder=embedder)
+        experiment = Experiment(config.changed(**settings), lm=lm, embedder=embedder)
         settings |= {"out": folder / "run-changed", "policies": MISLED, "world": after.model_dump(mode="json")}
-        parts.append(_measure(experiment, config.model_copy(update=settings), seed))
+        parts.append(_measure(experiment, config.changed(**settings), seed))
     variants, changed, given_all, given_none, logs = (
         pd.concat(tables, ignore_index=True) for tables in zip(*(part[0] for part in parts), strict=True)
     )
+    told = config.flat(exclude_none=True)
     made = {
-        "settings": config.model_dump(mode="json", exclude={"data", "world", "out", "splits"}, exclude_none=True),
+        "settings": {name: value for name, value in told.items() if name not in ("data", "world", "out", "splits")},
         "world": controls.model_dump(mode="json", exclude={"seed", "contradicted"}, exclude_none=True),
         "versions": manifest.versions(),
         "git": manifest.git_state(),

@@ -45,7 +45,8 @@ LATE = 75  # exit code of a driver whose Ray did not start in time
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 
 
-PLAIN = SimpleNamespace(config=SimpleNamespace(policies=(), embedder="hash"))  # a run that asks for nothing
+# A run that asks for nothing.
+PLAIN = SimpleNamespace(config=SimpleNamespace(policies=(), store=SimpleNamespace(embedder="hash")))
 
 
 @pytest.fixture(scope="module")
