@@ -10,7 +10,7 @@ from typing import Any, Self
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from lagkit.logs import codes, database, upkeep
+from lagkit.logs import database, quantised, upkeep
 from lagkit.logs.archive import Archive
 from lagkit.logs.base import Store
 from lagkit.logs.batch import Batch, LogRow, Packed
@@ -184,7 +184,7 @@ class LogStore(StoredLogs):
                 for orphan in upkeep.orphans(self._db, self._files):
                     self._files.remove(orphan.file)
                 self._counted = True
-            held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / codes.NAME)
+            held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / quantised.NAME)
             gone = self._delete_oldest(held - max_bytes)
             if gone:
                 self._db.trim()

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lagkit.logs import codes
+from lagkit.logs import quantised
 from lagkit.logs.database import NAME as DATABASE
 from lagkit.logs.database import SOUND_BLOCK, SOUND_JSON, SOUND_LOG, SOUND_TRACE, Database
 from lagkit.logs.files import BlockFiles, block_name
@@ -51,15 +51,15 @@ def block_problems(db: Database, files: BlockFiles) -> Iterator[Problem]:
 def orphans(db: Database, files: BlockFiles) -> Iterator[Problem]:
     """Files that no log names: an interrupted write left them."""
     known = {block_name(sha256) for (sha256,) in db.read(f"SELECT DISTINCT sha256 FROM blocks WHERE {SOUND_BLOCK}")}
-    unfinished = {path.name for path in files.folder.glob(f"{codes.NAME}.*")}
+    unfinished = {path.name for path in files.folder.glob(f"{quantised.NAME}.*")}
     for name in sorted((set(files.names()) | unfinished) - known):
         yield Problem(name, "", "is an orphan: no log names this file")
 
 
 def code_problems(folder: Path, dim: int) -> Iterator[Problem]:
     """Codes for searching that are not what was written; the store works without them."""
-    if flaw := codes.Codes.flaw(folder, dim):
-        yield Problem(codes.NAME, "", flaw)
+    if flaw := quantised.flaw(folder, dim):
+        yield Problem(quantised.NAME, "", flaw)
 
 
 def row_problems(db: Database, dim: int) -> Iterator[Problem]:

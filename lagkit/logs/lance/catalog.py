@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from lagkit.logs.embeddings import PAGE, Matrix, matrix
+from lagkit.logs.embeddings import PAGE, Matrix, Seqs, matrix
 from lagkit.logs.lance.refusals import Lost
 from lagkit.logs.lance.schema import BlockEntry, LogEntry, crc, embedding_crc
 from lagkit.logs.lance.tables import Table
@@ -48,11 +48,11 @@ class Catalog(Generic[Entry]):
         with self._turn:
             looked, version = time.monotonic(), self.table.latest()
             if version != self._version:
-                rows, before = self._tail(), self.entries
+                rows = self._tail()
                 if rows is None:
                     self._forget()
                     self._take(self._all())
-                    self._went(before)
+                    self._went()
                 else:
                     self._take(rows)
             self._looked, self._version = looked, version
@@ -75,7 +75,6 @@ class Catalog(Generic[Entry]):
     def drop(self, rowids: Collection[int]) -> None:
         """Forget rows that this process has deleted; the next `sync` tells whether that was all that changed."""
         with self._turn:
-            before: list[Entry] = self.entries
             kept: list[Entry] = [entry for entry in self.entries if entry.rowid not in rowids]
             damaged: list[tuple[int, str]] = [(rowid, what) for rowid, what in self.damaged if rowid not in rowids]
             self._forget()
@@ -83,7 +82,7 @@ class Catalog(Generic[Entry]):
             for entry in kept:
                 self._note(entry)
             self._last = max([*(entry.rowid for entry in kept), *(rowid for rowid, _ in damaged)], default=-1)
-            self._went(before)
+            self._went()
             self.stale()
 
     def _tail(self) -> pa.Table | None:
@@ -135,8 +134,8 @@ class Catalog(Generic[Entry]):
     def _note(self, entry: Entry) -> None:
         raise NotImplementedError
 
-    def _went(self, before: list[Entry]) -> None:
-        """Called when entries may have gone; those of `before` were there."""
+    def _went(self) -> None:
+        """Called when entries may have gone, or come back."""
 
 
 class Logs(Catalog[LogEntry]):
@@ -144,9 +143,7 @@ class Logs(Catalog[LogEntry]):
 
     def __init__(self, table: Table, dim: int, folder: str) -> None:
         self.dim, self.folder = dim, folder
-        # What was deleted since this object followed the table, and before what number that is not known.
-        self._gone: list[str] = []
-        self._since = 0
+        self._changes = 0  # times that logs may have gone
         super().__init__(table, LogEntry)
 
     def _forget(self) -> None:
@@ -162,13 +159,8 @@ class Logs(Catalog[LogEntry]):
             self.look()
         return self.by_id.get(log) if isinstance(log, str) else None
 
-    def _went(self, before: list[LogEntry]) -> None:
-        known, now = {entry.rowid for entry in before}, {entry.rowid for entry in self.entries}
-        self._gone += [entry.id for entry in before if entry.rowid not in now]
-        if before and any(entry.rowid < before[-1].rowid and entry.rowid not in known for entry in self.entries):
-            # One came back that could not be read: an index would have to take it in between others.
-            self._gone.append("")
-            self._since = len(self._gone)
+    def _went(self) -> None:
+        self._changes += 1
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -179,11 +171,11 @@ class Logs(Catalog[LogEntry]):
 
     def deletions(self) -> int:
         """See `Rows`."""
-        return len(self._gone)
+        return self._changes
 
-    def deleted(self, since: int, deletions: int) -> list[str] | None:
+    def seqs(self) -> Seqs:
         """See `Rows`."""
-        return self._gone[since:deletions] if since >= self._since else None
+        return np.array([entry.rowid for entry in self.entries], np.int64)
 
     def all(self) -> Matrix:
         """See `Rows`."""
