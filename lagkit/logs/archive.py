@@ -29,7 +29,7 @@ from safetensors.numpy import load, save
 
 from lagkit.logs.batch import Packed
 from lagkit.logs.embeddings import unit_rows
-from lagkit.logs.files import BlockFiles, BlockRow, block_name, dtype_name
+from lagkit.logs.files import BlockRow, block_name, dtype_name
 from lagkit.logs.header import NAME as HEADER
 from lagkit.logs.header import Header
 from lagkit.model.kv import KVBlock
@@ -163,25 +163,20 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def place(self, block: BlockRow, files: BlockFiles) -> None:
-        """Copy a block's file into a store; raises StoreError if it is not the block that the archive promises."""
-        with self._open(block_name(block.sha256)) as source:
-            files.adopt(source, block.bytes, f"Block {block.sha256} of {self.path}")
-        self.check(block, lambda: files.load(block.sha256, block.bytes))
-
     def content(self, block: BlockRow) -> bytes:
         """The bytes of a block's file."""
         with self._open(block_name(block.sha256)) as source:
             return source.read()
 
-    def check(self, block: BlockRow, load: Callable[[], KVBlock]) -> None:
-        """Raises StoreError if what `load` gives is not the block that the archive promises."""
-        try:
-            found = load()
-        except DamagedBlock as error:
-            raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is no KV block.") from error
-        if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
-            raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is another KV block.")
+    def check_blocks(self) -> None:
+        """Read all blocks; raises StoreError if one is not the block that the archive promises."""
+        for block in {block.sha256: block for blocks in self.blocks for block in blocks}.values():
+            try:
+                found = KVBlock.parse(self.content(block), self.path, self.header.codec)
+            except DamagedBlock as error:
+                raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is no KV block.") from error
+            if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
+                raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is another KV block.")
 
     def _plain_members(self) -> Iterator[str]:
         """The names of the members, each taken note of once it is known to be a file that is there as a whole."""

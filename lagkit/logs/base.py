@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -16,10 +16,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lagkit.logs.address import SUFFIX, checked_uri
+from lagkit.logs.archive import Archive
 from lagkit.logs.batch import Batch, LogRow, Packed
 from lagkit.logs.contract import Readable
 from lagkit.logs.embeddings import unit_rows
-from lagkit.logs.files import BlockRow, dtype_name
+from lagkit.logs.files import BlockRow, NewBlock, dtype_name
 from lagkit.logs.header import Header
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.model.backend import Model
@@ -27,6 +28,7 @@ from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
 from lagkit.types import Trace
 from lagkit.util.errors import ModelNotFound, StoreError, StoreExists
+from lagkit.util.paths import at
 from lagkit.util.progress import warn
 
 _EMBEDDED = 256  # traces of a list that are embedded, and committed, at a time
@@ -98,11 +100,15 @@ class Store(Readable):
         lance = "://" in uri or uri.endswith(SUFFIX)
         if lance and find_spec("lancedb") is None:
             raise StoreError(f"Stores like {uri} need LanceDB: pip install 'lagkit[lance]'.")
-        # Imported when it is needed: both import this module, and LanceDB is an extra.
-        module, name = ("lance.store", "LanceStore") if lance else ("store", "LogStore")
-        kind: type[Store] = getattr(import_module(f"lagkit.logs.{module}"), name)
+        kind: type[Store]
+        if lance:  # Imported here: both modules import this one, and LanceDB is an extra.
+            from lagkit.logs.lance.store import LanceStore as kind
+        else:
+            from lagkit.logs.store import LogStore as kind
         if not issubclass(kind, cls):
-            raise StoreError(f"At {uri} is a {name} and no {cls.__name__}: use Store, which finds the kind by itself.")
+            raise StoreError(
+                f"At {uri} is a {kind.__name__} and no {cls.__name__}: use Store, which finds the kind by itself."
+            )
         return kind
 
     @classmethod
@@ -167,7 +173,7 @@ class Store(Readable):
         with self._writing(), self._batch() as batch:
             for trace, embedding, blocks in logs:
                 row = self._row(trace, embedding)
-                self._put(batch, [row], row[0], blocks)
+                self._put(batch, [row], self._lacking(row[0], blocks))
                 ids.append(row[0])
         return ids
 
@@ -181,20 +187,70 @@ class Store(Readable):
             for log, key, block in blocks:
                 if log not in self:
                     raise StoreError(f"There is no log {log!r} in the store at {self.path}: add its trace first.")
-                self._put(batch, [], log, {key: block})
+                self._put(batch, [], self._lacking(log, {key: block}))
 
     def _row(self, trace: Trace, embedding: ArrayLike) -> LogRow:
         vector = unit_rows([embedding], self.dim, f"The embedding of log {trace.id}")
         return trace.id, vector.astype("<f4").tobytes(), json.dumps(trace.to_dict())
 
-    def _checked(self, log: str, key: str, block: KVBlock) -> str:
-        """What messages call a block; raises StoreError for one of another dtype than the store's."""
-        if dtype_name(block) != self.dtype:
-            raise StoreError(
-                f"Block {key!r} of log {log} is {dtype_name(block)}, the store at {self.path} holds {self.dtype}: "
-                "convert it with KVBlock.to."
-            )
-        return f"Block {key!r} of log {log}"
+    def _lacking(self, log: str, blocks: Mapping[str, KVBlock]) -> list[NewBlock]:
+        """Those blocks that the store lacks; raises StoreError for another dtype, or what the codec cannot hold."""
+        new = []
+        for key, block in blocks.items():
+            if dtype_name(block) != self.dtype:
+                raise StoreError(
+                    f"Block {key!r} of log {log} is {dtype_name(block)}, the store at {self.path} holds {self.dtype}: "
+                    "convert it with KVBlock.to."
+                )
+            if self._is_sound(log, key):
+                continue
+            try:
+                content = block.dump(self.codec)
+            except ValueError as error:
+                raise StoreError(
+                    f"Block {key!r} of log {log} cannot be kept as {self.codec} ({error}): look at the model's keys "
+                    "and values, or use a store with codec none."
+                ) from error
+            row = BlockRow(key, len(block), len(content), hashlib.sha256(content).hexdigest())
+            new.append(NewBlock(log, row, content))
+        return new
+
+    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
+        """Add logs as `packed` gives them, of a store with an equal header, with what reads their blocks' content.
+
+        A log or block that is there stays. Raises StoreError for a block that is not what its row promises; the logs
+        before it are kept.
+        """
+        with self._writing(), self._batch() as batch:
+            for log, content in logs:
+                self._put_one(batch, log, content)
+
+    def _put_one(self, batch: Batch, log: Packed, content: Callable[[BlockRow], bytes]) -> None:
+        new = [NewBlock(log.id, row, content(row)) for row in log.blocks if not self._is_sound(log.id, row.key)]
+        for block in new:
+            if hashlib.sha256(block.content).hexdigest() != block.row.sha256:
+                raise StoreError(
+                    f"Block {block.row.key!r} of log {log.id} is not what its row says: verify() the store that it "
+                    "comes from."
+                )
+        self._put(batch, [(log.id, log.embedding, log.trace)], new)
+
+    def import_archive(self, path: str | Path) -> list[str]:
+        """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.
+
+        The file is checked throughout first: raises StoreError for one that is damaged or something else, and
+        StoreMismatch for one of another model, embedder, dimension, dtype or codec, with nothing changed.
+        """
+        with self._writing(), Archive(at(path)) as archive:
+            archive.header.check(path, **self.header.identity)
+            archive.check_blocks()
+            logs = zip(archive.traces, archive.embeddings, archive.blocks, strict=True)
+            packed = [Packed(*self._row(trace, vector), tuple(blocks)) for trace, vector, blocks in logs]
+            batch = self._batch(whole=True)
+            for log in packed:
+                self._put_one(batch, log, archive.content)
+            with batch:  # which commits when it ends, and would do so after a failure too
+                return [log.id for log in packed]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -217,20 +273,16 @@ class Store(Readable):
         """What is to be done after every change, failed or not."""
 
     @abstractmethod
-    def _batch(self) -> Batch:
-        """For rows that a change collects."""
+    def _batch(self, *, whole: bool = False) -> Batch:
+        """For rows that a change collects. whole: committed all at once, where the store can."""
 
     @abstractmethod
-    def _put(self, batch: Batch, rows: list[LogRow], log: str, blocks: Mapping[str, KVBlock]) -> None:
-        """Hand a log's row, and those of its blocks that it lacks, to a batch."""
+    def _is_sound(self, log: str, key: str) -> bool:
+        """Whether a log has such a block, and its content is what was stored."""
 
     @abstractmethod
-    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
-        """Add logs as `packed` gives them, of a store with an equal header, with what reads their blocks' content.
-
-        A log or block that is there stays. Raises StoreError for a block that is not what its row promises; the logs
-        before it are kept.
-        """
+    def _put(self, batch: Batch, rows: list[LogRow], blocks: list[NewBlock]) -> None:
+        """Hand the rows of logs and blocks to a batch."""
 
     @abstractmethod
     def delete(self, logs: Iterable[str]) -> None:
@@ -251,12 +303,4 @@ class Store(Readable):
 
         A cap to hold after every addition: unlike `prune` it reads no block. Raises StoreError for a negative
         `max_bytes`.
-        """
-
-    @abstractmethod
-    def import_archive(self, path: str | Path) -> list[str]:
-        """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.
-
-        The file is checked throughout first: raises StoreError for one that is damaged or something else, and
-        StoreMismatch for one of another model, embedder, dimension, dtype or codec, with nothing changed.
         """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,15 +10,13 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from lagkit.logs import database, quantised, upkeep
-from lagkit.logs.archive import Archive
 from lagkit.logs.base import Store
-from lagkit.logs.batch import Batch, LogRow, Packed
-from lagkit.logs.files import BlockRow, block_name
+from lagkit.logs.batch import Batch, LogRow
+from lagkit.logs.files import BlockRow, NewBlock, block_name
 from lagkit.logs.header import NAME, Header
 from lagkit.logs.reading import StoredLogs
-from lagkit.model.kv import KVBlock
 from lagkit.util.errors import StoreError, StoreExists, StoreFull, StoreLocked
-from lagkit.util.paths import at, file_size, refuse_links
+from lagkit.util.paths import file_size, refuse_links
 
 __all__ = ["LogStore", "Store"]
 
@@ -121,23 +118,14 @@ class LogStore(StoredLogs):
         if self._lock is not None:
             self._lock.release()
 
-    def _batch(self) -> Batch:
-        return Batch(self._commit, COMMIT_EVERY)
+    def _batch(self, *, whole: bool = False) -> Batch:
+        return Batch(self._commit, float("inf") if whole else COMMIT_EVERY)
 
-    def _put(self, batch: Batch, rows: list[LogRow], log: str, blocks: Mapping[str, KVBlock]) -> None:
-        batch.put(rows, self._write_blocks(log, blocks))
-
-    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
-        with self._writing(), self._batch() as batch:
-            for log, content in logs:
-                lacking = [block for block in log.blocks if self.find(log.id, block.key) is None]
-                for block in lacking:
-                    what = f"Block {block.key!r} of log {log.id}"
-                    sha256, _ = self._files.adopt(io.BytesIO(content(block)), block.bytes, what)
-                    self._loose.add(sha256)
-                    if sha256 != block.sha256:
-                        raise StoreError(f"{what} is not what its row says: verify() the store that it comes from.")
-                batch.put([(log.id, log.embedding, log.trace)], [(log.id, block) for block in lacking])
+    def _put(self, batch: Batch, rows: list[LogRow], blocks: list[NewBlock]) -> None:
+        for block in blocks:
+            self._loose.add(block.row.sha256)
+            self._files.put(block)
+        batch.put(rows, [(block.log, block.row) for block in blocks])
 
     def delete(self, logs: Iterable[str]) -> None:
         with self._writing():
@@ -212,22 +200,6 @@ class LogStore(StoredLogs):
         self._tidy()  # at once: what comes next may need the room
         return gone
 
-    def import_archive(self, path: str | Path) -> list[str]:
-        with self._writing(), Archive(at(path)) as archive:
-            archive.header.check(path, **self.header.identity)
-            rows = [self._row(trace, vector) for trace, vector in zip(archive.traces, archive.embeddings, strict=True)]
-            new = [
-                (id, block)
-                for (id, _, _), blocks in zip(rows, archive.blocks, strict=True)
-                for block in blocks
-                if not self._is_sound(id, block.key)
-            ]
-            for block in {block.sha256: block for _, block in new}.values():
-                self._loose.add(block.sha256)
-                archive.place(block, self._files)
-            self._commit(rows, new)
-        return [id for id, _, _ in rows]
-
     def _tidy(self) -> None:
         """Leave no file without a row."""
         loose, self._loose = self._loose, set()
@@ -235,20 +207,7 @@ class LogStore(StoredLogs):
             if not self._db.read("SELECT 1 FROM blocks WHERE sha256 = ?", sha256):
                 self._files.remove(block_name(sha256))
 
-    def _write_blocks(self, log: str, blocks: Mapping[str, KVBlock]) -> list[tuple[str, BlockRow]]:
-        """Put the blocks that a log lacks on disk; their rows are for `_commit`."""
-        rows = []
-        for key, block in blocks.items():
-            what = self._checked(log, key, block)
-            if self._is_sound(log, key):
-                continue
-            sha256, nbytes = self._files.save(block, what)
-            self._loose.add(sha256)
-            rows.append((log, BlockRow(key, len(block), nbytes, sha256)))
-        return rows
-
     def _is_sound(self, log: str, key: str) -> bool:
-        """Whether a log has a block whose file is what was stored."""
         row = self.find(log, key)
         if row is not None and self._files.flaw(row.sha256, row.bytes):
             self._loose.add(row.sha256)

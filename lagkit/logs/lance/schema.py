@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lagkit.logs.batch import LogRow
 from lagkit.logs.database import crc32
-from lagkit.logs.files import BlockRow
+from lagkit.logs.files import BlockRow, NewBlock
 from lagkit.logs.header import Header
 
 LOGS, BLOCKS = "logs", "blocks"
@@ -48,14 +48,6 @@ class BlockEntry(NamedTuple):
     @property
     def row(self) -> BlockRow:
         return BlockRow(self.key, self.tokens, self.bytes, self.sha256)
-
-
-class NewBlock(NamedTuple):
-    """A block on its way into the store."""
-
-    log: str
-    row: BlockRow
-    content: bytes
 
 
 def logs_schema(header: Header) -> pa.Schema:
