@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Literal, Self
 
@@ -12,7 +13,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lagkit.logs.batch import Packed
-from lagkit.logs.card import card
 from lagkit.logs.files import BlockRow
 from lagkit.logs.header import Header
 from lagkit.logs.index import Vectors
@@ -30,6 +30,7 @@ class Readable(ABC):
     """The reading half of `Store`."""
 
     _held = "on disk"
+    _closed = False
 
     def __init__(self, path: Path | str, header: Header, write: bool) -> None:
         self.path = path
@@ -46,6 +47,11 @@ class Readable(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give the store back; a second time does nothing."""
+
+    def _check_open(self) -> None:
+        """Raise StoreError if the store was closed."""
+        if self._closed:
+            raise StoreError(f"The log store at {self.path} was closed; open it again with {type(self).__name__}.open.")
 
     def __enter__(self) -> Self:
         return self
@@ -156,10 +162,12 @@ class Readable(ABC):
         scores and order are exact, but of the three nearest one in a thousand may be missed. exact: look at all,
         whatever that takes; by default what `exact_search` says. In LanceDB all are looked at.
         """
+        self._check_open()
         return self._vectors.search(vectors, k, offset, exclude, self.exact_search if exact is None else exact)
 
     def embeddings(self) -> Vectors:
         """The embeddings of all logs, float32 `[logs, dim]`, in the order of `ids`."""
+        self._check_open()
         return self._vectors.all()
 
     @abstractmethod
@@ -218,4 +226,14 @@ class Readable(ABC):
         return f"{type(self).__name__}({shown(self.path)!r}, {mode}, {len(self)} logs)"
 
     def _repr_html_(self) -> str:
-        return card(self, self._held)
+        facts = {
+            "model": self.model.get("name", json.dumps(self.model)),
+            "embedder": f"{self.embedder} ({self.dim} dimensions)",
+            "dtype": self.dtype,
+            "codec": self.codec,
+            "logs": f"{len(self):,}",
+            self._held: f"{self.nbytes:,} bytes",
+        }
+        rows = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
+        title = f"<b>{type(self).__name__}</b> <code>{escape(shown(self.path))}</code>"
+        return f"{title}<table>{rows}</table>{self.summary().to_html()}"

@@ -102,31 +102,23 @@ class BlockFiles:
 
     def load(self, sha256: str, nbytes: int) -> KVBlock:
         """A block, its checksum computed. Raises DamagedBlock, naming the file."""
+        return KVBlock.parse(self.content(sha256, nbytes), self.path(sha256), self.codec)
+
+    def content(self, sha256: str, nbytes: int) -> bytes:
+        """The bytes of a file; raises DamagedBlock, naming it, unless they are what was stored."""
         path = self.path(sha256)
         try:
             data = path.read_bytes() if _plain_size(path) == nbytes else b""
         except OSError:
             data = b""
-        if hashlib.sha256(data).hexdigest() != sha256:
-            self.check(sha256, nbytes)  # tells what is wrong
-            raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
-        return KVBlock.parse(data, path, self.codec)
-
-    def check(self, sha256: str, nbytes: int) -> None:
-        """Read the whole file and raise DamagedBlock unless it is what was stored."""
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
         if flaw := self.flaw(sha256, nbytes):
             raise DamagedBlock(
-                f"The KV block {self.path(sha256)} {flaw}. All other blocks stay usable; verify() lists what is "
-                "damaged, prune() removes it, and then the block can be added again."
+                f"The KV block {path} {flaw}. All other blocks stay usable; verify() lists what is damaged, prune() "
+                "removes it, and then the block can be added again."
             )
-
-    def content(self, sha256: str, nbytes: int) -> bytes:
-        """The bytes of a file; raises as `check`."""
-        self.check(sha256, nbytes)
-        try:
-            return self.path(sha256).read_bytes()
-        except OSError as error:
-            raise DamagedBlock(f"The KV block {self.path(sha256)} vanished while it was read ({error}).") from error
+        raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
 
     def flaw(self, sha256: str, nbytes: int) -> str | None:
         """What is wrong with a file, in a few words, or None; raises StoreError if it cannot be looked at."""

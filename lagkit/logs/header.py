@@ -25,9 +25,6 @@ FORMAT = 2
 
 _LARGEST = 1 << 20  # bytes of a header: it is read as a whole
 
-# What a store is written in: the oldest format whose readers understand it. Those of format 1 know no codec.
-_OLDEST: dict[Codec, int] = {"none": 1, "int8": 2}
-
 
 @dataclass(frozen=True)
 class Header:
@@ -41,7 +38,7 @@ class Header:
     dim: int
     dtype: str
     codec: Codec = "none"
-    format: int = 1
+    format: int = FORMAT
     kind: str = KIND
 
     def __post_init__(self) -> None:
@@ -59,8 +56,7 @@ class Header:
     @classmethod
     def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: Any, codec: Codec = "none") -> Header:
         """Raises StoreError for a fingerprint that JSON cannot hold, a dimension below 1, an unknown dtype or codec."""
-        format = _OLDEST.get(codec, FORMAT)
-        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."), codec, format)
+        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."), codec)
 
     @classmethod
     def of(cls, lm: Model, embedder: Embedder, codec: Codec = "none") -> Header:
@@ -74,12 +70,10 @@ class Header:
             raw = json.loads(text)
             if not isinstance(raw, dict) or raw.get("kind") != KIND:
                 raise ValueError(f"its kind is not {KIND!r}")
-            crc = raw.pop("crc32", None)  # which older stores lack
+            crc = raw.pop("crc32", None)
             if raw["format"] <= FORMAT:
-                if crc not in (None, _crc32(raw)):
+                if crc not in (None, _crc32(raw)):  # people may edit a header, and leave it out
                     raise ValueError("its checksum is another")
-                if raw.get("codec") == "safetensors":  # how the first stores were headed
-                    raw["codec"] = "none"
                 return cls(**raw)
         except (*MALFORMED, StoreError) as error:
             raise StoreError(f"{where} does not describe a log store ({error}).") from error

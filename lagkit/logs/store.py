@@ -39,7 +39,7 @@ class LogStore(StoredLogs):
         """Use `create` or `open`."""
         super().__init__(folder, head, write=lock is not None)
         self._lock = lock
-        self._closed = self._counted = False
+        self._counted = False
         # Files that may have no row: written and not yet committed, or just deleted.
         self._loose: set[str] = set()
 

@@ -34,9 +34,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(store, monkeypatch):
     [old] = fill(store, [1])
     before, files = content(store), files_of(store)
     monkeypatch.setattr(Path, "write_bytes", disk_full)
-    message = (
-        rf"Block 'k' of log {trace(2).id} could not be stored in .*: it needs [0-9]{{3}} bytes, but the disk"
-    )
+    message = rf"Block 'k' of log {trace(2).id} could not be stored in .*: it needs [0-9]{{3}} bytes, but the disk"
     with pytest.raises(StoreError, match=message):
         store.add(trace(2), vector(2), {"k": kv(2)})
     with pytest.raises(StoreError, match=r"disk is full \([\d,]+ bytes are free\)\. The store is as it was before"):

@@ -51,7 +51,8 @@ class Catalog(Generic[Entry]):
                 rows = self._tail()
                 if rows is None:
                     self._forget()
-                    self._take(self._all())
+                    for part in self._all():
+                        self._take(part)
                     self._went()
                 else:
                     self._take(rows)
@@ -96,31 +97,19 @@ class Catalog(Generic[Entry]):
             return None
         return found.slice(1) if found["_rowid"][0].as_py() == self._last else None
 
-    def _all(self) -> pa.Table:
+    def _all(self) -> list[pa.Table]:
         try:
-            return self.table.scan(self._columns)
+            return [self.table.scan(self._columns)]
         except Lost:
             rowids = self.table.scan([])["_rowid"].to_pylist()
             self._last = max(rowids, default=-1)
-            parts = list(self._piecewise(rowids))
-            return pa.concat_tables(parts) if parts else pa.table({"_rowid": pa.array([], pa.uint64())})
-
-    def _piecewise(self, rowids: Sequence[int]) -> Iterator[pa.Table]:
-        """What can be read of these rows; the others are noted."""
-        if not rowids:
-            return
-        try:
-            yield self.table.take(rowids, self._columns)
-        except Lost as error:
-            if len(rowids) == 1:
-                self.damaged.append((rowids[0], f"cannot be read: {error.flaw}"))
-                return
-            for half in (rowids[: len(rowids) // 2], rowids[len(rowids) // 2 :]):
-                yield from self._piecewise(half)
+            parts, lost = self.table.salvage(rowids, self._columns)
+            self.damaged += [(rowid, f"cannot be read: {flaw}") for rowid, flaw in lost.items()]
+            return parts
 
     def _take(self, rows: pa.Table) -> None:
         names = ("_rowid", *self._columns)
-        for row in zip(*(rows[name].to_pylist() for name in names), strict=True) if rows.num_rows else ():
+        for row in zip(*(rows[name].to_pylist() for name in names), strict=True):
             entry = self._kind(*row[:-1])
             if crc(entry) != row[-1]:
                 self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
@@ -197,20 +186,13 @@ class Logs(Catalog[LogEntry]):
     def embeddings(self, entries: Sequence[LogEntry]) -> dict[int, bytes | None]:
         """Embeddings by row id, of logs that were not deleted meanwhile; None for a damaged one."""
         ids = {entry.rowid: entry.id for entry in entries}
-        try:
-            rows = self.table.take(list(ids), ["embedding", "embedding_crc"])
-        except Lost:
-            if len(entries) == 1:
-                return {entries[0].rowid: None}
-            half = len(entries) // 2
-            return self.embeddings(entries[:half]) | self.embeddings(entries[half:])
-        found: dict[int, bytes | None] = {}
-        for rowid, vector, expected in zip(
-            *(rows[name] for name in ("_rowid", "embedding", "embedding_crc")), strict=True
-        ):
-            raw = vector.values.to_numpy(zero_copy_only=False).astype("<f4").tobytes() if vector.is_valid else b""
-            rowid = rowid.as_py()
-            found[rowid] = raw if embedding_crc(ids[rowid], raw) == expected.as_py() else None
+        parts, lost = self.table.salvage(list(ids), ["embedding", "embedding_crc"])
+        found: dict[int, bytes | None] = dict.fromkeys(lost)
+        for rows in parts:
+            columns = (rows["_rowid"].to_pylist(), rows["embedding"], rows["embedding_crc"].to_pylist())
+            for rowid, vector, expected in zip(*columns, strict=True):
+                raw = vector.values.to_numpy(zero_copy_only=False).astype("<f4").tobytes() if vector.is_valid else b""
+                found[rowid] = raw if embedding_crc(ids[rowid], raw) == expected else None
         return found
 
 

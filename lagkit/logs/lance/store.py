@@ -81,7 +81,7 @@ class LanceStore(LanceLogs):
         return Batch(self._commit, COMMIT_EVERY, COMMIT_BYTES)
 
     def _put(self, batch: Batch, rows: list[LogRow], blocks: list[NewBlock]) -> None:
-        self._open()
+        self._check_open()
         waiting = sum(len(embedding) + len(text) for _, embedding, text in rows)
         batch.put(rows, blocks, waiting + sum(len(block.content) for block in blocks))
 
@@ -150,10 +150,8 @@ class LanceStore(LanceLogs):
             self._remove(logs, blocks)
             self._remove([], self._blocks.doubles)
             if max_bytes is not None:
-                old = upkeep.oldest(self, max_bytes)
                 why = f"was the oldest in a store above {max_bytes:,} bytes"
-                gone += [("", entry.id, why, upkeep.size(self, entry)) for entry in old]
-                self._remove(old, [])
+                gone += [("", log, why, size) for log, size in self._remove_oldest(max_bytes)]
             self._compact(self._logs)
             # To write all blocks anew takes its time.
             if gone or self._blocks.has_holes or self.nbytes < SMALL:
@@ -163,9 +161,18 @@ class LanceStore(LanceLogs):
     def evict(self, max_bytes: int) -> list[str]:
         check_bound(max_bytes, "capped at")
         with self._writing():
-            old = upkeep.oldest(self, max_bytes)
-            self._remove(old, [])
-        return [entry.id for entry in old]
+            return [log for log, _ in self._remove_oldest(max_bytes)]
+
+    def _remove_oldest(self, max_bytes: int) -> list[tuple[str, int]]:
+        """Remove the oldest logs until the rest has at most `max_bytes`; returns their ids and bytes."""
+        excess, old = self.nbytes - max_bytes, []
+        for entry in self._logs.entries:
+            if excess <= 0:
+                break
+            old.append((entry, self._size(entry)))
+            excess -= old[-1][1]
+        self._remove([entry for entry, _ in old], [])
+        return [(entry.id, size) for entry, size in old]
 
     def _compact(self, catalog: Catalog[Any]) -> None:
         catalog.table.compact(KEEP)
