@@ -1,4 +1,4 @@
-"""A store in one file: a plain tar of JSON and safetensors, checked to the last byte before any of it is used.
+"""Archives: a store in one file, a plain tar of JSON and safetensors, verified before any of it is used.
 
     store.json              the header
     logs.jsonl              one log a line: its id, its trace, its blocks (key, tokens, bytes, sha256)
@@ -6,8 +6,8 @@
     checksums.json          the sha256 of these three
     kv/ab/<sha256>.safetensors
 
-Members are read by these names, in this order, never unpacked by the names that a stranger gave them. None is read
-before it is known to be there to its last byte, so that nothing is allocated for what an archive only promises.
+Members are read by these names, in this order, and never unpacked by names in the file. None is read before it is
+known to be complete, so that nothing is allocated for sizes that an archive only claims.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from lagkit.util.paths import is_digest
 LOGS, EMBEDDINGS, CHECKSUMS = "logs.jsonl", "embeddings.safetensors", "checksums.json"
 _MEMBER = re.compile(rf"{HEADER}|{LOGS}|{EMBEDDINGS}|{CHECKSUMS}|kv/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.safetensors")
 
-# Whatever parsing a stranger's bytes may raise.
+# Exceptions from parsing an untrusted file.
 _MALFORMED = (
     *MALFORMED,
     OSError,
@@ -53,7 +53,7 @@ _MALFORMED = (
 
 
 def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> Path:
-    """Write all logs to `path`, whole or not at all, and return it.
+    """Write all logs to `path` atomically, and return it.
 
     `logs` and `content` are as a store gives them, and raise their errors. Raises StoreError if the file exists or
     cannot be written.
@@ -100,7 +100,7 @@ def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 class _Bounded(io.BufferedReader):
-    """A file of which no more is asked for than there is: memory for what is asked is taken before it is read."""
+    """A file whose reads end with it: `tarfile` allocates what a header claims before it reads."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))

@@ -1,4 +1,4 @@
-"""How every log store is made, opened and changed, and what all of them refuse in the same words."""
+"""The interface of log stores: creating, opening and changing one, with the checks that all kinds share."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Store(Readable):
 
     `store[0]` and `store[id]` are traces.
 
-    path: a folder, or the address of an object store. exact_search: whether searches miss nothing in a large store
-    either (`search`). source: where contexts have the KV of logs from: read, computed again, or whichever is sooner
-    (`lagkit.logs.planner`). Both may be set at any time. Any thread may ask. Every method raises StoreError on a closed
-    or unreadable store, and every method that changes it on one that is open for reading.
+    path: a folder, or the address of an object store. exact_search: whether a large store is searched exactly too
+    (`search`). source: where contexts get the KV of logs from: loaded, recomputed, or whichever is faster
+    (`lagkit.logs.planner`). Both may be set at any time. Methods are thread-safe. Every method raises StoreError on a
+    closed or unreadable store, and every method that changes it on one that is open for reading.
     """
 
     _embedder: Embedder | None = None
@@ -69,7 +69,7 @@ class Store(Readable):
         codec: Codec | None = None,
         write: bool = False,
     ) -> Self:
-        """An existing store, by default for reading only, whatever its size in the same time.
+        """An existing store, by default for reading only; opening takes the same time for any size.
 
         lm: the model whose logs they have to be, or its fingerprint. Raises StoreMismatch, naming both sides, if it was
         built with another model, `embedder` or `codec` than given, StoreLocked if another writer has a folder, and
@@ -81,7 +81,7 @@ class Store(Readable):
 
     @classmethod
     def new(cls, place: str | Path, header: Header, *, exist_ok: bool = False) -> Self:
-        """A new store with this header, or with `exist_ok` the one that is there; open for writing.
+        """A new store with this header, or with `exist_ok` the existing one; open for writing.
 
         Raises StoreExists where a store is already, StoreError where anything else is, and as `open`.
         """
@@ -140,7 +140,7 @@ class Store(Readable):
     def extend(self, traces: Iterable[Trace], embedder: Embedder | None = None) -> list[str]:
         """Store traces as they come, their keys embedded by the store's own embedder; returns the logs' ids.
 
-        A trace with an error is no log and is left out, which is told. Traces of a list are embedded many at a time.
+        Traces with an error are left out, with a warning. Traces of a list are embedded in batches.
         When the iterable fails, what came before is kept. Raises as `add` and `embedding`.
         """
         embedder, ids, failed = self.embedding(embedder), list[str](), 0
@@ -216,7 +216,7 @@ class Store(Readable):
         return new
 
     def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
-        """Add logs as `packed` gives them, of a store with an equal header, with what reads their blocks' content.
+        """Add logs as `packed` gives them, of a store with an equal header, with a function that reads their blocks.
 
         A log or block that is there stays. Raises StoreError for a block that is not what its row promises; the logs
         before it are kept.
@@ -254,7 +254,7 @@ class Store(Readable):
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Around every change: refuse it where it may not be, and afterwards tidy up."""
+        """Context of every change: raises StoreError if the store cannot be changed, and cleans up afterwards."""
         if not self.writable:
             raise StoreError(f"The log store at {self.path} is open for reading only: open it with write=True.")
         if self._busy:
@@ -270,11 +270,11 @@ class Store(Readable):
 
     @abstractmethod
     def _tidy(self) -> None:
-        """What is to be done after every change, failed or not."""
+        """Clean up after a change, failed or not."""
 
     @abstractmethod
     def _batch(self, *, whole: bool = False) -> Batch:
-        """For rows that a change collects. whole: committed all at once, where the store can."""
+        """A batch for the rows of a change. whole: committed all at once, if the store can."""
 
     @abstractmethod
     def _is_sound(self, log: str, key: str) -> bool:
@@ -292,15 +292,15 @@ class Store(Readable):
     def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
         """Remove blocks that are missing or damaged, damaged rows, and blocks that no log names.
 
-        Returns what went, with bytes. A log whose trace or embedding is damaged goes as a whole, one whose block is
-        damaged keeps both. With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or no log
-        is left. Everything is read. Raises StoreError for a negative `max_bytes`.
+        Returns what was removed, with bytes. A log whose trace or embedding is damaged goes as a whole; one with a
+        damaged block keeps both. With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or
+        no log is left. Everything is read. Raises StoreError for a negative `max_bytes`.
         """
 
     @abstractmethod
     def evict(self, max_bytes: int) -> list[str]:
         """Remove the oldest logs until what is left takes at most `max_bytes`, or none is left; returns their ids.
 
-        A cap to hold after every addition: unlike `prune` it reads no block. Raises StoreError for a negative
+        Enforces a cap after every addition: unlike `prune` it reads no block. Raises StoreError for a negative
         `max_bytes`.
         """

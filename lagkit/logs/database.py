@@ -112,8 +112,7 @@ MIGRATIONS: tuple[str, ...] = (
 class Database:
     """One connection to a store's database; every error of SQLite becomes a StoreError that names the store.
 
-    Any thread may use it: a widget's callbacks run in threads that JupyterLab picks. They take turns, statement by
-    statement or transaction by transaction.
+    Thread-safe (callbacks of widgets run in JupyterLab's threads): statements and transactions are serialised.
     """
 
     def __init__(self, folder: Path, write: bool) -> None:
@@ -167,7 +166,7 @@ class Database:
             ) from error
 
     def _hold_back(self) -> None:
-        """Empty a long write-ahead log, waiting for those who read; raises StoreError if they go on for too long."""
+        """Empty a long write-ahead log, waiting for readers; raises StoreError if they take too long."""
         if file_size(self.folder / WAL) <= HELD:
             return
         self.read("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -180,7 +179,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """What is read inside is one state of the database, whatever is committed meanwhile."""
+        """All reads inside see one state of the database, whatever is committed meanwhile."""
         with self._turn:
             self.read("BEGIN")
             try:

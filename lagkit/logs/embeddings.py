@@ -1,4 +1,4 @@
-"""The rows of `logs` that a search reads: numbers, ids and embeddings, each held against its checksum."""
+"""Embeddings of a store's logs, read from the database and verified by their checksums."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Row = tuple[int, str, bytes | None]
 
 
 class Rows(Protocol):
-    """Where embeddings, of `dim` numbers each, come from. Logs have numbers that rise; none is given twice."""
+    """A source of embeddings [dim]. Logs have rising numbers, none of which is reused."""
 
     folder: Any
     dim: int
@@ -43,7 +43,7 @@ class Rows(Protocol):
         """A number that changes whenever logs are gone."""
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """What is asked inside is of one moment."""
+        """All reads inside see one state."""
 
 
 class Embeddings:
@@ -73,7 +73,7 @@ class Embeddings:
         return np.sort([seq for (seq,) in self._db.read("SELECT seq FROM logs")])
 
     def seqs_of(self, ids: Collection[str]) -> Seqs:
-        """The numbers of those logs that are there."""
+        """The numbers of those of these logs that exist."""
         found = self._db.read(f"SELECT seq FROM logs WHERE id {_LISTED}", json.dumps(list(ids)))
         return np.array([seq for (seq,) in found], np.int64)
 
@@ -82,18 +82,18 @@ class Embeddings:
         return self._db.read("SELECT max(seq) FROM logs")[0][0] or 0
 
     def count(self, after: int = 0) -> int:
-        """How many logs have higher numbers."""
+        """The number of logs with higher numbers."""
         # Without a condition SQLite counts in the index of ids, which is much smaller than the table.
         some = ("SELECT count(*) FROM logs WHERE seq > ?", after) if after else ("SELECT count(*) FROM logs",)
         return int(self._db.read(*some)[0][0])
 
     def deletions(self) -> int:
-        """How many logs were ever deleted."""
+        """The number of logs that were ever deleted."""
         found: int = self._db.read("SELECT max(deletions) FROM counters")[0][0]
         return found
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """What is read inside is of one state of the database."""
+        """All reads inside see one state of the database."""
         return self._db.snapshot()
 
     def matrix(self, blobs: Iterable[bytes | None]) -> Matrix:

@@ -45,7 +45,7 @@ def block_name(sha256: str) -> str:
 
 
 def dtype_name(block: KVBlock) -> str:
-    """The dtype of a block as a store's header names it."""
+    """The name of a block's dtype in a header."""
     return str(block.keys.dtype).removeprefix("torch.")
 
 
@@ -139,7 +139,7 @@ class BlockFiles:
             raise StoreError(f"The KV block {path} may not be read ({error}): see to its permissions.") from error
 
     def demand(self, any_blocks: bool) -> None:
-        """Raises StoreError where there are `any_blocks`, but no folder to hold them: elsewhere is not lost."""
+        """Raise StoreError where there are `any_blocks`, but no folder `kv`: on a disk that is not mounted, say."""
         if any_blocks and not (self.folder / "kv").is_dir():
             raise StoreError(
                 f"The folder {self.folder / 'kv'} is missing, so all KV blocks would be taken for lost: put it back, "
@@ -149,7 +149,7 @@ class BlockFiles:
     def names(self) -> Iterator[str]:
         """All files below `kv/`, unfinished ones too, relative to the store.
 
-        Raises StoreError if one may not look, or if a folder is a link.
+        Raises StoreError if a folder cannot be listed, or is a link.
         """
 
         def refuse(error: OSError) -> None:
@@ -165,7 +165,7 @@ class BlockFiles:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all files below `kv/`, for whom has the store for writing: listed once, and then counted."""
+        """The bytes of all files below `kv/`, for a writer: listed once, and then counted."""
         if self._nbytes is None:
             self._nbytes = sum(file_size(self.folder / name) for name in self.names())
         return self._nbytes

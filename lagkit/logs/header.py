@@ -1,4 +1,4 @@
-"""`store.json`: what makes a folder a log store, and whose logs are in it."""
+"""The header of a log store (`store.json` in a folder): its format, model, embedder, dtype and codec."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LARGEST = 1 << 20  # bytes of a header: it is read as a whole
 class Header:
     """The model whose KV is stored (a JSON-able fingerprint), the embedder, its dimension, the blocks' dtype and codec.
 
-    The dtype is that of blocks in memory, whatever the codec makes of them on disk.
+    The dtype is that of blocks in memory, whatever the codec stores.
     """
 
     model: dict[str, Any]
@@ -60,7 +60,7 @@ class Header:
 
     @classmethod
     def of(cls, lm: Model, embedder: Embedder, codec: Codec = "none") -> Header:
-        """Of the logs of a model and an embedder."""
+        """The header for the logs of a model and an embedder."""
         return cls.new(lm.fingerprint, embedder.name, embedder.dim, lm.dtype, codec)
 
     @classmethod
@@ -96,7 +96,7 @@ class Header:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Whose logs these are, as `check` compares it."""
+        """The fields that `check` compares."""
         return {name: getattr(self, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
 
     def to_json(self) -> bytes:
@@ -105,14 +105,14 @@ class Header:
         return (json.dumps({**head, "crc32": _crc32(head)}, indent=2, sort_keys=True) + "\n").encode()
 
     def write(self, folder: Path) -> None:
-        """Write `store.json` so that it is there whole or not at all; raises StoreError if that fails."""
+        """Write `store.json` atomically; raises StoreError if that fails."""
         try:
             files.write(folder / NAME, self.to_json())
         except OSError as error:
             raise StoreError(f"No log store can be made at {folder} ({error}).") from error
 
     def check(self, where: Path | str, **expected: Any) -> None:
-        """Compare with what the caller works with (None: whatever it is); raises StoreMismatch, naming both sides."""
+        """Compare with the caller's values (None: any); raises StoreMismatch, naming both sides."""
         for name, wanted in expected.items():
             if wanted is None:
                 continue

@@ -96,9 +96,9 @@ class LogStore(StoredLogs):
             raise
 
     def close(self) -> None:
-        """Give the store back; a second time does nothing.
+        """Close the store; a second time does nothing.
 
-        Before that, a writer of many logs leaves behind what makes the next search start quickly, unless it is there.
+        Before that, a writer of many logs writes the codes from which the next search starts, unless they are there.
         """
         try:
             if not self._closed:
@@ -109,7 +109,7 @@ class LogStore(StoredLogs):
     def __exit__(self, *failure: object) -> None:
         if failure[0] is None:
             self.close()
-        else:  # at once: who interrupts does not want to wait
+        else:  # at once: an interruption must not wait for codes
             self._release()
 
     def _release(self) -> None:
@@ -201,7 +201,7 @@ class LogStore(StoredLogs):
         return gone
 
     def _tidy(self) -> None:
-        """Leave no file without a row."""
+        """Remove files that have no row."""
         loose, self._loose = self._loose, set()
         for sha256 in loose:
             if not self._db.read("SELECT 1 FROM blocks WHERE sha256 = ?", sha256):
@@ -215,7 +215,7 @@ class LogStore(StoredLogs):
         return row is not None
 
     def _commit(self, logs: list[tuple[str, bytes, str]], blocks: list[tuple[str, BlockRow]]) -> None:
-        """The rows of logs and blocks, all or none."""
+        """Insert the rows of logs and blocks in one transaction."""
         if not logs and not blocks:
             return
         needed = sum(len(vector) + len(trace) for _, vector, trace in logs) + 100 * len(blocks)

@@ -1,4 +1,4 @@
-"""Looking a store over: what is wrong in it, and which logs must go to make it smaller."""
+"""Problems of a store in a folder, and the eviction of its oldest logs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
 
 
 def problems(db: Database, files: BlockFiles, dim: int) -> Iterator[Problem]:
-    """Everything that is wrong, after reading every byte of the store."""
+    """All problems of a store, every byte of which is read."""
     yield from block_problems(db, files)
     yield from orphans(db, files)
     yield from code_problems(files.folder, dim)
@@ -57,7 +57,7 @@ def orphans(db: Database, files: BlockFiles) -> Iterator[Problem]:
 
 
 def code_problems(folder: Path, dim: int) -> Iterator[Problem]:
-    """Codes for searching that are not what was written; the store works without them."""
+    """Damaged codes of the quantised search; the store works without them."""
     if flaw := quantised.flaw(folder, dim):
         yield Problem(quantised.NAME, "", flaw)
 
@@ -154,6 +154,6 @@ def _files_of(db: Database, seq: int) -> set[tuple[str, int, bool]]:
 
 
 def check_bound(max_bytes: int | None, what: str = "pruned to") -> None:
-    """Raises StoreError for a size that no store can be `what`."""
+    """Raise StoreError for a negative size."""
     if max_bytes is not None and max_bytes < 0:
         raise StoreError(f"A store cannot be {what} {max_bytes} bytes; give 0 or more.")

@@ -215,8 +215,8 @@ def test_a_block_deleted_or_replaced_while_it_is_looked_up(store, monkeypatch):
         path = file_of(store, two)
         content = path.read_bytes()
         path.write_bytes(content[:-1] + b"!")
-        check = reader._files.check
-        monkeypatch.setattr(reader._files, "check", lambda *args: path.write_bytes(content) and check(*args))
+        flaw = reader._files.flaw
+        monkeypatch.setattr(reader._files, "flaw", lambda *args: path.write_bytes(content) and flaw(*args))
         with pytest.raises(DamagedBlock, match=f"The KV block {path} changed while it was read: ask for it again"):
             reader.block(two, "last")
         monkeypatch.undo()

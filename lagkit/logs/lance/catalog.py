@@ -1,4 +1,4 @@
-"""What is in a store's tables, in memory: read once, then followed, so that the hot paths ask for nothing twice."""
+"""Catalogs of a store's tables in memory: read once, then updated, to save requests to the object store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lagkit.logs.lance.tables import Table
 from lagkit.util.paths import is_digest
 
 Entry = TypeVar("Entry", LogEntry, BlockEntry)
-# Seconds for which what is not there is believed not to be there: whoever asks for a thousand blocks asks once.
+# Seconds for which a missing entry is taken to be missing: a look-up of a thousand missing blocks makes one request.
 FRESH = 0.5
 
 
@@ -70,7 +70,7 @@ class Catalog(Generic[Entry]):
                 self.sync()
 
     def stale(self) -> None:
-        """Note that this process has changed the table."""
+        """Mark as changed by this process."""
         self._looked = float("-inf")
 
     def drop(self, rowids: Collection[int]) -> None:

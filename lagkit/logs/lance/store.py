@@ -1,4 +1,4 @@
-"""The log store in LanceDB: all of it in two tables, on an object store or a disk, for any number of writers."""
+"""The log store in LanceDB: two tables, on an object store or a disk, for any number of writers."""
 
 from __future__ import annotations
 

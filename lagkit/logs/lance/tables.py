@@ -1,4 +1,4 @@
-"""LanceDB's tables: each call within its time, a commit again where others came first, errors in one sentence."""
+"""LanceDB's tables, with deadlines, retries of conflicting commits, and lagkit's errors."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Place:
         self._db = self.call("be opened", lambda: lancedb.connect_async(uri, storage_options=_options(uri)))
 
     def names(self) -> list[str]:
-        """Of all tables that are there."""
+        """The names of all tables."""
         return list(self.call("be listed", lambda: self._db.list_tables(limit=1000)).tables)
 
     def open(self, name: str) -> Table:
-        """A table that is there; raises FileNotFoundError if there is none."""
+        """An existing table; raises FileNotFoundError if there is none."""
 
         async def work() -> Any:
             try:
