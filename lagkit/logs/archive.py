@@ -19,6 +19,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -122,23 +123,17 @@ class Archive:
     def __init__(self, path: Path) -> None:
         """Raises StoreError, naming what is wrong, for anything that `write_archive` did not write."""
         self.path = path
-        try:
-            self._file = _Bounded(path)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
-        try:
-            self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - closed by __exit__
-        except _MALFORMED as error:
-            self._file.close()
-            raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
-        try:
-            self._read()
-        except _MALFORMED as error:
-            self._file.close()
-            raise StoreError(f"{path} is no intact archive of logs ({error}).") from error
-        except BaseException:
-            self._file.close()
-            raise
+        with ExitStack() as opened:
+            try:
+                self._file = opened.enter_context(_Bounded(path))
+                self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - needs no closing
+            except _MALFORMED as error:
+                raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
+            try:
+                self._read()
+            except _MALFORMED as error:
+                raise StoreError(f"{path} is no intact archive of logs ({error}).") from error
+            opened.pop_all()
 
     def _read(self) -> None:
         """Raises ValueError, and others of `_MALFORMED`, for a member that is not what comes next."""
@@ -149,7 +144,10 @@ class Archive:
                 raise ValueError(f"it has no {name} in its place")
         parts = {name: self._open(name).read() for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS)}
         self.header = Header.parse(parts[HEADER], f"{self.path}: {HEADER}")
-        self._check_parts(parts, json.loads(parts.pop(CHECKSUMS)))
+        checksums: dict[str, str] = json.loads(parts.pop(CHECKSUMS))
+        for name, part in parts.items():
+            if _sha256(part) != checksums[name]:
+                raise ValueError(f"the checksum of {name} is wrong")
         self._read_logs(parts[LOGS], parts[EMBEDDINGS])
         named = {block_name(block.sha256) for blocks in self.blocks for block in blocks}
         for name in members:
@@ -201,11 +199,6 @@ class Archive:
         if not isinstance(file, io.BufferedReader):
             raise ValueError(f"{name} is no file")
         return file
-
-    def _check_parts(self, parts: dict[str, bytes], checksums: dict[str, str]) -> None:
-        for name, part in parts.items():
-            if _sha256(part) != checksums[name]:
-                raise ValueError(f"the checksum of {name} is wrong")
 
     def _read_logs(self, lines: bytes, embeddings: bytes) -> None:
         logs: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]

@@ -46,7 +46,7 @@ class Rows(Protocol):
         """All reads inside see one state."""
 
 
-class Embeddings:
+class Embeddings(Rows):
     """Reads the embeddings of a store, `dim` numbers each; every method asks the database anew."""
 
     def __init__(self, db: Database, dim: int) -> None:
@@ -54,11 +54,9 @@ class Embeddings:
         self._db = db
 
     def all(self) -> Matrix:
-        """Those of all logs, oldest first."""
         return self.matrix(blob for (blob,) in self._db.read(f"SELECT {SOUND_EMBEDDING} FROM logs ORDER BY seq"))
 
     def after(self, seq: int) -> Iterator[tuple[Sequence[int], Sequence[str], Matrix]]:
-        """Numbers, ids and embeddings of the logs with higher numbers, a few thousand at a time."""
         while rows := self._db.read(f"{_ROWS} seq > ? ORDER BY seq LIMIT ?", seq, PAGE):
             seqs, ids, blobs = zip(*rows, strict=True)
             yield seqs, ids, self.matrix(blobs)
@@ -69,7 +67,6 @@ class Embeddings:
         return self._db.read(f"{_ROWS} seq {_LISTED}", json.dumps(seqs.tolist()))
 
     def seqs(self) -> Seqs:
-        """The numbers of all logs, rising."""
         return np.sort([seq for (seq,) in self._db.read("SELECT seq FROM logs")])
 
     def seqs_of(self, ids: Collection[str]) -> Seqs:
@@ -88,12 +85,10 @@ class Embeddings:
         return int(self._db.read(*some)[0][0])
 
     def deletions(self) -> int:
-        """The number of logs that were ever deleted."""
         found: int = self._db.read("SELECT max(deletions) FROM counters")[0][0]
         return found
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """All reads inside see one state of the database."""
         return self._db.snapshot()
 
     def matrix(self, blobs: Iterable[bytes | None]) -> Matrix:

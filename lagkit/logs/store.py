@@ -142,22 +142,23 @@ class LogStore(StoredLogs):
         upkeep.check_bound(max_bytes)
         with self._writing():
             self._files.demand(self._db.read("SELECT 1 FROM blocks LIMIT 1") != [])
-            gone = [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
-            rows = list(upkeep.row_problems(self._db, self.dim))
+            gone = self._removed(upkeep.orphans(self._db, self._files))
+            gone += [(*problem, 0) for problem in upkeep.row_problems(self._db, self.dim)]
             upkeep.delete_damaged_rows(self._db)
             damaged = list(upkeep.block_problems(self._db, self._files))
             codes = list(upkeep.code_problems(self.path, self.dim))
             upkeep.delete_blocks(self._db, {Path(problem.file).stem for problem in damaged})
-            gone += [(*problem, 0) for problem in rows]
-            gone += [(*problem, self._files.remove(problem.file)) for problem in damaged]
-            gone += [(*problem, self._files.remove(problem.file)) for problem in codes]
-            gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
+            gone += self._removed([*damaged, *codes])
+            gone += self._removed(upkeep.orphans(self._db, self._files))
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
                 why = f"was the oldest in a store above {max_bytes:,} bytes"
                 gone += [("", old.log, why, old.bytes) for old in self._delete_oldest(excess)]
             self._db.reclaim()
         return pd.DataFrame(gone, columns=[*upkeep.Problem._fields, "bytes"])
+
+    def _removed(self, problems: Iterable[upkeep.Problem]) -> list[tuple[str, str, str, int]]:
+        return [(*problem, self._files.remove(problem.file)) for problem in problems]
 
     def evict(self, max_bytes: int) -> list[str]:
         """See `Store.evict`. What is counted are blocks, database and codes.
@@ -169,8 +170,7 @@ class LogStore(StoredLogs):
         upkeep.check_bound(max_bytes, "capped at")
         with self._writing():
             if not self._counted:
-                for orphan in upkeep.orphans(self._db, self._files):
-                    self._files.remove(orphan.file)
+                self._removed(upkeep.orphans(self._db, self._files))
                 self._counted = True
             held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / quantised.NAME)
             gone = self._delete_oldest(held - max_bytes)

@@ -153,27 +153,22 @@ class Logs(Catalog[LogEntry]):
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """See `Rows`."""
         with self._turn:
             self.sync()
             yield
 
     def deletions(self) -> int:
-        """See `Rows`."""
         return self._changes
 
     def seqs(self) -> Seqs:
-        """See `Rows`."""
         return np.array([entry.rowid for entry in self.entries], np.int64)
 
     def all(self) -> Matrix:
-        """See `Rows`."""
         with self.snapshot():
             found = [vectors for _, _, vectors in self.after(-1)]
         return np.concatenate(found) if found else matrix([], self.dim, self.folder)
 
     def after(self, seq: int) -> Iterator[tuple[list[int], list[str], Matrix]]:
-        """See `Rows`."""
         entries = self.entries[bisect_right(self.entries, seq, key=attrgetter("rowid")) :]
         for start in range(0, len(entries), PAGE):
             page = entries[start : start + PAGE]
