@@ -7,6 +7,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -100,15 +101,11 @@ class Store(Readable):
         lance = "://" in uri or uri.endswith(SUFFIX)
         if lance and find_spec("lancedb") is None:
             raise StoreError(f"Stores like {uri} need LanceDB: pip install 'lagkit[lance]'.")
-        kind: type[Store]
-        if lance:  # Imported here: both modules import this one, and LanceDB is an extra.
-            from lagkit.logs.lance.store import LanceStore as kind
-        else:
-            from lagkit.logs.store import LogStore as kind
+        # By name: both modules import this one, and LanceDB is an extra.
+        module, name = ("lance.store", "LanceStore") if lance else ("store", "LogStore")
+        kind: type[Store] = getattr(import_module(f"lagkit.logs.{module}"), name)
         if not issubclass(kind, cls):
-            raise StoreError(
-                f"At {uri} is a {kind.__name__} and no {cls.__name__}: use Store, which finds the kind by itself."
-            )
+            raise StoreError(f"At {uri} is a {name} and no {cls.__name__}: use Store, which finds the kind by itself.")
         return kind
 
     @classmethod
