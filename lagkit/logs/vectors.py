@@ -34,7 +34,7 @@ class LogVectors:
         self._large, self._counted_at = False, -1
 
     def _begin(self) -> None:
-        self._index = VectorIndex(self.dim)
+        self._index: VectorIndex | None = None
         self._ids: dict[int, str] = {}  # of the logs in the index, by their numbers, which rise
         self._deletions = -1
 
@@ -48,12 +48,12 @@ class LogVectors:
         with self._turn:
             if not exact and (quantised := self._of_many()):
                 return quantised.search(rows, k, offset, exclude)
-            self._follow()
-            if not self._ids:
+            index = self._current()
+            if not len(index):
                 raise EmptyStore(
                     f"The log store at {self._rows.folder} has no logs yet: add some, or run with no_logs."
                 )
-            return self._index.search(rows, k, offset, exclude)
+            return index.search(rows, k, offset, exclude)
 
     def all(self) -> Vectors:
         """See `Store.embeddings`."""
@@ -82,17 +82,19 @@ class LogVectors:
             self._quantised = QuantisedSearch(rows, self._write)
         return self._quantised
 
-    def _follow(self) -> None:
-        """Bring the exact index up to date."""
+    def _current(self) -> VectorIndex:
+        """The exact index, brought up to date."""
+        index = VectorIndex(self.dim) if self._index is None else self._index
         with self._rows.snapshot():  # else another process could delete a log, and add it again, between two queries
             deletions, last = self._rows.deletions(), next(reversed(self._ids), -1)
             if self._ids and deletions != self._deletions:
                 there = set(self._rows.seqs().tolist())
                 if any(seq <= last and seq not in self._ids for seq in there):
-                    self._begin()  # one that could not be read is back: it belongs between others
-                self._index.remove([id for seq, id in self._ids.items() if seq not in there])
+                    index, self._ids = VectorIndex(self.dim), {}  # a log that could not be read is back, between others
+                index.remove([id for seq, id in self._ids.items() if seq not in there])
                 self._ids = {seq: id for seq, id in self._ids.items() if seq in there}
-            self._deletions = deletions
+            self._index, self._deletions = index, deletions
             for seqs, ids, matrix in self._rows.after(next(reversed(self._ids), -1)):
-                self._index.add(ids, matrix)
+                index.add(ids, matrix)
                 self._ids |= zip(seqs, ids, strict=True)
+        return index
