@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.embeddings import Embeddings, Shape
-from lagkit.logs import codes, vectors
+from lagkit.logs import quantised, vectors
 from lagkit.logs.header import Header
 from lagkit.logs.store import LogStore
 from lagkit.runs.manifest import machine, versions
@@ -36,21 +36,21 @@ Row = dict[str, Any]
 
 def fill(folder: Path, n: int) -> Row:
     """A store of `n` logs and beside it its queries; how long adding and closing took."""
-    vectors.CODED_FROM, made = 1, Embeddings(Shape.load(), n)
+    vectors.QUANTISED_FROM, made = 1, Embeddings(Shape.load(), n)
     np.save(folder / "queries.npy", made.queries(TIMED))
     with LogStore.new(folder / "store", Header.new({}, "made-up", made.dim, "bfloat16")) as store:
         began = time.perf_counter()
         told = (Trace(str(i), f"Question {i}?", "", (Round("?", "!"),)) for i in range(n))
         store.add_many((trace, row, {}) for trace, row in zip(told, made.logs, strict=True))
         added, began = time.perf_counter() - began, time.perf_counter()
-    file = folder / "store" / codes.NAME
+    file = folder / "store" / quantised.NAME
     size = {"codes_mb": file.stat().st_size / 1e6, "store_mb": store.nbytes / 1e6}
     return {"add_s": added, "close_s": time.perf_counter() - began, **size}
 
 
 def probe(folder: Path, exact: bool) -> Row:
     """Open and search in this process; with the slots found, to compare."""
-    vectors.CODED_FROM, queries = 1, np.load(folder / "queries.npy")
+    vectors.QUANTISED_FROM, queries = 1, np.load(folder / "queries.npy")
     before, began = _memory_mb(), time.perf_counter()
     with LogStore.open(folder / "store") as store:
         store.exact_search = exact

@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from lagkit.datasets import loaders as data
-from lagkit.logs.codes import SAMPLE, Codes
+from lagkit.logs.quantised import SAMPLE, QuantisedIndex
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.util.files import write_json
 from lagkit.util.paths import at
@@ -36,7 +36,7 @@ def main() -> None:
     questions = [question.text for dataset in datasets for question in (*dataset.unseen, *dataset.seen)][:QUERIES]
     embedder = HashEmbedder()
     logs, queries = embedder.documents(texts), embedder.queries(questions)
-    codes = Codes.learn(logs[np.linspace(0, len(logs) - 1, SAMPLE).astype(int)], len(logs))
+    codes = QuantisedIndex.learn(logs[np.linspace(0, len(logs) - 1, SAMPLE).astype(int)], len(logs))
     codes.add(range(len(logs)), logs)
     scores = queries @ logs.T
     third = np.partition(scores, -K, axis=1)[:, -K] - 1e-6

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from lagkit.logs import files as files_module
 from lagkit.logs.files import BlockFiles, block_name
 from lagkit.logs.store import LogStore
 from lagkit.util.files import publish
@@ -45,12 +44,10 @@ def rows_before_files(monkeypatch) -> str:
     waiting: list[tuple[Path, Path]] = []
     commit = LogStore._commit
 
-    def place(files, write, needed, what):
+    def put(files, block):
         aside = files.folder / "kv" / f"new-{uuid.uuid4().hex}.safetensors"
-        write(aside)
-        sha256, nbytes = files_module._digest(aside), aside.stat().st_size
-        waiting.append((aside, files.folder / block_name(sha256)))
-        return sha256, nbytes
+        aside.write_bytes(block.content)
+        waiting.append((aside, files.folder / block_name(block.row.sha256)))
 
     def late(store, logs, blocks):
         commit(store, logs, blocks)
@@ -59,7 +56,7 @@ def rows_before_files(monkeypatch) -> str:
             target.parent.mkdir(exist_ok=True)
             publish(aside, target)
 
-    monkeypatch.setattr(BlockFiles, "_place", place)
+    monkeypatch.setattr(BlockFiles, "put", put)
     monkeypatch.setattr(LogStore, "_commit", late)
     return "kill -9 while adding"
 
@@ -108,7 +105,7 @@ def half_an_import(monkeypatch) -> str:
 
 def codes_unchecked(monkeypatch) -> str:
     """A reader that takes codes as they are."""
-    monkeypatch.setattr("lagkit.logs.codes._crc32", lambda *_: "0")
+    monkeypatch.setattr("lagkit.logs.quantised._crc32", lambda *_: "0")
     return "torn, rotten, missing or stale codes"
 
 

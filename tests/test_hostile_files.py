@@ -268,7 +268,7 @@ def use(folder) -> None:
                 step(store)
 
 
-HEAD = {"model": {"name": "tiny"}, "embedder": "m", "dim": 8, "dtype": "float32", "codec": "safetensors", "format": 1}
+HEAD = {"model": {"name": "tiny"}, "embedder": "m", "dim": 8, "dtype": "float32", "codec": "none", "format": 1}
 
 
 @settings(max_examples=40, deadline=None)

@@ -21,7 +21,7 @@ from typer.main import get_command
 from lagkit.__main__ import app as lagkit_app
 from lagkit.__main__ import main
 from lagkit.logs import vectors
-from lagkit.logs.coded import CodedLogs
+from lagkit.logs.quantised import QuantisedSearch
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
 from tests import test_settings_commands as others
@@ -196,8 +196,8 @@ def test_what_leaves_a_store_lands_where_it_was_sent(store, tmp_path, capsys):
 def test_search_finds_so_many_logs_and_exactly_if_asked(store, capsys, monkeypatch):
     """Codes, which are asked from four logs on, find nothing here."""
     monkeypatch.setattr("lagkit.logs.retrieve.load_embedder", lambda name: HashEmbedder(stores.DIM))
-    monkeypatch.setattr(vectors, "CODED_FROM", 4)
-    monkeypatch.setattr(CodedLogs, "search", lambda self, rows, *_: [[] for _ in rows])
+    monkeypatch.setattr(vectors, "QUANTISED_FROM", 4)
+    monkeypatch.setattr(QuantisedSearch, "search", lambda self, rows, *_: [[] for _ in rows])
 
     def lines(*words: str) -> list[str]:
         assert main(["store", "search", str(store), *words]) == 0

@@ -14,9 +14,9 @@ import pytest
 
 from lagkit.logs import copying
 from lagkit.logs.database import JOURNAL, crc32
-from lagkit.logs.files import BlockFiles, BlockRow, block_name
+from lagkit.logs.files import BlockFiles, BlockRow, NewBlock, block_name
 from lagkit.logs.lance import DiskCache, LanceStore
-from lagkit.logs.lance.schema import NewBlock, block_rows, log_rows
+from lagkit.logs.lance.schema import block_rows, log_rows
 from lagkit.logs.store import LogStore
 from lagkit.runs import load as finished
 from lagkit.util.errors import DamagedBlock, DataError, LagkitError, StoreError

@@ -1,4 +1,4 @@
-"""Where a store is: a folder, a `.lance` folder, or an address on an object store."""
+"""Addresses of stores: a folder, a `.lance` folder, or an address on an object store."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SUFFIX = ".lance"
 
 
 def checked_uri(place: str | Path) -> str:
-    """A place as text, no slash at its end, a folder as `paths.at` has it.
+    """An address without a slash at its end; a folder as an absolute path.
 
-    Raises StoreError for what can be no store's, or holds credentials.
+    Raises StoreError for one that cannot be a store's, or holds credentials.
     """
     uri = str(place)
     if "://" not in uri:
@@ -24,7 +24,7 @@ def checked_uri(place: str | Path) -> str:
     if "@" in parts.netloc or parts.query or parts.fragment:
         raise StoreError(
             "A store's address is only a bucket and a path, such as s3://bucket/logs; credentials and endpoint belong "
-            "into environment variables (docs/stores.md)."
+            "in environment variables (docs/stores.md)."
         )
     if parts.scheme not in SCHEMES or not parts.netloc:
         raise StoreError(
@@ -34,7 +34,7 @@ def checked_uri(place: str | Path) -> str:
 
 
 def beside(place: str | Path, name: str) -> str:
-    """The place of another store next to one: `s3://bucket/logs` and `s3://bucket/logs-steps`, for `steps`."""
+    """The address of another store next to one: `s3://bucket/logs` and `s3://bucket/logs-steps`, for `steps`."""
     uri = checked_uri(place)
     stem, suffix = (uri.removesuffix(SUFFIX), SUFFIX) if uri.endswith(SUFFIX) else (uri, "")
     return f"{stem}-{name}{suffix}"

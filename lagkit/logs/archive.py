@@ -1,4 +1,4 @@
-"""A store in one file: a plain tar of JSON and safetensors, checked to the last byte before any of it is used.
+"""Archives: a store in one file, a plain tar of JSON and safetensors, verified before any of it is used.
 
     store.json              the header
     logs.jsonl              one log a line: its id, its trace, its blocks (key, tokens, bytes, sha256)
@@ -6,8 +6,8 @@
     checksums.json          the sha256 of these three
     kv/ab/<sha256>.safetensors
 
-Members are read by these names, in this order, never unpacked by the names that a stranger gave them. None is read
-before it is known to be there to its last byte, so that nothing is allocated for what an archive only promises.
+Members are read by these names, in this order, and never unpacked by names in the file. None is read before it is
+known to be complete, so that nothing is allocated for sizes that an archive only claims.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from safetensors.numpy import load, save
 
 from lagkit.logs.batch import Packed
 from lagkit.logs.embeddings import unit_rows
-from lagkit.logs.files import BlockFiles, BlockRow, block_name, dtype_name
+from lagkit.logs.files import BlockRow, block_name, dtype_name
 from lagkit.logs.header import NAME as HEADER
 from lagkit.logs.header import Header
 from lagkit.model.kv import KVBlock
@@ -41,7 +42,7 @@ from lagkit.util.paths import is_digest
 LOGS, EMBEDDINGS, CHECKSUMS = "logs.jsonl", "embeddings.safetensors", "checksums.json"
 _MEMBER = re.compile(rf"{HEADER}|{LOGS}|{EMBEDDINGS}|{CHECKSUMS}|kv/([0-9a-f]{{2}})/\1[0-9a-f]{{62}}\.safetensors")
 
-# Whatever parsing a stranger's bytes may raise.
+# Exceptions from parsing an untrusted file.
 _MALFORMED = (
     *MALFORMED,
     OSError,
@@ -53,7 +54,7 @@ _MALFORMED = (
 
 
 def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> Path:
-    """Write all logs to `path`, whole or not at all, and return it.
+    """Write all logs to `path` atomically, and return it.
 
     `logs` and `content` are as a store gives them, and raise their errors. Raises StoreError if the file exists or
     cannot be written.
@@ -100,7 +101,7 @@ def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 class _Bounded(io.BufferedReader):
-    """A file of which no more is asked for than there is: memory for what is asked is taken before it is read."""
+    """A file whose reads end with it: `tarfile` allocates what a header claims before it reads."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
@@ -122,23 +123,17 @@ class Archive:
     def __init__(self, path: Path) -> None:
         """Raises StoreError, naming what is wrong, for anything that `write_archive` did not write."""
         self.path = path
-        try:
-            self._file = _Bounded(path)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
-        try:
-            self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - closed by __exit__
-        except _MALFORMED as error:
-            self._file.close()
-            raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
-        try:
-            self._read()
-        except _MALFORMED as error:
-            self._file.close()
-            raise StoreError(f"{path} is no intact archive of logs ({error}).") from error
-        except BaseException:
-            self._file.close()
-            raise
+        with ExitStack() as opened:
+            try:
+                self._file = opened.enter_context(_Bounded(path))
+                self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - needs no closing
+            except _MALFORMED as error:
+                raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
+            try:
+                self._read()
+            except _MALFORMED as error:
+                raise StoreError(f"{path} is no intact archive of logs ({error}).") from error
+            opened.pop_all()
 
     def _read(self) -> None:
         """Raises ValueError, and others of `_MALFORMED`, for a member that is not what comes next."""
@@ -149,7 +144,10 @@ class Archive:
                 raise ValueError(f"it has no {name} in its place")
         parts = {name: self._open(name).read() for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS)}
         self.header = Header.parse(parts[HEADER], f"{self.path}: {HEADER}")
-        self._check_parts(parts, json.loads(parts.pop(CHECKSUMS)))
+        checksums: dict[str, str] = json.loads(parts.pop(CHECKSUMS))
+        for name, part in parts.items():
+            if _sha256(part) != checksums[name]:
+                raise ValueError(f"the checksum of {name} is wrong")
         self._read_logs(parts[LOGS], parts[EMBEDDINGS])
         named = {block_name(block.sha256) for blocks in self.blocks for block in blocks}
         for name in members:
@@ -163,25 +161,20 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def place(self, block: BlockRow, files: BlockFiles) -> None:
-        """Copy a block's file into a store; raises StoreError if it is not the block that the archive promises."""
-        with self._open(block_name(block.sha256)) as source:
-            files.adopt(source, block.bytes, f"Block {block.sha256} of {self.path}")
-        self.check(block, lambda: files.load(block.sha256, block.bytes))
-
     def content(self, block: BlockRow) -> bytes:
         """The bytes of a block's file."""
         with self._open(block_name(block.sha256)) as source:
             return source.read()
 
-    def check(self, block: BlockRow, load: Callable[[], KVBlock]) -> None:
-        """Raises StoreError if what `load` gives is not the block that the archive promises."""
-        try:
-            found = load()
-        except DamagedBlock as error:
-            raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is no KV block.") from error
-        if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
-            raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is another KV block.")
+    def check_blocks(self) -> None:
+        """Read all blocks; raises StoreError if one is not the block that the archive promises."""
+        for block in {block.sha256: block for blocks in self.blocks for block in blocks}.values():
+            try:
+                found = KVBlock.parse(self.content(block), self.path, self.header.codec)
+            except DamagedBlock as error:
+                raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is no KV block.") from error
+            if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
+                raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is another KV block.")
 
     def _plain_members(self) -> Iterator[str]:
         """The names of the members, each taken note of once it is known to be a file that is there as a whole."""
@@ -206,11 +199,6 @@ class Archive:
         if not isinstance(file, io.BufferedReader):
             raise ValueError(f"{name} is no file")
         return file
-
-    def _check_parts(self, parts: dict[str, bytes], checksums: dict[str, str]) -> None:
-        for name, part in parts.items():
-            if _sha256(part) != checksums[name]:
-                raise ValueError(f"the checksum of {name} is wrong")
 
     def _read_logs(self, lines: bytes, embeddings: bytes) -> None:
         logs: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]

@@ -1,7 +1,8 @@
-"""How every log store is made, opened and changed, and what all of them refuse in the same words."""
+"""The interface of log stores: creating, opening and changing one, with the checks that all kinds share."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,10 +17,11 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lagkit.logs.address import SUFFIX, checked_uri
+from lagkit.logs.archive import Archive
 from lagkit.logs.batch import Batch, LogRow, Packed
 from lagkit.logs.contract import Readable
 from lagkit.logs.embeddings import unit_rows
-from lagkit.logs.files import BlockRow, dtype_name
+from lagkit.logs.files import BlockRow, NewBlock, dtype_name
 from lagkit.logs.header import Header
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.model.backend import Model
@@ -27,6 +29,7 @@ from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
 from lagkit.types import Trace
 from lagkit.util.errors import ModelNotFound, StoreError, StoreExists
+from lagkit.util.paths import at
 from lagkit.util.progress import warn
 
 _EMBEDDED = 256  # traces of a list that are embedded, and committed, at a time
@@ -37,10 +40,10 @@ class Store(Readable):
 
     `store[0]` and `store[id]` are traces.
 
-    path: a folder, or the address of an object store. exact_search: whether searches miss nothing in a large store
-    either (`search`). source: where contexts have the KV of logs from: read, computed again, or whichever is sooner
-    (`lagkit.logs.planner`). Both may be set at any time. Any thread may ask. Every method raises StoreError on a closed
-    or unreadable store, and every method that changes it on one that is open for reading.
+    path: a folder, or the address of an object store. exact_search: whether a large store is searched exactly too
+    (`search`). source: where contexts get the KV of logs from: loaded, recomputed, or whichever is faster
+    (`lagkit.logs.planner`). Both may be set at any time. Methods are thread-safe. Every method raises StoreError on a
+    closed or unreadable store, and every method that changes it on one that is open for reading.
     """
 
     _embedder: Embedder | None = None
@@ -67,7 +70,7 @@ class Store(Readable):
         codec: Codec | None = None,
         write: bool = False,
     ) -> Self:
-        """An existing store, by default for reading only, whatever its size in the same time.
+        """An existing store, by default for reading only; opening takes the same time for any size.
 
         lm: the model whose logs they have to be, or its fingerprint. Raises StoreMismatch, naming both sides, if it was
         built with another model, `embedder` or `codec` than given, StoreLocked if another writer has a folder, and
@@ -79,7 +82,7 @@ class Store(Readable):
 
     @classmethod
     def new(cls, place: str | Path, header: Header, *, exist_ok: bool = False) -> Self:
-        """A new store with this header, or with `exist_ok` the one that is there; open for writing.
+        """A new store with this header, or with `exist_ok` the existing one; open for writing.
 
         Raises StoreExists where a store is already, StoreError where anything else is, and as `open`.
         """
@@ -98,7 +101,7 @@ class Store(Readable):
         lance = "://" in uri or uri.endswith(SUFFIX)
         if lance and find_spec("lancedb") is None:
             raise StoreError(f"Stores like {uri} need LanceDB: pip install 'lagkit[lance]'.")
-        # Imported when it is needed: both import this module, and LanceDB is an extra.
+        # By name: both modules import this one, and LanceDB is an extra.
         module, name = ("lance.store", "LanceStore") if lance else ("store", "LogStore")
         kind: type[Store] = getattr(import_module(f"lagkit.logs.{module}"), name)
         if not issubclass(kind, cls):
@@ -134,7 +137,7 @@ class Store(Readable):
     def extend(self, traces: Iterable[Trace], embedder: Embedder | None = None) -> list[str]:
         """Store traces as they come, their keys embedded by the store's own embedder; returns the logs' ids.
 
-        A trace with an error is no log and is left out, which is told. Traces of a list are embedded many at a time.
+        Traces with an error are left out, with a warning. Traces of a list are embedded in batches.
         When the iterable fails, what came before is kept. Raises as `add` and `embedding`.
         """
         embedder, ids, failed = self.embedding(embedder), list[str](), 0
@@ -167,7 +170,7 @@ class Store(Readable):
         with self._writing(), self._batch() as batch:
             for trace, embedding, blocks in logs:
                 row = self._row(trace, embedding)
-                self._put(batch, [row], row[0], blocks)
+                self._put(batch, [row], self._lacking(row[0], blocks))
                 ids.append(row[0])
         return ids
 
@@ -181,24 +184,74 @@ class Store(Readable):
             for log, key, block in blocks:
                 if log not in self:
                     raise StoreError(f"There is no log {log!r} in the store at {self.path}: add its trace first.")
-                self._put(batch, [], log, {key: block})
+                self._put(batch, [], self._lacking(log, {key: block}))
 
     def _row(self, trace: Trace, embedding: ArrayLike) -> LogRow:
         vector = unit_rows([embedding], self.dim, f"The embedding of log {trace.id}")
         return trace.id, vector.astype("<f4").tobytes(), json.dumps(trace.to_dict())
 
-    def _checked(self, log: str, key: str, block: KVBlock) -> str:
-        """What messages call a block; raises StoreError for one of another dtype than the store's."""
-        if dtype_name(block) != self.dtype:
-            raise StoreError(
-                f"Block {key!r} of log {log} is {dtype_name(block)}, the store at {self.path} holds {self.dtype}: "
-                "convert it with KVBlock.to."
-            )
-        return f"Block {key!r} of log {log}"
+    def _lacking(self, log: str, blocks: Mapping[str, KVBlock]) -> list[NewBlock]:
+        """Those blocks that the store lacks; raises StoreError for another dtype, or what the codec cannot hold."""
+        new = []
+        for key, block in blocks.items():
+            if dtype_name(block) != self.dtype:
+                raise StoreError(
+                    f"Block {key!r} of log {log} is {dtype_name(block)}, the store at {self.path} holds {self.dtype}: "
+                    "convert it with KVBlock.to."
+                )
+            if self._is_sound(log, key):
+                continue
+            try:
+                content = block.dump(self.codec)
+            except ValueError as error:
+                raise StoreError(
+                    f"Block {key!r} of log {log} cannot be kept as {self.codec} ({error}): look at the model's keys "
+                    "and values, or use a store with codec none."
+                ) from error
+            row = BlockRow(key, len(block), len(content), hashlib.sha256(content).hexdigest())
+            new.append(NewBlock(log, row, content))
+        return new
+
+    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
+        """Add logs as `packed` gives them, of a store with an equal header, with a function that reads their blocks.
+
+        A log or block that is there stays. Raises StoreError for a block that is not what its row promises; the logs
+        before it are kept.
+        """
+        with self._writing(), self._batch() as batch:
+            for log, content in logs:
+                self._put_one(batch, log, content)
+
+    def _put_one(self, batch: Batch, log: Packed, content: Callable[[BlockRow], bytes]) -> None:
+        new = [NewBlock(log.id, row, content(row)) for row in log.blocks if not self._is_sound(log.id, row.key)]
+        for block in new:
+            if hashlib.sha256(block.content).hexdigest() != block.row.sha256:
+                raise StoreError(
+                    f"Block {block.row.key!r} of log {log.id} is not what its row says: verify() the store that it "
+                    "comes from."
+                )
+        self._put(batch, [(log.id, log.embedding, log.trace)], new)
+
+    def import_archive(self, path: str | Path) -> list[str]:
+        """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.
+
+        The file is checked throughout first: raises StoreError for one that is damaged or something else, and
+        StoreMismatch for one of another model, embedder, dimension, dtype or codec, with nothing changed.
+        """
+        with self._writing(), Archive(at(path)) as archive:
+            archive.header.check(path, **self.header.identity)
+            archive.check_blocks()
+            logs = zip(archive.traces, archive.embeddings, archive.blocks, strict=True)
+            packed = [Packed(*self._row(trace, vector), tuple(blocks)) for trace, vector, blocks in logs]
+            batch = self._batch(whole=True)
+            for log in packed:
+                self._put_one(batch, log, archive.content)
+            with batch:  # which commits when it ends, and would do so after a failure too
+                return [log.id for log in packed]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Around every change: refuse it where it may not be, and afterwards tidy up."""
+        """Context of every change: raises StoreError if the store cannot be changed, and cleans up afterwards."""
         if not self.writable:
             raise StoreError(f"The log store at {self.path} is open for reading only: open it with write=True.")
         if self._busy:
@@ -214,23 +267,19 @@ class Store(Readable):
 
     @abstractmethod
     def _tidy(self) -> None:
-        """What is to be done after every change, failed or not."""
+        """Clean up after a change, failed or not."""
 
     @abstractmethod
-    def _batch(self) -> Batch:
-        """For rows that a change collects."""
+    def _batch(self, *, whole: bool = False) -> Batch:
+        """A batch for the rows of a change. whole: committed all at once, if the store can."""
 
     @abstractmethod
-    def _put(self, batch: Batch, rows: list[LogRow], log: str, blocks: Mapping[str, KVBlock]) -> None:
-        """Hand a log's row, and those of its blocks that it lacks, to a batch."""
+    def _is_sound(self, log: str, key: str) -> bool:
+        """Whether a log has such a block, and its content is what was stored."""
 
     @abstractmethod
-    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
-        """Add logs as `packed` gives them, of a store with an equal header, with what reads their blocks' content.
-
-        A log or block that is there stays. Raises StoreError for a block that is not what its row promises; the logs
-        before it are kept.
-        """
+    def _put(self, batch: Batch, rows: list[LogRow], blocks: list[NewBlock]) -> None:
+        """Hand the rows of logs and blocks to a batch."""
 
     @abstractmethod
     def delete(self, logs: Iterable[str]) -> None:
@@ -240,23 +289,15 @@ class Store(Readable):
     def prune(self, max_bytes: int | None = None) -> pd.DataFrame:
         """Remove blocks that are missing or damaged, damaged rows, and blocks that no log names.
 
-        Returns what went, with bytes. A log whose trace or embedding is damaged goes as a whole, one whose block is
-        damaged keeps both. With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or no log
-        is left. Everything is read. Raises StoreError for a negative `max_bytes`.
+        Returns what was removed, with bytes. A log whose trace or embedding is damaged goes as a whole; one with a
+        damaged block keeps both. With `max_bytes`, whole logs go too, oldest first, until `nbytes` is at most that or
+        no log is left. Everything is read. Raises StoreError for a negative `max_bytes`.
         """
 
     @abstractmethod
     def evict(self, max_bytes: int) -> list[str]:
         """Remove the oldest logs until what is left takes at most `max_bytes`, or none is left; returns their ids.
 
-        A cap to hold after every addition: unlike `prune` it reads no block. Raises StoreError for a negative
+        Enforces a cap after every addition: unlike `prune` it reads no block. Raises StoreError for a negative
         `max_bytes`.
-        """
-
-    @abstractmethod
-    def import_archive(self, path: str | Path) -> list[str]:
-        """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.
-
-        The file is checked throughout first: raises StoreError for one that is damaged or something else, and
-        StoreMismatch for one of another model, embedder, dimension, dtype or codec, with nothing changed.
         """

@@ -1,10 +1,11 @@
-"""What every log store can be asked, wherever it keeps its logs."""
+"""The reading half of the interface of log stores, whatever keeps the logs."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Literal, Self
 
@@ -12,7 +13,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from lagkit.logs.batch import Packed
-from lagkit.logs.card import card
 from lagkit.logs.files import BlockRow
 from lagkit.logs.header import Header
 from lagkit.logs.index import Vectors
@@ -30,6 +30,7 @@ class Readable(ABC):
     """The reading half of `Store`."""
 
     _held = "on disk"
+    _closed = False
 
     def __init__(self, path: Path | str, header: Header, write: bool) -> None:
         self.path = path
@@ -45,7 +46,12 @@ class Readable(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give the store back; a second time does nothing."""
+        """Close the store; a second time does nothing."""
+
+    def _check_open(self) -> None:
+        """Raise StoreError if the store was closed."""
+        if self._closed:
+            raise StoreError(f"The log store at {self.path} was closed; open it again with {type(self).__name__}.open.")
 
     def __enter__(self) -> Self:
         return self
@@ -88,7 +94,7 @@ class Readable(ABC):
         """
 
     def _trace(self, log: str, text: str | None) -> Trace:
-        """A trace from its JSON; None stands for one that is damaged."""
+        """A trace from its JSON; None stands for a damaged one."""
         if text is None:
             raise StoreError(f"The trace of {log} in {self.path} is damaged: prune() removes this log.")
         try:
@@ -107,7 +113,7 @@ class Readable(ABC):
         """The keys under which a log has KV blocks, sorted; raises StoreError for an unknown id."""
 
     def has_block(self, log: str, key: str) -> bool:
-        """Whether `block` would find one, be it damaged or not; False for an unknown id."""
+        """Whether a log has a block under a key, sound or damaged; False for an unknown id."""
         return self.find(log, key) is not None
 
     def block(self, log: str, key: str) -> KVBlock:
@@ -130,11 +136,11 @@ class Readable(ABC):
 
     @abstractmethod
     def find(self, log: str, key: str) -> BlockRow | None:
-        """What is known of a log's KV block before it is read: tokens, bytes, checksum; None where there is none."""
+        """The key, tokens, bytes and checksum of a log's KV block, which is not read; None if there is none."""
 
     @abstractmethod
     def load(self, row: BlockRow) -> KVBlock:
-        """The block of a row that `find` gave, in whatever thread, even if the store was closed since then.
+        """The block of a row that `find` returned, in any thread, even if the store was closed since then.
 
         Raises DamagedBlock as `block` does, and also if a writer has replaced or deleted it meanwhile.
         """
@@ -149,24 +155,26 @@ class Readable(ABC):
     ) -> list[list[Hit]]:
         """For each row of `vectors` [queries, dim], of length 1: hits number `offset` .. `offset + k`, best first.
 
-        Ids in `exclude` are passed over and not counted; equal scores come oldest first. Raises EmptyStore without
+        Ids in `exclude` are skipped and not counted; equal scores come oldest first. Raises EmptyStore without
         logs, and StoreError for vectors of another shape or length.
 
-        Of 30,000 logs and more in a folder, those that are nearest by coarse copies of their embeddings are looked at:
-        scores and order are exact, but of the three nearest one in a thousand may be missed. exact: look at all,
-        whatever that takes; by default what `exact_search` says. In LanceDB all are looked at.
+        In a folder, 30,000 logs and more are searched by quantised embeddings: scores and order are exact, but one in a
+        thousand of the three nearest may be missed. exact: search all embeddings; by default as `exact_search` says.
+        LanceDB is always searched exactly.
         """
+        self._check_open()
         return self._vectors.search(vectors, k, offset, exclude, self.exact_search if exact is None else exact)
 
     def embeddings(self) -> Vectors:
         """The embeddings of all logs, float32 `[logs, dim]`, in the order of `ids`."""
+        self._check_open()
         return self._vectors.all()
 
     @abstractmethod
     def verify(self) -> pd.DataFrame:
-        """Read every byte and list what is wrong: file, log, problem; no rows when all is well.
+        """Read every byte and list what is wrong: file, log, problem; no rows if nothing is.
 
-        Beside a process that is writing, its newest blocks may be listed as orphans: their logs are about to come.
+        Beside a process that is writing, its newest blocks may be listed as orphans: their logs are not committed yet.
         """
 
     @abstractmethod
@@ -177,25 +185,25 @@ class Readable(ABC):
     def sizes(self, logs: Collection[str] | None = None) -> pd.DataFrame:
         """For each log, oldest first: its KV blocks, their tokens and bytes; 0 where nothing is encoded yet.
 
-        logs: only of these, as far as they are there.
+        logs: only of these; unknown ids are ignored.
         """
 
     @abstractmethod
     def matching(self, wanted: Filter, offset: int = 0, limit: int | None = None) -> list[str]:
-        """The ids of the logs that a filter wants, oldest first: `limit` (None: all) from number `offset` on."""
+        """The ids of the logs that match a filter, oldest first: `limit` (None: all) from number `offset` on."""
 
     @abstractmethod
     def count(self, wanted: Filter) -> int:
-        """How many logs a filter wants."""
+        """The number of logs that match a filter."""
 
     @abstractmethod
     def extremes(self) -> tuple[int, int]:
-        """The most rounds that a log has, and the most bytes of KV; 0 without logs."""
+        """The largest number of rounds and of KV bytes of any log; 0 without logs."""
 
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """The bytes that the store takes."""
+        """The size of the store in bytes."""
 
     @abstractmethod
     def packed(self) -> Iterator[Packed]:
@@ -218,4 +226,14 @@ class Readable(ABC):
         return f"{type(self).__name__}({shown(self.path)!r}, {mode}, {len(self)} logs)"
 
     def _repr_html_(self) -> str:
-        return card(self, self._held)
+        facts = {
+            "model": self.model.get("name", json.dumps(self.model)),
+            "embedder": f"{self.embedder} ({self.dim} dimensions)",
+            "dtype": self.dtype,
+            "codec": self.codec,
+            "logs": f"{len(self):,}",
+            self._held: f"{self.nbytes:,} bytes",
+        }
+        rows = "".join(f"<tr><th>{name}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
+        title = f"<b>{type(self).__name__}</b> <code>{escape(shown(self.path))}</code>"
+        return f"{title}<table>{rows}</table>{self.summary().to_html()}"

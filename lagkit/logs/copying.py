@@ -1,4 +1,4 @@
-"""A store into another one, of the same kind or not: streamed, resumable, and compared to the last byte."""
+"""Copies of a store, into one of the same kind or another: streamed, resumable, and compared to the last byte."""
 
 from __future__ import annotations
 
@@ -51,38 +51,27 @@ def copy(source: Store, target: Store) -> Copied:
             f"{target.path} holds other logs than the first ones of {source.path}, or in another order: copy into a "
             "store of its own."
         )
-    began, moved = time.monotonic(), _Moved(source, len(ids))
-    with moved.shown:
-        target.put_packed(moved.logs(target))
-    seconds, began = time.monotonic() - began, time.monotonic()
-    checked = _compare(source, target, len(ids))
-    return Copied(len(ids), moved.blocks, moved.bytes, seconds, checked, time.monotonic() - began)
-
-
-class _Moved:
-    """The logs of a store on their way, counted."""
-
-    def __init__(self, source: Store, total: int) -> None:
-        self.source = source
-        self.shown = Progress("Copying logs", total)
-        self.blocks = self.bytes = 0
-
-    def logs(self, target: Store) -> Iterator[tuple[Packed, Callable[[BlockRow], bytes]]]:
-        """Each log with those of its blocks that the target lacks."""
+    began, moved = time.monotonic(), list[int]()
+    with Progress("Copying logs", len(ids)) as shown:
 
         def lacking() -> Iterator[Packed]:
-            for log in self.source.packed():
+            for log in source.packed():
                 yield log._replace(blocks=tuple(row for row in log.blocks if target.find(log.id, row.key) is None))
+                shown.update()
 
-        for log, contents in _ahead(lacking(), self.source):
-            self.blocks += len(contents)
-            self.bytes += sum(map(len, contents.values()))
-            yield log, contents.__getitem__
-            self.shown.update()
+        def counted() -> Iterator[tuple[Packed, Callable[[BlockRow], bytes]]]:
+            for log, contents in _ahead(lacking(), source):
+                moved.extend(map(len, contents.values()))
+                yield log, contents.__getitem__
+
+        target.put_packed(counted())
+    seconds, began = time.monotonic() - began, time.monotonic()
+    checked = _compare(source, target, len(ids))
+    return Copied(len(ids), len(moved), sum(moved), seconds, checked, time.monotonic() - began)
 
 
 def _compare(source: Store, target: Store, total: int) -> int:
-    """Read all of `target` and hold it against what `source` says; returns the bytes of its blocks."""
+    """Read all of `target` and compare it with `source`; returns the bytes of its blocks."""
     checked, found = 0, _ahead(target.packed(), target)
     again = "If neither was changed meanwhile, prune the copy and copy again."
     if source.ids != target.ids:
@@ -103,7 +92,7 @@ def _contents(store: Store, log: Packed) -> dict[BlockRow, bytes]:
 
 
 def _ahead(logs: Iterable[Packed], store: Store) -> Iterator[tuple[Packed, dict[BlockRow, bytes]]]:
-    """Logs with the content of their blocks, of which the next few are being read meanwhile: a far store makes wait."""
+    """Logs with the content of their blocks, read ahead by a few threads: an object store takes its time."""
     waiting: deque[tuple[Packed, Future[dict[BlockRow, bytes]]]] = deque()
     with ThreadPoolExecutor(READERS) as readers:
         try:

@@ -31,10 +31,10 @@ _FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_S
 _HOW: dict[str, Any] = {"timeout": 10, "isolation_level": None, "check_same_thread": False}
 
 
-# Migration n takes the database from user_version n - 1 to n; a published one is never edited, only followed.
-# A log's row is small (traces stand apart), so that reading all embeddings does not page through the traces.
-# AUTOINCREMENT never gives a number twice: what came since is what has a higher one. What went is the last rows of
-# `deleted`, or, for an index that is further behind than these, a count that says that it has to be made anew.
+# Migration n takes the database from user_version FIRST + n - 1 to FIRST + n; it is never edited, only followed.
+FIRST = 3
+
+
 # SQLite notices when its pages are damaged, not when the words in them are. `crc` does; these say whether it is right.
 def _crc(*columns: str) -> str:
     return f"crc32({', '.join(f'typeof({column}), CAST({column} AS BLOB)' for column in columns)})"
@@ -48,39 +48,35 @@ SOUND_JSON = f"CASE WHEN {SOUND_TRACE} THEN json END"
 _BLOCK = tuple(f"blocks.{column}" for column in ("key", "tokens", "bytes", "sha256"))
 # An index that is damaged may lead to the row of another log, whose id only the row itself tells.
 OWN_BLOCK = f"{_OWNER.format('blocks')} = ?"
-SOUND_DELETED = f"deleted.crc IS {_crc('deleted.number', 'deleted.id')}"
 _SEALED_BLOCK = f"blocks.crc IS {_crc(_OWNER.format('blocks'), *_BLOCK)}"
 # A checksum is no proof of who computed it, and a sha256 becomes the name of a file.
 SOUND_BLOCK = f"({_SEALED_BLOCK} AND is_digest(blocks.sha256))"
 
-# Of a log whose row is damaged, nobody knows who it was.
-SOUND_OLD_ID = f"CASE WHEN OLD.crc IS {_crc('OLD.id', 'OLD.embedding')} THEN OLD.id END"
-FOLLOWED = 1024
-_FACTS = "json_array_length({0}, '$.rounds'), json_extract({0}, '$.correct')"
-
 
 def _seal(table: str, sound: str, key: str) -> str:
-    """SQL that gives a table its `crc`, for the rows that it has and for all that come."""
-    crc = sound.partition(" IS ")[2]
+    """SQL that gives each new row of a table its `crc`."""
     return f"""
-    ALTER TABLE {table} ADD COLUMN crc INTEGER;
-    UPDATE {table} SET crc = {crc};
     CREATE TRIGGER seal_{table} AFTER INSERT ON {table} BEGIN
-        UPDATE {table} SET crc = {crc} WHERE {key};
+        UPDATE {table} SET crc = {sound.partition(" IS ")[2]} WHERE {key};
     END;
     """
 
 
+# A log's row is small (traces stand apart), so that reading all embeddings does not page through the traces.
+# AUTOINCREMENT never gives a number twice: what came since has a higher one, and `deletions` tells whether any went.
+# `facts` is what logs are listed by, so that no listing reads all traces.
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE logs (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
-        embedding BLOB NOT NULL
+        embedding BLOB NOT NULL,
+        crc INTEGER
     );
     CREATE TABLE traces (
         seq INTEGER PRIMARY KEY REFERENCES logs ON DELETE CASCADE,
-        json TEXT NOT NULL
+        json TEXT NOT NULL,
+        crc INTEGER
     );
     CREATE TABLE blocks (
         seq INTEGER NOT NULL REFERENCES logs ON DELETE CASCADE,
@@ -88,6 +84,7 @@ MIGRATIONS: tuple[str, ...] = (
         tokens INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
         sha256 TEXT NOT NULL CHECK (length(sha256) = 64 AND sha256 NOT GLOB '*[^0-9a-f]*'),
+        crc INTEGER,
         PRIMARY KEY (seq, key)
     ) WITHOUT ROWID;
     CREATE INDEX block_files ON blocks (sha256);
@@ -96,40 +93,26 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE TRIGGER count_deletions AFTER DELETE ON logs BEGIN
         UPDATE counters SET deletions = deletions + 1;
     END;
-    """,
-    _seal("logs", SOUND_LOG, "seq = NEW.seq")
-    + _seal("traces", SOUND_TRACE, "seq = NEW.seq")
-    + _seal("blocks", _SEALED_BLOCK, "seq = NEW.seq AND key = NEW.key"),
-    f"""
-    CREATE TABLE deleted (number INTEGER PRIMARY KEY, id TEXT, crc INTEGER);
-    DROP TRIGGER count_deletions;
-    CREATE TRIGGER count_deletions AFTER DELETE ON logs BEGIN
-        UPDATE counters SET deletions = deletions + 1;
-        INSERT OR REPLACE INTO deleted (number, id) SELECT max(deletions), {SOUND_OLD_ID} FROM counters;
-        UPDATE deleted SET crc = {SOUND_DELETED.partition(" IS ")[2]} WHERE number = (SELECT deletions FROM counters);
-        DELETE FROM deleted WHERE number <= (SELECT deletions FROM counters) - {FOLLOWED};
-    END;
-    """,
-    # What logs are listed by, so that no listing reads all traces.
-    f"""
     CREATE TABLE facts (
         seq INTEGER PRIMARY KEY REFERENCES logs ON DELETE CASCADE,
         rounds INTEGER,
         correct INTEGER
     );
-    INSERT INTO facts SELECT seq, {_FACTS.format("json")} FROM traces WHERE json_valid(json);
     CREATE TRIGGER note_facts AFTER INSERT ON traces WHEN json_valid(NEW.json) BEGIN
-        INSERT OR REPLACE INTO facts SELECT NEW.seq, {_FACTS.format("NEW.json")};
+        INSERT OR REPLACE INTO facts
+        SELECT NEW.seq, json_array_length(NEW.json, '$.rounds'), json_extract(NEW.json, '$.correct');
     END;
-    """,
+    """
+    + _seal("logs", SOUND_LOG, "seq = NEW.seq")
+    + _seal("traces", SOUND_TRACE, "seq = NEW.seq")
+    + _seal("blocks", _SEALED_BLOCK, "seq = NEW.seq AND key = NEW.key"),
 )
 
 
 class Database:
     """One connection to a store's database; every error of SQLite becomes a StoreError that names the store.
 
-    Any thread may use it: a widget's callbacks run in threads that JupyterLab picks. They take turns, statement by
-    statement or transaction by transaction.
+    Thread-safe (callbacks of widgets run in JupyterLab's threads): statements and transactions are serialised.
     """
 
     def __init__(self, folder: Path, write: bool) -> None:
@@ -147,19 +130,16 @@ class Database:
             raise
 
     def _migrate(self, write: bool) -> None:
-        [(version,)] = self.read("PRAGMA user_version")
-        if version > len(MIGRATIONS):
-            raise StoreError(
-                f"The log store at {self.folder} has schema {version}, newer than the {len(MIGRATIONS)} that this "
-                "lagkit knows: update lagkit."
-            )
-        if version < len(MIGRATIONS) and not write:
-            raise StoreError(
-                f"The log store at {self.folder} has schema {version}, older than {len(MIGRATIONS)}: open it once "
-                "with write=True to bring it up to date."
-            )
-        for number in range(version, len(MIGRATIONS)):
-            script = f"BEGIN IMMEDIATE; {MIGRATIONS[number]} PRAGMA user_version = {number + 1}; COMMIT;"
+        [(version,)], newest = self.read("PRAGMA user_version"), FIRST + len(MIGRATIONS)
+        what = f"The log store at {self.folder} has schema {version}"
+        if version > newest:
+            raise StoreError(f"{what}, newer than the {newest} that this lagkit knows: update lagkit.")
+        if 0 < version <= FIRST:
+            raise StoreError(f"{what}, of which no version of lagkit was released: make the store anew.")
+        if version < newest and not write:
+            raise StoreError(f"{what}, older than {newest}: open it once with write=True to bring it up to date.")
+        for number in range(max(version, FIRST), newest):
+            script = f"BEGIN IMMEDIATE; {MIGRATIONS[number - FIRST]} PRAGMA user_version = {number + 1}; COMMIT;"
             self._open().executescript(script)
 
     def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -186,7 +166,7 @@ class Database:
             ) from error
 
     def _hold_back(self) -> None:
-        """Empty a long write-ahead log, waiting for those who read; raises StoreError if they go on for too long."""
+        """Empty a long write-ahead log, waiting for readers; raises StoreError if they take too long."""
         if file_size(self.folder / WAL) <= HELD:
             return
         self.read("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -199,7 +179,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """What is read inside is one state of the database, whatever is committed meanwhile."""
+        """All reads inside see one state of the database, whatever is committed meanwhile."""
         with self._turn:
             self.read("BEGIN")
             try:

@@ -1,4 +1,4 @@
-"""Embeddings kept on disk by the hash of what was embedded, so that no text is embedded twice."""
+"""A cache of embeddings on disk, by the hash of the text."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _LOCK_SECONDS = 30.0  # how long to wait for another process that writes
 class VectorCache:
     """A SQLite file of float32 vectors [dim] by key; processes may share it.
 
-    It only saves time, so trouble with it never stops work: a damaged file is started anew and a file that cannot be
-    read or written is left alone, with a line that says so.
+    It only saves time, so its failures are warnings: a damaged file is started anew, and a file that cannot be read
+    or written is left alone.
     """
 
     def __init__(self, path: Path, dim: int) -> None:
@@ -33,7 +33,7 @@ class VectorCache:
 
     @staticmethod
     def key(*parts: str) -> bytes:
-        """The key of what `parts` together name."""
+        """The sha256 of `parts`, which are told apart."""
         digest = hashlib.sha256()
         for part in parts:
             encoded = part.encode("utf-8", "surrogatepass")
@@ -41,7 +41,7 @@ class VectorCache:
         return digest.digest()
 
     def read(self, keys: Collection[bytes]) -> dict[bytes, Vectors]:
-        """The vectors that are there, by key; one of another length than `dim` counts as missing."""
+        """The cached vectors by key; one of another length than `dim` counts as missing."""
 
         def work(db: sqlite3.Connection) -> dict[bytes, Vectors]:
             rows = (db.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone() for key in keys)

@@ -1,7 +1,8 @@
-"""The rows of `logs` that a search reads: numbers, ids and embeddings, each held against its checksum."""
+"""Embeddings of a store's logs, read from the database and verified by their checksums."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -9,12 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lagkit.logs.database import SOUND_DELETED, SOUND_EMBEDDING, Database
+from lagkit.logs.database import SOUND_EMBEDDING, Database
 from lagkit.util.errors import StoreError
 
 PAGE = 4096
 # Embedders that work in half precision return lengths that are off by about this much.
 LENGTH_TOLERANCE = 2e-3
+_LISTED = "IN (SELECT value FROM json_each(?))"
 _ROWS = f"SELECT seq, id, {SOUND_EMBEDDING} FROM logs WHERE"
 
 Seqs = NDArray[np.int64]
@@ -23,7 +25,7 @@ Row = tuple[int, str, bytes | None]
 
 
 class Rows(Protocol):
-    """Where embeddings, of `dim` numbers each, come from. Logs have numbers that rise; none is given twice."""
+    """A source of embeddings [dim]. Logs have rising numbers, none of which is reused."""
 
     folder: Any
     dim: int
@@ -34,17 +36,17 @@ class Rows(Protocol):
     def after(self, seq: int) -> Iterator[tuple[Sequence[int], Sequence[str], Matrix]]:
         """Numbers, ids and embeddings of the logs with higher numbers, a few thousand at a time."""
 
-    def deletions(self) -> int:
-        """How many logs were ever deleted, or another number that grows with them."""
+    def seqs(self) -> Seqs:
+        """The numbers of all logs, rising."""
 
-    def deleted(self, since: int, deletions: int) -> list[str] | None:
-        """The ids of the logs that were deleted between two such numbers; None if that is not known."""
+    def deletions(self) -> int:
+        """A number that changes whenever logs are gone."""
 
     def snapshot(self) -> AbstractContextManager[None]:
-        """What is asked inside is of one moment."""
+        """All reads inside see one state."""
 
 
-class Embeddings:
+class Embeddings(Rows):
     """Reads the embeddings of a store, `dim` numbers each; every method asks the database anew."""
 
     def __init__(self, db: Database, dim: int) -> None:
@@ -52,11 +54,9 @@ class Embeddings:
         self._db = db
 
     def all(self) -> Matrix:
-        """Those of all logs, oldest first."""
         return self.matrix(blob for (blob,) in self._db.read(f"SELECT {SOUND_EMBEDDING} FROM logs ORDER BY seq"))
 
     def after(self, seq: int) -> Iterator[tuple[Sequence[int], Sequence[str], Matrix]]:
-        """Numbers, ids and embeddings of the logs with higher numbers, a few thousand at a time."""
         while rows := self._db.read(f"{_ROWS} seq > ? ORDER BY seq LIMIT ?", seq, PAGE):
             seqs, ids, blobs = zip(*rows, strict=True)
             yield seqs, ids, self.matrix(blobs)
@@ -64,53 +64,36 @@ class Embeddings:
 
     def rows(self, seqs: Seqs) -> list[Row]:
         """Number, id and embedding (None: damaged) of those of these logs that are there, in no order."""
-        return self._those(f"{_ROWS} seq", seqs.tolist())
+        return self._db.read(f"{_ROWS} seq {_LISTED}", json.dumps(seqs.tolist()))
 
     def seqs(self) -> Seqs:
-        """The numbers of all logs, rising."""
         return np.sort([seq for (seq,) in self._db.read("SELECT seq FROM logs")])
 
     def seqs_of(self, ids: Collection[str]) -> Seqs:
-        """The numbers of those logs that are there."""
-        return np.array([seq for (seq,) in self._those("SELECT seq FROM logs WHERE id", list(ids))], np.int64)
+        """The numbers of those of these logs that exist."""
+        found = self._db.read(f"SELECT seq FROM logs WHERE id {_LISTED}", json.dumps(list(ids)))
+        return np.array([seq for (seq,) in found], np.int64)
 
     def newest(self) -> int:
         """The highest number of a log; 0 without logs."""
         return self._db.read("SELECT max(seq) FROM logs")[0][0] or 0
 
     def count(self, after: int = 0) -> int:
-        """How many logs have higher numbers."""
+        """The number of logs with higher numbers."""
         # Without a condition SQLite counts in the index of ids, which is much smaller than the table.
         some = ("SELECT count(*) FROM logs WHERE seq > ?", after) if after else ("SELECT count(*) FROM logs",)
         return int(self._db.read(*some)[0][0])
 
     def deletions(self) -> int:
-        """How many logs were ever deleted."""
         found: int = self._db.read("SELECT max(deletions) FROM counters")[0][0]
         return found
 
-    def deleted(self, since: int, deletions: int) -> list[str] | None:
-        """The ids of the logs that were deleted after the first `since` of `deletions`; None if that is not known."""
-        if since == deletions:
-            return []
-        rows = self._db.read(f"SELECT CASE WHEN {SOUND_DELETED} THEN id END FROM deleted WHERE number > ?", since)
-        gone = [id for (id,) in rows]
-        return None if None in gone or len(gone) != deletions - since else gone
-
     def snapshot(self) -> AbstractContextManager[None]:
-        """What is read inside is of one state of the database."""
         return self._db.snapshot()
 
     def matrix(self, blobs: Iterable[bytes | None]) -> Matrix:
         """Embeddings [n, dim]; raises StoreError if one is damaged."""
         return matrix(blobs, self.dim, self.folder)
-
-    def _those(self, query: str, values: list[Any]) -> list[tuple[Any, ...]]:
-        found = []
-        for start in range(0, len(values), PAGE):  # SQLite takes no longer lists than about eight of these
-            part = values[start : start + PAGE]
-            found += self._db.read(f"{query} IN ({', '.join('?' * len(part))})", *part)
-        return found
 
 
 def matrix(blobs: Iterable[bytes | None], dim: int, where: Any) -> Matrix:

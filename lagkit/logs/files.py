@@ -1,38 +1,40 @@
-"""`kv/ab/<sha256>.safetensors`: block files, named by their content, whole or not there at all."""
+"""Block files, named by their content and written atomically: `kv/ab/<sha256>.safetensors`."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
-import re
 import shutil
 import stat
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
-from safetensors import SafetensorError
-
-from lagkit.model.codec import Codec, packed_bytes
+from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
+from lagkit.util import files
 from lagkit.util.errors import DamagedBlock, StoreError
-from lagkit.util.files import publish, sync_folder
 from lagkit.util.paths import file_size, is_digest
 
 SUFFIX = ".safetensors"
 
 
 class BlockRow(NamedTuple):
-    """What the database knows of one KV block of one log."""
+    """What a store knows of one KV block of one log."""
 
     key: str
     tokens: int
     bytes: int
     sha256: str
+
+
+class NewBlock(NamedTuple):
+    """A block on its way into a store, as the bytes of its file."""
+
+    log: str
+    row: BlockRow
+    content: bytes
 
 
 def block_name(sha256: str) -> str:
@@ -43,7 +45,7 @@ def block_name(sha256: str) -> str:
 
 
 def dtype_name(block: KVBlock) -> str:
-    """The dtype of a block as a store's header names it."""
+    """The name of a block's dtype in a header."""
     return str(block.keys.dtype).removeprefix("torch.")
 
 
@@ -59,7 +61,7 @@ class BlockFiles:
         self._nbytes: int | None = None
 
     def path(self, sha256: str) -> Path:
-        """Where the file with this content stands; raises StoreError if a folder on the way is a link."""
+        """The path of the file with this content; raises StoreError if a folder on the way is a link."""
         return self._own(self.folder / block_name(sha256))
 
     def _own(self, path: Path) -> Path:
@@ -77,86 +79,46 @@ class BlockFiles:
             "remove it."
         )
 
-    def save(self, block: KVBlock, what: str) -> tuple[str, int]:
-        """Write a block; returns its file's sha256 and bytes. Raises StoreError (a full disk, say), naming `what`."""
-        try:
-            needed = packed_bytes(block.keys, block.values, self.codec)
-            return self._place(partial(block.save, codec=self.codec), needed, what)
-        except ValueError as error:
-            raise StoreError(
-                f"{what} cannot be kept as {self.codec} ({error}): look at the model's keys and values, or use a store "
-                "with codec none."
-            ) from error
-
-    def adopt(self, source: BinaryIO, nbytes: int, what: str) -> tuple[str, int]:
-        """Copy a block file from a stream, as `save`."""
-
-        def copy(path: Path) -> None:
-            with open(path, "wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
-
-        return self._place(copy, nbytes, what)
-
-    def _place(self, write: Callable[[Path], None], needed: int, what: str) -> tuple[str, int]:
-        root = self.folder / "kv"
-        aside = root / f"new-{uuid.uuid4().hex}{SUFFIX}"
+    def put(self, block: NewBlock) -> None:
+        """Write a block's file; it is on disk when this returns. Raises StoreError (a full disk, say), naming it."""
+        root, target = self.folder / "kv", self.path(block.row.sha256)
         try:
             root.mkdir(exist_ok=True)
-            write(aside)
-            sha256, nbytes = _digest(aside), aside.stat().st_size
-            target = self.path(sha256)
             if not target.parent.exists():
                 target.parent.mkdir(exist_ok=True)
-                sync_folder(root)
+                files.sync_folder(root)
             before = file_size(target)
-            publish(aside, target)
-            if self._nbytes is not None:
-                self._nbytes += nbytes - before
-        except (OSError, SafetensorError) as error:
-            raise StoreError(self._refusal(error, needed, what)) from error
-        finally:
-            with suppress(OSError):  # it is gone, or stays as an orphan
-                aside.unlink()
-        return sha256, nbytes
-
-    def _refusal(self, error: Exception, needed: int, what: str) -> str:
-        # safetensors reports what the system said in words only.
-        said = re.search(r"os error (\d+)", str(error))
-        code = int(said[1]) if said else getattr(error, "errno", None)
-        full = code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        why = f"the disk is full ({shutil.disk_usage(self.folder).free:,} bytes are free)" if full else str(error)
-        return (
-            f"{what} could not be stored in {self.folder}: it needs {needed:,} bytes, but {why}. The store is as it "
-            "was before; make room (prune(max_bytes=...) removes the oldest logs) and add it again."
-        )
+            files.write(target, block.content)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            why = f"the disk is full ({shutil.disk_usage(self.folder).free:,} bytes are free)" if full else str(error)
+            raise StoreError(
+                f"Block {block.row.key!r} of log {block.log} could not be stored in {self.folder}: it needs "
+                f"{len(block.content):,} bytes, but {why}. The store is as it was before; make room "
+                "(prune(max_bytes=...) removes the oldest logs) and add it again."
+            ) from error
+        if self._nbytes is not None:
+            self._nbytes += len(block.content) - before
 
     def load(self, sha256: str, nbytes: int) -> KVBlock:
         """A block, its checksum computed. Raises DamagedBlock, naming the file."""
+        return KVBlock.parse(self.content(sha256, nbytes), self.path(sha256), self.codec)
+
+    def content(self, sha256: str, nbytes: int) -> bytes:
+        """The bytes of a file; raises DamagedBlock, naming it, unless they are what was stored."""
         path = self.path(sha256)
         try:
             data = path.read_bytes() if _plain_size(path) == nbytes else b""
         except OSError:
             data = b""
-        if hashlib.sha256(data).hexdigest() != sha256:
-            self.check(sha256, nbytes)  # tells what is wrong
-            raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
-        return KVBlock.parse(data, path, self.codec)
-
-    def check(self, sha256: str, nbytes: int) -> None:
-        """Read the whole file and raise DamagedBlock unless it is what was stored."""
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
         if flaw := self.flaw(sha256, nbytes):
             raise DamagedBlock(
-                f"The KV block {self.path(sha256)} {flaw}. All other blocks stay usable; verify() lists what is "
-                "damaged, prune() removes it, and then the block can be added again."
+                f"The KV block {path} {flaw}. All other blocks stay usable; verify() lists what is damaged, prune() "
+                "removes it, and then the block can be added again."
             )
-
-    def content(self, sha256: str, nbytes: int) -> bytes:
-        """The bytes of a file; raises as `check`."""
-        self.check(sha256, nbytes)
-        try:
-            return self.path(sha256).read_bytes()
-        except OSError as error:
-            raise DamagedBlock(f"The KV block {self.path(sha256)} vanished while it was read ({error}).") from error
+        raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
 
     def flaw(self, sha256: str, nbytes: int) -> str | None:
         """What is wrong with a file, in a few words, or None; raises StoreError if it cannot be looked at."""
@@ -177,7 +139,7 @@ class BlockFiles:
             raise StoreError(f"The KV block {path} may not be read ({error}): see to its permissions.") from error
 
     def demand(self, any_blocks: bool) -> None:
-        """Raises StoreError where there are `any_blocks`, but no folder to hold them: elsewhere is not lost."""
+        """Raise StoreError where there are `any_blocks`, but no folder `kv`: on a disk that is not mounted, say."""
         if any_blocks and not (self.folder / "kv").is_dir():
             raise StoreError(
                 f"The folder {self.folder / 'kv'} is missing, so all KV blocks would be taken for lost: put it back, "
@@ -187,23 +149,23 @@ class BlockFiles:
     def names(self) -> Iterator[str]:
         """All files below `kv/`, unfinished ones too, relative to the store.
 
-        Raises StoreError if one may not look, or if a folder is a link.
+        Raises StoreError if a folder cannot be listed, or is a link.
         """
 
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
                 raise StoreError(f"The folder {error.filename} cannot be listed ({error}).") from error
 
-        for parent, folders, files in os.walk(self.folder / "kv", onerror=refuse):
+        for parent, folders, names in os.walk(self.folder / "kv", onerror=refuse):
             for folder in folders:
                 if (Path(parent) / folder).is_symlink():
                     self._refuse_link(Path(parent) / folder)
-            for file in files:
-                yield (Path(parent) / file).relative_to(self.folder).as_posix()
+            for name in names:
+                yield (Path(parent) / name).relative_to(self.folder).as_posix()
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all files below `kv/`, for whom has the store for writing: listed once, and then counted."""
+        """The bytes of all files below `kv/`, for a writer: listed once, and then counted."""
         if self._nbytes is None:
             self._nbytes = sum(file_size(self.folder / name) for name in self.names())
         return self._nbytes

@@ -1,4 +1,4 @@
-"""`store.json`: what makes a folder a log store, and whose logs are in it."""
+"""The header of a log store (`store.json` in a folder): its format, model, embedder, dtype and codec."""
 
 from __future__ import annotations
 
@@ -25,15 +25,12 @@ FORMAT = 2
 
 _LARGEST = 1 << 20  # bytes of a header: it is read as a whole
 
-# What a store is written in: the oldest format whose readers understand it. Those of format 1 know no codec.
-_OLDEST: dict[Codec, int] = {"none": 1, "int8": 2}
-
 
 @dataclass(frozen=True)
 class Header:
     """The model whose KV is stored (a JSON-able fingerprint), the embedder, its dimension, the blocks' dtype and codec.
 
-    The dtype is that of blocks in memory, whatever the codec makes of them on disk.
+    The dtype is that of blocks in memory, whatever the codec stores.
     """
 
     model: dict[str, Any]
@@ -41,7 +38,7 @@ class Header:
     dim: int
     dtype: str
     codec: Codec = "none"
-    format: int = 1
+    format: int = FORMAT
     kind: str = KIND
 
     def __post_init__(self) -> None:
@@ -59,12 +56,11 @@ class Header:
     @classmethod
     def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: Any, codec: Codec = "none") -> Header:
         """Raises StoreError for a fingerprint that JSON cannot hold, a dimension below 1, an unknown dtype or codec."""
-        format = _OLDEST.get(codec, FORMAT)
-        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."), codec, format)
+        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."), codec)
 
     @classmethod
     def of(cls, lm: Model, embedder: Embedder, codec: Codec = "none") -> Header:
-        """Of the logs of a model and an embedder."""
+        """The header for the logs of a model and an embedder."""
         return cls.new(lm.fingerprint, embedder.name, embedder.dim, lm.dtype, codec)
 
     @classmethod
@@ -74,12 +70,10 @@ class Header:
             raw = json.loads(text)
             if not isinstance(raw, dict) or raw.get("kind") != KIND:
                 raise ValueError(f"its kind is not {KIND!r}")
-            crc = raw.pop("crc32", None)  # which older stores lack
+            crc = raw.pop("crc32", None)
             if raw["format"] <= FORMAT:
-                if crc not in (None, _crc32(raw)):
+                if crc not in (None, _crc32(raw)):  # people may edit a header, and leave it out
                     raise ValueError("its checksum is another")
-                if raw.get("codec") == "safetensors":  # how the first stores were headed
-                    raw["codec"] = "none"
                 return cls(**raw)
         except (*MALFORMED, StoreError) as error:
             raise StoreError(f"{where} does not describe a log store ({error}).") from error
@@ -102,7 +96,7 @@ class Header:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Whose logs these are, as `check` compares it."""
+        """The fields that `check` compares."""
         return {name: getattr(self, name) for name in ("model", "embedder", "dim", "dtype", "codec")}
 
     def to_json(self) -> bytes:
@@ -111,14 +105,14 @@ class Header:
         return (json.dumps({**head, "crc32": _crc32(head)}, indent=2, sort_keys=True) + "\n").encode()
 
     def write(self, folder: Path) -> None:
-        """Write `store.json` so that it is there whole or not at all; raises StoreError if that fails."""
+        """Write `store.json` atomically; raises StoreError if that fails."""
         try:
             files.write(folder / NAME, self.to_json())
         except OSError as error:
             raise StoreError(f"No log store can be made at {folder} ({error}).") from error
 
     def check(self, where: Path | str, **expected: Any) -> None:
-        """Compare with what the caller works with (None: whatever it is); raises StoreMismatch, naming both sides."""
+        """Compare with the caller's values (None: any); raises StoreMismatch, naming both sides."""
         for name, wanted in expected.items():
             if wanted is None:
                 continue

@@ -1,4 +1,4 @@
-"""A store that has to hold certain logs: what it lacks is added, what it holds besides goes."""
+"""Synchronisation of a store with a list of logs: missing ones are added, others deleted."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lagkit.util.errors import StoreMismatch
 def hold(
     store: Store, logs: Sequence[Trace], ours: Callable[[Trace], bool], embed: Callable[[Sequence[str]], Vectors]
 ) -> list[str]:
-    """Bring a store to hold these logs and no others; returns the ids of those that went.
+    """Make a store hold these logs and no others; returns the ids of those that were deleted.
 
-    A log that is judged otherwise now (`Trace.correct`) gives way to itself, and is encoded anew. What is new comes
-    last, in the order of `logs`. Raises StoreMismatch as `check`.
+    A log whose verdict (`Trace.correct`) has changed is replaced, and is encoded anew. New logs come last, in the
+    order of `logs`. Raises StoreMismatch as `check`.
     """
     wanted = {trace.id: trace for trace in logs}
     check(store, lambda log: log.id in wanted or ours(log))
@@ -30,7 +30,7 @@ def hold(
 
 
 def check(store: Store, ours: Callable[[Trace], bool]) -> None:
-    """Raise StoreMismatch if a store holds logs that are not `ours`: they are somebody else's."""
+    """Raise StoreMismatch if a store holds logs that are not `ours`."""
     if other := [log for log in store.traces() if not ours(log)]:
         questions = ", ".join(sorted({log.question_id for log in other[:3]}))
         raise StoreMismatch(

@@ -1,4 +1,4 @@
-"""Which logs a listing has: what they are filtered by."""
+"""The filter of a listing of logs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Filter:
     nbytes: Limits | None = None
 
     def fits(self, correct: bool | None, rounds: int, nbytes: int) -> bool:
-        """Whether a log is among those that are wanted."""
+        """Whether a log matches."""
         return (
             self.right in ("", JUDGED[correct])
             and (self.rounds is None or self.rounds[0] <= rounds <= self.rounds[1])

@@ -1,4 +1,4 @@
-"""Load a log's KV or compute it again: whichever is sooner there, from what was measured of the disk and the model."""
+"""Load or recompute a log's KV: whichever is faster, by the measured rates of the store and the model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PREFILLED = 256  # tokens that are read to measure a model
 
 @dataclass(frozen=True)
 class Rates:
-    """How fast a machine is: `prefill` in tokens a second, `read` in bytes a second after `latency` seconds."""
+    """Rates of a machine: `prefill` in tokens per second, `read` in bytes per second after `latency` seconds."""
 
     prefill: float
     read: float
@@ -43,15 +43,15 @@ class Rates:
         return tokens / self.prefill
 
     def way(self, tokens: int, nbytes: int) -> Way:
-        """The sooner of the two; loading, where they are equal."""
+        """The faster of the two; loading, if they are equal."""
         return "load" if self.load_s(nbytes) <= self.recompute_s(tokens) else "recompute"
 
 
 def measure_rates(lm: LM, store: Store) -> Rates:
     """The rates of this model and this store, as they are now: what the system has in memory is read from there.
 
-    Up to 16 blocks are read once each, checksums included. Latency is told from their bytes where blocks of very
-    different sizes are among them, and counts as part of the rate where not. Raises StoreError if there is no block.
+    Up to 16 blocks are read once each, checksums included. Latency is fitted where their sizes
+    differ by more than a factor of two, and is part of the rate otherwise. Raises StoreError if there is no block.
     """
     rows = _blocks(store)
     if not rows:
@@ -105,7 +105,7 @@ def decisions(rates: Mapping[str, Mapping[str, Rates]], sizes: Sequence[Size]) -
     """What a planner decides: a row for each place and each log of a model that the place has rates for.
 
     rates: place -> model -> rates. Columns: `place`, `log`, `way`, `load_ms`, `recompute_ms`, and `gain`, how many
-    times sooner the better way is.
+    times faster the better way is.
     """
     rows = []
     for place, of_models in rates.items():

@@ -38,8 +38,8 @@ class StoredLogs(Store):
         self._files = BlockFiles(folder, header.codec)
         self._db = Database(folder, write)
         # Of hashed words codes miss too much, 6% of the three nearest of 33,000 sentences (benchmarks/search_words.py).
-        codable = not header.embedder.startswith("hash-")
-        self._vectors = LogVectors(Embeddings(self._db, header.dim), codable=codable, write=write)
+        dense = not header.embedder.startswith("hash-")
+        self._vectors = LogVectors(Embeddings(self._db, header.dim), quantise=dense, write=write)
 
     @property
     def ids(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Embedders, and the search of passages by meaning; logs are searched by their store with the same index."""
+"""Embedders, and the index of passages."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Embedder(Protocol):
 class HashEmbedder:
     """Counts of hashed words: a lexical baseline that needs no model.
 
-    Function words count only in a text that has no others; a text without words is the zero vector. Words that share
-    one of the `dim` numbers are taken for each other.
+    Function words count only in a text that has no others; a text without words is the zero vector. Words may collide
+    in one of the `dim` numbers.
     """
 
     def __init__(self, dim: int = 4096) -> None:
@@ -74,8 +74,8 @@ class HashEmbedder:
 class SentenceEmbedder:
     """A sentence-transformers model, with its query prompt for queries where it has one.
 
-    A text that is longer than the model reads is embedded in windows, whose mean, weighted by their lengths, is its
-    vector: else texts that differ only behind the first few hundred tokens would be one.
+    A text longer than the model's limit is embedded in windows; its vector is their mean, weighted by their lengths.
+    Truncated texts that differ only after the limit would have equal vectors.
     """
 
     def __init__(self, model: SentenceTransformer, name: str) -> None:
@@ -129,7 +129,7 @@ def _mean(vectors: Vectors, windows: Sequence[str]) -> Vectors:
 
 
 class CachedEmbedder:
-    """Asks `embedder` only for texts that `path` does not hold yet, and shows progress when they are many."""
+    """An embedder with a cache at `path`; shows progress for many texts."""
 
     def __init__(self, embedder: Embedder, path: Path) -> None:
         self._embedder = embedder
@@ -191,7 +191,7 @@ def load_embedder(name: str | Path = "minilm", device: str = "cpu") -> Embedder:
 
 
 def _label(name: str | Path) -> str:
-    """What an embedder's vectors are known by: a folder's content may change, so its weights are part of the name."""
+    """The name of an embedder's vectors: for a folder, whose content may change, with a hash of its weights."""
     folder = at(name)
     weights = folder / "model.safetensors"
     if not weights.is_file():
@@ -226,7 +226,7 @@ class PassageIndex:
     def search(self, vectors: Vectors, k: int, offset: int = 0) -> list[list[Hit]]:
         """For each query vector [n, dim], hits number `offset` .. `offset + k`, the most similar first.
 
-        Passages never change, and variants that are compared ask the same things: what was found is remembered.
+        Results are cached: passages never change, and the variants of a comparison search for the same queries.
         """
         if len(self._found) > _REMEMBERED:
             self._found.clear()

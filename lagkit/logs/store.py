@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from lagkit.logs import codes, database, upkeep
-from lagkit.logs.archive import Archive
+from lagkit.logs import database, quantised, upkeep
 from lagkit.logs.base import Store
-from lagkit.logs.batch import Batch, LogRow, Packed
-from lagkit.logs.files import BlockRow, block_name
+from lagkit.logs.batch import Batch, LogRow
+from lagkit.logs.files import BlockRow, NewBlock, block_name
 from lagkit.logs.header import NAME, Header
 from lagkit.logs.reading import StoredLogs
-from lagkit.model.kv import KVBlock
 from lagkit.util.errors import StoreError, StoreExists, StoreFull, StoreLocked
-from lagkit.util.paths import at, file_size, refuse_links
+from lagkit.util.paths import file_size, refuse_links
 
 __all__ = ["LogStore", "Store"]
 
@@ -42,7 +39,7 @@ class LogStore(StoredLogs):
         """Use `create` or `open`."""
         super().__init__(folder, head, write=lock is not None)
         self._lock = lock
-        self._closed = self._counted = False
+        self._counted = False
         # Files that may have no row: written and not yet committed, or just deleted.
         self._loose: set[str] = set()
 
@@ -99,9 +96,9 @@ class LogStore(StoredLogs):
             raise
 
     def close(self) -> None:
-        """Give the store back; a second time does nothing.
+        """Close the store; a second time does nothing.
 
-        Before that, a writer of many logs leaves behind what makes the next search start quickly, unless it is there.
+        Before that, a writer of many logs writes the codes from which the next search starts, unless they are there.
         """
         try:
             if not self._closed:
@@ -112,7 +109,7 @@ class LogStore(StoredLogs):
     def __exit__(self, *failure: object) -> None:
         if failure[0] is None:
             self.close()
-        else:  # at once: who interrupts does not want to wait
+        else:  # at once: an interruption must not wait for codes
             self._release()
 
     def _release(self) -> None:
@@ -121,23 +118,14 @@ class LogStore(StoredLogs):
         if self._lock is not None:
             self._lock.release()
 
-    def _batch(self) -> Batch:
-        return Batch(self._commit, COMMIT_EVERY)
+    def _batch(self, *, whole: bool = False) -> Batch:
+        return Batch(self._commit, float("inf") if whole else COMMIT_EVERY)
 
-    def _put(self, batch: Batch, rows: list[LogRow], log: str, blocks: Mapping[str, KVBlock]) -> None:
-        batch.put(rows, self._write_blocks(log, blocks))
-
-    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
-        with self._writing(), self._batch() as batch:
-            for log, content in logs:
-                lacking = [block for block in log.blocks if self.find(log.id, block.key) is None]
-                for block in lacking:
-                    what = f"Block {block.key!r} of log {log.id}"
-                    sha256, _ = self._files.adopt(io.BytesIO(content(block)), block.bytes, what)
-                    self._loose.add(sha256)
-                    if sha256 != block.sha256:
-                        raise StoreError(f"{what} is not what its row says: verify() the store that it comes from.")
-                batch.put([(log.id, log.embedding, log.trace)], [(log.id, block) for block in lacking])
+    def _put(self, batch: Batch, rows: list[LogRow], blocks: list[NewBlock]) -> None:
+        for block in blocks:
+            self._loose.add(block.row.sha256)
+            self._files.put(block)
+        batch.put(rows, [(block.log, block.row) for block in blocks])
 
     def delete(self, logs: Iterable[str]) -> None:
         with self._writing():
@@ -154,22 +142,23 @@ class LogStore(StoredLogs):
         upkeep.check_bound(max_bytes)
         with self._writing():
             self._files.demand(self._db.read("SELECT 1 FROM blocks LIMIT 1") != [])
-            gone = [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
-            rows = list(upkeep.row_problems(self._db, self.dim))
+            gone = self._removed(upkeep.orphans(self._db, self._files))
+            gone += [(*problem, 0) for problem in upkeep.row_problems(self._db, self.dim)]
             upkeep.delete_damaged_rows(self._db)
             damaged = list(upkeep.block_problems(self._db, self._files))
             codes = list(upkeep.code_problems(self.path, self.dim))
             upkeep.delete_blocks(self._db, {Path(problem.file).stem for problem in damaged})
-            gone += [(*problem, 0) for problem in rows]
-            gone += [(*problem, self._files.remove(problem.file)) for problem in damaged]
-            gone += [(*problem, self._files.remove(problem.file)) for problem in codes]
-            gone += [(*orphan, self._files.remove(orphan.file)) for orphan in upkeep.orphans(self._db, self._files)]
+            gone += self._removed([*damaged, *codes])
+            gone += self._removed(upkeep.orphans(self._db, self._files))
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
                 why = f"was the oldest in a store above {max_bytes:,} bytes"
                 gone += [("", old.log, why, old.bytes) for old in self._delete_oldest(excess)]
             self._db.reclaim()
         return pd.DataFrame(gone, columns=[*upkeep.Problem._fields, "bytes"])
+
+    def _removed(self, problems: Iterable[upkeep.Problem]) -> list[tuple[str, str, str, int]]:
+        return [(*problem, self._files.remove(problem.file)) for problem in problems]
 
     def evict(self, max_bytes: int) -> list[str]:
         """See `Store.evict`. What is counted are blocks, database and codes.
@@ -181,10 +170,9 @@ class LogStore(StoredLogs):
         upkeep.check_bound(max_bytes, "capped at")
         with self._writing():
             if not self._counted:
-                for orphan in upkeep.orphans(self._db, self._files):
-                    self._files.remove(orphan.file)
+                self._removed(upkeep.orphans(self._db, self._files))
                 self._counted = True
-            held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / codes.NAME)
+            held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / quantised.NAME)
             gone = self._delete_oldest(held - max_bytes)
             if gone:
                 self._db.trim()
@@ -212,43 +200,14 @@ class LogStore(StoredLogs):
         self._tidy()  # at once: what comes next may need the room
         return gone
 
-    def import_archive(self, path: str | Path) -> list[str]:
-        with self._writing(), Archive(at(path)) as archive:
-            archive.header.check(path, **self.header.identity)
-            rows = [self._row(trace, vector) for trace, vector in zip(archive.traces, archive.embeddings, strict=True)]
-            new = [
-                (id, block)
-                for (id, _, _), blocks in zip(rows, archive.blocks, strict=True)
-                for block in blocks
-                if not self._is_sound(id, block.key)
-            ]
-            for block in {block.sha256: block for _, block in new}.values():
-                self._loose.add(block.sha256)
-                archive.place(block, self._files)
-            self._commit(rows, new)
-        return [id for id, _, _ in rows]
-
     def _tidy(self) -> None:
-        """Leave no file without a row."""
+        """Remove files that have no row."""
         loose, self._loose = self._loose, set()
         for sha256 in loose:
             if not self._db.read("SELECT 1 FROM blocks WHERE sha256 = ?", sha256):
                 self._files.remove(block_name(sha256))
 
-    def _write_blocks(self, log: str, blocks: Mapping[str, KVBlock]) -> list[tuple[str, BlockRow]]:
-        """Put the blocks that a log lacks on disk; their rows are for `_commit`."""
-        rows = []
-        for key, block in blocks.items():
-            what = self._checked(log, key, block)
-            if self._is_sound(log, key):
-                continue
-            sha256, nbytes = self._files.save(block, what)
-            self._loose.add(sha256)
-            rows.append((log, BlockRow(key, len(block), nbytes, sha256)))
-        return rows
-
     def _is_sound(self, log: str, key: str) -> bool:
-        """Whether a log has a block whose file is what was stored."""
         row = self.find(log, key)
         if row is not None and self._files.flaw(row.sha256, row.bytes):
             self._loose.add(row.sha256)
@@ -256,7 +215,7 @@ class LogStore(StoredLogs):
         return row is not None
 
     def _commit(self, logs: list[tuple[str, bytes, str]], blocks: list[tuple[str, BlockRow]]) -> None:
-        """The rows of logs and blocks, all or none."""
+        """Insert the rows of logs and blocks in one transaction."""
         if not logs and not blocks:
             return
         needed = sum(len(vector) + len(trace) for _, vector, trace in logs) + 100 * len(blocks)

@@ -1,4 +1,4 @@
-"""Looking a store over: what is wrong in it, and which logs must go to make it smaller."""
+"""Problems of a store in a folder, and the eviction of its oldest logs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lagkit.logs import codes
+from lagkit.logs import quantised
 from lagkit.logs.database import NAME as DATABASE
 from lagkit.logs.database import SOUND_BLOCK, SOUND_JSON, SOUND_LOG, SOUND_TRACE, Database
 from lagkit.logs.files import BlockFiles, block_name
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
 
 
 def problems(db: Database, files: BlockFiles, dim: int) -> Iterator[Problem]:
-    """Everything that is wrong, after reading every byte of the store."""
+    """All problems of a store, every byte of which is read."""
     yield from block_problems(db, files)
     yield from orphans(db, files)
     yield from code_problems(files.folder, dim)
@@ -51,15 +51,15 @@ def block_problems(db: Database, files: BlockFiles) -> Iterator[Problem]:
 def orphans(db: Database, files: BlockFiles) -> Iterator[Problem]:
     """Files that no log names: an interrupted write left them."""
     known = {block_name(sha256) for (sha256,) in db.read(f"SELECT DISTINCT sha256 FROM blocks WHERE {SOUND_BLOCK}")}
-    unfinished = {path.name for path in files.folder.glob(f"{codes.NAME}.*")}
+    unfinished = {path.name for path in files.folder.glob(f"{quantised.NAME}.*")}
     for name in sorted((set(files.names()) | unfinished) - known):
         yield Problem(name, "", "is an orphan: no log names this file")
 
 
 def code_problems(folder: Path, dim: int) -> Iterator[Problem]:
-    """Codes for searching that are not what was written; the store works without them."""
-    if flaw := codes.Codes.flaw(folder, dim):
-        yield Problem(codes.NAME, "", flaw)
+    """Damaged codes of the quantised search; the store works without them."""
+    if flaw := quantised.flaw(folder, dim):
+        yield Problem(quantised.NAME, "", flaw)
 
 
 def row_problems(db: Database, dim: int) -> Iterator[Problem]:
@@ -154,6 +154,6 @@ def _files_of(db: Database, seq: int) -> set[tuple[str, int, bool]]:
 
 
 def check_bound(max_bytes: int | None, what: str = "pruned to") -> None:
-    """Raises StoreError for a size that no store can be `what`."""
+    """Raise StoreError for a negative size."""
     if max_bytes is not None and max_bytes < 0:
         raise StoreError(f"A store cannot be {what} {max_bytes} bytes; give 0 or more.")

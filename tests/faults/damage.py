@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lagkit.logs import codes
+from lagkit.logs import quantised
 from lagkit.logs.store import LogStore
 from tests.faults.kills import WORK, importing, prepared
 from tests.faults.kinds import kind, refusal
@@ -82,7 +82,7 @@ def _damaged_codes(rng: random.Random, folder: Path) -> str:
     with few_are_many():
         path = prepared(folder)
         LogStore.open(path, write=True).close()
-        file, sound = path / codes.NAME, (path / codes.NAME).read_bytes()
+        file, sound = path / quantised.NAME, (path / quantised.NAME).read_bytes()
         how, holds = rng.choice(["torn", "rotten", "missing", "stale"]), both(FIRST)
         if how == "stale":
             with LogStore.open(path, write=True) as store:
@@ -93,14 +93,14 @@ def _damaged_codes(rng: random.Random, folder: Path) -> str:
             holds = both([i for i in (*FIRST, *new) if i not in gone])
         else:
             {"torn": tear, "rotten": flip, "missing": lambda _, file: file.unlink()}[how](rng, file)
-        named = [codes.NAME] if codes.Codes.flaw(path, DIM) else []
+        named = [quantised.NAME] if quantised.flaw(path, DIM) else []
         assert named or how != "torn" or not file.exists(), "torn codes were taken for whole ones"
         with LogStore.open(path) as store:
             for i in holds:
                 found = store.search(vector(i)[None], 1)
                 assert found == store.search(vector(i)[None], 1, exact=True), f"log {i} is not found by its codes"
         look_over(path, [holds], damaged=named)
-        codes.Codes.load(path, DIM)
+        quantised.QuantisedIndex.load(path, DIM)
     return f"{how}: " + ("named and made anew" if named else "made anew or brought up to date")
 
 

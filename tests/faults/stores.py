@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from lagkit.logs import coded, codes, vectors
+from lagkit.logs import quantised, vectors
 from lagkit.logs.files import block_name
 from lagkit.logs.store import LogStore
 from lagkit.util.errors import DamagedBlock, StoreError
@@ -133,7 +133,7 @@ def clean(store: LogStore, holds: Holds) -> None:
     assert held(store) == holds, "prune changed what is held"
     files = {path.name for path in store.path.iterdir()}
     usual = {"store.json", "logs.sqlite", "logs.sqlite-wal", "logs.sqlite-shm", "write.lock", "kv"}
-    assert files <= usual | {codes.NAME}, files
+    assert files <= usual | {quantised.NAME}, files
     for i in holds:
         assert store.search(vector(i)[None], 1)[0][0].id == trace(i).id, f"log {i} is not found"
     [new] = fill(store, [99])
@@ -144,7 +144,7 @@ def clean(store: LogStore, holds: Holds) -> None:
 @contextmanager
 def few_are_many() -> Iterator[None]:
     """A handful of logs is searched by codes, of which five are looked at more closely."""
-    with patch.object(vectors, "CODED_FROM", 2), patch.multiple(coded, WIDTH=5, SPARE=1):
+    with patch.object(vectors, "QUANTISED_FROM", 2), patch.multiple(quantised, WIDTH=5, SPARE=1):
         yield
 
 

@@ -200,7 +200,7 @@ def test_a_run_whose_store_is_on_s3_gives_the_same(bucket, server, tmp_path, mon
 
 def test_a_runs_store_is_a_place_without_credentials(tmp_path):
     for store, said in (
-        (f"s3://{KEY}:{SECRET}@bucket/x", "credentials and endpoint belong into environment variables"),
+        (f"s3://{KEY}:{SECRET}@bucket/x", "credentials and endpoint belong in environment variables"),
         ("ftp://x/y", "is no place for a store"),
     ):
         with pytest.raises(ConfigError, match=f"store: .*{said}") as error:

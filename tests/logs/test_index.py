@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.logs.index import VectorIndex, exact_scores
+from lagkit.logs.index import VectorIndex
 from lagkit.util.errors import DataError
 
 # Few distinct integer vectors: many equal scores, all exact in float32.
@@ -121,17 +121,6 @@ def test_a_large_batch_is_searched_in_pieces(monkeypatch):
     whole = hits(index, queries, 7)
     monkeypatch.setattr("lagkit.logs.index._SCORES", 120)
     assert hits(index, queries, 7) == whole == [hits(index, query[None], 7)[0] for query in queries]
-
-
-def test_exact_scores_are_those_of_a_search():
-    rng = np.random.default_rng(0)
-    for dim in (4, 384, 1000):
-        vectors, [query] = dense(rng, 40, dim), dense(rng, 1, dim)
-        index = VectorIndex(dim)
-        index.add([str(i) for i in range(40)], vectors)
-        [found] = index.search(query[None], 40)
-        scores = exact_scores(query, vectors)
-        assert {hit.id: hit.score for hit in found} == {str(i): float(score) for i, score in enumerate(scores)}
 
 
 def test_empty_index_finds_nothing():

@@ -6,11 +6,11 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from lagkit.logs.store import LogStore
-from lagkit.model.kv import KVBlock
 from lagkit.util.errors import StoreError, StoreLocked
 from tests.helpers.killed import clean, die_at_sync, needs_forks
 from tests.helpers.stores import files_of, fill, kv, new_store, same, trace, vector
@@ -123,7 +123,7 @@ def writer_that_dies(path, step):
 
     with LogStore.open(path, write=True) as store:
         store._commit = counted(store._commit)
-        os.fsync, os.replace, KVBlock.save = counted(os.fsync), counted(os.replace), counted(KVBlock.save)
+        os.fsync, os.replace, Path.write_bytes = counted(os.fsync), counted(os.replace), counted(Path.write_bytes)
         store.add(trace(2), vector(2), {"a": kv(2), "b": kv(3)})
     os._exit(0)
 
@@ -146,7 +146,7 @@ def test_a_kill_at_each_step_of_adding_leaves_all_or_nothing(store):
             assert len(after) == 1
             orphans.append(len(after.prune()))
             assert len(files_of(after)) == 1
-    # Two blocks of save, sync, rename, sync of one or two folders; then the rows.
+    # Two blocks of write, sync, rename, sync of one or two folders; then the rows.
     assert child.exitcode == 0
     assert orphans[0] == 0
     assert orphans[-1] == 2

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lagkit.logs import database
 from lagkit.logs.header import Header
 from lagkit.logs.listing import Filter
 from lagkit.logs.retrieve import HashEmbedder
@@ -100,14 +99,6 @@ def test_a_search_lists_the_nearest_of_those_that_are_wanted(store, wanted):
     assert found["cosine"].is_monotonic_decreasing
     page = search_table(store, EMBEDDER, "Who is number 7?", k=3, offset=2, right=wanted.right, rounds=wanted.rounds)
     assert page.equals(found.iloc[2:5])
-
-
-def test_a_store_of_an_older_schema_gets_its_facts(tmp_path, monkeypatch):
-    monkeypatch.setattr(database, "MIGRATIONS", database.MIGRATIONS[:3])
-    filled(tmp_path / "store", 9).close()
-    monkeypatch.undo()
-    with Store.open(tmp_path / "store", write=True) as store:
-        assert store.matching(Filter("wrong")) == plainly(store, Filter("wrong"))
 
 
 def test_the_explorer_reads_a_page_of_traces_and_no_more(tmp_path, monkeypatch):

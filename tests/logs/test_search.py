@@ -16,7 +16,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from lagkit.logs import database
 from lagkit.logs.base import Store
 from lagkit.types import Hit
 from lagkit.util.errors import EmptyStore, StoreError
@@ -104,31 +103,6 @@ def test_deletions_are_followed_one_by_one(store):
         assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {trace(i).id for i in left}
         assert reader._vectors._index is index
         assert again == [ids[3]]
-
-
-@pytest.mark.parametrize("harm", ["UPDATE deleted SET id = 'x'", "DELETE FROM deleted", "UPDATE logs SET crc = 1"])
-def test_deletions_that_are_not_known_any_more_make_the_index_anew(folder_store, harm):
-    ids = fill(folder_store, range(4))
-    folder_store.search(vector(1)[None], 1)
-    with folder_store._db.transaction() as connection:
-        if "logs" in harm:
-            connection.execute(harm)
-        connection.execute("DELETE FROM logs WHERE id = ?", (ids[0],))
-        connection.execute(harm)
-        connection.execute("UPDATE logs SET crc = " + database.SOUND_LOG.partition(" IS ")[2])
-    before = folder_store._vectors._index
-    assert {hit.id for hit in folder_store.search(vector(1)[None], 9)[0]} == set(ids[1:])
-    assert folder_store._vectors._index is not before
-
-
-def test_only_the_last_deletions_are_kept(folder_store):
-    fill(folder_store, [0])
-    folder_store.search(vector(0)[None], 1)
-    for start in range(1, 1200, 400):
-        folder_store.delete(fill(folder_store, range(start, start + 400)))
-    [(rows, last)] = folder_store._db.read("SELECT count(*), max(number) FROM deleted")
-    assert (rows, last) == (database.FOLLOWED, 1200)
-    assert [hit.id for hit in folder_store.search(vector(0)[None], 9)[0]] == [trace(0).id]
 
 
 class StoreAgainstDict(RuleBasedStateMachine):

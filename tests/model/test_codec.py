@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
@@ -230,21 +229,6 @@ def test_another_codec_than_the_stores_is_refused(tmp_path):
     with pytest.raises(StoreError, match="'int4' is no codec of KV blocks; give one of none, int8"):
         new_store(tmp_path / "other", codec="int4")
     assert not (tmp_path / "other" / "store.json").exists()
-
-
-def test_readers_that_know_no_codec_can_read_all_that_they_understand(tmp_path):
-    """Format 1 is what they take: uncompressed stores stay that, and an int8 one is refused by them."""
-    for codec, number in (("none", 1), ("int8", 2)):
-        new_store(tmp_path / codec, codec=codec).close()
-        head = json.loads((tmp_path / codec / "store.json").read_text())
-        assert (head["format"], head["codec"]) == (number, codec)
-    path = tmp_path / "none" / "store.json"
-    for old in ("safetensors", None):
-        head = {**json.loads(path.read_text()), "codec": old, "crc32": None}
-        path.write_text(json.dumps({name: value for name, value in head.items() if value is not None}))
-        with LogStore.open(path.parent, codec="none", write=True) as store:
-            fill(store, [len(store)])
-            assert (store.codec, store.verify().empty) == ("none", True)
 
 
 def test_an_int8_run_gives_the_answers_of_an_uncompressed_one(tmp_path):

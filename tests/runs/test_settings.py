@@ -13,8 +13,8 @@ import torch
 
 from lagkit.agent import context as augment
 from lagkit.logs import vectors
-from lagkit.logs.coded import CodedLogs
 from lagkit.logs.planner import Rates
+from lagkit.logs.quantised import QuantisedSearch
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
 from lagkit.model.context import Context, Generation
@@ -247,8 +247,8 @@ def test_the_best_log_stands_first_or_last(base, changed):
 @shows("search")
 def test_an_exact_search_asks_no_codes(tmp_path, lm, monkeypatch):
     """A store counts as large from four logs on, and its codes find nothing."""
-    monkeypatch.setattr(vectors, "CODED_FROM", 4)
-    monkeypatch.setattr(CodedLogs, "search", lambda self, rows, *_: [[] for _ in rows])
+    monkeypatch.setattr(vectors, "QUANTISED_FROM", 4)
+    monkeypatch.setattr(QuantisedSearch, "search", lambda self, rows, *_: [[] for _ in rows])
     words = HashEmbedder()
     words.name = "words-4096"  # stores of hashed words have no codes
     found = {}

@@ -1,4 +1,4 @@
-"""Files on the local disk of what an object store holds: so many bytes at most, the longest unused go first.
+"""A cache of an object store's files on the local disk: limited in bytes, least recently used first out.
 
 A file is named by the sha256 of its content, so stores and processes share one folder, and nothing in it grows stale.
 """
@@ -42,7 +42,7 @@ class DiskCache:
 
     @classmethod
     def of(cls, uri: str) -> DiskCache:
-        """The user's own for an object store, `$LAGKIT_STORE_CACHE` bytes large; for a local folder one of 0 bytes.
+        """The user's cache for an object store, of `$LAGKIT_STORE_CACHE` bytes; for a local folder one of 0 bytes.
 
         Raises ConfigError if the variable is no whole number.
         """
@@ -52,7 +52,7 @@ class DiskCache:
         return cls(lagkit_home() / "store-cache", int(told) if "://" in uri else 0)
 
     def get(self, sha256: str) -> bytes | None:
-        """The content with this sha256, which now counts as just used; a damaged file is removed."""
+        """The content with this sha256, marked as just used; None if it is not cached. A damaged file is removed."""
         if not self.limit or not is_digest(sha256):
             return None
         path = self._path(sha256)

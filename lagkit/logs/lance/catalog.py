@@ -1,4 +1,4 @@
-"""What is in a store's tables, in memory: read once, then followed, so that the hot paths ask for nothing twice."""
+"""Catalogs of a store's tables in memory: read once, then updated, to save requests to the object store."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from lagkit.logs.embeddings import PAGE, Matrix, matrix
+from lagkit.logs.embeddings import PAGE, Matrix, Seqs, matrix
 from lagkit.logs.lance.refusals import Lost
 from lagkit.logs.lance.schema import BlockEntry, LogEntry, crc, embedding_crc
 from lagkit.logs.lance.tables import Table
 from lagkit.util.paths import is_digest
 
 Entry = TypeVar("Entry", LogEntry, BlockEntry)
-# Seconds for which what is not there is believed not to be there: whoever asks for a thousand blocks asks once.
+# Seconds for which a missing entry is taken to be missing: a look-up of a thousand missing blocks makes one request.
 FRESH = 0.5
 
 
@@ -48,11 +48,12 @@ class Catalog(Generic[Entry]):
         with self._turn:
             looked, version = time.monotonic(), self.table.latest()
             if version != self._version:
-                rows, before = self._tail(), self.entries
+                rows = self._tail()
                 if rows is None:
                     self._forget()
-                    self._take(self._all())
-                    self._went(before)
+                    for part in self._all():
+                        self._take(part)
+                    self._went()
                 else:
                     self._take(rows)
             self._looked, self._version = looked, version
@@ -69,13 +70,12 @@ class Catalog(Generic[Entry]):
                 self.sync()
 
     def stale(self) -> None:
-        """Note that this process has changed the table."""
+        """Mark as changed by this process."""
         self._looked = float("-inf")
 
     def drop(self, rowids: Collection[int]) -> None:
         """Forget rows that this process has deleted; the next `sync` tells whether that was all that changed."""
         with self._turn:
-            before: list[Entry] = self.entries
             kept: list[Entry] = [entry for entry in self.entries if entry.rowid not in rowids]
             damaged: list[tuple[int, str]] = [(rowid, what) for rowid, what in self.damaged if rowid not in rowids]
             self._forget()
@@ -83,7 +83,7 @@ class Catalog(Generic[Entry]):
             for entry in kept:
                 self._note(entry)
             self._last = max([*(entry.rowid for entry in kept), *(rowid for rowid, _ in damaged)], default=-1)
-            self._went(before)
+            self._went()
             self.stale()
 
     def _tail(self) -> pa.Table | None:
@@ -97,31 +97,19 @@ class Catalog(Generic[Entry]):
             return None
         return found.slice(1) if found["_rowid"][0].as_py() == self._last else None
 
-    def _all(self) -> pa.Table:
+    def _all(self) -> list[pa.Table]:
         try:
-            return self.table.scan(self._columns)
+            return [self.table.scan(self._columns)]
         except Lost:
             rowids = self.table.scan([])["_rowid"].to_pylist()
             self._last = max(rowids, default=-1)
-            parts = list(self._piecewise(rowids))
-            return pa.concat_tables(parts) if parts else pa.table({"_rowid": pa.array([], pa.uint64())})
-
-    def _piecewise(self, rowids: Sequence[int]) -> Iterator[pa.Table]:
-        """What can be read of these rows; the others are noted."""
-        if not rowids:
-            return
-        try:
-            yield self.table.take(rowids, self._columns)
-        except Lost as error:
-            if len(rowids) == 1:
-                self.damaged.append((rowids[0], f"cannot be read: {error.flaw}"))
-                return
-            for half in (rowids[: len(rowids) // 2], rowids[len(rowids) // 2 :]):
-                yield from self._piecewise(half)
+            parts, lost = self.table.salvage(rowids, self._columns)
+            self.damaged += [(rowid, f"cannot be read: {flaw}") for rowid, flaw in lost.items()]
+            return parts
 
     def _take(self, rows: pa.Table) -> None:
         names = ("_rowid", *self._columns)
-        for row in zip(*(rows[name].to_pylist() for name in names), strict=True) if rows.num_rows else ():
+        for row in zip(*(rows[name].to_pylist() for name in names), strict=True):
             entry = self._kind(*row[:-1])
             if crc(entry) != row[-1]:
                 self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
@@ -135,8 +123,8 @@ class Catalog(Generic[Entry]):
     def _note(self, entry: Entry) -> None:
         raise NotImplementedError
 
-    def _went(self, before: list[Entry]) -> None:
-        """Called when entries may have gone; those of `before` were there."""
+    def _went(self) -> None:
+        """Called when entries may have gone, or come back."""
 
 
 class Logs(Catalog[LogEntry]):
@@ -144,9 +132,7 @@ class Logs(Catalog[LogEntry]):
 
     def __init__(self, table: Table, dim: int, folder: str) -> None:
         self.dim, self.folder = dim, folder
-        # What was deleted since this object followed the table, and before what number that is not known.
-        self._gone: list[str] = []
-        self._since = 0
+        self._changes = 0  # times that logs may have gone
         super().__init__(table, LogEntry)
 
     def _forget(self) -> None:
@@ -162,37 +148,27 @@ class Logs(Catalog[LogEntry]):
             self.look()
         return self.by_id.get(log) if isinstance(log, str) else None
 
-    def _went(self, before: list[LogEntry]) -> None:
-        known, now = {entry.rowid for entry in before}, {entry.rowid for entry in self.entries}
-        self._gone += [entry.id for entry in before if entry.rowid not in now]
-        if before and any(entry.rowid < before[-1].rowid and entry.rowid not in known for entry in self.entries):
-            # One came back that could not be read: an index would have to take it in between others.
-            self._gone.append("")
-            self._since = len(self._gone)
+    def _went(self) -> None:
+        self._changes += 1
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """See `Rows`."""
         with self._turn:
             self.sync()
             yield
 
     def deletions(self) -> int:
-        """See `Rows`."""
-        return len(self._gone)
+        return self._changes
 
-    def deleted(self, since: int, deletions: int) -> list[str] | None:
-        """See `Rows`."""
-        return self._gone[since:deletions] if since >= self._since else None
+    def seqs(self) -> Seqs:
+        return np.array([entry.rowid for entry in self.entries], np.int64)
 
     def all(self) -> Matrix:
-        """See `Rows`."""
         with self.snapshot():
             found = [vectors for _, _, vectors in self.after(-1)]
         return np.concatenate(found) if found else matrix([], self.dim, self.folder)
 
     def after(self, seq: int) -> Iterator[tuple[list[int], list[str], Matrix]]:
-        """See `Rows`."""
         entries = self.entries[bisect_right(self.entries, seq, key=attrgetter("rowid")) :]
         for start in range(0, len(entries), PAGE):
             page = entries[start : start + PAGE]
@@ -205,20 +181,13 @@ class Logs(Catalog[LogEntry]):
     def embeddings(self, entries: Sequence[LogEntry]) -> dict[int, bytes | None]:
         """Embeddings by row id, of logs that were not deleted meanwhile; None for a damaged one."""
         ids = {entry.rowid: entry.id for entry in entries}
-        try:
-            rows = self.table.take(list(ids), ["embedding", "embedding_crc"])
-        except Lost:
-            if len(entries) == 1:
-                return {entries[0].rowid: None}
-            half = len(entries) // 2
-            return self.embeddings(entries[:half]) | self.embeddings(entries[half:])
-        found: dict[int, bytes | None] = {}
-        for rowid, vector, expected in zip(
-            *(rows[name] for name in ("_rowid", "embedding", "embedding_crc")), strict=True
-        ):
-            raw = vector.values.to_numpy(zero_copy_only=False).astype("<f4").tobytes() if vector.is_valid else b""
-            rowid = rowid.as_py()
-            found[rowid] = raw if embedding_crc(ids[rowid], raw) == expected.as_py() else None
+        parts, lost = self.table.salvage(list(ids), ["embedding", "embedding_crc"])
+        found: dict[int, bytes | None] = dict.fromkeys(lost)
+        for rows in parts:
+            columns = (rows["_rowid"].to_pylist(), rows["embedding"], rows["embedding_crc"].to_pylist())
+            for rowid, vector, expected in zip(*columns, strict=True):
+                raw = vector.values.to_numpy(zero_copy_only=False).astype("<f4").tobytes() if vector.is_valid else b""
+                found[rowid] = raw if embedding_crc(ids[rowid], raw) == expected else None
         return found
 
 

@@ -8,14 +8,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from lagkit.logs.archive import write_archive
 from lagkit.logs.base import Store
 from lagkit.logs.batch import Packed
 from lagkit.logs.files import BlockRow
 from lagkit.logs.header import Header
-from lagkit.logs.index import Vectors
 from lagkit.logs.lance import upkeep
 from lagkit.logs.lance.cache import DiskCache
 from lagkit.logs.lance.catalog import Blocks, Logs
@@ -26,7 +24,7 @@ from lagkit.logs.listing import Filter
 from lagkit.logs.upkeep import Problem
 from lagkit.logs.vectors import LogVectors
 from lagkit.model.kv import KVBlock
-from lagkit.types import Hit, Trace
+from lagkit.types import Trace
 from lagkit.util.errors import DamagedBlock, StoreError
 from lagkit.util.paths import at, refuse_links
 
@@ -50,9 +48,9 @@ class LanceLogs(Store):
                 if not Path(uri).is_dir():  # which LanceDB would make
                     raise FileNotFoundError(uri)
                 refuse_links(Path(uri), StoreError, depth=3)
-            self._place: Place | None = Place(uri)
-            logs = self._place.open(LOGS)
-            blocks = self._place.open(BLOCKS)
+            place = Place(uri)
+            logs = place.open(LOGS)
+            blocks = place.open(BLOCKS)
         except FileNotFoundError:
             raise StoreError(f"There is no log store at {uri}; make one with LanceStore.create.") from None
         told = (logs.schema.metadata or {}).get(HEADER, b"")
@@ -63,20 +61,16 @@ class LanceLogs(Store):
         self._known: dict[int, tuple[bool | None, int]] = {}  # a row's id and trace never change
 
     def close(self) -> None:
-        self._place = None
-
-    def _open(self) -> None:
-        if self._place is None:
-            raise StoreError(f"The log store at {self.path} was closed; open it again with LanceStore.open.")
+        self._closed = True
 
     @property
     def _logs(self) -> Logs:
-        self._open()
+        self._check_open()
         return self._log_rows
 
     @property
     def _blocks(self) -> Blocks:
-        self._open()
+        self._check_open()
         return self._block_rows
 
     def _entries(self) -> list[LogEntry]:
@@ -120,14 +114,10 @@ class LanceLogs(Store):
     def _texts(self, entries: Sequence[LogEntry]) -> dict[int, str | None]:
         """Traces as JSON by row id; None for one that is missing, or not what its sha256 says."""
         found: dict[int, str | None] = dict.fromkeys(entry.rowid for entry in entries)
-        try:
-            rows = self._logs.table.take(list(found), ["trace"])
-        except Lost:
-            if len(entries) == 1:
-                return found
-            half = len(entries) // 2
-            return self._texts(entries[:half]) | self._texts(entries[half:])
-        texts = dict(zip(rows["_rowid"].to_pylist(), rows["trace"].to_pylist(), strict=True))
+        parts, _ = self._logs.table.salvage(list(found), ["trace"])
+        texts = dict(
+            pair for rows in parts for pair in zip(*(rows[c].to_pylist() for c in ("_rowid", "trace")), strict=True)
+        )
         for entry in entries:
             text = texts.get(entry.rowid)
             if text is not None and hashlib.sha256(text.encode()).hexdigest() == entry.sha256:
@@ -180,27 +170,13 @@ class LanceLogs(Store):
             return b"", "is damaged: its content is not what was stored"
         return content, None
 
-    def search(
-        self,
-        vectors: ArrayLike,
-        k: int,
-        offset: int = 0,
-        exclude: Collection[str] = frozenset(),
-        exact: bool | None = None,
-    ) -> list[list[Hit]]:
-        self._open()
-        return super().search(vectors, k, offset, exclude, exact)
-
-    def embeddings(self) -> Vectors:
-        self._open()
-        return super().embeddings()
-
     def verify(self) -> pd.DataFrame:
         problems = [problem for problem, _ in upkeep.problems(self)]
         return pd.DataFrame(problems, columns=Problem._fields)
 
     def summary(self) -> pd.DataFrame:
-        rows = [(block.key, 1, block.tokens, block.bytes) for block in self._live_blocks()]
+        owned = (self._blocks.by_log.get(entry.id, {}).values() for entry in self._entries_with_blocks())
+        rows = [(block.key, 1, block.tokens, block.bytes) for blocks in owned for block in blocks]
         return pd.DataFrame(rows, columns=["key", "logs", "tokens", "bytes"]).groupby("key").sum()
 
     def sizes(self, logs: Collection[str] | None = None) -> pd.DataFrame:
@@ -250,15 +226,14 @@ class LanceLogs(Store):
         self._blocks.sync()
         return self._entries()
 
-    def _live_blocks(self) -> Iterator[BlockEntry]:
-        for entry in self._entries_with_blocks():
-            yield from self._blocks.by_log.get(entry.id, {}).values()
-
     @property
     def nbytes(self) -> int:
         """The bytes of all traces, embeddings and blocks; what LanceDB writes around them is not counted."""
-        blocks = sum(block.bytes for block in self._live_blocks())
-        return blocks + sum(entry.bytes + 4 * self.dim for entry in self._entries())
+        return sum(map(self._size, self._entries_with_blocks()))
+
+    def _size(self, entry: LogEntry) -> int:
+        """The bytes of a log with its blocks, as of the last look."""
+        return entry.bytes + 4 * self.dim + self._held_by(entry)
 
     def packed(self) -> Iterator[Packed]:
         entries = self._entries_with_blocks()

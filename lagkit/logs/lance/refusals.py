@@ -1,4 +1,4 @@
-"""What LanceDB and object stores say when they fail, as one sentence that says what to do, without what is secret."""
+"""Errors of LanceDB and object stores as lagkit's: one sentence that says what to do, without secrets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lagkit.util.secrets import scrub
 
 
 class Lost(StoreError):
-    """Something of the store is missing or not what was written; that it cannot be reached is another thing.
+    """Part of the store is missing or damaged.
 
     flaw: what is wrong, in a few words.
     """
@@ -22,7 +22,7 @@ class Lost(StoreError):
 
 
 class Conflict(StoreError):
-    """Others changed a table at the same time, again and again."""
+    """Other processes changed a table at the same time, even after all retries."""
 
 
 _STATUS = r"status(?: code)?: "

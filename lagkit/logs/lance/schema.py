@@ -1,4 +1,4 @@
-"""The two tables of a store: what their columns are, and the checksums in their rows.
+"""The schemas of a store's two tables, and the checksums of their rows.
 
 `logs`: a log a row, and in the schema's metadata the store's header. `blocks`: a KV block a row, whose bytes, those of
 a file of `KVBlock.save`, stand apart from the other columns.
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from lagkit.logs.batch import LogRow
 from lagkit.logs.database import crc32
-from lagkit.logs.files import BlockRow
+from lagkit.logs.files import BlockRow, NewBlock
 from lagkit.logs.header import Header
 
 LOGS, BLOCKS = "logs", "blocks"
@@ -26,7 +26,7 @@ _BLOB = {"lance-encoding:blob": "true"}
 
 
 class LogEntry(NamedTuple):
-    """What stands in memory of a log: sha256 and bytes are those of its trace as JSON."""
+    """A log in the catalog: sha256 and bytes are those of its trace as JSON."""
 
     rowid: int
     id: str
@@ -35,7 +35,7 @@ class LogEntry(NamedTuple):
 
 
 class BlockEntry(NamedTuple):
-    """What stands in memory of a block; `written` is in seconds since 1970, by the writer's clock."""
+    """A block in the catalog; `written` is in seconds since 1970, by the writer's clock."""
 
     rowid: int
     log: str
@@ -50,16 +50,8 @@ class BlockEntry(NamedTuple):
         return BlockRow(self.key, self.tokens, self.bytes, self.sha256)
 
 
-class NewBlock(NamedTuple):
-    """A block on its way into the store."""
-
-    log: str
-    row: BlockRow
-    content: bytes
-
-
 def logs_schema(header: Header) -> pa.Schema:
-    """Of the table `logs` of a store with this header."""
+    """The schema of the table `logs` of a store with this header."""
     fields = [
         pa.field("id", pa.string(), nullable=False, metadata=_KEY),
         ("sha256", pa.string()),
@@ -73,7 +65,7 @@ def logs_schema(header: Header) -> pa.Schema:
 
 
 def blocks_schema() -> pa.Schema:
-    """Of the table `blocks`."""
+    """The schema of the table `blocks`."""
     fields = [("log", pa.string()), ("key", pa.string()), ("tokens", pa.int64()), ("bytes", pa.int64())]
     fields += [("sha256", pa.string()), ("written", pa.int64()), ("crc", pa.int64())]
     return pa.schema([*fields, pa.field("data", pa.large_binary(), metadata=_BLOB)])

@@ -1,22 +1,20 @@
-"""The log store in LanceDB: all of it in two tables, on an object store or a disk, for any number of writers."""
+"""The log store in LanceDB: two tables, on an object store or a disk, for any number of writers."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 
-from lagkit.logs.archive import Archive
-from lagkit.logs.batch import Batch, LogRow, Packed
-from lagkit.logs.files import BlockRow
+from lagkit.logs.batch import Batch, LogRow
+from lagkit.logs.files import NewBlock
 from lagkit.logs.header import Header
 from lagkit.logs.lance import upkeep
 from lagkit.logs.lance.catalog import Catalog
@@ -26,7 +24,6 @@ from lagkit.logs.lance.schema import (
     BLOCKS,
     LOGS,
     BlockEntry,
-    NewBlock,
     block_rows,
     blocks_schema,
     log_rows,
@@ -34,9 +31,8 @@ from lagkit.logs.lance.schema import (
 )
 from lagkit.logs.lance.tables import Place
 from lagkit.logs.upkeep import Problem, check_bound
-from lagkit.model.kv import KVBlock
 from lagkit.util.errors import StoreError, StoreExists
-from lagkit.util.paths import at, refuse_links
+from lagkit.util.paths import refuse_links
 
 # add_many and put_blocks commit once so many seconds have passed or so many bytes wait: a commit takes some ten
 # requests, and a kill costs what waits.
@@ -81,28 +77,13 @@ class LanceStore(LanceLogs):
         store.header.check(place, **expected)
         return store
 
-    def _batch(self) -> Batch:
+    def _batch(self, *, whole: bool = False) -> Batch:
         return Batch(self._commit, COMMIT_EVERY, COMMIT_BYTES)
 
-    def _put(self, batch: Batch, rows: list[LogRow], log: str, blocks: Mapping[str, KVBlock]) -> None:
-        self._open()
-        new = []
-        for key, block in blocks.items():
-            what = self._checked(log, key, block)
-            if not self._is_sound(log, key):
-                content = self._pack(block, what)
-                row = BlockRow(key, len(block), len(content), hashlib.sha256(content).hexdigest())
-                new.append(NewBlock(log, row, content))
-        batch.put(rows, new, _waiting(rows, new))
-
-    def _pack(self, block: KVBlock, what: str) -> bytes:
-        try:
-            return block.dump(self.codec)
-        except ValueError as error:
-            raise StoreError(
-                f"{what} cannot be kept as {self.codec} ({error}): look at the model's keys and values, or use a store "
-                "with codec none."
-            ) from error
+    def _put(self, batch: Batch, rows: list[LogRow], blocks: list[NewBlock]) -> None:
+        self._check_open()
+        waiting = sum(len(embedding) + len(text) for _, embedding, text in rows)
+        batch.put(rows, blocks, waiting + sum(len(block.content) for block in blocks))
 
     def _is_sound(self, log: str, key: str) -> bool:
         """Whether the store has a block, of a log that is there or about to come, that is what was stored."""
@@ -137,14 +118,6 @@ class LanceStore(LanceLogs):
     def _tidy(self) -> None:
         """Nothing: what was not committed is not seen."""
 
-    def put_packed(self, logs: Iterable[tuple[Packed, Callable[[BlockRow], bytes]]]) -> None:
-        with self._writing(), self._batch() as batch:
-            for log, content in logs:
-                lacking = [row for row in log.blocks if self._blocks.find(log.id, row.key) is None]
-                new = [NewBlock(log.id, row, content(row)) for row in lacking]
-                rows = [(log.id, log.embedding, log.trace)]
-                batch.put(rows, new, _waiting(rows, new))
-
     def delete(self, logs: Iterable[str]) -> None:
         with self._writing():
             logs = [logs] if isinstance(logs, str) else list(dict.fromkeys(logs))
@@ -177,10 +150,8 @@ class LanceStore(LanceLogs):
             self._remove(logs, blocks)
             self._remove([], self._blocks.doubles)
             if max_bytes is not None:
-                old = upkeep.oldest(self, max_bytes)
                 why = f"was the oldest in a store above {max_bytes:,} bytes"
-                gone += [("", entry.id, why, upkeep.size(self, entry)) for entry in old]
-                self._remove(old, [])
+                gone += [("", log, why, size) for log, size in self._remove_oldest(max_bytes)]
             self._compact(self._logs)
             # To write all blocks anew takes its time.
             if gone or self._blocks.has_holes or self.nbytes < SMALL:
@@ -190,27 +161,22 @@ class LanceStore(LanceLogs):
     def evict(self, max_bytes: int) -> list[str]:
         check_bound(max_bytes, "capped at")
         with self._writing():
-            old = upkeep.oldest(self, max_bytes)
-            self._remove(old, [])
-        return [entry.id for entry in old]
+            return [log for log, _ in self._remove_oldest(max_bytes)]
+
+    def _remove_oldest(self, max_bytes: int) -> list[tuple[str, int]]:
+        """Remove the oldest logs until the rest has at most `max_bytes`; returns their ids and bytes."""
+        excess, old = self.nbytes - max_bytes, []
+        for entry in self._logs.entries:
+            if excess <= 0:
+                break
+            old.append((entry, self._size(entry)))
+            excess -= old[-1][1]
+        self._remove([entry for entry, _ in old], [])
+        return [(entry.id, size) for entry, size in old]
 
     def _compact(self, catalog: Catalog[Any]) -> None:
         catalog.table.compact(KEEP)
         catalog.stale()
-
-    def import_archive(self, path: str | Path) -> list[str]:
-        with Archive(at(path)) as archive:
-            archive.header.check(path, **self.header.identity)
-            for block in {block.sha256: block for blocks in archive.blocks for block in blocks}.values():
-                archive.check(block, partial(KVBlock.parse, archive.content(block), path, self.codec))
-            logs = zip(archive.traces, archive.embeddings, archive.blocks, strict=True)
-            packed = [Packed(*self._row(trace, vector), tuple(blocks)) for trace, vector, blocks in logs]
-            self.put_packed((log, archive.content) for log in packed)
-        return [log.id for log in packed]
-
-
-def _waiting(rows: list[LogRow], blocks: list[NewBlock]) -> int:
-    return sum(len(embedding) + len(text) for _, embedding, text in rows) + sum(len(b.content) for b in blocks)
 
 
 def _found(uri: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""LanceDB's tables: each call within its time, a commit again where others came first, errors in one sentence."""
+"""LanceDB's tables, with deadlines, retries of conflicting commits, and lagkit's errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import lancedb
 import pyarrow as pa
 from lancedb.background_loop import LOOP
 
-from lagkit.logs.lance.refusals import Conflict, refusal
+from lagkit.logs.lance.refusals import Conflict, Lost, refusal
 from lagkit.util.errors import StoreError
 
 # Seconds: for one request, and for all that one call of LanceDB asks, retries included.
@@ -38,11 +38,11 @@ class Place:
         self._db = self.call("be opened", lambda: lancedb.connect_async(uri, storage_options=_options(uri)))
 
     def names(self) -> list[str]:
-        """Of all tables that are there."""
+        """The names of all tables."""
         return list(self.call("be listed", lambda: self._db.list_tables(limit=1000)).tables)
 
     def open(self, name: str) -> Table:
-        """A table that is there; raises FileNotFoundError if there is none."""
+        """An existing table; raises FileNotFoundError if there is none."""
 
         async def work() -> Any:
             try:
@@ -118,6 +118,19 @@ class Table:
     def take(self, rowids: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """The rows with these ids, as far as they are there."""
         return self._read(lambda: self._table.take_row_ids(list(rowids)).select([*columns, "_rowid"]).to_arrow())
+
+    def salvage(self, rowids: Sequence[int], columns: Sequence[str]) -> tuple[list[pa.Table], dict[int, str]]:
+        """As `take`, in parts, without the rows that cannot be read; and what is wrong with these, by their ids."""
+        if not rowids:
+            return [], {}
+        try:
+            return [self.take(rowids, columns)], {}
+        except Lost as error:
+            if len(rowids) == 1:
+                return [], {rowids[0]: error.flaw}
+        half = len(rowids) // 2
+        (first, lost), (second, more) = (self.salvage(some, columns) for some in (rowids[:half], rowids[half:]))
+        return first + second, lost | more
 
     def blob(self, column: str, rowid: int) -> bytes:
         """One row's bytes in a column of blobs."""

@@ -1,4 +1,4 @@
-"""Looking a store in LanceDB over, and making it smaller."""
+"""Problems of a store in LanceDB, and the rows that have to go for each to be gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOGS_TABLE, BLOCKS_TABLE = f"{LOGS}.lance", f"{BLOCKS}.lance"
 GRACE = 3600
 _TEXTS = 64
 
-# What has to go for a problem to be gone: rows of the two tables.
+# Rows of the two tables that have to go for a problem to be gone.
 Rows = tuple[list[LogEntry | int], list[BlockEntry | int]]
 
 
@@ -63,20 +63,3 @@ def damaged(store: LanceLogs) -> Iterator[tuple[Problem, Rows]]:
 
 def _is_old(row: BlockEntry | int, young: float) -> bool:
     return not isinstance(row, int) and row.written < young
-
-
-def oldest(store: LanceLogs, max_bytes: int) -> list[LogEntry]:
-    """The logs that must go, oldest first, until the rest has at most `max_bytes`."""
-    excess, gone = store.nbytes - max_bytes, []
-    for entry in store._logs.entries:
-        if excess <= 0:
-            break
-        excess -= size(store, entry)
-        gone.append(entry)
-    return gone
-
-
-def size(store: LanceLogs, entry: LogEntry) -> int:
-    """The bytes of a log with its blocks."""
-    blocks = store._blocks.by_log.get(entry.id, {}).values()
-    return entry.bytes + 4 * store.dim + sum(block.bytes for block in blocks)

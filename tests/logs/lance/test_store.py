@@ -230,7 +230,7 @@ def test_credentials_reach_no_message(store, server, bucket, caplog, monkeypatch
         store.block(trace(1).id, "last")
     shown += [str(error.value), repr(error.value.__cause__), str(error.getrepr())]
     for address in (f"s3://{KEY}:{SECRET}@bucket/logs", f"s3://bucket/logs?secret={SECRET}"):
-        with pytest.raises(StoreError, match="belong into environment variables") as refused:
+        with pytest.raises(StoreError, match="belong in environment variables") as refused:
             LanceStore.open(address)
         shown.append(str(refused.value))
     shown += [caplog.text, *capfd.readouterr()]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.embeddings import Embeddings, Shape
-from lagkit.logs import coded, codes, vectors
+from lagkit.logs import quantised, vectors
 from lagkit.logs.store import LogStore
 from lagkit.types import Hit, Round, Trace
 from lagkit.util import files
@@ -20,13 +20,13 @@ from tests.helpers.stores import IDENTITY, new_store
 N = 4_000
 MADE = Embeddings(Shape.load(), N)
 QUERIES = MADE.queries(200)
-FILE = codes.NAME
+FILE = quantised.NAME
 
 
 @pytest.fixture(autouse=True)
 def _few_are_many(monkeypatch):
-    monkeypatch.setattr(vectors, "CODED_FROM", 200)
-    monkeypatch.setattr(coded, "SAMPLE", 512)
+    monkeypatch.setattr(vectors, "QUANTISED_FROM", 200)
+    monkeypatch.setattr(quantised, "SAMPLE", 512)
 
 
 def told(i: int) -> Trace:
@@ -44,8 +44,8 @@ def add(store: LogStore, rows, start: int = 0) -> list[str]:
 def _large(tmp_path_factory):
     """A closed store of N made-up logs."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(vectors, "CODED_FROM", 200)
-    patch.setattr(coded, "SAMPLE", 512)
+    patch.setattr(vectors, "QUANTISED_FROM", 200)
+    patch.setattr(quantised, "SAMPLE", 512)
     with new_store(tmp_path_factory.mktemp("codes") / "store", dim=MADE.dim) as store:
         add(store, MADE.logs)
     patch.undo()
@@ -63,14 +63,20 @@ def loads(monkeypatch):
     """Counts how often codes are read from a file, and learnt."""
     counts = {"load": 0, "learn": 0}
     for name in counts:
-        call = getattr(codes.Codes, name)
+        call = getattr(quantised.QuantisedIndex, name)
 
         def counted(*args, name=name, call=call):
             counts[name] += 1
             return call(*args)
 
-        monkeypatch.setattr(codes.Codes, name, staticmethod(counted))
+        monkeypatch.setattr(quantised.QuantisedIndex, name, staticmethod(counted))
     return counts
+
+
+def held(folder) -> tuple[int, int]:
+    """The number of the last log in the file, and how many it has."""
+    index = quantised.QuantisedIndex.load(folder, MADE.dim)
+    return index.last, len(index)
 
 
 def ids(hits) -> list[list[str]]:
@@ -100,8 +106,8 @@ def test_codes_are_looked_at_and_not_all_embeddings(large, monkeypatch):
         rows = store._vectors._rows.rows
         monkeypatch.setattr(store._vectors._rows, "rows", lambda seqs: read.append(len(seqs)) or rows(seqs))
         store.search(QUERIES[:1], 3)
-        assert read == [63, coded.WIDTH]
-        assert store._vectors._index is None
+        assert read == [63, quantised.WIDTH]
+        assert store._vectors._ids == {}
 
 
 def test_a_result_depends_on_its_query_alone(large):
@@ -148,7 +154,7 @@ def test_any_small_store_is_searched_as_exactly(tmp_path_factory, data):
     corners = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0.5] * 4, [-0.5, 0.5, 0.5, -0.5]], np.float32)
     drawn = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=60))
     with pytest.MonkeyPatch.context() as patch, new_store(tmp_path_factory.mktemp("s") / "s", dim=4) as store:
-        patch.setattr(vectors, "CODED_FROM", 1)
+        patch.setattr(vectors, "QUANTISED_FROM", 1)
         added = add(store, corners[drawn])
         gone = data.draw(st.sets(st.sampled_from(added)))
         store.search(corners, 2)
@@ -205,25 +211,25 @@ def test_codes_follow_additions_and_deletions_by_others(large, loads):
 
 
 def test_the_file_is_written_anew_when_much_is_new_or_gone(large, loads):
-    before = codes.Codes.peek(large)
+    before = held(large)
     assert before == (N, N)
     more = Embeddings(Shape.load(), 2 * N).logs[N:]
     with LogStore.open(large, write=True) as store:
         add(store, more[:400], N)
-    assert codes.Codes.peek(large) == before
+    assert held(large) == before
     with LogStore.open(large, write=True) as store:
         add(store, more[400:600], N + 400)
-    assert codes.Codes.peek(large) == (N + 600, N + 600)
+    assert held(large) == (N + 600, N + 600)
     assert loads["learn"] == 0
     with LogStore.open(large, write=True) as store:
         add(store, more[600:], N + 600)
         assert ids(store.search(more[-9:], 1)) == [[id] for id in IDS[-9:]]
-    assert codes.Codes.peek(large) == (2 * N, 2 * N)
+    assert held(large) == (2 * N, 2 * N)
     assert loads["learn"] == 1  # from twice as many logs
     with LogStore.open(large, write=True) as store:
         store.delete(IDS[: N // 2])
         store.search(QUERIES[:1], 1)
-    assert codes.Codes.peek(large) == (2 * N, 2 * N - N // 2)
+    assert held(large) == (2 * N, 2 * N - N // 2)
 
 
 def damages():
@@ -265,7 +271,7 @@ def test_damaged_codes_are_named_made_anew_and_change_nothing(large, damage, loa
         assert writer.verify().empty
         assert writer.search(QUERIES[:20], 3) == wanted
         assert writer.verify().empty
-    assert codes.Codes.peek(large) == (N, N)
+    assert held(large) == (N, N)
 
 
 def test_codes_of_another_store_are_noticed(large, tmp_path, loads, capsys, monkeypatch):
@@ -316,7 +322,7 @@ def test_codes_that_cannot_be_written_or_read_are_done_without(large, capsys, mo
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch, LogStore.open(large) as reader:
-        patch.setattr(codes, "open", denied, raising=False)
+        patch.setattr(quantised, "open", denied, raising=False)
         assert reader.search(QUERIES[:20], 3) == wanted
         assert "Permission denied; the codes of all logs are made anew" in capsys.readouterr().err
         with pytest.raises(StoreError, match="may not be read"):
@@ -353,11 +359,11 @@ def test_codes_that_were_interrupted_are_not_gone_on_with(large, monkeypatch):
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(coded.Progress, "update", interrupted)
+            patch.setattr(quantised.Progress, "update", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 reader.search(QUERIES[:1], 1)
         assert ids(reader.search(more, 1)) == [[id] for id in IDS[N : N + 200]]
-        assert len(reader._vectors._coded._codes) == N + 200
+        assert len(reader._vectors._quantised._index) == N + 200
 
 
 def test_codes_in_a_store_of_odd_dimension_are_damaged(tmp_path, large):
@@ -369,7 +375,7 @@ def test_codes_in_a_store_of_odd_dimension_are_damaged(tmp_path, large):
 
 
 def test_an_unfinished_file_is_an_orphan(large):
-    unfinished = large / f"{codes.NAME}.0123.new"
+    unfinished = large / f"{quantised.NAME}.0123.new"
     unfinished.write_bytes(b"half")
     with LogStore.open(large, write=True) as store:
         orphan = [unfinished.name, "", "is an orphan: no log names this file"]
@@ -385,7 +391,7 @@ def test_archives_leave_codes_out_and_an_import_makes_them(large, tmp_path):
         wanted = store.search(QUERIES[:20], 3)
     with new_store(tmp_path / "other", dim=MADE.dim) as store:
         store.import_archive(archive)
-    assert codes.Codes.peek(store.path) == (N, N)
+    assert held(store.path) == (N, N)
     with LogStore.open(store.path) as store:
         assert store.search(QUERIES[:20], 3) == wanted
 
@@ -397,7 +403,7 @@ def test_what_codes_do_not_suit_is_searched_exactly(tmp_path, embedder, dim):
     with new_store(tmp_path / "s", dim=dim, embedder=embedder) as store:
         added = add(store, rows)
         assert store.search(rows[:1].astype(np.float32), 1) == [[Hit(added[0], pytest.approx(1, abs=1e-5))]]
-        assert store._vectors._coded is None
+        assert store._vectors._quantised is None
     assert not (store.path / FILE).exists()
 
 
