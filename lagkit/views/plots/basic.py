@@ -12,20 +12,15 @@ from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
 from lagkit.util.progress import quiet
+from lagkit.views.pictures import use_renderers
 
-# With the default renderer a headless run leaves no figure in the exported page; this one stays small (it loads
-# plotly.js from a CDN).
-RENDERER = "plotly_mimetype+notebook_connected"
 COLOURS = qualitative.Safe
 
 
 def for_notebooks() -> None:
-    """Make figures survive the export of an executed notebook, and keep libraries from printing."""
+    """Have figures leave a picture and an interactive form in the notebook, and keep libraries from printing."""
     quiet()
-    # Its opening script would load plotly.js, which each figure's HTML does by itself, and without a network it fails
-    # on the page although JupyterLab needs neither.
-    pio.renderers["notebook_connected"].global_init = False
-    pio.renderers.default = RENDERER
+    use_renderers()
     pio.templates.default = "plotly_white"
 
 
