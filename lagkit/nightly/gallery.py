@@ -7,7 +7,6 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,7 @@ from nbconvert.preprocessors import ClearMetadataPreprocessor
 from nbformat import NotebookNode
 
 from lagkit.nightly import pages
-from lagkit.nightly.pages import PLOTLY, NoWidgets
+from lagkit.nightly.pages import PLOTLY, without_widgets
 from lagkit.util.errors import DataError
 from lagkit.util.files import write
 from lagkit.util.terminal import tell
@@ -196,12 +195,12 @@ def copy_of(one: Executed) -> str:
             f"{one.path} has figures without pictures: install Chromium and kaleido (the extra `dev`), then run it "
             "again."
         )
-    clear = ClearMetadataPreprocessor(preserve_nb_metadata_mask=_KEPT, preserve_cell_metadata_mask={"tags"})
-    notebook, _ = NoWidgets().preprocess(clear.preprocess(deepcopy(one.notebook), {})[0], {})
+    clear = ClearMetadataPreprocessor(preserve_nb_metadata_mask=_KEPT, clear_cell_metadata=False)
+    notebook, _ = clear.preprocess(without_widgets(one.notebook), {})
     for cell in notebook.cells:
-        if cell.cell_type != "code":
-            cell.metadata = NotebookNode()  # papermill leaves times in all cells, the preprocessor clears code alone
-        else:
+        # Papermill leaves times in all cells, and the preprocessor clears those of code alone.
+        cell.metadata = NotebookNode({name: tags for name, tags in cell.metadata.items() if name == "tags" and tags})
+        if cell.cell_type == "code":
             for output in cell.outputs:
                 if output.output_type == "stream":  # lines of progress differ from run to run
                     output.text = _PROGRESS.sub("", output.text)

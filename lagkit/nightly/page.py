@@ -149,9 +149,9 @@ def _panels(plan: Plan, gates: Sequence[dict[str, Any]], nights: Mapping[str, pd
 
 def _panel(title: str, values: pd.Series, gate: dict[str, Any] | None) -> dict[str, Any]:
     """A metric over the nights; its axis ends at multiples of 0.05 around the values and the baseline's band."""
-    band = (gate["value"] - gate["tolerance"], gate["value"] + gate["tolerance"]) if gate else ()
-    low = math.floor(20 * min(*values, *band, values.iloc[-1]) - 0.5) / 20
-    high = math.ceil(20 * max(*values, *band, values.iloc[-1]) + 0.5) / 20
+    band = [gate["value"] - gate["tolerance"], gate["value"] + gate["tolerance"]] if gate else []
+    low = math.floor(20 * min([*values, *band]) - 0.5) / 20
+    high = math.ceil(20 * max([*values, *band]) + 0.5) / 20
     return {
         "title": title,
         "gate": gate,
@@ -160,7 +160,7 @@ def _panel(title: str, values: pd.Series, gate: dict[str, Any] | None) -> dict[s
         "high": high,
         "band": [100 * (high - edge) / (high - low) for edge in reversed(band)],
         "points": _points(values.tolist(), low, high),
-        "bad": [bool(band) and not band[0] - 1e-9 <= value <= band[1] + 1e-9 for value in values],
+        "bad": [bool(band) and not min(band) - 1e-9 <= value <= max(band) + 1e-9 for value in values],
         "days": [started[:10] for started, _ in values.index],
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 import jinja2
 import plotly.io as pio
 from nbconvert import HTMLExporter
-from nbconvert.preprocessors import Preprocessor
 from nbformat import NotebookNode
 from plotly.offline import get_plotlyjs
 from traitlets.config import Config
@@ -35,16 +35,13 @@ class Link(NamedTuple):
     words: str
 
 
-class NoWidgets(Preprocessor):  # type: ignore[misc]  # nbconvert has no types
-    """Puts a sentence in place of each widget, which needs a kernel."""
-
-    def preprocess_cell(
-        self, cell: NotebookNode, resources: dict[str, Any], index: int
-    ) -> tuple[NotebookNode, dict[str, Any]]:
-        for output in cell.get("outputs", ()):
-            if WIDGET in output.get("data", {}):
-                output.data = NotebookNode({"text/markdown": "*A widget stands here in JupyterLab, with a kernel.*"})
-        return cell, resources
+def without_widgets(notebook: NotebookNode) -> NotebookNode:
+    """A copy of the notebook with a sentence in place of each widget, which needs a kernel."""
+    copy: NotebookNode = deepcopy(notebook)
+    for output in (output for cell in copy.cells for output in cell.get("outputs", ())):
+        if WIDGET in output.get("data", {}):
+            output.data = NotebookNode({"text/markdown": "*A widget stands here in JupyterLab, with a kernel.*"})
+    return copy
 
 
 def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
@@ -60,12 +57,10 @@ def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
     ]
     options.ClearMetadataPreprocessor.enabled = True  # states of widgets, above all
     options.ClearMetadataPreprocessor.clear_cell_metadata = False
-    exporter = HTMLExporter(
-        config=options, preprocessors=[NoWidgets], template_file=str(TEMPLATES / "notebook.html.j2")
-    )
+    exporter = HTMLExporter(config=options, template_file=str(TEMPLATES / "notebook.html.j2"))
     exporter.register_filter("figure", partial(_figure, nonce=nonce))
     resources = {"nonce": nonce, "script": script, "back": back, "metadata": {"name": title}}
-    return str(exporter.from_notebook_node(notebook, resources=resources)[0])
+    return str(exporter.from_notebook_node(without_widgets(notebook), resources=resources)[0])
 
 
 def _figure(output: NotebookNode, nonce: str) -> str:
