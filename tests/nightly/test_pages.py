@@ -37,6 +37,7 @@ def test_no_page_of_a_night_runs_what_it_shows(tmp_path):
 
 def write(folder: Path, em: Sequence[float], *, broken: Sequence[bool] = (), gated: bool = True) -> Path:
     """The page after these nights. em: of the first job's KV variant. broken: whether the last job failed."""
+    folder.mkdir(exist_ok=True)
     wanted = plan(
         nights.project(folder, [{"notebook": name} for name in JOBS], [(name, "1") for name in JOBS]), "small"
     )
