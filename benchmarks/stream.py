@@ -272,14 +272,13 @@ def main() -> None:
         write_json(args.out, result)
         print(pd.DataFrame.from_dict(result["flat"], orient="index").round(3).to_string())
     if args.plot:
-        from lagkit.nightly.gallery.pictures import png
         from lagkit.views import plots
+        from lagkit.views.pictures import png
         from lagkit.views.plots.scale import stream
 
         plots.for_notebooks()
         figure = stream(json.loads(args.plot.read_text(encoding="utf-8")))
-        [image] = png([json.loads(figure.to_json())])
-        args.plot.with_suffix(".png").write_bytes(image)
+        args.plot.with_suffix(".png").write_bytes(png(json.loads(figure.to_json())))
 
 
 if __name__ == "__main__":

@@ -190,8 +190,8 @@ def gallery(
     pages: Annotated[Path | None, Option(metavar="DIR", parser=at, help="for the HTML [default: EXECUTED]")] = None,
     copies: Annotated[Path | None, Option(metavar="DIR", parser=at, help="for copies for GitHub")] = None,
 ) -> None:
-    """Make pages of executed notebooks. They work offline; copies for GitHub carry pictures."""
-    from lagkit.nightly.gallery.make import make
+    """Make pages of executed notebooks. They work offline; figures of copies for GitHub show as pictures."""
+    from lagkit.nightly.gallery import make
 
     make(executed, pages or executed, copies)
 

@@ -17,17 +17,17 @@ from lagkit.logs.encode import Encoder
 from lagkit.logs.header import Header
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
-from lagkit.nightly import job
+from lagkit.nightly import gallery, history, job
 from lagkit.nightly import page as nightly_page
-from lagkit.nightly.gallery import pages, pictures
-from lagkit.nightly.gallery.executed import PLOTLY, Executed
+from lagkit.nightly.gallery import Executed
+from lagkit.nightly.pages import PLOTLY
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
 from lagkit.runs import report
 from lagkit.studies import support_page
 from lagkit.types import Hit, Round, Trace
 from lagkit.util.errors import ConfigError, DataError
-from lagkit.views import lab, tables
+from lagkit.views import lab, pictures, tables
 from lagkit.views.plots import basic, curves, differences, explore, forest, support, transfer
 from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
 from tests.helpers.lms import ScriptedLM, new_lm, passages_about, short_prompt
@@ -205,7 +205,7 @@ def outputs_of(folder: Path, sections: dict[str, str]) -> list:
 def write_gallery(folder: Path, sections: dict[str, str], figures: dict[str, dict]) -> Path:
     drawn = [new_output("display_data", data={PLOTLY: figure}) for figure in figures.values()]
     made = Executed.read(executed(folder / "runs", outputs_of(folder, sections) + drawn))
-    pages.write_pages([made], folder / "gallery", {})
+    gallery.write_pages([made], folder / "gallery")
     return folder / "gallery" / "10_hostile.html"
 
 
@@ -222,7 +222,7 @@ def write_night(folder: Path, sections: dict[str, str]) -> dict[str, Path]:
     outcome = Outcome("job", "failed", "key", "2026-01-01T00:00:00", 1.0, EVIL)
     gate = {"job": "job", "metric": EVIL, "found": 1.0, "value": 2.0, "tolerance": 0.1, "chance": 0.0}
     compared = pd.DataFrame([{**gate, "verdict": "regression"}])
-    past = pd.DataFrame(columns=["job", "parameters", "metric", "value"])
+    past = pd.DataFrame(columns=history.COLUMNS)
     report_page = nightly_page.write(out, plan, {"job": outcome}, {"job": {EVIL: 1.0}}, compared, past, EVIL)
     return {"night": report_page, "job": notebook.with_suffix(".html")}
 
@@ -321,7 +321,7 @@ STRANGER = """<script>window.pwned = 21</script><img src=x onerror="window.pwned
 def test_a_picture_from_the_network_in_a_strangers_text_is_refused(tmp_path):
     fetched = [new_output("display_data", data={"text/markdown": "![x](http://127.0.0.1:9/x.png)"})]
     with pytest.raises(DataError, match=r"would load http://127\.0\.0\.1:9/x\.png: a gallery works offline"):
-        pages.write_pages([Executed.read(executed(tmp_path / "runs", fetched))], tmp_path / "gallery", {})
+        gallery.write_pages([Executed.read(executed(tmp_path / "runs", fetched))], tmp_path / "gallery")
     assert not (tmp_path / "gallery").exists()
 
 
@@ -334,9 +334,8 @@ def test_no_page_runs_a_script_of_a_strangers_notebook(browser, figures, tmp_pat
     notebook = json.loads(file.read_text(encoding="utf-8"))
     notebook["cells"][0]["source"] = f"# {' '.join(STRANGER.split())}\n\nWhy?\n\n[go](javascript:window.pwned=26)"
     file.write_text(json.dumps(notebook), encoding="utf-8")
-    pages.write_pages([Executed.read(file)], tmp_path / "gallery", {})
-    gallery = tmp_path / "gallery"
-    for path in (gallery / "index.html", gallery / "10_hostile.html", job.write_page(file)):
+    index = gallery.write_pages([Executed.read(file)], tmp_path / "gallery")
+    for path in (index, index.with_name("10_hostile.html"), job.write_page(file)):
         context = browser.new_context(offline=True)
         page = context.new_page()
         page.goto(path.as_uri(), wait_until="load")
@@ -347,6 +346,6 @@ def test_no_page_runs_a_script_of_a_strangers_notebook(browser, figures, tmp_pat
         drawn = page.locator(".plotly-graph-div .main-svg").count()
         assert bool(drawn) == (path.name != "index.html")
         context.close()
-    index = (tmp_path / "gallery" / "index.html").read_text(encoding="utf-8")
-    assert "&lt;script&gt;window.pwned = 21" in index
-    assert 'href="javascript' not in index
+    listed = index.read_text(encoding="utf-8")
+    assert "&lt;script&gt;window.pwned = 21" in listed
+    assert 'href="javascript' not in listed

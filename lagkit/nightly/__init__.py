@@ -1,1 +1,1 @@
-"""The nightly run: notebooks in parallel processes, their metrics held against baselines, a history and a page."""
+"""The nightly run: notebooks in parallel processes, their metrics compared with baselines, a history and pages."""

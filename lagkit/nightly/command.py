@@ -1,4 +1,4 @@
-"""`lagkit nightly`: run a profile, hold it against its baselines, tell; or derive new baselines."""
+"""`lagkit nightly`: run a profile, compare it with its baselines and report; or derive new baselines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Night:
     fresh: bool
 
     def run(self) -> int:
-        """Run the profile and hold it against its baselines; returns 0, 1 when a gate failed, 2 when a job did."""
+        """Run the profile and compare it with its baselines; returns 0, 1 when a gate failed, 2 when a job did."""
         with self._begun() as (wanted, out):
             baselines = gates.Baselines.load(wanted.baseline)
             began, before = time.monotonic(), history.read(out)
@@ -55,7 +55,7 @@ class Night:
             return _tell(outcomes, compared, table, report)
 
     def update(self, seeds: int, write: bool) -> int:
-        """Derive baselines from so many seeds, show what changes, and write it if that was asked for."""
+        """Derive baselines from a number of seeds, show what changes, and write it if asked to."""
         with self._begun() as (wanted, out):
             _may_update(wanted, seeds, write)
             before = gates.Baselines.load(wanted.baseline)
@@ -71,7 +71,7 @@ class Night:
 
     @contextmanager
     def _begun(self) -> Iterator[tuple[Plan, Path]]:
-        """The plan, and the folder of results, which nothing else writes to meanwhile."""
+        """The plan, and the folder of results, locked against other runs."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # else the jobs' processes would live on
         wanted = self._plan()
         out = self.out or at(Path("runs/nightly") / self.profile)
@@ -89,7 +89,7 @@ class Night:
         return plan(self.config or _default_config(), self.profile, {**self.overrides, **more})
 
     def _derived(self, wanted: Plan, out: Path, seeds: int) -> tuple[gates.Baselines, dict[str, dict[str, Any]]]:
-        """Baselines and answers of runs that differ in their seed; raises NotebookFailed if a job of them fails."""
+        """Baselines and answers of runs that differ in their seed; raises NotebookFailed if one of their jobs fails."""
         [first] = _seeds(wanted)
         measured: list[dict[str, dict[str, float]]] = []
         given: dict[str, dict[str, Any]] = {}
@@ -118,10 +118,9 @@ def _default_config() -> Path:
 def _kept(wanted: Plan, baselines: gates.Baselines | None) -> gates.Answers:
     """The stored answers of the jobs that run as they did for the baselines, with the same seed."""
     parameters = {task.name: gates.comparable(task.parameters) for task in wanted.tasks}
-    same = {
-        name for name, job in (baselines.jobs if baselines else {}).items() if parameters.get(name) == job.parameters
-    }
-    return {name: rows for name, rows in gates.load_answers(wanted.baseline).items() if name in same}
+    jobs = baselines.jobs if baselines else {}
+    stored = gates.load_answers(wanted.baseline).items()
+    return {name: rows for name, rows in stored if name in jobs and jobs[name].parameters == parameters.get(name)}
 
 
 def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds: float) -> str:
@@ -132,7 +131,7 @@ def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds
 
 
 def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, report: Path) -> int:
-    """Print what a person wants to know at the end; returns the exit code."""
+    """Print the summary of a run; returns the exit code."""
     if table:
         tell(f"\n{table}")
     failed = [outcome for outcome in outcomes.values() if outcome.status != "ok"]

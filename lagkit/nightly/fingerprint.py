@@ -43,7 +43,7 @@ class Fingerprint:
 
 
 def _read(task: Task) -> Iterator[bytes]:
-    """The files that a task's parameters `data` and `tier` name: same names do not mean the same questions."""
+    """Contents of the files that a task's parameters `data` and `tier` name: the same path may hold other questions."""
     for name in ("data", "tier"):
         path = task.notebook.parent / str(task.parameters.get(name) or "")
         files = sorted(path.glob("dev_*")) if name == "data" else [path]

@@ -27,13 +27,13 @@ Answers = Mapping[str, pd.DataFrame]  # job -> rows, as `flips.answers` gives th
 
 FAILED = ("regression", "better", "missing")  # what is better fails until it is accepted as the new baseline
 
-# Rounding, which differs between processors, turns so many answers of a variant at most, changes what a log or two say,
-# and so what this share of the questions reads, and moves the doubt in the middle answer by so small a power of ten.
+# What rounding, which differs between processors, may do to a variant: answers changed, share of the questions that
+# read another log, and shift of the median answer's doubt in powers of ten.
 _FLIPS = 2
 _READ = 0.05
 _DOUBT = 0.03
 _SHARE = 0.02  # the tolerance of what is no mean over answers, as a share of its value
-_NOT_COMPARED = {"data"}  # a folder's place says nothing of what is in it
+_NOT_COMPARED = {"data"}  # the path of a folder says nothing of its content
 
 
 class RegressionGate(Settings):
@@ -41,7 +41,7 @@ class RegressionGate(Settings):
 
     value: with that seed. tolerance: of the difference to it. chance: what it would be if the method did nothing.
     mean, spread: over seeds; with another seed a metric lies within `spread` of `mean` nineteen times out of twenty.
-    None where that cannot be told from chance: such a gate could not fail.
+    None where that is indistinguishable from chance: such a gate could not fail.
     """
 
     value: float
@@ -51,7 +51,7 @@ class RegressionGate(Settings):
     spread: float | None = None
 
     def verdict(self, found: float | None, *, own: bool = True) -> Verdict:
-        """How a metric stands that was measured anew, None if it wasn't. own: with the profile's own seed."""
+        """Verdict on a new measurement, None if the metric is missing. own: measured with the profile's own seed."""
         if found is None:
             return "missing"
         centre, tolerance = (self.value, self.tolerance) if own else (self.mean or 0.0, self.spread or 0.0)
@@ -208,7 +208,7 @@ def _spread(values: Sequence[float], chance: float, least: float) -> dict[str, f
 
 
 def changes(before: Baselines | None, after: Baselines) -> pd.DataFrame:
-    """A row per gate that is new, gone or another one: job, metric, then value and tolerance before and after."""
+    """A row per gate that is new, removed or different: job, metric, then value and tolerance before and after."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for column, baselines in (("before", before), ("after", after)):
         for job, gates in baselines.jobs.items() if baselines else ():

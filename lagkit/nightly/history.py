@@ -1,11 +1,13 @@
-"""What earlier nights measured: `history.parquet`, a row per execution of a job and metric."""
+"""Earlier nights: `history.parquet`, a row per execution of a job and metric, and how long something has failed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from lagkit.nightly.gates import Metrics, comparable
@@ -16,6 +18,14 @@ from lagkit.util.files import intact, replacing
 
 FILE = "history.parquet"
 COLUMNS = ["job", "started", "parameters", "commit", "status", "seconds", "metric", "value"]
+
+
+class Since(NamedTuple):
+    """The first of the latest executions that all failed. last_good: the commit before; empty if there was none."""
+
+    day: str
+    commit: str
+    last_good: str
 
 
 def read(out: Path) -> pd.DataFrame:
@@ -36,13 +46,12 @@ def record(out: Path, plan: Plan, outcomes: Mapping[str, Outcome], measured: Met
     known = set(zip(before["job"], before["started"], strict=True))
     commit = (git_state() or {}).get("commit", "")
     rows = []
-    tasks = {task.name: task for task in plan.tasks}
-    for name, outcome in outcomes.items():
-        if (name, outcome.started) in known:
-            continue
-        facts = [name, outcome.started, _parameters(tasks[name]), commit, outcome.status, outcome.seconds]
-        values = measured.get(name) or {"": float("nan")}
-        rows += [[*facts, metric, value] for metric, value in values.items()]
+    for task in plan.tasks:
+        outcome = outcomes[task.name]
+        if (task.name, outcome.started) not in known:
+            facts = [task.name, outcome.started, _parameters(task), commit, outcome.status, outcome.seconds]
+            values = measured.get(task.name) or {"": float("nan")}
+            rows += [[*facts, metric, value] for metric, value in values.items()]
     if not rows:
         return before
     new = pd.DataFrame(rows, columns=COLUMNS)
@@ -52,11 +61,23 @@ def record(out: Path, plan: Plan, outcomes: Mapping[str, Outcome], measured: Met
     return history
 
 
-def last_values(history: pd.DataFrame, task: Task, metric: str, nights: int = 10) -> list[float]:
-    """The metric's values in the last executions that measured it with the task's parameters, oldest first."""
-    same = (history["job"] == task.name) & (history["parameters"] == _parameters(task))
-    values: list[float] = history[same & (history["metric"] == metric)]["value"].astype(float).tolist()
-    return values[-nights:]
+def nights(history: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """A row per execution with the task's parameters, by (started, commit), oldest first: `failed`, and each metric."""
+    own = history[(history["job"] == task.name) & (history["parameters"] == _parameters(task))]
+    by = ["started", "commit"]
+    values = own.pivot(index=by, columns="metric", values="value").astype(float)
+    failed = own.drop_duplicates("started").set_index(by)["status"].ne("ok")
+    return values.assign(failed=failed.reindex(values.index)).sort_index()
+
+
+def since(bad: pd.Series) -> Since | None:
+    """Since when all executions are bad; None if the last one is good. bad: by (started, commit), oldest first."""
+    good = np.flatnonzero(~bad.to_numpy(bool))
+    first = int(good[-1]) + 1 if len(good) else 0
+    if first == len(bad):
+        return None
+    (started, commit), before = bad.index[first], bad.index[first - 1][1] if first else ""
+    return Since(started[:10], commit[:10], before[:10])
 
 
 def _parameters(task: Task) -> str:

@@ -1,4 +1,4 @@
-"""Notebooks without a person: `lagkit notebook NOTEBOOK OUT -p name value`, parameters checked first."""
+"""Headless notebooks: `lagkit notebook NOTEBOOK OUT -p name value` runs papermill, once the parameters are checked."""
 
 from __future__ import annotations
 
@@ -12,62 +12,64 @@ from typing import Any
 import nbformat
 import papermill
 from papermill.exceptions import PapermillException, PapermillExecutionError
+from papermill.iorw import LocalHandler, papermill_io
 
 from lagkit.util.errors import ConfigError, NotebookFailed
 from lagkit.util.home import BUNDLED
 from lagkit.util.paths import at
 from lagkit.util.progress import progress_mode
-from lagkit.util.secrets import scrub, scrub_file
+from lagkit.util.secrets import scrub
 
 KERNEL = "python3"
-_STARTS = 3  # kernels that a notebook is given, if those before die without a word
+_STARTS = 3  # kernels per notebook: those that start at the same moment may draw the same port, and die at once
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+logging.getLogger("papermill").setLevel(logging.ERROR)  # what it warns of, unknown parameters, is an error here
+
+
+class _Scrubbed(LocalHandler):  # type: ignore[misc]  # papermill has no types
+    """Local files for papermill, saved after each cell and never with a secret in them."""
+
+    def write(self, buf: str, path: str) -> None:
+        super().write(scrub(buf), path)
 
 
 def execute(
-    notebook: str | Path,
-    out_dir: str | Path,
-    parameters: Mapping[str, Any] | None = None,
-    timeout: int = 900,
+    notebook: str | Path, out_dir: str | Path, parameters: Mapping[str, Any] | None = None, timeout: int = 900
 ) -> Path:
     """Run a notebook with `parameters` and write the executed copy into `out_dir`; returns its path.
 
-    The kernel starts in the notebook's folder, as JupyterLab does. A parameter `out` that is not given becomes
-    `out_dir`, so that results lie beside the copy; `run` too, in a folder `run`, for a notebook that was installed with
-    lagkit, beside which nothing may be written. `timeout`: seconds that one cell may take. Raises ConfigError for
-    a missing notebook and for unknown or mistyped parameters before anything runs, and NotebookFailed when a
-    cell fails; the copy then holds everything up to the failure.
+    The kernel starts in the notebook's folder, as in JupyterLab. A parameter `out` defaults to `out_dir`, so that
+    results lie beside the copy; `run` defaults to its folder `run` for a notebook that was installed with lagkit,
+    beside which nothing may be written. timeout: of one cell, in seconds. Raises ConfigError for a missing notebook
+    and for unknown or mistyped parameters before anything runs, and NotebookFailed when a cell fails; the copy then
+    holds everything up to the failure.
     """
     notebook, out_dir = at(notebook), at(out_dir)
     known = declared(notebook)
     given = check(notebook, known, parameters or {})
-    out_dir.mkdir(parents=True, exist_ok=True)
-    ours = {"out": out_dir, "run": out_dir / "run"} if notebook.resolve().is_relative_to(BUNDLED) else {"out": out_dir}
-    paths = {name: os.path.relpath(path.resolve(), notebook.resolve().parent) for name, path in ours.items()}
-    given = {name: path for name, path in paths.items() if name in known} | given
     copy = out_dir / notebook.name
     if copy.resolve() == notebook.resolve():
         raise ConfigError(f"The executed copy would replace {notebook}: choose another folder.")
-    _run(notebook, copy, given, timeout)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    ours = {"out": out_dir, "run": out_dir / "run"} if notebook.resolve().is_relative_to(BUNDLED) else {"out": out_dir}
+    paths = {name: os.path.relpath(path.resolve(), notebook.resolve().parent) for name, path in ours.items()}
+    _run(notebook, copy, {name: path for name, path in paths.items() if name in known} | given, timeout)
     return copy
 
 
 def declared(notebook: Path) -> dict[str, type]:
     """The notebook's parameters and their types; raises ConfigError if it cannot be read or declares none.
 
-    A type is the one that stands behind the name if it is str, int, float or bool, else that of the default.
+    A type is the annotation if that is str, int, float or bool, else the type of the default.
     """
-    papermill_log = logging.getLogger("papermill")
-    before, papermill_log.level = papermill_log.level, logging.ERROR  # what it warns of is an error here
     try:
         found = papermill.inspect_notebook(str(notebook))
+        unread = _assigned(notebook) - set(found)
     except (OSError, ValueError, PapermillException) as error:
         raise ConfigError(f"The notebook {notebook} cannot be read ({' '.join(str(error).split())}).") from error
-    finally:
-        papermill_log.level = before
     if not found:
         raise ConfigError(f"The notebook {notebook} has no parameters: tag a cell of `name: type = value` lines.")
-    if unread := _assigned(notebook) - set(found):
+    if unread:
         raise ConfigError(
             f"The parameter {min(unread)} of {notebook} cannot be read: give each a line of its own, with no `=` in it "
             "but the one before its value."
@@ -76,18 +78,15 @@ def declared(notebook: Path) -> dict[str, type]:
 
 
 def _assigned(notebook: Path) -> set[str]:
-    """What the cell tagged `parameters` assigns; papermill passes over lines that it cannot read."""
+    """Names assigned in the cell tagged `parameters`; papermill skips the lines that it cannot parse."""
     cells = nbformat.read(notebook, as_version=4).cells
     tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    lines = [
-        node for source in tagged for node in ast.parse(source).body if isinstance(node, ast.Assign | ast.AnnAssign)
-    ]
-    targets = (node.targets[0] if isinstance(node, ast.Assign) else node.target for node in lines)
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    nodes = [node for source in tagged for node in ast.walk(ast.parse(source))]
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
 def check(notebook: Path, known: Mapping[str, type], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given parameters, whole numbers as float where that is asked; raises ConfigError for the first wrong one."""
+    """The given parameters, integers as float where that is the type; raises ConfigError for the first wrong one."""
     for name, value in given.items():
         if name not in known:
             raise ConfigError(f"{notebook.name} has no parameter {name!r}; it has {', '.join(known)}.")
@@ -104,53 +103,40 @@ def _type_of(name: str, default: str) -> type:
         raise ConfigError(f"The default of parameter {name} must be a literal, not {default}.") from error
 
 
-def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int) -> None:
+def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int, starts: int = _STARTS) -> None:
+    """Execute by papermill; starts another kernel if one dies before it has begun."""
+    papermill_io.register(str(copy), _Scrubbed())
     try:
-        _in_a_kernel(notebook, copy, parameters, timeout)
+        papermill.execute_notebook(
+            notebook,
+            copy,
+            parameters=dict(parameters),
+            kernel_name=KERNEL,
+            execution_timeout=timeout,
+            cwd=notebook.resolve().parent,
+            progress_bar=progress_mode() == "bar",
+            # Kernels warn at each start that they talk over TCP, and of closed sockets when they are stopped.
+            extra_arguments=["--IPKernelApp.log_level=50"],
+        )
     except PapermillExecutionError as error:
         said = scrub(f"{error.ename}: {' '.join(str(error.evalue).split())}")
         raise NotebookFailed(f"{notebook.name} failed in cell {error.exec_count} ({said}); see {copy}.") from None
     except TimeoutError as error:
         raise NotebookFailed(f"A cell of {notebook.name} took more than {timeout} s; see {copy}.") from error
-    except RuntimeError as error:  # nbclient's DeadKernelError
-        raise NotebookFailed(f"The kernel of {notebook.name} stopped ({error}); see {copy}.") from error
-    finally:
-        if copy.exists():
-            scrub_file(copy)
-
-
-def _in_a_kernel(
-    notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int, starts: int = _STARTS
-) -> None:
-    """Execute, with another kernel if the first dies before it has begun: two that start at once may draw one port."""
-    try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(copy),
-            parameters=dict(parameters),
-            kernel_name=KERNEL,
-            execution_timeout=timeout,
-            cwd=str(notebook.resolve().parent),
-            progress_bar=progress_mode() == "bar",
-            # Kernels warn at each start that they talk over TCP, and of closed sockets when they are stopped.
-            extra_arguments=["--IPKernelApp.log_level=50"],
-        )
-    except RuntimeError as error:
+    except RuntimeError as error:  # nbclient's DeadKernelError, or jupyter_client's of a kernel that never answered
         if starts == 1 or "before replying to kernel_info" not in str(error):
-            raise
-        _in_a_kernel(notebook, copy, parameters, timeout, starts - 1)
+            raise NotebookFailed(f"The kernel of {notebook.name} stopped ({error}); see {copy}.") from error
+        _run(notebook, copy, parameters, timeout, starts - 1)
 
 
 def from_words(notebook: Path, words: Mapping[str, str]) -> dict[str, Any]:
     """Values from a command line: text where a parameter is text, Python literals elsewhere, `true` and `false` too."""
     known = declared(notebook)
-    values: dict[str, Any] = {}
-    for name, word in words.items():
-        if known.get(name, str) is str:
-            values[name] = word
-            continue
-        try:
-            values[name] = ast.literal_eval(word.title() if known[name] is bool else word)
-        except (ValueError, SyntaxError):
-            values[name] = word  # which `check` refuses, in words
-    return values
+    return {name: _value(word, known.get(name, str)) for name, word in words.items()}
+
+
+def _value(word: str, kind: type) -> Any:
+    try:
+        return word if kind is str else ast.literal_eval(word.title() if kind is bool else word)
+    except (ValueError, SyntaxError):
+        return word  # which `check` refuses, in words

@@ -1,17 +1,20 @@
-"""A nightly run as one HTML page: status of each job, metrics against baselines and earlier nights, links."""
+"""A nightly run as one HTML page: verdict, headline figure, what failed or changed; all else is folded."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from lagkit.nightly import history
 from lagkit.nightly.gates import FAILED, Metrics
+from lagkit.nightly.history import Since
+from lagkit.nightly.pages import template
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import METRICS, Outcome, read_metrics
 from lagkit.runs.manifest import git_state, versions
@@ -19,7 +22,9 @@ from lagkit.util import files
 
 FILE = "report.html"
 
-_WIDTH, _HEIGHT = 90, 18  # of a sparkline, in pixels
+_NIGHTS = 30  # that figures show
+_REACH = 3.0  # tolerances above and below the baseline that a sparkline shows: the same for all
+_CHANGED = 6  # gates that stand open because their value changed, those nearest to their limit
 
 
 def write(
@@ -35,38 +40,34 @@ def write(
 
     compared: as `gates.compare` gives it. past: the history, this run included. summary: a table as plain text.
     """
-    environment = Environment(
-        loader=PackageLoader("lagkit.nightly", "."),
-        autoescape=select_autoescape(),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    failed = [name for name, outcome in outcomes.items() if outcome.status != "ok"]
-    worse = compared[compared["verdict"].isin(FAILED)]
-    page = environment.get_template("page.html").render(
-        profile=plan.profile,
-        about=plan.about,
+    nights = {task.name: history.nights(past, task) for task in plan.tasks}
+    gates = [_gate(row, nights.get(row["job"])) for row in compared.to_dict("records")]
+    jobs = [_job(out, task, outcomes[task.name], gates, measured.get(task.name, {}), nights) for task in plan.tasks]
+    failed = [job for job in jobs if job["failed"]]
+    worse = [gate for gate in gates if gate["failed"]]
+    changed = sorted((gate for gate in gates if gate["changed"]), key=lambda gate: -gate["off"])
+    page = template("report.html.j2").render(
+        nonce=token_urlsafe(),
+        plan=plan,
         when=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        headline=_headline(failed, len(worse), len(compared)),
-        good=not failed and worse.empty,
-        jobs=[_job(out, task, outcomes[task.name]) for task in plan.tasks],
-        worse=worse.to_dict("records"),
-        tables={t.name: _metrics(t, measured[t.name], compared, past) for t in plan.tasks if measured.get(t.name)},
-        summary=summary,
-        baseline=plan.baseline.name if plan.baseline.exists() else None,
         git=git_state(),
         versions=versions(),
+        headline=_headline(len(failed), len(worse), len(gates)),
+        since=min((one["since"] for one in [*failed, *worse] if one["since"]), default=None),
+        panels=_panels(plan, gates, nights),
+        failed=failed,
+        worse=worse,
+        changed=changed[:_CHANGED],
+        changes=len(changed),
+        gated=bool(gates),
+        jobs=sorted(jobs, key=lambda job: (not job["failed"], job["passed"] == len(job["gates"]))),
+        summary=summary,
     )
-    path = out / FILE
-    files.write(path, page)
-    return path
+    return files.write(out / FILE, page)
 
 
-def _headline(failed: Sequence[str], worse: int, gates: int) -> str:
-    parts = []
-    if failed:
-        parts.append(f"{len(failed)} {'job' if len(failed) == 1 else 'jobs'} did not succeed")
+def _headline(failed: int, worse: int, gates: int) -> str:
+    parts = [f"{failed} {'job' if failed == 1 else 'jobs'} did not succeed"] if failed else []
     if worse:
         parts.append(f"{worse} of {gates} gates failed")
     if not parts:
@@ -74,54 +75,100 @@ def _headline(failed: Sequence[str], worse: int, gates: int) -> str:
     return "; ".join(parts) + "."
 
 
-def _job(out: Path, task: Task, outcome: Outcome) -> dict[str, Any]:
-    folder = out / "jobs" / task.name
-    record = folder / METRICS
-    findings = [str(finding) for finding in read_metrics(folder).get("findings", [])]
-    files = {
-        "page": folder / f"{task.notebook.stem}.html",
-        "notebook": folder / task.notebook.name,
-        "metrics": record,
+def _gate(row: dict[str, Any], nights: pd.DataFrame | None) -> dict[str, Any]:
+    """A row of the tables. off: distance to the baseline in tolerances. spark: the last nights, on that scale."""
+    missing = row["verdict"] == "missing"
+    values = pd.Series(dtype=float) if nights is None else nights.loc[~nights["failed"]].get(row["metric"])
+    values = pd.Series(dtype=float) if values is None else values if missing else values.dropna()
+    off = (values - row["value"]) / (row["tolerance"] or 1e-12)
+    change = float(values.iloc[-1] - values.iloc[-2]) if len(values) > 1 and not missing else 0.0
+    failed = row["verdict"] in FAILED
+    recent = off.dropna().clip(-_REACH, _REACH).tail(_NIGHTS)
+    return {
+        **row,
+        "failed": failed,
+        "change": change,
+        "changed": not failed and abs(change) > 1e-9,
+        "off": abs(float(off.iloc[-1])) if len(off) and not missing else math.inf,
+        "since": history.since(values.isna() if missing else off.abs() > 1 + 1e-9) if failed and len(values) else None,
+        "spark": _points(recent.tolist(), -_REACH, _REACH) if len(recent) > 1 else [],
+    }
+
+
+def _job(
+    out: Path,
+    task: Task,
+    outcome: Outcome,
+    gates: Sequence[dict[str, Any]],
+    measured: Mapping[str, float],
+    nights: Mapping[str, pd.DataFrame],
+) -> dict[str, Any]:
+    """A foldable row of the list of jobs, and what is behind it."""
+    folder, failed, table = out / "jobs" / task.name, outcome.status != "ok", nights[task.name]
+    own = [gate for gate in gates if gate["job"] == task.name]
+    gated = {gate["metric"] for gate in own}
+    links = {
+        "notebook": folder / f"{task.notebook.stem}.html",
+        "source": folder / task.notebook.name,
+        "metrics": folder / METRICS,
         "log": folder / "log.txt",
     }
+    since: Since | None = history.since(table["failed"]) if failed and len(table) else None
     return {
         "name": task.name,
         "outcome": outcome,
+        "failed": failed,
+        "since": since,
+        "gates": own,
+        "passed": sum(not gate["failed"] for gate in own),
+        "others": {metric: value for metric, value in measured.items() if metric not in gated},
         "parameters": ", ".join(f"{name}={value}" for name, value in task.parameters.items()),
-        "findings": findings,
-        "links": {name: path.relative_to(out).as_posix() for name, path in files.items() if path.exists()},
+        "findings": [str(finding) for finding in read_metrics(folder).get("findings", [])],
+        "links": {name: path.relative_to(out).as_posix() for name, path in links.items() if path.exists()},
     }
 
 
-def _metrics(
-    task: Task, measured: Mapping[str, float], compared: pd.DataFrame, past: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """A row per metric, gated ones first."""
-    gates = {row["metric"]: row for row in compared[compared["job"] == task.name].to_dict("records")}
-    rows = []
-    for metric in [*(m for m in measured if m in gates), *(m for m in measured if m not in gates)]:
-        values = history.last_values(past, task, metric)
-        change = f"{values[-1] - values[-2]:+.4g}" if len(values) > 1 else ""
-        rows.append(
-            {
-                "metric": metric,
-                "found": measured[metric],
-                "gate": gates.get(metric),
-                "change": change,
-                "nights": len(values),
-                "line": _points(values),
-            }
-        )
-    return rows
+def _panels(plan: Plan, gates: Sequence[dict[str, Any]], nights: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    """The headline figure: EM and rounds of one variant over the nights; of KV's last round on unseen questions, if
+    the profile's main job measures that."""
+    for job in [plan.summary, *nights]:
+        table = nights.get(job or "", pd.DataFrame())
+        names = [str(name).removeprefix("em.") for name in table.columns if str(name).startswith("em.")]
+        if not names:
+            continue
+        name = min(names, key=lambda name: ("kv_last_round" not in name, "unseen" not in name, "no_logs" in name))
+        limits = {gate["metric"]: gate for gate in gates if gate["job"] == job}
+        wanted = {f"em.{name}": "exact match", f"rounds_ratio.{name}": "rounds / no_logs"}
+        return [
+            _panel(f"{name}, {what}", table[metric].dropna().tail(_NIGHTS), limits.get(metric))
+            for metric, what in wanted.items()
+            if metric in table and table[metric].notna().any()
+        ]
+    return []
 
 
-def _points(values: Sequence[float]) -> str:
-    """The points of an SVG polyline through the values; empty for fewer than two."""
-    if len(values) < 2:
-        return ""
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
-    step = (_WIDTH - 4) / (len(values) - 1)
-    return " ".join(
-        f"{2 + i * step:.1f},{_HEIGHT - 3 - (v - low) / span * (_HEIGHT - 6):.1f}" for i, v in enumerate(values)
-    )
+def _panel(title: str, values: pd.Series, gate: dict[str, Any] | None) -> dict[str, Any]:
+    """A metric over the nights; its axis ends at multiples of 0.05 around the values and the baseline's band."""
+    band = [gate["value"] - gate["tolerance"], gate["value"] + gate["tolerance"]] if gate else []
+    low = math.floor(20 * min([*values, *band]) - 0.5) / 20
+    high = math.ceil(20 * max([*values, *band]) + 0.5) / 20
+    return {
+        "title": title,
+        "gate": gate,
+        "now": values.iloc[-1],
+        "low": low,
+        "high": high,
+        "band": [100 * (high - edge) / (high - low) for edge in reversed(band)],
+        "points": _points(values.tolist(), low, high),
+        "bad": [bool(band) and not min(band) - 1e-9 <= value <= max(band) + 1e-9 for value in values],
+        "days": [started[:10] for started, _ in values.index],
+    }
+
+
+def _points(values: Sequence[float], low: float, high: float) -> list[tuple[float, float]]:
+    """Values as points of a square of 100 by 100, the last at its right edge."""
+    step = 100 / max(len(values) - 1, 1)
+    return [
+        (round(100 - step * (len(values) - 1 - i), 1), round(100 * (high - value) / (high - low), 1))
+        for i, value in enumerate(values)
+    ]

@@ -14,10 +14,12 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from plotly.offline import get_plotlyjs
 
 from lagkit.__main__ import main
-from lagkit.nightly.gallery import copies, pages, pictures
-from lagkit.nightly.gallery.executed import PLOTLY, WIDGET, Executed, find
+from lagkit.nightly import gallery, pages
+from lagkit.nightly.gallery import Executed, find
 from lagkit.nightly.notebook import execute
+from lagkit.nightly.pages import PLOTLY, WIDGET
 from lagkit.util.errors import ConfigError, DataError
+from lagkit.views import pictures
 
 SPEC = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 OPENING = "# Does `it` work?\n\nA question that is\nput in *two* lines.\n\nMore of it."
@@ -32,16 +34,13 @@ def has_browser() -> bool:
     return True
 
 
-needs_browser = pytest.mark.skipif(not has_browser(), reason="no Chromium on this machine (apt-get install chromium)")
-
-
 def figure(**layout) -> dict:
     return {"data": [{"type": "bar", "x": [1, 2], "y": [3, 4]}], "layout": layout}
 
 
 def shown(**data) -> nbformat.NotebookNode:
-    """An output with this MIME bundle; names of types are shortened to `plotly`, `html`, `text` and `widget`."""
-    types = {"plotly": PLOTLY, "html": "text/html", "text": "text/plain", "widget": WIDGET}
+    """An output with this MIME bundle; names of types are shortened."""
+    types = {"plotly": PLOTLY, "html": "text/html", "text": "text/plain", "widget": WIDGET, "png": "image/png"}
     return new_output("display_data", data={types[name]: value for name, value in data.items()})
 
 
@@ -72,7 +71,9 @@ def executed(tmp_path_factory) -> Path:
         "machine": {"system": "Linux", "processor": "x86_64", "cores": 2, "gpu": None},
     }
     (folder / "runs" / "10_two" / "metrics.json").write_text(json.dumps(record))
-    write(folder / "runs", "20_none", shown(widget={}, text="VBox()"), opening="# Plain\n\nNo figure here.")
+    write(
+        folder / "runs", "20_none", shown(widget={"model_id": "a"}, text="VBox()"), opening="# Plain\n\nNo figure here."
+    )
     return folder / "runs"
 
 
@@ -105,7 +106,7 @@ def test_pages_share_one_plotly_js_and_load_nothing_else(made):
 
 def test_a_widget_leaves_a_sentence(made):
     page = (made[0] / "20_none.html").read_text(encoding="utf-8")
-    assert "A widget stands here in JupyterLab." in page
+    assert "A widget stands here in JupyterLab, with a kernel." in page
     assert "VBox" not in page
 
 
@@ -126,7 +127,7 @@ def test_the_index_says_what_there_is_and_how_it_was_made(made):
         assert part in first
     assert "More of it" not in text
     assert 'href="20_none.html"' in second
-    assert "No figure" in second
+    assert "No picture" in second
     assert "<img" not in second
     assert (made[0] / "10_two.png").read_bytes().startswith(PNG)
 
@@ -145,7 +146,7 @@ def test_a_page_that_would_load_something_is_refused_before_anything_is_written(
     assert len(pages.loaded(part)) == 1
     one = Executed.read(write(tmp_path, "online", shown(html=part)))
     with pytest.raises(DataError, match=r"online\.ipynb would load .*: a gallery works offline, take it out\."):
-        pages.write_pages([one], tmp_path / "pages", {})
+        gallery.write_pages([one], tmp_path / "pages")
     assert not (tmp_path / "pages").exists()
 
 
@@ -210,13 +211,14 @@ def test_figures_of_a_copy_carry_a_picture_beside_the_interactive_form(made):
     copy = nbformat.read(made[1] / "10_two.ipynb", as_version=4)
     nbformat.validate(copy)
     bundles = [output.data for cell in copy.cells for output in cell.get("outputs", []) if "data" in output]
-    assert [set(data) for data in bundles] == [{PLOTLY, "image/png"}] * 2  # no loader, no script
+    assert [set(data) for data in bundles] == [{PLOTLY, "image/png"}] * 2  # no script
+    assert all(data[PLOTLY]["config"]["showSendToCloud"] is False for data in bundles)
     images = [base64.b64decode(data["image/png"]) for data in bundles]
     assert all(image.startswith(PNG) for image in images)
     # Width and height in the header: 900 pixels times the scale, and the layout's own height.
     assert [int.from_bytes(images[0][start : start + 4]) for start in (16, 20)] == [1125, 375]
     assert (made[1] / "10_two.png").read_bytes() == images[0]
-    assert (made[1] / "10_two.ipynb").stat().st_size < copies.LIMIT
+    assert (made[1] / "10_two.ipynb").stat().st_size < gallery.LIMIT
 
 
 def test_a_copy_tells_nothing_of_the_run_s_place_and_hour(made):
@@ -234,7 +236,7 @@ def test_a_copy_tells_nothing_of_the_run_s_place_and_hour(made):
 def test_lines_of_progress_stay_out_of_a_copy(tmp_path):
     said = new_output("stream", name="stdout", text="Encoding logs: 48 of 48, 2 s\nkept: 3 s of it\n")
     only = new_output("stream", name="stdout", text="Answering: log: 7, 12 s\n")
-    copy = json.loads(copies.copy_of(Executed.read(write(tmp_path, "told", said, only)), []))
+    copy = json.loads(gallery.copy_of(Executed.read(write(tmp_path, "told", said, only))))
     assert [output["text"] for output in copy["cells"][1]["outputs"]] == [["kept: 3 s of it\n"]]
 
 
@@ -249,23 +251,37 @@ def test_the_listing_shows_each_notebook_and_its_first_figure(made):
 def test_paths_below_known_folders_become_relative_and_others_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     own = write(tmp_path / "a", "own", shown(text=f"'{tmp_path}/runs/x'"), source=f"open('{tmp_path}/b')")
-    text = copies.copy_of(Executed.read(own), [])
+    text = gallery.copy_of(Executed.read(own))
     assert "'runs/x'" in text
     assert "open('b')" in text
     other = "/" + "Users/somebody/data"
     foreign = write(tmp_path / "b", "foreign", shown(text=f"in {other} and"))
     with pytest.raises(DataError, match=rf"foreign\.ipynb would name {other}, a path of this machine: take it out\."):
-        copies.write_copies([Executed.read(foreign)], tmp_path / "docs", {"foreign": []})
+        gallery.write_copies([Executed.read(foreign)], tmp_path / "docs")
     assert not (tmp_path / "docs").exists()
 
 
 def test_a_copy_that_is_too_large_is_refused_before_anything_is_written(tmp_path):
-    one = Executed.read(write(tmp_path, "large", shown(plotly=figure())))
-    image = bytes(copies.LIMIT * 3 // 4 - 2_000)  # base64 makes four bytes of three
-    assert len(copies.copy_of(one, [image])) <= copies.LIMIT
+    for more, fits in ((-2_000, True), (0, False)):
+        one = Executed.read(write(tmp_path, "large", shown(plotly=figure(), png="A" * (gallery.LIMIT + more))))
+        if fits:
+            assert len(gallery.copy_of(one)) <= gallery.LIMIT
     with pytest.raises(DataError, match=r"large\.ipynb would take 1\.5 MB, and 1\.5 MB are allowed: show fewer"):
-        copies.write_copies([one], tmp_path / "docs", {"large": [image + bytes(2_000)]})
+        gallery.write_copies([one], tmp_path / "docs")
     assert not (tmp_path / "docs").exists()
+
+
+def test_a_copy_of_figures_without_pictures_is_refused(tmp_path):
+    one = Executed.read(write(tmp_path, "bare", shown(plotly=figure())))
+    with pytest.raises(DataError, match=r"bare\.ipynb has figures without pictures: install Chromium and kaleido"):
+        gallery.write_copies([one], tmp_path / "docs")
+    assert not (tmp_path / "docs").exists()
+
+
+def test_the_letters_of_a_picture_are_no_path(tmp_path):
+    spelt = "/" + "home/" + "A" * 20
+    one = Executed.read(write(tmp_path, "spelt", shown(plotly=figure(), png=spelt)))
+    assert spelt in gallery.copy_of(one)
 
 
 SHARED = Path(__file__).parents[2] / "docs" / "gallery"
@@ -273,10 +289,10 @@ SHARED = Path(__file__).parents[2] / "docs" / "gallery"
 
 @pytest.mark.parametrize("path", sorted(SHARED.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_copy_in_the_repository_keeps_what_is_promised(path):
-    assert path.stat().st_size <= copies.LIMIT
+    assert path.stat().st_size <= gallery.LIMIT
     one = Executed.read(path)
-    assert all(output.data["image/png"] for output in one.figures)
-    assert not any("text/html" in output.data for output in one.figures)
+    assert all(data["image/png"] for data in one.figures)
+    assert not any("text/html" in data for data in one.figures)
     assert set(one.notebook.metadata) == {"kernelspec", "language_info"}
     assert (path.parents[2] / "notebooks" / path.name).exists()
 
@@ -308,7 +324,7 @@ def test_a_question_that_ends_in_a_colon_takes_its_list_along(tmp_path):
     source = write(tmp_path, "listed", opening="# Two\n\nWe ask\ntwo things:\n\n- this;\n- that.\n\nNot this.")
     one = Executed.read(source)
     assert one.opening == ("Two", "We ask two things:\n\n- this;\n- that.")
-    assert "<li>this;</li>" in pages.index([one], set())
+    assert "<li>this;</li>" in gallery.write_pages([one], tmp_path / "pages").read_text(encoding="utf-8")
 
 
 def test_a_folder_needs_notebooks_of_different_names(tmp_path):
@@ -322,24 +338,15 @@ def test_a_folder_needs_notebooks_of_different_names(tmp_path):
         find(tmp_path)
 
 
-def test_without_a_browser_a_sentence_says_what_to_do(tmp_path, monkeypatch, capsys):
+def test_pages_need_no_browser_and_no_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures.shutil, "which", lambda name: None)
     write(tmp_path, "one", shown(plotly=figure()))
-    assert main(["gallery", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("lagkit: No browser was found (chromium, ")
-    assert said.endswith("Install Chromium, for example with `apt-get install chromium`.\n")
-    assert not list(tmp_path.glob("*.html"))
+    assert main(["gallery", str(tmp_path)]) == 0
+    assert "Plotly.newPlot(" in (tmp_path / "one.html").read_text(encoding="utf-8")
+    assert "No picture" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_copies_do_not_land_among_the_executed_notebooks(tmp_path, capsys):
     write(tmp_path, "one")
     assert main(["gallery", str(tmp_path), "--copies", str(tmp_path / "docs")]) == 2
     assert "would be taken for executed notebooks: choose another folder." in capsys.readouterr().err
-
-
-@needs_browser
-def test_pictures_come_in_the_order_of_the_figures():
-    found = pictures.png([figure(height=200), figure(height=400)])
-    assert [int.from_bytes(image[20:24]) for image in found] == [250, 500]
-    assert pictures.png([]) == []

@@ -173,7 +173,7 @@ def test_gates_from_their_derivation_to_their_failure(quick, tmp_path, capsys, m
     assert "1 of 1 gates failed" in said
     assert "regression" in said
     report = (out / "report.html").read_text()
-    assert '<td class="regression">regression</td>' in report
+    assert '<span class="bad">regression</span>' in report
     assert "-0.3" in report
     assert "<polyline" in report
     # Better fails as well, until it is accepted; another seed is held against the spread.

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from lagkit.logs.address import checked_uri
-from lagkit.nightly.gallery.executed import Executed
+from lagkit.nightly.gallery import Executed
 from lagkit.nightly.notebook import execute
 from lagkit.policy import POLICIES
 from lagkit.runs import load as finished

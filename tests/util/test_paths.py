@@ -25,7 +25,7 @@ from lagkit.logs.embedcache import VectorCache
 from lagkit.logs.lance import DiskCache
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.hub import resolve_model
-from lagkit.nightly.gallery import make as gallery
+from lagkit.nightly import gallery
 from lagkit.nightly.notebook import execute
 from lagkit.runs import load as finished
 from lagkit.runs import summary

@@ -16,8 +16,7 @@ from lagkit.datasets.loaders import Dataset
 from lagkit.logs.encode import Encoder, kept_text
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
-from lagkit.nightly.gallery.executed import PLOTLY, Executed
-from lagkit.nightly.gallery.pages import page as gallery_page
+from lagkit.nightly.pages import PLOTLY, Link, render
 from lagkit.policy import POLICIES
 from lagkit.types import Hit, Limits, Round, Trace
 from lagkit.util.errors import ConfigError, DataError, EmptyStore
@@ -166,7 +165,7 @@ def test_hostile_logs_are_text_in_figures_and_on_the_gallery_page(tmp_path, lm):
     data = [{PLOTLY: figure.to_plotly_json()} for figure in (map_, bars)] + [{"text/html": trace_html(hostile())}]
     outputs = [new_output("display_data", data=one) for one in data]
     cells = [new_markdown_cell("# A\n\nB."), new_code_cell("1", outputs=outputs, execution_count=1)]
-    assert "<script>alert" not in (page := gallery_page(Executed(tmp_path, new_notebook(cells=cells))))
+    assert "<script>alert" not in (page := render(new_notebook(cells=cells), "A", "plotly.js", Link("b", "B")))
     assert "<img src=x" not in page
     assert page.count("alert(1)") > 10
 

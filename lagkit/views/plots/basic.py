@@ -13,10 +13,8 @@ import plotly.io as pio
 from plotly.colors import qualitative
 
 from lagkit.util.progress import quiet
+from lagkit.views.pictures import use_renderers
 
-# With the default renderer a headless run leaves no figure in the exported page; this one stays small (it loads
-# plotly.js from a CDN).
-RENDERER = "plotly_mimetype+notebook_connected"
 COLOURS = qualitative.Safe
 How = dict[str, Any]  # arguments of Plotly Express
 FLOOR = 1e-9  # on logarithmic axes: a divergence of exactly zero has no place there
@@ -27,12 +25,9 @@ _TOP = 90  # pixels above the panels
 
 
 def for_notebooks() -> None:
-    """Make figures survive the export of an executed notebook, and keep libraries from printing."""
+    """Have figures leave a picture and an interactive form in the notebook, and keep libraries from printing."""
     quiet()
-    # Its opening script would load plotly.js, which each figure's HTML does by itself, and without a network it fails
-    # on the page although JupyterLab needs neither.
-    pio.renderers["notebook_connected"].global_init = False
-    pio.renderers.default = RENDERER
+    use_renderers()
     pio.templates.default = "plotly_white"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-import plotly.io as pio
 import pytest
 
 from lagkit.views import plots
@@ -51,16 +50,6 @@ def test_lines_follow_the_index_at_even_distances():
     assert list(trace.y) == [0.0, 0.5, 2.5]
     assert figure.layout.xaxis.type == "category"
     assert figure.layout.xaxis.title.text == "tokens"
-
-
-def test_figures_of_notebooks_survive_export(monkeypatch):
-    monkeypatch.setattr(pio.renderers, "default", "json")
-    monkeypatch.setattr(pio.templates, "default", "plotly")
-    plots.for_notebooks()
-    assert pio.renderers.default == "plotly_mimetype+notebook_connected"
-    bundle = pio.renderers._build_mime_bundle(plots.bars(TABLE, "kind", MEASURES, "Title").to_dict())
-    assert {"application/vnd.plotly.v1+json", "text/html"} <= set(bundle)
-    assert len(bundle["text/html"]) < 20_000, "the library itself does not belong into each figure"
 
 
 def test_names_in_curves_and_panels_are_shown_letter_by_letter():

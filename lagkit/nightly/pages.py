@@ -1,0 +1,118 @@
+"""Pages of executed notebooks by nbconvert. They need no network: figures are drawn by a plotly.js beside the page."""
+
+from __future__ import annotations
+
+import re
+from copy import deepcopy
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import Any, NamedTuple
+
+import jinja2
+import plotly.io as pio
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from plotly.offline import get_plotlyjs
+from traitlets.config import Config
+
+from lagkit.util import files
+from lagkit.views.pictures import CONFIG
+
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+SCRIPT = "plotly.min.js"
+TEMPLATES = Path(__file__).parent / "templates"
+_HEIGHT = "450px"  # of a figure whose layout says none
+_LOADS = re.compile(r"""(?:@import|url\()\s*["']?(?:https?:)?//[^\s"')]+""")
+
+
+class Link(NamedTuple):
+    """A relative address and the words to click."""
+
+    address: str
+    words: str
+
+
+def without_widgets(notebook: NotebookNode) -> NotebookNode:
+    """A copy of the notebook with a sentence in place of each widget, which needs a kernel."""
+    copy: NotebookNode = deepcopy(notebook)
+    for output in (output for cell in copy.cells for output in cell.get("outputs", ())):
+        if WIDGET in output.get("data", {}):
+            output.data = NotebookNode({"text/markdown": "*A widget stands here in JupyterLab, with a kernel.*"})
+    return copy
+
+
+def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
+    """The page of a notebook. script: where plotly.js is. back: the page that lists this one.
+
+    What the notebook shows may come from anybody: of all scripts on the page, only those that bear a random number
+    are run.
+    """
+    nonce, options = token_urlsafe(), Config()
+    options.NbConvertBase.display_data_priority = [
+        PLOTLY,
+        *HTMLExporter().default_config.NbConvertBase.display_data_priority,
+    ]
+    options.ClearMetadataPreprocessor.enabled = True  # states of widgets, above all
+    options.ClearMetadataPreprocessor.clear_cell_metadata = False
+    exporter = HTMLExporter(config=options, template_file=str(TEMPLATES / "notebook.html.j2"))
+    exporter.register_filter("figure", partial(_figure, nonce=nonce))
+    resources = {"nonce": nonce, "script": script, "back": back, "metadata": {"name": title}}
+    return str(exporter.from_notebook_node(without_widgets(notebook), resources=resources)[0])
+
+
+def _figure(output: NotebookNode, nonce: str) -> str:
+    """A figure as an element that plotly.js fills."""
+    figure = output.data[PLOTLY]
+    html: str = pio.to_html(
+        {part: figure[part] for part in ("data", "layout")},
+        config=CONFIG,
+        include_plotlyjs=False,
+        full_html=False,
+        validate=False,
+        default_height=_HEIGHT,
+    )
+    # The last script is Plotly's own: JSON inside it holds no "<", and what a layout smuggles in stands before it.
+    before, tag, after = html.rpartition("<script")
+    return f'{before}{tag} nonce="{nonce}"{after}'
+
+
+def write_script(folder: Path) -> Path:
+    """Write plotly.js into `folder`, once for all pages; returns its path."""
+    path = folder / SCRIPT
+    return path if path.exists() else files.write(path, get_plotlyjs())
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this room: values are escaped, a name that is not given is an error."""
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, **options).get_template(name)
+
+
+def loaded(page: str) -> list[str]:
+    """What a page would fetch over the network by itself: scripts, styles, pictures and frames; links are no fetch."""
+    parser = _Sources()
+    parser.feed(page)
+    return parser.found
+
+
+class _Sources(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self._in_style = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._in_style = tag == "style"
+        for name, value in attrs:
+            fetched = name in ("src", "srcset", "poster", "data") or (name == "href" and tag == "link")
+            if fetched and re.match(r"\s*(?:https?:)?//", value or ""):
+                self.found.append(str(value))
+
+    def handle_data(self, data: str) -> None:
+        if self._in_style:
+            self.found += _LOADS.findall(data)
+            self._in_style = False
