@@ -91,7 +91,7 @@ class Authors:
             logs |= dict.fromkeys(hit.id for hit in found)
             text, at = self._generate(question, list(passages), list(logs), responses)
             first = first or at - began
-            responses.append((self.prompt.open_turn(question) + text).strip())
+            responses.append(text.strip())
             action = parse(responses[-1], self.prompt.kind)
             if action.kind == "answer":
                 return action.text, responses, first

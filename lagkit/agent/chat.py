@@ -29,7 +29,7 @@ class ContextBuilder(Protocol):
         """The logs; may be None where the policy is."""
 
     def opening(self, question: Question) -> str:
-        """The words with which the assistant's turn is opened for the model: they belong to its response."""
+        """The assistant prefix: the words with which the assistant's turn is opened for the model."""
 
     def notes(self, logs: Sequence[str]) -> str:
         """What stands of these logs (ids) in the user turn."""
@@ -49,9 +49,9 @@ class ChatContextBuilder(LogTexts):
     """Builds chats under one policy; what no chat can follow is refused beforehand (see `refusal`).
 
     The assistant's turn cannot be opened through a chat API, so the prompt's opening, a restatement of the question, is
-    dropped: what the model says is its whole turn. The testbed's model restates the question by itself then, and says
-    the same as behind the opening; with the restatement at the end of the user's turn it goes astray (a test shows
-    both). Models that follow instructions are told the protocol by the system message anyway.
+    dropped: what the model says is its whole turn. With the restatement at the end of the user's turn the testbed's
+    model goes astray (a test shows it). Models that follow instructions are told the protocol by the system message
+    anyway.
     """
 
     def opening(self, question: Question) -> str:

@@ -162,21 +162,24 @@ class Agent:
         """Record a round; the trace if the question ends with it."""
         if isinstance(result, Exception):
             return {id(run): self._trace(run, error=result)}
-        opening = self.builder.opening(run.question)
-        turn = opening + result.text
-        response = turn.strip()
-        action = parse(response, self.prompt.kind)
-        if result.logprobs and (span := answer_span(turn)):
-            run.confidence = self.lm.confidence(result, *(at - len(opening) for at in span))
-        passages, logs = run.new
-        run.rounds.append(Round(run.user_turn, response, run.query, passages, logs, run.spent + result.usage))
+        said = self.lm.opens + result.text  # a mark of reasoning that the template wrote counts
+        action = parse(said, self.prompt.kind)
+        if result.logprobs and (span := answer_span(said)):
+            run.confidence = self.lm.confidence(result, *(at - len(self.lm.opens) for at in span))
+        run.rounds.append(self._round(run, result))
         run.spent = Usage()
-        if action.kind == "search" and unclosed(response):
+        if action.kind == "search" and unclosed(said):
             return {id(run): self._trace(run, error=self._thought_on())}
         if action.kind == "answer" or len(run.rounds) == self.max_rounds:
             return {id(run): self._trace(run, action=action)}
         run.query = action.text
         return {}
+
+    def _round(self, run: _Run, result: Generation) -> Round:
+        """What was read and said; white space before the response belongs to the opening."""
+        text = result.text.lstrip()
+        opening = self.builder.opening(run.question) + result.text.removesuffix(text)
+        return Round(run.user_turn, text.rstrip(), run.query, *run.new, run.spent + result.usage, opening)
 
     def _thought_on(self) -> ReasoningTooLong:
         limit = self.limits.max_new_tokens
@@ -191,10 +194,9 @@ class Agent:
         for run, said in results:
             if len(run.rounds) + 1 < self.max_rounds or not isinstance(said, Generation):
                 continue
-            opening = self.builder.opening(run.question)
-            turn = opening + said.text
+            turn = self.lm.opens + said.text
             if parse(turn, self.prompt.kind).kind != "answer":
-                begun[id(run)] = (before_action(turn) + OPEN_ANSWER).removeprefix(opening), said
+                begun[id(run)] = (before_action(turn) + OPEN_ANSWER).removeprefix(self.lm.opens), said
                 run.spent += said.usage
         again = [
             (run, self.builder.proceed(contexts[id(run)], begun[id(run)][0])) for run, _ in ready if id(run) in begun

@@ -114,7 +114,10 @@ class Encoder:
         plain = self.lm.plain
         return replace(
             trace,
-            rounds=tuple(replace(r, prompt=plain(r.prompt), response=plain(r.response)) for r in trace.rounds),
+            rounds=tuple(
+                replace(r, prompt=plain(r.prompt), opening=plain(r.opening).lstrip(), response=plain(r.response))
+                for r in trace.rounds
+            ),
         )
 
     def _head(self) -> str:
@@ -151,11 +154,11 @@ class Encoder:
                 continue
             turns.append({"role": "user", "content": round_.prompt})
             _, before = split_chat(self.lm, head, turns)
-            if round_.response.startswith(self.lm.plain(self.lm.opens)):  # as the template writes it, too
+            if round_.turn.startswith(self.lm.plain(self.lm.opens)):  # as the template writes it, too
                 before = before.removesuffix(self.lm.opens)
-            turns.append({"role": "assistant", "content": round_.response})
-            text = before + round_.response
-            starts.append(len(before))
+            turns.append({"role": "assistant", "content": round_.turn})
+            text = before + round_.turn
+            starts.append(len(before + round_.opening))
         self._check_template(text, trace, starts)
         return text, starts
 

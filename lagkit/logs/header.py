@@ -21,12 +21,9 @@ from lagkit.util.paths import refuse_links
 
 NAME = "store.json"
 KIND = "lagkit log store"
-FORMAT = 2
+FORMAT = 3
 
 _LARGEST = 1 << 20  # bytes of a header: it is read as a whole
-
-# What a store is written in: the oldest format whose readers understand it. Those of format 1 know no codec.
-_OLDEST: dict[Codec, int] = {"none": 1, "int8": 2}
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Header:
     dim: int
     dtype: str
     codec: Codec = "none"
-    format: int = 1
+    format: int = FORMAT
     kind: str = KIND
 
     def __post_init__(self) -> None:
@@ -59,8 +56,7 @@ class Header:
     @classmethod
     def new(cls, model: Mapping[str, Any], embedder: str, dim: int, dtype: Any, codec: Codec = "none") -> Header:
         """Raises StoreError for a fingerprint that JSON cannot hold, a dimension below 1, an unknown dtype or codec."""
-        format = _OLDEST.get(codec, FORMAT)
-        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."), codec, format)
+        return cls(_plain(model), embedder, dim, str(dtype).removeprefix("torch."), codec)
 
     @classmethod
     def of(cls, lm: Model, embedder: Embedder, codec: Codec = "none") -> Header:
@@ -69,20 +65,24 @@ class Header:
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> Header:
-        """Read a header's JSON; `where` names it in the StoreError for anything else or a newer format."""
+        """Read a header's JSON; `where` names it in the StoreError for anything else or another format."""
         try:
             raw = json.loads(text)
             if not isinstance(raw, dict) or raw.get("kind") != KIND:
                 raise ValueError(f"its kind is not {KIND!r}")
-            crc = raw.pop("crc32", None)  # which older stores lack
-            if raw["format"] <= FORMAT:
+            crc = raw.pop("crc32", None)
+            if raw["format"] == FORMAT:
                 if crc not in (None, _crc32(raw)):
                     raise ValueError("its checksum is another")
-                if raw.get("codec") == "safetensors":  # how the first stores were headed
-                    raw["codec"] = "none"
                 return cls(**raw)
+            older = bool(raw["format"] < FORMAT)
         except (*MALFORMED, StoreError) as error:
             raise StoreError(f"{where} does not describe a log store ({error}).") from error
+        if older:
+            raise StoreError(
+                f"{where} has store format {raw['format']}, of an earlier lagkit, whose logs repeat their questions in "
+                "their responses: build the logs again, into another store."
+            )
         raise StoreError(
             f"{where} has store format {raw['format']}, newer than the {FORMAT} that this lagkit reads: update lagkit."
         )

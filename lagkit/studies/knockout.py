@@ -152,7 +152,7 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     What the response says before that is read as it stands: of an answer that is forced at once, a model that was
     never asked for one has no opinion.
     """
-    said = case.log.rounds[-1].response.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
+    said = case.log.rounds[-1].turn.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
     answer = case.log.answer or ""
     named = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", said) if answer else None
     if named is None:
@@ -172,10 +172,7 @@ def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[fl
         stop=STOP_STRINGS[kind],
         batch_size=config.batch_size,
     )
-    actions = [
-        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, kind)
-        for (case, _), response in zip(contexts, said, strict=True)
-    ]
+    actions = [parse(run.lm.opens + response.text, kind) for response in said]
     return [
         float(action.kind == "answer" and metrics.is_right(case.question, action.text))
         for (case, _), action in zip(contexts, actions, strict=True)

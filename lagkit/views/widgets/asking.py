@@ -107,7 +107,7 @@ def attention_table(
     asked = question or Question(trace.question_id, trace.question, ())
     context, parts = _context(KVContextBuilder(lm, prompt, policy, store), asked, trace, passages)
     opening = lm.opens + prompt.open_turn(asked)
-    said = lm.tokenize(lm.plain(trace.rounds[-1].response.removeprefix(opening)))
+    said = lm.tokenize(lm.plain(trace.rounds[-1].turn.removeprefix(opening)))
     first = context.injected + len(context.ids)
     whole = Context((*context.ids, *said), context.blocks)
     spoken = list(range(first, first + len(said)))
