@@ -34,8 +34,8 @@ class ContextBuilder(Protocol):
     def notes(self, logs: Sequence[str]) -> str:
         """What stands of these logs (ids) in the user turn."""
 
-    def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Any:
-        """The context for one round."""
+    def context(self, question: Question, user_turn: str, logs: Sequence[str], notes: str = "") -> Any:
+        """The context for one round; `notes` are those that stand outside the user turn."""
 
     def proceed(self, context: Any, said: str) -> Any:
         """The context in which the model goes on from these words of its own turn (for `force_answer`)."""
@@ -58,9 +58,9 @@ class ChatContextBuilder(LogTexts):
         """None: the model opens its turn itself."""
         return ""
 
-    def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Chat:
+    def context(self, question: Question, user_turn: str, logs: Sequence[str], notes: str = "") -> Chat:
         """The chat for one round: the shared head, and the user's turn, in which logs stand already (see `notes`)."""
-        return Chat((*self.prompt.head(), {"role": "user", "content": user_turn}))
+        return Chat((*self.prompt.for_question(question.id).head(), {"role": "user", "content": user_turn}))
 
     def proceed(self, context: Chat, said: str) -> Chat:
         """Not to be had: `refusal` keeps the agent from asking for it."""

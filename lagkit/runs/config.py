@@ -22,7 +22,7 @@ from lagkit.util.paths import at
 from lagkit.util.settings import Folder, Settings
 
 Split = Literal["seen", "unseen"]
-Wording = Literal["examples", "plain", "short"]
+Wording = Literal["examples", "plain", "short", "paper"]
 
 # Settings that belong to a model, by its size: `testbed`, `smollm2`, `paper`. What they leave out, a run adds.
 TIERS = {path.stem: path for path in sorted((Path(__file__).parent / "tiers").glob("*.yaml"))}
@@ -38,10 +38,10 @@ class RunConfig(Settings):
     folder in which Python runs when the settings are read, also those of a file.
     codec: what the store's files hold of a KV block; int8 halves a bfloat16 one (`lagkit.model.codec`).
     blocks: whether the KV of logs is loaded, recomputed, or as is `planned` from how fast the store and the model are.
-    wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), and `short` is for models
-    that were trained on the protocol. log_questions, seen_questions, unseen_questions: sizes of seeded samples (None
-    takes all); seen questions are drawn from those that the log store was built on. split: which questions are seen and
-    which unseen: as the `authors` split them, or `disjoint`, by `seed`, so that they share no hop
+    wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), `short` is for models
+    that were trained on the protocol, and `paper` is the published procedure (docs/paper.md). log_questions,
+    seen_questions, unseen_questions: sizes of seeded samples (None takes all); seen questions are drawn from those that
+    the log store was built on. split: which questions are seen and which unseen: as the `authors` split them, or `disjoint`, by `seed`, so that they share no hop
     (`datasets.split`). search: of many logs, by codes and then `exact` scores, or of all logs whatever that takes
     (`logs.vectors`). min_similarity: a log less similar to the query is not used (None uses all). policies:
     variants, each a policy and what it changes of the limits (`policy.Variant`). passages to force_answer: the limits,

@@ -183,7 +183,7 @@ def test_excluded_logs_are_passed_over_for_their_question_alone(lm, store):
     other = Question("other", "Which river then?", ("?",))
     lm.play({RIVER.text: search, other.text: search})
     found = agent(lm, policy=Policy("kv"), store=store)
-    found.exclude = {RIVER.id: {IDS[0], IDS[2]}}
+    found.retriever.exclude = {RIVER.id: {IDS[0], IDS[2]}}
     traces = by_question(found.run([RIVER, other]))
     assert [ids(r.logs) for r in traces[RIVER.id].rounds] == [[IDS[1], IDS[3], IDS[4]], [], IDS[5:]]
     assert ids(traces["other"].rounds[0].logs) == IDS[:3]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
@@ -232,24 +231,10 @@ def test_another_codec_than_the_stores_is_refused(tmp_path):
     assert not (tmp_path / "other" / "store.json").exists()
 
 
-def test_readers_that_know_no_codec_can_read_all_that_they_understand(tmp_path):
-    """Format 1 is what they take: uncompressed stores stay that, and an int8 one is refused by them."""
-    for codec, number in (("none", 1), ("int8", 2)):
-        new_store(tmp_path / codec, codec=codec).close()
-        head = json.loads((tmp_path / codec / "store.json").read_text())
-        assert (head["format"], head["codec"]) == (number, codec)
-    path = tmp_path / "none" / "store.json"
-    for old in ("safetensors", None):
-        head = {**json.loads(path.read_text()), "codec": old, "crc32": None}
-        path.write_text(json.dumps({name: value for name, value in head.items() if value is not None}))
-        with LogStore.open(path.parent, codec="none", write=True) as store:
-            fill(store, [len(store)])
-            assert (store.codec, store.verify().empty) == ("none", True)
-
-
 def test_an_int8_run_gives_the_answers_of_an_uncompressed_one(tmp_path):
     """A tiny random model in float32: the same greedy words, and logits within 2% in norm."""
-    runs = {codec: small_run(tmp_path / codec, tiny_lm(), codec=codec) for codec in ("none", "int8")}
+    settings = {"lm": tiny_lm(), "max_new_tokens": 24}
+    runs = {codec: small_run(tmp_path / codec, codec=codec, **settings) for codec in ("none", "int8")}
     said, logits, sizes = {}, {}, {}
     for codec, run in runs.items():
         run.run()
@@ -275,7 +260,7 @@ def test_a_log_that_is_encoded_when_it_is_asked_for_is_used_as_it_will_be_read(t
     with run.store(write=True) as store:
         [log, *_] = store.ids
         builder = KVContextBuilder(run.lm, run.prompt, policy, store)
-        first, second = builder.block(log), builder.block(log)
+        first, second = (builder.block(log, run.log_questions[0]) for _ in range(2))
         assert same(first, second)
         assert not torch.equal(first.keys, builder.encoder.encode(store.get(log), policy).keys)
 

@@ -32,7 +32,9 @@ def test_every_prompt_loads_and_names_its_kind(name):
 
 
 def test_an_unknown_prompt_is_refused_by_name():
-    with pytest.raises(ConfigError, match="Unknown prompt 'qa_long': there are choice, choice_examples, qa, qa_exam"):
+    with pytest.raises(
+        ConfigError, match="Unknown prompt 'qa_long': there are choice, choice_examples, choice_paper, qa, qa_e"
+    ):
         Prompt.load("qa_long")
 
 
