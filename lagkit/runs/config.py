@@ -40,12 +40,13 @@ class RunConfig(Settings):
     blocks: whether the KV of logs is loaded, recomputed, or as is `planned` from how fast the store and the model are.
     wording: of the prompts; small models need worked `examples`, larger ones don't (`plain`), `short` is for models
     that were trained on the protocol, and `paper` is the published procedure (docs/paper.md). log_questions,
-    seen_questions, unseen_questions: sizes of seeded samples (None takes all); seen questions are drawn from those that
-    the log store was built on. split: which questions are seen and which unseen: as the `authors` split them, or `disjoint`, by `seed`, so that they share no hop
-    (`datasets.split`). search: of many logs, by codes and then `exact` scores, or of all logs whatever that takes
-    (`logs.vectors`). min_similarity: a log less similar to the query is not used (None uses all). policies:
-    variants, each a policy and what it changes of the limits (`policy.Variant`). passages to force_answer: the limits,
-    as in `types.Limits`. model: as `load_model` takes it; `api` says how one behind an API is asked.
+    seen_questions, unseen_questions: sizes of seeded samples (None takes all); seen questions are drawn from those
+    that the log store was built on. split: which questions are seen and which unseen: as the `authors` split them, or
+    `disjoint`, by `seed`, so that they share no hop (`datasets.split`). search: of many logs, by codes and then
+    `exact` scores, or of all logs whatever that takes (`logs.vectors`). min_similarity: a log less similar to the
+    query is not used (None uses all). policies: variants, each a policy and what it changes of the limits
+    (`policy.Variant`). passages to force_answer: the limits, as in `types.Limits`. model: as `load_model` takes it;
+    `api` says how one behind an API is asked.
     device: `cpu`, `cuda`, `cuda:N` or `mps`, by default the best there is. dtype: of the model and of the logs' KV.
     Both, and codec and blocks, are for models that are loaded here.
     """
