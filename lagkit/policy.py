@@ -121,9 +121,18 @@ class Policy:
         return f"@{digest(KEEPS[self.keep])}" if self.keep in KEEPS else ""
 
 
+# The published code to the letter (docs/paper.md), for `wording: paper`; in a run only where it names them.
+AUTHORS: dict[str, Policy] = {
+    "authors_kv_last_round": Policy("kv", blanks="around"),
+    "authors_kv_last_action": Policy("kv", keep="last_action", blanks="around"),
+    "authors_text_last_round": Policy("text", blanks="around"),
+    "authors_text_all_rounds": Policy("text", keep="all_rounds", blanks="around", found_by="all_responses"),
+    "authors_block": Policy("kv", encode="kept", blanks="around"),
+    "authors_cheatsheet": Policy("cheatsheet"),
+}
+
 # Our name -> the authors': no_logs = base, text_last_round = log_text, text_all_rounds = log_text_all,
-# kv_last_round = log_kv (their main method), kv_last_action = log_kv_last_action. Those of their code to the letter are
-# the ones that begin with `authors_` (docs/paper.md).
+# kv_last_round = log_kv (their main method), kv_last_action = log_kv_last_action.
 POLICIES: dict[str, Policy | None] = {
     "no_logs": None,
     "text_last_round": Policy("text"),
@@ -137,12 +146,7 @@ POLICIES: dict[str, Policy | None] = {
     "kv_block": Policy("kv", encode="kept"),
     "kv_last_round_prefix": Policy("kv", place="prefix"),
     "cheatsheet": Policy("cheatsheet", place="user_turn"),
-    "authors_kv_last_round": Policy("kv", blanks="around"),
-    "authors_kv_last_action": Policy("kv", keep="last_action", blanks="around"),
-    "authors_text_last_round": Policy("text", blanks="around"),
-    "authors_text_all_rounds": Policy("text", keep="all_rounds", blanks="around", found_by="all_responses"),
-    "authors_block": Policy("kv", encode="kept", blanks="around"),
-    "authors_cheatsheet": Policy("cheatsheet"),
+    **AUTHORS,
     # Not of the paper: single steps as logs, and the answer of the nearest log, which reuse has to beat.
     "text_step": Policy("text", keep="step"),
     "kv_step": Policy("kv", keep="step"),

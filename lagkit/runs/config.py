@@ -15,7 +15,7 @@ from lagkit.model.api.requests import Requests
 from lagkit.model.backend import API
 from lagkit.model.codec import Codec
 from lagkit.model.devices import DType, device_name
-from lagkit.policy import POLICIES, Variant
+from lagkit.policy import AUTHORS, POLICIES, Variant
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, StoreError
 from lagkit.util.paths import at
@@ -65,7 +65,7 @@ class RunConfig(Settings):
     store: str | None = None
     embedder: str = "minilm"
     wording: Wording = "examples"
-    policies: tuple[str, ...] = tuple(POLICIES)
+    policies: tuple[str, ...] = tuple(name for name in POLICIES if name not in AUTHORS)
     split: Literal["authors", "disjoint"] = "authors"
     splits: tuple[Split, ...] = Field(default=("seen", "unseen"), min_length=1)
     log_questions: PositiveInt | None = None
