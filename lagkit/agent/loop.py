@@ -104,7 +104,6 @@ class Agent:
         self.policy_name = policy_name or variant.name
         self.builder = context_builder(lm, self.prompt, variant.policy, store)
         self.retriever = Retriever(self.embedder, passages, variant.policy, store, self.limits, exclude or {})
-        self.stop = STOP_STRINGS[self.prompt.kind] if self.prompt.stops else ()
 
     def run(self, questions: Iterable[Question]) -> Iterator[Trace]:
         """Yield each question's trace as soon as it ends, in order of ending.
@@ -151,7 +150,7 @@ class Agent:
                 raise
             except LagkitError as error:
                 ended[id(run)] = self._trace(run, error=error)
-        results = list(self._generate(ready, self.stop))
+        results = list(self._generate(ready, self.prompt.stop))
         if self.limits.force_answer:
             results = self._force(ready, results)
         for run, result in results:

@@ -13,7 +13,6 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import Encoder
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
-from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.policy import Policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats.metrics import normalize
@@ -54,7 +53,7 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
     contexts = [
         builder.build(case.question, case.user_turn, (block,)) for case, block in zip(cases, blocks, strict=True)
     ]
-    stop, config = STOP_STRINGS[run.prompt.kind], run.config
+    stop, config = run.prompt.stop, run.config
     said = run.local_lm.generate(contexts, config.max_new_tokens, stop=stop, batch_size=config.batch_size)
     rows = [row for row in zip(cases, blocks, contexts, said, strict=True) if row[3].ids]
     for case, block, context, response in progress(rows, "Attention to logs"):

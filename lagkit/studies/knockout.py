@@ -17,7 +17,7 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import EncodedText, Encoder
 from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
-from lagkit.model.prompts.actions import STOP_STRINGS, parse
+from lagkit.model.prompts.actions import parse
 from lagkit.policy import Policy, get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
@@ -169,7 +169,7 @@ def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[fl
     said = run.local_lm.generate(
         [context for _, context in contexts],
         config.max_new_tokens,
-        stop=STOP_STRINGS[kind],
+        stop=run.prompt.stop,
         batch_size=config.batch_size,
     )
     actions = [parse(run.lm.opens + response.text, kind) for response in said]

@@ -21,7 +21,6 @@ from lagkit.logs.encode import EncodedText, Encoder, Span
 from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
-from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Before, Encode, Place, Policy, Variant, get_policy
 from lagkit.runs.experiment import Experiment
@@ -193,7 +192,7 @@ def _answered(run: Experiment, found: Sequence[Pair]) -> list[Pair]:
     """The pairs with the model's responses to dense prefill; those that read the same words share them."""
     key = {i: (pair.dense.injected, pair.dense.ids) for i, pair in enumerate(found)}
     dense = {key[i]: pair.dense for i, pair in enumerate(found)}
-    stop, config = STOP_STRINGS[run.prompt.kind], run.config
+    stop, config = run.prompt.stop, run.config
     said = run.local_lm.generate(list(dense.values()), config.max_new_tokens, stop=stop, batch_size=config.batch_size)
     ids = {context: response.ids for context, response in zip(dense, said, strict=True)}
     return [replace(pair, dense=dense[key[i]], said=ids[key[i]]) for i, pair in enumerate(found)]

@@ -14,7 +14,7 @@ from lagkit.agent.context import KVContextBuilder
 from lagkit.model.context import Context, Generation
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
-from lagkit.model.prompts.actions import STOP_STRINGS, action_spans, parse
+from lagkit.model.prompts.actions import action_spans, parse
 from lagkit.policy import get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
@@ -53,8 +53,8 @@ def looks(run: Experiment, met: Sequence[Meeting], keep: Sequence[str] = tuple(F
                 builder = KVContextBuilder(lm, run.prompt, get_policy(name), store)
                 cells.append((part, form, [_context(builder, meeting) for meeting in met]))
     for part, form, contexts in progress(cells, "Looking for the sink"):
-        limits = {"stop": STOP_STRINGS[run.prompt.kind], "batch_size": run.config.batch_size}
-        said = lm.generate(contexts, run.config.max_new_tokens, **limits)
+        size = run.config.batch_size
+        said = lm.generate(contexts, run.config.max_new_tokens, stop=run.prompt.stop, batch_size=size)
         for meeting, context, response in zip(met, contexts, said, strict=True):
             told = {"question_id": meeting.question.id, "keep": part, "sink": form}
             rows.append(told | _shares(lm, context, response, form) | _outcome(run, meeting, response))

@@ -13,7 +13,7 @@ from importlib.resources import files
 from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
-from lagkit.model.prompts.actions import without_tags
+from lagkit.model.prompts.actions import STOP_STRINGS, without_tags
 from lagkit.model.prompts.untrusted import marks
 from lagkit.types import Passage, Question, TaskKind
 from lagkit.util.errors import ConfigError
@@ -69,6 +69,11 @@ class Prompt:
     def hash(self) -> str:
         """Identifies the wording, for manifests."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The strings that end a generation."""
+        return STOP_STRINGS[self.kind] if self.stops else ()
 
     @property
     def tasks(self) -> list[list[Mapping[str, Any]]]:
