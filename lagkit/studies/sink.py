@@ -23,7 +23,7 @@ from lagkit.studies.placement import Meeting
 from lagkit.util.errors import ConfigError
 from lagkit.util.progress import progress
 
-# What is kept -> the same tokens with a sink among them, and without.
+# What is kept -> the same words with a sink among their tokens, and without; the space before them may differ.
 FORMS = {
     "last_round": ("authors_block", "authors_kv_last_round"),
     "last_action": ("kv/last_action/kept/front/usual/around", "authors_kv_last_action"),
