@@ -235,7 +235,8 @@ def test_what_a_query_brings_when_it_is_asked_again_stands_with_what_it_brought_
     index = PassageIndex([Passage(f"p{i}", "T", text) for i, text in enumerate(words)], EMBEDDER, PROMPT.embedded)
     logs = [Trace(text, text, "", (Round("?", f"<ans>{text}</ans>"),)) for text in words]
     lm, limits = new_lm(ScriptedLM), Limits(passages=1, logs=1, max_new_tokens=NEW)
-    lm.generate = reading_all(lm, asks)
+    injected: list[str] = []
+    lm.generate = reading_all(lm, asks, injected)
     with open_store(tmp_path, lm, *logs) as store:
         agent = Agent(
             lm, prompt=Prompt.load(name), embedder=EMBEDDER, passages=index, policy="kv_last_round", store=store,
@@ -244,15 +245,15 @@ def test_what_a_query_brings_when_it_is_asked_again_stands_with_what_it_brought_
         [trace] = agent.run([qa("river?")])
     assert [r.query for r in trace.rounds] == ["river?", "river", "sea", "river"]
     assert re.findall(r"\b(?:river|sea)\b(?: w\d)*(?=\n)", trace.rounds[-1].prompt) == order
-    assert lm.injected[-1] == "".join(f"<ans>{text}</ans>" for text in order)
+    assert injected[-1] == "".join(f"<ans>{text}</ans>" for text in order)
 
 
-def reading_all(lm: ScriptedLM, script: Sequence[str]):
+def reading_all(lm: ScriptedLM, script: Sequence[str], injected: list[str]):
     """A `generate` that follows a script without stop strings, and notes what was injected."""
-    said, lm.injected = iter(script), []
+    said = iter(script)
 
     def generate(contexts, max_new_tokens, **settings):
-        lm.injected += [lm.read(context)[0] for context in contexts]
+        injected.extend(lm.read(context)[0] for context in contexts)
         return [lm._said(context, next(said)) for context in contexts]
 
     return generate
