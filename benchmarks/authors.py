@@ -91,7 +91,7 @@ class Authors:
             logs |= dict.fromkeys(hit.id for hit in found)
             text, at = self._generate(question, list(passages), list(logs), responses)
             first = first or at - began
-            responses.append((self.prompt.open_turn(question) + text).strip())
+            responses.append(text.strip())
             action = parse(responses[-1], self.prompt.kind)
             if action.kind == "answer":
                 return action.text, responses, first
@@ -106,7 +106,7 @@ class Authors:
         previous = said[-1] if said and self.prompt.kind == "choice" else ""
         shown = [self.passages.passage(id) for id in passages]
         turn = self.prompt.user_turn(question, shown, previous=previous)
-        head, tail = split_chat(lm, self.prompt.head(), [{"role": "user", "content": turn}])
+        head, tail = split_chat(lm, self.prompt.for_question(question.id).head(), [{"role": "user", "content": turn}])
         ids = torch.tensor([lm.tokenize(head) + lm.tokenize(tail + lm.plain(self.prompt.open_turn(question)))])
         cache = self._join([self._by_id[id] for id in logs])
         stop, clock = STOP_STRINGS[self.prompt.kind], _Clock()

@@ -1,4 +1,4 @@
-"""What is kept of a log and how it is shown: five choices, and names for the combinations that papers use."""
+"""What is kept of a log and how it is shown: a few choices, and names for the combinations that papers use."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ Keep = Literal["last_action", "last_round", "last_two_rounds", "all_rounds", "st
 Unit = Literal["trace", "step"]
 Place = Literal["front", "prefix", "user_turn"]
 Before = Literal["usual", "nothing", "bos", "head"]
+Blanks = Literal["between", "around"]
+FoundBy = Literal["last_response", "all_responses"]
 
-# In the order in which a policy is spelled out.
-_CHOICES = {"inject": Inject, "keep": Keep, "encode": Encode, "place": Place, "before": Before}
+# In the order in which a policy is spelled out; the last ones may be left out (`_SPELLED`).
+_CHOICES = {"inject": Inject, "keep": Keep, "encode": Encode, "place": Place, "before": Before, "blanks": Blanks}
+_CHOICES |= {"found_by": FoundBy}
+_SPELLED = 4
 
 # Registered ways to choose what is kept of a log (`lagkit.register`): for each of its rounds, the characters
 # `[start, stop)` of the response, in their order.
@@ -40,10 +44,15 @@ class Policy:
     encode: what the model reads before the kept tokens (KV only): the whole `conversation`, all `responses`
         joined by blank lines (the authors' code), or only what is `kept` (Block-Attention, arXiv 2409.15355).
     place: `front` of the BOS token (the authors' code), after the shared head of the prompt (`prefix`: BOS, system
-        message and worked examples), or inside the `user_turn` (text and cheatsheet only).
+        message and worked examples; no cheatsheet), or inside the `user_turn` (text and cheatsheet only).
     before: what stands before all that while a log is encoded (KV only): `nothing`, the first token of the prompt's
         shared head (`bos`), or the whole `head`. None of it is kept. `usual` is the head where the log is to stand
         behind it (`prefix`) or was said behind it (`conversation`), and nothing otherwise.
+    blanks: where blank lines stand: `between` responses, and between logs that are shown; or also `around` what is kept
+        (the authors' code). There the one behind it is kept, too. The one in front of it is only read, and in a log
+        whose first round is kept it is the very first token: what is kept then holds no attention sink. What is encoded
+        without context (`kept`) has none in front, and so keeps a sink.
+    found_by: the text that a log is found by has its question, and its `last_response` or `all_responses`.
 
     Raises ConfigError for an unknown value or a combination that means nothing.
     """
@@ -53,6 +62,8 @@ class Policy:
     encode: Encode = "responses"
     place: Place = "front"
     before: Before = "usual"
+    blanks: Blanks = "between"
+    found_by: FoundBy = "last_response"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -62,16 +73,26 @@ class Policy:
                 raise ConfigError(f"A policy's {field.name} is one of {', '.join(known)}; {value!r} is not.")
         if self.inject == "kv" and self.place == "user_turn":
             raise ConfigError("KV cannot stand inside the user turn: choose place front or prefix, or inject text.")
-        if self.inject == "cheatsheet" and self.place != "user_turn":
-            raise ConfigError("A cheatsheet stands inside the user turn: choose place user_turn.")
+        if self.inject == "cheatsheet" and self.place == "prefix":
+            raise ConfigError("A cheatsheet stands inside the user turn or in front: choose place user_turn or front.")
         if self.inject == "copy" and (self.keep, self.encode, self.place) != ("last_round", "responses", "front"):
             raise ConfigError("A copied answer shows the model nothing of a log: leave out keep, encode and place.")
         if self.inject != "kv" and self.before != "usual":
             raise ConfigError("Only KV is encoded ahead of its use: leave out what stands before, or inject kv.")
+        if self.blanks == "around" and (
+            self.inject == "copy" or self.place == "user_turn" or self.encode == "conversation"
+        ):
+            raise ConfigError(
+                "Blank lines stand around the responses of logs ahead of the prompt alone, not in a conversation, in "
+                "the user turn or around a copied answer: choose blanks between."
+            )
 
     def __str__(self) -> str:
-        parts = (self.inject, self.keep, self.encode, self.place, self.before)
-        return "/".join(parts[:-1] if self.before == "usual" else parts)
+        parts = [getattr(self, name) for name in _CHOICES]
+        usual = [getattr(type(self), name) for name in list(_CHOICES)[_SPELLED:]]
+        while len(parts) > _SPELLED and parts[-1] == usual[len(parts) - _SPELLED - 1]:
+            parts.pop()
+        return "/".join(parts)
 
     @property
     def reads_first(self) -> Before:
@@ -92,13 +113,23 @@ class Policy:
         are shared by all heads.
         """
         read = {"nothing": "bare", "bos": "bos", "head": head_hash}[self.reads_first]
-        return f"{self.encode}.{self.keep}{self.stamp}.{read}"
+        return f"{self.encode}.{self.keep}{self.stamp}.{read}" + (".around" if self.blanks == "around" else "")
 
     @property
     def stamp(self) -> str:
         """Tells a registered `keep` from an earlier one of the same name; empty for those of lagkit."""
         return f"@{digest(KEEPS[self.keep])}" if self.keep in KEEPS else ""
 
+
+# The published code to the letter (docs/paper.md), for `wording: paper`; in a run only where it names them.
+AUTHORS: dict[str, Policy] = {
+    "authors_kv_last_round": Policy("kv", blanks="around"),
+    "authors_kv_last_action": Policy("kv", keep="last_action", blanks="around"),
+    "authors_text_last_round": Policy("text", blanks="around"),
+    "authors_text_all_rounds": Policy("text", keep="all_rounds", blanks="around", found_by="all_responses"),
+    "authors_block": Policy("kv", encode="kept", blanks="around"),
+    "authors_cheatsheet": Policy("cheatsheet"),
+}
 
 # Our name -> the authors': no_logs = base, text_last_round = log_text, text_all_rounds = log_text_all,
 # kv_last_round = log_kv (their main method), kv_last_action = log_kv_last_action.
@@ -115,6 +146,7 @@ POLICIES: dict[str, Policy | None] = {
     "kv_block": Policy("kv", encode="kept"),
     "kv_last_round_prefix": Policy("kv", place="prefix"),
     "cheatsheet": Policy("cheatsheet", place="user_turn"),
+    **AUTHORS,
     # Not of the paper: single steps as logs, and the answer of the nearest log, which reuse has to beat.
     "text_step": Policy("text", keep="step"),
     "kv_step": Policy("kv", keep="step"),
@@ -128,7 +160,8 @@ def named_policies() -> dict[str, Policy | None]:
 
 
 def get_policy(name: str) -> Policy | None:
-    """A policy by its name in `named_policies`, or spelled out as `inject/keep/encode/place` or `.../before`.
+    """A policy by its name in `named_policies`, or spelled out as `inject/keep/encode/place` or with
+    `/before/blanks/found_by` or the first of these behind it.
 
     None means no logs.
     What stands behind a `+` changes the agent's limits (see `Variant`) and is passed over.
@@ -139,11 +172,11 @@ def get_policy(name: str) -> Policy | None:
     if name in known:
         return known[name]
     parts = name.split("/")
-    if len(parts) in (len(_CHOICES) - 1, len(_CHOICES)):
+    if _SPELLED <= len(parts) <= len(_CHOICES):
         return Policy(*parts)  # type: ignore[arg-type]  # words, which it checks
     raise ConfigError(
         f"Unknown policy {name!r}: use one of {', '.join(known)}, or spell it out as inject/keep/encode/place, "
-        "with /before behind it if need be."
+        "with /before, /before/blanks or /before/blanks/found_by behind it if need be."
     )
 
 

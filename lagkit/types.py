@@ -22,6 +22,10 @@ T = TypeVar("T")
 Count = Annotated[PositiveInt, NoSwitch]
 
 
+class OldTrace(ValueError):
+    """A trace of an earlier version, which cannot be mixed with those of this one."""
+
+
 @dataclass(frozen=True)
 class Passage:
     """A piece of text that the agent can retrieve."""
@@ -92,7 +96,11 @@ class Hit:
 
 @dataclass(frozen=True)
 class Round:
-    """One turn of the agent: the user turn that the model read and the whole assistant turn (opening included)."""
+    """One turn of the agent: the user turn that the model read (`prompt`), and what it generated (`response`).
+
+    opening: what stands in the assistant's turn before the response: the assistant prefix, and white space. It is read,
+    and is no part of a log: it repeats the question, which the log has already.
+    """
 
     prompt: str
     response: str
@@ -100,6 +108,12 @@ class Round:
     passages: tuple[Hit, ...] = ()
     logs: tuple[Hit, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    opening: str = ""
+
+    @property
+    def turn(self) -> str:
+        """The whole assistant turn."""
+        return self.opening + self.response
 
 
 @dataclass(frozen=True)
@@ -135,8 +149,8 @@ class Trace:
     @property
     def id(self) -> str:
         """Content address: the same reasoning has the same id, so adding a trace twice adds it once."""
-        said = [self.question_id, self.question, self.system, [[r.prompt, r.response] for r in self.rounds]]
-        return "log1-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
+        said = [self.question_id, self.question, self.system, [[r.prompt, r.opening, r.response] for r in self.rounds]]
+        return "log2-" + hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
     @property
     def key(self) -> str:
@@ -164,12 +178,14 @@ class Trace:
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Trace:
-        """The inverse of `to_dict`; raises KeyError or TypeError on another shape or type."""
+        """The inverse of `to_dict`; raises OldTrace, and KeyError or TypeError on another shape or type."""
         rounds = tuple(_round_from_dict(r) for r in raw["rounds"])
         return _typed(cls(**{**raw, "rounds": rounds, "spent": _typed(Usage(**raw.get("spent", {})))}))
 
 
 def _round_from_dict(raw: dict[str, Any]) -> Round:
+    if "response" in raw and "opening" not in raw:
+        raise OldTrace("its responses repeat the question, as those of earlier versions of lagkit did")
     return _typed(
         Round(
             **{

@@ -15,7 +15,7 @@ GRID = list(product(get_args(Inject), get_args(Keep), get_args(Encode), get_args
 
 def is_legal(inject: str, keep: str, encode: str, place: str) -> bool:
     copied = (keep, encode, place) == ("last_round", "responses", "front")
-    return {"kv": place != "user_turn", "text": True, "cheatsheet": place == "user_turn", "copy": copied}[inject]
+    return {"kv": place != "user_turn", "text": True, "cheatsheet": place != "prefix", "copy": copied}[inject]
 
 
 def test_names_are_those_that_papers_use():
@@ -33,6 +33,12 @@ def test_names_are_those_that_papers_use():
         "kv_block": ("kv", "last_round", "kept", "front"),
         "kv_last_round_prefix": ("kv", "last_round", "responses", "prefix"),
         "cheatsheet": ("cheatsheet", "last_round", "responses", "user_turn"),
+        "authors_kv_last_round": ("kv", "last_round", "responses", "front"),
+        "authors_kv_last_action": ("kv", "last_action", "responses", "front"),
+        "authors_text_last_round": ("text", "last_round", "responses", "front"),
+        "authors_text_all_rounds": ("text", "all_rounds", "responses", "front"),
+        "authors_block": ("kv", "last_round", "kept", "front"),
+        "authors_cheatsheet": ("cheatsheet", "last_round", "responses", "front"),
         "text_step": ("text", "step", "responses", "front"),
         "kv_step": ("kv", "step", "responses", "front"),
         "copy_nearest": ("copy", "last_round", "responses", "front"),
@@ -49,7 +55,7 @@ def test_every_combination_is_a_policy_or_refused():
         else:
             with pytest.raises(ConfigError, match=r"user turn|shows the model nothing of a log"):
                 Policy(inject, keep, encode, place)
-    assert (legal, len(GRID)) == (5 * 3 * (2 + 3 + 1) + 1, 180)
+    assert (legal, len(GRID)) == (5 * 3 * (2 + 3 + 2) + 1, 180)
 
 
 @pytest.mark.parametrize("before", ["nothing", "bos", "head"])
@@ -62,6 +68,21 @@ def test_what_stands_before_is_spelled_out_last_and_for_kv_only(before):
     for inject, place in (("text", "prefix"), ("cheatsheet", "user_turn"), ("copy", "front")):
         with pytest.raises(ConfigError, match="Only KV is encoded ahead of its use"):
             Policy(inject, place=place, before=before)
+
+
+def test_what_is_usual_behind_the_place_is_left_out():
+    assert str(POLICIES["authors_text_all_rounds"]) == "text/all_rounds/responses/front/usual/around/all_responses"
+    assert str(POLICIES["authors_block"]) == "kv/last_round/kept/front/usual/around"
+    for name, policy in POLICIES.items():
+        assert policy is None or get_policy(str(policy)) == policy, name
+
+
+def test_blank_lines_stand_around_responses_ahead_of_the_prompt_alone():
+    for parts in (("kv", "last_round", "conversation"), ("text", "last_round", "responses", "user_turn"), ("copy",)):
+        with pytest.raises(ConfigError, match="choose blanks between"):
+            Policy(*parts, blanks="around")
+    around, between = POLICIES["authors_kv_last_round"], POLICIES["kv_last_round"]
+    assert around.block_key("h") == f"{between.block_key('h')}.around"
 
 
 def test_usually_the_head_stands_before_what_was_said_or_will_stand_behind_it():
@@ -91,7 +112,9 @@ def test_a_name_gives_its_policy(name):
         ("kv/last_round/all/front", "encode is one of conversation, responses, kept; 'all' is not"),
         ("kvs/last_round/kept/front", "inject is one of kv, text, cheatsheet, copy; 'kvs' is not"),
         ("kv/last_round/kept/front/eos", "before is one of usual, nothing, bos, head; 'eos' is not"),
-        ("kv/last_round/kept/front/bos/bos", "Unknown policy"),
+        ("kv/last_round/kept/front/bos/bos", "blanks is one of between, around; 'bos' is not"),
+        ("kv/last_round/kept/front/bos/around/key", "found_by is one of last_response, all_responses; 'key' is not"),
+        ("kv/last_round/kept/front/bos/around/all_responses/more", "Unknown policy"),
         ("kv/last_round/kept/back", "place is one of front, prefix, user_turn; 'back' is not"),
     ],
 )

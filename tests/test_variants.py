@@ -81,8 +81,8 @@ def test_a_question_without_answer_has_to_be_answered_in_its_last_round(lm):
     [trace] = agent(lm, max_rounds=2, force_answer=True).run([RIVER])
     assert trace.answer == "Danube"
     assert [r.response for r in trace.rounds] == [
-        "Re: Which river? Unknown. <keywords>river</keywords>",
-        "Re: Which river? Unknown. <ans>Danube</ans>",
+        "Unknown. <keywords>river</keywords>",
+        "Unknown. <ans>Danube</ans>",
     ]
     (_, second), (_, forced) = lm.seen[RIVER.text][1:]
     assert forced == second + " Unknown. <ans>"

@@ -29,13 +29,13 @@ class ContextBuilder(Protocol):
         """The logs; may be None where the policy is."""
 
     def opening(self, question: Question) -> str:
-        """The words with which the assistant's turn is opened for the model: they belong to its response."""
+        """The assistant prefix: the words with which the assistant's turn is opened for the model."""
 
     def notes(self, logs: Sequence[str]) -> str:
         """What stands of these logs (ids) in the user turn."""
 
-    def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Any:
-        """The context for one round."""
+    def context(self, question: Question, user_turn: str, logs: Sequence[str], notes: str = "") -> Any:
+        """The context for one round; `notes` are those that stand outside the user turn."""
 
     def proceed(self, context: Any, said: str) -> Any:
         """The context in which the model goes on from these words of its own turn (for `force_answer`)."""
@@ -49,18 +49,18 @@ class ChatContextBuilder(LogTexts):
     """Builds chats under one policy; what no chat can follow is refused beforehand (see `refusal`).
 
     The assistant's turn cannot be opened through a chat API, so the prompt's opening, a restatement of the question, is
-    dropped: what the model says is its whole turn. The testbed's model restates the question by itself then, and says
-    the same as behind the opening; with the restatement at the end of the user's turn it goes astray (a test shows
-    both). Models that follow instructions are told the protocol by the system message anyway.
+    dropped: what the model says is its whole turn. With the restatement at the end of the user's turn the testbed's
+    model goes astray (a test shows it). Models that follow instructions are told the protocol by the system message
+    anyway.
     """
 
     def opening(self, question: Question) -> str:
         """None: the model opens its turn itself."""
         return ""
 
-    def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Chat:
+    def context(self, question: Question, user_turn: str, logs: Sequence[str], notes: str = "") -> Chat:
         """The chat for one round: the shared head, and the user's turn, in which logs stand already (see `notes`)."""
-        return Chat((*self.prompt.head(), {"role": "user", "content": user_turn}))
+        return Chat((*self.prompt.for_question(question.id).head(), {"role": "user", "content": user_turn}))
 
     def proceed(self, context: Chat, said: str) -> Chat:
         """Not to be had: `refusal` keeps the agent from asking for it."""

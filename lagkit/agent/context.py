@@ -46,15 +46,16 @@ class LogTexts:
     def texts(self, logs: Sequence[str]) -> str:
         """The kept text of logs, one after the other."""
         policy, store = self.reused
-        texts = (kept_text(store.get(log), policy.keep) for log in logs)
-        return SEPARATOR.join(text for text in texts if text)
+        texts = [text for log in logs if (text := kept_text(store.get(log), policy.keep))]
+        return SEPARATOR.join(texts) + (SEPARATOR if texts and policy.blanks == "around" else "")
 
     def distil_messages(self, question: Question, logs: Sequence[str]) -> list[dict[str, str]]:
-        """The messages that ask for notes on logs for a coming question."""
-        return [
-            {"role": "system", "content": self.prompt.distil_system},
-            {"role": "user", "content": self.prompt.distil_turn(question, self.texts(logs))},
-        ]
+        """The messages that ask for notes on logs, each with its question, for a coming question."""
+        policy, store = self.reused
+        found = [(log.question, kept_text(log, policy.keep)) for log in map(store.get, logs)]
+        told = SEPARATOR.join(self.prompt.told(*words) for words in found if words[1])
+        system = [{"role": "system", "content": self.prompt.distil_system}] if self.prompt.distil_system else []
+        return [*system, {"role": "user", "content": self.prompt.distil_turn(question, told)}]
 
 
 @dataclass(frozen=True)
@@ -86,17 +87,19 @@ class KVContextBuilder(LogTexts):
         """The words with which the assistant's turn is opened for the model, by its chat template and by the prompt."""
         return self.lm.opens + self.prompt.open_turn(question)
 
-    def context(self, question: Question, user_turn: str, logs: Sequence[str]) -> Context:
+    def context(self, question: Question, user_turn: str, logs: Sequence[str], notes: str = "") -> Context:
         """The context for one round; `logs` are ids in the order in which they are shown.
 
-        Logs inside the user turn are part of `user_turn` already (see `notes`).
+        Logs inside the user turn are part of `user_turn` already (see `notes`). notes: on logs, in front of BOS.
         """
-        return self.build(question, user_turn, *self._shown(logs))
+        if notes:
+            return self.build(question, user_turn, (), self.lm.tokenize(self.lm.plain(notes + SEPARATOR)))
+        return self.build(question, user_turn, *self._shown(question, logs))
 
     def build(self, question: Question, user_turn: str, blocks: Sequence[Part], words: Sequence[int] = ()) -> Context:
         """The context of a round with these blocks, or token ids, where the policy puts what it keeps of logs."""
         turn = [{"role": "user", "content": user_turn}]
-        head, tail = split_chat(self.lm, self.prompt.head(), turn)
+        head, tail = split_chat(self.lm, self.prompt.for_question(question.id).head(), turn)
         head_ids = self.lm.tokenize(head)
         tail_ids = self.lm.tokenize(tail + self.lm.plain(self.prompt.open_turn(question)))
         prefix_cache, said = self.prefix_caches.of(question.id), self.opening(question)
@@ -115,17 +118,20 @@ class KVContextBuilder(LogTexts):
         chat = self.lm.chat(self.distil_messages(question, logs), open_turn=True)
         return Context(tuple(self.lm.tokenize(chat)))
 
-    def block(self, log: str) -> KVBlock:
-        """A log's KV under this policy, from the store or, if it is not there yet, encoded (and stored if writable)."""
-        return self.part(log).resolve()
+    def block(self, log: str, question: Question) -> KVBlock:
+        """A log's KV under this policy for a question's prompt, from the store or, if it is not there yet, encoded (and
+        stored if writable).
+        """
+        return self.part(log, question).resolve()
 
-    def part(self, log: str) -> KVBlock | PendingBlock:
+    def part(self, log: str, question: Question) -> KVBlock | PendingBlock:
         """As `block`, but what the store has is being read while the caller goes on."""
         policy, store = self.reused
-        key = self.encoder.key(policy)
+        encoder = replace(self.encoder, prompt=self.prompt.for_question(question.id))
+        key = encoder.key(policy)
         row = store.find(log, key)
         if row is None:
-            block = self.encoder.encode(store.get(log), policy)
+            block = encoder.encode(store.get(log), policy)
             if not store.writable:
                 return block
             store.put_block(log, key, block)
@@ -133,7 +139,7 @@ class KVContextBuilder(LogTexts):
             if row is None:  # another process has removed it
                 return block
         if row.sha256 not in self.lm.block_cache and self._is_sooner_computed(log, row):
-            return self.lm.block_cache.put(row.sha256, self.encoder.encode(store.get(log), policy))
+            return self.lm.block_cache.put(row.sha256, encoder.encode(store.get(log), policy))
         return self.lm.block_cache.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row))
 
     @cached_property
@@ -151,10 +157,10 @@ class KVContextBuilder(LogTexts):
         tokens = reading.kept[-1] + 1 - reading.context.injected if reading.kept else 0
         return self.rates.way(tokens, row.bytes) == "recompute"
 
-    def _shown(self, logs: Sequence[str]) -> tuple[tuple[Part, ...], list[int]]:
+    def _shown(self, question: Question, logs: Sequence[str]) -> tuple[tuple[Part, ...], list[int]]:
         """Logs as KV blocks, or as tokens to prefill; neither for logs inside the user turn."""
-        if not logs or not self.policy or self.policy.place == "user_turn":
+        if not logs or not self.policy or self.policy.place == "user_turn" or self.policy.inject == "cheatsheet":
             return (), []
         if self.policy.inject == "kv":
-            return tuple(self.part(log) for log in logs), []
+            return tuple(self.part(log, question) for log in logs), []
         return (), self.lm.tokenize(self.lm.plain(self.texts(logs)))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from lagkit.agent.chat import admit, context_builder
+from lagkit.agent.retrieval import Found, Retriever, shown
 from lagkit.datasets.loaders import Dataset
-from lagkit.logs.index import Vectors
 from lagkit.logs.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
@@ -31,7 +28,7 @@ from lagkit.model.prompts.actions import (
 from lagkit.model.prompts.prompt import WORDING, Prompt
 from lagkit.model.prompts.untrusted import encodable
 from lagkit.policy import Policy, Variant
-from lagkit.types import Hit, Limits, Question, Round, TaskKind, Trace, Usage
+from lagkit.types import Limits, Question, Round, TaskKind, Trace, Usage
 from lagkit.util.errors import ConfigError, EmptyStore, EndpointError, LagkitError, QuestionError, ReasoningTooLong
 from lagkit.util.secrets import scrub
 
@@ -43,16 +40,17 @@ class _Run:
     """One question on its way through the rounds."""
 
     question: Question
-    query: str
+    found: Found
     rounds: list[Round] = field(default_factory=list)
-    passages: dict[str, Hit] = field(default_factory=dict)
-    logs: dict[str, Hit] = field(default_factory=dict)
-    asked: Counter[str] = field(default_factory=Counter)
     notes: str = ""
     user_turn: str = ""
-    new: tuple[tuple[Hit, ...], tuple[Hit, ...]] = ((), ())
     confidence: float | None = None
     spent: Usage = field(default_factory=Usage)
+
+    @classmethod
+    def of(cls, question: Question) -> _Run:
+        """At its start: the question is the first query."""
+        return cls(question, Found(question.text))
 
 
 _Result = tuple[_Run, Generation | Exception]
@@ -87,7 +85,7 @@ class Agent:
         limits, EmptyStore when the store has no logs, and StoreMismatch when it was built with another embedder.
         """
         variant = Variant.of(policy)
-        self.lm, self.limits, self.exclude = lm, variant.limits(limits or Limits()), exclude or {}
+        self.lm, self.limits = lm, variant.limits(limits or Limits())
         self.prompt = prompt or Prompt.of(_given(data).kind, wording)
         if self.prompt.kind == "qa" and passages is None and not (data and data.passages):
             raise ConfigError("Question answering searches passages: give the agent a PassageIndex.")
@@ -100,11 +98,12 @@ class Agent:
         embedder = load_embedder(embedder) if isinstance(embedder, str) else embedder
         self.embedder = store.embedding(embedder) if store is not None else embedder or load_embedder()
         if passages is None and data and data.passages:
-            passages = PassageIndex(data.passages, self.embedder)
+            passages = PassageIndex(data.passages, self.embedder, self.prompt.embedded)
         self.passages = passages
         self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[self.prompt.kind]
         self.policy_name = policy_name or variant.name
         self.builder = context_builder(lm, self.prompt, variant.policy, store)
+        self.retriever = Retriever(self.embedder, passages, variant.policy, store, self.limits, exclude or {})
 
     def run(self, questions: Iterable[Question]) -> Iterator[Trace]:
         """Yield each question's trace as soon as it ends, in order of ending.
@@ -117,7 +116,7 @@ class Agent:
         active: list[_Run] = []
         while True:
             places = self.limits.batch_size - len(active)
-            active += [_Run(question, question.text) for question in islice(waiting, places)]
+            active += [_Run.of(question) for question in islice(waiting, places)]
             if not active:
                 return
             ended = self._step(active)
@@ -129,7 +128,7 @@ class Agent:
 
         A round begins when the next trace is asked for: who stops asking stops the work.
         """
-        run = _Run(question, question.text)
+        run = _Run.of(question)
         while not (ended := self._step([run])):
             yield self._trace(run)
         yield from ended.values()
@@ -151,7 +150,7 @@ class Agent:
                 raise
             except LagkitError as error:
                 ended[id(run)] = self._trace(run, error=error)
-        results = list(self._generate(ready, STOP_STRINGS[self.prompt.kind]))
+        results = list(self._generate(ready, self.prompt.stop))
         if self.limits.force_answer:
             results = self._force(ready, results)
         for run, result in results:
@@ -162,21 +161,25 @@ class Agent:
         """Record a round; the trace if the question ends with it."""
         if isinstance(result, Exception):
             return {id(run): self._trace(run, error=result)}
-        opening = self.builder.opening(run.question)
-        turn = opening + result.text
-        response = turn.strip()
-        action = parse(response, self.prompt.kind)
-        if result.logprobs and (span := answer_span(turn)):
-            run.confidence = self.lm.confidence(result, *(at - len(opening) for at in span))
-        passages, logs = run.new
-        run.rounds.append(Round(run.user_turn, response, run.query, passages, logs, run.spent + result.usage))
+        said = self.lm.opens + result.text  # a mark of reasoning that the template wrote counts
+        action = parse(said, self.prompt.kind)
+        if result.logprobs and (span := answer_span(said)):
+            run.confidence = self.lm.confidence(result, *(at - len(self.lm.opens) for at in span))
+        run.rounds.append(self._round(run, result))
         run.spent = Usage()
-        if action.kind == "search" and unclosed(response):
+        if action.kind == "search" and unclosed(said):
             return {id(run): self._trace(run, error=self._thought_on())}
         if action.kind == "answer" or len(run.rounds) == self.max_rounds:
             return {id(run): self._trace(run, action=action)}
-        run.query = action.text
+        run.found.query = action.text
         return {}
+
+    def _round(self, run: _Run, result: Generation) -> Round:
+        """What was read and said; white space before the response belongs to the opening."""
+        text = result.text.lstrip()
+        opening = self.builder.opening(run.question) + result.text.removesuffix(text)
+        usage = run.spent + result.usage
+        return Round(run.user_turn, text.rstrip(), run.found.query, *run.found.new, usage, opening)
 
     def _thought_on(self) -> ReasoningTooLong:
         limit = self.limits.max_new_tokens
@@ -191,10 +194,9 @@ class Agent:
         for run, said in results:
             if len(run.rounds) + 1 < self.max_rounds or not isinstance(said, Generation):
                 continue
-            opening = self.builder.opening(run.question)
-            turn = opening + said.text
+            turn = self.lm.opens + said.text
             if parse(turn, self.prompt.kind).kind != "answer":
-                begun[id(run)] = (before_action(turn) + OPEN_ANSWER).removeprefix(opening), said
+                begun[id(run)] = (before_action(turn) + OPEN_ANSWER).removeprefix(self.lm.opens), said
                 run.spent += said.usage
         again = [
             (run, self.builder.proceed(contexts[id(run)], begun[id(run)][0])) for run, _ in ready if id(run) in begun
@@ -211,74 +213,34 @@ class Agent:
 
     def _copy(self, run: _Run) -> Trace:
         """The end of a question that is given the answer of the most similar log."""
-        _, logs = run.new
+        _, logs = run.found.new
         store = self.builder.store
         response = store.get(logs[0].id).rounds[-1].response if logs and store is not None else ""
-        run.rounds.append(Round(run.question.text, response, run.query, (), logs))
+        run.rounds.append(Round(run.question.text, response, run.found.query, (), logs))
         return self._trace(run, action=parse(response, self.prompt.kind))
 
     def _retrieve(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
-        """Search passages and logs for every question; one whose query cannot be searched for fails alone.
-
-        A query that was asked before brings the next best ones. Questions for which the same is asked of an index are
-        searched for at once.
-        """
-        alike: dict[tuple[int, frozenset[str]], list[tuple[_Run, Vectors]]] = defaultdict(list)
-        for run, vector in zip(active, self.embedder.queries([run.query for run in active]), strict=True):
-            before = run.asked[run.query]
-            run.asked[run.query] += 1
-            alike[before, frozenset(self.exclude.get(run.question.id, ()))].append((run, vector))
-        for (before, barred), some in alike.items():
-            self._search(some, before, barred, ended)
-
-    def _search(
-        self, some: Sequence[tuple[_Run, Vectors]], before: int, barred: frozenset[str], ended: dict[int, Trace]
-    ) -> None:
-        """New passages and new logs of some questions; when that fails, one by one, so that only the culprit fails."""
-        vectors = np.stack([vector for _, vector in some])
-        try:
-            passages, logs = self._passages(vectors, before), self._logs(vectors, before, barred)
-        except EndpointError:
-            raise
-        except LagkitError as error:
-            if len(some) == 1:
-                ended[id(some[0][0])] = self._trace(some[0][0], error=error)
-            else:
-                for one in some:
-                    self._search([one], before, barred, ended)
-            return
-        for (run, _), its_passages, its_logs in zip(some, passages, logs, strict=True):
-            run.new = _new(its_passages, run.passages), _new(its_logs, run.logs)
-
-    def _passages(self, vectors: Vectors, before: int) -> list[list[Hit]]:
-        k = self.limits.passages
-        return [[]] * len(vectors) if self.passages is None else self.passages.search(vectors, k, offset=before * k)
-
-    def _logs(self, vectors: Vectors, before: int, barred: frozenset[str]) -> list[list[Hit]]:
-        store = self.builder.store
-        if not self.builder.policy or store is None:
-            return [[]] * len(vectors)
-        k, least = self.limits.logs, self.limits.min_similarity
-        found = store.search(vectors, k, offset=before * k, exclude=barred)
-        return [[hit for hit in hits if least is None or hit.score >= least] for hits in found]
+        """Search for every question; one whose query cannot be searched for fails alone."""
+        failed = self.retriever.find([(run.question.id, run.found) for run in active])
+        ended |= {id(active[n]): self._trace(active[n], error=error) for n, error in failed.items()}
 
     def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
         """Cheatsheet only: write notes anew for every question that has found new logs."""
         policy = self.builder.policy
         if not policy or policy.inject != "cheatsheet":
             return
-        todo = []
+        todo, most = [], min(self.limits.max_new_tokens, self.prompt.notes_tokens or self.limits.max_new_tokens)
         for run in active:
-            if run.new[1] and id(run) not in ended:
+            if run.found.new[1] and id(run) not in ended:
                 try:
-                    context = self.builder.distil_context(run.question, list(run.logs))
-                    self.lm.check(context, self.limits.max_new_tokens)
+                    context = self.builder.distil_context(run.question, self._logs(run))
+                    self.lm.check(context, most)
                     todo.append((run, context))
                 except EndpointError:
                     raise
                 except LagkitError as error:
                     ended[id(run)] = self._trace(run, error=error)
-        for run, result in self._generate(todo, ()):
+        for run, result in self._generate(todo, (), most):
             if isinstance(result, Exception):
                 ended[id(run)] = self._trace(run, error=result)
                 continue
@@ -289,16 +251,25 @@ class Agent:
                 run.notes = without_reasoning(self.lm.opens + result.text)
 
     def _context(self, run: _Run) -> Any:
-        passages = [self.passages.passage(i) for i in run.passages] if self.passages is not None else []
+        ids = shown(run.found.passages, grouped=self.prompt.grouped)
+        passages = [self.passages.passage(id) for id in ids] if self.passages is not None else []
         previous = without_reasoning(run.rounds[-1].response) if self.prompt.kind == "choice" and run.rounds else ""
-        logs = list(run.logs) if self.limits.best_log == "first" else list(reversed(run.logs))
+        logs, policy = self._logs(run), self.builder.policy
+        logs = logs if self.limits.best_log == "first" else logs[::-1]
         notes = run.notes or self.builder.notes(logs)
-        run.user_turn = self.prompt.user_turn(run.question, passages, previous=previous, notes=notes)
-        context = self.builder.context(run.question, run.user_turn, logs)
+        told, in_front = (notes, "") if policy is None or policy.place == "user_turn" else ("", notes)
+        run.user_turn = self.prompt.user_turn(run.question, passages, previous=previous, notes=told)
+        context = self.builder.context(run.question, run.user_turn, logs, in_front)
         self.lm.check(context, self.limits.max_new_tokens)
         return context
 
-    def _generate(self, ready: Sequence[tuple[_Run, Any]], stop: Sequence[str]) -> Iterator[_Result]:
+    def _logs(self, run: _Run) -> list[str]:
+        """The logs that a question has found, in the order in which they are shown."""
+        return shown(run.found.logs, grouped=self.prompt.grouped)
+
+    def _generate(
+        self, ready: Sequence[tuple[_Run, Any]], stop: Sequence[str], most: int | None = None
+    ) -> Iterator[_Result]:
         """Generate in a batch; when the batch fails, one by one, so that only the culprit fails.
 
         An endpoint that cannot be used is no question's fault, and ends the run.
@@ -306,8 +277,8 @@ class Agent:
         if not ready:
             return
         try:
-            contexts, limits = [c for _, c in ready], self.limits
-            results = self.lm.generate(contexts, limits.max_new_tokens, stop=stop, batch_size=limits.batch_size)
+            contexts, most = [c for _, c in ready], most or self.limits.max_new_tokens
+            results = self.lm.generate(contexts, most, stop=stop, batch_size=self.limits.batch_size)
             yield from zip((run for run, _ in ready), results, strict=True)
         except EndpointError:
             raise
@@ -316,7 +287,7 @@ class Agent:
                 yield ready[0][0], error
                 return
             for pair in ready:
-                yield from self._generate([pair], stop)
+                yield from self._generate([pair], stop, most)
 
     def _trace(self, run: _Run, *, action: Action | None = None, error: Exception | None = None) -> Trace:
         answer = encodable(action.text) if action and action.kind == "answer" else None
@@ -341,10 +312,3 @@ def _given(data: Dataset | None) -> Dataset:
     if data is None:
         raise ConfigError("Give the agent the data that it is to work on, or a prompt and an index of passages.")
     return data
-
-
-def _new(hits: Sequence[Hit], seen: dict[str, Hit]) -> tuple[Hit, ...]:
-    """The hits that a question has not seen yet, which it has from now on."""
-    new = tuple(hit for hit in hits if hit.id not in seen)
-    seen.update((hit.id, hit) for hit in new)
-    return new

@@ -66,8 +66,24 @@ class Encoder:
         return hashlib.sha256(self._head().encode()).hexdigest()[:12]
 
     def key(self, policy: Policy) -> str:
-        """The name under which a store keeps the blocks of `policy`."""
-        return policy.block_key(self.head_hash)
+        """The name under which a store keeps the blocks of `policy`.
+
+        What has read the head of the prompt has a block for each rotation of the worked examples. But a conversation
+        is read behind that of its own question, which the log says, so that the first rotation stands for all.
+        """
+        encoder = replace(self, prompt=self.prompt.rotations[0]) if policy.encode == "conversation" else self
+        return policy.block_key(encoder.head_hash)
+
+    def keyed(self, policy: Policy) -> dict[str, Encoder]:
+        """What encodes each of the blocks that a log may have under a policy, by their keys."""
+        turned = [replace(self, prompt=prompt) for prompt in self.prompt.rotations]
+        return {encoder.key(policy): encoder for encoder in reversed(turned)}
+
+    def _behind(self, trace: Trace, policy: Policy) -> Encoder:
+        """Reads a log behind the head of this prompt, or a conversation behind that of its own question."""
+        if policy.encode != "conversation":
+            return self
+        return replace(self, prompt=self.prompt.for_question(trace.question_id))
 
     def head_block(self) -> KVBlock:
         """KV of the shared head, at positions 0.. ."""
@@ -89,6 +105,8 @@ class Encoder:
 
     def read(self, trace: Trace, policy: Policy) -> EncodedText:
         """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is."""
+        if (own := self._behind(trace, policy)) != self:
+            return own.read(trace, policy)
         text, kept, rounds = self._text(trace, policy)
         encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         context = Context(tuple(encoded["input_ids"]), self._before(policy))
@@ -114,7 +132,10 @@ class Encoder:
         plain = self.lm.plain
         return replace(
             trace,
-            rounds=tuple(replace(r, prompt=plain(r.prompt), response=plain(r.response)) for r in trace.rounds),
+            rounds=tuple(
+                replace(r, prompt=plain(r.prompt), opening=plain(r.opening).lstrip(), response=plain(r.response))
+                for r in trace.rounds
+            ),
         )
 
     def _head(self) -> str:
@@ -129,16 +150,21 @@ class Encoder:
         kept = [(i, (len(plain(said[i][:a])), len(plain(said[i][:b])))) for i, (a, b) in _kept(trace, policy.keep)]
         trace = self._plain(trace)
         responses = _responses(trace)
+        behind = SEPARATOR if policy.blanks == "around" and kept else ""
         if policy.encode == "kept":
             pieces = [responses[i][start:stop] for i, (start, stop) in kept]
-            text = SEPARATOR.join(pieces)
+            text = SEPARATOR.join(pieces) + behind
             return text, [(0, len(text))], _laid_out(pieces)
         if policy.encode == "conversation":
             text, starts = self._conversation(trace)
             rounds = [(start, start + len(said)) for start, said in zip(starts, responses, strict=True)]
             return text, [(starts[i] + a, starts[i] + b) for i, (a, b) in kept], rounds
-        rounds = _laid_out(responses)
-        return SEPARATOR.join(responses), _joined(kept, rounds), rounds
+        before = behind if kept and kept[0][0] == 0 else ""
+        rounds = [(start + len(before), stop + len(before)) for start, stop in _laid_out(responses)]
+        spans = _joined(kept, rounds)
+        if spans and spans[-1][1] == rounds[-1][1]:
+            spans[-1] = (spans[-1][0], spans[-1][1] + len(behind))
+        return before + SEPARATOR.join(responses) + behind, spans, rounds
 
     def _conversation(self, trace: Trace) -> tuple[str, list[int]]:
         """All rounds as a chat, without the head, and where in it each response starts."""
@@ -151,11 +177,11 @@ class Encoder:
                 continue
             turns.append({"role": "user", "content": round_.prompt})
             _, before = split_chat(self.lm, head, turns)
-            if round_.response.startswith(self.lm.plain(self.lm.opens)):  # as the template writes it, too
+            if round_.turn.startswith(self.lm.plain(self.lm.opens)):  # as the template writes it, too
                 before = before.removesuffix(self.lm.opens)
-            turns.append({"role": "assistant", "content": round_.response})
-            text = before + round_.response
-            starts.append(len(before))
+            turns.append({"role": "assistant", "content": round_.turn})
+            text = before + round_.turn
+            starts.append(len(before + round_.opening))
         self._check_template(text, trace, starts)
         return text, starts
 

@@ -21,7 +21,7 @@ from lagkit.util.paths import refuse_links
 
 NAME = "store.json"
 KIND = "lagkit log store"
-FORMAT = 2
+FORMAT = 3
 
 _LARGEST = 1 << 20  # bytes of a header: it is read as a whole
 
@@ -65,18 +65,24 @@ class Header:
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> Header:
-        """Read a header's JSON; `where` names it in the StoreError for anything else or a newer format."""
+        """Read a header's JSON; `where` names it in the StoreError for anything else or another format."""
         try:
             raw = json.loads(text)
             if not isinstance(raw, dict) or raw.get("kind") != KIND:
                 raise ValueError(f"its kind is not {KIND!r}")
             crc = raw.pop("crc32", None)
-            if raw["format"] <= FORMAT:
+            if raw["format"] == FORMAT:
                 if crc not in (None, _crc32(raw)):  # people may edit a header, and leave it out
                     raise ValueError("its checksum is another")
                 return cls(**raw)
+            older = bool(raw["format"] < FORMAT)
         except (*MALFORMED, StoreError) as error:
             raise StoreError(f"{where} does not describe a log store ({error}).") from error
+        if older:
+            raise StoreError(
+                f"{where} has store format {raw['format']}, of an earlier lagkit, whose logs repeat their questions in "
+                "their responses: build the logs again, into another store."
+            )
         raise StoreError(
             f"{where} has store format {raw['format']}, newer than the {FORMAT} that this lagkit reads: update lagkit."
         )

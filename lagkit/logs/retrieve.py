@@ -206,7 +206,10 @@ class PassageIndex:
     Raises DataError when two passages have the same id, or the embedder gives nan or inf for one.
     """
 
-    def __init__(self, passages: Iterable[Passage], embedder: Embedder) -> None:
+    def __init__(
+        self, passages: Iterable[Passage], embedder: Embedder, told: Callable[[Passage], str] | None = None
+    ) -> None:
+        """told: the text by which a passage is found (`Prompt.embedded`); by default its title and its text."""
         self._passages: dict[str, Passage] = {}
         for passage in passages:
             if passage.id in self._passages:
@@ -214,7 +217,7 @@ class PassageIndex:
             self._passages[passage.id] = passage
         self._index = VectorIndex(embedder.dim)
         self._found: dict[tuple[bytes, int, int], list[Hit]] = {}
-        texts = [f"{passage.title}\n{passage.text}".strip() for passage in self._passages.values()]
+        texts = [told(p) if told else f"{p.title}\n{p.text}".strip() for p in self._passages.values()]
         self._index.add(list(self._passages), embedder.documents(texts))
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from lagkit.model.api.requests import Requests
 from lagkit.model.backend import API
 from lagkit.model.codec import Codec
 from lagkit.model.devices import DType, device_name
-from lagkit.policy import POLICIES, Variant
+from lagkit.policy import AUTHORS, POLICIES, Variant
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, LagkitError
 from lagkit.util.paths import at
@@ -24,7 +24,7 @@ from lagkit.util.settings import Folder, Settings
 
 Split = Literal["seen", "unseen"]
 T = TypeVar("T")
-Wording = Literal["examples", "plain", "short"]
+Wording = Literal["examples", "plain", "short", "paper"]
 
 # Settings that belong to a model: `testbed`, `smollm2`, `laptop`, `paper`. What they leave out, a run adds.
 TIERS = {path.stem: path for path in sorted((Path(__file__).parent / "tiers").glob("*.yaml"))}
@@ -65,8 +65,8 @@ class ModelSettings(Settings):
 
     name (`model`): as `load_model` takes it; `api` says how one behind an API is asked. device: `cpu`, `cuda`, `cuda:N`
     or `mps`, by default the best there is. dtype: of the model and of the logs' KV. wording: of the prompts; small
-    models need worked `examples`, larger ones don't (`plain`), and `short` is for models that were trained on the
-    protocol.
+    models need worked `examples`, larger ones don't (`plain`), `short` is for models that were trained on the protocol,
+    and `paper` is the published procedure (docs/paper.md).
     """
 
     name: str = Field(default="smollm2", alias="model")
@@ -165,7 +165,7 @@ class RunConfig(Settings):
 
     out: Folder
     policies: Annotated[tuple[str, ...], AfterValidator(_each_once), AfterValidator(_as_value_error(_known))] = tuple(
-        POLICIES
+        name for name in POLICIES if name not in AUTHORS
     )
     data: DataSettings
     model: ModelSettings

@@ -44,8 +44,8 @@ class Executor(Protocol):
     def about(self) -> dict[str, Any] | None:
         """The workers, for the manifest; None where there are none."""
 
-    def block_key(self, policy: Policy) -> str:
-        """As `Encoder.key`."""
+    def block_keys(self, policy: Policy) -> list[str]:
+        """As `Encoder.keyed`."""
 
     def answer(self, questions: Collection[Question], asking: Asking) -> Iterator[Trace]:
         """Each question's trace as it ends, in any order. Raises what `Agent` and its `run` do."""
@@ -74,9 +74,9 @@ class Local:
         """Reads as the run's prompt says."""
         return Encoder(self.run.local_lm, self.run.prompt)
 
-    def block_key(self, policy: Policy) -> str:
+    def block_keys(self, policy: Policy) -> list[str]:
         """The encoder's."""
-        return self.encoder.key(policy)
+        return list(self.encoder.keyed(policy))
 
     def answer(self, questions: Iterable[Question], asking: Asking) -> Iterator[Trace]:
         """As the agent ends them."""
@@ -87,9 +87,10 @@ class Local:
         self, wanted: Iterable[Wanted], read: Callable[[str], Trace], policies: Mapping[str, Policy]
     ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
         """One log after the other."""
+        encoders = {key: self.encoder.keyed(policy)[key] for key, policy in policies.items()}
         for log, key in wanted:
             try:
-                yield (log, key), self.encoder.encode(read(log), policies[key])
+                yield (log, key), encoders[key].encode(read(log), policies[key])
             except ContextTooLong as error:
                 yield (log, key), error
 

@@ -119,7 +119,8 @@ class Experiment:
     @cached_property
     def passages(self) -> PassageIndex | None:
         """The index of passages; None for tasks without."""
-        return PassageIndex(self.data.passages, self.embedder) if self.data.passages else None
+        passages = self.data.passages
+        return PassageIndex(passages, self.embedder, self.prompt.embedded) if passages else None
 
     @cached_property
     def log_questions(self) -> tuple[Question, ...]:
@@ -210,7 +211,8 @@ class Experiment:
         """Encode each log for the KV policies; existing blocks stay. A log that is too long is left out."""
         wanted = [policy for policy in map(get_policy, self.config.policies) if policy and policy.inject == "kv"]
         for unit in sorted(self._units):
-            policies = {self.executor.block_key(policy): policy for policy in wanted if policy.unit == unit}
+            own = [policy for policy in wanted if policy.unit == unit]
+            policies = {key: policy for policy in own for key in self.executor.block_keys(policy)}
             with self.writing(), self.store(unit, write=True) as store:
                 todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
                 made = self.executor.encode(todo, store.get, policies)

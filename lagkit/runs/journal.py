@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from lagkit.types import MALFORMED, Trace
+from lagkit.types import MALFORMED, OldTrace, Trace
 from lagkit.util.errors import DataError
 from lagkit.util.paths import at
 
@@ -72,6 +72,11 @@ class Journal:
         for number, line in enumerate(self.path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 found.append(_read(line))
+            except OldTrace as error:
+                raise DataError(
+                    f"{self.path} holds traces of an earlier version of lagkit ({error}): run again, into another "
+                    "folder."
+                ) from error
             except MALFORMED as error:
                 raise DataError(
                     f"Line {number} of {self.path} is damaged ({error!r}): delete that line, and the run "

@@ -9,7 +9,6 @@ import pandas as pd
 
 from lagkit.logs.store import Store
 from lagkit.model.context import Context, Generation
-from lagkit.model.prompts.actions import STOP_STRINGS
 from lagkit.policy import Policy, Variant
 from lagkit.runs.answers import result_row
 from lagkit.runs.experiment import Experiment
@@ -55,5 +54,5 @@ def scored(questions: Sequence[Question], traces: Sequence[Trace], **columns: An
 
 def respond(run: Experiment, contexts: Sequence[Context]) -> list[Generation]:
     """The model's response of one round to each context."""
-    stop, config = STOP_STRINGS[run.prompt.kind], run.config
-    return run.local_lm.generate(contexts, config.limits.max_new_tokens, stop=stop, batch_size=config.limits.batch_size)
+    stop, limits = run.prompt.stop, run.config.limits
+    return run.local_lm.generate(contexts, limits.max_new_tokens, stop=stop, batch_size=limits.batch_size)

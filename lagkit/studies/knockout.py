@@ -146,7 +146,7 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     What the response says before that is read as it stands: of an answer that is forced at once, a model that was
     never asked for one has no opinion.
     """
-    said = case.log.rounds[-1].response.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
+    said = case.log.rounds[-1].turn.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
     answer = case.log.answer or ""
     named = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", said) if answer else None
     if named is None:
@@ -160,10 +160,7 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
 def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[float]:
     """1.0 for each context whose response of one round is the right answer, else 0.0."""
     said = asking.respond(run, [context for _, context in contexts])
-    actions = [
-        parse(run.lm.opens + run.prompt.open_turn(case.question) + response.text, run.prompt.kind)
-        for (case, _), response in zip(contexts, said, strict=True)
-    ]
+    actions = [parse(run.lm.opens + response.text, run.prompt.kind) for response in said]
     return [
         float(action.kind == "answer" and metrics.is_right(case.question, action.text))
         for (case, _), action in zip(contexts, actions, strict=True)

@@ -14,6 +14,10 @@ from lagkit.stats.intervals import verdict
 _TABLE = Path(__file__).with_name("paper.csv")
 _SHARES = ["em", "f1", "accuracy"]
 
+LOGS = 1_691  # of the published store on MuSiQue
+LAST_ACTION_TOKENS = 28  # that it keeps of a log's last action, on average
+TOKEN_BYTES = 131_072  # of KV in bfloat16: keys and values of 32 layers with 8 heads of 128 numbers
+
 
 def published() -> pd.DataFrame:
     """The paper's results on unseen questions.
@@ -23,6 +27,18 @@ def published() -> pd.DataFrame:
     """
     table = pd.read_csv(_TABLE, comment="#")
     return table.assign(**{name: table[name] / 100 for name in _SHARES})
+
+
+def gigabytes(tokens: pd.Series) -> pd.Series:
+    """KV of the published store on Llama-3.1-8B, in GB (10^9 bytes), if a log keeps so many tokens."""
+    return tokens * TOKEN_BYTES * LOGS / 1e9
+
+
+def fewer_rounds(table: pd.DataFrame) -> pd.DataFrame:
+    """Published mean rounds of `no_logs` and `kv_last_round` and by what `factor` they fall: a row per data set."""
+    rounds = table.pivot(index="dataset", columns="policy", values="rounds")[["no_logs", "kv_last_round"]]
+    rounds = rounds.loc[table["dataset"].unique()].rename_axis(columns=None)
+    return rounds.assign(factor=rounds["no_logs"] / rounds["kv_last_round"])
 
 
 def reported(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -87,7 +87,7 @@ def pairs(run: Experiment, met: Sequence[Meeting], names: Sequence[str]) -> list
             builder = KVContextBuilder(run.local_lm, run.prompt, variant.policy, store)
             step = 1 if variant.limits(run.config.limits).best_log == "first" else -1
             for meeting in progress(met, f"Placing logs: {variant.name}"):
-                blocks = [builder.block(log.id) for log in meeting.logs[::step]]
+                blocks = [builder.block(log.id, meeting.question) for log in meeting.logs[::step]]
                 found.append(_pair(builder, meeting, variant.name, blocks))
     return _answered(run, found)
 

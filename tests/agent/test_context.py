@@ -56,6 +56,13 @@ READ = {
     "kv_block": (LAST + ROME, HEAD + TURN),
     "kv_last_round_prefix": (HEAD + LAST + ROME, TURN),
     "cheatsheet": (HEAD, TURN),
+    # The code of the authors: a blank line behind each log.
+    "authors_kv_last_round": (f"{LAST}\n\n{ROME}\n\n", HEAD + TURN),
+    "authors_kv_last_action": (" <ans>Black Sea</ans>\n\n <ans>Rome</ans>\n\n", HEAD + TURN),
+    "authors_text_last_round": ("", f"{LAST}\n\n{ROME}\n\n{HEAD}{TURN}"),
+    "authors_text_all_rounds": ("", f"{ROUNDS}\n\n{ROME}\n\n{HEAD}{TURN}"),
+    "authors_block": (f"{LAST}\n\n{ROME}\n\n", HEAD + TURN),
+    "authors_cheatsheet": (HEAD, TURN),  # notes are given apart: see below
     "text_step": ("", f"{LAST}\n\n{ROME}{HEAD}{TURN}"),
     "kv_step": (LAST + ROME, HEAD + TURN),
     "text/last_round/responses/prefix": (HEAD, f"{LAST}\n\n{ROME}{TURN}"),
@@ -96,23 +103,31 @@ def test_notes_are_for_text_in_the_user_turn_only(lm, store):
 
 def test_distilling_reads_the_logs_and_the_coming_question(lm, store):
     asked = builder(lm, POLICIES["cheatsheet"], store).distil_context(QUESTION, IDS)
-    words = f"Logs:\n{LAST}\n\n{ROME}\n\nQuestion: {QUESTION.text}"
+    logs = f"Where does it end?\n{LAST}\n\nWhich town?\n{ROME}"
+    words = f"Logs:\n{logs}\n\nQuestion: {QUESTION.text}"
     assert lm.read(asked) == ("", f"<s><|system|>\nDistil.</s>\n<|user|>\n{words}</s>\n<|assistant|>\n")
+
+
+def test_notes_in_front_stand_there_as_text_and_a_prompt_without_system_message_distils_without_one(lm, store):
+    asked = builder(lm, POLICIES["authors_cheatsheet"], store)
+    assert lm.read(asked.context(QUESTION, "USER", IDS, "NOTES")) == ("", f"NOTES\n\n{HEAD}{TURN}")
+    bare = KVContextBuilder(lm, short_prompt(distil_system=""), POLICIES["cheatsheet"], store)
+    assert lm.read(bare.distil_context(QUESTION, IDS[:1]))[1].startswith("<s><|user|>\nLogs:\n")
 
 
 def test_a_block_is_encoded_once_and_kept(lm, store, monkeypatch):
     kv = builder(lm, Policy("kv"), store)
-    fresh = kv.block(IDS[0])
+    fresh = kv.block(IDS[0], QUESTION)
     assert same(fresh, Encoder(lm, short_prompt()).encode(LOGS[0], Policy("kv")))
     assert store.block_keys(IDS[0]) == ["responses.last_round.bare"]
     monkeypatch.setattr(Encoder, "encode", pytest.fail)
-    assert same(kv.block(IDS[0]), fresh)
+    assert same(kv.block(IDS[0], QUESTION), fresh)
 
 
 def test_a_store_open_for_reading_gets_no_block(lm, store):
     store.close()
     with LogStore.open(store.path) as reader:
-        assert lm.tokenizer.decode(builder(lm, Policy("kv"), reader).block(IDS[1]).ids.tolist()) == ROME
+        assert lm.tokenizer.decode(builder(lm, Policy("kv"), reader).block(IDS[1], QUESTION).ids.tolist()) == ROME
         assert reader.block_keys(IDS[1]) == []
 
 

@@ -78,9 +78,12 @@ def test_two_rounds_from_question_to_answer(lm):
     assert [ids(r.passages) for r in trace.rounds] == [["p0", "p1"], ["p5", "p4"]]
     assert [r.prompt for r in trace.rounds] == [turn(RIVER, 0, 1), turn(RIVER, 0, 1, 5, 4)]
     assert [r.response for r in trace.rounds] == [
-        "Re: Which river? I must know. <keywords>w3 w4 w5</keywords>",
-        "Re: Which river? Found. <ans>The Danube</ans>",
+        "I must know. <keywords>w3 w4 w5</keywords>",
+        "Found. <ans>The Danube</ans>",
     ]
+    # The question, with which the turn is opened, is no part of what a log keeps or is found by.
+    assert [r.opening for r in trace.rounds] == ["Re: Which river? "] * 2
+    assert trace.key == "Which river?\nFound. <ans>The Danube</ans>"
     assert [words for _, words in lm.seen[RIVER.text]] == [prefilled(r.prompt, RIVER) for r in trace.rounds]
     assert trace.rounds[0].passages[0].score > trace.rounds[0].passages[1].score > 0
 
@@ -113,7 +116,7 @@ def test_logs_come_in_order_of_first_retrieval(lm, store):
 def test_without_an_action_the_whole_response_is_the_next_query(lm, said):
     lm.play({RIVER.text: [said, " <ans>x</ans>"]})
     [trace] = agent(lm).run([RIVER])
-    assert trace.rounds[1].query == f"Re: Which river?{said}"
+    assert trace.rounds[1].query == said.strip()
     assert trace.answer == "x"
 
 
@@ -180,7 +183,7 @@ def test_excluded_logs_are_passed_over_for_their_question_alone(lm, store):
     other = Question("other", "Which river then?", ("?",))
     lm.play({RIVER.text: search, other.text: search})
     found = agent(lm, policy=Policy("kv"), store=store)
-    found.exclude = {RIVER.id: {IDS[0], IDS[2]}}
+    found.retriever.exclude = {RIVER.id: {IDS[0], IDS[2]}}
     traces = by_question(found.run([RIVER, other]))
     assert [ids(r.logs) for r in traces[RIVER.id].rounds] == [[IDS[1], IDS[3], IDS[4]], [], IDS[5:]]
     assert ids(traces["other"].rounds[0].logs) == IDS[:3]
@@ -209,7 +212,7 @@ def test_usage_is_what_each_round_read_and_said(lm, store):
     lm.play({RIVER.text: [" <keywords>w5</keywords>", " <ans>x</ans>"]})
     [trace] = agent(lm, policy=Policy("kv"), store=store).run([RIVER])
     for r, (injected, words) in zip(trace.rounds, lm.seen[RIVER.text], strict=True):
-        said = r.response.removeprefix("Re: Which river?")
+        said = r.turn.removeprefix("Re: Which river?")
         assert r.usage == Usage(*(len(lm.tokenize(text)) for text in (words, injected, said)), 0.5)
     assert trace.usage.seconds == 1.0
 

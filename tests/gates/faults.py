@@ -92,9 +92,9 @@ def rotated() -> None:
 def another_s_kv() -> None:
     from lagkit.agent.context import KVContextBuilder
 
-    def part(original: Callable[..., Any], self: Any, log: str) -> Any:
+    def part(original: Callable[..., Any], self: Any, log: str, question: Any) -> Any:
         ids = self.store.ids
-        return original(self, ids[(ids.index(log) + 1) % len(ids)])
+        return original(self, ids[(ids.index(log) + 1) % len(ids)], question)
 
     around(KVContextBuilder, "part", part)
 
@@ -129,12 +129,12 @@ def wrong_tokens() -> None:
 
 def hits(change: Callable[[Any, list[Any]], list[Any]]) -> None:
     """Change which logs each query finds; `change` is given the store."""
-    from lagkit.agent.loop import Agent
+    from lagkit.agent.retrieval import Retriever
 
     def logs(original: Callable[..., Any], self: Any, *args: Any) -> Any:
-        return [change(self.builder.store, found) if found else found for found in original(self, *args)]
+        return [change(self.store, found) if found else found for found in original(self, *args)]
 
-    around(Agent, "_logs", logs)
+    around(Retriever, "_logs", logs)
 
 
 @fault("one log is shown instead of three")
@@ -179,9 +179,9 @@ def wrong_passages() -> None:
 
 @fault("half of the queries are random")
 def random_queries() -> None:
-    from lagkit.agent.loop import Agent
+    from lagkit.agent.retrieval import Retriever
 
-    def retrieve(original: Callable[..., Any], self: Any, active: Sequence[Any], ended: Any) -> Any:
+    def find(original: Callable[..., Any], self: Any, some: Sequence[Any]) -> Any:
         embedder = self.embedder
 
         class Half:
@@ -195,11 +195,11 @@ def random_queries() -> None:
 
         self.embedder = Half()
         try:
-            return original(self, active, ended)
+            return original(self, some)
         finally:
             self.embedder = embedder
 
-    around(Agent, "_retrieve", retrieve)
+    around(Retriever, "find", find)
 
 
 @fault("logs are indexed by their question alone")

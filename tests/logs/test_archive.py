@@ -187,7 +187,8 @@ def test_deeply_nested_json_is_refused(parts, tmp_path):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ({"format": 3}, "store.json has store format 3, newer than the 2"),
+        ({"format": 4}, "store.json has store format 4, newer than the 3"),
+        ({"format": 2}, "store.json has store format 2, of an earlier lagkit"),
         ({"kind": "x"}, "store.json does not describe a log store"),
         ({"model": {"name": "other"}}, r'built with model {"name": "other"}, but {"name": "tiny", "rope": "r1"} was'),
     ],

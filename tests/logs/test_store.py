@@ -83,7 +83,8 @@ def test_what_is_no_store_is_refused(tmp_path):
     written = json.loads((tmp_path / "s" / "store.json").read_text())
     head = {key: value for key, value in written.items() if key != "crc32"}
     for changed, message in [
-        ({**head, "format": 3}, "format 3, newer than the 2"),
+        ({**head, "format": 4}, "format 4, newer than the 3"),
+        ({**head, "format": 2}, "format 2, of an earlier lagkit, whose logs repeat their questions .* another store"),
         ({**head, "kind": "shop"}, "does not describe a log store"),
         ({**head, "colour": "red"}, "does not describe a log store"),
         ({**head, "dim": "8"}, "'8' was given"),
@@ -222,7 +223,7 @@ def test_embeddings_in_half_precision_or_torch_are_fine(store):
 
 def test_a_block_of_another_dtype_is_refused(store):
     log = store.add(trace(1), vector(1))
-    with pytest.raises(StoreError, match=r"Block 'k' of log log1-\w+ is bfloat16, the store at .* holds float32"):
+    with pytest.raises(StoreError, match=r"Block 'k' of log log2-\w+ is bfloat16, the store at .* holds float32"):
         store.put_block(log, "k", kv(1, dtype=torch.bfloat16))
     assert (store.block_keys(log), files_of(store)) == ([], [])
 

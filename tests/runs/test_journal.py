@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -103,3 +104,13 @@ def test_an_append_is_on_disk_before_it_returns(journal, monkeypatch):
     monkeypatch.setattr("lagkit.runs.journal.os.fsync", lambda handle: synced.append(len(journal.traces())))
     journal.append(trace(3))
     assert synced == [4]
+
+
+def test_traces_whose_responses_repeat_the_question_are_refused(journal):
+    lines = [json.loads(line) for line in journal.path.read_bytes().splitlines()]
+    for line in lines:
+        line["rounds"] = [{k: v for k, v in r.items() if k != "opening"} for r in line["rounds"]]
+        del line["crc32"]
+    journal.path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(DataError, match=r"a\.jsonl holds traces of an earlier version .* run again, into another fol"):
+        journal.traces()

@@ -187,3 +187,11 @@ def test_the_notebook_draws_its_figures_from_runs_and_refuses_others(run, tmp_pa
     )
     with pytest.raises(NotebookFailed, match=r"90_gallery\.ipynb failed in cell \d \(DataError: There is no run in "):
         execute(NOTEBOOK, tmp_path / "none", {**given, "run": str(tmp_path / "nowhere")})
+
+
+def test_the_paper_s_six_gigabytes_and_its_rounds():
+    tokens = pd.Series({"kv_last_action": float(paper.LAST_ACTION_TOKENS)})
+    assert paper.gigabytes(tokens)["kv_last_action"] == pytest.approx(6.2, abs=0.01)
+    found = paper.fewer_rounds(paper.published())
+    assert list(found.index) == ["MuSiQue", "2Wiki", "GPQA", "MMLU-Pro"]
+    assert found["factor"].round(2).tolist() == [1.46, 1.35, 1.15, 1.16]

@@ -109,7 +109,7 @@ def run(tmp_path):
     for question in made.log_questions:
         answer = question.answers[0]
         said = ("First, a search.", "Then another one.", f"It is {answer}. <ans>{answer}</ans>")
-        opened = tuple(Round("?", f"{made.prompt.open_turn(question)} {words}") for words in said)
+        opened = tuple(Round("?", words, opening=f"{made.prompt.open_turn(question)} ") for words in said)
         assert is_right(question, answer)
         told = Trace(question.id, question.text, made.prompt.system, opened, answer, correct=True)
         made.journal("log").append(told, Basis(of_question(question)))

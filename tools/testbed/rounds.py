@@ -155,7 +155,7 @@ def _rounds(scene: _Scene, tokenizer: PreTrainedTokenizerBase, count: int) -> li
         before, context = (head + logs, tail) if place == "prefix" else (logs, head + tail)
         reply, answered = respond(chain.start, chain.relations, known)
         kind: Kind = "answer" if answered else "search"
-        made.append(Lesson(before, context, f"{PROMPT.open_turn(question)} {reply}", len(chain.facts), kind))
+        made.append(Lesson(before, context, f"{question.text} {reply}", len(chain.facts), kind))
     return made
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import string
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import files
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
-from lagkit.model.prompts.actions import without_tags
+from lagkit.model.prompts.actions import STOP_STRINGS, without_tags
 from lagkit.model.prompts.untrusted import marks
 from lagkit.types import Passage, Question, TaskKind
 from lagkit.util.errors import ConfigError
@@ -26,7 +28,14 @@ WORDING = "examples"  # small models need worked examples
 
 @dataclass(frozen=True)
 class Prompt:
-    """The templates of one kind of task; `$names` are filled in. `examples` are worked turns shown before the task."""
+    """The templates of one kind of task; `$names` are filled in.
+
+    examples: worked turns shown before the task. first: the worked task with which they begin; see `for_question`.
+    log: a log as whoever writes notes reads it. indexed: a passage as it is embedded. stops: whether the end of an
+    action ends a generation, or only an end token does. grouped: whether what a query brings when it is asked again
+    stands with what it brought before, or behind all that was found since. notes_tokens: the most that notes may take;
+    None leaves it to the limits.
+    """
 
     name: str
     kind: TaskKind
@@ -39,6 +48,12 @@ class Prompt:
     passage: str = ""
     information: str = ""
     examples: tuple[Mapping[str, Any], ...] = ()
+    first: int = 0
+    log: str = "$question\n$response"
+    indexed: str = "$title\n$text"
+    stops: bool = True
+    grouped: bool = False
+    notes_tokens: int | None = None
 
     @classmethod
     def load(cls, name: str) -> Prompt:
@@ -54,6 +69,30 @@ class Prompt:
     def hash(self) -> str:
         """Identifies the wording, for manifests."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """The strings that end a generation."""
+        return STOP_STRINGS[self.kind] if self.stops else ()
+
+    @property
+    def tasks(self) -> list[list[Mapping[str, Any]]]:
+        """The worked tasks: the examples by their questions, the rounds of one question together."""
+        return [list(rounds) for _, rounds in groupby(self.examples, key=lambda raw: raw["question"])]
+
+    @property
+    def rotations(self) -> list[Prompt]:
+        """This prompt with the worked tasks beginning at each of them in turn; itself alone if there are none."""
+        return [replace(self, first=first) for first in range(len(self.tasks) or 1)]
+
+    def for_question(self, id: str) -> Prompt:
+        """The rotation for the question with this id.
+
+        A small model tends to answer in the form of the last example, so each is the last one for its share of the
+        questions. There are few heads all the same, which questions share.
+        """
+        rotations = self.rotations
+        return rotations[zlib.crc32(id.encode("utf-8", "surrogatepass")) % len(rotations)]
 
     def user_turn(self, question: Question, passages: Sequence[Passage], *, previous: str = "", notes: str = "") -> str:
         """The user's turn: notes from logs if any, passages or information so far, and the question."""
@@ -72,14 +111,23 @@ class Prompt:
         """The words with which the assistant's turn is opened for the model; a tag in the question is none of it."""
         return self._fill(self.opening, question=without_tags(question.text))
 
+    def told(self, question: str, response: str) -> str:
+        """A log as whoever writes notes reads it."""
+        return self._fill(self.log, question=question, response=response)
+
+    def embedded(self, passage: Passage) -> str:
+        """The text by which a passage is found."""
+        return self._fill(self.indexed, title=passage.title, text=passage.text).strip()
+
     def distil_turn(self, question: Question, logs: str) -> str:
         """The user's turn that asks for notes on earlier work (Dynamic Cheatsheet, arXiv 2504.07952)."""
         return self._fill(self.distil_user, logs=logs, question=question.text)
 
     def head(self) -> list[dict[str, str]]:
-        """The messages that every question shares: the system message and the worked examples."""
-        messages = [{"role": "system", "content": self.system}]
-        for raw in self.examples:
+        """The messages that questions share: the system message, if any, and the worked examples."""
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        tasks = self.tasks
+        for raw in chain.from_iterable(tasks[self.first :] + tasks[: self.first]):
             question = Question("", raw["question"], (), self.kind, tuple(raw.get("choices", ())))
             passages = [Passage("", **p) for p in raw.get("passages", ())]
             opening = self.open_turn(question)
@@ -99,10 +147,14 @@ def split_chat(lm: LM, head: Sequence[dict[str, str]], turns: Sequence[dict[str,
     """A conversation as text in two parts: what every question shares, and the rest with the assistant's turn opened.
 
     The head ends where the template ends its last turn. Where the template puts the head's words into the question's
-    turn (some know no system message), only the BOS token is shared. Raises ConfigError for a template that writes the
-    head otherwise for some questions, or does not show where it ends.
+    turn (some know no system message), or there is no head, only the BOS token is shared. Raises ConfigError for a
+    template that writes the head otherwise for some questions, or does not show where it ends.
     """
-    whole, alone = lm.chat([*head, *turns], open_turn=True), _alone(lm, head)
+    whole = lm.chat([*head, *turns], open_turn=True)
+    if not head:
+        bos = lm.tokenizer.bos_token or ""
+        return (bos, whole.removeprefix(bos)) if whole.startswith(bos) else ("", whole)
+    alone = _alone(lm, head)
     shared = alone if alone and whole.startswith(alone) else _shared(lm, head, alone)
     if not whole.startswith(shared):
         raise ConfigError(f"The chat template of {lm.name} writes the head of a prompt otherwise for some questions.")

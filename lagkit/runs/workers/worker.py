@@ -111,9 +111,9 @@ class Worker:
         model = self.run.lm
         return Greeting(dict(model.fingerprint), str(model.dtype).removeprefix("torch."), manifest.machine())
 
-    def block_key(self, policy: Policy) -> str:
+    def block_keys(self, policy: Policy) -> list[str]:
         """As the model's tokenizer has it."""
-        return Local(self.run).block_key(policy)
+        return Local(self.run).block_keys(policy)
 
     def begin(self, task: Task) -> None:
         """Forget what was in hand, and work on this from now on."""

@@ -114,9 +114,9 @@ class Workers:
         """How many workers there are, what each has, and the machine of one."""
         return {"count": self.count, "gpus": self.gpus, "threads": self.threads, "machine": dict(self.model.machine)}
 
-    def block_key(self, policy: Policy) -> str:
+    def block_keys(self, policy: Policy) -> list[str]:
         """As a worker's tokenizer has it."""
-        return str(self.pool.ask("block_key", policy))
+        return list(self.pool.ask("block_keys", policy))
 
     def answer(self, questions: Collection[Question], asking: Asking) -> Iterator[Trace]:
         """Traces as they end; a question that takes its workers with it ends with an error."""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.loop import Agent
+from lagkit.agent.retrieval import shown
 from lagkit.logs.retrieve import PassageIndex
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
@@ -104,10 +105,12 @@ def attention_table(
     policy = get_policy(trace.policy)
     if policy and policy.inject == "copy":
         raise DataError("The answer was copied from a log, so the model attended to nothing: choose another variant.")
+    if policy and policy.inject == "cheatsheet" and policy.place == "front":
+        raise DataError("Notes in front of the prompt are not kept in a trace: choose another variant.")
     asked = question or Question(trace.question_id, trace.question, ())
     context, parts = _context(KVContextBuilder(lm, prompt, policy, store), asked, trace, passages)
     opening = lm.opens + prompt.open_turn(asked)
-    said = lm.tokenize(lm.plain(trace.rounds[-1].response.removeprefix(opening)))
+    said = lm.tokenize(lm.plain(trace.rounds[-1].turn.removeprefix(opening)))
     first = context.injected + len(context.ids)
     whole = Context((*context.ids, *said), context.blocks)
     spoken = list(range(first, first + len(said)))
@@ -123,7 +126,9 @@ def _context(
 ) -> tuple[Context, dict[str, list[int]]]:
     """The context of a trace's last round, and the slots of its parts, none of them twice."""
     lm, prompt, last = builder.lm, builder.prompt, trace.rounds[-1]
-    logs = list(dict.fromkeys(hit.id for r in trace.rounds for hit in r.logs))
+    queries = [r.query for r in trace.rounds]
+    found = {hit.id: queries.index(r.query) for r in trace.rounds for hit in r.logs}
+    logs = shown(found, grouped=prompt.grouped)
     context = builder.context(question, last.prompt, logs)
     _, tail = split_chat(lm, prompt.head(), [{"role": "user", "content": last.prompt}])
     tail += lm.plain(prompt.open_turn(question))

@@ -75,7 +75,7 @@ def test_a_cheatsheet_is_distilled_through_the_endpoint_and_shown(tmp_path):
         [trace] = agent(played.model(), POLICIES["cheatsheet"], store).run([RIVER])
     assert played.asked[0]["messages"] == [
         {"role": "system", "content": "Distil."},
-        {"role": "user", "content": "Logs:\nThen <ans>Danube</ans>\n\nQuestion: Which river?"},
+        {"role": "user", "content": "Logs:\nWhich river?\nThen <ans>Danube</ans>\n\nQuestion: Which river?"},
     ]
     assert turn(1, played.asked).startswith("Notes:\nRivers end.\n\n[1]")
     assert trace.usage.prefilled == 107

@@ -62,13 +62,13 @@ def test_the_server_says_what_the_same_model_says_on_the_spot(lm, local):
     assert [answer.ids[:-1] for answer in whole] == [answer.ids for answer in here]
 
 
-def test_without_its_opening_the_model_restates_the_question_and_in_the_user_turn_it_misleads(local):
+def test_the_model_restates_the_question_by_itself_and_at_the_end_of_the_user_turn_it_misleads(local):
     model, prompt = local.lm, local.prompt
     told = {passage.id: passage for passage in local.data.passages}
     said: dict[str, list[str]] = {"opened": [], "dropped": [], "in the user turn": []}
     for question in local.log_questions:
         user = prompt.user_turn(question, [told[hop.passage_id] for hop in question.hops])
-        opening = prompt.open_turn(question)
+        opening = question.text
         forms = {"opened": (user, opening), "dropped": (user, ""), "in the user turn": (f"{user}\n\n{opening}", "")}
         for form, (turn, opened) in forms.items():
             chat = model.chat([*prompt.head(), {"role": "user", "content": turn}], open_turn=True)
@@ -105,7 +105,7 @@ def test_text_variants_run_through_the_server_with_the_logs_of_the_run_on_the_sp
     by_policy = results.groupby("policy", sort=False)
     assert by_policy.size().to_dict() == dict.fromkeys(("no_logs", *variants), 5)
     assert (results["injected"] == 0).all()
-    # The opening is dropped, and the model restates the question by itself: the same answers as on the spot.
+    # The model restates the question by itself: the same answers as on the spot.
     here = local.scored(("no_logs",), ("unseen",)).set_index("question_id")
     there = by_policy.get_group("no_logs").set_index("question_id")
     assert there["answer"].tolist() == here.loc[there.index, "answer"].tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from types import SimpleNamespace
@@ -10,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lagkit.datasets.loaders import load as load_dataset
 from lagkit.logs.encode import Encoder
 from lagkit.model.prompts.actions import parse
 from lagkit.model.prompts.prompt import Prompt, split_chat
 from lagkit.types import Passage, Question
 from lagkit.util.errors import ConfigError
-from tests.helpers.lms import CHAT, FORGETFUL_CHAT, NO_SYSTEM_CHAT, qa, short_prompt, tiny_lm
+from tests.helpers.lms import CHAT, FORGETFUL_CHAT, NO_SYSTEM_CHAT, SAMPLE, qa, short_prompt, tiny_lm
 
 NAMES = ["qa", "qa_examples", "choice", "choice_examples"]
 RIVER = qa("Where does the Vistula end?")
@@ -32,7 +35,9 @@ def test_every_prompt_loads_and_names_its_kind(name):
 
 
 def test_an_unknown_prompt_is_refused_by_name():
-    with pytest.raises(ConfigError, match="Unknown prompt 'qa_long': there are choice, choice_examples, qa, qa_exam"):
+    with pytest.raises(
+        ConfigError, match="Unknown prompt 'qa_long': there are choice, choice_examples, choice_paper, qa, qa_e"
+    ):
         Prompt.load("qa_long")
 
 
@@ -180,3 +185,51 @@ def test_the_head_does_not_depend_on_the_question(one, other):
     lm, prompt = tiny_lm(), Prompt.load("qa")
     turns = ([{"role": "user", "content": prompt.user_turn(qa(text), [])}] for text in (one, other))
     assert len({split_chat(lm, prompt.head(), turn)[0] for turn in turns}) == 1
+
+
+def last_answers(name: str, ids: Sequence[str]) -> Counter[str]:
+    """How often each form of action stands last in the heads of these questions."""
+    prompt, forms = Prompt.load(name), Counter[str]()
+    for id in ids:
+        action = parse(prompt.for_question(id).head()[-1]["content"], prompt.kind)
+        forms[action.text if prompt.kind == "choice" or action.text in ("yes", "no") else action.kind] += 1
+    return forms
+
+
+def test_no_form_of_answer_stands_last_by_chance_on_the_sample():
+    data = load_dataset(SAMPLE, "musique")
+    found = last_answers("qa_examples", [question.id for question in (*data.seen, *data.unseen)])
+    assert set(found) == {"answer", "search", "yes", "no"}
+    # With a fixed order all would end in `no`.
+    assert max(found["yes"], found["no"]) <= 0.4 * found.total()
+    many = last_answers("qa_examples", [f"2hop__{i}_{i + 7}" for i in range(1000)])
+    assert {form: round(5 * n / 1000) for form, n in many.items()} == {"answer": 2, "search": 1, "yes": 1, "no": 1}
+
+
+def test_each_letter_ends_the_worked_choices_alike():
+    found = last_answers("choice_examples", [f"gpqa-{i}" for i in range(1000)])
+    assert set(found) == {"(A)", "(B)", "(C)", "(D)"}
+    assert all(200 < n < 300 for n in found.values())
+
+
+def test_rotations_keep_rounds_of_one_task_together_and_in_order():
+    prompt = Prompt.load("qa_examples")
+    heads = [rotation.head() for rotation in prompt.rotations]
+    assert len(heads) == 5
+    assert heads[0] == prompt.head()
+    for head in heads:
+        assert sorted(map(str, head)) == sorted(map(str, prompt.head()))
+        first = next(i for i, m in enumerate(head) if "Marta Ostby country of birth" in m["content"])
+        assert "<ans>Denmark</ans>" in head[first + 2]["content"]
+    assert {rotation.hash for rotation in Prompt.load("qa").rotations} == {Prompt.load("qa").hash}
+
+
+@pytest.mark.parametrize("template", [CHAT, NO_SYSTEM_CHAT, None])
+def test_the_published_prompt_is_one_user_turn_behind_bos(template):
+    lm, prompt = tiny_lm(template=template), Prompt.load("qa_paper")
+    assert prompt.head() == []
+    turn = [{"role": "user", "content": prompt.user_turn(RIVER, PASSAGES)}]
+    head, rest = split_chat(lm, prompt.head(), turn)
+    assert (head, head + rest) == ("<s>", lm.chat(turn, open_turn=True))
+    assert prompt.embedded(PASSAGES[0]) == "title: Vistula\ncontent: It is long."
+    assert (prompt.stops, prompt.grouped, prompt.notes_tokens) == (False, True, 512)

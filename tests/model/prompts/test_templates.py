@@ -56,7 +56,7 @@ def test_the_head_ends_where_its_last_turn_does_and_is_the_same_for_all_question
 @pytest.mark.parametrize("name", ENDS)
 def test_the_whole_head_is_injected_and_logs_of_prefix_stand_right_behind_it(name, tmp_path):
     lm = new_lm(ScriptedLM, template=getattr(templates, name))
-    head, rest = split_chat(lm, EXAMPLES.head(), [{"role": "user", "content": "Who?"}])
+    head, rest = split_chat(lm, EXAMPLES.for_question("Who?").head(), [{"role": "user", "content": "Who?"}])
     assert len(lm.tokenize(head)) > 400
     with open_store(tmp_path, lm, trace_of("Rome. <ans>Rome</ans>")) as store:
         for policy, log in ((None, ""), (POLICIES["kv_last_round_prefix"], "Rome. <ans>Rome</ans>")):

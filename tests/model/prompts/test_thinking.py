@@ -168,7 +168,7 @@ def test_a_stop_string_inside_reasoning_does_not_end_the_generation():
     said = f" <think>\n{REASONED} Hm, hm.\n</think>\n\nIt is <ans>Bari</ans>"
     trace = answered(reciting(f"{said} or <ans>Ulm</ans>"))
     assert (trace.answer, trace.error) == ("Bari", None)
-    assert trace.rounds[0].response == f"Re: Which river?{said}"
+    assert trace.rounds[0].turn == f"Re: Which river?{said}"
     assert trace.confidence == pytest.approx(0, abs=1e-3)
 
 
@@ -177,7 +177,8 @@ def test_nor_inside_reasoning_that_the_template_has_opened(template):
     said = f" {REASONED} Hm, hm.\n</think>\n\nIt is <ans>Bari</ans>"
     trace = answered(reciting(f"{said} or <ans>Ulm</ans>", template))
     assert (trace.answer, trace.error) == ("Bari", None)
-    assert trace.rounds[0].response == f"<think>\nRe: Which river?{said}"
+    assert trace.rounds[0].turn == f"<think>\nRe: Which river?{said}"
+    assert trace.rounds[0].response == said.strip()
 
 
 @pytest.mark.parametrize(
