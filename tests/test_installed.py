@@ -87,7 +87,7 @@ def test_profiles_model_and_data_are_found_in_an_empty_folder(installed):
     before, empty = files(installed), installed.parent / "empty"
     told = call(["-c", USED], empty, installed)
     model = installed / "lagkit" / "_bundled" / "data" / "testbed" / "model"
-    assert told.stdout.split() == ["None", str(model), "21", "2", "2"], told.stderr
+    assert told.stdout.split() == ["None", str(model), "150", "2", "2"], told.stderr
     assert "nightly.yaml has no profile 'none'; it has demo, real, paper, test." in told.stderr
     assert "The baselines of an installed lagkit stay as they are" in told.stderr
     assert files(installed) == before

@@ -46,23 +46,23 @@ def real():
 
 def test_sample_has_its_sizes(sample):
     assert (sample.name, sample.kind) == ("sample", "qa")
-    assert (len(sample.seen), len(sample.unseen), len(sample.passages)) == (21, 9, 41)
-    assert Counter(q.category for q in (*sample.seen, *sample.unseen)) == {"2hop": 23, "3hop": 7}
-    assert repr(sample) == "Dataset('sample', qa: 21 seen and 9 unseen questions, 41 passages)"
-    assert "all 2, final 5, other 1, none 1" in sample._repr_html_()
+    assert (len(sample.seen), len(sample.unseen), len(sample.passages)) == (150, 200, 217)
+    assert Counter(q.category for q in sample.questions) == {"1hop": 30, "2hop": 200, "3hop": 120}
+    assert repr(sample) == "Dataset('sample', qa: 150 seen and 200 unseen questions, 217 passages)"
+    assert "all 50, final 50, other 50, none 50" in sample._repr_html_()
 
 
 def test_sample_passages_are_short_and_all_used(sample):
     words = [len(passage.text.split()) for passage in sample.passages]
-    assert 38 <= min(words) <= max(words) <= 70
+    assert 40 <= min(words) <= max(words) <= 90
     assert all(passage.text.endswith(".") and passage.title for passage in sample.passages)
-    used = {hop.passage_id for q in (*sample.seen, *sample.unseen) for hop in q.hops}
+    used = {hop.passage_id for q in sample.questions for hop in q.hops}
     assert used == {passage.id for passage in sample.passages}
 
 
 def test_every_hop_of_the_sample_is_answered_by_its_passage(sample):
     passages = {passage.id: passage for passage in sample.passages}
-    for q in (*sample.seen, *sample.unseen):
+    for q in sample.questions:
         for hop in q.hops:
             assert hop.answer in passages[hop.passage_id].text, (q.id, hop)
         assert q.hops[-1].answer == q.answers[0], q.id
@@ -84,27 +84,23 @@ def test_later_hops_of_the_sample_start_from_earlier_answers(sample):
 def test_sub_question_ids_of_the_sample_mean_the_same_everywhere(sample):
     meanings: dict[str, set[tuple[str, str, str | None]]] = {}
     for q in (*sample.seen, *sample.unseen):
-        assert q.id == f"{len(q.hops)}hop__" + "_".join(hop.id for hop in q.hops)
+        assert q.id.removesuffix("__again") == f"{len(q.hops)}hop__" + "_".join(hop.id for hop in q.hops)
         for i, hop in enumerate(q.hops):
             spelled_out = hop.question.replace(f"#{i}", q.hops[i - 1].answer) if i else hop.question
             meanings.setdefault(hop.id, set()).add((spelled_out, hop.answer, hop.passage_id))
     assert {id: said for id, said in meanings.items() if len(said) > 1} == {}
-    assert len({said for one in meanings.values() for said in one}) == len(meanings) == 45  # nor two ids for one
+    assert len({said for one in meanings.values() for said in one}) == len(meanings)  # nor two ids for one
 
 
 def test_sample_shares_sub_questions_in_every_way(sample):
-    strata = {q.id: overlap(sample.seen, q) for q in sample.unseen}
-    assert Counter(strata.values()) == {"all": 2, "final": 5, "other": 1, "none": 1}
-    assert strata["2hop__144_145"] == "none"
-    assert strata["2hop__120_141"] == "other"
-    assert strata["3hop__137_138_109"] == "final"
-    assert strata["3hop__105_106_103"] == "all"
+    strata = Counter(overlap(sample.seen, q) for q in sample.unseen)
+    assert strata == {"all": 50, "final": 50, "other": 50, "none": 50}
 
 
 def test_aliases_follow_the_answer(sample):
-    river = next(q for q in sample.seen if q.id == "2hop__118_119")
-    assert river.answers == ("River Severn", "Severn")
-    assert river.hops[1] == Hop("119", "Which river loops around the old centre of #1?", "River Severn", "shrewsbury")
+    rivers = [q.answers for q in sample.questions if q.hops[-1].answer == "Vistula"]
+    assert rivers == [("Vistula", "River Vistula", "Vistula River", "Wisła")] * len(rivers) != []
+    assert Hop("6", "Which river flows through #1?", "Vistula", "warsaw") in {q.hops[-1] for q in sample.questions}
 
 
 # The real data sets (the counts are those that their own README states)
@@ -199,8 +195,8 @@ def test_split_and_sample_are_seeded_nested_and_in_file_order(sample):
 
 
 def test_too_large_a_sample_and_an_unknown_split_are_refused(sample):
-    with pytest.raises(ConfigError, match="cannot draw 10 questions: sample has 9 unseen ones"):
-        sample.sample("unseen", 10, seed=0)
+    with pytest.raises(ConfigError, match="cannot draw 201 questions: sample has 200 unseen ones"):
+        sample.sample("unseen", 201, seed=0)
     with pytest.raises(ConfigError, match="no split 'test': choose 'seen' or 'unseen'"):
         sample.split("test")
 

@@ -130,12 +130,12 @@ def test_the_manifest_says_what_the_run_was_made_with(run, lm):
 
 def test_a_disjoint_run_shares_no_hop_and_says_so(tmp_path, lm):
     experiment = small_run(tmp_path, lm, split="disjoint", log_questions=None, unseen_questions=None)
-    assert (len(experiment.log_questions), len(experiment.questions("unseen"))) == (21, 9)
+    assert (len(experiment.log_questions), len(experiment.questions("unseen"))) == (150, 200)
     logged = {hop.id for question in experiment.log_questions for hop in question.hops}
     assert not logged & {hop.id for question in experiment.questions("unseen") for hop in question.hops}
     small_run(tmp_path, lm, split="disjoint", policies=("no_logs",), unseen_questions=9).run()
     page = (tmp_path / "report.md").read_text()
-    assert "- The split is disjoint, so no unseen question shares a hop with a seen one: 30 questions fall" in page
+    assert "- The split is disjoint, so no unseen question shares a hop with a seen one: 350 questions fall" in page
     assert "- 0 of 9 unseen questions share a hop with a logged one (by what they share: all 0, final 0," in page
     assert "| split | disjoint |" in page
 

@@ -166,10 +166,10 @@ def test_a_log_that_is_too_long_to_encode_is_left_out_and_said(tmp_path, lm, mon
     ("settings", "error", "message"),
     [
         ({"data": SAMPLE.parent / "none"}, DataError, "there is no data folder"),
-        ({"log_questions": 99}, ConfigError, "cannot draw 99 questions: sample has 21 seen ones"),
+        ({"log_questions": 151}, ConfigError, "cannot draw 151 questions: sample has 150 seen ones"),
         ({"seen_questions": 9}, ConfigError, "cannot draw 9 questions: sample has 6 seen ones"),
-        ({"unseen_questions": 99}, ConfigError, "cannot draw 99 questions: sample has 9 unseen ones"),
-        ({"split": "disjoint", "unseen_questions": 10}, ConfigError, "cannot draw 10 questions: sample has 9 unseen"),
+        ({"unseen_questions": 201}, ConfigError, "cannot draw 201 questions: sample has 200 unseen ones"),
+        ({"split": "disjoint", "unseen_questions": 201}, ConfigError, "cannot draw 201 questions: sample has 200"),
         (
             {"data": None, "world": {"contradicted": 0.5}, "split": "disjoint"},
             ConfigError,
