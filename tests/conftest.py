@@ -1,4 +1,4 @@
-"""No test asks a model hub or draws a bar; torch keeps to one thread, so that tests can run side by side."""
+"""No test asks a model hub or draws a bar, few draw pictures; torch keeps to one thread: tests run side by side."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LAGKIT_PROGRESS"] = "off"
+os.environ["LAGKIT_PICTURES"] = "off"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hypothesis import settings

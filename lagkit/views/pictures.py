@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
 from base64 import b64encode
@@ -26,9 +27,10 @@ _SECONDS = 60  # for one picture; the first includes the start of the browser
 def use_renderers(*, pictures: bool = True) -> None:
     """Have figures leave their JSON and a PNG in the notebook.
 
-    pictures: False, and where kaleido (of the extra `dev`) or a browser is missing: HTML in place of the PNG, which
-    loads plotly.js from a CDN.
+    pictures: False, with `LAGKIT_PICTURES=off`, and where kaleido (of the extra `dev`) or a browser is missing: HTML in
+    place of the PNG, which loads plotly.js from a CDN.
     """
+    pictures = pictures and os.environ.get("LAGKIT_PICTURES") != "off"
     drawn = pictures and find_spec("kaleido") is not None and any(map(shutil.which, BROWSERS))
     pio.renderers["plotly_mimetype"].config = CONFIG
     html = pio.renderers["notebook_connected"]

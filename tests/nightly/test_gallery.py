@@ -65,7 +65,9 @@ def executed(tmp_path_factory) -> Path:
         new_code_cell("plots.lines(__import__('pandas').DataFrame({'a': [1.0, 2.0]}), {'a': 'A'}, 'T', 'step')"),
     ]
     nbformat.write(new_notebook(cells=cells, metadata=SPEC), folder / "10_two.ipynb")
-    execute(folder / "10_two.ipynb", folder / "runs" / "10_two", {"word": "given"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("LAGKIT_PICTURES")
+        execute(folder / "10_two.ipynb", folder / "runs" / "10_two", {"word": "given"})
     record = {
         "git": {"commit": "0123456789abcdef", "changed": True},
         "machine": {"system": "Linux", "processor": "x86_64", "cores": 2, "gpu": None},

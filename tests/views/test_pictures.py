@@ -22,6 +22,7 @@ PLOTLY = "application/vnd.plotly.v1+json"
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
+    monkeypatch.delenv("LAGKIT_PICTURES")
     monkeypatch.setattr(pio.renderers, "default", "json")
     monkeypatch.setattr(pio.templates, "default", "plotly")
 
