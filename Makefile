@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SANITY := notebooks/00_sanity_check.ipynb
 RESULTS := docs/results/wikihop-smollm2
-PROFILE ?= testbed
+PROFILE ?= demo
 JOBS ?= 2
 BENCHES ?= race targets planner search search_store stream cluster lance
 

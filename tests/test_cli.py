@@ -16,10 +16,10 @@ import yaml
 from lagkit.__main__ import main
 from lagkit.logs.retrieve import load_embedder
 from lagkit.logs.store import LogStore
-from lagkit.model.kv import KVBlock
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.journal import Journal
+from lagkit.util import files
 from tests.helpers import lms, stores
 
 SAMPLE = "data/sample"
@@ -123,7 +123,9 @@ def test_interrupted_run_says_so_and_resumes(config, capsys, tmp_path, monkeypat
 
 def test_bad_settings(config, capsys, tmp_path):
     assert "nothing.yaml is missing" in fails(capsys, "run", tmp_path / "nothing.yaml")
-    assert "seeed: Extra inputs are not permitted (keys are data, " in fails(capsys, "run", config(seeed=1))
+    assert "seeed: Extra inputs are not permitted (keys are out, policies, data, " in fails(
+        capsys, "run", config(seeed=1)
+    )
     assert "seed: Input should be a valid integer" in fails(capsys, "run", config(), "seed=soon")
     assert "Unknown policy 'kv_magic'" in fails(capsys, "run", config(policies=["no_logs", "kv_magic"]))
     assert "no_logs must be among them" in fails(capsys, "run", config(policies=["kv_last_round"]))
@@ -236,15 +238,16 @@ def test_empty_store(config, capsys, tmp_path):
 
 
 def test_full_disk_loses_nothing(config, capsys, tmp_path, monkeypatch):
-    path, save, saved = config(), KVBlock.save, []
+    path, write, written = config(), files.write, []
 
-    def full(self, target, codec):
-        if len(saved) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device", str(target))
-        saved.append(target)
-        save(self, target, codec)
+    def full(target, content, **how):
+        if target.suffix == ".safetensors":
+            if len(written) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device", str(target))
+            written.append(target)
+        write(target, content, **how)
 
-    monkeypatch.setattr(KVBlock, "save", full)
+    monkeypatch.setattr(files, "write", full)
     said = fails(capsys, "encode", path)
     assert "the disk is full" in said
     with LogStore.open(tmp_path / "out" / "store") as store:
@@ -335,8 +338,8 @@ def test_overlap_has_a_column_for_each_folder(capsys, tmp_path):
     assert main(["overlap", SAMPLE, str(tmp_path / "mine"), "--dataset", "musique"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "|  | sample | mine |"
-    assert "| components of shared hops | 13 | 13 |" in lines
-    assert "| unseen by what they share: final | 5 | 5 |" in lines
+    assert "| components of shared hops | 69 | 69 |" in lines
+    assert "| unseen by what they share: final | 50 | 50 |" in lines
     assert lines[-1] == "| unseen that share a hop | 0 | 0 |"
     assert "no data layout is called 'mine'" in fails(capsys, "overlap", tmp_path / "mine")
 

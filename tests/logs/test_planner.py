@@ -121,6 +121,6 @@ def test_what_a_codec_has_changed_is_not_computed_again(tmp_path):
         store.add(log, [1, 0], {encoder.key(policy): encoder.encode(log, policy)})
         store.source = "recompute"
         kv = KVContextBuilder(lm, short_prompt(), policy, store)
-        assert same(kv.block(log.id), store.block(log.id, encoder.key(policy)))
+        assert same(kv.block(log.id, qa("?")), store.block(log.id, encoder.key(policy)))
     with pytest.raises(ConfigError, match="blocks of codec int8 are not what computing them again gives"):
         RunConfig.of("testbed", out=tmp_path, codec="int8", blocks="planned")

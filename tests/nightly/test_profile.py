@@ -144,9 +144,9 @@ def test_a_committed_baseline_belongs_to_its_profile_and_a_job_at_chance_fails(p
         counted = {metric for metric in job.metrics if metric.startswith("changed.")}
         stored = flips.compared(kept[name], kept[name]).index if name in kept else ()
         assert counted == {f"changed.{policy}.{split}" for policy, split in stored}
-    assert len(kept) >= {"demo": 3, "testbed": 3}.get(path.stem, 0), "these jobs answer questions"
+    assert len(kept) >= {"demo": 3}.get(path.stem, 0), "these jobs answer questions"
 
 
 def test_there_are_baselines():
-    assert {"demo", "testbed"} <= {path.stem for path in BASELINES}
+    assert "demo" in {path.stem for path in BASELINES}
     assert yaml.safe_load(FILE.read_text())["profiles"].keys() == {"demo", "testbed", "real", "paper", "test"}

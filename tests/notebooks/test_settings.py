@@ -131,7 +131,7 @@ def test_what_is_compared_in_02(tier, tmp_path):
     }
     some = opened(name, tier=tier, run=str(tmp_path / "b"), seen_questions=2, split="disjoint", **chosen)
     assert some.config.policies == ("no_logs", "kv_block", "kv_all_rounds", "no_logs+passages=3", "text_last_round")
-    assert (len(some.questions("seen")), every.seen_questions) == (2, 3)
+    assert (len(some.questions("seen")), every.data.seen_questions) == (2, 3)
     logged = {hop.id for question in some.data.seen for hop in question.hops}
     assert not logged & {hop.id for question in some.data.unseen for hop in question.hops}
 

@@ -7,7 +7,7 @@ import pytest
 from lagkit.agent.context import KVContextBuilder
 from lagkit.policy import get_policy
 from lagkit.runs.experiment import Experiment
-from lagkit.studies import placement, sink
+from lagkit.studies import examples, sink
 from lagkit.util.errors import ConfigError
 from tests.helpers.lms import ActingLM, new_lm, small_run
 
@@ -20,7 +20,7 @@ def run(tmp_path_factory) -> Experiment:
 
 
 def test_shares_of_attention_add_up_and_every_question_is_asked_in_all_forms(run):
-    met = placement.meetings(run, 3)
+    met = examples.meetings(run, 3)
     found = sink.looks(run, met)
     assert found.groupby(["keep", "sink"]).size().to_dict() == dict.fromkeys(
         [("no logs", "no logs"), *((keep, form) for keep in sink.FORMS for form in (sink.WITH, sink.WITHOUT))], 3
@@ -48,4 +48,4 @@ def test_both_forms_keep_the_same_words(run):
 
 def test_a_part_that_has_no_two_forms_is_refused(run):
     with pytest.raises(ConfigError, match="where last_round or last_action is kept; 'all_rounds' is not"):
-        sink.looks(run, placement.meetings(run, 1), ["all_rounds"])
+        sink.looks(run, examples.meetings(run, 1), ["all_rounds"])

@@ -88,7 +88,7 @@ def test_the_same_call_answers_nothing_anew(study, config, monkeypatch):
 
 
 def test_an_impossible_share_is_refused_before_anything_is_written(config, tmp_path):
-    config = config.changed(out=tmp_path / "out")
+    config = config.model_copy(update={"out": tmp_path / "out"})
     with pytest.raises(ConfigError, match="contradicted: Input should be less than or equal to 1"):
         run(config, SMALL, SEEDS, 1.5)
     assert not (tmp_path / "out").exists()

@@ -37,7 +37,7 @@ from lagkit.util.paths import at, file_size, is_digest
 from lagkit.views import lab
 from tests.helpers.lms import ActingLM, new_lm, small_run
 from tests.helpers.stores import HEADER, content, files_of, fill, kv, new_store, same, trace
-from tools import codec
+from tools.codec import __main__ as codec
 from tools.testbed import __main__ as testbed
 
 SAMPLE = Path(__file__).parents[2] / "data" / "sample"

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import plotly.io as pio
 import pytest
 
 from lagkit.__main__ import main
@@ -15,6 +16,7 @@ from lagkit.model.api.requests import Requests
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
 from lagkit.util.errors import ConfigError, EndpointError, ModelNotFound
+from lagkit.views import pictures
 from tests.helpers import lms, stores
 from tests.helpers.covered import Covered
 from tests.helpers.endpoints import KEY, Played, Reply, failed, playing, said
@@ -22,7 +24,7 @@ from tests.helpers.endpoints import KEY, Played, Reply, failed, playing, said
 shows, variables = Covered(), Covered()
 SAID = said("<ans>The Danube</ans>", read=1000, wrote=10)
 DOCUMENTED = {"LAGKIT_HOME", "LAGKIT_PROGRESS", "LAGKIT_API_BASE", "LAGKIT_API_KEY", "LAGKIT_STORE_CACHE"}
-DOCUMENTED |= {"OPENAI_BASE_URL", "OPENAI_API_KEY", "HF_HUB_OFFLINE"}
+DOCUMENTED |= {"LAGKIT_PICTURES", "OPENAI_BASE_URL", "OPENAI_API_KEY", "HF_HUB_OFFLINE"}
 
 
 @pytest.fixture
@@ -138,6 +140,17 @@ def test_progress_is_shown_as_asked(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("LAGKIT_PROGRESS", "loud")
     with pytest.raises(ConfigError, match="LAGKIT_PROGRESS is 'loud'"):
         lms.small_run(tmp_path / "loud", lms.tiny_lm()).build()
+
+
+@variables("LAGKIT_PICTURES")
+def test_figures_leave_no_picture_where_that_is_off(monkeypatch):
+    monkeypatch.setattr(pio.renderers, "default", "json")
+    monkeypatch.setattr(pictures, "find_spec", lambda _: True)
+    monkeypatch.setattr(pictures.shutil, "which", lambda name: name)
+    for mode, wanted in (("off", "notebook_connected"), ("", "lagkit_png")):
+        monkeypatch.setenv("LAGKIT_PICTURES", mode)
+        pictures.use_renderers()
+        assert pio.renderers.default == f"plotly_mimetype+{wanted}"
 
 
 @variables("LAGKIT_STORE_CACHE")
