@@ -335,8 +335,8 @@ def test_overlap_has_a_column_for_each_folder(capsys, tmp_path):
     assert main(["overlap", SAMPLE, str(tmp_path / "mine"), "--dataset", "musique"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "|  | sample | mine |"
-    assert "| components of shared hops | 13 | 13 |" in lines
-    assert "| unseen by what they share: final | 5 | 5 |" in lines
+    assert "| components of shared hops | 69 | 69 |" in lines
+    assert "| unseen by what they share: final | 50 | 50 |" in lines
     assert lines[-1] == "| unseen that share a hop | 0 | 0 |"
     assert "no data layout is called 'mine'" in fails(capsys, "overlap", tmp_path / "mine")
 

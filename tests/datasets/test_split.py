@@ -106,16 +106,16 @@ def test_no_hop_is_on_both_sides_and_every_question_is_on_one(seen, unseen, seed
 
 def test_the_sample_in_numbers():
     assert survey(load(SAMPLE)) == {
-        "components of shared hops": 13,
-        "questions in the largest": 5,
-        "authors' split: seen": 21,
-        "authors' split: unseen": 9,
-        "unseen by what they share: all": 2,
-        "unseen by what they share: final": 5,
-        "unseen by what they share: other": 1,
-        "unseen by what they share: none": 1,
-        "disjoint split: seen": 21,
-        "disjoint split: unseen": 9,
+        "components of shared hops": 69,
+        "questions in the largest": 37,
+        "authors' split: seen": 150,
+        "authors' split: unseen": 200,
+        "unseen by what they share: all": 50,
+        "unseen by what they share: final": 50,
+        "unseen by what they share: other": 50,
+        "unseen by what they share: none": 50,
+        "disjoint split: seen": 150,
+        "disjoint split: unseen": 200,
         "unseen that share a hop": 0,
     }
 
