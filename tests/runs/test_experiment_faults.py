@@ -119,7 +119,7 @@ def test_failed_questions_are_recorded_and_nothing_else_suffers(tmp_path):
 
 
 def test_a_damaged_block_fails_its_questions_and_is_named_in_the_table(tmp_path):
-    lm = new_lm(ActingLM)  # whose cache holds no block of the same content
+    lm = new_lm(ActingLM)  # its own: a model that has used an equal block holds it in memory
     experiment = small_run(tmp_path, lm, policies=("no_logs", "kv_last_round"), splits=("unseen",), logs=1)
     experiment.build()
     experiment.encode()
