@@ -88,7 +88,7 @@ def test_profiles_model_and_data_are_found_in_an_empty_folder(installed):
     told = call(["-c", USED], empty, installed)
     model = installed / "lagkit" / "_bundled" / "data" / "testbed" / "model"
     assert told.stdout.split() == ["None", str(model), "150", "2", "2"], told.stderr
-    assert "nightly.yaml has no profile 'none'; it has demo, real, paper, test." in told.stderr
+    assert "nightly.yaml has no profile 'none'; it has demo, testbed, real, paper, test." in told.stderr
     assert "The baselines of an installed lagkit stay as they are" in told.stderr
     assert files(installed) == before
     assert [path.name for path in empty.iterdir()] == ["runs"]
@@ -97,12 +97,12 @@ def test_profiles_model_and_data_are_found_in_an_empty_folder(installed):
 @pytest.mark.slow
 def test_the_demo_runs_in_an_empty_folder_and_writes_nowhere_else(installed):
     before, empty, bundled = files(installed), installed.parent / "empty", installed / "lagkit" / "_bundled"
-    # The first job of the demo is its largest; all five would take minutes.
+    # The first job of the demo is its largest; all four would take minutes.
     nightly = yaml.safe_load((bundled / "nightly.yaml").read_text(encoding="utf-8"))
     nightly["profiles"]["demo"]["jobs"] = nightly["profiles"]["demo"]["jobs"][:1]
     nightly["notebooks"] = str(bundled / "notebooks")
     (empty / "nightly.yaml").write_text(yaml.safe_dump(nightly), encoding="utf-8")
-    small = ["log_questions=30", "unseen_questions=12", "seen_questions=6", "policies=kv_last_round"]
+    small = ["log_questions=30", "unseen_questions=12", "seen_questions=6", "policies=[kv_last_round]"]
     told = call(["-m", "lagkit", "nightly", "--profile", "demo", "--out", "X", *small], empty, installed)
     assert told.returncode == 0, told.stdout + told.stderr
     assert "1 of 1 jobs succeeded, no gates" in told.stdout

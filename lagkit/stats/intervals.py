@@ -136,7 +136,8 @@ def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
     z = float(norm.ppf((1 + level) / 2))
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # Rounding must not put the share outside.
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))
 
 
 def tango(more: float, less: float, n: float, level: float = 0.95) -> tuple[float, float]:

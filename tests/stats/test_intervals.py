@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lagkit.stats.intervals import mean_interval, paired_interval, share_interval, tango, verdict
@@ -160,6 +160,7 @@ def test_where_no_answer_changes_the_interval_is_that_of_as_many_independent_que
     st.sampled_from([(0.0, 1.0), (-1.0, 0.0, 1.0), (0.0, 0.4, 0.5, 1.0), (1.0, 2.0, 5.0), (1e-8, 0.3, 7.5)]),
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 30)), min_size=2, max_size=40),
 )
+@example((0.0, 1.0), [(0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 1)])  # Wilson's lower bound was rounded above zero
 @settings(max_examples=150, deadline=None)
 def test_no_interval_is_without_width(values, drawn):
     a, b = (pd.Series([values[row[side] % len(values)] for row in drawn]) for side in (0, 1))
