@@ -101,6 +101,7 @@ def test_sample_shares_sub_questions_in_every_way(sample):
 def test_aliases_follow_the_answer(sample):
     rivers = [q.answers for q in sample.questions if q.hops[-1].answer == "Vistula"]
     assert rivers == [("Vistula", "River Vistula", "Vistula River", "Wisła")] * len(rivers) != []
+    assert Hop("5", "Which river flows through #2?", "Vistula", "warsaw") in {q.hops[-1] for q in sample.questions}
 
 
 # The real data sets (the counts are those that their own README states)
