@@ -246,7 +246,7 @@ def measure(folder: Path, *, updates: int, logs: int, questions: int, embedder: 
     tokens = float(np.mean([len(source.block) for source in found]))
     return {
         "sizes": {**sizes, "embedder": embedder, "tokens": tokens, "window": logs, "found": FOUND, "hot_mb": HOT / 1e6},
-        "seconds": round(time.perf_counter() - began, 1),
+        "seconds": round(time.perf_counter() - began, 3),
         **faults,
         "flat": flatness(_with_ratios(table), stream.binds or 0, logs).astype(float).round(5).to_dict("index"),
         "rows": table.astype(float).round(4).reset_index().to_dict("list"),

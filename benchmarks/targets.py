@@ -104,7 +104,7 @@ def run_bench(
     report = {key: {**results[key], "target": TARGETS[key], "met": _meets(key, results[key])} for key in TARGETS}
     print(table(report).to_string())
     about = {"quick": quick, "model": lm.name, "machine": machine(), "versions": versions()}
-    write_json(out, {**report, **about, "seconds": round(time.perf_counter() - began, 1)})
+    write_json(out, {**report, **about, "seconds": round(time.perf_counter() - began, 3)})
     return report
 
 

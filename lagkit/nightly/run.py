@@ -192,7 +192,7 @@ class _Night:
             status, error = await self._ended(task, folder)
         finally:
             del self.running[task.name]
-        outcome = replace(outcome, status=status, seconds=round(time.monotonic() - began, 1), error=error)
+        outcome = replace(outcome, status=status, seconds=round(time.monotonic() - began, 3), error=error)
         write_json(folder / "status.json", asdict(outcome))
         say(f"{task.name}: {status}, {outcome.seconds:.0f} s" + (f". {error}" if error else ""))
         return outcome

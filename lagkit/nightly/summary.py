@@ -24,7 +24,7 @@ def lift(job: Path, out: Path, seconds: float) -> dict[str, Any]:
     if not (job / FILE).exists():
         raise DataError(f"The job {job.name} wrote no {FILE}: name one that does as the profile's `summary`.")
     with intact(job / FILE, "delete the job's folder, and it runs again"):
-        summary = {**json.loads((job / FILE).read_text(encoding="utf-8")), "seconds": round(seconds, 1)}
+        summary = {**json.loads((job / FILE).read_text(encoding="utf-8")), "seconds": round(seconds, 3)}
     write_json(out / FILE, summary)
     return summary
 

@@ -53,7 +53,7 @@ def session(run: Experiment) -> Iterator[None]:
         write_json(path, manifest)
         began = time.perf_counter()
         yield
-        entry["seconds"] = round(time.perf_counter() - began, 1)
+        entry["seconds"] = round(time.perf_counter() - began, 3)
         write_json(path, manifest)
 
 
