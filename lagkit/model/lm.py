@@ -31,7 +31,7 @@ from lagkit.model.prompts.actions import end_of_action, opened
 from lagkit.model.prompts.templates import PLAIN_CHAT, TODAY, asks_for_date, dated
 from lagkit.model.prompts.untrusted import breaker, marks
 from lagkit.model.rope import probe
-from lagkit.model.tokens import decoded, digest, shortest_prefix, vocabulary_hash
+from lagkit.model.tokens import digest, shortest_prefix, speaker, vocabulary_hash
 from lagkit.types import Usage
 from lagkit.util.errors import ConfigError, ContextTooLong, ModelNotFound
 
@@ -300,8 +300,8 @@ class LM:
         if new[-1][0] in self._end_ids:
             return True
         ids = [token for token, _ in new]
-        tail = decoded(self.tokenizer, ids[-_STOP_WINDOW:])
-        return any(s in tail for s in stop) and end_of_action(decoded(self.tokenizer, ids), stop, said) is not None
+        tail = self._text_of(ids[-_STOP_WINDOW:])
+        return any(s in tail for s in stop) and end_of_action(self._text_of(ids), stop, said) is not None
 
     def _finish(
         self, context: Context, read: int, made: list[tuple[int, float]], stop: Sequence[str], seconds: float
@@ -310,18 +310,23 @@ class LM:
         new = [token for token, _ in made]
         ends = [i for i, token in enumerate(new) if token in self._end_ids]
         spent: Sequence[int] = new[: ends[0] + 1] if ends else new
-        text = decoded(self.tokenizer, spent[:-1] if ends else spent)
+        text = self._text_of(spent[:-1] if ends else spent)
         if (end := end_of_action(text, stop, context.said)) is not None:
             text = text[:end]
-            spent = shortest_prefix(self.tokenizer, spent, text)
+            spent = shortest_prefix(self._text_of, spent, text)
         usage = Usage(len(context.ids), context.injected, len(spent), seconds, len(context.ids) - read)
         return Generation(text, tuple(spent), usage, tuple(logprob for _, logprob in made[: len(spent)]))
 
     def confidence(self, said: Generation, start: int, stop: int) -> float | None:
         """The mean log-probability of the tokens of `said.text[start:stop]`; None where it is not known, or empty."""
-        first, last = (len(shortest_prefix(self.tokenizer, said.ids, said.text[:end])) for end in (start, stop))
+        first, last = (len(shortest_prefix(self._text_of, said.ids, said.text[:end])) for end in (start, stop))
         logprobs = said.logprobs[first:last]
         return sum(logprobs) / len(logprobs) if logprobs else None
+
+    @cached_property
+    def _text_of(self) -> Callable[[Sequence[int]], str]:
+        """Generated token ids to what they say (`tokens.speaker`)."""
+        return speaker(self.tokenizer)
 
     @cached_property
     def _end_ids(self) -> list[int]:

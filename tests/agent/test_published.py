@@ -52,6 +52,9 @@ LOGS = [
 ASKED = [
     qa("Into which sea does the river of Copernicus's birthplace flow?"),
     qa("Where does the Danube of Rubik end?"),
+    # To these, random models say special tokens, in a response or in a cheatsheet.
+    qa("Who knows the river of Torun?"),
+    qa("Who knows the Danube of Copernicus?"),
 ]
 
 
@@ -199,11 +202,9 @@ def test_stored_keys_and_values_are_the_published_ones(name, variant):
 def test_responses_passages_and_logs_are_the_published_ones(name, variant, tmp_path):
     lm, logs = lm_of(name), traces()
     numbers = {trace.id: i for i, trace in enumerate(logs)}
-    # Of the second question's notes a random model makes words that both sides do not read alike yet.
-    asked = ASKED[:1] if variant == "authors_cheatsheet" else ASKED
     with open_store(tmp_path, lm, *logs) as store:
-        found = ours(lm, variant, store, asked)
-        for question in asked:
+        found = ours(lm, variant, store, ASKED)
+        for question in ASKED:
             trace, expected = found[question.id], Published(lm, variant).answer(question)
             assert trace.error is None or not EMBEDDER.queries([trace.rounds[-1].response]).any()
             assert [r.response for r in trace.rounds] == [response for response, _, _ in expected]

@@ -120,6 +120,19 @@ def test_a_stop_string_ends_its_row_and_no_other():
     assert stopped[1].text == free[1].text
 
 
+def test_special_tokens_are_not_said_unless_they_spell_a_tag_or_a_mark_of_reasoning(monkeypatch):
+    lm = new_lm(LM)
+    lm.tokenizer.add_special_tokens({"additional_special_tokens": ["<ans>", "<|channel|>"]})
+    words = "<|channel|>analysis<|message|>x<|end|> It is<pad> <ans>Ro<|user|>me</ans>"
+    made = [(id, -1.0) for id in lm.tokenize(f"{words} and<pad> more</s>")]
+    monkeypatch.setattr(LM, "_decode", lambda *_: [made])
+    [said] = lm.generate([context(lm, "Where?")], 60, stop=("</ans>",))
+    assert said.text == words.replace("<pad>", "").replace("<|user|>", "")
+    assert list(said.ids) == lm.tokenize(words)
+    assert lm.confidence(said, said.text.index("Rome"), len(said.text)) == -1
+    assert lm._has_ended(made[: len(said.ids)], ("</ans>",), "")
+
+
 def test_the_earliest_stop_string_counts_wherever_it_stands_in_the_list():
     lm = tiny_lm()
     asked = [context(lm, "Where does it end?")]
