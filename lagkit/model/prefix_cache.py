@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from transformers import Cache
 
@@ -74,7 +75,8 @@ class PrefixCache:
         read = _common(self._ids, context.ids[:-1]) if alike else 0
         if not read or self._cache is None:
             return context
-        return replace(context, ids=context.ids[read:], parts=(_Read(self._cache, context.injected + read),))
+        ids = torch.cat([*(block.ids.cpu() for block in context.blocks), torch.tensor(context.ids[:read])])
+        return replace(context, ids=context.ids[read:], parts=(_Read(self._cache, ids),))
 
 
 def _same(one: Part, other: Part) -> bool:
@@ -91,10 +93,10 @@ class _Read:
     """The first tokens of a cache, keys rotated; a `kv.Part` that stands at position 0."""
 
     cache: Cache
-    tokens: int
+    ids: Tensor
 
     def __len__(self) -> int:
-        return self.tokens
+        return len(self.ids)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -108,5 +110,5 @@ class _Read:
         """Copied as they are: `start` is 0."""
         for number, (k, v) in enumerate(zip(keys, values, strict=True)):
             cached_keys, cached_values = layer_states(self.cache, number)
-            k.copy_(cached_keys[0, :, : self.tokens])
-            v.copy_(cached_values[0, :, : self.tokens])
+            k.copy_(cached_keys[0, :, : len(self)])
+            v.copy_(cached_values[0, :, : len(self)])

@@ -1,0 +1,120 @@
+"""Rows of the study of the attention sink, and their page: `python -m tools.sink`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lagkit.runs import manifest
+from lagkit.runs.experiment import Experiment
+from lagkit.stats.intervals import Difference, Hops, mean_interval, paired_interval
+from lagkit.studies import examples, sink
+from lagkit.util import files, markdown
+
+_SHARES = {
+    "garbled": "garbled",
+    "acts": "act",
+    "right": "right",
+    "firsts": "attention to first tokens",
+    "bos": "to BOS",
+}
+_APART = {"same": "same response", "agreement": "same next token", "kl": "KL, nats"}
+
+
+def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows of `sink.looks` on the first unseen questions, with their `hops`; and what they were made with."""
+    run.build()
+    rows = sink.looks(run, examples.meetings(run, questions))
+    hops = rows["question_id"].map(lambda id: list(run.data.hops[id]))
+    settings = run.config.flat(exclude_none=True, exclude={"out": True, "policies": True})
+    if run.config.data.folder is not None:
+        settings["data"] = run.config.data.folder.name
+    logs = {"logs": len(run.logs), "right logs": sum(bool(log.correct) for log in run.logs)}
+    return rows.assign(hops=hops), {
+        **logs, "settings": settings, "versions": manifest.versions(), "git": manifest.git_state()
+    }  # fmt: skip
+
+
+def save(page: Path, name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> None:
+    """Write a model's rows into the folder beside the page that has its name, and the page of all of them."""
+    folder = page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(folder / f"{name}.parquet")
+    files.write_json(folder / f"{name}.json", made)
+    files.write(page, remade(folder))
+
+
+def remade(folder: Path) -> str:
+    """The page of the rows in a folder."""
+    parts = []
+    for path in sorted(folder.glob("*.parquet")):
+        made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        parts.append(_section(path.stem, pd.read_parquet(path), made))
+    return markdown.page(Path(__file__).with_name("page.md.j2"), sections="\n\n".join(parts))
+
+
+def cells(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means with their intervals: a row for each part kept and form, of the columns that the page shows."""
+    hops: Hops = {id: tuple(own) for id, own in zip(rows["question_id"], rows["hops"], strict=True)}
+    found: dict[tuple[str, str], dict[str, Difference]] = {}
+    for key, own in rows.groupby(["keep", "sink"], sort=False):
+        values = own.set_index("question_id")
+        names = [*_SHARES, *(_APART if key[1] == sink.WITHOUT else ())]
+        found[key] = {name: mean_interval(values[name], hops) for name in names}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def changes(rows: pd.DataFrame) -> pd.DataFrame:
+    """What the sink changes: with it less without it, paired by question; a row for each part kept."""
+    hops: Hops = {id: tuple(own) for id, own in zip(rows["question_id"], rows["hops"], strict=True)}
+    found = {}
+    for keep in [name for name in rows["keep"].unique() if name != sink.NO_LOGS]:
+        own = rows[rows["keep"] == keep].set_index("question_id")
+        kept, bare = (own[own["sink"] == form] for form in (sink.WITH, sink.WITHOUT))
+        found[keep] = {name: paired_interval(bare[name], kept[name], hops) for name in _SHARES}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def _section(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
+    settings = made["settings"]
+    data = settings.get("dataset", "its data")
+    n, found, changed = rows["question_id"].nunique(), cells(rows), changes(rows)
+    apart = found.loc[[key for key in found.index if key[1] == sink.WITHOUT], list(_APART)]
+    told = [
+        f"## {name}",
+        f"{settings['model']} in {settings['dtype']} on {data}: {n} unseen questions, each behind "
+        f"the {settings['logs']} nearest of {made['logs']} logs, {made['right logs']} of which are right.",
+        _table(found[list(_SHARES)], _SHARES, ["kept", "sink"]),
+        "With the sink less without it, in points:",
+        _table(changed, _SHARES, ["kept"], sign="+"),
+        "Without the sink against with it:",
+        _table(apart.droplevel(1), _APART, ["kept"]),
+        "First responses to the first question:",
+        _responses(rows),
+        markdown.made_with(f"python -m tools.sink docs/results/sink/{name}.yaml", made["versions"], made["git"]),
+    ]
+    return "\n\n".join(told)
+
+
+def _table(found: pd.DataFrame, heads: Mapping[str, str], index: list[str], sign: str = "") -> str:
+    rows = []
+    for key, own in found.iterrows():
+        labels = key if isinstance(key, tuple) else (key,)
+        rows.append([*(label.replace("_", " ") for label in labels), *(_told(own[name], name, sign) for name in heads)])
+    return markdown.table([*index, *heads.values()], rows)
+
+
+def _told(found: Difference, name: str, sign: str) -> str:
+    scale, form = (1, ".2f") if name == "kl" else (100, ".1f")
+    mean, low, high = (format(scale * value, f"{sign}{form}") for value in (found.mean, found.low, found.high))
+    return f"{mean}{'' if sign or name == 'kl' else '%'} [{low}, {high}]"
+
+
+def _responses(rows: pd.DataFrame) -> str:
+    first = rows[rows["question_id"] == rows["question_id"].iloc[0]]
+    told = [[row["keep"].replace("_", " "), row["sink"], row["response"]] for _, row in first.iterrows()]
+    return markdown.table(["kept", "sink", "response"], told)
