@@ -131,6 +131,9 @@ AUTHORS: dict[str, Policy] = {
     "authors_cheatsheet": Policy("cheatsheet"),
 }
 
+# A published form -> ours of the same kind.
+OURS = {name: name.removeprefix("authors_") for name in AUTHORS} | {"authors_block": "kv_block"}
+
 # Our name -> the authors': no_logs = base, text_last_round = log_text, text_all_rounds = log_text_all,
 # kv_last_round = log_kv (their main method), kv_last_action = log_kv_last_action.
 POLICIES: dict[str, Policy | None] = {

@@ -118,7 +118,7 @@ def run_report() -> str:
     apart = pd.DataFrame({"mean": [], "low": [], "high": []}, index=empty)
     logs = pd.DataFrame({"logs": [1]}, index=pd.Index([EVIL], name="key"))
     manifest = {"settings": {"dataset": EVIL, "model": EVIL, "world": {EVIL: EVIL}, "policies": [EVIL]}}
-    return report.markdown(summary, apart, None, logs, manifest, [EVIL])
+    return report.markdown(summary, apart, None, logs, manifest, [EVIL], pd.DataFrame())
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,10 @@ import pandas as pd
 from lagkit.datasets import loaders as data
 from lagkit.datasets.loaders import Stratum
 from lagkit.datasets.split import told
+from lagkit.policy import OURS
 from lagkit.runs.manifest import read_manifest
 from lagkit.stats import metrics, strata
+from lagkit.stats.intervals import Hops
 from lagkit.stats.wording import interval, judged
 from lagkit.types import Trace, Usage
 from lagkit.util import files
@@ -114,8 +116,24 @@ def remake(folder: str | Path, to: str | Path | None = None) -> None:
             results, kind.astype(pd.CategoricalDtype(get_args(Stratum), ordered=True)), context.hops
         )
         files.write(out / "strata.csv", by_overlap.table().to_csv(), durable=False)
-    page = markdown(summary, differences, by_overlap, context.logs, read_manifest(folder), context.facts)
+    forms = beside_published(results, context.hops)
+    page = markdown(summary, differences, by_overlap, context.logs, read_manifest(folder), context.facts, forms)
     files.write(out / "report.md", page, durable=False)
+
+
+def beside_published(results: pd.DataFrame, hops: Hops) -> pd.DataFrame:
+    """Our variants less the published forms of the same kind, in the form of `metrics.compare`, paired by question.
+
+    `published` names the other form. Without rows where no form was answered both ways.
+    """
+    asked, found = list(results["policy"].unique()), []
+    for name in asked:
+        form, plus, limits = name.partition("+")
+        ours = f"{OURS[form]}{plus}{limits}" if form in OURS else ""
+        if ours in asked:
+            pair = metrics.compare(results[results["policy"].isin([name, ours])], hops, name)
+            found.append(pair.assign(published=name))
+    return pd.concat(found) if found else pd.DataFrame()
 
 
 def _facts(run: Experiment, logs: Sequence[Trace]) -> list[str]:
@@ -151,12 +169,14 @@ def markdown(
     logs: pd.DataFrame,
     manifest: dict[str, Any],
     facts: Sequence[str],
+    forms: pd.DataFrame,
 ) -> str:
     """The report of one run.
 
     summary, differences: as `metrics.summarize` and `metrics.compare` give them. by_overlap: the unseen questions by
     overlap, None where it is not known (`facts` should say so). logs: `LogStore.summary()`. facts:
-    sentences on the questions and logs, for the reader to judge the numbers by.
+    sentences on the questions and logs, for the reader to judge the numbers by. forms: as `beside_published` gives
+    them.
     """
     settings = manifest["settings"]
     scores = metrics.scores_in(summary)
@@ -168,6 +188,8 @@ def markdown(
         parts.append(_outcomes(part, _at(differences, "split", split), scores) + f"\n\n{_IN_PARENTHESES}")
         parts.append(f"Per question:\n\n{_costs(part)}")
         parts.append("\n".join(f"- {sentence}" for sentence in findings(differences, split)))
+        if len(forms):
+            parts.append(f"### As published, and ours\n\n{_forms(part, _at(forms, 'split', split), scores)}")
         if by_overlap and split == "unseen":
             parts += _by_overlap(by_overlap, scores)
     parts.append(f"## Stored logs\n\n{table(['block', *logs.columns], logs.reset_index().values.tolist())}")
@@ -209,6 +231,20 @@ def _outcomes(part: pd.DataFrame, differences: pd.DataFrame, scores: Sequence[st
             cells.append(value)
         rows.append([*cells, f"{100 * row['abstention']:.0f}%", int(row["failures"])])
     heads = ["variant", *(_SCORE_NAMES.get(s, s) for s in scores), "rounds", "abstained", "failed"]
+    return table(heads, rows)
+
+
+def _forms(part: pd.DataFrame, forms: pd.DataFrame, scores: Sequence[str]) -> str:
+    """A row for each form and metric: both means, and ours less the published one."""
+    rows = []
+    for (ours, metric), row in forms.iterrows():
+        if metric not in (scores[0], "rounds"):
+            continue
+        scale, digits = (1, 2) if metric == "rounds" else (100, 1)
+        means = (f"{scale * part.loc[name, metric]:.{digits}f}" for name in (row["published"], ours))
+        cells = [f"`{row['published']}`", f"`{ours}`", _SCORE_NAMES.get(metric, metric), *means]
+        rows.append([*cells, interval(row, metric), judged(row, metric)])
+    heads = ["published form", "ours", "measured by", "published", "ours", "ours less published", "verdict"]
     return table(heads, rows)
 
 
