@@ -26,9 +26,22 @@ _APART = {"same": "same response", "agreement": "same next token", "kl": "KL, na
 
 
 def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows of `sink.looks` on the first unseen questions, with their `hops`; and what they were made with."""
+    """The rows of `sink.looks` on the first unseen questions, with their `hops`; and what they were made with.
+
+    The run's folder keeps those of each batch, so that a later call resumes.
+    """
     run.build()
-    rows = sink.looks(run, examples.meetings(run, questions))
+    met, size = examples.meetings(run, questions), run.config.limits.batch_size
+    parts = []
+    for start in range(0, len(met), size):
+        batch = met[start : start + size]
+        path = run.out / "sink" / f"{start}-{start + len(batch)}.parquet"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with files.replacing(path) as aside:
+                sink.looks(run, batch).to_parquet(aside)
+        parts.append(pd.read_parquet(path))
+    rows = pd.concat(parts, ignore_index=True)
     hops = rows["question_id"].map(lambda id: list(run.data.hops[id]))
     settings = run.config.flat(exclude_none=True, exclude={"out": True, "policies": True})
     if run.config.data.folder is not None:
