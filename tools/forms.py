@@ -1,0 +1,150 @@
+"""`python -m tools.forms CONFIG... --out FOLDER`: forms of answers behind worked examples, on a page.
+
+A small model tends to answer in the form of the last worked example. Questions of the log store alone are asked, in one
+round in which an answer is forced: once behind examples in one order, and once as a run asks them, in an order that
+turns with the question (`Prompt.for_question`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+from typer import Argument, Option
+
+from lagkit.agent.loop import Agent
+from lagkit.datasets.letters import choice_letter
+from lagkit.model.prompts.actions import parse
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.runs import manifest
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
+from lagkit.stats.intervals import share_interval
+from lagkit.stats.metrics import normalize
+from lagkit.types import Question, TaskKind
+from lagkit.util import cli, files, markdown
+from lagkit.util.paths import at
+from lagkit.util.progress import quiet
+from lagkit.util.terminal import tell
+
+LAST: dict[TaskKind, str] = {"qa": "no", "choice": "(C)"}  # answer of the last example, in the fixed order
+FIXED, TURNING, GOLD = "fixed", "turning", "right answers"
+YES_NO, OTHER, NONE = "yes or no", "other", "none"
+
+app = cli.application("Measure in which form a model answers behind worked examples.")
+
+
+class Fixed(Prompt):
+    """A prompt whose worked tasks stand in one order for all questions."""
+
+    @classmethod
+    def ending(cls, prompt: Prompt) -> Fixed:
+        """The prompt with the worked task last whose answer is that of `LAST`."""
+        ends = [parse(task[-1]["response"], prompt.kind).text for task in prompt.tasks]
+        first = (ends.index(LAST[prompt.kind]) + 1) % len(ends)
+        return cls(**{field.name: getattr(replace(prompt, first=first), field.name) for field in fields(prompt)})
+
+    def for_question(self, id: str) -> Prompt:
+        return self
+
+
+def form(question: Question, answer: str | None) -> str:
+    """The form of an answer: `yes or no` if it begins so, or the letter of its option."""
+    if question.kind == "choice":
+        letter = choice_letter(answer, len(question.choices), strict=False)
+        return f"({letter})" if letter else NONE
+    words = normalize(answer or "").split()
+    return NONE if not words else YES_NO if words[0] in ("yes", "no") else OTHER
+
+
+def measure(run: Experiment, questions: int) -> pd.DataFrame:
+    """Forms of the answers to the first log questions: a row per question and order, and one of its right answer."""
+    limits = replace(run.config.limits, max_rounds=1, force_answer=True)
+    asked, rows = run.log_questions[:questions], []
+    for order, prompt in ((FIXED, Fixed.ending(run.prompt)), (TURNING, run.prompt)):
+        agent = Agent(run.lm, prompt=prompt, embedder=run.embedder, passages=run.passages, limits=limits)
+        found = {trace.question_id: trace.answer for trace in agent.run(asked)}
+        rows += [{"order": order, "question_id": q.id, "form": form(q, found[q.id])} for q in asked]
+    right = [q.answers[0] if q.kind == "qa" else f"({q.answers[0]})" for q in asked]
+    rows += [
+        {"order": GOLD, "question_id": q.id, "form": form(q, answer)} for q, answer in zip(asked, right, strict=True)
+    ]
+    hops = {q.id: [hop.id for hop in q.hops] for q in asked}
+    return pd.DataFrame(rows).assign(kind=run.data.kind, hops=lambda table: table["question_id"].map(hops))
+
+
+def remade(folder: Path) -> str:
+    """The page of the rows in a folder."""
+    parts = []
+    for path in sorted(folder.glob("*.parquet")):
+        made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        rows, settings = pd.read_parquet(path), made["settings"]
+        kind: TaskKind = rows["kind"].iloc[0]
+        n = rows["question_id"].nunique()
+        parts.append(
+            f"## {path.stem}\n\n{settings['model']} in {settings['dtype']} on {n} questions of the "
+            f"log store. In the fixed order the last example's answer is `{LAST[kind]}`.\n\n{_table(rows)}\n\n"
+            + markdown.made_with(
+                f"python -m tools.forms docs/results/forms/{path.stem}.yaml", made["versions"], made["git"]
+            )
+        )
+    return markdown.page(Path(__file__).with_name("forms.md.j2"), sections="\n\n".join(parts))
+
+
+def _table(rows: pd.DataFrame) -> str:
+    forms = sorted(rows["form"].unique(), key=lambda name: (name in (OTHER, NONE), name == NONE, name))
+    told = []
+    for order, own in rows.groupby("order", sort=False):
+        held = own.set_index("question_id")["form"]
+        hops = dict(zip(own["question_id"], map(tuple, own["hops"]), strict=True))
+        told.append([order, *(_share(held == name, hops) for name in forms)])
+    return markdown.table(["order of the examples", *forms], told)
+
+
+def _share(holds: pd.Series, hops: Mapping[str, Sequence[str]]) -> str:
+    share = share_interval(holds.astype(float), hops)
+    return f"{int(holds.sum())} of {len(holds)} ({share.mean:.0%} [{100 * share.low:.0f}, {100 * share.high:.0f}])"
+
+
+def save(page: Path, name: str, rows: pd.DataFrame, run: Experiment) -> None:
+    """Write the rows of a run into the folder beside the page that has its name, and the page of all of them."""
+    folder = page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(folder / f"{name}.parquet")
+    settings: dict[str, Any] = run.config.flat(exclude_none=True, exclude={"out": True, "data": {"folder"}})
+    made = {"settings": settings, "versions": manifest.versions(), "git": manifest.git_state()}
+    files.write_json(folder / f"{name}.json", made)
+    files.write(page, remade(folder))
+
+
+@app.command()
+def forms(
+    words: Annotated[list[str], Argument(metavar="CONFIG.yaml|key=value", help="runs, and settings of each")],
+    out: Annotated[Path, Option(metavar="FOLDER", parser=at, help="for the runs")],
+    page: Annotated[Path | None, Option(metavar="FILE.md", parser=at, help="[default: forms.md in it]")] = None,
+    questions: Annotated[int, Option(min=1, metavar="N", help="log questions to ask")] = 24,
+) -> None:
+    """Count the forms of answers to log questions, behind a fixed order of the worked examples and a turning one."""
+    configs, pairs = cli.parted(words)
+    overrides = cli.settings(pairs, {"out": "give --out"})
+    quiet()
+    page = page or out / "forms.md"
+    for config in configs:
+        name = Path(config).stem
+        run = Experiment(RunConfig.of(config, **{**overrides, "out": out / name}))
+        save(page, name, measure(run, questions), run)
+    tell(page.read_text(encoding="utf-8"))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 2 (an error), 130 (interrupted)."""
+    return cli.call(app, "python -m tools.forms", words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
