@@ -77,6 +77,8 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
     for key, own in rows.groupby(["keep", "sink"], sort=False):
         values = own.set_index("question_id")
         names = [*_SHARES, *(_APART if key[1] == sink.WITHOUT else ())]
+        if key[1] == sink.NO_LOGS:
+            names.remove("firsts")
         found[key] = {name: mean_interval(values[name], hops) for name in names}
     return pd.DataFrame.from_dict(found, orient="index")
 
@@ -121,7 +123,10 @@ def _table(found: pd.DataFrame, heads: Mapping[str, str], index: list[str], sign
     return markdown.table([*index, *heads.values()], rows)
 
 
-def _told(found: Difference, name: str, sign: str) -> str:
+def _told(found: Difference | float, name: str, sign: str) -> str:
+    """The mean and its interval; nothing where there is none."""
+    if not isinstance(found, Difference):
+        return ""
     scale, form = (1, ".2f") if name == "kl" else (100, ".1f")
     mean, low, high = (format(scale * value, f"{sign}{form}") for value in (found.mean, found.low, found.high))
     return f"{mean}{'' if sign or name == 'kl' else '%'} [{low}, {high}]"

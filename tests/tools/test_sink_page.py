@@ -1,0 +1,87 @@
+"""Rows of the attention sink: what the page tells of them, and that a run that stops goes on."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from lagkit.studies import sink
+from lagkit.util.errors import DamagedBlock
+from tests.helpers.lms import ActingLM, new_lm, small_run
+from tools.sink import page
+from tools.sink.__main__ import main
+
+N = 12
+
+
+def cell(keep: str, form: str, garbled: int, firsts: float, same: int | None = None) -> list[dict]:
+    """Answers to `N` questions, the first `garbled` of which are garbled and the first `same` said in both forms."""
+    rows = []
+    for i in range(N):
+        row = {"question_id": f"q{i}", "keep": keep, "sink": form, "garbled": float(i < garbled), "response": f"r{i}"}
+        row |= {"acts": 1.0, "right": 0.0, "firsts": firsts + i / 1000, "bos": 0.1, "hops": [f"h{i}"]}
+        rows.append(row if same is None else {**row, "same": float(i < same), "agreement": 0.25, "kl": 7.0 + i})
+    return rows
+
+
+MADE = {
+    "settings": {"model": "small", "dtype": "float32", "dataset": "wikihop", "logs": 3},
+    "logs": 9,
+    "right logs": 2,
+    "versions": {"python": "3"},
+    "git": {"commit": "c", "changed": False},
+}
+
+
+def test_the_page_tells_shares_and_paired_changes_with_their_intervals(tmp_path):
+    rows = pd.DataFrame(
+        [
+            *cell(sink.NO_LOGS, sink.NO_LOGS, 0, 0.0),
+            *cell("last_action", sink.WITH, 0, 0.3),
+            *cell("last_action", sink.WITHOUT, 10, 0.1, same=0),
+        ]
+    )
+    page.save(tmp_path / "sink.md", "small", rows, MADE)
+    told = (tmp_path / "sink.md").read_text(encoding="utf-8")
+    assert "small in float32 on wikihop: 12 unseen questions, each behind the 3 nearest of 9 logs, 2 of which" in told
+    lines = {tuple(line.strip("| ").split(" | ")[:2]): line for line in told.splitlines() if line.startswith("| ")}
+    assert "| 0.0% [0.0, 24.2] | 100.0% [75.8, 100.0] | 0.0% [0.0, 24.2] |  | 10.0%" in lines["no logs", "no logs"]
+    assert "| 0.0% [0.0, 24.2] | 100.0% [75.8, 100.0] |" in lines["last action", "with"]
+    assert "| 83.3% [55.2, 95.3] |" in lines["last action", "without"]
+    changed = page.changes(rows).loc["last_action"]
+    assert changed["garbled"].mean == pytest.approx(-10 / 12)
+    assert changed["garbled"].low < -10 / 12 < changed["garbled"].high < 0
+    assert changed["firsts"].mean == pytest.approx(0.2)
+    assert f"| last action | -83.3 [{100 * changed['garbled'].low:+.1f}, {100 * changed['garbled'].high:+.1f}]" in told
+    apart = page.cells(rows).loc[("last_action", sink.WITHOUT)]
+    assert apart["kl"].mean == pytest.approx(12.5)
+    assert "| last action | 0.0% [0.0, 24.2] | 25.0% " in told
+    assert page.remade(tmp_path / "sink") == told
+
+
+def test_rows_are_kept_by_batch_and_a_run_that_stops_goes_on(tmp_path, monkeypatch):
+    run = small_run(tmp_path / "run", new_lm(ActingLM), policies=("no_logs",), splits=("unseen",), batch_size=2)
+    looks, asked = sink.looks, []
+
+    def failing(run, met):
+        asked.append(len(met))
+        if len(asked) == 2:
+            raise DamagedBlock("Stopped.")
+        return looks(run, met)
+
+    monkeypatch.setattr(sink, "looks", failing)
+    with pytest.raises(DamagedBlock):
+        page.measure(run, 3)
+    rows, made = page.measure(run, 3)
+    assert asked == [2, 1, 1]
+    assert rows.groupby(["keep", "sink"]).size().eq(3).all()
+    assert list(dict.fromkeys(rows["question_id"])) == [q.id for q in run.questions("unseen")]
+    assert rows["hops"].map(len).min() > 0
+    assert (made["logs"], made["settings"]["data"]) == (6, "sample")
+    page.save(tmp_path / "sink.md", "sample", rows, made)
+    assert page.remade(tmp_path / "sink") == (tmp_path / "sink.md").read_text(encoding="utf-8")
+
+
+def test_one_run_is_measured_at_a_time(capsys):
+    assert main(["smollm2", "testbed", "--out", "x"]) == 2
+    assert "name one tier or one file of settings" in capsys.readouterr().err
