@@ -24,10 +24,12 @@ from lagkit.nightly.pages import PLOTLY
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
 from lagkit.runs import report
+from lagkit.stats.wording import difference
 from lagkit.studies import support_page
 from lagkit.types import Hit, Round, Trace
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.views import lab, pictures, tables
+from lagkit.views.findings import say
 from lagkit.views.plots import basic, curves, differences, explore, forest, support, transfer
 from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
 from tests.helpers.lms import ScriptedLM, new_lm, passages_about, short_prompt
@@ -97,12 +99,14 @@ def sections(tmp_path_factory) -> dict[str, str]:
         "frame": frame._repr_html_(),
         "report": markdown2html(run_report()),
         "models": markdown2html(support_page.others(refused())),
-        "findings": markdown2html(findings(folder.parent)),
+        "findings": findings(folder.parent),
+        "verdict": markdown2html(say([EVIL]).data),
     }
 
 
 def findings(folder: Path) -> str:
-    return lab.conclude(folder / "out", {}, [EVIL], {}).data
+    row = {"mean": 0.0, "low": -1.0, "high": 1.0}
+    return lab.conclude(folder / "out", {}, [EVIL, difference(EVIL, row, "em", EVIL)], {}).html
 
 
 def refused() -> pd.DataFrame:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STANDARD = {*sys.stdlib_module_names, "lagkit"}
+VERDICT = "import lagkit as lag\n\nlag.table.verdict()"  # the first code cell of each notebook
 # What notebooks may import: one name of lagkit, and what shows tables and figures.
 ALLOWED = {*sys.stdlib_module_names, "lagkit as lag", "pandas", "plotly", "IPython"}
 MODULES = sorted((ROOT / "lagkit").rglob("*.py"))
@@ -145,9 +146,11 @@ def notebook_faults(notebook):
     if "widgets" in notebook.metadata:
         faults.append("holds widget state")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    tagged = [i for i, cell in enumerate(code) if "parameters" in cell.metadata.get("tags", [])]
-    if tagged != [0]:
-        faults.append(f"cells tagged parameters are {tagged}, not the first code cell alone")
+    tags = [[*cell.metadata.get("tags", [])] for cell in code]
+    if tags[:2] != [["verdict"], ["parameters"]] or any(tags[2:]):
+        faults.append(f"code cells are tagged {tags}, not the first for the verdict and the second for parameters")
+    elif notebook.cells[1] != code[0] or code[0].source != VERDICT:
+        faults.append("the cell for the verdict does not stand under the title, or says something else")
     for number, cell in enumerate(code):
         if cell.outputs or cell.execution_count is not None:
             faults.append(f"code cell {number} holds outputs or a count")
@@ -157,7 +160,9 @@ def notebook_faults(notebook):
             faults.append(f"code cell {number} defines a class")
     for name in sorted(imported(code) - ALLOWED):
         faults.append(f"imports {name}")
-    for line in code[0].source.splitlines() if tagged == [0] else ():
+    for line in (
+        line for cell in code if "parameters" in cell.metadata.get("tags", []) for line in cell.source.splitlines()
+    ):
         if re.search(r"\bcommas?\b", line) or re.search(r": list\b(?! = \[)", line):
             faults.append(f"gives a list otherwise than as `name: list = [...]`: {line}")
     words = {
@@ -206,7 +211,7 @@ def test_the_contract_can_be_broken():
     assert notebook_faults(notebook) == [
         "kernelspec is not python3",
         "holds widget state",
-        "cells tagged parameters are [1], not the first code cell alone",
+        "code cells are tagged [[], ['parameters']], not the first for the verdict and the second for parameters",
         "code cell 0 holds outputs or a count",
         "code cell 0 defines a class",
         "code cell 1 has more than 25 lines",

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from traitlets.config import Config
 
 from lagkit.util import files
+from lagkit.views.findings import SORT
 from lagkit.views.pictures import CONFIG
 
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -41,6 +42,8 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
     for output in (output for cell in copy.cells for output in cell.get("outputs", ())):
         if WIDGET in output.get("data", {}):
             output.data = NotebookNode({"text/markdown": "*A widget stands here in JupyterLab, with a kernel.*"})
+        if SORT in (html := output.get("data", {}).get("text/html", "")):
+            output.data["text/html"] = html.replace(SORT, "")  # of which a page needs one for all tables
     return copy
 
 
@@ -57,9 +60,12 @@ def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
     ]
     options.ClearMetadataPreprocessor.enabled = True  # states of widgets, above all
     options.ClearMetadataPreprocessor.clear_cell_metadata = False
+    options.TagRemovePreprocessor.enabled = True
+    options.TagRemovePreprocessor.remove_input_tags = {"verdict"}
     exporter = HTMLExporter(config=options, template_file=str(TEMPLATES / "notebook.html.j2"))
     exporter.register_filter("figure", partial(_figure, nonce=nonce))
-    resources = {"nonce": nonce, "script": script, "back": back, "metadata": {"name": title}}
+    sorting = SORT.replace("<script>", f'<script nonce="{nonce}">')
+    resources = {"nonce": nonce, "script": script, "back": back, "sorting": sorting, "metadata": {"name": title}}
     return str(exporter.from_notebook_node(without_widgets(notebook), resources=resources)[0])
 
 

@@ -20,7 +20,7 @@ from lagkit.policy import OURS
 from lagkit.runs.manifest import read_manifest
 from lagkit.stats import metrics, strata
 from lagkit.stats.intervals import Hops
-from lagkit.stats.wording import interval, judged
+from lagkit.stats.wording import Finding, as_row, interval, judged
 from lagkit.types import Trace, Usage
 from lagkit.util import files
 from lagkit.util.errors import DataError
@@ -202,11 +202,12 @@ def findings(differences: pd.DataFrame, split: str) -> list[str]:
     """One sentence per policy: in what it differs from no logs, in what it equals it, and what remains open."""
     sentences = []
     for policy, rows in _at(differences, "split", split).groupby(level="policy", sort=False):
-        told = []
+        said, cells, what = [], [], f"`{policy}` against `no_logs`"
         for (_, metric), row in rows.iterrows():
-            words = ("more", "fewer") if metric == "rounds" else ("higher", "lower")
-            told.append(f"{_SCORE_NAMES.get(metric, metric)} {judged(row, metric, *words)} ({interval(row, metric)})")
-        sentences.append(f"`{policy}` against `no_logs`: {'; '.join(told)}.")
+            words = judged(row, metric, *(("more", "fewer") if metric == "rounds" else ("higher", "lower")))
+            said.append(f"{_SCORE_NAMES.get(metric, metric)} {words} ({interval(row, metric)})")
+            cells.append(as_row(what, row, metric, words))
+        sentences.append(Finding(f"{what}: {'; '.join(said)}.", *cells))
     return sentences
 
 

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple, Self
 
 import pandas as pd
 
 from lagkit.stats import intervals
+
+
+class Told(NamedTuple):
+    """One difference as a table shows it: about what, the verdict, and numbers in `unit` with the format `digits`."""
+
+    what: str
+    verdict: str
+    mean: float
+    low: float
+    high: float
+    unit: str
+    digits: str
+
+
+class Finding(str):
+    """A sentence on differences, which are its `rows`."""
+
+    rows: tuple[Told, ...]
+
+    def __new__(cls, text: str, *rows: Told) -> Self:
+        """The sentence `text`, which tells `rows`."""
+        finding = super().__new__(cls, text)
+        finding.rows = rows
+        return finding
 
 
 def judged(row: Mapping[str, float] | pd.Series, metric: str, more: str = "more", less: str = "less") -> str:
@@ -36,21 +61,40 @@ def measured(row: Mapping[str, float] | pd.Series, unit: str, digits: str) -> st
     return f"{judged(row, unit.split()[0])}, {mean} [{low}, {high}] {unit}"
 
 
-def difference(name: str, row: Mapping[str, float] | pd.Series, metric: str, baseline: str = "no_logs") -> str:
+def unit_of(metric: str) -> str:
+    """The unit of a difference: `rounds`, or points of the score by its usual name."""
+    return metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"
+
+
+def as_row(what: str, row: Mapping[str, float] | pd.Series, metric: str, verdict: str = "") -> Told:
+    """A row of `metrics.compare` for a table; scores in points. verdict: in place of `judged`."""
+    scale, digits = (1, "+.2f") if metric == "rounds" else (100, "+.1f")
+    numbers = (scale * float(row[name]) for name in ("mean", "low", "high"))
+    return Told(what, verdict or judged(row, metric), *numbers, unit_of(metric), digits)
+
+
+def difference(name: str, row: Mapping[str, float] | pd.Series, metric: str, baseline: str = "no_logs") -> Finding:
     """A sentence on a row of `metrics.compare`: a gain, a loss, equal within the margin, or inconclusive."""
-    unit = metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"
-    return f"`{name}` against `{baseline}`: {judged(row, metric)} ({interval(row, metric)} {unit})."
+    what = f"`{name}` against `{baseline}`"
+    said = f"{what}: {judged(row, metric)} ({interval(row, metric)} {unit_of(metric)})."
+    return Finding(said, as_row(what, row, metric))
 
 
-def sentences(differences: pd.DataFrame, baseline: str = "no_logs") -> list[str]:
+def fronted(front: str, finding: Finding) -> Finding:
+    """The finding with words and a colon in front, none if these are empty."""
+    begun = f"{front[:1].upper()}{front[1:]}{': ' * bool(front)}"
+    return Finding(f"{begun}{finding}", *(row._replace(what=f"{begun}{row.what}") for row in finding.rows))
+
+
+def sentences(differences: pd.DataFrame, baseline: str = "no_logs") -> list[Finding]:
     """One `difference` for each row, whose index has the levels `policy` and `metric`.
 
     The labels of other levels stand in front, those of `split` as "Unseen questions:".
     """
-    told = []
+    found = []
     for key, row in differences.iterrows():
         labels = dict(zip(differences.index.names, key, strict=True))
         policy, metric = str(labels.pop("policy")), str(labels.pop("metric"))
         front = ", ".join(f"{label} questions" if level == "split" else str(label) for level, label in labels.items())
-        told.append(f"{front[:1].upper()}{front[1:]}{': ' * bool(front)}{difference(policy, row, metric, baseline)}")
-    return told
+        found.append(fronted(front, difference(policy, row, metric, baseline)))
+    return found

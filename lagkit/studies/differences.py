@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lagkit.stats.intervals import Hops, paired_intervals
-from lagkit.stats.wording import judged, measured
+from lagkit.stats.wording import Finding, Told, judged, measured
 from lagkit.studies.knockout import INTACT, back_name
 
 MEASURES = ("gold", "right")
@@ -105,11 +105,19 @@ def findings(found: pd.DataFrame, what: str, unit: str = "of all") -> list[str]:
     """
     digits = ".1e" if unit == "nats" else ".3f"
     if "measure" not in found.index.names:
-        return [f"{what.format(_label(key))}: {measured(row, unit, digits)}." for key, row in found.iterrows()]
+        return [_finding(what.format(_label(key)), [(row, unit)], digits) for key, row in found.iterrows()]
     return [
-        f"{what.format(name)}: {' and '.join(measured(row, _UNITS[key[1]], digits) for key, row in own.iterrows())}."
+        _finding(what.format(name), [(row, _UNITS[key[1]]) for key, row in own.iterrows()], digits)
         for name, own in found.groupby(level="condition", sort=False)
     ]
+
+
+def _finding(what: str, rows: Sequence[tuple[pd.Series, str]], digits: str) -> Finding:
+    cells = [
+        Told(what, judged(row, unit.split()[0]), row["mean"], row["low"], row["high"], unit, f"+{digits}")
+        for row, unit in rows
+    ]
+    return Finding(f"{what}: {' and '.join(measured(row, unit, digits) for row, unit in rows)}.", *cells)
 
 
 def factors(differences: pd.DataFrame) -> pd.DataFrame:

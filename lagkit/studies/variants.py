@@ -44,6 +44,19 @@ def findings(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
     return told
 
 
+def verdict(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
+    """What `focus` brings on unseen questions in four sentences: the score, the rounds, what changed, and the cost."""
+    main, unseen = metrics.first_score(results), results[results["split"] == "unseen"]
+    own = run.differences(results).loc[(focus, "unseen")]
+    turned = changed.counts(results).loc[(focus, "unseen")]
+    return [
+        *(difference(focus, own.loc[metric], metric) for metric in (main, "rounds")),
+        f"Of {turned.sum()} unseen questions it turned {turned['wrong to right']} wrong answers right and "
+        f"{turned['right to wrong']} right ones wrong.",
+        _at_equal_budget(unseen, run, focus, main)[0],
+    ]
+
+
 def _at_equal_budget(unseen: pd.DataFrame, run: Experiment, focus: str, main: str) -> list[str]:
     """Score without logs for as many tokens, and at its best."""
     spent = equal_tokens.costs(unseen, run.data.hops)

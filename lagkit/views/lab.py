@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from IPython.display import HTML, Markdown
+from IPython.display import HTML
 
 from lagkit.logs.encode import Encoder
 from lagkit.runs import manifest
@@ -20,9 +20,9 @@ from lagkit.stats.wording import sentences
 from lagkit.types import Question, Trace
 from lagkit.util import files
 from lagkit.util.errors import ConfigError, DataError
-from lagkit.util.markdown import literal
 from lagkit.util.paths import at
 from lagkit.views import plots, widgets
+from lagkit.views.findings import Details, say
 from lagkit.views.widgets.asking import answers_table
 from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
 
@@ -111,15 +111,17 @@ def conclude(
     settings: Experiment | Mapping[str, Any] | None = None,
     answers: pd.DataFrame | None = None,
     *,
+    verdict: Sequence[str] = (),
     run: Experiment | None = None,
-) -> Markdown:
-    """Write `metrics.json` into `out`; returns the findings as a list to show, in which tags and links are mere text.
+) -> Details:
+    """Write `metrics.json` into `out`, fill the place of `lag.table.verdict`; returns the findings to show.
 
     measured: a name and a finite number each, which the nightly gates compare; or differences as `run.compare()` gives
     them, which become `<metric>_diff.<policy>.<split>`, and a sentence each before the findings. settings: what the
     numbers were made with, by name, or the run whose settings these are. answers: what they come from, a row for each
-    policy, split and question as in results, which the gates compare one by one; written to `answers.parquet`. run:
-    stands for both, its settings and its results.
+    policy, split and question as in results, which the gates compare one by one; written to `answers.parquet`. verdict:
+    two to four sentences that answer the notebook's question; by default the first three findings. run: stands for
+    settings and answers both.
     Raises DataError if a number is not finite, or if a question has two answers of one policy.
     """
     if run is not None:
@@ -142,10 +144,12 @@ def conclude(
         rows.to_parquet(folder / ANSWERS, compression="zstd")
     record = {
         "metrics": {name: float(value) for name, value in measured.items()},
+        "verdict": [*(verdict or findings[:3])],
         "findings": list(findings),
         "settings": dict(settings or {}),
         "git": manifest.git_state(),
         "machine": manifest.machine(),
     }
     files.write_json(folder / "metrics.json", record)
-    return Markdown("\n".join(f"- {literal(finding)}" for finding in findings))
+    say(record["verdict"])
+    return Details(findings)

@@ -9,6 +9,7 @@ from pandas.io.formats.style import Styler
 
 from lagkit.stats.metrics import SCORES
 from lagkit.stats.wording import interval
+from lagkit.views.findings import verdict as verdict
 
 _FORMATS = {
     **dict.fromkeys((*SCORES, "abstention"), "{:.1%}"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from lagkit.nightly import notebook as nb
+from lagkit.util.markdown import literal
 from tests.helpers.cells import NOTEBOOKS
 
 FIGURE = "application/vnd.plotly.v1+json"
@@ -52,11 +55,18 @@ def execute(name: str, out: Path, **parameters: Any) -> Executed:
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
     record = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     found = Executed(copy, outputs, record)
-    assert set(record) == {"metrics", "findings", "settings", "git", "machine"}
+    assert set(record) == {"metrics", "verdict", "findings", "settings", "git", "machine"}
     assert all(type(value) is float for value in record["metrics"].values())
     told = [output.text for output in outputs if output.get("name") == "stderr"]
     assert told == []
-    told = "".join(data["text/markdown"] for data in found.shown if "text/markdown" in data)
     assert record["findings"]
-    assert all(finding in told for finding in record["findings"])
+    assert all(shown_in_details(finding, found.shown[-1]["text/html"]) for finding in record["findings"])
+    assert 1 < len(record["verdict"]) < 5
+    assert found.shown[0]["text/markdown"] == "> **Verdict.** " + " ".join(map(literal, record["verdict"]))
     return found
+
+
+def shown_in_details(finding: str, html: str) -> bool:
+    """Whether a finding stands in the list or, as the words under the pointer, at a row of the table."""
+    code = re.sub("`([^`]+)`", r"<code>\1</code>", escape(finding))
+    return f"<li>{code}</li>" in html or f'<tr title="{escape(finding)}">' in html

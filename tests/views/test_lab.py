@@ -80,10 +80,12 @@ def test_findings_and_numbers_are_put_on_record(tmp_path):
     run = open_run("testbed", tmp_path / "run")
     shown = conclude(tmp_path / "out", {"em": 0.5, "n": 3}, ["One.", "Two."], run)
     record = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert shown.data == "- One.\n- Two."
+    assert shown.html == "<ul><li>One.</li><li>Two.</li></ul>"
     assert (record["metrics"], record["findings"]) == ({"em": 0.5, "n": 3.0}, ["One.", "Two."])
+    assert record["verdict"] == ["One.", "Two."]
     assert record["settings"]["model"] == "testbed"
-    assert conclude(tmp_path / "out", {}, ["`a` says <b>."], run).data == "- `a` says &lt;b>."
+    hostile = conclude(tmp_path / "out", {}, ["`a` says <b>."], run)
+    assert hostile.html == "<ul><li><code>a</code> says &lt;b&gt;.</li></ul>"
 
 
 @pytest.mark.parametrize("value", [float("nan"), "high", True, None])
@@ -131,7 +133,14 @@ def test_a_table_of_differences_is_put_on_record_as_numbers_and_sentences(tmp_pa
         "Seen questions: `text` against `no_logs`: equal within 3 points (+0.0 [-1.0, +1.0] points of EM).",
         "And more.",
     ]
-    assert shown.data == "\n".join(f"- {finding}" for finding in record["findings"])
+    assert shown.html.startswith("<ul><li>And more.</li></ul><table ")
+    about = "{} questions: <code>{}</code> against <code>no_logs</code>"
+    assert re.findall("<td[^>]*>(.*?)</td>", shown.html) == [
+        *(about.format("Unseen", "kv"), "more", "+20.0", "+10.0", "+30.0", "points of EM"),
+        *(about.format("Unseen", "kv"), "less", "-0.50", "-0.90", "-0.10", "rounds"),
+        *(about.format("Seen", "text"), "equal within 3 points", "+0.0", "-1.0", "+1.0", "points of EM"),
+    ]
+    assert [f'<tr title="{finding}">' in shown.html for finding in record["findings"]] == [True] * 3 + [False]
 
 
 def test_a_run_stands_for_its_settings_and_its_answers(tmp_path):

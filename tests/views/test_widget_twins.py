@@ -18,9 +18,11 @@ from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
 from lagkit.nightly.pages import PLOTLY, Link, render
 from lagkit.policy import POLICIES
+from lagkit.stats.wording import difference
 from lagkit.types import Hit, Limits, Round, Trace
 from lagkit.util.errors import ConfigError, DataError, EmptyStore
 from lagkit.views import tables
+from lagkit.views.findings import say
 from lagkit.views.lab import conclude
 from lagkit.views.plots import COLOURS
 from lagkit.views.plots.explore import attention_bars, log_map
@@ -143,7 +145,10 @@ def test_hostile_logs_are_text_on_every_page(tmp_path, lm):
             "answers": answers_html({EVIL: evil}, {"l1": EVIL}),
             "logs": logs_table(store).to_html(),
             "table": tables.shown(pd.DataFrame({EVIL: [EVIL]}, index=[EVIL]), EVIL).to_html(),
-            "findings": markdown2html(conclude(tmp_path, {}, [f"The best log: “{EVIL}”."], {}).data),
+            "findings": conclude(
+                tmp_path, {}, [difference(EVIL, {"mean": 0, "low": 0, "high": 0}, "em"), f"The best log: “{EVIL}”."], {}
+            ).html,
+            "verdict": markdown2html(say([f"The best log: “{EVIL}”."]).data),
             "data": Dataset(EVIL, "qa", (), (), ())._repr_html_(),
         }
         assert Seen(store._repr_html_()).tags.isdisjoint({"script", "img"})
