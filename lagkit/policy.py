@@ -13,7 +13,7 @@ from lagkit.util.code import digest
 from lagkit.util.errors import ConfigError
 
 Inject = Literal["kv", "text", "cheatsheet", "copy"]
-Encode = Literal["conversation", "responses", "kept"]
+Encode = Literal["conversation", "responses", "kept", "stranger", "filler"]
 Keep = Literal["last_action", "last_round", "last_two_rounds", "all_rounds", "step"]
 Unit = Literal["trace", "step"]
 Place = Literal["front", "prefix", "user_turn"]
@@ -42,7 +42,9 @@ class Policy:
         each round of a trace is a log of its own, found by what it searched for and said, and all of it is kept. Rounds
         are kept as generated; an action stands outside reasoning (docs/thinking.md).
     encode: what the model reads before the kept tokens (KV only): the whole `conversation`, all `responses`
-        joined by blank lines (the authors' code), or only what is `kept` (Block-Attention, arXiv 2409.15355).
+        joined by blank lines (the authors' code), or only what is `kept` (Block-Attention, arXiv 2409.15355). Controls,
+        with as many tokens in the place of the responses' context: that of another log (`stranger`), or words that say
+        nothing (`filler`); a log that has no such context is read as with `kept`.
     place: `front` of the BOS token (the authors' code), after the shared head of the prompt (`prefix`: BOS, system
         message and worked examples; no cheatsheet), or inside the `user_turn` (text and cheatsheet only).
     before: what stands before all that while a log is encoded (KV only): `nothing`, the first token of the prompt's
@@ -134,6 +136,12 @@ AUTHORS: dict[str, Policy] = {
 # A published form -> ours of the same kind.
 OURS = {name: name.removeprefix("authors_") for name in AUTHORS} | {"authors_block": "kv_block"}
 
+# Controls for what the kept tokens carry of their context; in a run only where it names them.
+CONTROLS: dict[str, Policy] = {
+    "kv_stranger": Policy("kv", encode="stranger"),
+    "kv_filler": Policy("kv", encode="filler"),
+}
+
 # Our name -> the authors': no_logs = base, text_last_round = log_text, text_all_rounds = log_text_all,
 # kv_last_round = log_kv (their main method), kv_last_action = log_kv_last_action.
 POLICIES: dict[str, Policy | None] = {
@@ -149,6 +157,7 @@ POLICIES: dict[str, Policy | None] = {
     "kv_block": Policy("kv", encode="kept"),
     "kv_last_round_prefix": Policy("kv", place="prefix"),
     "cheatsheet": Policy("cheatsheet", place="user_turn"),
+    **CONTROLS,
     **AUTHORS,
     # Not of the paper: single steps as logs, and the answer of the nearest log, which reuse has to beat.
     "text_step": Policy("text", keep="step"),

@@ -31,6 +31,8 @@ def test_names_are_those_that_papers_use():
         "kv_last_two_rounds": ("kv", "last_two_rounds", "responses", "front"),
         "kv_all_rounds": ("kv", "all_rounds", "responses", "front"),
         "kv_block": ("kv", "last_round", "kept", "front"),
+        "kv_stranger": ("kv", "last_round", "stranger", "front"),
+        "kv_filler": ("kv", "last_round", "filler", "front"),
         "kv_last_round_prefix": ("kv", "last_round", "responses", "prefix"),
         "cheatsheet": ("cheatsheet", "last_round", "responses", "user_turn"),
         "authors_kv_last_round": ("kv", "last_round", "responses", "front"),
@@ -55,7 +57,7 @@ def test_every_combination_is_a_policy_or_refused():
         else:
             with pytest.raises(ConfigError, match=r"user turn|shows the model nothing of a log"):
                 Policy(inject, keep, encode, place)
-    assert (legal, len(GRID)) == (5 * 3 * (2 + 3 + 2) + 1, 180)
+    assert (legal, len(GRID)) == (5 * 5 * (2 + 3 + 2) + 1, 300)
 
 
 @pytest.mark.parametrize("before", ["nothing", "bos", "head"])
@@ -109,7 +111,7 @@ def test_a_name_gives_its_policy(name):
         ("kv/last_round/responses", "Unknown policy"),
         ("", "Unknown policy ''"),
         ("kv/last_word/responses/front", "keep is one of last_action, last_round, .*; 'last_word' is not"),
-        ("kv/last_round/all/front", "encode is one of conversation, responses, kept; 'all' is not"),
+        ("kv/last_round/all/front", "encode is one of conversation, responses, kept, stranger, filler; 'all' is not"),
         ("kvs/last_round/kept/front", "inject is one of kv, text, cheatsheet, copy; 'kvs' is not"),
         ("kv/last_round/kept/front/eos", "before is one of usual, nothing, bos, head; 'eos' is not"),
         ("kv/last_round/kept/front/bos/bos", "blanks is one of between, around; 'bos' is not"),
@@ -125,16 +127,19 @@ def test_unknown_names_and_values_are_refused(name, message):
 
 def test_blocks_are_shared_exactly_where_the_same_text_was_read():
     keys = {str(p): p.block_key("h1") for p in (Policy("kv", *rest) for i, *rest in GRID if is_legal("kv", *rest))}
-    assert len(keys) == 5 * 3 * 2
+    assert len(keys) == 5 * 5 * 2
     # What reads the head depends on it; a conversation is the same wherever it is put.
     assert keys["kv/last_round/conversation/front"] == keys["kv/last_round/conversation/prefix"]
     assert keys["kv/last_round/responses/front"] == "responses.last_round.bare"
     assert keys["kv/last_round/responses/prefix"] == "responses.last_round.h1"
     assert keys["kv/all_rounds/kept/prefix"] == "kept.all_rounds.h1"
-    assert len(set(keys.values())) == 30 - 5
+    assert len(set(keys.values())) == 50 - 5
     other = {p: get_policy(p).block_key("h2") for p in keys}
     assert {p for p in keys if other[p] == keys[p]} == {
-        f"kv/{keep}/{encode}/front" for keep in get_args(Keep) for encode in ("responses", "kept")
+        f"kv/{keep}/{encode}/front"
+        for keep in get_args(Keep)
+        for encode in get_args(Encode)
+        if encode != "conversation"
     }
 
 

@@ -76,7 +76,7 @@ class KVContextBuilder(LogTexts):
     @cached_property
     def encoder(self) -> Encoder:
         """Encodes logs as this model and prompt read them."""
-        return Encoder(self.lm, self.prompt)
+        return Encoder(self.lm, self.prompt, self.store)
 
     @cached_property
     def prefix_caches(self) -> PrefixCaches:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
+from lagkit.logs import stranger
+from lagkit.logs.stranger import FILLER, Logs, Span, Words
 from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
@@ -23,8 +26,6 @@ _ROUNDS_BACK: dict[str, int | None] = {
     "step": 1,  # a step is the last round of a log of its own
 }
 
-Span = tuple[int, int]
-
 
 def kept_text(trace: Trace, keep: str) -> str:
     """The words that a policy keeps of a log; empty if the log has no response."""
@@ -36,6 +37,22 @@ def kept_spans(trace: Trace, keep: str) -> tuple[str, list[Span]]:
     """The responses of a log as one text, and the characters of it that a policy keeps."""
     responses = _responses(trace)
     return SEPARATOR.join(responses), _joined(_kept(trace, keep), _laid_out(responses))
+
+
+def context_length(trace: Trace, policy: Policy) -> int:
+    """Characters of the responses that are read before what a policy keeps of a log; 0 where there are none."""
+    _, spans = kept_spans(trace, policy.keep)
+    blank = len(SEPARATOR) if policy.blanks == "around" else 0
+    return (spans[0][0] or blank) if spans else 0
+
+
+def logs_to_encode(log: str, logs: Logs, policy: Policy) -> dict[str, Trace]:
+    """The logs that are read to encode one of them: itself, and the one that lends its context. Raises NoStranger."""
+    trace = logs[log]
+    if policy.encode != "stranger" or not context_length(trace, policy):
+        return {log: trace}
+    other = stranger.find(trace, logs, partial(context_length, policy=policy))
+    return {log: trace, other.id: other}
 
 
 @dataclass(frozen=True)
@@ -55,10 +72,14 @@ class EncodedText:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Turns traces into KV blocks, as one model and prompt read them."""
+    """Turns traces into KV blocks, as one model and prompt read them.
+
+    logs: those among which another log's context is found (`encode=stranger`), such as a store.
+    """
 
     lm: LM
     prompt: Prompt
+    logs: Logs | None = field(default=None, compare=False, repr=False)
 
     @property
     def head_hash(self) -> str:
@@ -92,7 +113,7 @@ class Encoder:
     def encode(self, trace: Trace, policy: Policy) -> KVBlock:
         """Prefill what `policy.encode` says and keep the tokens that `policy.keep` says (paper, section 3.1).
 
-        A trace without responses gives a block of no tokens. Raises ContextTooLong.
+        A trace without responses gives a block of no tokens. Raises ContextTooLong, and as `read`.
         """
         return self.prefill(self.read(trace, policy))
 
@@ -104,19 +125,56 @@ class Encoder:
         return self.lm.encode(reading.context, first, last + 1).take([slot - first for slot in reading.kept])
 
     def read(self, trace: Trace, policy: Policy) -> EncodedText:
-        """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is."""
+        """What `encode` reads and keeps, without a forward pass. A token is kept if any of its characters is.
+
+        Raises ConfigError where another log's context is wanted and there are no other logs, or where what is kept has
+        gaps; NoStranger where no other log can lend its context.
+        """
         if (own := self._behind(trace, policy)) != self:
             return own.read(trace, policy)
         text, kept, rounds = self._text(trace, policy)
-        encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        context = Context(tuple(encoded["input_ids"]), self._before(policy))
-        tokens = tuple((start, stop) for start, stop in encoded["offset_mapping"])
+        text, ids, tokens = self._tokens(text)
+        context = Context(tuple(ids), self._before(policy))
 
         def slots(spans: Sequence[Span]) -> tuple[int, ...]:
             held = (i for i, (start, stop) in enumerate(tokens) if any(start < b and stop > a for a, b in spans))
             return tuple(context.injected + i for i in held)
 
-        return EncodedText(context, text, tokens, slots(kept), tuple(slots([span]) for span in rounds))
+        reading = EncodedText(context, text, tuple(tokens), slots(kept), tuple(slots([span]) for span in rounds))
+        return self._behind_another(reading, trace, policy) if policy.encode in ("stranger", "filler") else reading
+
+    def _behind_another(self, reading: EncodedText, trace: Trace, policy: Policy) -> EncodedText:
+        """The reading with as many tokens of another context in the place of its own."""
+        injected, kept = reading.context.injected, reading.kept
+        count = kept[0] - injected if kept else 0
+        if not count:
+            return reading
+        if kept[-1] + 1 - kept[0] > len(kept):
+            raise ConfigError(f"encode={policy.encode} asks for a keep without gaps, which {policy.keep!r} is not.")
+        words = self._tokens(FILLER) if policy.encode == "filler" else self._context_of_another(trace, policy)
+        text, ids, spans = stranger.last(words, count)
+        start = reading.spans[count][0]
+        moved = len(text) - start
+        return EncodedText(
+            replace(reading.context, ids=(*ids, *reading.context.ids[count:])),
+            text + reading.text[start:],
+            (*spans, *((a + moved, b + moved) for a, b in reading.spans[count:])),
+            kept,
+            tuple(own for round_ in reading.rounds if (own := tuple(slot for slot in round_ if slot >= kept[0]))),
+        )
+
+    def _context_of_another(self, trace: Trace, policy: Policy) -> Words:
+        """What is read before the kept tokens of the log that lends its context."""
+        if self.logs is None:
+            raise ConfigError("encode=stranger reads another log's context: give the other logs, such as the store.")
+        other = stranger.find(trace, self.logs, partial(context_length, policy=policy))
+        reading = self.read(other, replace(policy, encode="responses"))
+        count = reading.kept[0] - reading.context.injected
+        return reading.text[: reading.spans[count][0]], reading.context.ids[:count], reading.spans[:count]
+
+    def _tokens(self, text: str) -> Words:
+        encoded = self.lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return text, encoded["input_ids"], [(start, stop) for start, stop in encoded["offset_mapping"]]
 
     def _before(self, policy: Policy) -> tuple[KVBlock, ...]:
         """What stands before a log while it is read; nothing of it is kept."""
@@ -201,17 +259,25 @@ def _laid_out(pieces: list[str]) -> list[Span]:
     return [(start, start + len(piece)) for start, piece in zip(starts, pieces, strict=True)]
 
 
-def encode(lm: LM, log: Trace, policy: str | Policy = "kv_last_round", *, prompt: Prompt | None = None) -> KVBlock:
+def encode(
+    lm: LM,
+    log: Trace,
+    policy: str | Policy = "kv_last_round",
+    *,
+    prompt: Prompt | None = None,
+    logs: Logs | None = None,
+) -> KVBlock:
     """The keys and values of what a policy keeps of a log, `[layers, kv_heads, tokens, head_dim]` (paper, section 3.1).
 
     policy: a name of `POLICIES`, or a Policy, that injects KV. prompt: whose head the log is read behind, where the
-    policy asks for one; by default that of question answering, as an `Agent` has it. Raises ConfigError for another
-    policy, ContextTooLong.
+    policy asks for one; by default that of question answering, as an `Agent` has it. logs: a store, or traces by id, of
+    which one lends its context where the policy asks for that. Raises ConfigError for another policy or without such
+    logs, NoStranger, ContextTooLong.
     """
     chosen = policy if isinstance(policy, Policy) else get_policy(policy)
     if chosen is None or chosen.inject != "kv":
         raise ConfigError(f"{policy} keeps no KV of a log: choose a policy that injects kv.")
-    return Encoder(lm, prompt or Prompt.of("qa")).encode(log, chosen)
+    return Encoder(lm, prompt or Prompt.of("qa"), logs).encode(log, chosen)
 
 
 def _joined(kept: list[tuple[int, Span]], rounds: list[Span]) -> list[Span]:

@@ -16,7 +16,7 @@ from lagkit.model.api.requests import Requests
 from lagkit.model.backend import API
 from lagkit.model.codec import Codec
 from lagkit.model.devices import DType, device_name
-from lagkit.policy import AUTHORS, POLICIES, Variant
+from lagkit.policy import AUTHORS, CONTROLS, POLICIES, Variant
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, LagkitError
 from lagkit.util.paths import at
@@ -165,7 +165,7 @@ class RunConfig(Settings):
 
     out: Folder
     policies: Annotated[tuple[str, ...], AfterValidator(_each_once), AfterValidator(_as_value_error(_known))] = tuple(
-        name for name in POLICIES if name not in AUTHORS
+        name for name in POLICIES if name not in AUTHORS | CONTROLS
     )
     data: DataSettings
     model: ModelSettings

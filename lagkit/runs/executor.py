@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lagkit.logs.encode import Encoder
+from lagkit.logs.stranger import Logs
 from lagkit.model.backend import Model
 from lagkit.model.kv import KVBlock
 from lagkit.policy import Policy
@@ -51,9 +52,9 @@ class Executor(Protocol):
         """Each question's trace as it ends, in any order. Raises what `Agent` and its `run` do."""
 
     def encode(
-        self, wanted: Sequence[Wanted], read: Callable[[str], Trace], policies: Mapping[str, Policy]
+        self, wanted: Sequence[Wanted], logs: Logs, policies: Mapping[str, Policy]
     ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
-        """The blocks, or why there is none, in any order; `read` gives the trace of a log, `policies` are by key."""
+        """The blocks, or why there is none, in any order; `policies` are by key. Raises NoStranger."""
 
 
 class Local:
@@ -84,13 +85,14 @@ class Local:
         return agent.run(questions)
 
     def encode(
-        self, wanted: Iterable[Wanted], read: Callable[[str], Trace], policies: Mapping[str, Policy]
+        self, wanted: Iterable[Wanted], logs: Logs, policies: Mapping[str, Policy]
     ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
         """One log after the other."""
-        encoders = {key: self.encoder.keyed(policy)[key] for key, policy in policies.items()}
+        encoder = replace(self.encoder, logs=logs)
+        encoders = {key: encoder.keyed(policy)[key] for key, policy in policies.items()}
         for log, key in wanted:
             try:
-                yield (log, key), encoders[key].encode(read(log), policies[key])
+                yield (log, key), encoders[key].encode(logs[log], policies[key])
             except ContextTooLong as error:
                 yield (log, key), error
 

@@ -208,14 +208,14 @@ class Experiment:
         return {policy.unit for policy in map(get_policy, self.config.policies) if policy}
 
     def encode(self) -> None:
-        """Encode each log for the KV policies; existing blocks stay. A log that is too long is left out."""
+        """Encode each log for the KV policies; existing blocks stay. Too long logs are left out. Raises NoStranger."""
         wanted = [policy for policy in map(get_policy, self.config.policies) if policy and policy.inject == "kv"]
         for unit in sorted(self._units):
             own = [policy for policy in wanted if policy.unit == unit]
             policies = {key: policy for policy in own for key in self.executor.block_keys(policy)}
             with self.writing(), self.store(unit, write=True) as store:
                 todo = [(log, key) for log in store.ids for key in policies if not store.has_block(log, key)]
-                made = self.executor.encode(todo, store.get, policies)
+                made = self.executor.encode(todo, store, policies)
                 what = "Encoding logs" if unit == "trace" else "Encoding steps"
                 store.put_blocks(those_encoded(progress(made, what, total=len(todo))))
 

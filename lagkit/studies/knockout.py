@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import pandas as pd
 from torch import Tensor
@@ -27,6 +28,7 @@ from lagkit.types import Trace
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.progress import progress
 
+READS_EARLIER = ("responses", "conversation")  # values of `Policy.encode`
 INTACT, NO_LOG, ALL_EARLIER = "intact", "no log", "all earlier"
 
 
@@ -37,7 +39,7 @@ def reading_policy(name: str) -> Policy:
         raise ConfigError(
             f"{name} changes limits of the agent, and no question is answered in rounds here: leave them out."
         )
-    if policy is None or policy.inject != "kv" or policy.encode == "kept" or policy.keep == "all_rounds":
+    if policy is None or policy.inject != "kv" or policy.encode not in READS_EARLIER or policy.keep == "all_rounds":
         raise ConfigError(
             f"Policy {name} has no earlier rounds behind what it keeps: choose one such as kv_last_round."
         )
@@ -50,8 +52,8 @@ def encode(encoder: Encoder, trace: Trace, policy: Policy, cut: Collection[int] 
     Positions stay as they are, and the very first slot stays visible. Raises ConfigError under a policy that reads no
     earlier rounds, IndexError for a round that there is not, and what `watching` and `Encoder.encode` raise.
     """
-    if policy.encode == "kept":
-        raise ConfigError(f"Policy {policy} reads only what it keeps: choose encode responses or conversation.")
+    if policy.encode not in READS_EARLIER:
+        raise ConfigError(f"Policy {policy} reads none of its earlier rounds: choose encode responses or conversation.")
     reading = encoder.read(trace, policy)
     with watching(encoder.lm.model, Watch(cut=_cut(reading, cut))):
         return encoder.prefill(reading)
@@ -107,14 +109,18 @@ def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[p
 
 
 def reuse(run: Experiment, cases: Sequence[Case], policies: Sequence[str]) -> pd.DataFrame:
-    """The second table of `knock_out`, with KV policies, by name, as conditions; the first is called `intact`."""
+    """The second table of `knock_out`, with KV policies, by name, as conditions; the first is called `intact`.
+
+    Raises NoStranger where a policy reads another log's context and none of the run's can lend one.
+    """
     named = zip([INTACT, *policies[1:]], map(get_policy, policies), strict=True)
+    logs = {log.id: log for log in run.logs}
     augmenters = {name: KVContextBuilder(run.local_lm, run.prompt, policy) for name, policy in named}
 
     def context(case: Case, builder: KVContextBuilder) -> Context:
         if builder.policy is None:
             raise ConfigError("no_logs keeps no KV: name policies that do.")
-        block = builder.encoder.encode(case.log, builder.policy)
+        block = replace(builder.encoder, logs=logs).encode(case.log, builder.policy)
         return builder.build(case.question, case.user_turn, (block,))
 
     read = [

@@ -80,7 +80,7 @@ def encoding_seconds(experiment: Experiment, names: Iterable[str], traces: Seque
 
     The shared head of the prompt is read beforehand, as it is once for all logs of a run.
     """
-    encoder = Encoder(experiment.local_lm, experiment.prompt)
+    encoder = Encoder(experiment.local_lm, experiment.prompt, {log.id: log for log in experiment.logs})
     policies = {name: policy for name in names if (policy := get_policy(name)) and policy.inject == "kv"}
     encoder.head_block()
     seconds = {}

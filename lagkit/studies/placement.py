@@ -16,7 +16,8 @@ import pandas as pd
 from torch import Tensor
 
 from lagkit.agent.context import KVContextBuilder
-from lagkit.logs.encode import EncodedText, Encoder, Span
+from lagkit.logs.encode import EncodedText, Encoder
+from lagkit.logs.stranger import Span
 from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM

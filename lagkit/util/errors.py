@@ -91,6 +91,10 @@ class EmptyStore(StoreError):
     """A search needs logs, and the store has none."""
 
 
+class NoStranger(LagkitError):
+    """No other log can lend its context to a log."""
+
+
 class DamagedBlock(StoreError):
     """A KV block is missing, truncated or altered where the store keeps it."""
 

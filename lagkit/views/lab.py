@@ -100,7 +100,7 @@ def show(log: Trace, *policies: str, keep: str = "", run: Experiment | None = No
     `all_rounds`. run: marks tokens of its model instead of words. Raises ConfigError for an unknown name.
     """
     names = [*policies, *([f"kv_{keep}"] if keep else [])]
-    encoder = Encoder(run.local_lm, run.prompt) if run else None
+    encoder = Encoder(run.local_lm, run.prompt, {own.id: own for own in run.logs}) if run else None
     return HTML("".join(kept_html(log, name, encoder) for name in names) if names else trace_html(log))
 
 

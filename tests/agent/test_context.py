@@ -19,8 +19,9 @@ LOGS = (
     trace_of("Danube. <keywords>Danube</keywords>", "Sea: <ans>Black Sea</ans>", question="Where does it end?"),
     trace_of("Rome. <ans>Rome</ans>", question="Which town?", id="q2"),
     trace_of("", question="Nothing?", id="q3"),
+    trace_of("Cold. <keywords>ice</keywords>", "<ans>Snow</ans>", question="What falls?", id="q4"),
 )
-IDS = [log.id for log in LOGS]
+IDS = [log.id for log in LOGS[:3]]
 QUESTION = qa("Where does the Danube end?")
 HEAD, TURN = "<s><|system|>\nBe brief.</s>\n", "<|user|>\nUSER</s>\n<|assistant|>\nRe: Where does the Danube end?"
 LAST, ROUNDS = "Sea: <ans>Black Sea</ans>", "Danube. <keywords>Danube</keywords>\n\nSea: <ans>Black Sea</ans>"
@@ -54,6 +55,8 @@ READ = {
     "kv_last_two_rounds": (ROUNDS + ROME, HEAD + TURN),
     "kv_all_rounds": (ROUNDS + ROME, HEAD + TURN),
     "kv_block": (LAST + ROME, HEAD + TURN),
+    "kv_stranger": (LAST + ROME, HEAD + TURN),
+    "kv_filler": (LAST + ROME, HEAD + TURN),
     "kv_last_round_prefix": (HEAD + LAST + ROME, TURN),
     "cheatsheet": (HEAD, TURN),
     # The code of the authors: a blank line behind each log.

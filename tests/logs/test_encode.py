@@ -13,10 +13,12 @@ from lagkit.model.context import Context
 from lagkit.model.lm import LM
 from lagkit.policy import Encode, Keep, Policy
 from lagkit.util.errors import ConfigError, ContextTooLong
+from tests.helpers.blocks import close, plain_kv
 from tests.helpers.lms import FORGETFUL_CHAT, NO_SYSTEM_CHAT, new_lm, short_prompt, tiny_lm, tokenizer, trace_of
 
 PROMPT = short_prompt()
-KEEPS, ENCODES = get_args(Keep), get_args(Encode)
+KEEPS = get_args(Keep)
+ENCODES = [encode for encode in get_args(Encode) if encode not in ("stranger", "filler")]  # those: test_stranger.py
 COMBINATIONS = list(product(ENCODES, KEEPS, ("front", "prefix")))
 
 # Responses by round; the last action of each, or all of it where it has none, stands between brackets by hand.
@@ -69,28 +71,6 @@ def picked(lm: LM, parts: list[tuple[str, bool]]) -> tuple[list[int], list[bool]
     ends = torch.tensor([len(name) for name in lm.tokenizer.convert_ids_to_tokens(ids)]).cumsum(0).tolist()
     assert (ends or [0])[-1] == len(bytes_kept)
     return ids, [any(bytes_kept[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
-
-
-def plain_kv(lm: LM, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys before RoPE and values of every token, as the projections give them in one plain forward pass."""
-    caught: dict[str, list[torch.Tensor]] = {"k_proj": [], "v_proj": []}
-    hooks = [
-        getattr(layer.self_attn, name).register_forward_hook(lambda _, __, out, name=name: caught[name].append(out[0]))
-        for layer in lm.model.model.layers
-        for name in caught
-    ]
-    try:
-        with torch.no_grad():
-            lm.model(torch.tensor([ids]), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    heads = lm.model.config.num_key_value_heads
-    return tuple(torch.stack([kv.unflatten(1, (heads, -1)).transpose(0, 1) for kv in kvs]) for kvs in caught.values())
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool((a - b).norm() <= 1e-5 * b.norm())
 
 
 @pytest.mark.parametrize("name", MARKED)

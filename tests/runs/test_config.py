@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lagkit.model.loading import load_model
-from lagkit.policy import AUTHORS, POLICIES
+from lagkit.policy import AUTHORS, CONTROLS, POLICIES
 from lagkit.runs.config import TIERS, RunConfig
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError
@@ -21,7 +21,7 @@ def test_defaults_are_the_authors_hyper_parameters():
     config = RunConfig.parse(PATHS)
     assert (config.data.folder, config.out) == (Path("data/sample").resolve(), Path("runs/x").resolve())
     assert config.limits == Limits() == Limits(2, 3, None, 1024, 16, min_similarity=None)
-    own = tuple(name for name in POLICIES if name not in AUTHORS)  # those of the authors' code are asked for by name
+    own = tuple(name for name in POLICIES if name not in AUTHORS | CONTROLS)  # which are asked for by name
     assert (config.data.seed, config.policies, config.data.splits) == (1234, own, ("seen", "unseen"))
 
 

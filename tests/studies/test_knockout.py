@@ -88,12 +88,13 @@ def test_change_is_relative_to_the_intact_block():
     assert table.loc["values", "cosine"].tolist() == pytest.approx([-1.0, -1.0])
 
 
-def test_a_policy_that_reads_no_earlier_rounds_is_refused():
-    with pytest.raises(ConfigError, match="reads only what it keeps: choose encode responses or conversation"):
-        knockout.encode(encoder(), LOG, POLICIES["kv_block"])
+@pytest.mark.parametrize("name", ["kv_block", "kv_stranger", "kv_filler"])
+def test_a_policy_that_reads_no_earlier_rounds_is_refused(name):
+    with pytest.raises(ConfigError, match="reads none of its earlier rounds: choose encode responses or conversation"):
+        knockout.encode(encoder(), LOG, POLICIES[name])
 
 
-@pytest.mark.parametrize("name", ["no_logs", "text_last_round", "kv_block", "kv_all_rounds"])
+@pytest.mark.parametrize("name", ["no_logs", "text_last_round", "kv_block", "kv_stranger", "kv_all_rounds"])
 def test_a_notebook_s_policy_is_checked_before_anything_is_built(name):
     with pytest.raises(ConfigError, match=f"Policy {name} has no earlier rounds behind what it keeps"):
         knockout.reading_policy(name)
@@ -193,10 +194,12 @@ def test_unseen_questions_meet_their_nearest_log(run):
 
 def test_policies_are_compared_on_the_same_questions(run):
     met = cases.revisit(run, 2)
-    answers = knockout.reuse(run, met, ["kv_last_round", "kv_block", "kv_last_action"])
-    assert answers["condition"].tolist() == ["intact", "kv_block", "kv_last_action"] * 2
+    answers = knockout.reuse(run, met, ["kv_last_round", "kv_stranger", "kv_filler", "kv_block", "kv_last_action"])
+    assert answers["condition"].tolist() == ["intact", "kv_stranger", "kv_filler", "kv_block", "kv_last_action"] * 2
     gold = answers.pivot(index="condition", columns="question_id", values="gold")
     _, cut = knockout.knock_out(run, met, POLICY)
     intact = cut[cut["condition"] == "intact"].set_index("question_id")["gold"]
     assert gold.loc["intact"].to_dict() == pytest.approx(intact.to_dict(), abs=1e-4)
+    contexts = ["intact", "kv_stranger", "kv_filler", "kv_block"]
+    assert all(gold.loc[contexts, id].nunique() == 4 for id in gold), "each reads another context"
     assert gold.loc["kv_last_action"].to_dict() != pytest.approx(intact.to_dict(), abs=1e-3)

@@ -35,10 +35,12 @@ def test_one_choice_is_varied_at_a_time_unless_all_are():
         "kv_last_two_rounds",
         "kv_all_rounds",
         "kv_block",
+        "kv_stranger",
+        "kv_filler",
         "kv/last_round/conversation/front",
     }
     grid = storage.ablation(grid=True)
-    assert (len(grid), len(set(grid))) == (12, 12)
+    assert (len(grid), len(set(grid))) == (20, 20)
     assert set(names) < set(grid)
 
 

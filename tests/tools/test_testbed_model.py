@@ -17,7 +17,7 @@ from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
-from lagkit.policy import AUTHORS, POLICIES, Policy
+from lagkit.policy import AUTHORS, CONTROLS, POLICIES, Policy
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
 from lagkit.types import Limits
@@ -125,7 +125,7 @@ def test_all_variants_run_and_reuse_saves_rounds(lm, folder, tmp_path):
     few = {"splits": ["unseen"], "unseen_questions": 12, "embedder": "hash"}
     config = RunConfig.of("testbed", data=str(folder), dataset="musique", out=str(tmp_path), **few)
     results = Experiment(config, lm=lm).run()
-    assert set(results["policy"]) == set(POLICIES) - set(AUTHORS)
+    assert set(results["policy"]) == set(POLICIES) - set(AUTHORS | CONTROLS)
     assert not results["failed"].any()
     rounds = results.groupby("policy")["rounds"].mean()
     assert rounds["kv_last_round"] < rounds["no_logs"]

@@ -177,7 +177,7 @@ def test_hostile_logs_are_text_in_figures_and_on_the_gallery_page(tmp_path, lm):
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy and policy.inject == "kv"])
 def test_marked_tokens_are_those_that_the_encoder_keeps(lm, name):
-    encoder, trace = Encoder(lm, PROMPT), TRACES[1]
+    encoder, trace = Encoder(lm, PROMPT, {log.id: log for log in TRACES}), TRACES[1]
     block = encoder.encode(trace, POLICIES[name])
     reading = encoder.read(trace, POLICIES[name])
     assert [reading.context.ids[slot - reading.context.injected] for slot in reading.kept] == block.ids.tolist()

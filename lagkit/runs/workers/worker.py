@@ -69,14 +69,14 @@ class Answering:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Logs, which come with the question who wants them; blocks leave for the processor's memory."""
+    """Logs, each with the one that lends its context, if any; blocks leave for the processor's memory."""
 
     policies: Mapping[str, Policy]
 
-    def work(self, run: Experiment, hand: Iterator[tuple[Wanted, Trace]]) -> Iterator[tuple[Wanted, Any]]:
+    def work(self, run: Experiment, hand: Iterator[tuple[Wanted, dict[str, Trace]]]) -> Iterator[tuple[Wanted, Any]]:
         """Blocks, or why there is none, by what was wanted."""
-        for wanted, trace in hand:
-            [(_, block)] = Local(run).encode([wanted], {wanted[0]: trace}.__getitem__, self.policies)
+        for wanted, logs in hand:
+            [(_, block)] = Local(run).encode([wanted], logs, self.policies)
             yield wanted, block if isinstance(block, Exception) else block.to(device="cpu")
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from lagkit.logs.encode import logs_to_encode
+from lagkit.logs.stranger import Logs
 from lagkit.model.kv import KVBlock
 from lagkit.policy import Policy
 from lagkit.runs.executor import Asking, Wanted
@@ -128,10 +130,14 @@ class Workers:
             yield self._failed(by_id[id], asking, trace) if isinstance(trace, LagkitError) else trace
 
     def encode(
-        self, wanted: Sequence[Wanted], read: Callable[[str], Trace], policies: Mapping[str, Policy]
+        self, wanted: Sequence[Wanted], logs: Logs, policies: Mapping[str, Policy]
     ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
         """Blocks in the processor's memory; logs are read here, so that no worker opens a store that changes."""
-        return self.pool.run(Encoding(policies), wanted, lambda want: read(want[0]), room=LOT, count=LOT)
+
+        def read(want: Wanted) -> dict[str, Trace]:
+            return logs_to_encode(want[0], logs, policies[want[1]])
+
+        return self.pool.run(Encoding(policies), wanted, read, room=LOT, count=LOT)
 
     def _failed(self, question: Question, asking: Asking, error: LagkitError) -> Trace:
         said = f"{type(error).__name__}: question {question.id!r}: {error}"

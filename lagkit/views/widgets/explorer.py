@@ -75,7 +75,7 @@ class LogExplorer(Panel):
     @classmethod
     def of(cls, run: Experiment, store: Store) -> LogExplorer:
         """The explorer of a run's logs; what is kept of them is shown as tokens of its model."""
-        return cls(store, embedder=run.embedder, encoder=Encoder(run.local_lm, run.prompt))
+        return cls(store, embedder=run.embedder, encoder=Encoder(run.local_lm, run.prompt, store))
 
     def _build_filters(self) -> None:
         rounds, nbytes = self.store.extremes()

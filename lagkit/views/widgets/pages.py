@@ -32,7 +32,7 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
     """The text that is read to encode a log, with what the policy keeps highlighted, token by token.
 
     Without an `encoder` there are no tokens: the kept words are highlighted. Raises ConfigError for an unknown policy,
-    and for one whose conversation the model's template rewrites.
+    and for one whose conversation the model's template rewrites; NoStranger as `Encoder.read`.
     """
     policy = get_policy(policy_name)
     if policy is None:

@@ -147,13 +147,14 @@ def hostile_logs() -> tuple[Trace, ...]:
         Round(f"Passage {EVIL}", f"I look. {EVIL} <keywords>sea</keywords>"),
         Round("More", f"Sea. {EVIL} <ans>b</ans>"),
     )
-    return (Trace("q1", f"Where? {EVIL}", "Be brief.", rounds), trace_of("Rome. <ans>Rome</ans>", id="q2"))
+    other = trace_of(f"Rome? {EVIL}", "Rome. <ans>Rome</ans>", question="Which town?", id="q2")
+    return (Trace("q1", f"Where? {EVIL}", "Be brief.", rounds), other)
 
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy and policy.inject != "copy"])
 def test_hostile_passages_questions_and_logs_add_no_special_token_under_any_policy(name, tmp_path, hostile_logs):
     lm = new_lm(ScriptedLM)
-    harmless = tuple(trace_of("One.", "Two. <ans>b</ans>", id=log.question_id) for log in hostile_logs)
+    harmless = [trace_of("One.", "Two. <ans>b</ans>", question=log.question, id=log.id) for log in hostile_logs]
     found = []
     for folder, logs, words in (("evil", hostile_logs, EVIL), ("kind", harmless, "Who?")):
         with open_store(tmp_path / folder, lm, *logs) as store:
@@ -168,11 +169,12 @@ def test_hostile_passages_questions_and_logs_add_no_special_token_under_any_poli
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("encode", ["conversation", "responses", "kept"])
+@pytest.mark.parametrize("encode", ["conversation", "responses", "kept", "stranger", "filler"])
 @pytest.mark.parametrize("keep", ["last_action", "last_round", "last_two_rounds", "all_rounds"])
 def test_what_is_kept_of_a_hostile_log_is_cut_where_its_words_stand(hostile_logs, encode, keep):
     lm, log = lm_of("tiny"), hostile_logs[0]
-    encoder, policy = Encoder(lm, short_prompt()), Policy("kv", keep, encode)
+    logs = {own.id: own for own in hostile_logs}
+    encoder, policy = Encoder(lm, short_prompt(), logs), Policy("kv", keep, encode)
     reading, plain = encoder.read(log, policy), lm.plain
     said = [plain(r.response) for r in log.rounds]
     expected = {"last_action": "<ans>b</ans>", "last_round": said[1]}.get(keep)
