@@ -198,7 +198,7 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def findings(differences: pd.DataFrame, split: str) -> list[str]:
+def findings(differences: pd.DataFrame, split: str) -> list[Finding]:
     """One sentence per policy: in what it differs from no logs, in what it equals it, and what remains open."""
     sentences = []
     for policy, rows in _at(differences, "split", split).groupby(level="policy", sort=False):

@@ -73,7 +73,7 @@ def _looked_at(run: Experiment, met: Sequence[Meeting], part: str, store: Store)
         seen[form] = [_Seen.of(*pair) for pair in zip(contexts, said, strict=True)]
     for form, own in seen.items():
         for n, (meeting, look) in enumerate(zip(met, own, strict=True)):
-            told = {"question_id": meeting.question.id, "keep": part, "sink": form}
+            told: dict[str, Any] = {"question_id": meeting.question.id, "keep": part, "sink": form}
             apart = _apart(lm, seen[WITH][n], look) if form == WITHOUT else {}
             rows.append(told | _shares(lm, look, part) | _outcome(run, meeting, look.response) | apart)
     return rows
