@@ -12,7 +12,9 @@ from lagkit.runs import report
 from lagkit.studies import support_page
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
+from tools import choice, forms
 from tools.codec import page as codec
+from tools.sink import page as sink
 from tools.testbed.page import markdown
 from tools.testbed.study import Study
 
@@ -26,6 +28,9 @@ PAGES: dict[str, Callable[[], str]] = {
     "codec.md": lambda: codec.remade(RESULTS / "codec.json"),
     "faults.md": lambda: faults.remade(RESULTS / "faults.parquet"),
     "gates.md": lambda: gates.remade(RESULTS / "gates.json"),
+    "sink.md": lambda: sink.remade(RESULTS / "sink"),
+    "choice.md": lambda: choice.remade(RESULTS / "choice"),
+    "forms.md": lambda: forms.remade(RESULTS / "forms"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import pandas as pd
 from typer import Argument, Option
 
+from lagkit.datasets.letters import choice_letter
 from lagkit.model.prompts.prompt import LETTERS
 from lagkit.runs import load, manifest
 from lagkit.runs.experiment import Experiment
@@ -83,8 +85,11 @@ def _scores(results: pd.DataFrame) -> str:
         for metric, scale, digits in (("accuracy", 100, 1), ("accuracy_flexible", 100, 1), ("rounds", 1, 2)):
             behind = "" if policy == "no_logs" else f" ({interval(apart.loc[(policy, metric)], metric)})"
             cells.append(f"{scale * row[metric]:.{digits}f}{behind}")
-        rows.append([*cells, f"{row['abstention']:.0%}", int(row["failures"])])
-    return markdown.table(["variant", "accuracy", "flexible", "rounds", "abstained", "failed"], rows)
+        given = results.loc[results["policy"] == policy, "answer"]
+        letters = Counter(letter for answer in given if (letter := choice_letter(answer, len(LETTERS), strict=False)))
+        chosen = ", ".join(f"{letter} {n}" for letter, n in sorted(letters.items()))
+        rows.append([*cells, f"{row['abstention']:.0%}", int(row["failures"]), chosen])
+    return markdown.table(["variant", "accuracy", "flexible", "rounds", "abstained", "failed", "letters"], rows)
 
 
 def _told(number: int, trace: Mapping[str, Any]) -> str:

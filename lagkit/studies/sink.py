@@ -6,6 +6,7 @@ kept whole, its first token is that sink. The published code reads a blank line 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from lagkit.logs.store import Store
 from lagkit.model.context import Context, Generation
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
-from lagkit.model.prompts.actions import action_spans, parse
+from lagkit.model.prompts.actions import TAGS, action_spans, parse
 from lagkit.policy import get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
@@ -35,6 +36,7 @@ FORMS = {
 }
 WITH, WITHOUT, NO_LOGS = "with", "without", "no logs"
 GARBLED = 0.5  # share of tokens that a garbled response has said before
+_BROKEN = re.compile(rf"</(?:{'|'.join(tag[1:-1] for tag in TAGS if tag[1] != '/')})(?!>)")
 
 
 def looks(run: Experiment, met: Sequence[Meeting], keep: Sequence[str] = tuple(FORMS)) -> pd.DataFrame:
@@ -45,10 +47,11 @@ def looks(run: Experiment, met: Sequence[Meeting], keep: Sequence[str] = tuple(F
     `firsts`, `logs`, `bos`, `prompt`: shares of attention, from the tokens of the response, on the first kept token of
     each log, on their others, on the first token of the prompt and on the rest; means over tokens, layers and heads.
     `acts`: whether the response has an action, `right`: whether it is the right answer, `repeated`: the share of its
-    tokens that it has said before, `garbled`: whether it has no action and that share is a half or more, and
-    `response`: its words. Of the form without a sink also its divergence from the one with it, over the tokens of that
-    one's response: `kl` (nats, mean over tokens), `agreement` of the most probable tokens, and whether both responses
-    are the `same`.
+    tokens that it has said before, `garbled`: whether it has no action and that share is a half or more, `broken`:
+    whether it closes a tag by other words than its own, as in `</ans</ans>`, and `response`: its words.
+
+    Of the form without a sink also its divergence from the one with it, over the tokens of that one's response: `kl`
+    (nats, mean over tokens), `agreement` of the most probable tokens, and whether both responses are the `same`.
 
     Raises ConfigError for another part kept, ContextTooLong, UnsupportedModel.
     """
@@ -137,5 +140,11 @@ def _outcome(run: Experiment, meeting: Meeting, response: Generation) -> dict[st
         "right": float(right),
         "repeated": repeated,
         "garbled": float(not acts and repeated >= GARBLED),
+        "broken": float(broken(response.text)),
         "response": response.text.strip(),
     }
+
+
+def broken(response: str) -> bool:
+    """Whether a response begins to close a tag and does not do so."""
+    return bool(_BROKEN.search(response))

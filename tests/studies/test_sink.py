@@ -95,3 +95,18 @@ def test_garbled_is_what_repeats_itself_without_an_action():
     ):
         found = sink._outcome(run, meeting, Generation(text, ids, Usage(0, 0, 0, 0.0)))
         assert (found["garbled"], found["right"]) == (garbled, float("Ann" in text))
+
+
+@pytest.mark.parametrize(
+    ("response", "broken"),
+    [
+        ("<ans>no</ans</ans>", True),
+        ("<ans>no</ans</", True),
+        ("<keywords>x</keywords", True),
+        ("<ans>no</ans>", False),
+        ("<ans>No. The answer is no.", False),
+        ("a</answer> b", True),
+    ],
+)
+def test_broken_is_a_tag_that_is_closed_by_other_words(response, broken):
+    assert sink.broken(response) is broken

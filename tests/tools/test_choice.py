@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from lagkit.datasets.loaders import load
@@ -42,6 +43,8 @@ def test_gpqa_s_format_goes_through_the_loop_to_a_page_of_traces(tmp_path, capsy
     assert f"{asked.text} Right is ({asked.answers[0]}) " in told
     assert told.count("[assistant]\nFirst, <subquestion>what is known</subquestion>") == 2
     assert told.count(f"[assistant]\n~ ~ ~ <ans>({asked.answers[0]})</ans>") == 2
+    letters = Counter(["A"] * 5 + [asked.answers[0]])
+    assert told.count(", ".join(f"{letter} {n}" for letter, n in sorted(letters.items())) + " |") == 2
     assert told.count("Round 1, in which it found the logs of: ") == 1
     assert choice.remade(tmp_path / "choice") == told
     assert json.loads((tmp_path / "choice" / "gpqa-form.json").read_text())["settings"]["dataset"] == "gpqa"

@@ -19,7 +19,15 @@ def cell(keep: str, form: str, garbled: int, firsts: float, same: int | None = N
     rows = []
     for i in range(N):
         row = {"question_id": f"q{i}", "keep": keep, "sink": form, "garbled": float(i < garbled), "response": f"r{i}"}
-        row |= {"acts": 1.0, "right": 0.0, "firsts": firsts + i / 1000, "bos": 0.1, "hops": [f"h{i}"]}
+        row |= {
+            "acts": 1.0,
+            "broken": 0.0,
+            "right": 0.0,
+            "firsts": firsts + i / 1000,
+            "logs": 0.2,
+            "prompt": 0.1 + i / 100,
+            "hops": [f"h{i}"],
+        }
         rows.append(row if same is None else {**row, "same": float(i < same), "agreement": 0.25, "kl": 7.0 + i})
     return rows
 
@@ -45,8 +53,8 @@ def test_the_page_tells_shares_and_paired_changes_with_their_intervals(tmp_path)
     told = (tmp_path / "sink.md").read_text(encoding="utf-8")
     assert "small in float32 on wikihop: 12 unseen questions, each behind the 3 nearest of 9 logs, 2 of which" in told
     lines = {tuple(line.strip("| ").split(" | ")[:2]): line for line in told.splitlines() if line.startswith("| ")}
-    assert "| 0.0% [0.0, 24.2] | 100.0% [75.8, 100.0] | 0.0% [0.0, 24.2] |  | 10.0%" in lines["no logs", "no logs"]
-    assert "| 0.0% [0.0, 24.2] | 100.0% [75.8, 100.0] |" in lines["last action", "with"]
+    assert "| 100.0% [75.8, 100.0] | 0.0% [0.0, 24.2] |  |  | 15.5%" in lines["no logs", "no logs"]
+    assert "| 0.0% [0.0, 24.2] | 0.0% [0.0, 24.2] | 100.0% [75.8, 100.0] |" in lines["last action", "with"]
     assert "| 83.3% [55.2, 95.3] |" in lines["last action", "without"]
     changed = page.changes(rows).loc["last_action"]
     assert changed["garbled"].mean == pytest.approx(-10 / 12)

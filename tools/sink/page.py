@@ -17,10 +17,12 @@ from lagkit.util import files, markdown
 
 _SHARES = {
     "garbled": "garbled",
+    "broken": "broken tag",
     "acts": "act",
     "right": "right",
     "firsts": "attention to first tokens",
-    "bos": "to BOS",
+    "logs": "to their others",
+    "prompt": "to the prompt",
 }
 _APART = {"same": "same response", "agreement": "same next token", "kl": "KL, nats"}
 
@@ -78,7 +80,7 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
         values = own.set_index("question_id")
         names = [*_SHARES, *(_APART if key[1] == sink.WITHOUT else ())]
         if key[1] == sink.NO_LOGS:
-            names.remove("firsts")
+            names = [name for name in names if name not in ("firsts", "logs")]
         found[key] = {name: mean_interval(values[name], hops) for name in names}
     return pd.DataFrame.from_dict(found, orient="index")
 
