@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from lagkit.policy import Policy, named_policies
+from lagkit.policy import POLICIES, Policy, named_policies
 from lagkit.util.errors import ConfigError
 
 # Each has a contrast of 3 and more to white and to the dark pages, and those that stand beside each other differ
@@ -36,6 +37,7 @@ _MEANT = {
 }
 _INJECTED = {"kv": "KV", "text": "text", "cheatsheet": "notes", "copy": "copied answer"}
 _READ = {"conversation": "read with its conversation", "kept": "read alone"}
+_NAMES = re.compile(rf"(?<![\w/])(?:{'|'.join(sorted(POLICIES, key=len, reverse=True))})(?![\w/])")
 _PLACED = {"prefix": "behind the head", "user_turn": "in the user turn"}
 
 
@@ -71,6 +73,11 @@ def readable(name: object) -> str:
         return str(name)
     changes = [change.replace("_", " ").replace("=", " ") for change in str(name).split("+")[1:]]
     return ", ".join([*(_words(str(name), policy) if policy else ["no logs"]), *changes])
+
+
+def reworded(text: str) -> str:
+    """A text in which each variant that is named in code is called as people read it."""
+    return _NAMES.sub(lambda found: readable(found[0]), text)
 
 
 def _words(name: str, policy: Policy) -> list[str]:

@@ -111,3 +111,9 @@ def test_names_are_for_people(name, read):
 
 def test_no_two_variants_are_called_alike():
     assert len({palette.readable(name) for name in POLICIES}) == len(POLICIES)
+
+
+def test_variants_in_a_sentence_are_called_as_people_read_them():
+    assert palette.reworded("Against kv_last_round_prefix, no_logs and my_kv_block") == (
+        "Against KV, last round, behind the head, no logs and my_kv_block"
+    )

@@ -157,7 +157,7 @@ def rows_down(figure: go.Figure, names: list[str]) -> go.Figure:
 
 def laid_out(figure: go.Figure, title: str, height: int, caption: str) -> go.Figure:
     """The title with the caption below it, readable names, the margins, and a legend below the axis and its title."""
-    wrapped = textwrap.wrap(caption, _WIDE)
+    wrapped = textwrap.wrap(palette.reworded(caption), _WIDE)
     top = _TITLE + _LINE * len(wrapped) + 26 * bool(figure.layout.annotations)
     bottom = 90 if any(axis.title.text for axis in figure.select_xaxes()) else 70
     height += max(0, top - TOP)
@@ -166,7 +166,7 @@ def laid_out(figure: go.Figure, title: str, height: int, caption: str) -> go.Fig
     figure.for_each_trace(lambda trace: trace.update(name=_shown(trace.name)) if trace.name else None)
     figure.for_each_annotation(lambda note: note.update(text=_shown(note.text)) if note.text else None)
     figure.update_layout(
-        title={"text": plain(title), "subtitle": below, **place},
+        title={"text": plain(palette.reworded(title)), "subtitle": below, **place},
         height=height,
         margin={"l": 20, "r": 20, "t": top, "b": bottom},
         # So many pixels below the axis, whatever the height.

@@ -63,19 +63,19 @@ def by_rounds(
 def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.Figure:
     """A mark for each policy over the bytes of its logs (log axis), a panel for each of `measures` (metric -> title).
 
-    table: as `log_size.outcomes` gives. Colour says how a log was encoded, the mark's shape what is kept of it; bars
-    are intervals of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little
-    apart.
+    table: as `log_size.outcomes` gives. Colour says in which form a log is reused, the mark's shape what is kept of
+    it, and an open mark that it was encoded otherwise than behind all responses; bars are intervals of the difference to the
+    baseline, whose mean is the dashed line. Marks of one size stand a little apart.
     """
-    table = apart(table.set_index("metric", append=True)).reset_index("metric")
+    table = apart(table.set_index(["policy", "metric"])).reset_index()
     rows = table[table["metric"].isin(measures)]
     rows = scaled(rows, scales := rows["metric"].map(scale_of)).assign(panel=rows["metric"].map(measures))
     same = rows.groupby(["metric", "bytes"])["bytes"]
     rows["x"] = rows["bytes"] * _APART ** (same.cumcount() - (same.transform("size") - 1) / 2)
-    colours = dict(zip(dict.fromkeys(table["encode"]), palette.SERIES, strict=False))
+    colours = palette.colours(table["policy"])
     look: How = {
-        "color_discrete_map": {plain(p): colours[e] for p, e in zip(table["policy"], table["encode"], strict=True)},
-        "symbol_map": {plain(p): _SHAPES.get(k, "x") for p, k in zip(table["policy"], table["keep"], strict=True)},
+        "color_discrete_map": {plain(name): colours[name] for name in table["policy"]},
+        "symbol_map": {plain(row.policy): _shape(row.keep, row.encode) for row in table.itertuples()},
         "labels": {"x": "bytes per log"},
     }
     spread: How = {
@@ -96,6 +96,10 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     for column, base in enumerate((scales * rows["base"]).groupby(rows["panel"], sort=False).first(), 1):
         figure.add_hline(y=base, line=_DASHED, col=column)
     return figure.update_xaxes(POWERS).update_yaxes(title_text=None)
+
+
+def _shape(keep: str, encode: str) -> str:
+    return _SHAPES.get(keep, "x") + {"kept": "-open", "conversation": "-open-dot"}.get(encode, "")
 
 
 def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:

@@ -142,12 +142,14 @@ def _span(table: pd.DataFrame, scale: int) -> list[float]:
 def _reach(own: pd.DataFrame, rows: str, scale: int) -> list[float] | None:
     """The axis without the row that is farthest off, where that alone would squeeze all others; None elsewhere."""
     ends = scale * own[["mean", "low", "high"]].assign(zero=0.0)
-    farthest = own.loc[own["mean"].abs().idxmax(), rows] if own["mean"].notna().any() else None
-    others = ends[own[rows] != farthest]
-    span, whole = (part.max().max() - part.min().min() for part in (others, ends))
-    if own[rows].nunique() < 4 or not span or whole < _FAR * span:
+    if own[rows].nunique() < 4 or own["mean"].isna().all():
         return None
-    return [float(others.min().min() - 0.15 * span), float(others.max().max() + 0.15 * span)]
+    far = own[rows] == own.loc[own["mean"].abs().idxmax(), rows]
+    low, high = ends[~far].min().min(), ends[~far].max().max()
+    whole = max(high, ends.loc[far, "mean"].max()) - min(low, ends.loc[far, "mean"].min())
+    if whole < _FAR * (high - low):
+        return None
+    return [float(low - 0.15 * (high - low)), float(high + 0.15 * (high - low))]
 
 
 def _arrows(marks: go.Scatter, reach: list[float]) -> list[go.Scatter]:
