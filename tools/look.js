@@ -7,10 +7,16 @@
   const area = (one) => one.width * one.height;
 
   // Contrast as WCAG has it, between a colour and the first opaque one beneath.
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true }), known = new Map();
   const rgba = (text) => {
-    const canvas = rgba.canvas || (rgba.canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true }));
-    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = "#0000"; canvas.fillStyle = text; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data];
+    if (!known.has(text)) {
+      canvas.clearRect(0, 0, 1, 1);
+      canvas.fillStyle = "#0000";
+      canvas.fillStyle = text;
+      canvas.fillRect(0, 0, 1, 1);
+      known.set(text, [...canvas.getImageData(0, 0, 1, 1).data]);
+    }
+    return known.get(text);
   };
   const bright = (colour) => colour.slice(0, 3).map((one) => one / 255).map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)).reduce((sum, one, at) => sum + one * [0.2126, 0.7152, 0.0722][at], 0);
   const contrast = (a, b) => { const [low, high] = [bright(rgba(a)), bright(rgba(b))].sort((x, y) => x - y); return (high + 0.05) / (low + 0.05); };

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import nbformat
 import typer
@@ -14,8 +14,9 @@ from playwright.sync_api import Page, sync_playwright
 from lagkit.nightly.pages import PLOTLY
 from lagkit.views.pictures import alt_text, browser
 
-THEMES = ("light", "dark")
+THEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
 HIGHEST = 900  # pixels of a figure; more does not fit on a screen
+_SECONDS, _DRAWN = 120, 500  # of a page on a busy machine; and milliseconds in which a theme's figures are drawn
 _SCRIPT = Path(__file__).parent / "look.js"
 _DECIMAL = re.compile(r"(?<![\w.,])[+-]?(\d[\d,]*\.\d+)(?![\w.]*\d|\.\w)")
 _MISSING = re.compile(r"\b(nan|NaN|NaT|None|inf)\b|<NA>")
@@ -53,10 +54,11 @@ def notebook(path: Path) -> list[str]:
 def look(page: Page, path: Path, pictures: Path | None = None) -> list[str]:
     """What is wrong with one page, in both themes. pictures: a folder for a screenshot of each."""
     found: list[str] = []
+    page.emulate_media(color_scheme="light")
+    page.goto(path.resolve().as_uri())
     for theme in THEMES:
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]  # a word of two
-        page.goto(path.resolve().as_uri())
-        page.wait_for_timeout(300)  # figures are drawn, and drawn again for the dark theme
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_timeout(_DRAWN)
         seen: dict[str, Any] = page.evaluate(_SCRIPT.read_text(encoding="utf-8"), HIGHEST)
         faults = [*seen["faults"], *(fault for text in seen["texts"] for fault in words(text))]
         found += [f"{theme}: {fault}" for fault in faults if f"{THEMES[0]}: {fault}" not in found]
@@ -72,6 +74,7 @@ def faults(paths: Iterable[Path], pictures: Path | None = None) -> list[str]:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=browser(), args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(1000 * _SECONDS)
         for path in paths:
             own = notebook(path) if path.suffix == ".ipynb" else look(page, path, pictures)
             found += [f"{path.name}: {fault}" for fault in own]

@@ -69,8 +69,8 @@ def unit_of(metric: str) -> str:
 def as_row(what: str, row: Mapping[str, float] | pd.Series, metric: str, verdict: str = "") -> Told:
     """A row of `metrics.compare` for a table; scores in points. verdict: in place of `judged`."""
     scale, digits = (1, "+.2f") if metric == "rounds" else (100, "+.1f")
-    numbers = (scale * float(row[name]) for name in ("mean", "low", "high"))
-    return Told(what, verdict or judged(row, metric), *numbers, unit_of(metric), digits)
+    mean, low, high = (scale * float(row[name]) for name in ("mean", "low", "high"))
+    return Told(what, verdict or judged(row, metric), mean, low, high, unit_of(metric), digits)
 
 
 def difference(name: str, row: Mapping[str, float] | pd.Series, metric: str, baseline: str = "no_logs") -> Finding:

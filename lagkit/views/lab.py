@@ -142,14 +142,15 @@ def conclude(
         if twice := rows[rows.duplicated(["policy", "split", "question_id"])].to_dict("records"):
             raise DataError(f"{twice[0]['policy']} answers {twice[0]['question_id']} twice: name the policies apart.")
         rows.to_parquet(folder / ANSWERS, compression="zstd")
+    told = [*(verdict or findings[:3])]
     record = {
         "metrics": {name: float(value) for name, value in measured.items()},
-        "verdict": [*(verdict or findings[:3])],
+        "verdict": told,
         "findings": list(findings),
         "settings": dict(settings or {}),
         "git": manifest.git_state(),
         "machine": manifest.machine(),
     }
     files.write_json(folder / "metrics.json", record)
-    say(record["verdict"])
+    say(told)
     return Details(findings)

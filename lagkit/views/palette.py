@@ -25,6 +25,7 @@ _FORMS = {None: NONE, "kv": KV, "text": TEXT, "cheatsheet": NOTES, "copy": COPY}
 _MEANT = {
     "no logs": NONE,
     "keys and values": KV,
+    "KV": KV,
     "notes": NOTES,
     "copied answer": COPY,
     "unseen": UNSEEN,

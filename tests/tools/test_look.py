@@ -115,8 +115,7 @@ def test_nothing_is_found_on_a_sound_page(found):
 @pytest.mark.parametrize(("number", "fault"), enumerate(FIGURES, 1))
 def test_a_fault_of_a_figure_is_found_there(found, number, fault):
     own = [line for line in found if f"figure {number}" in line]
-    assert own
-    assert all(fault in line for line in own), own
+    assert any(fault in line for line in own), found
 
 
 def test_a_pale_colour_is_found_on_white_alone(found):

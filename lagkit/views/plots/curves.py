@@ -64,8 +64,8 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     """A mark for each policy over the bytes of its logs (log axis), a panel for each of `measures` (metric -> title).
 
     table: as `log_size.outcomes` gives. Colour says in which form a log is reused, the mark's shape what is kept of
-    it, and an open mark that it was encoded otherwise than behind all responses; bars are intervals of the difference to the
-    baseline, whose mean is the dashed line. Marks of one size stand a little apart.
+    it, and an open mark that it was encoded otherwise than behind all responses; bars are intervals of the
+    difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
     """
     table = apart(table.set_index(["policy", "metric"])).reset_index()
     rows = table[table["metric"].isin(measures)]
