@@ -112,7 +112,7 @@ def test_nothing_is_found_on_a_sound_page(found):
     assert [line for line in found if line.startswith("sound.html")] == []
 
 
-@pytest.mark.parametrize(("number", "fault"), enumerate(FIGURES, 1))
+@pytest.mark.parametrize(("number", "fault"), [*enumerate(FIGURES, 1)])
 def test_a_fault_of_a_figure_is_found_there(found, number, fault):
     own = [line for line in found if f"figure {number}" in line]
     assert any(fault in line for line in own), found

@@ -26,7 +26,7 @@ BARS_X = {"error_x": "up", "error_x_minus": "down"}  # the columns of `scaled`, 
 BARS_Y = {"error_y": "up", "error_y_minus": "down"}
 _BAR = {"thickness": 1.5, "width": 3}
 _TITLE, _LINE = 48, 17  # pixels of the title, and of a line of the caption
-_WIDE = 118  # characters of a caption's line
+_WIDE = 140  # characters of a caption's line
 TOP = 90  # pixels above the panels that a figure's height reckons with
 
 

@@ -22,6 +22,7 @@ from lagkit.views.plots.basic import (
     rows_down,
     scale_of,
     scaled,
+    within,
 )
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
@@ -69,6 +70,7 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     """
     table = apart(table.set_index(["policy", "metric"])).reset_index()
     rows = table[table["metric"].isin(measures)]
+    rows = pd.concat([own if metric == "rounds" else within(own) for metric, own in rows.groupby("metric", sort=False)])
     rows = scaled(rows, scales := rows["metric"].map(scale_of)).assign(panel=rows["metric"].map(measures))
     same = rows.groupby(["metric", "bytes"])["bytes"]
     rows["x"] = rows["bytes"] * _APART ** (same.cumcount() - (same.transform("size") - 1) / 2)

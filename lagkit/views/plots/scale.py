@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lagkit.views import palette
-from lagkit.views.plots.basic import How, faceted, laid_out, long
+from lagkit.views.plots.basic import POWERS, How, faceted, laid_out, long, plain
 
 SIDES = {"lagkit": palette.KV, "authors": palette.TEXT}
 # Column -> title, and the factor from a result's unit to that of the title.
@@ -32,7 +32,6 @@ _STEPS = {"search": "search", "read": "read and inject", "add": "add", "evict": 
 _SIZES = {"blocks_mb": "blocks", "database_mb": "database", "wal_mb": "write-ahead log"}
 _MOST = 3.0  # decades of gain at which the colours end
 _TWO_ROWS: How = {"facet_col_wrap": 2, "facet_col_spacing": 0.1, "facet_row_spacing": 0.14, "markers": True}
-_DECADES = {"type": "log", "dtick": 1}
 
 
 def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -67,7 +66,7 @@ def race(table: pd.DataFrame, title: str) -> go.Figure:
     look: How = {"color_discrete_map": SIDES, "facet_col": "panel", **_TWO_ROWS}
     caption = "Medians of several runs; both axes are logarithmic. A dash and a mark for each workload."
     figure = faceted(px.line, rows, title, 720, caption, own="y", **spread, **look).update_traces(marker_size=8)
-    return figure.update_xaxes(_DECADES, showticklabels=True).update_yaxes(_DECADES, title_text=None)
+    return figure.update_xaxes(POWERS, showticklabels=True).update_yaxes(POWERS, title_text=None)
 
 
 def good_enough(table: pd.DataFrame, by: str = "index", recall: float = 0.99) -> pd.DataFrame:
@@ -88,10 +87,13 @@ def search(table: pd.DataFrame, title: str, recall: float = 0.99) -> go.Figure:
     """
     rows = long(table.assign(reached=table["recall"]).sort_values("logs"), _SEARCH, ["index", "logs", "reached"])
     order = {"index": list(dict.fromkeys(table["index"]))}
+    dashes = {plain(name): dash for name, dash in palette.dashes(order["index"]).items()}
     spread: How = {
         "x": "logs",
         "y": "value",
         "color": "index",
+        "line_dash": "index",
+        "line_dash_map": dashes,
         "facet_col": "panel",
         "custom_data": ["reached"],
     }
@@ -103,7 +105,7 @@ def search(table: pd.DataFrame, title: str, recall: float = 0.99) -> go.Figure:
         colour, found = line.line.color, line.customdata[:, 0]
         shapes = ["circle-open" if row < recall else "circle" for row in found]
         line.marker = {"color": colour, "size": 9, "symbol": shapes}
-    figure.update_xaxes(_DECADES, showticklabels=True).update_yaxes(_DECADES, title_text=None)
+    figure.update_xaxes(POWERS, showticklabels=True).update_yaxes(POWERS, title_text=None)
     return figure.update_yaxes(type="linear", dtick=None, row=2, col=2)  # of the recall; rows count from the bottom
 
 

@@ -82,7 +82,7 @@ def test_numbers_have_four_significant_digits(value, shown):
 
 
 def test_a_caption_stands_below_the_title_and_makes_its_own_room():
-    figure = plots.basic.laid_out(go.Figure(), "Title", 400, "a caption of some words " * 10)
+    figure = plots.basic.laid_out(go.Figure(), "Title", 400, "a caption of some words " * 14)
     lines = figure.layout.title.subtitle.text.split("<br>")
     assert len(lines) == 3
     assert figure.layout.height == 400 + figure.layout.margin.t - plots.basic.TOP
