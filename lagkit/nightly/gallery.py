@@ -22,6 +22,7 @@ from lagkit.nightly.pages import PLOTLY, without_widgets
 from lagkit.util.errors import DataError
 from lagkit.util.files import write
 from lagkit.util.terminal import tell
+from lagkit.views.pictures import alt_text
 
 LIMIT = 1_500_000  # bytes of a copy; GitHub does not show notebooks that are much larger
 _KEPT = {"kernelspec", ("language_info", "name", "file_extension", "mimetype", "pygments_lexer")}
@@ -90,6 +91,13 @@ class Executed:
         """The first figure as a PNG; None where there is no figure, or it was shown without a picture."""
         first = next((data["image/png"] for data in self.figures if "image/png" in data), None)
         return base64.b64decode(first) if first else None
+
+    @cached_property
+    def verdict(self) -> str:
+        """What `lag.conclude` filled in under the title, as Markdown; empty where there is none."""
+        tagged = [cell for cell in self.notebook.cells if "verdict" in cell.metadata.get("tags", [])]
+        said = [output.data.get("text/markdown", "") for cell in tagged for output in cell.outputs if "data" in output]
+        return "".join(said[:1])
 
     @cached_property
     def made(self) -> dict[str, str]:
@@ -181,7 +189,7 @@ def write_copies(executed: Sequence[Executed], folder: Path) -> Path:
     for one in executed:
         write(folder / f"{one.name}.ipynb", texts[one.name])
         title, question = one.opening
-        parts += [f"## [{title}]({one.name}.ipynb)", question]
+        parts += [f"## [{title}]({one.name}.ipynb)", question, *filter(None, [one.verdict])]
         if one.preview:
             write(folder / f"{one.name}.png", one.preview)
             parts.append(f"[![The first figure of {one.name}]({one.name}.png)]({one.name}.ipynb)")
@@ -202,6 +210,8 @@ def copy_of(one: Executed) -> str:
         cell.metadata = NotebookNode({name: tags for name, tags in cell.metadata.items() if name == "tags" and tags})
         if cell.cell_type == "code":
             for output in cell.outputs:
+                if PLOTLY in output.get("data", {}):
+                    output.metadata = NotebookNode({"image/png": {"alt": alt_text(output.data[PLOTLY])}})
                 if output.output_type == "stream":  # lines of progress differ from run to run
                     output.text = _PROGRESS.sub("", output.text)
             cell.outputs = [output for output in cell.outputs if output.get("text") != ""]

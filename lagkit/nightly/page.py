@@ -114,6 +114,7 @@ def _job(
         "log": folder / "log.txt",
     }
     since: Since | None = history.since(table["failed"]) if failed and len(table) else None
+    record = read_metrics(folder)
     return {
         "name": task.name,
         "outcome": outcome,
@@ -123,7 +124,7 @@ def _job(
         "passed": sum(not gate["failed"] for gate in own),
         "others": {metric: value for metric, value in measured.items() if metric not in gated},
         "parameters": ", ".join(f"{name}={value}" for name, value in task.parameters.items()),
-        "findings": [str(finding) for finding in read_metrics(folder).get("findings", [])],
+        "findings": [str(finding) for finding in record.get("verdict") or record.get("findings", [])],
         "links": {name: path.relative_to(out).as_posix() for name, path in links.items() if path.exists()},
     }
 

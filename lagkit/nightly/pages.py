@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from copy import deepcopy
 from functools import partial
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from secrets import token_urlsafe
@@ -19,7 +21,8 @@ from traitlets.config import Config
 
 from lagkit.util import files
 from lagkit.views.findings import SORT
-from lagkit.views.pictures import CONFIG
+from lagkit.views.palette import TEMPLATES as LOOKS
+from lagkit.views.pictures import CONFIG, alt_text
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -66,11 +69,12 @@ def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
     exporter.register_filter("figure", partial(_figure, nonce=nonce))
     sorting = SORT.replace("<script>", f'<script nonce="{nonce}">')
     resources = {"nonce": nonce, "script": script, "back": back, "sorting": sorting, "metadata": {"name": title}}
+    resources["dark"] = json.dumps(LOOKS["dark"].to_plotly_json())
     return str(exporter.from_notebook_node(without_widgets(notebook), resources=resources)[0])
 
 
 def _figure(output: NotebookNode, nonce: str) -> str:
-    """A figure as an element that plotly.js fills."""
+    """A figure as an element that plotly.js fills, with its picture for readers without scripts, and both in words."""
     figure = output.data[PLOTLY]
     html: str = pio.to_html(
         {part: figure[part] for part in ("data", "layout")},
@@ -82,7 +86,10 @@ def _figure(output: NotebookNode, nonce: str) -> str:
     )
     # The last script is Plotly's own: JSON inside it holds no "<", and what a layout smuggles in stands before it.
     before, tag, after = html.rpartition("<script")
-    return f'{before}{tag} nonce="{nonce}"{after}'
+    alt = escape(alt_text(figure))
+    picture = escape(output.data.get("image/png", "").replace("\n", ""))
+    instead = f'<noscript><img alt="{alt}" src="data:image/png;base64,{picture}"></noscript>' if picture else ""
+    return f'<div role="img" aria-label="{alt}">{before}{tag} nonce="{nonce}"{after}{instead}</div>'
 
 
 def write_script(folder: Path) -> Path:

@@ -200,8 +200,8 @@ def markdown(
 
 def findings(differences: pd.DataFrame, split: str) -> list[Finding]:
     """One sentence per policy: in what it differs from no logs, in what it equals it, and what remains open."""
-    sentences = []
-    for policy, rows in _at(differences, "split", split).groupby(level="policy", sort=False):
+    sentences: list[str] = []
+    for policy, rows in _at(metrics.apart(differences), "split", split).groupby(level="policy", sort=False):
         said, cells, what = [], [], f"`{policy}` against `no_logs`"
         for (_, metric), row in rows.iterrows():
             words = judged(row, metric, *(("more", "fewer") if metric == "rounds" else ("higher", "lower")))

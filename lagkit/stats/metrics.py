@@ -151,6 +151,15 @@ def scores_in(results: pd.DataFrame) -> list[str]:
     return [name for name in (*SCORES, *METRICS) if name in results]
 
 
+def apart(differences: pd.DataFrame) -> pd.DataFrame:
+    """Rows of differences (index: ..., metric) without those of F1 where F1 says throughout what EM says."""
+    metric = differences.index.get_level_values("metric")
+    if not {"em", "f1"} <= {*metric}:
+        return differences
+    em, f1 = (differences["mean"].xs(name, level="metric") for name in ("em", "f1"))
+    return differences[metric != "f1"] if f1.equals(em.reindex(f1.index)) else differences
+
+
 def _scored(results: pd.DataFrame) -> pd.DataFrame:
     """A failed question may lack a score; counting it as 0 keeps failures from raising the mean."""
     return results.assign(**{name: results[name].fillna(0.0) for name in scores_in(results)})

@@ -47,7 +47,7 @@ def findings(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
 def verdict(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
     """What `focus` brings on unseen questions in four sentences: the score, the rounds, what changed, and the cost."""
     main, unseen = metrics.first_score(results), results[results["split"] == "unseen"]
-    own = run.differences(results).loc[(focus, "unseen")]
+    own = run.differences(results).xs((focus, "unseen"), level=("policy", "split"))
     turned = changed.counts(results).loc[(focus, "unseen")]
     return [
         *(difference(focus, own.loc[metric], metric) for metric in (main, "rounds")),

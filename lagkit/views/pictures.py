@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from base64 import b64encode
+from html import unescape
 from importlib.util import find_spec
 from threading import Thread
 from typing import Any
@@ -50,6 +51,26 @@ class _Picture(MimetypeRenderer):  # type: ignore[misc]  # Plotly has no types
             warn(str(error))
             use_renderers(pictures=False)
             return {}
+
+
+def alt_text(figure: dict[str, Any]) -> str:
+    """What a figure shows, in words: its title and caption, its axes, and the names of what is drawn."""
+    layout, data = figure.get("layout", {}), figure.get("data", [])
+    title = layout.get("title")
+    below = _text(title.get("subtitle")) if isinstance(title, dict) else ""
+    axes = [_text(layout[name].get("title")) for name in layout if name[1:5] == "axis"]
+    names = {"Panels": map(_text, layout.get("annotations", [])), "Axes": axes}
+    names["Drawn"] = (str(trace.get("name", "")) for trace in data)
+    told = [_text(title), below.replace("<br>", " ").rstrip(".")]
+    for what, those in names.items():
+        if listed := ", ".join(filter(None, dict.fromkeys(those))):
+            told.append(f"{what}: {listed}")
+    return unescape(". ".join(filter(None, told))) + "."
+
+
+def _text(part: Any) -> str:
+    """The words of a title or an annotation, which Plotly also takes bare."""
+    return str(part.get("text", "")) if isinstance(part, dict) else str(part or "")
 
 
 def browser() -> str:

@@ -7,7 +7,7 @@ from html import escape
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from lagkit.stats.metrics import SCORES
+from lagkit.stats.metrics import SCORES, apart
 from lagkit.stats.wording import interval
 from lagkit.views.findings import verdict as verdict
 
@@ -22,10 +22,31 @@ _FORMATS = {
 }
 
 
+def number(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits, whole ones with all of theirs; empty where it is missing."""
+    if value != value:
+        return ""
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+
+
+def use_numbers() -> None:
+    """Have all tables of a notebook show `number`, those that pandas shows by itself among them."""
+    pd.set_option("display.float_format", number)
+    pd.set_option("styler.format.na_rep", "")
+    pd.set_option("styler.format.precision", 4)
+
+
 def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
-    """The table with each column in the form of its name; text is escaped and stands left, missing values are empty."""
+    """The table with each column in the form of its name; text is escaped and stands left, missing values are empty.
+
+    Numbers of other names have four significant digits (`number`). F1 is left out where it is EM throughout.
+    """
+    if {"em", "f1"} <= {*frame.columns} and frame["em"].equals(frame["f1"]):
+        frame = frame.drop(columns="f1")
     forms = dict.fromkeys(frame.select_dtypes("integer"), "{:,}")
-    forms |= {name: _FORMATS[name] for name in frame.select_dtypes("floating") if name in _FORMATS}
+    forms |= {name: _FORMATS.get(name, number) for name in frame.select_dtypes("floating")}
     words = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     style = frame.style.format(forms, na_rep="", escape="html")
     style = style.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
@@ -36,6 +57,7 @@ def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
 
 def intervals(differences: pd.DataFrame) -> pd.DataFrame:
     """Differences (index: ..., metric) as text with their intervals, a column for each metric; scores in points."""
+    differences = apart(differences)
     order = list(dict.fromkeys(differences.index.get_level_values("metric")))
     rows = list(dict.fromkeys(differences.index.droplevel("metric")))
     told = pd.Series([interval(row, key[-1]) for key, row in differences.iterrows()], differences.index)

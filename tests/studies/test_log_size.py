@@ -11,8 +11,8 @@ from lagkit.stats import metrics
 from lagkit.studies import log_size as storage
 from lagkit.studies.attribution import contributions, found_by_rank, retrieved
 from lagkit.util.errors import EmptyStore
+from lagkit.views import palette
 from lagkit.views.lab import open_run
-from lagkit.views.plots import COLOURS
 from lagkit.views.plots.curves import by_bytes
 
 NAMES = ("no_logs", "text_last_round", "kv_last_action", "kv_last_round", "kv_block")
@@ -93,10 +93,11 @@ def test_outcomes_lay_the_differences_interval_around_the_policys_own_mean():
     assert row["low"] == pytest.approx(0.5 + found.loc[("kv_last_round", "em"), "low"])
     figure = by_bytes(table, {"em": "EM", "rounds": "rounds"}, "Title")
     marks = [trace for trace in figure.data if trace.xaxis == "x"]
-    assert [(mark.name, mark.y[0]) for mark in marks] == [("kv_last_round", 75), ("kv_block", 100)]
+    assert [(mark.name, mark.y[0]) for mark in marks] == [("KV, last round", 75), ("KV, last round, read alone", 100)]
     assert marks[0].x[0] < 1000 < marks[1].x[0], "marks of one size stand apart"
     assert marks[0].x[0] * marks[1].x[0] == pytest.approx(1000**2)
-    assert [mark.marker.color for mark in marks] == [COLOURS[0], COLOURS[1]]
+    assert [mark.marker.color for mark in marks] == [palette.KV] * 2
+    assert [mark.marker.symbol for mark in marks] == ["circle", "circle-open"]
     assert [trace.y[0] for trace in figure.data if trace.xaxis == "x2"] == [4, 4], "rounds are not in percent"
     assert figure.layout.xaxis.type == "log"
     assert [shape.y0 for shape in figure.layout.shapes] == [50, 4]

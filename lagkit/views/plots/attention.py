@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
+from lagkit.views import palette
 from lagkit.views.plots.basic import BARS_X, How, faceted, laid_out, long, plain, rows_down, scaled
 
 
@@ -16,7 +17,8 @@ def shares(table: pd.DataFrame, columns: Mapping[str, str], title: str, x: str) 
     """Bars side by side over the index of `table`: one colour for each of `columns` (column -> name)."""
     rows = long(table.set_axis([str(value) for value in table.index]).rename_axis(x).reset_index(), columns, [x])
     labels: How = {"value": "share of attention"}
-    figure = faceted(px.bar, rows, title, 400, x=x, y="value", color="panel", barmode="group", labels=labels)
+    caption = "Mean share of a token's attention, over layers, heads and logs; side by side, what it is held against."
+    figure = faceted(px.bar, rows, title, 400, caption, x=x, y="value", color="panel", barmode="group", labels=labels)
     return figure.update_xaxes(type="category").update_yaxes(rangemode="tozero")
 
 
@@ -43,7 +45,8 @@ def heads(table: pd.DataFrame, value: str, panel: str, title: str) -> go.Figure:
         note.text = plain(name)
     figure.update_traces(hovertemplate="layer %{y}, head %{x}: %{z:+.3f}<extra></extra>")
     figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
-    laid_out(figure, title, height=240 + 22 * table["layer"].nunique())
+    caption = "A cell for each head: means over the cases. Red is above zero, blue below; white is no difference."
+    laid_out(figure, title, 240 + 22 * table["layer"].nunique(), caption)
     return figure.update_layout(coloraxis_colorbar={"title_side": "right", "thickness": 14})
 
 
@@ -51,7 +54,8 @@ def by_layer(table: pd.DataFrame, value: str, title: str, y: str) -> go.Figure:
     """Lines over the layers, a colour for each `condition`, a panel for each `part`; rows of the same are averaged."""
     means = table.groupby(["part", "condition", "layer"], sort=False)[value].mean().reset_index()
     spread: How = {"x": "layer", "y": value, "color": "condition", "facet_col": "part", "labels": {value: y}}
-    return faceted(px.line, means, title, 400, markers=True, **spread).update_yaxes(rangemode="tozero")
+    caption = "Means over the cases, layer by layer, from the first to the last."
+    return faceted(px.line, means, title, 400, caption, markers=True, **spread).update_yaxes(rangemode="tozero")
 
 
 def effects(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.Figure:
@@ -63,6 +67,7 @@ def effects(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.
     rows = rows.assign(panel=rows["measure"].map(measures))
     conditions = [plain(name) for name in rows["condition"].unique()]
     spread: How = {"x": "mean", "y": "condition", "color": "panel", "facet_col": "panel", **BARS_X}
-    figure = faceted(px.scatter, rows, title, 200 + 34 * len(conditions), own="x", **spread)
-    figure.update_traces(marker_size=9).add_vline(x=0, line={"color": "#888888", "dash": "dot"})
+    caption = "Marks are means over the same questions, bars their 95% intervals; at the dotted line nothing changes."
+    figure = faceted(px.scatter, rows, title, 200 + 34 * len(conditions), caption, own="x", **spread)
+    figure.update_traces(marker_size=9).add_vline(x=0, line={"color": palette.NEUTRAL, "dash": "dot"})
     return rows_down(figure, conditions).update_xaxes(title_text=None).update_layout(showlegend=False)

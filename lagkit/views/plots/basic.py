@@ -2,48 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Collection, Mapping
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 import plotly.io as pio
-from plotly.colors import qualitative
 
 from lagkit.util.progress import quiet
+from lagkit.views import palette
 from lagkit.views.pictures import use_renderers
+from lagkit.views.tables import number, use_numbers
 
-COLOURS = qualitative.Safe
+COLOURS = palette.SERIES
 How = dict[str, Any]  # arguments of Plotly Express
 FLOOR = 1e-9  # on logarithmic axes: a divergence of exactly zero has no place there
+POWERS: How = {"type": "log", "exponentformat": "power", "dtick": 1}
 BARS_X = {"error_x": "up", "error_x_minus": "down"}  # the columns of `scaled`, for Plotly Express
 BARS_Y = {"error_y": "up", "error_y_minus": "down"}
 _BAR = {"thickness": 1.5, "width": 3}
-_TOP = 90  # pixels above the panels
+_TITLE, _LINE = 48, 17  # pixels of the title, and of a line of the caption
+_WIDE = 140  # characters of a caption's line
+TOP = 90  # pixels above the panels that a figure's height reckons with
 
 
-def for_notebooks() -> None:
-    """Have figures leave a picture and an interactive form in the notebook, and keep libraries from printing."""
+def for_notebooks(theme: Literal["light", "dark", ""] = "") -> None:
+    """Have figures leave a picture and an interactive form in the notebook, and keep libraries from printing.
+
+    theme: what figures are drawn for; empty: as before, and light at first. Tables show four significant digits.
+    """
     quiet()
     use_renderers()
-    pio.templates.default = "plotly_white"
+    use_numbers()
+    for name, template in palette.TEMPLATES.items():
+        pio.templates[f"lagkit_{name}"] = template
+    if theme or not str(pio.templates.default).startswith("lagkit_"):
+        pio.templates.default = f"lagkit_{theme or 'light'}"
 
 
-def bars(table: pd.DataFrame, kind: str, measures: Mapping[str, str], title: str) -> go.Figure:
+def bars(
+    table: pd.DataFrame, kind: str, measures: Mapping[str, str], title: str, *, log: Collection[str] = ()
+) -> go.Figure:
     """Horizontal bars: a row for each row of `table` (named by its index), a panel for each of `measures`.
 
-    `kind` is the column that decides the colour; `measures` maps columns to the panels' titles.
+    `kind` is the column that decides the colour; `measures` maps columns to the panels' titles; those in `log` have
+    logarithmic axes.
     """
     names, height = [plain(name) for name in table.index], 170 + 34 * len(table)
     rows = long(table.rename_axis("row").reset_index(), measures, [kind, "row"])
-    spread: How = {"x": "value", "y": "row", "facet_col": "panel", "orientation": "h", "text_auto": ".2f"}
-    figure = faceted(px.bar, rows, title, height, own="x", color=kind, **spread)
-    figure.update_traces(textposition="outside", cliponaxis=False, hovertemplate="%{y}: %{x:.3f}<extra></extra>")
-    figure.update_xaxes(title_text=None)
-    for number, measure in enumerate(measures, 1):
-        figure.update_xaxes(range=_room(table[measure]), col=number)
+    rows = rows.assign(said=rows["value"].map(lambda value: number(value, 3)))
+    spread: How = {"x": "value", "y": "row", "facet_col": "panel", "orientation": "h", "text": "said"}
+    caption = "Each row has a bar in each panel, and the number beside it; colours tell the kinds apart."
+    figure = faceted(px.bar, rows, title, height, caption, own="x", color=kind, **spread)
+    figure.update_traces(textposition="outside", cliponaxis=False, hovertemplate="%{y}: %{text}<extra></extra>")
+    figure.update_xaxes(title_text=None, nticks=5)
+    for place, measure in enumerate(measures, 1):
+        axis = {"range": _room_of_log(table[measure]), **POWERS} if measure in log else {"range": _room(table[measure])}
+        figure.update_xaxes(axis, col=place)
     return rows_down(figure, names)
 
 
@@ -51,7 +70,8 @@ def lines(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) 
     """A panel for each of `measures` (column -> title) over the index of `table`, at even distances."""
     rows = long(table.set_axis([f"{step:,}" for step in table.index]).rename_axis(x).reset_index(), measures, [x])
     spread: How = {"x": x, "y": "value", "color": "panel", "facet_col": "panel", "facet_col_spacing": 0.1}
-    figure = faceted(px.line, rows, title, 380, own="y", colours=COLOURS[1:], markers=True, **spread)
+    caption = f"Means over the questions, by {x}; the steps stand at even distances."
+    figure = faceted(px.line, rows, title, 380, caption, own="y", colours=COLOURS[1:], markers=True, **spread)
     return figure.update_xaxes(type="category").update_yaxes(title_text=None).update_layout(showlegend=False)
 
 
@@ -60,28 +80,35 @@ def faceted(
     table: pd.DataFrame,
     title: str,
     height: int,
+    caption: str,
     *,
     own: str = "",
-    colours: list[str] = COLOURS,
+    colours: list[str] | None = None,
     **how: Any,
 ) -> go.Figure:
     """A figure of Plotly Express (`draw`) with the look of all others; panels are titled by their label alone.
 
-    table: text in it is shown letter by letter. own: `x` or `y` where each panel has an axis of its own. how: arguments
-    of `draw`.
+    table: text in it is shown letter by letter. caption: how to read it. own: `x` or `y` where each panel has an axis
+    of its own. colours: in their order, in place of those of the palette. how: arguments of `draw`.
     """
     words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     shown = table.assign(**{name: table[name].map(plain) for name in words})
-    how = {"facet_col_spacing": 0.04, "color_discrete_sequence": colours} | how
+    how = {"facet_col_spacing": 0.04} | how
+    if colours:
+        how = {"color_discrete_sequence": colours} | how
+    elif "color" in how:
+        labels = table[how["color"]].unique()
+        meant = palette.colours(labels)
+        how = {"color_discrete_map": {plain(label): meant[str(label)] for label in labels}} | how
     figure = draw(shown, **how)
     figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
     for letter, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
-        update(hoverformat=",.6~g")
+        update(hoverformat=",.4~g")
         if letter == own:
             update(matches=None, showticklabels=True)
         if f"error_{letter}" in how:
             figure.update_traces({f"error_{letter}": _BAR})
-    return laid_out(figure, title, height)
+    return laid_out(figure, title, height, caption)
 
 
 def long(table: pd.DataFrame, measures: Mapping[str, str], keys: list[str]) -> pd.DataFrame:
@@ -94,6 +121,11 @@ def scaled(table: pd.DataFrame, scale: float | pd.Series = 1) -> pd.DataFrame:
     """`mean`, `low` and `high` times `scale` (100 for points), and `up` and `down`: the lengths of interval bars."""
     own = table.assign(**{name: scale * table[name] for name in ("mean", "low", "high")})
     return own.assign(up=own["high"] - own["mean"], down=own["mean"] - own["low"])
+
+
+def within(table: pd.DataFrame, low: float = 0.0, high: float = 1.0) -> pd.DataFrame:
+    """`table` with intervals that end where the scale does: no share is below 0 or above 1."""
+    return table.assign(low=table["low"].clip(low, high), high=table["high"].clip(low, high))
 
 
 def interval_bars(own: pd.DataFrame) -> dict[str, object]:
@@ -111,21 +143,34 @@ def plain(text: object) -> str:
     return escape(str(text), quote=False)  # of quotes it would show `&quot;`
 
 
+def named(label: object) -> str:
+    """A label with the names of variants as people read them (`palette.readable`), and nothing that Plotly reads."""
+    return ", ".join(plain(palette.readable(part)) for part in str(label).split(", "))
+
+
 def rows_down(figure: go.Figure, names: list[str]) -> go.Figure:
     """Rows in the order of `names`, the first at the top; else those of one colour would stand together."""
-    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, ticksuffix=" ")
+    ticks = {"tickvals": names, "ticktext": [f"{_shown(name)} " for name in names]}
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, **ticks)
     return figure.update_yaxes(title_text=None)
 
 
-def laid_out(figure: go.Figure, title: str, height: int) -> go.Figure:
-    """The title, the margins, and a legend below the axis and its title."""
+def laid_out(figure: go.Figure, title: str, height: int, caption: str) -> go.Figure:
+    """The title with the caption below it, readable names, the margins, and a legend below the axis and its title."""
+    wrapped = textwrap.wrap(palette.reworded(caption), _WIDE)
+    top = _TITLE + _LINE * len(wrapped) + 26 * bool(figure.layout.annotations)
     bottom = 90 if any(axis.title.text for axis in figure.select_xaxes()) else 70
+    height += max(0, top - TOP)
+    below = {"text": "<br>".join(map(plain, wrapped)), "font": {"size": 12}}
+    place = {"x": 0, "xref": "container", "y": 1, "yref": "container", "yanchor": "top", "pad": {"l": 12, "t": 14}}
+    figure.for_each_trace(lambda trace: trace.update(name=_shown(trace.name)) if trace.name else None)
+    figure.for_each_annotation(lambda note: note.update(text=_shown(note.text)) if note.text else None)
     figure.update_layout(
-        title={"text": plain(title), "x": 0, "xref": "container", "pad": {"l": 12}},
+        title={"text": plain(palette.reworded(title)), "subtitle": below, **place},
         height=height,
-        margin={"l": 20, "r": 20, "t": _TOP, "b": bottom},
+        margin={"l": 20, "r": 20, "t": top, "b": bottom},
         # So many pixels below the axis, whatever the height.
-        legend={"orientation": "h", "y": (28 - bottom) / (height - _TOP - bottom), "yanchor": "top", "x": 0},
+        legend={"orientation": "h", "y": (28 - bottom) / (height - top - bottom), "yanchor": "top", "x": 0},
         legend_traceorder="normal",
         legend_title_text="",
         bargap=0.3,
@@ -134,8 +179,19 @@ def laid_out(figure: go.Figure, title: str, height: int) -> go.Figure:
     return figure
 
 
+def _shown(text: str) -> str:
+    """`named` for a label that `plain` has made already."""
+    return ", ".join(palette.readable(part) for part in text.split(", "))
+
+
 def _room(values: pd.Series) -> list[float]:
     """An axis from 0 that leaves room for the numbers beside the bars."""
     low, high = min(0.0, values.min()), max(0.0, values.max())
     spare = 0.34 * ((high - low) or 1.0)
     return [low - spare * (low < 0), high + spare * (high > 0 or low == 0)]
+
+
+def _room_of_log(values: pd.Series) -> list[float]:
+    """The same in powers of ten, from the one below the least value."""
+    low, high = np.log10(values[values > 0].agg(["min", "max"]))
+    return [float(np.ceil(low) - 1), float(high + 0.34 * (high - np.ceil(low) + 1))]

@@ -9,9 +9,11 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lagkit.stats.metrics import apart
+from lagkit.views import palette
 from lagkit.views.plots.basic import (
     BARS_Y,
-    COLOURS,
+    POWERS,
     How,
     faceted,
     interval_bars,
@@ -20,12 +22,13 @@ from lagkit.views.plots.basic import (
     rows_down,
     scale_of,
     scaled,
+    within,
 )
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
 _APART = 1.4  # the factor between marks of one size
 _SHAPES = {"last_action": "triangle-up", "last_round": "circle", "last_two_rounds": "square", "all_rounds": "diamond"}
-_DASHED = {"color": "#888", "width": 1, "dash": "dash"}
+_DASHED = {"color": palette.NEUTRAL, "width": 1, "dash": "dash"}
 _TOKENS = {"prefilled": "prefilled (read)", "injected": "injected (stored KV)", "generated": "generated"}
 
 
@@ -40,18 +43,19 @@ def by_rounds(
     """
     places = table["policy"].map({policy: place for place, policy in enumerate(policies)})
     rows = scaled(table, 100).assign(x=table["rounds"] + _DODGE * (places - (len(policies) - 1) / 2))
-    look: How = {
-        "color_discrete_map": {plain(policy): colour for policy, colour in zip(policies, COLOURS, strict=False)}
-    }
+    look: How = {"color_discrete_map": {plain(name): one for name, one in palette.colours(policies).items()}}
+    look |= {"line_dash_map": {plain(name): dash for name, dash in palette.dashes(policies).items()}}
     look |= {"category_orders": {"policy": [*look["color_discrete_map"]]}, "labels": {"x": "rounds allowed", "mean": y}}
     spread: How = {
         "x": "x",
         "y": "mean",
         "color": "policy",
+        "line_dash": "policy",
         "hover_data": ["rounds", "low", "high"],
         **BARS_Y,
     }
-    figure = faceted(px.line, rows, title, 460, markers=True, **spread, **look)
+    caption = "Means over all questions if the agent is stopped after so many rounds; bars are 95% intervals."
+    figure = faceted(px.line, rows, title, 460, caption, markers=True, **spread, **look)
     if level is not None:
         figure.add_hline(y=100 * level, line=_DASHED, annotation_text=said, annotation_position="bottom left")
     return figure.update_xaxes(tickvals=sorted(set(table["rounds"])))
@@ -60,18 +64,20 @@ def by_rounds(
 def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.Figure:
     """A mark for each policy over the bytes of its logs (log axis), a panel for each of `measures` (metric -> title).
 
-    table: as `log_size.outcomes` gives. Colour says how a log was encoded, the mark's shape what is kept of it; bars
-    are intervals of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little
-    apart.
+    table: as `log_size.outcomes` gives. Colour says in which form a log is reused, the mark's shape what is kept of
+    it, and an open mark that it was encoded otherwise than behind all responses; bars are intervals of the
+    difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
     """
+    table = apart(table.set_index(["policy", "metric"])).reset_index()
     rows = table[table["metric"].isin(measures)]
+    rows = pd.concat([own if metric == "rounds" else within(own) for metric, own in rows.groupby("metric", sort=False)])
     rows = scaled(rows, scales := rows["metric"].map(scale_of)).assign(panel=rows["metric"].map(measures))
     same = rows.groupby(["metric", "bytes"])["bytes"]
     rows["x"] = rows["bytes"] * _APART ** (same.cumcount() - (same.transform("size") - 1) / 2)
-    colours = dict(zip(dict.fromkeys(table["encode"]), COLOURS, strict=False))
+    colours = palette.colours(table["policy"])
     look: How = {
-        "color_discrete_map": {plain(p): colours[e] for p, e in zip(table["policy"], table["encode"], strict=True)},
-        "symbol_map": {plain(p): _SHAPES.get(k, "x") for p, k in zip(table["policy"], table["keep"], strict=True)},
+        "color_discrete_map": {plain(name): colours[name] for name in table["policy"]},
+        "symbol_map": {plain(row.policy): _shape(row.keep, row.encode) for row in table.itertuples()},
         "labels": {"x": "bytes per log"},
     }
     spread: How = {
@@ -83,10 +89,19 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
         **BARS_Y,
     }
     spread |= {"hover_data": {"x": False, "bytes": ":,.0f"}, "facet_col_spacing": 0.08}
-    figure = faceted(px.scatter, rows, title, 500, own="y", log_x=True, **spread, **look).update_traces(marker_size=11)
+    caption = (
+        "A mark for each way to keep a log, with the 95% interval of its difference to doing without logs, the dashed "
+        "line. Up and to the left is better: more for fewer bytes (in rounds, lower)."
+    )
+    figure = faceted(px.scatter, rows, title, 500, caption, own="y", log_x=True, **spread, **look)
+    figure.update_traces(marker_size=11)
     for column, base in enumerate((scales * rows["base"]).groupby(rows["panel"], sort=False).first(), 1):
         figure.add_hline(y=base, line=_DASHED, col=column)
-    return figure.update_xaxes(exponentformat="power", dtick=1).update_yaxes(title_text=None)
+    return figure.update_xaxes(POWERS).update_yaxes(title_text=None)
+
+
+def _shape(keep: str, encode: str) -> str:
+    return _SHAPES.get(keep, "x") + {"kept": "-open", "conversation": "-open-dot"}.get(encode, "")
 
 
 def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
@@ -97,7 +112,7 @@ def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
     names, own = [plain(name) for name in table.index], scaled(table, 100)
     titles = ["tokens per question", score]
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
-    for colour, (column, name) in zip((COLOURS[0], COLOURS[1], COLOURS[4]), _TOKENS.items(), strict=True):
+    for colour, (column, name) in zip((palette.TEXT, palette.KV, palette.NONE), _TOKENS.items(), strict=True):
         told = f"%{{y}}: %{{x:,.0f}} {column}<extra></extra>"
         bar = go.Bar(x=table[column], y=names, orientation="h", name=name, marker_color=colour, hovertemplate=told)
         figure.add_trace(bar, row=1, col=1)
@@ -105,7 +120,7 @@ def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
         x=own["mean"],
         y=names,
         mode="markers",
-        marker={"color": COLOURS[3], "size": 9},
+        marker={"color": palette.UNSEEN, "size": 9},
         error_x=interval_bars(own),
         showlegend=False,
         customdata=own[["low", "high"]].to_numpy(),
@@ -114,4 +129,5 @@ def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
         col=2,
     )
     figure.update_layout(barmode="stack")
-    return laid_out(rows_down(figure, names), title, height=190 + 30 * len(names))
+    caption = "Left: what stood before the model for one question. Right: what came of it, with 95% intervals."
+    return laid_out(rows_down(figure, names), title, 190 + 30 * len(names), caption)

@@ -10,7 +10,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lagkit.stats.intervals import margin
-from lagkit.views.plots.basic import COLOURS, How, faceted, interval_bars, laid_out, plain, rows_down, scale_of, scaled
+from lagkit.stats.metrics import apart
+from lagkit.views import palette
+from lagkit.views.plots.basic import How, faceted, interval_bars, laid_out, named, plain, rows_down, scale_of, scaled
+
+_READ = (
+    "Marks are means over the same questions, bars their 95% intervals. A filled mark's interval keeps clear of zero, "
+    "a hollow one's covers it or is unknown. The band: too small to matter."
+)
+_FAR = 2.5  # times the span of the others, from where on a row is drawn at the edge
 
 
 def forest(
@@ -26,27 +34,35 @@ def forest(
     differences: as `metrics.compare` gives them, with the levels `rows`, `by` and `metric`. `measures` maps metrics to
     the panels' titles; by default all metrics, with their units. Scores are shown in points of 100. A filled mark's
     interval keeps clear of zero; a hollow one's covers it, or is unknown. The band is the metric's equivalence
-    margin (`intervals.MARGINS`).
+    margin (`intervals.MARGINS`). A single row far from all others is an arrow at the edge with its number. F1 is left
+    out where it is EM throughout.
     """
-    table = differences.reset_index()
+    table = apart(differences).reset_index()
     if measures is None:
         measures = {name: name if name == "rounds" else f"{name}, points" for name in dict.fromkeys(table["metric"])}
+    measures = {name: told for name, told in measures.items() if name in set(table["metric"])}
     names, groups = (list(dict.fromkeys(table[level])) for level in (rows, by))
-    titles = [*measures.values()]
+    titles, colours = [*measures.values()], palette.colours(groups)
     figure = make_subplots(1, len(measures), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
     for column, metric in enumerate(measures, 1):
+        own = table[table["metric"] == metric]
+        reach = _reach(own, rows, scale_of(metric))
+        if reach:
+            figure.update_xaxes(range=reach, col=column)
         for place, group in enumerate(groups):
-            part = table[(table["metric"] == metric) & (table[by] == group)]
+            part = own[own[by] == group]
             # Groups of one row stand one under the other, around the row's middle.
             shift = 0.5 * (place + 0.5) / len(groups) - 0.25
-            marks = _marks(part, metric, rows, names, COLOURS[place], shift)
+            marks = _marks(part, metric, rows, names, colours[str(group)], shift)
             figure.add_trace(marks.update(name=plain(group), legendgroup=str(group)), row=1, col=column)
+            if reach:
+                figure.add_traces(_arrows(marks, reach), rows=1, cols=column)
         _zero(figure, metric, 1, column)
-    for place, group in enumerate(groups):  # the legend's own marks: filled, whatever the first row's is
-        key = {"color": COLOURS[place], "size": 9}
+    for group in groups:  # the legend's own marks: filled, whatever the first row's is
+        key = {"color": colours[str(group)], "size": 9}
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=key, name=plain(group), legendgroup=str(group))
     figure.update_yaxes(**_rows(names), showgrid=False)
-    return laid_out(figure, title, height=200 + max(30, 15 * len(groups) + 6) * len(names))
+    return laid_out(figure, title, 200 + max(30, 15 * len(groups) + 6) * len(names), _READ)
 
 
 def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, columns: str) -> go.Figure:
@@ -56,7 +72,7 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
     panels of a measure have one axis, so that they can be compared; it spans the intervals of columns of five questions
     and more, and those of fewer may run out. Marks as in `forest`.
     """
-    table = differences.reset_index()
+    table = apart(differences).reset_index()
     names, groups = (list(dict.fromkeys(table[level])) for level in ("policy", columns))
     titles = {"subplot_titles": [plain(group) for group in groups], "row_titles": [*measures.values()]}
     spacing = {"horizontal_spacing": 0.02, "vertical_spacing": 0.1}
@@ -65,11 +81,11 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
         own = table[table["metric"] == metric]
         figure.update_xaxes(range=_span(own, scale_of(metric)), row=row)
         for column, group in enumerate(groups, 1):
-            marks = _marks(own[own[columns] == group], metric, "policy", names, COLOURS[4])
+            marks = _marks(own[own[columns] == group], metric, "policy", names, palette.UNSEEN)
             figure.add_trace(marks.update(name=plain(group)), row=row, col=column)
             _zero(figure, metric, row, column)
     figure.update_yaxes(**_rows(names)).update_yaxes(showticklabels=False).update_yaxes(showticklabels=True, col=1)
-    return laid_out(figure, title, height=150 + len(measures) * (70 + 22 * len(names)))
+    return laid_out(figure, title, 150 + len(measures) * (70 + 22 * len(names)), _READ)
 
 
 def changed(counts: pd.DataFrame, title: str) -> go.Figure:
@@ -77,7 +93,8 @@ def changed(counts: pd.DataFrame, title: str) -> go.Figure:
 
     counts: columns `wrong to right` and `right to wrong`, as `changed.counts` gives for one split.
     """
-    colours = {"right to wrong": COLOURS[1], "wrong to right": COLOURS[3]}
+    colours = {"right to wrong": palette.LOSS, "wrong to right": palette.GAIN}
+    caption = "To the right, wrong answers that became right; to the left, right ones that became wrong."
     rows = counts[[*colours]].rename_axis("row").reset_index().melt("row", var_name="outcome", value_name="answers")
     rows["x"] = rows["answers"].where(rows["outcome"] == "wrong to right", -rows["answers"])
     spread: How = {
@@ -89,27 +106,29 @@ def changed(counts: pd.DataFrame, title: str) -> go.Figure:
         "barmode": "overlay",
     }
     height = 190 + 30 * len(counts)
-    figure = faceted(px.bar, rows, title, height, color_discrete_map=colours, opacity=1, **spread)
+    figure = faceted(px.bar, rows, title, height, caption, color_discrete_map=colours, opacity=1, **spread)
     hover = "%{y}: %{text} %{fullData.name}<extra></extra>"
     figure.update_traces(textposition="outside", cliponaxis=False, hovertemplate=hover)
     low, high = -counts["right to wrong"].max(), counts["wrong to right"].max()
     spare = 0.1 * ((high - low) or 1)
-    figure.add_vline(x=0, line={"color": "#888", "width": 1})
+    figure.add_vline(x=0, line={"color": palette.NEUTRAL, "width": 1})
     figure.update_xaxes(range=[low - spare, high + spare], showticklabels=False, zeroline=False, title_text=None)
     return rows_down(figure, [plain(name) for name in counts.index])
 
 
 def _rows(names: list[str]) -> dict[str, object]:
     """An axis with a tick for each of `names`, from the top down."""
-    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{plain(name)} " for name in names]}
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{named(name)} " for name in names]}
     return {**ticks, "range": [len(names) - 0.5, -0.5], "automargin": True, "zeroline": False}
 
 
 def _zero(figure: go.Figure, metric: str, row: int, column: int) -> None:
     """The line of no difference, and the band of those that make none in practice."""
     size = scale_of(metric) * margin(metric).size
-    figure.add_vrect(-size, size, fillcolor="#888", opacity=0.15, line_width=0, layer="below", row=row, col=column)
-    figure.add_vline(x=0, line={"color": "#888", "width": 1}, row=row, col=column)
+    figure.add_vrect(
+        -size, size, fillcolor=palette.NEUTRAL, opacity=0.15, line_width=0, layer="below", row=row, col=column
+    )
+    figure.add_vline(x=0, line={"color": palette.NEUTRAL, "width": 1}, row=row, col=column)
 
 
 def _span(table: pd.DataFrame, scale: int) -> list[float]:
@@ -118,6 +137,32 @@ def _span(table: pd.DataFrame, scale: int) -> list[float]:
     shown = scale * pd.concat([table["mean"], bounds.stack(), pd.Series([0.0])]).dropna()
     room = 0.06 * ((shown.max() - shown.min()) or 1)
     return [shown.min() - room, shown.max() + room]
+
+
+def _reach(own: pd.DataFrame, rows: str, scale: int) -> list[float] | None:
+    """The axis without the row that is farthest off, where that alone would squeeze all others; None elsewhere."""
+    ends = scale * own[["mean", "low", "high"]].assign(zero=0.0)
+    if own[rows].nunique() < 4 or own["mean"].isna().all():
+        return None
+    far = own[rows] == own.loc[own["mean"].abs().idxmax(), rows]
+    low, high = ends[~far].min().min(), ends[~far].max().max()
+    whole = max(high, ends.loc[far, "mean"].max()) - min(low, ends.loc[far, "mean"].min())
+    if whole < _FAR * (high - low):
+        return None
+    return [float(low - 0.15 * (high - low)), float(high + 0.15 * (high - low))]
+
+
+def _arrows(marks: go.Scatter, reach: list[float]) -> list[go.Scatter]:
+    """An arrow at the edge, with its number, for each mark that lies beyond."""
+    found = []
+    for x, y in zip(marks.x, marks.y, strict=True):
+        if x < reach[0] or x > reach[1]:
+            left = x < reach[0]
+            look = {"color": marks.marker.color, "size": 10, "symbol": "triangle-left" if left else "triangle-right"}
+            arrow = go.Scatter(x=[reach[not left]], y=[y], mode="markers+text", marker=look, text=[f" {x:+.3g} "])
+            found.append(arrow.update(textposition="top right" if left else "top left", showlegend=False))
+            found[-1].update(hoverinfo="skip", cliponaxis=False)
+    return found
 
 
 def _marks(part: pd.DataFrame, metric: str, rows: str, names: list[str], colour: str, shift: float = 0.0) -> go.Scatter:

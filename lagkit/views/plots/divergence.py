@@ -6,9 +6,9 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import FLOOR, How, faceted, plain
+from lagkit.views.plots.basic import FLOOR, POWERS, How, faceted, plain
 
-_POWERS = {"type": "log", "exponentformat": "power", "dtick": 2}
+_POWERS: How = {**POWERS, "dtick": 2}
 
 
 def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool = False) -> go.Figure:
@@ -32,7 +32,11 @@ def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool
     }
     spread |= {"facet_col_wrap": columns, "facet_row_spacing": 0.3 / rows, "facet_col_spacing": 0.05}
     labels: How = {"shift": "shift in tokens", measure: y}
-    figure = faceted(px.line, means, title, 190 + 230 * rows, markers=True, labels=labels, **spread)
+    caption = (
+        "Means over the questions, by how far a log was moved. The broad line is the reference: dense prefill, moved."
+    )
+    caption += f" Below {FLOOR:.0e}, values are drawn there." if log else ""
+    figure = faceted(px.line, means, title, 190 + 230 * rows, caption, markers=True, labels=labels, **spread)
     reference = plain(table["variant"].iloc[0])
     figure.for_each_trace(lambda line: line.update(line_width=7 if line.name.startswith(f"{reference}, ") else 2))
     figure.update_xaxes(type="category", showticklabels=True)
@@ -45,9 +49,15 @@ def by_cell(table: pd.DataFrame, title: str, *, panel: str, x: str, by: str, mea
     `panel`, `x` and `by` are columns of `table`, which has a row per question and cell. A box reaches over the middle
     half of the questions, and each is a dot beside it. Values below `FLOOR` are drawn at it.
     """
-    named = {column: f"{column}: " + table[column].astype(str) for column in (panel, by)}
-    rows = table.assign(**named, **{measure: table[measure].clip(lower=FLOOR)})
-    spread: How = {"x": x, "y": measure, "color": by, "facet_col": panel, "labels": {measure: "KL (nats)"}}
-    figure = faceted(px.box, rows, title, 440, points="all", **spread)
-    figure.update_traces(marker_size=3, jitter=0.6).update_xaxes(type="category").update_yaxes(_POWERS)
-    return figure
+    named = {column: f"{column.replace('_', ' ')}: " + table[column].astype(str) for column in (panel, by)}
+    places, groups = list(dict.fromkeys(table[x])), list(dict.fromkeys(named[by]))
+    # Plotly sets the boxes of all panels side by side, beside their labels; so each gets its place here.
+    aside = named[by].map(groups.index) - (len(groups) - 1) / 2
+    at = table[x].map(places.index) + 0.8 / len(groups) * aside
+    rows = table.assign(**named, **{measure: table[measure].clip(lower=FLOOR)}, at=at)
+    spread: How = {"x": "at", "y": measure, "color": by, "facet_col": panel, "labels": {measure: "KL (nats)", "at": x}}
+    caption = "A dot for each question; boxes reach over the middle half. The lower, the closer to dense prefill."
+    figure = faceted(px.box, rows, title, 440, caption, points="all", boxmode="overlay", **spread)
+    figure.update_traces(marker_size=3, jitter=0.6, pointpos=0, width=0.6 / len(groups), hoverinfo="y+name")
+    ticks = {"tickvals": list(range(len(places))), "ticktext": [*map(plain, places)]}
+    return figure.update_xaxes(ticks, range=[-0.6, len(places) - 0.4], showgrid=False).update_yaxes(_POWERS)

@@ -7,9 +7,14 @@ import textwrap
 import pandas as pd
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import COLOURS, laid_out, plain
+from lagkit.views import palette
+from lagkit.views.plots.basic import laid_out, plain
 
-_RIGHT = {"right": (COLOURS[3], "circle"), "wrong": (COLOURS[1], "x"), "not judged": ("#888888", "diamond")}
+_RIGHT = {
+    "right": (palette.GAIN, "circle"),
+    "wrong": (palette.LOSS, "x"),
+    "not judged": (palette.NEUTRAL, "diamond"),
+}
 _SHOWN = 60  # characters of a label
 _WIDE, _MANY = 80, 5  # characters and lines under the pointer
 
@@ -28,12 +33,12 @@ def log_map(table: pd.DataFrame, title: str) -> go.Figure:
             _points(figure, rows, f"{kind} ({len(rows)})", look, told)
     marked = table[table["marked"]]
     if len(marked):
-        ring = {"color": "black", "symbol": "circle-open", "size": 16, "line_width": 2}
+        ring = {"color": palette.KV, "symbol": "circle-open", "size": 16, "line_width": 3}
         _points(figure, marked, f"found by the search ({len(marked)})", ring, None)
     axis = {"showticklabels": False, "zeroline": False, "showgrid": False, "mirror": True, "showline": True}
-    figure.update_xaxes(**axis, linecolor="#cccccc")
-    figure.update_yaxes(**axis, linecolor="#cccccc")
-    return laid_out(figure, title, height=460).update_layout(margin_t=60)
+    figure.update_xaxes(**axis).update_yaxes(**axis)
+    caption = "A point for each log: near ones have similar keys, distances between far ones mean little."
+    return laid_out(figure, title, 460, caption)
 
 
 def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
@@ -51,11 +56,11 @@ def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
         y=list(range(len(names))),
         orientation="h",
         name="attention",
-        marker_color=COLOURS[0],
+        marker_color=palette.KV,
         customdata=[_lines(name) for name in table.index],
         hovertemplate="%{customdata}: %{x:.1%}<extra></extra>",
     )
-    mark = {"symbol": "line-ns", "size": 16, "line": {"width": 3, "color": COLOURS[1]}, "color": COLOURS[1]}
+    mark = {"symbol": "line-ns", "size": 16, "line": {"width": 3, "color": palette.TEXT}, "color": palette.TEXT}
     figure.add_scatter(
         x=table["even"],
         y=list(range(len(names))),
@@ -72,8 +77,8 @@ def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, autorange="reversed", ticksuffix=" ")
     figure.update_yaxes(automargin=True, showgrid=False)
     figure.update_xaxes(range=[0, 1.5 * end.max()], tickformat=".0%", title_text="mean share of attention")
-    figure = laid_out(figure, title, height=210 + 34 * len(names))
-    return figure.update_layout(margin_t=60, legend_y=-60 / (80 + 34 * len(names)))
+    caption = "A bar that reaches beyond its mark is looked at more than its length explains."
+    return laid_out(figure, title, 210 + 34 * len(names), caption)
 
 
 def _points(figure: go.Figure, rows: pd.DataFrame, name: str, look: dict[str, object], told: list[str] | None) -> None:

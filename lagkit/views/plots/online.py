@@ -9,9 +9,10 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import BARS_Y, COLOURS, How, faceted, interval_bars, laid_out, plain, scaled
+from lagkit.views import palette
+from lagkit.views.plots.basic import BARS_Y, How, faceted, interval_bars, laid_out, plain, scaled, within
 
-_REFERENCES = {"no_logs": ("#444", "dash"), "static": ("#888", "dot")}
+_REFERENCES = {"no_logs": (palette.NONE, "dash"), "static": (palette.UNSEEN, "dot")}
 _DODGE = 0.09  # of a part of the stream: bars that would meet stay apart
 
 
@@ -21,7 +22,8 @@ def prequential(curves: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
     curves: as `prequential.curve` gives them; scores in points of 100 unless the panel's title says rounds. References
     are drawn without bars.
     """
-    rows = pd.concat(dict(curves), names=["panel"]).reset_index("panel").reset_index(drop=True)
+    kept = {panel: curve if panel.startswith("rounds") else within(curve) for panel, curve in curves.items()}
+    rows = pd.concat(kept, names=["panel"]).reset_index("panel").reset_index(drop=True)
     rows = scaled(rows, rows["panel"].str.startswith("rounds").map({True: 1, False: 100}))
     bare = rows["condition"].isin(_REFERENCES)
     online = list(rows.loc[~bare, "condition"].unique())
@@ -39,9 +41,10 @@ def prequential(curves: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
     spread |= {"facet_col_spacing": 0.08, "markers": True, "hover_data": ["first", "last"]}
     look: How = {"color_discrete_map": _colours(rows["condition"]), "labels": {"x": "tasks so far"}}
     look["line_dash_map"] = dict.fromkeys(map(plain, online), "solid") | {n: d for n, (_, d) in _REFERENCES.items()}
-    figure = faceted(px.line, rows, title, 480, own="y", **spread, **look)
-    for name in _REFERENCES:
-        figure.update_traces(mode="lines", selector={"name": name})
+    caption = "Means over each part of the stream, with 95% intervals; the references, which learn nothing, have none."
+    figure = faceted(px.line, rows, title, 480, caption, own="y", **spread, **look)
+    bare = {palette.readable(name) for name in _REFERENCES}
+    figure.for_each_trace(lambda line: line.update(mode="lines") if line.name in bare else None)
     return figure.update_xaxes(range=[0, 1.04 * rows["last"].max()]).update_yaxes(title_text=None)
 
 
@@ -51,7 +54,8 @@ def stores(results: pd.DataFrame, ends: pd.DataFrame, axes: Sequence[str], title
     results: as `online.Online.results` gives them. ends: a row per condition and the static store, with `bytes`, and
     `mean`, `low`, `high` of the score as shares. axes: the titles of both vertical axes.
     """
-    figure, colours, own = make_subplots(1, 2, horizontal_spacing=0.1), _colours(ends.index), scaled(ends, 100)
+    figure, colours = make_subplots(1, 2, horizontal_spacing=0.1), _colours(ends.index)
+    own = scaled(within(ends), 100)
     for condition, line in results.groupby(["condition", "place"], sort=False)["logs"].mean().groupby(level=0):
         look = {"mode": "lines", "line_color": colours[plain(condition)], "showlegend": False}
         figure.add_scatter(x=line.index.get_level_values("place"), y=line, name=plain(condition), **look, row=1, col=1)
@@ -72,9 +76,10 @@ def stores(results: pd.DataFrame, ends: pd.DataFrame, axes: Sequence[str], title
     figure.update_xaxes(title_text="MB in the end", rangemode="tozero", col=2)
     for column, name in enumerate(axes, 1):
         figure.update_yaxes(title_text=name, col=column)
-    return laid_out(figure, title, height=460)
+    caption = "Left: logs in the store after each task. Right: the score over the size in the end, with 95% intervals."
+    return laid_out(figure, title, 460, caption)
 
 
 def _colours(conditions: Iterable[str]) -> dict[str, str]:
     online = [plain(name) for name in dict.fromkeys(conditions) if name not in _REFERENCES]
-    return dict(zip(online, COLOURS, strict=False)) | {name: colour for name, (colour, _) in _REFERENCES.items()}
+    return dict(zip(online, palette.SERIES, strict=False)) | {name: colour for name, (colour, _) in _REFERENCES.items()}

@@ -11,9 +11,10 @@ import plotly.express as px
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from lagkit.views.plots.basic import COLOURS, How, faceted, laid_out, long
+from lagkit.views import palette
+from lagkit.views.plots.basic import POWERS, How, faceted, laid_out, long, plain
 
-SIDES = {"lagkit": COLOURS[1], "authors": COLOURS[0]}
+SIDES = {"lagkit": palette.KV, "authors": palette.TEXT}
 # Column -> title, and the factor from a result's unit to that of the title.
 _RACE = {
     "questions_per_s": ("questions a second", 1.0),
@@ -31,7 +32,6 @@ _STEPS = {"search": "search", "read": "read and inject", "add": "add", "evict": 
 _SIZES = {"blocks_mb": "blocks", "database_mb": "database", "wal_mb": "write-ahead log"}
 _MOST = 3.0  # decades of gain at which the colours end
 _TWO_ROWS: How = {"facet_col_wrap": 2, "facet_col_spacing": 0.1, "facet_row_spacing": 0.14, "markers": True}
-_DECADES = {"type": "log", "dtick": 1}
 
 
 def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -64,8 +64,9 @@ def race(table: pd.DataFrame, title: str) -> go.Figure:
     rows = long(measured.sort_values("logs", kind="stable"), titles, ["side", "workload", "logs"])
     spread: How = {"x": "logs", "y": "value", "color": "side", "line_dash": "workload", "symbol": "workload"}
     look: How = {"color_discrete_map": SIDES, "facet_col": "panel", **_TWO_ROWS}
-    figure = faceted(px.line, rows, title, 720, own="y", **spread, **look).update_traces(marker_size=8)
-    return figure.update_xaxes(_DECADES, showticklabels=True).update_yaxes(_DECADES, title_text=None)
+    caption = "Medians of several runs; both axes are logarithmic. A dash and a mark for each workload."
+    figure = faceted(px.line, rows, title, 720, caption, own="y", **spread, **look).update_traces(marker_size=8)
+    return figure.update_xaxes(POWERS, showticklabels=True).update_yaxes(POWERS, title_text=None)
 
 
 def good_enough(table: pd.DataFrame, by: str = "index", recall: float = 0.99) -> pd.DataFrame:
@@ -86,19 +87,25 @@ def search(table: pd.DataFrame, title: str, recall: float = 0.99) -> go.Figure:
     """
     rows = long(table.assign(reached=table["recall"]).sort_values("logs"), _SEARCH, ["index", "logs", "reached"])
     order = {"index": list(dict.fromkeys(table["index"]))}
+    dashes = {plain(name): dash for name, dash in palette.dashes(order["index"]).items()}
     spread: How = {
         "x": "logs",
         "y": "value",
         "color": "index",
+        "line_dash": "index",
+        "line_dash_map": dashes,
         "facet_col": "panel",
         "custom_data": ["reached"],
     }
-    figure = faceted(px.line, rows, title, 740, own="y", category_orders=order, **spread, **_TWO_ROWS)
+    caption = (
+        f"Each index with the least effort that finds {recall:.0%}; hollow marks find fewer. Axes are logarithmic."
+    )
+    figure = faceted(px.line, rows, title, 740, caption, own="y", category_orders=order, **spread, **_TWO_ROWS)
     for line in figure.data:
         colour, found = line.line.color, line.customdata[:, 0]
-        inside = ["white" if row < recall else colour for row in found]
-        line.marker = {"color": inside, "size": 8, "line": {"color": colour, "width": 2}}
-    figure.update_xaxes(_DECADES, showticklabels=True).update_yaxes(_DECADES, title_text=None)
+        shapes = ["circle-open" if row < recall else "circle" for row in found]
+        line.marker = {"color": colour, "size": 9, "symbol": shapes}
+    figure.update_xaxes(POWERS, showticklabels=True).update_yaxes(POWERS, title_text=None)
     return figure.update_yaxes(type="linear", dtick=None, row=2, col=2)  # of the recall; rows count from the bottom
 
 
@@ -120,7 +127,7 @@ def planner(table: pd.DataFrame, title: str) -> go.Figure:
         texttemplate="%{text}",
         customdata=np.dstack([wide["load_ms"][places], wide["recompute_ms"][places]]),
         hovertemplate="%{y}<br>%{x}<br>load %{customdata[0]:.3g} ms, recompute %{customdata[1]:.3g} ms<extra></extra>",
-        colorscale=[[0, "#cc6677"], [0.5, "#f7f7f7"], [1, "#4477aa"]],
+        colorscale=[[0, palette.TEXT], [0.5, "#f7f7f7"], [1, palette.KV]],
         zmin=-_MOST,
         zmax=_MOST,
         colorbar={
@@ -134,7 +141,8 @@ def planner(table: pd.DataFrame, title: str) -> go.Figure:
     )
     figure = go.Figure(map_).update_xaxes(tickangle=-30, automargin=True, showgrid=False)
     figure.update_yaxes(autorange="reversed", automargin=True, ticksuffix=" ", showgrid=False)
-    return laid_out(figure, title, height=250 + 42 * len(logs))
+    caption = "Blue: loading is faster. Orange: computing again is. In each cell, how many times faster."
+    return laid_out(figure, title, 250 + 42 * len(logs), caption)
 
 
 def stream(result: Mapping[str, Any]) -> go.Figure:
@@ -147,16 +155,19 @@ def stream(result: Mapping[str, Any]) -> go.Figure:
         look = {"line_color": colour, "legendgroup": name, **how}
         figure.add_scatter(x=table["updates"], y=table[column], name=name, **look, row=1, col=col)
 
-    for colour, (step, name) in zip(COLOURS, _STEPS.items(), strict=False):
+    for colour, (step, name) in zip(palette.SERIES, _STEPS.items(), strict=False):
         line(step, name, colour, 1)
         line(f"{step}_p95", name, colour, 1, mode="markers", marker_size=3, showlegend=False)
-    line("rss_mb", "memory", "#444", 2, showlegend=False)
-    for colour, (column, name) in zip(COLOURS[4:], _SIZES.items(), strict=False):
+    line("rss_mb", "memory", palette.NEUTRAL, 2, showlegend=False)
+    for colour, (column, name) in zip(palette.SERIES[4:], _SIZES.items(), strict=False):
         line(column, name, colour, 3)
     cap = f"cap: {sizes['cap_mb']:,.0f} MB"
-    figure.add_hline(y=sizes["cap_mb"], line={"dash": "dot", "color": "#444"}, annotation_text=cap, row=1, col=3)
+    figure.add_hline(
+        y=sizes["cap_mb"], line={"dash": "dot", "color": palette.NEUTRAL}, annotation_text=cap, row=1, col=3
+    )
     if sizes["binds"]:
-        figure.add_vline(x=sizes["binds"], line={"dash": "dot", "color": "#888", "width": 1})
+        figure.add_vline(x=sizes["binds"], line={"dash": "dot", "color": palette.NEUTRAL, "width": 1})
     figure.update_xaxes(title_text="updates").update_yaxes(rangemode="tozero")
     title = f"{sizes['updates']:,} updates of a store under a cap, which binds at the dotted line"
-    return laid_out(figure, title, height=460)
+    caption = "Medians over stretches of the stream; dots are 95th percentiles. Flat lines: it does not slow down."
+    return laid_out(figure, title, 460, caption)

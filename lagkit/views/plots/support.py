@@ -8,9 +8,10 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import How, faceted, long, plain, rows_down
+from lagkit.views import palette
+from lagkit.views.plots.basic import POWERS, How, faceted, long, plain, rows_down
 
-_POWERS = {"type": "log", "exponentformat": "power", "dtick": 1}
+_LOW = 13  # pixels of a row, so that seventy families still stand on one page
 
 
 def dots(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) -> go.Figure:
@@ -21,20 +22,21 @@ def dots(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) -
     names, values = [plain(name) for name in table.index], table[[*measures]]
     rows = long(table.rename_axis("model").reset_index(), measures, ["model"])
     spread: How = {"x": "value", "y": "model", "color": "panel", "labels": {"value": x}}
-    figure = faceted(px.scatter, rows, title, 210 + 17 * len(names), **spread).update_traces(marker_size=9)
+    caption = "A dot for each measure of a model, on a logarithmic axis: the further left, the more exact."
+    figure = faceted(px.scatter, rows, title, 210 + _LOW * len(names), caption, **spread).update_traces(marker_size=7)
     joined = pd.concat([values.min(axis=1), values.max(axis=1), values.max(axis=1).mul(float("nan"))], axis=1)
     ends = [None if pd.isna(end) else end for end in joined.to_numpy().flat]
     places = [place for name in names for place in (name, name, None)]
     look: How = {
         "mode": "lines",
-        "line": {"color": "#ccc", "width": 1},
+        "line": {"color": palette.NEUTRAL, "width": 1},
         "showlegend": False,
         "hoverinfo": "skip",
     }
     figure.add_scatter(x=ends, y=places, **look)
     figure.data = [figure.data[-1], *figure.data[:-1]]  # the lines beneath the dots
-    rows_down(figure.update_xaxes(_POWERS), names).update_yaxes(dtick=1, range=[-0.8, len(names) - 0.2])
-    return figure.update_layout(legend={"y": 1.0, "yanchor": "bottom"})
+    rows_down(figure.update_xaxes(POWERS), names).update_yaxes(range=[-0.8, len(names) - 0.2], tickfont_size=10)
+    return figure
 
 
 def against(table: pd.DataFrame, x: str, y: str, by: str, title: str, axes: tuple[str, str]) -> go.Figure:
@@ -46,12 +48,13 @@ def against(table: pd.DataFrame, x: str, y: str, by: str, title: str, axes: tupl
     highest = known.loc[(known[y] / known[x]).nlargest(3).index].sort_values(x)["model"]
     known["named"] = known["model"].where(known["model"].isin(highest), "")
     spread: How = {"x": x, "y": y, "color": by, "text": "named", "hover_name": "model"}
-    figure = faceted(px.scatter, known, title, 460, labels=dict(zip((x, y), axes, strict=True)), **spread)
+    caption = "A dot for each model, both axes logarithmic. On the dashed line both are equal; above it, y is larger."
+    figure = faceted(px.scatter, known, title, 460, caption, labels=dict(zip((x, y), axes, strict=True)), **spread)
     side = dict(zip(map(plain, highest), ("middle left", "top center", "middle right"), strict=False))
     for trace in figure.data:
         trace.update(textposition=[side.get(name, "top center") for name in trace.text], marker_size=10)
     ends = known[[x, y]].stack().agg(["min", "max"]).tolist()
-    equal = {"color": "#888", "width": 1, "dash": "dash"}
+    equal = {"color": palette.NEUTRAL, "width": 1, "dash": "dash"}
     figure.add_scatter(x=ends, y=ends, mode="lines", line=equal, name="equal", hoverinfo="skip")
     figure.data = [figure.data[-1], *figure.data[:-1]]  # the line beneath the dots
-    return figure.update_xaxes(_POWERS).update_yaxes(_POWERS)
+    return figure.update_xaxes(POWERS).update_yaxes(POWERS)

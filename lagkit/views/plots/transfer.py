@@ -9,15 +9,15 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import BARS_Y, COLOURS, How, faceted, scaled
+from lagkit.views import palette
+from lagkit.views.plots.basic import BARS_Y, How, faceted, scaled, within
 
-# Blue and red of the palette: what logs gave and what they took.
-SIDES = {"positive": COLOURS[4], "negative": COLOURS[1]}
+SIDES = {"positive": palette.GAIN, "negative": palette.LOSS}  # what logs gave and what they took
 OUTCOMES = {
     "wrong, then right": SIDES["positive"],
     "right, then wrong": SIDES["negative"],
-    "right both times": COLOURS[0],
-    "wrong both times": COLOURS[10],
+    "right both times": palette.KV,
+    "wrong both times": palette.NONE,
 }
 KINDS = {
     "contradicting": "some log contradicts",
@@ -39,7 +39,7 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
     of the questions. panels: values of `panel` -> titles of the horizontal axes.
     """
     policies = list(table["policy"].unique())
-    rows = scaled(table, 100).assign(x=100 * table["share"] + _APART * table["policy"].map(policies.index))
+    rows = scaled(within(table), 100).assign(x=100 * table["share"] + _APART * table["policy"].map(policies.index))
     spread: How = {
         "x": "x",
         "y": "mean",
@@ -51,7 +51,8 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
     look: How = {"color_discrete_map": SIDES, "line_dash_sequence": _DASHES, "facet_col_spacing": 0.06}
     look["labels"] = {"mean": "share of questions"}
     look["category_orders"] = {"panel": [*panels]}
-    figure = faceted(px.line, rows, title, 460, markers=True, **spread, **look).update_layout(annotations=[])
+    caption = "Green: questions that logs turned right. Red: those that they turned wrong. Bars are 95% intervals."
+    figure = faceted(px.line, rows, title, 460, caption, markers=True, **spread, **look).update_layout(annotations=[])
     for number, axis in enumerate(panels.values(), 1):
         figure.update_xaxes(title_text=axis, col=number)
     marks = sorted(100 * table["share"].unique())
@@ -72,7 +73,8 @@ def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figur
     rows = rows.rename("questions").reset_index()
     rows["similarity, from"] = rows["bin"].map(lambda number: f"{width * number:.1f}")
     spread: How = {"x": "similarity, from", "y": "questions", "color": "outcome", "facet_col": "panel"}
-    figure = faceted(px.bar, rows, title, 440, color_discrete_map=OUTCOMES, **spread)
+    caption = "Questions by the similarity of their best log; colours say what became of their answers."
+    figure = faceted(px.bar, rows, title, 440, caption, color_discrete_map=OUTCOMES, **spread)
     return figure.update_xaxes(type="category")
 
 
@@ -89,12 +91,13 @@ def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], 
         "mean": "right answers, points against all logs",
     }
     spread: How = {"x": "label", "y": "mean", "color": "store", "markers": True, **BARS_Y}
-    figure = faceted(px.line, rows, title, 440, colours=COLOURS[3:], labels=labels, **spread)
+    caption = "Differences to using all logs, with 95% intervals; the star is the threshold that was chosen."
+    figure = faceted(px.line, rows, title, 440, caption, labels=labels, **spread)
     for line, (name, sweep) in zip(figure.data, sweeps.items(), strict=True):
         stars = [threshold == chosen[name] for threshold in sweep.index]
         line.marker.symbol = ["star" if star else "circle" for star in stars]
         line.marker.size = [15 if star else 7 for star in stars]
-    figure.add_hline(y=0, line={"color": "grey", "width": 1})
+    figure.add_hline(y=0, line={"color": palette.NEUTRAL, "width": 1})
     return figure.update_xaxes(type="category").update_yaxes(tickformat="+.0f")
 
 
@@ -117,8 +120,9 @@ def doubts(outcomes: pd.DataFrame, title: str) -> go.Figure:
         "labels": labels,
     }
     look: How = {"color_discrete_map": OUTCOMES, "symbol_map": _SHAPES, "hover_name": "question"}
-    figure = faceted(px.scatter, found, title, 480, **spread, **look).update_traces(marker_size=8)
-    line = {"color": "grey", "dash": "dot"}
+    caption = "A point for each question; above the diagonal the model is less sure with logs. No answer: at the edge."
+    figure = faceted(px.scatter, found, title, 480, caption, **spread, **look).update_traces(marker_size=8)
+    line = {"color": palette.NEUTRAL, "dash": "dot"}
     figure.add_shape(type="line", x0=_LEAST, y0=_LEAST, x1=1, y1=1, line=line, layer="below", row="all", col="all")
     reach = [np.log10(_LEAST) - 0.4, np.log10(_NONE) + 0.4]
     axis = {"type": "log", "range": reach, "tickvals": list(_TICKS), "ticktext": list(_TICKS.values())}

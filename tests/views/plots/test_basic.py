@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from lagkit.views import plots
 from lagkit.views.plots.attention import by_layer
 from lagkit.views.plots.curves import by_rounds
+from lagkit.views.tables import number
 
 TABLE = pd.DataFrame(
     {"kind": ["a", "b", "a"], "right": [0.0, 0.25, 1.0], "logprob": [-5.0, -2.5, -0.5]},
@@ -60,3 +62,28 @@ def test_names_in_curves_and_panels_are_shown_letter_by_letter():
         assert [line.name for line in figure.data] == [plots.basic.plain(name)]
         assert name not in figure.to_json()
     assert [note.text for note in figure.layout.annotations] == [plots.basic.plain(name)]
+
+
+def test_a_measure_on_a_logarithmic_axis_shows_the_number_itself():
+    table = pd.DataFrame({"kind": "a", "bytes": [147.0, 2230518.2]}, index=["one", "two"])
+    figure = plots.bars(table, "kind", {"bytes": "bytes"}, "Title", log=["bytes"])
+    assert list(figure.data[0].text) == ["147", "2,230,518"]
+    assert figure.layout.xaxis.type == "log"
+    assert figure.layout.xaxis.range[0] == 2
+    assert figure.layout.xaxis.range[1] > 6.3
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(33.8824, "33.88"), (2230518.2, "2,230,518"), (0.0, "0"), (0.5, "0.5"), (0.000123, "1.2e-04"), (float("nan"), "")],
+)
+def test_numbers_have_four_significant_digits(value, shown):
+    assert number(value) == shown
+
+
+def test_a_caption_stands_below_the_title_and_makes_its_own_room():
+    figure = plots.basic.laid_out(go.Figure(), "Title", 400, "a caption of some words " * 14)
+    lines = figure.layout.title.subtitle.text.split("<br>")
+    assert len(lines) == 3
+    assert figure.layout.height == 400 + figure.layout.margin.t - plots.basic.TOP
+    assert figure.layout.margin.t >= 48 + 17 * 3

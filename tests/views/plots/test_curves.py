@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.views.plots import COLOURS
+from lagkit.views import palette
 from lagkit.views.plots.curves import by_rounds
 
 TABLE = pd.DataFrame(
@@ -21,11 +21,12 @@ TABLE = pd.DataFrame(
 
 def test_each_policy_has_its_curve_in_points_with_its_interval():
     base, kv = by_rounds(TABLE, ["no_logs", "kv"], "Title", "EM").data
-    assert (base.name, kv.name) == ("no_logs", "kv")
+    assert (base.name, kv.name) == ("no logs", "kv")  # of variants, by the names that people read
+    assert "policy=no_logs" in base.hovertemplate
     assert list(kv.y) == pytest.approx([20, 80])
     assert list(base.error_y.array) == pytest.approx([20, 10])
     assert list(base.error_y.arrayminus) == pytest.approx([10, 20])
-    assert (base.line.color, kv.line.color) == (COLOURS[0], COLOURS[1])
+    assert (base.line.color, kv.line.color) == (palette.NONE, palette.KV)
 
 
 def test_curves_that_meet_stay_apart_and_near_their_round():
@@ -43,4 +44,4 @@ def test_the_ceiling_is_drawn_and_named():
 
 def test_a_policy_keeps_its_colour_where_another_is_missing():
     [kv] = by_rounds(TABLE.query("policy == 'kv'"), ["no_logs", "kv"], "Title", "EM").data
-    assert kv.line.color == COLOURS[1]
+    assert kv.line.color == palette.KV

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.views.plots import COLOURS
+from lagkit.views import palette, tables
 from lagkit.views.plots.differences import changed, forest, grid
 
 ROWS = {
@@ -58,8 +58,8 @@ def test_marks_stand_at_their_row_and_do_not_cover_each_other(figure):
 
 def test_the_legend_names_each_group_once_in_its_colour(figure):
     shown = {trace.name: trace.marker.color for trace in figure.data if trace.showlegend is not False}
-    assert shown == {"unseen": COLOURS[0], "seen": COLOURS[1]}
-    assert marks(figure, "x2", "seen").marker.color == COLOURS[1]
+    assert shown == {"unseen": palette.UNSEEN, "seen": palette.SEEN}
+    assert marks(figure, "x2", "seen").marker.color == palette.SEEN
 
 
 def test_rows_and_colours_may_be_other_levels():
@@ -116,3 +116,39 @@ def test_without_titles_every_metric_has_a_panel_with_its_unit():
     figure = forest(TABLE)
     assert [note.text for note in figure.layout.annotations] == ["em, points", "rounds"]
     assert figure.layout.title.text == "Differences with 95% intervals"
+
+
+def squeezed(**means: float) -> pd.DataFrame:
+    """Differences of EM, the same for F1, of variants whose names have `_` for what they are called."""
+    rows = [(name, "unseen", metric, mean) for name, mean in means.items() for metric in ("em", "f1")]
+    table = pd.DataFrame(rows, columns=["policy", "split", "metric", "mean"]).set_index(["policy", "split", "metric"])
+    return table.assign(low=table["mean"] - 0.05, high=table["mean"] + 0.05, n=9)
+
+
+FAR = squeezed(kv_last_round=0.1, text_last_round=0.12, kv_block=0.08, cheatsheet=0.02, copy_nearest=-0.72)
+
+
+def test_one_row_far_from_the_others_is_an_arrow_at_the_edge_with_its_number():
+    figure = forest(FAR, {"em": "EM"})
+    low, high = figure.layout.xaxis.range
+    assert -20 < low < -3 < 17 < high < 30
+    [arrow] = [trace for trace in figure.data if trace.mode == "markers+text"]
+    assert (list(arrow.x), list(arrow.text), arrow.marker.symbol) == ([low], [" -72 "], "triangle-left")
+    near = forest(FAR.drop("copy_nearest", level="policy"), {"em": "EM"})
+    assert near.layout.xaxis.range is None
+    assert not [trace for trace in near.data if trace.mode == "markers+text"]
+
+
+def test_f1_is_shown_only_where_it_is_not_em():
+    both = {"em": "EM", "f1": "F1"}
+    assert [note.text for note in forest(FAR, both).layout.annotations] == ["EM"]
+    other = FAR.assign(mean=FAR["mean"] + FAR.index.get_level_values("metric").map({"em": 0.0, "f1": 0.01}))
+    assert [note.text for note in forest(other, both).layout.annotations] == ["EM", "F1"]
+    assert list(tables.intervals(FAR)) == ["em"]
+    assert list(tables.intervals(other)) == ["em", "f1"]
+
+
+def test_rows_are_named_for_people_and_the_code_s_name_stands_under_the_pointer():
+    figure = forest(FAR, {"em": "EM"})
+    assert [name.strip() for name in figure.layout.yaxis.ticktext][:2] == ["KV, last round", "text, last round"]
+    assert list(figure.data[0].text)[:2] == ["kv_last_round", "text_last_round"]

@@ -1,4 +1,4 @@
-"""The figure of wrong logs shows the numbers of its tables: means, bands around them, the line of no_logs."""
+"""The figure of wrong logs shows the numbers of its tables: means, intervals around them, the line of no_logs."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ def swept(gain: float) -> pd.DataFrame:
     return table.assign(low=table["mean"] - 0.1, high=table["mean"] + 0.2)
 
 
-def test_each_variant_has_a_line_and_a_band_in_each_panel_beside_no_logs():
+def test_each_variant_has_a_line_in_each_panel_beside_no_logs():
     figure = by_share({"as they are": swept(0.3), "forced": swept(0.1)}, MEASURES, "Title")
-    assert len(figure.data) == 2 * 2 * (2 * 2 + 1)
-    assert [trace.name for trace in figure.data if trace.showlegend] == ["text", "kv", "no_logs"]
+    assert len(figure.data) == 2 * 2 * (2 + 1)
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["text", "kv", "no logs"]
     lines = {(t.xaxis, t.yaxis, t.name): t for t in figure.data if t.name}
     assert list(lines["x", "y", "kv"].y) == pytest.approx([70, 65])
     assert list(lines["x2", "y2", "text"].y) == pytest.approx([50, 45])
     assert list(lines["x3", "y3", "kv"].y) == pytest.approx([3, 3.5])
-    assert list(lines["x", "y", "kv"].x) == [0, 50]
-    assert set(lines["x", "y", "no_logs"].y) == {40}
-    assert set(lines["x4", "y4", "no_logs"].y) == {4}
+    assert list(lines["x", "y", "kv"].x) == [0.8, 50.8]  # beside those of the other
+    assert set(lines["x", "y", "no logs"].y) == {40}
+    assert set(lines["x4", "y4", "no logs"].y) == {4}
     assert {note.text for note in figure.layout.annotations} == {"as they are", "forced"}
     assert list(figure.layout.xaxis3.ticktext) == ["0%", "50%"]
 
 
-def test_a_band_is_the_interval_of_the_difference_around_no_logs():
-    figure = by_share({"": swept(0.3)}, MEASURES, "Title")
-    band = next(trace for trace in figure.data if trace.fill == "toself")
-    assert list(band.x) == [0, 50, 50, 0]
-    assert list(band.y) == pytest.approx([90, 85, 55, 60])
+@pytest.mark.parametrize(("gain", "high"), [(0.3, [90, 85]), (0.5, [100, 100])])
+def test_a_bar_is_the_interval_of_the_difference_around_no_logs_and_ends_at_all_questions(gain, high):
+    figure = by_share({"": swept(gain)}, MEASURES, "Title")
     means = next(trace for trace in figure.data if trace.name == "text")
-    assert means.customdata.tolist() == [pytest.approx([60, 90]), pytest.approx([55, 85])]
+    assert [sum(pair) for pair in zip(means.y, means.error_y.array, strict=True)] == pytest.approx(high)
+    assert list(means.error_y.arrayminus) == pytest.approx([10, 10])
+    assert [row[1] for row in means.customdata.tolist()] == pytest.approx(high)

@@ -40,7 +40,7 @@ def test_lines_over_logarithms_and_hollow_points_for_those_that_miss_too_much():
     assert list(latency.y) == pytest.approx([0.02, 0.08])
     assert list(recall.y) == pytest.approx([0.992, 0.95])
     assert (list(build.y), list(memory.y)) == ([1.0, 9.0], [3.0, 27.0])
-    assert list(latency.marker.color) == [COLOURS[1], "white"]
+    assert (latency.marker.color, latency.marker.symbol) == (COLOURS[1], ("circle", "circle-open"))
     kinds = [figure.layout[line.yaxis.replace("y", "yaxis")].type for line in (latency, recall, build, memory)]
     assert kinds == ["log", "linear", "log", "log"]
     assert figure.layout.title.text == "Title"
