@@ -186,6 +186,16 @@ class LM:
         return logits[0]
 
     @torch.inference_mode()
+    def next_logits(self, contexts: Sequence[Context]) -> torch.Tensor:
+        """Logits `[contexts, vocab]` of the token behind each context, in one pass. Raises ContextTooLong."""
+        for context in contexts:
+            self.check(context, 1)
+        ends = torch.tensor([len(context.ids) - 1 for context in contexts], device=self.device)
+        kept, rows = ends.unique(return_inverse=True)
+        logits: torch.Tensor = self.model(**self._inputs(contexts), logits_to_keep=kept).logits
+        return logits[torch.arange(len(contexts), device=self.device), rows]
+
+    @torch.inference_mode()
     def encode(self, context: Context, start: int, stop: int) -> KVBlock:
         """Prefill `context` and keep its tokens `[start, stop)`, counted from the first injected one.
 
