@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,8 @@ from lagkit.model.recompute import PlacedBlock, recompute
 from lagkit.policy import Blanks, Keep, Place, Policy
 from lagkit.studies.competing_items import RIVALS, UNRELATED, Fact, Form, Group
 from lagkit.types import Question, Round, Trace
+from lagkit.util.errors import ConfigError
+from lagkit.util.files import write
 from lagkit.util.progress import progress
 
 Reads = Literal["text", "dense", "own", "stranger", "filler", "none", "same positions"]
@@ -56,7 +58,7 @@ class Condition:
     @property
     def columns(self) -> dict[str, str]:
         """What rows say of it."""
-        return {name: str(value) for name, value in vars(self).items()}
+        return {name: getattr(self, name) for name in CHOICES}
 
     @property
     def policy(self) -> Policy:
@@ -65,6 +67,9 @@ class Condition:
             return Policy("text", keep=self.keep, place=self.place)
         encode: Any = "kept" if self.reads == "none" else "responses"
         return Policy("kv", keep=self.keep, encode=encode, place=self.place, blanks=self.blanks)
+
+
+CHOICES = [field.name for field in fields(Condition)]
 
 
 def conditions() -> list[Condition]:
@@ -96,27 +101,37 @@ def conditions() -> list[Condition]:
 def measure(lm: LM, groups: Sequence[Group], shown: Sequence[Condition], out: Path) -> pd.DataFrame:
     """Every group under every condition: a row per log that is asked for and place of it, written as they come.
 
-    out: a file of JSON lines; what it holds is not computed again, and is refused if it is another model's. Columns
-    besides the condition's: `group`, `kind`, `asked` (number of the log that is asked for), `at` (where it stands),
-    `chosen` (where the log stands whose answer is chosen; empty if it is not shown), `right`, `logprob` of the right
-    answer, `margin` over the best wrong one, `share` of the tokens of logs that were computed anew. Raises
+    out: a file of JSON lines; what it holds is not computed again. Columns besides the condition's: `model`, `group`,
+    `kind`, `asked` (number of the log that is asked for), `at` (where it stands), `chosen` (where the log stands whose
+    answer is chosen; empty if it is not shown), `right`, `logprob` of the right answer, `margin` over the best wrong
+    one, and `share` of the logs' tokens that were computed anew. Raises ConfigError where `out` is another model's,
     ContextTooLong.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
-    rows = [json.loads(line) for line in lines]
-    done = {(*[row[name] for name in _names()], row["group"]) for row in rows}
+    rows = _kept(out, lm.name)
+    done = {(*[row[name] for name in CHOICES], row["group"]) for row in rows}
     probes = {group.id: Probe(lm, group) for group in groups}
     with out.open("a", encoding="utf-8") as file:
         for condition in progress(shown, f"Competing logs, {lm.name}"):
             for group in groups:
                 if (*condition.columns.values(), group.id) in done:
                     continue
-                new = [condition.columns | row for row in probes[group.id].rows(condition)]
-                file.write("".join(json.dumps(row) + "\n" for row in new))
+                new = [{"model": lm.name} | condition.columns | row for row in probes[group.id].rows(condition)]
+                file.write(json.dumps(new) + "\n")
                 file.flush()
                 rows += new
     return pd.DataFrame(rows)
+
+
+def _kept(out: Path, model: str) -> list[dict[str, Any]]:
+    """The rows of a file; a torn last line, of a run that was killed, is cut off."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    *lines, torn = (out.read_text(encoding="utf-8") if out.exists() else "").split("\n")
+    if torn:
+        write(out, "".join(f"{line}\n" for line in lines))
+    rows = [row for line in lines for row in json.loads(line)]
+    if others := {row["model"] for row in rows} - {model}:
+        raise ConfigError(f"{out} holds what {others.pop()} chose: give {model} a file of its own.")
+    return rows
 
 
 @dataclass(frozen=True)
@@ -275,7 +290,3 @@ def _paragraph() -> Trace:
 def _places(logs: int) -> list[str]:
     """Names of the places of as many logs."""
     return ["alone"] if logs == 1 else [POSITIONS[0], *[POSITIONS[1]] * (logs - 2), POSITIONS[-1]]
-
-
-def _names() -> list[str]:
-    return list(Condition.__dataclass_fields__)

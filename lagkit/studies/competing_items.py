@@ -137,7 +137,7 @@ def groups(lm: LM, count: int, seed: int = 0) -> list[Group]:
                 _works(rng, kind, works), _people(rng), rng.sample(answers, RIVALS + 1), strict=True
             )
         ]
-        drawn.append(Group(f"{number:03d}-{kind.name}", tuple(facts[:RIVALS]), facts[RIVALS]))
+        drawn.append(Group(f"{seed}-{number:03d}-{kind.name}", tuple(facts[:RIVALS]), facts[RIVALS]))
     return drawn
 
 

@@ -14,6 +14,7 @@ from lagkit.studies import competing
 from lagkit.studies.attention import Watch, watching
 from lagkit.studies.competing import Condition, Probe
 from lagkit.studies.competing_items import RIVALS, groups
+from lagkit.util.errors import ConfigError
 from tests.helpers.lms import tiny_lm
 
 APART, TEXT = Condition("restating", "all_rounds", "own"), Condition("restating", "all_rounds", "text")
@@ -139,7 +140,13 @@ def test_rows_are_kept_and_not_computed_again(lm, tmp_path, monkeypatch):
     shown = [APART, Condition("restating", "all_rounds", "own", beside="nothing")]
     rows = competing.measure(lm, some, shown, out)
     assert len(rows) == 2 * (9 + 3)
-    assert len(out.read_text().splitlines()) == len(rows)
     assert set(rows[rows["beside"] == "nothing"]["at"]) == {"alone"}
     monkeypatch.setattr(Probe, "rows", lambda *_: pytest.fail("computed again"))
     assert competing.measure(lm, some, shown, out).to_dict() == rows.to_dict()
+    whole = out.read_text()
+    out.write_text(whole + '[{"model": "ti')  # killed while it wrote
+    assert competing.measure(lm, some, shown, out).to_dict() == rows.to_dict()
+    assert out.read_text() == whole
+    out.write_text(whole.replace(f'"model": "{lm.name}"', '"model": "other"'))
+    with pytest.raises(ConfigError, match="holds what other chose"):
+        competing.measure(lm, some, shown, out)
