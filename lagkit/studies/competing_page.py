@@ -64,14 +64,14 @@ def _said(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     apart, told = pick(rows, APART), []
     if len(apart):
         cells = pick(table, APART).set_index("at")
-        places = ", ".join(f"{_percent(cells.loc[at])} if it stands {at}" for at in POSITIONS)
+        places = ", ".join(f"{_percent(cells.loc[at])} if it stands {_where(at)}" for at in POSITIONS)
         told.append(
             f"of {RIVALS} competing logs that restate everything, each read apart, the right one is read in "
             f"{places} (chance 33%; {cells.loc['all', 'n']} choices in {cells.loc['all', 'groups']} groups)."
         )
         for at in POSITIONS[:2]:
             found = gain(*(apart[apart["at"] == place] for place in (at, POSITIONS[-1])))
-            told += [f"the right log last instead of {at}: {_judged(found)}."] if found else []
+            told += [f"the right log last instead of {_where(at)}: {_judged(found)}."] if found else []
         wrong = apart[~apart["right"] & (apart["at"] != POSITIONS[-1])]
         last = (wrong["chosen"] == POSITIONS[-1]).sum()
         told.append(f"of {len(wrong)} wrong choices while another log stands last, {last} are the last log's answer.")
@@ -131,12 +131,16 @@ def _beside(table: pd.DataFrame) -> str:
     own, lines = table[table["model"] == "qwen"], []
     for (condition, at), percent in TRIAL.items():
         found = pick(own, condition).set_index("at")
-        place = "" if at == "all" else f", the right one {at}"
+        place = "" if at == "all" else f", the right one {_where(at)}"
         kept = "the last round" if condition.keep == "last_round" else "all rounds"
         lines.append(
             [f"{condition.form}, {kept}", label(condition) + place, f"{percent}%", _cell(found, at) or "not measured"]
         )
     return markdown.table(["logs", "shown as", "first trial", "here"], lines)
+
+
+def _where(at: str) -> str:
+    return "in the middle" if at == "middle" else at
 
 
 def _cell(cells: pd.DataFrame, at: str) -> str:
@@ -159,7 +163,11 @@ other entities. One is asked for, and the model chooses between the three answer
 Nothing is decoded. Each log is asked for in turn and stands in each place, so that a group of three makes nine choices;
 what they share is counted in the 95% intervals. Logs stand behind the prompt's shared head unless a row says "in front
 of BOS". Float32; answers of one token each. [Notebook 14](../../notebooks/14_competing_logs.ipynb) shows the same as
-figures and measures another model; `python -m tests.pages` makes this page from the rows in `competing/`."""
+figures and measures another model; `python -m tests.pages` makes this page from the rows in `competing/`.
+
+`qwen` is Qwen2.5-Coder-1.5B-Instruct, `smollm2` SmolLM2-135M-Instruct. The groups are the first ones of seed 0;
+conditions were measured on different numbers of them, which the last column has. Differences are taken on those that
+both conditions have. The testbed's model was not asked: its vocabulary spells these words byte by byte."""
 
 _TRIAL = """A first trial on the same model as `qwen`, of 5 to 30 items that are not in the repository, with other
 sentences and names, found the shares in the third column; the last one has those of the items here."""
