@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import page as scale
 from lagkit.runs import report
-from lagkit.studies import support_page
+from lagkit.studies import competing_page, support_page
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
 from tools import choice, forms
@@ -25,6 +25,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "scale.md": lambda: scale.markdown(scale.RESULTS),
     "testbed.md": lambda: markdown(Study.load(RESULTS / "testbed")),
     "support.md": lambda: support_page.remade(RESULTS / "support.json"),
+    "competing.md": lambda: competing_page.remade(RESULTS / "competing"),
     "codec.md": lambda: codec.remade(RESULTS / "codec.json"),
     "faults.md": lambda: faults.remade(RESULTS / "faults.parquet"),
     "gates.md": lambda: gates.remade(RESULTS / "gates.json"),

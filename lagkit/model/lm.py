@@ -12,13 +12,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from safetensors import SafetensorError
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Cache,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lagkit.model.block_cache import BlockCache
 from lagkit.model.cache import build_cache, merge_rows, read_cache, split_rows
@@ -181,9 +175,15 @@ class LM:
     @torch.inference_mode()
     def logits(self, context: Context) -> torch.Tensor:
         """Logits `[tokens, vocab]` of the context's ids, given its injected blocks. Raises ContextTooLong."""
-        self.check(context, 0)
         logits: torch.Tensor = self.model(**self._inputs([context])).logits
         return logits[0]
+
+    @torch.inference_mode()
+    def next_logits(self, contexts: Sequence[Context]) -> torch.Tensor:
+        """Logits `[contexts, vocab]` of the token behind each context, in one pass. Raises ContextTooLong."""
+        ends, rows = torch.tensor([len(context.ids) - 1 for context in contexts]).unique(return_inverse=True)
+        logits: torch.Tensor = self.model(**self._inputs(contexts), logits_to_keep=ends.to(self.device)).logits
+        return logits[torch.arange(len(contexts)), rows]
 
     @torch.inference_mode()
     def encode(self, context: Context, start: int, stop: int) -> KVBlock:
@@ -191,7 +191,6 @@ class LM:
 
         Raises ContextTooLong.
         """
-        self.check(context, 0)
         inputs = self._inputs([context])
         self.model.base_model(**inputs)
         ids = torch.cat([*(block.ids.cpu() for block in context.blocks), torch.tensor(context.ids, dtype=torch.long)])
@@ -202,6 +201,8 @@ class LM:
 
         Rows are padded on the left of what is injected and on the right of the prompt, so that none has a hole.
         """
+        for context in contexts:
+            self.check(context, 0)
         lengths = torch.tensor([[len(context.ids)] for context in contexts])
         injected = torch.tensor([[context.injected] for context in contexts])
         longest = int(lengths.max())

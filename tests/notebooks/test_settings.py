@@ -199,6 +199,21 @@ def test_scale_shows_the_results_of_its_folder_and_measures_its_model(tmp_path, 
     assert [log.rpartition(", ")[2] for log in names["here"]["log"]] == ["7 of 7 tokens", "7 of 70 tokens"]
 
 
+@shows("14_competing_logs model", "14_competing_logs dtype", "14_competing_logs groups", "14_competing_logs seed")
+@shows("14_competing_logs first", "14_competing_logs results")
+def test_competing_logs_measures_its_model_or_shows_the_rows_of_its_folder(tmp_path):
+    model, out, folder = lms.saved(tmp_path / "tiny"), tmp_path / "out", tmp_path / "rows"
+    drawn = {"groups": 2, "seed": 3, "first": 1}
+    measured = run("14_competing_logs", "table", model=str(model), dtype="bfloat16", **drawn, out=str(out))
+    assert (measured["lm"].dtype, measured["lm"].model.config.vocab_size) == (torch.bfloat16, lms.VOCAB)
+    assert [*measured["rows"]["group"].unique()] == ["3-000-film", "3-001-novel"]
+    assert len(measured["rows"]) == 2 * 9  # one condition
+    folder.mkdir()
+    measured["rows"].to_parquet(folder / "tiny.parquet")
+    shown = run("14_competing_logs", "table", results=str(folder))
+    assert shown["rows"].equals(measured["rows"])
+
+
 def test_a_count_of_none_is_refused_before_anything_is_done(tmp_path, monkeypatch):
     """Numbers and lists of which 0 or nothing has no meaning of its own; those that have one say so (`0: ...`)."""
     monkeypatch.setattr(lag, "open_run", lambda *_, **__: pytest.fail("a run was opened"))
@@ -210,7 +225,7 @@ def test_a_count_of_none_is_refused_before_anything_is_done(tmp_path, monkeypatc
                 run(name, **given)
             refused.append(f"{name} {parameter}")
     assert {"01_build_logs timed", "06_position_realignment dtypes", "09_online_store parts"} <= set(refused)
-    assert len(refused) == 2 * 13 + 11
+    assert len(refused) == 2 * 14 + 11
 
 
 def _counts(name):

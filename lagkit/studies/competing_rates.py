@@ -1,0 +1,107 @@
+"""Competing logs in numbers: how often the right one is read, by condition and place, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lagkit.stats.intervals import Difference, mean_interval, paired_interval
+from lagkit.studies.competing import CHOICES, POSITIONS, Condition
+from lagkit.util.errors import DataError
+
+_READS = {
+    "text": "text",
+    "dense": "KV, read in one go",
+    "own": "KV, each log read apart",
+    "stranger": "KV, behind another log's first round",
+    "filler": "KV, behind neutral words",
+    "none": "KV, behind nothing",
+    "same positions": "KV, all at the same positions",
+}
+_BESIDE = {"rivals": "", "nothing": ", one log", "paragraph": ", one log and a paragraph"}
+_ANEW = {"first": "first {} tokens", "last": "last {} tokens", "most": "{}% that deviate most"}
+
+
+def load(folder: Path) -> pd.DataFrame:
+    """The rows of all models in a folder, which has a parquet file for each; raises DataError if there is none."""
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise DataError(f"{folder} holds no rows of competing logs: measure some, or give another folder.")
+    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+
+
+def label(condition: Condition | Mapping[str, Any]) -> str:
+    """How logs are shown, in words; the form of the logs and what is kept are left out."""
+    own = condition.columns if isinstance(condition, Condition) else condition
+    words = _READS[own["reads"]]
+    if own["reads"] == "own" and own["keep"] == "last_round":
+        words = "KV, behind its own first round"
+    words += _BESIDE[own["beside"]]
+    if own["recompute"]:
+        way, _, number = own["recompute"].partition(":")
+        words += f", {_ANEW[way].format(number)} anew"
+    words += ", blank lines around" if own["blanks"] == "around" else ""
+    return words + (", in front of BOS" if own["place"] == "front" else "")
+
+
+def metric(row: Mapping[str, Any]) -> str:
+    """The name under which a row of `rates` stands in `metrics.json`: the model, the condition and the place."""
+    told = [Path(row["model"]).name, *(row[name] for name in CHOICES if name != "blanks")]
+    around = row["blanks"] if row["blanks"] != "between" else ""
+    return ".".join(["right", *filter(None, [*told, around, row["at"]])]).replace(" ", "_")
+
+
+def rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Share of right choices by model, condition and place of the right log, and over all places (`at`: `all`).
+
+    A row each, in the order in which they were measured: columns `model`, the condition's, `label`, `at`, `n`,
+    `groups`, `mean`, `low`, `high`, `share` of tokens computed anew, and `last`: of the wrong choices, the share that
+    is the last log's answer (missing where the right log is the last). Choices in one group of logs count as dependent.
+    """
+    found = []
+    for key, own in rows.groupby(["model", *CHOICES], sort=False):
+        named: dict[str, Any] = dict(zip(["model", *CHOICES], key, strict=True))
+        named["label"] = label(named)
+        for at in (*(place for place in (*POSITIONS, "alone") if place in set(own["at"])), "all"):
+            some = own if at == "all" else own[own["at"] == at]
+            interval = mean_interval(_values(some, "right"), _hops(some))
+            wrong = some[~some["right"] & (some["at"] != POSITIONS[-1])]
+            last = (wrong["chosen"] == POSITIONS[-1]).mean() if len(wrong) else float("nan")
+            bounds = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+            count = {"n": len(some), "groups": some["group"].nunique()}
+            found.append(named | {"at": at} | count | bounds | {"share": some["share"].mean(), "last": last})
+    return pd.DataFrame(found)
+
+
+def pick(table: pd.DataFrame, condition: Condition) -> pd.DataFrame:
+    """The rows of one condition."""
+    chosen = pd.Series(True, table.index)
+    for name, value in condition.columns.items():
+        chosen &= table[name] == value
+    return table[chosen]
+
+
+def gain(one: pd.DataFrame, other: pd.DataFrame) -> Difference | None:
+    """Right choices of `other` rows less those of `one`, of one model, paired by the log that is asked for.
+
+    Where both know the same places, they are paired by place, too; else places are averaged. None without a pair.
+    """
+    by_place = set(one["at"]) == set(other["at"])
+    values = [_values(rows, "right", by_place=by_place) for rows in (one, other)]
+    shared = values[0].index.intersection(values[1].index)
+    if not len(shared):
+        return None
+    return paired_interval(values[0].loc[shared], values[1].loc[shared], {id: [id.split("/")[0]] for id in shared})
+
+
+def _values(rows: pd.DataFrame, column: str, *, by_place: bool = True) -> pd.Series:
+    """A column as numbers, by `group/asked/place`."""
+    ids = rows["group"] + "/" + rows["asked"].astype(str) + ("/" + rows["at"] if by_place else "")
+    return rows[column].astype(float).groupby(ids.to_numpy()).mean()
+
+
+def _hops(rows: pd.DataFrame) -> dict[str, list[str]]:
+    return {f"{row.group}/{row.asked}/{row.at}": [row.group] for row in rows.itertuples()}

@@ -1,0 +1,34 @@
+"""Figures of competing logs: by the place of the right one, and by the share of tokens computed anew."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
+
+from lagkit.views.plots.basic import BARS_Y, How, faceted, scaled
+
+_SHARE = "right choices, %"
+CHANCE = 100 / 3
+
+
+def by_place(table: pd.DataFrame, title: str) -> go.Figure:
+    """Right choices against the place of the right log: a panel for each `panel`, a colour for each `label`."""
+    rows = scaled(table, 100)
+    how: How = {"x": "at", "y": "mean", "color": "label", "facet_col": "panel", **BARS_Y}
+    figure = faceted(px.bar, rows, title, 460, barmode="group", labels={"mean": _SHARE, "at": "the right log"}, **how)
+    figure.update_xaxes(categoryorder="array", categoryarray=["first", "middle", "last", "alone"])
+    return _chance(figure)
+
+
+def by_tokens(table: pd.DataFrame, title: str) -> go.Figure:
+    """Right choices against the `share` of tokens computed anew: a panel for each `panel`, a colour for each `way`."""
+    rows = scaled(table, 100).assign(share=100 * table["share"]).sort_values("share", kind="stable")
+    how: How = {"x": "share", "y": "mean", "color": "way", "facet_col": "panel", "hover_name": "label", **BARS_Y}
+    named = {"mean": _SHARE, "share": "tokens computed anew, %"}
+    return _chance(faceted(px.line, rows, title, 430, markers=True, labels=named, **how))
+
+
+def _chance(figure: go.Figure) -> go.Figure:
+    figure.add_hline(CHANCE, line_dash="dot", line_color="gray")
+    return figure.update_yaxes(range=[0, 105])
