@@ -34,6 +34,35 @@ def train(out: Annotated[Path, Argument(metavar="FOLDER", parser=at)], changes: 
 
 
 @app.command()
+def carry(out: Annotated[Path, Argument(metavar="FOLDER", parser=at)], changes: cli.Settings = None) -> None:
+    """Continue the shipped model on logs with aliases; hidden_rounds=true trains the positive control. Resumes."""
+    from lagkit.util.progress import quiet
+    from tools.testbed.carry import CarryConfig, train
+
+    quiet()
+    tell(f"The model is in {train(out, CarryConfig.parse(cli.settings(changes)))}.")
+
+
+@app.command("carry-study")
+def carry_study(
+    models: Annotated[list[str], Argument(metavar="NAME=FOLDER", help="models; `plain` and `control` among them")],
+    page: Annotated[Path, Option(metavar="FILE.md", parser=at, help="its rows go to FILE.parquet")],
+    questions: Annotated[int, Option(min=2, help="of each rung")] = 60,
+    seed: Annotated[int, Option(help="of the world")] = 301,
+) -> None:
+    """Ask models in the carry world what kept tokens carry."""
+    from lagkit.util.progress import quiet
+    from tools.testbed.carry_page import CONTROL, PLAIN, markdown, measured, save
+
+    quiet()
+    folders = dict(word.partition("=")[::2] for word in models)
+    if missing := [name for name in (PLAIN, CONTROL) if not folders.get(name)]:
+        raise ConfigError(f"The study compares two models: add {missing[0]}=FOLDER.")
+    save(page, measured(folders, questions, seed))
+    tell(markdown(page.with_suffix(".parquet")))
+
+
+@app.command()
 def study(
     tier: Annotated[str, Argument(metavar="TIER|CONFIG.yaml", help="settings of each world's run")],
     changes: cli.Settings = None,

@@ -27,7 +27,7 @@ _HERE = "$user"  # stands for the user's turn in a chat that is rendered once
 _PART = 6  # facts in a part of what passages tell
 
 Stage = Literal["drill", "easy", "full"]
-Kind = Literal["answer", "search", "notes", "retelling"]
+Kind = Literal["answer", "search", "notes", "retelling", "restated", "same_round", "one_back", "two_back"]
 Facts = dict[tuple[str, str], str]  # (subject, relation) -> object
 
 
@@ -151,7 +151,7 @@ def _rounds(scene: _Scene, tokenizer: PreTrainedTokenizerBase, count: int) -> li
     made = []
     for chain in chains:
         question = Question("", chain.text, ())
-        head, tail = _chat(tokenizer, PROMPT.system, PROMPT.user_turn(question, scene.passages, notes=notes))
+        head, tail = chat(tokenizer, PROMPT.system, PROMPT.user_turn(question, scene.passages, notes=notes))
         before, context = (head + logs, tail) if place == "prefix" else (logs, head + tail)
         reply, answered = respond(chain.start, chain.relations, known)
         kind: Kind = "answer" if answered else "search"
@@ -159,7 +159,7 @@ def _rounds(scene: _Scene, tokenizer: PreTrainedTokenizerBase, count: int) -> li
     return made
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> tuple[str, str]:
+def chat(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> tuple[str, str]:
     """The chat with the assistant's turn opened, in two parts: up to the system message's end, and from there on."""
     head, turn = _frame(tokenizer, system)
     return head, turn.replace(_HERE, user)
@@ -268,5 +268,5 @@ def _notes(scene: _Scene, chain: Chain) -> tuple[str, Facts]:
 
 def _notes_lesson(scene: _Scene, tokenizer: PreTrainedTokenizerBase, chain: Chain) -> Lesson:
     turn = PROMPT.distil_turn(Question("", chain.text, ()), SEPARATOR.join(scene.logs))
-    context = "".join(_chat(tokenizer, PROMPT.distil_system, turn))
+    context = "".join(chat(tokenizer, PROMPT.distil_system, turn))
     return Lesson("", context, f" {_notes(scene, chain)[0]}", len(chain.facts), "notes")

@@ -138,9 +138,13 @@ def train(out: Path | str, config: TrainConfig) -> Path:
     Raises ConfigError when `out` holds a run with other settings, DataError when its checkpoint cannot be read, and
     RunLocked while another process trains there.
     """
-    out = at(out)
+    return finish(Run, at(out), config)
+
+
+def finish(kind: type[Run], out: Path, config: TrainConfig) -> Path:
+    """As `train`, by another kind of run."""
     with alone(FileLock(out / LOCK)):
-        run = _Run(out, config)
+        run = kind(out, config)
         with Progress("Training", config.steps) as shown:
             shown.update(run.step)
             while run.step < config.steps:
@@ -149,16 +153,21 @@ def train(out: Path | str, config: TrainConfig) -> Path:
         return run.export()
 
 
-class _Run:
-    """A training run and its folder."""
+class Run:
+    """A training run and its folder; a subclass may start from another model or learn from other batches.
+
+    half: whether to compute in bf16. On one core without instructions for it that takes ten times as long.
+    """
+
+    half = True
 
     def __init__(self, out: Path, config: TrainConfig) -> None:
         self.out, self.config, self.step = out, config, 0
         self.device = best_device()
         self.tokenizer = make_tokenizer()
-        model = new_model(config, self.tokenizer)
+        model = self.first_model()
         self.model: LlamaForCausalLM = model.to(self.device)  # type: ignore[arg-type]  # a wrapper that hides the types
-        self.optimizers = _optimizers(self.model, config)
+        self.optimizers = self.new_optimizers()
         self._checkpoint = out / "checkpoint.safetensors"
         self.rows: list[dict[str, Any]] = []
         refuse_links(out, ConfigError, depth=2)
@@ -166,12 +175,28 @@ class _Run:
         self._resume()
         self._base = torch.compile(self.model.model, dynamic=False) if config.compile else self.model.model
 
+    def first_model(self) -> LlamaForCausalLM:
+        """The model before the first step."""
+        return new_model(self.config, self.tokenizer)
+
+    def new_optimizers(self) -> list[torch.optim.Optimizer]:
+        """What learns; the rate of each is that of the step times its `scale`."""
+        return _optimizers(self.model, self.config)
+
+    def batch(self, step: int) -> Batch:
+        """What is learned from at a step."""
+        config, stage = self.config, self.config.stage_at(step)
+        tokens = config.tokens if stage == "full" else config.tokens // 2
+        return make_batch(f"{config.seed}.{step}", self.tokenizer, rows=config.rows, tokens=tokens, stage=stage)
+
+    def check_batch(self, number: int) -> Batch:
+        """One of the batches that a check asks about."""
+        return make_batch(f"check.{number}", self.tokenizer, rows=self.config.rows, tokens=self.config.tokens)
+
     def advance(self) -> None:
         """One step; saves and checks when it is time."""
         config = self.config
-        stage = config.stage_at(self.step)
-        tokens = config.tokens if stage == "full" else config.tokens // 2
-        batch = make_batch(f"{config.seed}.{self.step}", self.tokenizer, rows=config.rows, tokens=tokens, stage=stage)
+        batch = self.batch(self.step)
         loss = self._loss_of(self._scores(batch.to(self.device)), batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -190,7 +215,7 @@ class _Run:
 
     def _scores(self, batch: Batch) -> torch.Tensor:
         """Logits `[learned tokens, vocab]`."""
-        with torch.autocast(self.device, torch.bfloat16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.half):
             hidden = self._base(
                 input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask(), use_cache=False
             ).last_hidden_state
@@ -206,7 +231,7 @@ class _Run:
         right: Counter[str] = Counter()
         asked: Counter[str] = Counter()
         for i in range(_CHECK_BATCHES):
-            batch = make_batch(f"check.{i}", self.tokenizer, rows=self.config.rows, tokens=self.config.tokens)
+            batch = self.check_batch(i)
             for name, ok in _outcomes(batch, self._scores(batch.to(self.device)).argmax(-1).cpu()):
                 right[name] += ok
                 asked[name] += 1
@@ -276,5 +301,5 @@ def _outcomes(batch: Batch, predicted: torch.Tensor) -> Iterable[tuple[str, bool
     right[learned] = predicted == batch.labels[learned]
     for row, lessons in enumerate(batch.lessons):
         for i, lesson in enumerate(lessons, 1):
-            name = lesson.kind if lesson.kind == "retelling" else f"{lesson.kind}_{lesson.hops}"
+            name = f"{lesson.kind}_{lesson.hops}" if lesson.kind in ("answer", "search", "notes") else lesson.kind
             yield name, bool(right[row, batch.branch[row] == i].all())

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from lagkit.datasets import loaders as data
 from lagkit.datasets.loaders import Dataset, Stratum, stratum_of
+from lagkit.datasets.world import carry
 from lagkit.datasets.world.questions import Chain, ask, walk
 from lagkit.datasets.world.world import Fact, World, language, make_world, tell, trivia
+from lagkit.types import Hop
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.files import write_json
 from lagkit.util.paths import at
@@ -21,7 +23,8 @@ from lagkit.util.plainjson import read_json
 from lagkit.util.settings import Settings
 
 MOST_FACTS = 6  # in one passage
-CONTROLS, LAYOUT = "controls.json", "musique"
+CONTROLS, LAYOUT, LOGS = "controls.json", "musique", "logs.json"
+_CARRIED = ("seed", "entities", "unseen_questions", "mode")  # controls of a world of mode `carry`
 _TRIES = 5000  # to find a question of a kind, before it is said that there is none
 
 
@@ -33,6 +36,9 @@ class Controls(Settings):
     distractors: passages per entity that name it but tell nothing of use. overlap: shares of the unseen questions by
     what they share with the log-store questions (`loaders.overlap`). contradicted: share of the facts that are
     changed after the questions were drawn, so that logs of the same world without changes mislead.
+
+    mode: with `carry`, logs whose last round takes an earlier one to be understood (`world.carry`); of the rest, only
+    `seed`, `entities` and `unseen_questions` (a quarter on each rung) are then of use, and others are refused.
     """
 
     what: ClassVar[str] = "controls of a test world"
@@ -47,6 +53,15 @@ class Controls(Settings):
     distractors: NonNegativeInt = 2
     overlap: dict[Stratum, float] = Field(default={"all": 0.7, "final": 0.1, "other": 0.1, "none": 0.1})
     contradicted: float = Field(default=0.0, ge=0, le=1)
+    mode: Literal["plain", "carry"] = "plain"
+
+    @model_validator(mode="after")
+    def _of_use(self) -> Self:
+        usual, fields = type(self).model_construct(), set(type(self).model_fields) - {*_CARRIED}
+        idle = sorted(name for name in fields if getattr(self, name) != getattr(usual, name))
+        if self.mode == "carry" and idle:
+            raise ValueError(f"`{idle[0]}` does nothing in a world of mode carry: leave it out")
+        return self
 
     @field_validator("hops", "log_hops")
     @classmethod
@@ -74,8 +89,11 @@ def longest_chain() -> int:
 def write(folder: Path | str, controls: Controls) -> Path:
     """Write `dev_train.json`, `dev_test.json`, `dev_docs.json` (MuSiQue's shape) and `controls.json`; returns `folder`.
 
-    The same controls write the same bytes. Raises ConfigError when the world cannot provide what is asked.
+    In mode `carry`, the logs too: `logs.json`. The same controls write the same bytes. Raises ConfigError when the
+    world cannot provide what is asked.
     """
+    if controls.mode == "carry":
+        return _write_carry(at(folder), controls)
     world = make_world(controls.seed, controls.entities)
     logged, unseen = draw(world, controls)
     if controls.contradicted:
@@ -90,6 +108,34 @@ def write(folder: Path | str, controls: Controls) -> Path:
     # At last, since it says that all the rest is there.
     write_json(folder / CONTROLS, controls.model_dump(mode="json"))
     return folder
+
+
+def _write_carry(folder: Path, controls: Controls) -> Path:
+    """Write a world of mode `carry`; its logs are the answers to the questions of `dev_train.json`."""
+    items = carry.items(controls.seed, controls.unseen_questions // len(carry.RUNGS), controls.entities)
+    logs = {log.question_id: (log, hop) for i in items for log, hop in zip(i.logs, i.question.hops, strict=True)}
+    folder.mkdir(parents=True, exist_ok=True)
+    passages = {p.id: {"title": p.title, "content": p.text} for item in items for p in item.passages}
+    write_json(folder / "dev_docs.json", passages)
+    asked = [_asked(log.question_id, log.question, hop.answer, [hop]) for log, hop in logs.values()]
+    write_json(folder / "dev_train.json", asked)
+    questions = [item.question for item in items]
+    write_json(folder / "dev_test.json", [_asked(q.id, q.text, q.answers[0], q.hops) for q in questions])
+    write_json(folder / LOGS, [log.to_dict() for log, _ in logs.values()])
+    write_json(folder / CONTROLS, controls.model_dump(mode="json"))
+    return folder
+
+
+def _asked(id: str, question: str, answer: str, hops: Sequence[Hop]) -> dict[str, Any]:
+    """A question in MuSiQue's shape, whose facts no passage tells."""
+    steps = [{"id": int(hop.id), "question": hop.question, "answer": hop.answer} for hop in hops]
+    return {
+        "id": id,
+        "question": question,
+        "question_decomposition": steps,
+        "answer": answer,
+        "answer_aliases": [],
+    }
 
 
 def keep(folder: Path, controls: Controls) -> None:

@@ -93,3 +93,11 @@ def test_contradicted_facts_change_answers_of_the_same_questions():
     assert not all(same)
     told = {p.id: p.text for p in before.passages}
     assert sum(told[p.id] != p.text for p in after.passages) > 0
+
+
+@shows("mode")
+def test_in_mode_carry_no_passage_tells_a_fact():
+    plain, carry = draw(), _draw(json.dumps({"entities": 90, "unseen_questions": 20, "mode": "carry"}))
+    assert any("'s" in p.text or "was" in p.text for p in plain.passages)
+    answers = {q.answers[0] for q in carry.unseen}
+    assert not any(answer in p.text for p in carry.passages for answer in answers)

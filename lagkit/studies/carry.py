@@ -1,0 +1,151 @@
+"""What kept tokens carry: which of three candidates a model prefers when only an earlier round of a log can tell.
+
+Three logs that use the same alias stand in front of a question of the carry world (`lagkit.datasets.world.carry`). The
+conditions differ in what is kept of them, and in what the kept tokens have read. Chance is a third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pandas as pd
+import torch
+
+from lagkit.agent.context import KVContextBuilder
+from lagkit.datasets.world.carry import RUNGS, Item
+from lagkit.datasets.world.world import plain
+from lagkit.logs.encode import SEPARATOR, kept_text
+from lagkit.model.context import Context
+from lagkit.model.lm import LM
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.policy import Policy
+from lagkit.stats.intervals import Hops, mean_interval, paired_intervals
+from lagkit.stats.wording import judged
+from lagkit.studies import sanity
+from lagkit.types import Trace
+from lagkit.util.errors import DataError
+from lagkit.util.progress import progress
+
+NONE, LAST, ALL, BLOCK, OWN, STRANGER = "none", "text of the last round", "text of all", "block", "own", "stranger"
+TEXTS = {LAST: "last_round", ALL: "all_rounds"}
+# What the kept tokens of the last round have read before them.
+ENCODED = {
+    BLOCK: Policy("kv", encode="kept"),
+    STRANGER: Policy("kv", encode="stranger"),
+    "filler": Policy("kv", encode="filler"),
+    OWN: Policy("kv"),
+    "conversation": Policy("kv", encode="conversation"),
+}
+CONDITIONS = (NONE, *TEXTS, *ENCODED)
+BEYOND = tuple(rung for rung in RUNGS if rung.endswith("back"))  # the last round alone cannot tell
+CONTRASTS = {"own - stranger": (STRANGER, OWN), "stranger - block": (BLOCK, STRANGER), "own - block": (BLOCK, OWN)}
+CONTRASTS |= {"text of all - own": (OWN, ALL)}
+_BATCH = 24
+
+
+def measure(lm: LM, items: Sequence[Item], prompt: Prompt, conditions: Sequence[str] = CONDITIONS) -> pd.DataFrame:
+    """A row per item and condition: `rung`, `question_id`, `condition`, `right`, `gold` and `hops`.
+
+    gold: log-probability of the right candidate among the three (nats), by the first token of each, behind the question
+    and the words that lead to its answer. right: whether it is the likeliest. Raises DataError where candidates begin
+    with the same token.
+    """
+    rows = []
+    logs = {rung: {log.id: log for i in items if i.scoped.rung == rung for log in i.logs} for rung in RUNGS}
+    for start in progress(range(0, len(items), _BATCH), "Which log is believed?"):
+        some = items[start : start + _BATCH]
+        for condition in conditions:
+            contexts = [_context(lm, item, prompt, condition, logs[item.scoped.rung]) for item in some]
+            answers = [item.question.answers[0] for item in some]
+            first = sanity.read(lm, {condition: contexts}, answers, new_tokens=0)[condition].first
+            rows += [_row(lm, item, condition, scores) for item, scores in zip(some, first, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def means(rows: pd.DataFrame) -> pd.DataFrame:
+    """`right` and `gold` by `rung` and `condition`, with intervals as of `mean_interval`."""
+    found = {}
+    for (rung, condition), own in rows.groupby(["rung", "condition"], sort=False):
+        for measure in ("right", "gold"):
+            values = own.set_index("question_id")[measure]
+            found[rung, condition, measure] = vars(mean_interval(values, _hops(own)))
+    return pd.DataFrame.from_dict(found, orient="index").rename_axis(["rung", "condition", "measure"])
+
+
+def contrasts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Differences between conditions, paired by question: index `rung`, `contrast`, `measure`."""
+    pairs = {}
+    for rung, own in rows.groupby("rung", sort=False):
+        for name, (base, other) in CONTRASTS.items():
+            for measure in ("right", "gold"):
+                values = own.pivot(index="question_id", columns="condition", values=measure)
+                pairs[rung, name, measure] = values[base], values[other]
+    return paired_intervals(pairs, _hops(rows), ["rung", "contrast", "measure"])
+
+
+def carries(found: pd.DataFrame, rung: str) -> str:
+    """`more`, `less`, `equal within 3 points` or `inconclusive`: own context against a stranger's, in right answers."""
+    return judged(found.loc[(rung, "own - stranger", "right")], "right")
+
+
+def verdict(rows: Mapping[str, pd.DataFrame], plain_model: str, control: str) -> list[str]:
+    """The answer in sentences, by model; one of the plain model alone holds only if the positive control succeeds."""
+    found = {name: contrasts(own) for name, own in rows.items()}
+    succeeds = [rung for rung in BEYOND if carries(found[control], rung).startswith("more")]
+    if not succeeds:
+        return [
+            "The positive control fails: on no rung that the last round cannot tell does it do better behind its own "
+            "context than behind a stranger's. So nothing follows from what the plain model does."
+        ]
+    told = [f"The positive control succeeds ({', '.join(map(_named, succeeds))}): KV can carry an earlier round."]
+    for rung in succeeds:
+        row = found[plain_model].loc[(rung, "own - stranger", "right")]
+        told.append(
+            f"Plain model, {_named(rung)}: its own context against a stranger's: {carries(found[plain_model], rung)} "
+            f"right answers, {points(row)} points."
+        )
+    return told
+
+
+def points(row: Mapping[str, float] | pd.Series, sign: str = "+") -> str:
+    """Mean and interval of a share in points."""
+    return "{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]".format(*(100 * row[name] for name in ("mean", "low", "high")), s=sign)
+
+
+def _named(rung: str) -> str:
+    return rung.replace("_", " ")
+
+
+def _context(lm: LM, item: Item, prompt: Prompt, condition: str, logs: Mapping[str, Trace]) -> Context:
+    question, fact = item.question, item.scoped.facts[item.right][-1]
+    turn = prompt.user_turn(question, item.passages)
+    builder = KVContextBuilder(lm, prompt, ENCODED.get(condition, Policy("kv")))
+    blocks, words = [], list[int]()
+    if condition in TEXTS:
+        text = SEPARATOR.join(kept_text(log, TEXTS[condition]) for log in item.logs)
+        words = lm.tokenize(lm.plain(text))
+    elif condition in ENCODED:
+        encoder = replace(builder.encoder, logs=logs)
+        blocks = [encoder.encode(log, ENCODED[condition]) for log in item.logs]
+    leading = plain(fact.relation).partition(" $o")[0].replace("$s", fact.subject)
+    return builder.proceed(builder.build(question, turn, blocks, words), f"{question.text} {leading}")
+
+
+def _row(lm: LM, item: Item, condition: str, scores: torch.Tensor) -> dict[str, object]:
+    first = [lm.tokenize(lm.plain(f" {name}"))[0] for name in item.candidates]
+    if len({*first}) < len(first):
+        raise DataError(f"The candidates {', '.join(item.candidates)} begin with the same token of {lm.name}.")
+    likely = scores[first].log_softmax(-1)
+    return {
+        "rung": item.scoped.rung,
+        "question_id": item.question.id,
+        "condition": condition,
+        "right": float(likely.argmax() == item.right),
+        "gold": float(likely[item.right]),
+        "hops": [hop.id for hop in item.question.hops],
+    }
+
+
+def _hops(rows: pd.DataFrame) -> Hops:
+    return dict(zip(rows["question_id"], rows["hops"], strict=True))
