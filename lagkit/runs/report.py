@@ -200,7 +200,7 @@ def markdown(
 
 def findings(differences: pd.DataFrame, split: str) -> list[Finding]:
     """One sentence per policy: in what it differs from no logs, in what it equals it, and what remains open."""
-    sentences: list[str] = []
+    sentences = []
     for policy, rows in _at(metrics.apart(differences), "split", split).groupby(level="policy", sort=False):
         said, cells, what = [], [], f"`{policy}` against `no_logs`"
         for (_, metric), row in rows.iterrows():

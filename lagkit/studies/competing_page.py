@@ -18,7 +18,7 @@ EVERY: Keep = "all_rounds"
 APART = Condition("restating", EVERY, "own")
 TEXT, DENSE = Condition("restating", EVERY, "text"), Condition("restating", EVERY, "dense")
 ALONE = Condition("restating", EVERY, "own", beside="nothing")
-TERSE = {reads: Condition("terse", "last_round", reads) for reads in ("own", "stranger", "filler", "none")}  # type: ignore[arg-type]
+TERSE = {reads: Condition("terse", "last_round", reads) for reads in ("own", "stranger", "filler", "none")}
 WHOLE, PART = Condition("terse", EVERY, "text"), Condition("terse", "last_round", "text")
 
 # A first trial on Qwen2.5-Coder-1.5B-Instruct, whose items are not in the repository: condition and place -> percent.
