@@ -34,8 +34,7 @@ def save(page: Path, name: str, run: Experiment, results: pd.DataFrame, shown: i
     folder.mkdir(parents=True, exist_ok=True)
     results.to_parquet(folder / f"{name}.parquet")
     settings = run.config.flat(exclude_none=True, exclude={"out": True, "data": {"folder"}})
-    with run.store() as store:
-        logs = {log.id: log for log in store.traces()}
+    logs = {log.id: log for log in run.logs}
     right = sum(bool(log.correct) for log in logs.values())
     traces = []
     for question in run.questions("unseen")[:shown]:
