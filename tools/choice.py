@@ -84,7 +84,7 @@ def _scores(results: pd.DataFrame) -> str:
         for metric, scale, digits in (("accuracy", 100, 1), ("accuracy_flexible", 100, 1), ("rounds", 1, 2)):
             behind = "" if policy == "no_logs" else f" ({interval(apart.loc[(policy, metric)], metric)})"
             cells.append(f"{scale * row[metric]:.{digits}f}{behind}")
-        given = results.loc[results["policy"] == policy, "answer"]
+        given = results.loc[results["policy"] == policy, "answer"].dropna()
         letters = Counter(letter for answer in given if (letter := choice_letter(answer, len(LETTERS), strict=False)))
         chosen = ", ".join(f"{letter} {n}" for letter, n in sorted(letters.items()))
         rows.append([*cells, f"{row['abstention']:.0%}", int(row["failures"]), chosen])
