@@ -40,7 +40,8 @@ def save(page: Path, name: str, run: Experiment, results: pd.DataFrame, shown: i
     for question in run.questions("unseen")[:shown]:
         told = {policy: _trace(run, policy, question, logs) for policy in TRACED}
         traces.append({"question": question.text, "choices": question.choices, "right": question.answers, "told": told})
-    made = {"versions": manifest.versions(), "git": manifest.git_state(), "settings": settings}
+    session = manifest.read_manifest(run.out)["sessions"][-1]
+    made = {"versions": session["versions"], "git": session["git"], "settings": settings}
     files.write_json(folder / f"{name}.json", {**made, "logs": len(logs), "right logs": right, "traces": traces})
     files.write(page, remade(folder))
 

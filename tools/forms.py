@@ -36,8 +36,8 @@ from lagkit.util.terminal import tell
 LAST: dict[TaskKind, str] = {"qa": "no", "choice": "(C)"}  # answer of the last example, in the fixed order
 FORCED = "One round, in which an answer is forced."
 LOOPS = (
-    "The whole loop without logs, in two runs: the earlier one was in bfloat16 and had fewer examples, in one order, so "
-    "that more than the order differs."
+    "The whole loop without logs, in two runs: the earlier one was in bfloat16 and had fewer examples, in one order, "
+    "so that more than the order differs."
 )
 FIXED, TURNING, GOLD = "fixed", "turning", "right answers"
 YES_NO, OTHER, NONE = "yes or no", "other", "none"
