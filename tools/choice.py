@@ -34,14 +34,14 @@ def save(page: Path, name: str, run: Experiment, results: pd.DataFrame, shown: i
     folder.mkdir(parents=True, exist_ok=True)
     results.to_parquet(folder / f"{name}.parquet")
     settings = run.config.flat(exclude_none=True, exclude={"out": True, "data": {"folder"}})
-    with run.store() as store:
-        logs = {log.id: log for log in store.traces()}
+    logs = {log.id: log for log in run.logs}
     right = sum(bool(log.correct) for log in logs.values())
     traces = []
     for question in run.questions("unseen")[:shown]:
         told = {policy: _trace(run, policy, question, logs) for policy in TRACED}
         traces.append({"question": question.text, "choices": question.choices, "right": question.answers, "told": told})
-    made = {"versions": manifest.versions(), "git": manifest.git_state(), "settings": settings}
+    session = manifest.read_manifest(run.out)["sessions"][-1]
+    made = {"versions": session["versions"], "git": session["git"], "settings": settings}
     files.write_json(folder / f"{name}.json", {**made, "logs": len(logs), "right logs": right, "traces": traces})
     files.write(page, remade(folder))
 
@@ -85,7 +85,7 @@ def _scores(results: pd.DataFrame) -> str:
         for metric, scale, digits in (("accuracy", 100, 1), ("accuracy_flexible", 100, 1), ("rounds", 1, 2)):
             behind = "" if policy == "no_logs" else f" ({interval(apart.loc[(policy, metric)], metric)})"
             cells.append(f"{scale * row[metric]:.{digits}f}{behind}")
-        given = results.loc[results["policy"] == policy, "answer"]
+        given = results.loc[results["policy"] == policy, "answer"].dropna()
         letters = Counter(letter for answer in given if (letter := choice_letter(answer, len(LETTERS), strict=False)))
         chosen = ", ".join(f"{letter} {n}" for letter, n in sorted(letters.items()))
         rows.append([*cells, f"{row['abstention']:.0%}", int(row["failures"]), chosen])

@@ -1,8 +1,9 @@
-"""`python -m tools.forms CONFIG... --out FOLDER`: forms of answers behind worked examples, on a page.
+"""`python -m tools.forms CONFIG... --page FILE`: forms of answers behind worked examples, on a page.
 
-A small model tends to answer in the form of the last worked example. Questions of the log store alone are asked, in one
-round in which an answer is forced: once behind examples in one order, and once as a run asks them, in an order that
-turns with the question (`Prompt.for_question`).
+A small model tends to answer in the form of the last worked example. Questions of the log store alone are asked: once
+behind examples in one order, and once as a run asks them, in an order that turns with the question
+(`Prompt.for_question`). Either both in one round in which an answer is forced, or in the loop of two runs, `--before`
+and after the order turned.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ from lagkit.util.progress import quiet
 from lagkit.util.terminal import tell
 
 LAST: dict[TaskKind, str] = {"qa": "no", "choice": "(C)"}  # answer of the last example, in the fixed order
+FORCED = "One round, in which an answer is forced."
+LOOPS = (
+    "The whole loop without logs, in two runs: the earlier one was in bfloat16 and had fewer examples, in one order, "
+    "so that more than the order differs."
+)
 FIXED, TURNING, GOLD = "fixed", "turning", "right answers"
 YES_NO, OTHER, NONE = "yes or no", "other", "none"
 
@@ -70,12 +76,29 @@ def measure(run: Experiment, questions: int) -> pd.DataFrame:
         agent = Agent(run.lm, prompt=prompt, embedder=run.embedder, passages=run.passages, limits=limits)
         found = {trace.question_id: trace.answer for trace in agent.run(asked)}
         rows += [{"order": order, "question_id": q.id, "form": form(q, found[q.id])} for q in asked]
-    right = [q.answers[0] if q.kind == "qa" else f"({q.answers[0]})" for q in asked]
-    rows += [
-        {"order": GOLD, "question_id": q.id, "form": form(q, answer)} for q, answer in zip(asked, right, strict=True)
+    return _with_gold(rows, asked)
+
+
+def of_runs(before: pd.DataFrame, run: Experiment) -> pd.DataFrame:
+    """As `measure`, of a run's answers without logs and those of an earlier run's results, where both have one."""
+    seen = before[(before["policy"] == "no_logs") & (before["split"] == "seen")].set_index("question_id")["answer"]
+    after = {trace.question_id: trace.answer for trace in run.logs}
+    asked = [question for question in run.log_questions if question.id in seen and question.id in after]
+    given = {FIXED: {id: None if pd.isna(answer) else answer for id, answer in seen.items()}, TURNING: after}
+    rows = [
+        {"order": order, "question_id": q.id, "form": form(q, answers[q.id])}
+        for order, answers in given.items()
+        for q in asked
     ]
+    return _with_gold(rows, asked)
+
+
+def _with_gold(rows: list[dict[str, str]], asked: Sequence[Question]) -> pd.DataFrame:
+    """With rows of the right answers, and columns of the questions."""
+    right = [q.answers[0] if q.kind == "qa" else f"({q.answers[0]})" for q in asked]
+    gold = [{"order": GOLD, "question_id": q.id, "form": form(q, said)} for q, said in zip(asked, right, strict=True)]
     hops = {q.id: [hop.id for hop in q.hops] for q in asked}
-    return pd.DataFrame(rows).assign(kind=run.data.kind, hops=lambda table: table["question_id"].map(hops))
+    return pd.DataFrame(rows + gold).assign(kind=asked[0].kind, hops=lambda table: table["question_id"].map(hops))
 
 
 def remade(folder: Path) -> str:
@@ -86,12 +109,10 @@ def remade(folder: Path) -> str:
         rows, settings = pd.read_parquet(path), made["settings"]
         kind: TaskKind = rows["kind"].iloc[0]
         n = rows["question_id"].nunique()
+        made_with = markdown.made_with("python -m tools.forms CONFIG.yaml data=FOLDER", made["versions"], made["git"])
         parts.append(
-            f"## {path.stem}\n\n{settings['model']} in {settings['dtype']} on {n} questions of the "
-            f"log store. In the fixed order the last example's answer is `{LAST[kind]}`.\n\n{_table(rows)}\n\n"
-            + markdown.made_with(
-                f"python -m tools.forms docs/results/forms/{path.stem}.yaml", made["versions"], made["git"]
-            )
+            f"## {path.stem}\n\n{settings['model']} on {n} questions of the log store. In the "
+            f"fixed order the last example's answer is `{LAST[kind]}`. {made['how']}\n\n{_table(rows)}\n\n{made_with}"
         )
     return markdown.page(Path(__file__).with_name("forms.md.j2"), sections="\n\n".join(parts))
 
@@ -111,13 +132,16 @@ def _share(holds: pd.Series, hops: Mapping[str, Sequence[str]]) -> str:
     return f"{int(holds.sum())} of {len(holds)} ({share.mean:.0%} [{100 * share.low:.0f}, {100 * share.high:.0f}])"
 
 
-def save(page: Path, name: str, rows: pd.DataFrame, run: Experiment) -> None:
-    """Write the rows of a run into the folder beside the page that has its name, and the page of all of them."""
+def save(page: Path, name: str, rows: pd.DataFrame, run: Experiment, how: str) -> None:
+    """Write the rows of a run into the folder beside the page that has its name, and the page of all of them.
+
+    how: in a sentence, how the questions were asked.
+    """
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(folder / f"{name}.parquet")
     settings: dict[str, Any] = run.config.flat(exclude_none=True, exclude={"out": True, "data": {"folder"}})
-    made = {"settings": settings, "versions": manifest.versions(), "git": manifest.git_state()}
+    made = {"how": how, "settings": settings, "versions": manifest.versions(), "git": manifest.git_state()}
     files.write_json(folder / f"{name}.json", made)
     files.write(page, remade(folder))
 
@@ -125,19 +149,21 @@ def save(page: Path, name: str, rows: pd.DataFrame, run: Experiment) -> None:
 @app.command()
 def forms(
     words: Annotated[list[str], Argument(metavar="CONFIG.yaml|key=value", help="runs, and settings of each")],
-    out: Annotated[Path, Option(metavar="FOLDER", parser=at, help="for the runs")],
-    page: Annotated[Path | None, Option(metavar="FILE.md", parser=at, help="[default: forms.md in it]")] = None,
+    page: Annotated[Path, Option(metavar="FILE.md", parser=at, help="its rows go into the folder of its name")],
     questions: Annotated[int, Option(min=1, metavar="N", help="log questions to ask")] = 24,
+    before: Annotated[
+        Path | None, Option(metavar="FILE.parquet", parser=at, help="results of a run before the order turned")
+    ] = None,
 ) -> None:
     """Count the forms of answers to log questions, behind a fixed order of the worked examples and a turning one."""
     configs, pairs = cli.parted(words)
-    overrides = cli.settings(pairs, {"out": "give --out"})
+    overrides = cli.settings(pairs)
     quiet()
-    page = page or out / "forms.md"
     for config in configs:
         name = Path(config).stem
-        run = Experiment(RunConfig.of(config, **{**overrides, "out": out / name}))
-        save(page, name, measure(run, questions), run)
+        run = Experiment(RunConfig.of(config, **{"out": page.parent / name, **overrides}))
+        rows = measure(run, questions) if before is None else of_runs(pd.read_parquet(before), run)
+        save(page, name, rows, run, FORCED if before is None else LOOPS)
     tell(page.read_text(encoding="utf-8"))
 
 

@@ -28,6 +28,7 @@ def test_gpqa_s_format_goes_through_the_loop_to_a_page_of_traces(tmp_path, capsy
     asked = data.unseen[0]
     # The first round of each variant asks back.
     script[asked.text] = ["First, <subquestion>what is known</subquestion>", f"~~~ <ans>({asked.answers[0]})</ans>"] * 2
+    script[data.unseen[-1].text] = ["No idea."] * 9
     lm.play(script)
     run = small_run(
         tmp_path / "gpqa-form", lm, data=OWN, dataset="gpqa", policies=("no_logs", "kv_last_round"), log_questions=4,
@@ -43,7 +44,7 @@ def test_gpqa_s_format_goes_through_the_loop_to_a_page_of_traces(tmp_path, capsy
     assert f"{asked.text} Right is ({asked.answers[0]}) " in told
     assert told.count("[assistant]\nFirst, <subquestion>what is known</subquestion>") == 2
     assert told.count(f"[assistant]\n~ ~ ~ <ans>({asked.answers[0]})</ans>") == 2
-    letters = Counter(["A"] * 5 + [asked.answers[0]])
+    letters = Counter(["A"] * 4 + [asked.answers[0]])
     assert told.count(", ".join(f"{letter} {n}" for letter, n in sorted(letters.items())) + " |") == 2
     assert told.count("Round 1, in which it found the logs of: ") == 1
     assert choice.remade(tmp_path / "choice") == told

@@ -53,9 +53,25 @@ def test_log_questions_are_asked_in_both_orders_and_the_page_counts(tmp_path, mo
     assert set(rows["question_id"]) == {question.id for question in run.log_questions[:3]}
     assert rows["order"].value_counts().to_dict() == dict.fromkeys((forms.FIXED, forms.TURNING, forms.GOLD), 3)
     rows["form"] = ["yes or no"] * 3 + ["yes or no", "other", "other"] + ["other"] * 3
-    forms.save(tmp_path / "forms.md", "small", pd.DataFrame(rows), run)
+    forms.save(tmp_path / "forms.md", "small", pd.DataFrame(rows), run, forms.FORCED)
     told = (tmp_path / "forms.md").read_text(encoding="utf-8")
     assert "| fixed | 3 of 3 (100% [44, 100]) | 0 of 3 (0% [0, 56]) |" in told
     assert "| turning | 1 of 3 (33% [6, 79]) | 2 of 3 (67% [21, 94]) |" in told
     assert "| right answers | 0 of 3 (0% [0, 56]) | 3 of 3 (100% [44, 100]) |" in told
     assert forms.remade(tmp_path / "forms") == told
+
+
+def test_two_runs_are_compared_where_both_have_answered(tmp_path):
+    run = small_run(tmp_path / "run", tiny_lm(), wording="examples", policies=("no_logs",), splits=("unseen",))
+    run.build()
+    ids = [trace.question_id for trace in run.logs][:3]
+    before = [{"policy": "no_logs", "split": "seen", "question_id": id, "answer": "no"} for id in [*ids, "gone"]]
+    before += [{"policy": "kv_last_round", "split": "seen", "question_id": ids[0], "answer": "Rome"}]
+    before[1]["answer"] = None
+    rows = forms.of_runs(pd.DataFrame(before), run)
+    fixed = rows[rows["order"] == forms.FIXED].set_index("question_id")["form"]
+    assert fixed.to_dict() == {ids[0]: "yes or no", ids[1]: "none", ids[2]: "yes or no"}
+    turning = rows[rows["order"] == forms.TURNING].set_index("question_id")["form"]
+    answers = {trace.question_id: trace.answer for trace in run.logs}
+    asked = {question.id: question for question in run.log_questions}
+    assert turning.to_dict() == {id: forms.form(asked[id], answers[id]) for id in ids}

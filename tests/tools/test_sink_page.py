@@ -7,8 +7,8 @@ import pytest
 
 from lagkit.studies import sink
 from lagkit.util.errors import DamagedBlock
-from tests.helpers.lms import ActingLM, new_lm, small_run
-from tools.sink import page
+from tests.helpers.lms import ActingLM, ScriptedLM, new_lm, small_run
+from tools.sink import loop, page
 from tools.sink.__main__ import main
 
 N = 12
@@ -88,6 +88,23 @@ def test_rows_are_kept_by_batch_and_a_run_that_stops_goes_on(tmp_path, monkeypat
     assert (made["logs"], made["settings"]["data"]) == (6, "sample")
     page.save(tmp_path / "sink.md", "sample", rows, made)
     assert page.remade(tmp_path / "sink") == (tmp_path / "sink.md").read_text(encoding="utf-8")
+
+
+def test_first_responses_of_a_run_stand_beside_the_study(tmp_path):
+    settings = {"policies": ("no_logs", "kv_last_round", "authors_kv_last_round"), "splits": ("unseen",)}
+    lm = new_lm(ScriptedLM)
+    run = small_run(tmp_path / "run", lm, max_new_tokens=16, **settings)
+    asked = [question.text for question in run.questions("unseen")]
+    script = {question.text: ["It is <ans>x</ans>"] for question in run.log_questions}
+    lm.play(script | {text: ["<ans>x</ans>", "<ans>x</ans>", "<ans>x</ans</ans>"] for text in asked})
+    run.run()
+    page.save(tmp_path / "sink.md", page.LOOP, loop.first_responses(run), page.about(run))
+    told = (tmp_path / "sink.md").read_text(encoding="utf-8")
+    assert "with smollm2 in float32: 3 unseen questions" in told
+    assert "| `kv_last_round` | 0.0% [0.0, 56.2] | 100.0% [43.8, 100.0] |  |" in told
+    assert "| `authors_kv_last_round` | 100.0% [43.8, 100.0] | 100.0% [43.8, 100.0] | +100.0 [" in told
+    (run.out / "traces" / "authors_kv_last_round.unseen.jsonl").unlink()
+    assert set(loop.first_responses(run)["policy"]) == {"no_logs", "kv_last_round"}
 
 
 def test_one_run_is_measured_at_a_time(capsys):

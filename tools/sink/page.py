@@ -24,6 +24,7 @@ _SHARES = {
     "logs": "to their others",
     "prompt": "to the prompt",
 }
+LOOP, BASE = "whole-loop", "kv_last_round"
 _APART = {"same": "same response", "agreement": "same next token", "kl": "KL, nats"}
 
 
@@ -45,13 +46,16 @@ def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, An
         parts.append(pd.read_parquet(path))
     rows = pd.concat(parts, ignore_index=True)
     hops = rows["question_id"].map(lambda id: list(run.data.hops[id]))
+    return rows.assign(hops=hops), about(run)
+
+
+def about(run: Experiment) -> dict[str, Any]:
+    """What rows were made with: logs, settings, versions and commit."""
     settings = run.config.flat(exclude_none=True, exclude={"out": True, "policies": True})
     if run.config.data.folder is not None:
         settings["data"] = run.config.data.folder.name
     logs = {"logs": len(run.logs), "right logs": sum(bool(log.correct) for log in run.logs)}
-    return rows.assign(hops=hops), {
-        **logs, "settings": settings, "versions": manifest.versions(), "git": manifest.git_state()
-    }  # fmt: skip
+    return {**logs, "settings": settings, "versions": manifest.versions(), "git": manifest.git_state()}
 
 
 def save(page: Path, name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> None:
@@ -68,13 +72,14 @@ def remade(folder: Path) -> str:
     parts = []
     for path in sorted(folder.glob("*.parquet")):
         made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        parts.append(_section(path.stem, pd.read_parquet(path), made))
+        section = _loop if path.stem == LOOP else _section
+        parts.append(section(path.stem, pd.read_parquet(path), made))
     return markdown.page(Path(__file__).with_name("page.md.j2"), sections="\n\n".join(parts))
 
 
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Means with their intervals: a row for each part kept and form, of the columns that the page shows."""
-    hops: Hops = {id: tuple(own) for id, own in zip(rows["question_id"], rows["hops"], strict=True)}
+    hops = _hops(rows)
     found: dict[tuple[str, str], dict[str, Difference]] = {}
     for key, own in rows.groupby(["keep", "sink"], sort=False):
         values = own.set_index("question_id")
@@ -87,8 +92,7 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
 
 def changes(rows: pd.DataFrame) -> pd.DataFrame:
     """What the sink changes: with it less without it, paired by question; a row for each part kept."""
-    hops: Hops = {id: tuple(own) for id, own in zip(rows["question_id"], rows["hops"], strict=True)}
-    found = {}
+    hops, found = _hops(rows), {}
     for keep in [name for name in rows["keep"].unique() if name != sink.NO_LOGS]:
         own = rows[rows["keep"] == keep].set_index("question_id")
         kept, bare = (own[own["sink"] == form] for form in (sink.WITH, sink.WITHOUT))
@@ -115,6 +119,30 @@ def _section(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
         markdown.made_with(f"python -m tools.sink docs/results/sink/{name}.yaml", made["versions"], made["git"]),
     ]
     return "\n\n".join(told)
+
+
+def _loop(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
+    """First responses of a run, by variant; `more` broken tags than with our usual form."""
+    settings, hops, told = made["settings"], _hops(rows), []
+    values = {policy: own.set_index("question_id") for policy, own in rows.groupby("policy", sort=False)}
+    for policy, own in values.items():
+        shares = [_told(mean_interval(own[key], hops), key, "") for key in ("broken", "acts")]
+        other = BASE in values and policy != BASE
+        more = _told(paired_interval(values[BASE]["broken"], own["broken"], hops), "more", "+") if other else ""
+        told.append([f"`{policy}`", *shares, more])
+    n = rows["question_id"].nunique()
+    parts = [
+        "## The whole loop",
+        f"First responses of a run on {settings['dataset']} with {settings['model']} in {settings['dtype']}: {n} "
+        f"unseen questions, each variant that has answered all. More: broken tags less those of `{BASE}`, in points.",
+        markdown.table(["variant", "broken tag", "act", "more"], told),
+        markdown.made_with("python -m tools.sink.loop CONFIG.yaml data=FOLDER", made["versions"], made["git"]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _hops(rows: pd.DataFrame) -> Hops:
+    return {id: tuple(own) for id, own in zip(rows["question_id"], rows["hops"], strict=True)}
 
 
 def _table(found: pd.DataFrame, heads: Mapping[str, str], index: list[str], sign: str = "") -> str:
