@@ -77,9 +77,8 @@ def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
 def _in_the_dark(style: str) -> str:
     """A style sheet, without its comments, for readers who want a dark page."""
     bare = re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL)
-    return re.sub(
-        r"(<style[^>]*>)(.*)(</style>)", r"\1@media (prefers-color-scheme: dark) {\2}\3", bare, flags=re.DOTALL
-    )
+    begun = re.sub("(<style[^>]*>)", r"\1@media (prefers-color-scheme: dark) {", bare)
+    return begun.replace("</style>", "}</style>")
 
 
 def _figure(output: NotebookNode, nonce: str) -> str:
