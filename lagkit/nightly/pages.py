@@ -67,10 +67,18 @@ def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
     options.TagRemovePreprocessor.remove_input_tags = {"verdict"}
     exporter = HTMLExporter(config=options, template_file=str(TEMPLATES / "notebook.html.j2"))
     exporter.register_filter("figure", partial(_figure, nonce=nonce))
+    exporter.register_filter("in_the_dark", _in_the_dark)
     sorting = SORT.replace("<script>", f'<script nonce="{nonce}">')
     resources = {"nonce": nonce, "script": script, "back": back, "sorting": sorting, "metadata": {"name": title}}
     resources["dark"] = json.dumps(LOOKS["dark"].to_plotly_json())
     return str(exporter.from_notebook_node(without_widgets(notebook), resources=resources)[0])
+
+
+def _in_the_dark(style: str) -> str:
+    """A style sheet, without its comments, for readers who want a dark page."""
+    bare = re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL)
+    begun = re.sub("(<style[^>]*>)", r"\1@media (prefers-color-scheme: dark) {", bare)
+    return begun.replace("</style>", "}</style>")
 
 
 def _figure(output: NotebookNode, nonce: str) -> str:

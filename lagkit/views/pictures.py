@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from base64 import b64encode
+from collections.abc import Iterable
 from html import unescape
 from importlib.util import find_spec
 from threading import Thread
@@ -58,8 +59,8 @@ def alt_text(figure: dict[str, Any]) -> str:
     layout, data = figure.get("layout", {}), figure.get("data", [])
     title = layout.get("title")
     below = _text(title.get("subtitle")) if isinstance(title, dict) else ""
-    axes = [_text(layout[name].get("title")) for name in layout if name[1:5] == "axis"]
-    names = {"Panels": map(_text, layout.get("annotations", [])), "Axes": axes}
+    axes = [axis.get("title") for name, axis in layout.items() if name[1:5] == "axis" and isinstance(axis, dict)]
+    names: dict[str, Iterable[str]] = {"Panels": map(_text, layout.get("annotations", [])), "Axes": map(_text, axes)}
     names["Drawn"] = (str(trace.get("name", "")) for trace in data)
     told = [_text(title), below.replace("<br>", " ").rstrip(".")]
     for what, those in names.items():

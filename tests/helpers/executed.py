@@ -60,7 +60,8 @@ def execute(name: str, out: Path, **parameters: Any) -> Executed:
     told = [output.text for output in outputs if output.get("name") == "stderr"]
     assert told == []
     assert record["findings"]
-    assert all(shown_in_details(finding, found.shown[-1]["text/html"]) for finding in record["findings"])
+    html = "".join(data["text/html"] for data in found.shown if "text/html" in data)
+    assert all(shown_in_details(finding, html) for finding in record["findings"])
     assert 1 < len(record["verdict"]) < 5
     assert found.shown[0]["text/markdown"] == "> **Verdict.** " + " ".join(map(literal, record["verdict"]))
     return found

@@ -11,6 +11,10 @@ from nbclient import NotebookClient
 
 from lagkit.nightly import notebook as nb
 from lagkit.nightly import pages
+from lagkit.stats.wording import difference
+from lagkit.util.errors import ConfigError
+from lagkit.views import pictures
+from lagkit.views.findings import Details
 
 CELLS = [
     nbformat.v4.new_markdown_cell("# Does it work?"),
@@ -51,3 +55,27 @@ def test_another_client_leaves_the_verdict_in_the_first_cell_too(source, tmp_pat
     assert body.index("Does it work?") < body.index("Verdict.") < body.index("elsewhere")
     assert "lag.table.verdict" not in body  # the reader sees what it says, not the call
     assert page.count("const sortable") == 1
+
+
+def test_the_table_sorts_by_number_where_a_head_is_pressed(tmp_path):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    try:
+        path = pictures.browser()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    means = {"kv": 0.02, "text": -0.11, "notes": 0.1}
+    told = [difference(name, {"mean": m, "low": m - 0.01, "high": m + 0.01}, "em") for name, m in means.items()]
+    outputs = [nbformat.v4.new_output("display_data", {"text/html": Details(told)._repr_html_()})]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("shown", outputs=outputs)])
+    page_file = tmp_path / "page.html"
+    page_file.write_text(pages.render(nbformat.from_dict(notebook), "Title", "no.js", pages.Link("a", "b")), "utf-8")
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = chromium.new_page()
+        page.goto(page_file.as_uri())
+        orders = []
+        for _ in range(2):
+            page.get_by_role("columnheader", name="difference").click()
+            orders.append(page.locator("tbody td:nth-child(3)").all_inner_texts())
+        chromium.close()
+    assert orders == [["-11.0", "+2.0", "+10.0"], ["+10.0", "+2.0", "-11.0"]]
