@@ -70,7 +70,8 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
             interval = mean_interval(_values(some, "right"), _hops(some))
             wrong = some[~some["right"] & (some["at"] != POSITIONS[-1])]
             last = (wrong["chosen"] == POSITIONS[-1]).mean() if len(wrong) else float("nan")
-            bounds = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+            # Few groups that differ much give bounds beyond any share.
+            bounds = {"mean": interval.mean, "low": max(interval.low, 0.0), "high": min(interval.high, 1.0)}
             count = {"n": len(some), "groups": some["group"].nunique()}
             found.append(named | {"at": at} | count | bounds | {"share": some["share"].mean(), "last": last})
     return pd.DataFrame(found)

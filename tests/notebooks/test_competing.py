@@ -18,7 +18,7 @@ def test_the_rows_of_the_repository_are_shown_in_seconds(tmp_path):
     own = own[(own["beside"] == "rivals") & (own["recompute"] == "") & (own["place"] == "prefix")]
     for at in ("first", "middle", "last"):
         assert found.metrics[f"right.qwen.{CHOSEN}.{at}"] == pytest.approx(own[own["at"] == at]["right"].mean())
-    assert len(found.figures) == 3
+    assert len(found.figures) == 3  # by place, of restating logs and of terse ones; and repairs
     assert any(said.startswith("qwen: of 3 competing logs") for said in found.findings)
 
 

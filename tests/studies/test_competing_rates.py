@@ -44,6 +44,14 @@ def test_the_last_log_read_whatever_it_says_is_right_where_it_is_asked_for(rows)
     assert own.loc["first", "high"] == pytest.approx(1.96**2 / (12 + 1.96**2), abs=1e-3)
 
 
+def test_bounds_of_a_share_are_shares():
+    reads = [str, lambda at: "first", lambda at: "middle"]
+    rows = [row | {"group": f"0-{i:03d}"} for i in range(3) for row in rows_of(page.APART, reads[i], 1)]
+    found = rates(pd.DataFrame(rows))
+    assert found["low"].min() >= 0
+    assert found["high"].max() <= 1
+
+
 def test_gains_are_paired_by_place_where_both_know_places(rows):
     apart, repaired, alone = (pick(rows, condition) for condition in (page.APART, REPAIRED, page.ALONE))
     found = gain(apart, repaired)
