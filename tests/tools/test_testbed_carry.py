@@ -89,3 +89,8 @@ def test_training_in_pieces_gives_the_same_model_and_another_mask_another(tmp_pa
     assert not all(torch.equal(found["whole"][key], found["control"][key]) for key in weights)
     with pytest.raises(ConfigError, match="other settings"):
         train(tmp_path / "whole", whole.model_copy(update={"hidden_rounds": True}))
+
+
+def test_worlds_with_too_few_facts_are_drawn_larger():
+    for step in range(90, 110):  # of the committed model's run, one of which has such a world
+        assert all(log_batch(f"0.{step}", TOKENIZER, rows=8, tokens=256, apart=True).lessons)

@@ -19,12 +19,14 @@ from lagkit.datasets.world.questions import ask
 from lagkit.datasets.world.world import make_world, plain, tell, trivia
 from lagkit.logs.encode import SEPARATOR
 from lagkit.types import Passage, Question
+from lagkit.util.errors import ConfigError
 from lagkit.util.paths import at
 from tools.testbed.packing import IGNORED, Batch, make_batch
 from tools.testbed.rounds import PROMPT, Lesson, chat
 from tools.testbed.train import Run, TrainConfig, finish
 
 SHIPPED = Path(__file__).parents[2] / "data" / "testbed" / "model"
+_LARGE = 160  # entities of a world in which three logs with three facts each are always found
 _GAP = 60  # positions that may lie between the logs and the prompt
 
 
@@ -80,14 +82,17 @@ class LogBatch(Batch):
 def log_batch(seed: str, tokenizer: PreTrainedTokenizerBase, *, rows: int, tokens: int, apart: bool) -> LogBatch:
     """A batch drawn by `seed`: in each row three logs under one alias, and a branch for each fact that they tell."""
     made = [_row(f"{seed}.{row}", tokenizer, tokens) for row in range(rows)]
-    columns = [torch.tensor([row[0][i] for row in made]) for i in range(6)]
-    return LogBatch(*columns[:4], tuple(row[1] for row in made), columns[4], columns[5].bool(), apart)
+    ids, positions, labels, branch, log, early = (torch.tensor([row[0][i] for row in made]) for i in range(6))
+    return LogBatch(ids, positions, labels, branch, tuple(row[1] for row in made), log, early.bool(), apart)
 
 
 def _row(seed: str, tokenizer: PreTrainedTokenizerBase, tokens: int) -> tuple[list[list[int]], tuple[Lesson, ...]]:
     rng = random.Random(f"carry lesson {seed}")
-    world = make_world(f"carry lesson {seed}", rng.randint(40, 80))
-    scoped = scope(world, rng.choice(RUNGS), rng, facts=rng.choice((1, 2, 3)))
+    name, size, rung, facts = f"carry lesson {seed}", rng.randint(40, 80), rng.choice(RUNGS), rng.choice((1, 2, 3))
+    try:
+        scoped = scope(make_world(name, size), rung, rng, facts=facts)
+    except ConfigError:  # a small world may have too few facts that differ
+        scoped = scope(make_world(name, _LARGE), rung, rng, facts=facts)
     ids, log, early = _logs(scoped, tokenizer)
     asked = [(own, fact) for own in range(LOGS) for fact in scoped.facts[own]]
     rng.shuffle(asked)

@@ -34,7 +34,10 @@ intervals, in which questions that share a fact count as dependent; "equal" mean
 def measured(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFrame:
     """The rows of `studies.carry.measure` for each model, with a column `model`."""
     world, prompt = items(seed, questions), Prompt.load("qa_short")
-    found = [carry.measure(LM.load(folder), world, prompt).assign(model=name) for name, folder in folders.items()]
+    found = [
+        carry.measure(LM.load(folder, dtype="float32"), world, prompt).assign(model=name)
+        for name, folder in folders.items()
+    ]
     return pd.concat(found, ignore_index=True)
 
 
