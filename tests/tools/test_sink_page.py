@@ -52,7 +52,9 @@ def test_the_page_tells_shares_and_paired_changes_with_their_intervals(tmp_path)
     page.save(tmp_path / "sink.md", "small", rows, MADE)
     told = (tmp_path / "sink.md").read_text(encoding="utf-8")
     assert "small in float32 on wikihop: 12 unseen questions, each behind the 3 nearest of 9 logs, 2 of which" in told
-    lines = {tuple(line.strip("| ").split(" | ")[:2]): line for line in told.splitlines() if line.startswith("| ")}
+    lines = {
+        tuple(line.strip("| ").split(" | ")[:2]): line for line in reversed(told.splitlines()) if line.startswith("| ")
+    }
     assert "| 100.0% [75.8, 100.0] | 0.0% [0.0, 24.2] |  |  | 15.5%" in lines["no logs", "no logs"]
     assert "| 0.0% [0.0, 24.2] | 0.0% [0.0, 24.2] | 100.0% [75.8, 100.0] |" in lines["last action", "with"]
     assert "| 83.3% [55.2, 95.3] |" in lines["last action", "without"]

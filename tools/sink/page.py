@@ -124,6 +124,7 @@ def _section(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
 def _loop(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
     """First responses of a run, by variant; `more` broken tags than with our usual form."""
     settings, hops, told = made["settings"], _hops(rows), []
+    data = settings.get("dataset", "its data")
     values = {policy: own.set_index("question_id") for policy, own in rows.groupby("policy", sort=False)}
     for policy, own in values.items():
         shares = [_told(mean_interval(own[key], hops), key, "") for key in ("broken", "acts")]
@@ -133,7 +134,7 @@ def _loop(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
     n = rows["question_id"].nunique()
     parts = [
         "## The whole loop",
-        f"First responses of a run on {settings['dataset']} with {settings['model']} in {settings['dtype']}: {n} "
+        f"First responses of a run on {data} with {settings['model']} in {settings['dtype']}: {n} "
         f"unseen questions, each variant that has answered all. More: broken tags less those of `{BASE}`, in points.",
         markdown.table(["variant", "broken tag", "act", "more"], told),
         markdown.made_with("python -m tools.sink.loop CONFIG.yaml data=FOLDER", made["versions"], made["git"]),
