@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from lagkit.views.plots.basic import BARS_Y, How, faceted, scaled
 
 _SHARE = "right choices, %"
+_READ = "Bars are 95% intervals; the dotted line is chance."
 CHANCE = 100 / 3
 
 
@@ -16,7 +17,9 @@ def by_place(table: pd.DataFrame, title: str) -> go.Figure:
     """Right choices against the place of the right log: a panel for each `panel`, a colour for each `label`."""
     rows = scaled(table, 100)
     how: How = {"x": "at", "y": "mean", "color": "label", "facet_col": "panel", **BARS_Y}
-    figure = faceted(px.bar, rows, title, 460, barmode="group", labels={"mean": _SHARE, "at": "the right log"}, **how)
+    said = f"Three logs of one kind, of which one is asked for, in each of three places. {_READ}"
+    named = {"mean": _SHARE, "at": "the right log"}
+    figure = faceted(px.bar, rows, title, 460, said, barmode="group", labels=named, **how)
     figure.update_xaxes(categoryorder="array", categoryarray=["first", "middle", "last", "alone"])
     return _chance(figure)
 
@@ -26,7 +29,8 @@ def by_tokens(table: pd.DataFrame, title: str) -> go.Figure:
     rows = scaled(table, 100).assign(share=100 * table["share"]).sort_values("share", kind="stable")
     how: How = {"x": "share", "y": "mean", "color": "way", "facet_col": "panel", "hover_name": "label", **BARS_Y}
     named = {"mean": _SHARE, "share": "tokens computed anew, %"}
-    return _chance(faceted(px.line, rows, title, 430, markers=True, labels=named, **how))
+    said = f"Share of the logs' tokens that are computed again behind the logs before them. {_READ}"
+    return _chance(faceted(px.line, rows, title, 430, said, markers=True, labels=named, **how))
 
 
 def _chance(figure: go.Figure) -> go.Figure:
