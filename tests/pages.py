@@ -13,6 +13,7 @@ from lagkit.studies import support_page
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
 from tools.codec import page as codec
+from tools.testbed import carry_page
 from tools.testbed.page import markdown
 from tools.testbed.study import Study
 
@@ -24,6 +25,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "testbed.md": lambda: markdown(Study.load(RESULTS / "testbed")),
     "support.md": lambda: support_page.remade(RESULTS / "support.json"),
     "codec.md": lambda: codec.remade(RESULTS / "codec.json"),
+    "carry.md": lambda: carry_page.markdown(RESULTS / "carry.parquet"),
     "faults.md": lambda: faults.remade(RESULTS / "faults.parquet"),
     "gates.md": lambda: gates.remade(RESULTS / "gates.json"),
 }

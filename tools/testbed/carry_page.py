@@ -60,7 +60,7 @@ def markdown(rows: Path) -> str:
         parts.append(
             f"## {name}: right answers, percent ({count} questions a rung)\n\n{_means(own, 'right', 100, '.1f')}"
         )
-        parts.append(f"### {name}: log-probability of the right candidate, nats\n\n{_means(own, 'gold', 1, '.2f')}")
+        parts.append(f"### {name}: log-probability of the right candidate, nats\n\n{_means(own, 'gold', 1, '.2g')}")
         parts.append(f"### {name}: differences, points of right answers\n\n{_contrasts(own)}")
     return "\n\n".join(parts) + "\n"
 
