@@ -11,7 +11,7 @@ BENCHES ?= race targets planner search search_store stream cluster lance
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1
 
-.PHONY: help install demo nightly sanity test test-all bench study support codec faults gates pages baselines results gallery lint audit format clean
+.PHONY: help install demo nightly sanity test test-all bench study carry support codec faults gates pages baselines results gallery lint audit format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -51,6 +51,10 @@ bench: $(STAMP)  ## remake docs/results/scale.md; BENCHES="race planner" for som
 
 study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all variants
 	$(BIN)/python -m tools.testbed study testbed out=runs/study --page docs/results/testbed.md
+
+carry: $(STAMP)  ## remake docs/results/carry.md: what kept tokens carry, by two models in the carry world (minutes)
+	$(BIN)/python -m tools.testbed carry-study plain=data/testbed/model control=data/testbed/carry \
+		--page docs/results/carry.md --questions 30
 
 faults: export OMP_NUM_THREADS = 1
 faults: $(STAMP)  ## remake docs/results/faults.md: a thousand faults injected into stores, journals and runs (minutes)

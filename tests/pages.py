@@ -15,6 +15,7 @@ from tests.gates import page as gates
 from tools import choice, forms
 from tools.codec import page as codec
 from tools.sink import page as sink
+from tools.testbed import carry_page
 from tools.testbed.page import markdown
 from tools.testbed.study import Study
 
@@ -27,6 +28,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "support.md": lambda: support_page.remade(RESULTS / "support.json"),
     "competing.md": lambda: competing_page.remade(RESULTS / "competing"),
     "codec.md": lambda: codec.remade(RESULTS / "codec.json"),
+    "carry.md": lambda: carry_page.markdown(RESULTS / "carry.parquet"),
     "faults.md": lambda: faults.remade(RESULTS / "faults.parquet"),
     "gates.md": lambda: gates.remade(RESULTS / "gates.json"),
     "sink.md": lambda: sink.remade(RESULTS / "sink"),

@@ -38,6 +38,7 @@ ENCODED = {
     "conversation": Policy("kv", encode="conversation"),
 }
 CONDITIONS = (NONE, *TEXTS, *ENCODED)
+CHANCE = 1 / 3
 BEYOND = tuple(rung for rung in RUNGS if rung.endswith("back"))  # the last round alone cannot tell
 CONTRASTS = {"own - stranger": (STRANGER, OWN), "stranger - block": (BLOCK, STRANGER), "own - block": (BLOCK, OWN)}
 CONTRASTS |= {"text of all - own": (OWN, ALL)}
@@ -90,7 +91,11 @@ def carries(found: pd.DataFrame, rung: str) -> str:
 
 
 def verdict(rows: Mapping[str, pd.DataFrame], plain_model: str, control: str) -> list[str]:
-    """The answer in sentences, by model; one of the plain model alone holds only if the positive control succeeds."""
+    """The answer in sentences, by model.
+
+    One on the plain model is given only on rungs where the positive control succeeds, and where the plain model itself
+    finds the answer in the text of all rounds: what it cannot use as text, it has no reason to carry.
+    """
     found = {name: contrasts(own) for name, own in rows.items()}
     succeeds = [rung for rung in BEYOND if carries(found[control], rung).startswith("more")]
     if not succeeds:
@@ -99,7 +104,15 @@ def verdict(rows: Mapping[str, pd.DataFrame], plain_model: str, control: str) ->
             "context than behind a stranger's. So nothing follows from what the plain model does."
         ]
     told = [f"The positive control succeeds ({', '.join(map(_named, succeeds))}): KV can carry an earlier round."]
+    shown = means(rows[plain_model])
     for rung in succeeds:
+        text = shown.loc[(rung, ALL, "right")]
+        if text["low"] <= CHANCE:
+            told.append(
+                f"Plain model, {_named(rung)}: nothing follows, since the text of all rounds does not help it either "
+                f"({points(text, '')}% right, chance is 33.3%)."
+            )
+            continue
         row = found[plain_model].loc[(rung, "own - stranger", "right")]
         told.append(
             f"Plain model, {_named(rung)}: its own context against a stranger's: {carries(found[plain_model], rung)} "

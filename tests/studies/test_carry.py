@@ -44,8 +44,8 @@ def test_each_condition_shows_what_it_says(lm):
         injected, prefilled = read(lm, item, condition)
         assert prefilled.endswith(end)
         shown = {LAST: SEPARATOR.join(last), ALL: SEPARATOR.join(whole)}.get(condition, "")
-        front = "" if condition == NONE else prefilled.partition("<s>")[0].strip()
-        assert front == shown
+        front = "" if condition == NONE else prefilled.partition("<s>")[0]
+        assert front.split() == shown.split()
         kept = " ".join(last) if condition in ENCODED else ""
         assert " ".join(injected.partition("<s>")[0].split()) == kept
 
@@ -83,11 +83,13 @@ def answers(right: dict[str, int], n: int = 40) -> pd.DataFrame:
 
 
 def test_the_verdict_holds_only_if_the_positive_control_succeeds():
-    carries, none = answers({OWN: 38, ALL: 40}), answers({})
+    carries, none, text = answers({OWN: 38, ALL: 40}), answers({}), answers({ALL: 40})
     failed = carry.verdict({"plain": none, "control": none}, "plain", "control")
     assert len(failed) == 1
     assert failed[0].startswith("The positive control fails")
-    found = carry.verdict({"plain": none, "control": carries}, "plain", "control")
+    [_, *weak] = carry.verdict({"plain": none, "control": carries}, "plain", "control")
+    assert all("nothing follows, since the text of all rounds does not help it either (32.5 [" in told for told in weak)
+    found = carry.verdict({"plain": text, "control": carries}, "plain", "control")
     assert found[0].startswith("The positive control succeeds (one back, two back)")
     assert len(found) == 1 + len(BEYOND)
     assert "inconclusive right answers, +0.0 [" in found[1]

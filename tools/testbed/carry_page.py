@@ -24,8 +24,10 @@ of the question "Who is Arlen's spouse?"; in each of them Kelan is somebody else
 {LOGS} candidates has the highest probability? Chance is a third. The rungs of the ladder differ in where the alias is told:
 not needed (`restated`), in the last round itself, one round back, two back.
 
-- **plain**: the testbed's model, trained further on such logs as text.
-- **control**: trained with a mask that hides all rounds but the last from the question, so that it has to carry.
+- **control**: the testbed's model, trained further with a mask that hides all rounds but the last from the question, so
+  that carrying pays.
+- **plain**: the testbed's model as it is. It was never trained on aliases: its twin, trained further on such logs as text
+  (`python -m tools.testbed carry`), is still to come, and this page cannot tell what such a model carries.
 
 Made by `make carry`; the conditions are explained in [variants](../variants.md#controls-for-the-context). Means with 95%
 intervals, in which questions that share a fact count as dependent; "equal" means within 3 points."""  # noqa: E501
@@ -58,7 +60,7 @@ def markdown(rows: Path) -> str:
         parts.append(
             f"## {name}: right answers, percent ({count} questions a rung)\n\n{_means(own, 'right', 100, '.1f')}"
         )
-        parts.append(f"### {name}: log-probability of the right candidate, nats\n\n{_means(own, 'gold', 1, '.2f')}")
+        parts.append(f"### {name}: log-probability of the right candidate, nats\n\n{_means(own, 'gold', 1, '.2g')}")
         parts.append(f"### {name}: differences, points of right answers\n\n{_contrasts(own)}")
     return "\n\n".join(parts) + "\n"
 
