@@ -53,8 +53,8 @@ study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all varia
 	$(BIN)/python -m tools.testbed study testbed out=runs/study --page docs/results/testbed.md
 
 carry: $(STAMP)  ## remake docs/results/carry.md: what kept tokens carry, by two models in the carry world (minutes)
-	$(BIN)/python -m tools.testbed carry-study plain=data/testbed/model control=data/testbed/carry \
-		--page docs/results/carry.md --questions 30
+	$(BIN)/python -m tools.testbed carry-study plain=data/testbed/carry/plain control=data/testbed/carry/control \
+		--page docs/results/carry.md --questions 60
 
 faults: export OMP_NUM_THREADS = 1
 faults: $(STAMP)  ## remake docs/results/faults.md: a thousand faults injected into stores, journals and runs (minutes)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -163,6 +164,32 @@ def test_a_study_runs_the_worlds_that_were_asked_for(tmp_path, capsys):
     assert {path.name for path in out.iterdir()} == {"world-5", "world-6"}
     controls = [read(out / "world-5" / run / "world" / "controls.json") for run in ("run", "run-changed")]
     assert [(c["seed"], c["entities"], c["contradicted"]) for c in controls] == [(5, 90, 0.0), (5, 90, 0.5)]
+
+
+@shows("tools.testbed carry out", "tools.testbed carry changes")
+def test_a_model_is_continued_for_the_carry_world_where_it_was_asked_for(tmp_path, capsys):
+    words = ["carry", str(tmp_path / "made"), "steps=1", "rows=2", "tokens=224", "warm_up=1", "check_every=1"]
+    assert tools(words) == 0
+    assert {path.name for path in (tmp_path / "made").iterdir()} >= {"model", "log.csv"}
+    assert "hidden_rounds" in fails(capsys, tools, *words, "hidden_rounds=true")
+
+
+@pytest.mark.slow
+@shows("tools.testbed carry-study models", "tools.testbed carry-study --page")
+@shows("tools.testbed carry-study --questions", "tools.testbed carry-study --seed")
+def test_a_study_of_the_carry_world_asks_the_models_that_were_named(tmp_path, capsys):
+    folder = Path(__file__).parents[1] / "data" / "testbed" / "carry"
+    words = [f"plain={folder / 'plain'}", f"control={folder / 'control'}", "--page"]
+    asked = {}
+    for seed in ("5", "6"):
+        page = tmp_path / seed / "carry.md"
+        assert tools(["carry-study", *words, str(page), "--questions", "2", "--seed", seed]) == 0
+        assert page.read_text(encoding="utf-8") in capsys.readouterr().out
+        rows = pd.read_parquet(page.with_suffix(".parquet"))
+        assert set(rows["model"]) == {"plain", "control"}
+        assert (rows.groupby(["model", "rung"])["question_id"].nunique() == 2).all()
+        asked[seed] = set(rows["question_id"])
+    assert asked["5"] != asked["6"]
 
 
 # gallery

@@ -88,6 +88,8 @@ class Local:
         self, wanted: Iterable[Wanted], logs: Logs, policies: Mapping[str, Policy]
     ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
         """One log after the other."""
+        if not policies:  # no local model is needed, then
+            return
         encoder = replace(self.encoder, logs=logs)
         encoders = {key: encoder.keyed(policy)[key] for key, policy in policies.items()}
         for log, key in wanted:

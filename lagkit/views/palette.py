@@ -37,7 +37,12 @@ _MEANT = {
     **{form: colour for form, colour in _FORMS.items() if form},
 }
 _INJECTED = {"kv": "KV", "text": "text", "cheatsheet": "notes", "copy": "copied answer"}
-_READ = {"conversation": "read with its conversation", "kept": "read alone"}
+_READ = {
+    "conversation": "read with its conversation",
+    "kept": "read alone",
+    "stranger": "read behind another log",
+    "filler": "read behind filler",
+}
 _NAMES = re.compile(rf"(?<![\w/])(?:{'|'.join(sorted(POLICIES, key=len, reverse=True))})(?![\w/])")
 _PLACED = {"prefix": "behind the head", "user_turn": "in the user turn"}
 

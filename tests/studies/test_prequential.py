@@ -90,9 +90,9 @@ def test_the_figure_of_a_stream_has_scores_in_points_and_references_without_bars
     assert len(lines) == 8
     assert list(lines["append", "x"].y) == [25, 100]
     assert list(lines["append", "x2"].y) == [3.5, 1.5]
-    drawn = [bool(pd.notna(lines[name, "x"].error_y.array).all()) for name in ("append", "cap", "no_logs", "static")]
+    drawn = [bool(pd.notna(lines[name, "x"].error_y.array).all()) for name in ("append", "cap", "no logs", "static")]
     assert drawn == [True, True, False, False]
-    assert list(lines["no_logs", "x"].x) == [1, 3]
+    assert list(lines["no logs", "x"].x) == [1, 3]
     assert lines["append", "x"].x[0] < 1 < lines["cap", "x"].x[0]
     assert lines["append", "x"].line.color == lines["append", "x2"].line.color != lines["cap", "x"].line.color
 

@@ -268,7 +268,7 @@ def test_paths_of_commands_are_read_in_the_home_folder():
                 assert hint.__metadata__[0].parser is at, name
                 found.append(name)
     assert Counter(found) == {
-        **{"out": 4, "folder": 2, "file": 2, "page": 2},
+        **{"out": 5, "folder": 2, "file": 2, "page": 3},
         **dict.fromkeys(("folders", "source", "executed", "pages", "copies"), 1),
     }
 

@@ -215,10 +215,10 @@ def test_what_an_answer_attends_to_is_drawn(page):
     variant = page.locator("select:has(option[value='kv_last_round'])").last
     assert variant.input_value() == "no_logs"
     figure = page.locator(".widget-output").last
-    for name in ("no_logs", "kv_last_round"):
+    for name, title in (("no_logs", "no logs"), ("kv_last_round", "KV, last round")):
         variant.select_option(name)
         look.click()
-        figure.get_by_text(f"What the last response of {name} attends to").wait_for()
+        figure.get_by_text(f"What the last response of {title} attends to").wait_for()
         assert figure.locator(".barlayer .point").count() >= 4
         _fits(figure)
     assert figure.get_by_text(re.compile("^log 1: ")).count() == 1

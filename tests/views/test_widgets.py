@@ -253,7 +253,7 @@ def test_the_playground_shows_what_an_answer_attends_to(playground, lm):
     assert playground.wait(60)
     figure = playground.attention.outputs[0]["data"]["application/vnd.plotly.v1+json"]
     assert any("Where does the Danube end?" in name for name in figure["data"][0]["customdata"])
-    assert figure["layout"]["title"]["text"] == "What the last response of kv_last_round attends to"
+    assert figure["layout"]["title"]["text"] == "What the last response of KV, last round attends to"
 
 
 @pytest.mark.parametrize("live", [True, False])

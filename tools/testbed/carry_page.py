@@ -24,10 +24,9 @@ of the question "Who is Arlen's spouse?"; in each of them Kelan is somebody else
 {LOGS} candidates has the highest probability? Chance is a third. The rungs of the ladder differ in where the alias is told:
 not needed (`restated`), in the last round itself, one round back, two back.
 
-- **control**: the testbed's model, trained further with a mask that hides all rounds but the last from the question, so
-  that carrying pays.
-- **plain**: the testbed's model as it is. It was never trained on aliases: its twin, trained further on such logs as text
-  (`python -m tools.testbed carry`), is still to come, and this page cannot tell what such a model carries.
+- **plain**: the testbed's model, trained further on such logs as text, all of which the question sees.
+- **control**: its twin, trained on the same logs with a mask that hides all rounds but the last from the question, so that
+  carrying pays.
 
 Made by `make carry`; the conditions are explained in [variants](../variants.md#controls-for-the-context). Means with 95%
 intervals, in which questions that share a fact count as dependent; "equal" means within 3 points."""  # noqa: E501

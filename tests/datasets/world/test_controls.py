@@ -100,4 +100,4 @@ def test_in_mode_carry_no_passage_tells_a_fact():
     plain, carry = draw(), _draw(json.dumps({"entities": 90, "unseen_questions": 20, "mode": "carry"}))
     assert any("'s" in p.text or "was" in p.text for p in plain.passages)
     answers = {q.answers[0] for q in carry.unseen}
-    assert not any(answer in p.text for p in carry.passages for answer in answers)
+    assert not any(answer in p.text for p in carry.passages for answer in answers - {p.title})
