@@ -166,8 +166,9 @@ of BOS". Float32; answers of one token each. [Notebook 14](../../notebooks/14_co
 figures and measures another model; `python -m tests.pages` makes this page from the rows in `competing/`.
 
 `qwen` is Qwen2.5-Coder-1.5B-Instruct, `smollm2` SmolLM2-135M-Instruct. The groups are the first ones of seed 0;
-conditions were measured on different numbers of them, which the last column has. Which ones, and on how many groups, was
-decided for want of time while the first results were seen. Differences are taken on groups that both conditions have. The testbed's model was not asked: its vocabulary spells these words byte by byte."""
+conditions were measured on different numbers of them, which the last column has. Which ones, and on how many groups,
+was decided for want of time while the first results were seen. Differences are taken on groups that both conditions
+have. The testbed's model was not asked: its vocabulary spells these words byte by byte."""
 
 _TRIAL = """A first trial on the same model as `qwen`, of 5 to 30 items that are not in the repository, with other
 sentences and names, found the shares in the third column; the last one has those of the items here."""
