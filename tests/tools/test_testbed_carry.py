@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from lagkit.logs.encode import SEPARATOR
 from lagkit.util.errors import ConfigError
+from tools.testbed.__main__ import main as tools
 from tools.testbed.carry import CarryConfig, log_batch, train
 from tools.testbed.packing import IGNORED
 from tools.testbed.tokenizer import make_tokenizer
@@ -74,6 +75,15 @@ def test_a_reply_names_what_its_log_says_of_whom_is_asked(batch):
             answer = lesson.reply.partition("<ans> ")[2].partition("<")[0]
             assert f"is {answer}." in said
     assert kinds == {"restated", "same_round", "one_back", "two_back"}
+
+
+@pytest.mark.parametrize(
+    "setting", ["rate=-1", "hidden=64", "layers=2", "heads=1", "inner=8", "drill_steps=5", "easy_steps=-1"]
+)
+def test_settings_that_do_nothing_or_harm_are_refused(setting, tmp_path, capsys):
+    assert tools(["carry", str(tmp_path / "made"), setting]) == 2
+    assert setting.partition("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lagkit.datasets.world.carry import LOGS, RUNGS, Scoped, scope
@@ -42,14 +42,22 @@ class CarryConfig(TrainConfig):
     hidden_rounds: bool = False
     ordinary: PositiveInt = 8
     steps: PositiveInt = 300
-    drill_steps: int = 0
-    easy_steps: int = 0
+    drill_steps: NonNegativeInt = 0
+    easy_steps: NonNegativeInt = 0
     rows: PositiveInt = 8
     tokens: PositiveInt = 256
-    rate: float = 1e-3
+    rate: PositiveFloat = 1e-3
     warm_up: PositiveInt = 20
     save_every: PositiveInt = 20
     check_every: PositiveInt = 50
+
+    @model_validator(mode="after")
+    def _of_use(self) -> CarryConfig:
+        fields = type(self).model_fields
+        for name in ("hidden", "layers", "heads", "inner", "drill_steps", "easy_steps"):
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"`{name}` does nothing where the shipped model is continued: leave it out")
+        return self
 
 
 @dataclass(frozen=True)
