@@ -123,6 +123,7 @@ def with_workers(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_workers_have_what_was_asked_for(tier, tmp_path):
     pytest.importorskip("ray", reason="needs Ray: pip install 'lagkit[cluster]'")
     told = with_workers("run", tier, "--workers", 2, "--threads-per-worker", 1, "--gpus-per-worker", 0)

@@ -18,6 +18,7 @@ NAMED = (  # each of them left all gates as they were when these went by the spr
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_each_planted_fault_fails_a_gate(tmp_path):
     rows = {row["fault"]: row for row in harness.measure(tmp_path, list(FAULTS))}
     assert set(NAMED) <= set(rows)
