@@ -125,16 +125,16 @@ def items(seed: int, count: int, entities: int = 400) -> list[Item]:
     """
     world, rng = make_world(seed, entities), random.Random(f"carry {seed}")
     drawn: dict[int, Item] = {}
-    for _ in range(count * _TRIES):
+    repeated = 0
+    while len(drawn) < count:
         scoped = scope(world, RUNGS[0], rng)
         right = rng.randrange(LOGS)
         names = rng.sample(scoped.entities, PASSAGES)
         pages = [tell(trivia(name, 3, rng), rng) for name in names]
         id = scoped.facts[right][-1].id
         passages = tuple(Passage(f"{id}-{name.lower()}", name, page) for name, page in zip(names, pages, strict=True))
+        repeated = repeated + 1 if id in drawn else 0
         drawn.setdefault(id, Item(scoped, right, passages))
-        if len(drawn) == count:
-            break
-    else:
-        raise ConfigError(f"This world of {entities} entities holds fewer than {count} questions: ask for fewer.")
+        if repeated == _TRIES:
+            raise ConfigError(f"This world of {entities} entities holds fewer than {count} questions: ask for fewer.")
     return [replace(item, scoped=replace(item.scoped, rung=rung)) for rung in RUNGS for item in drawn.values()]

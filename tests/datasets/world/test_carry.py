@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections import Counter
 
 import pytest
@@ -99,8 +100,10 @@ def test_rungs_differ_in_the_place_of_the_alias_alone():
 
 
 def test_a_world_that_is_too_small_is_refused():
-    with pytest.raises(ConfigError, match=r"has no 3 of a kind whose facts differ|holds fewer than"):
+    started = time.process_time()
+    with pytest.raises(ConfigError, match="holds fewer than 500 questions"):
         carry.items(0, 500, entities=24)
+    assert time.process_time() - started < 20
     with pytest.raises(ConfigError, match="639 at most"):
         carry.items(0, 1, entities=640)
 
