@@ -7,6 +7,7 @@ import pytest
 
 from lagkit.datasets.world.dataset import Controls
 from lagkit.model.lm import LM
+from lagkit.policy import CONTROLS
 from lagkit.runs.config import RunConfig
 from lagkit.util.errors import ConfigError
 from tools.testbed.__main__ import main
@@ -73,6 +74,19 @@ def test_the_page_shows_what_the_tables_hold(study, config, tmp_path):
     assert "2 worlds, 20 unseen questions" in page
     assert "- `entities`: 90" in page
     assert str(config.out) not in page
+
+
+@pytest.mark.parametrize(("named", "controls"), [([], 2), (["policies=[no_logs, text_last_round, kv_last_round]"], 0)])
+def test_controls_are_measured_unless_policies_are_named(monkeypatch, tmp_path, named, controls):
+    asked = []
+
+    def stop(config, *_):
+        asked.extend(config.policies)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("tools.testbed.study.run", stop)
+    assert main(["study", "testbed", f"out={tmp_path}", *named]) == 2
+    assert sum(name in CONTROLS for name in asked) == controls
 
 
 def test_the_same_call_answers_nothing_anew(study, config, monkeypatch):

@@ -72,8 +72,9 @@ def study(
         Path | None, Option(metavar="FILE.md", parser=at, help="for the tables; their rows go to FILE/")
     ] = None,
 ) -> None:
-    """Measure base quality and all variants on several worlds. The same command resumes."""
+    """Measure base quality and all variants, controls included, on several worlds. The same command resumes."""
     from lagkit.datasets.world.dataset import Controls
+    from lagkit.policy import CONTROLS
     from lagkit.runs.config import RunConfig
     from lagkit.util.progress import quiet
     from tools.testbed.page import markdown
@@ -81,6 +82,8 @@ def study(
 
     quiet()
     config = RunConfig.of(tier, **cli.settings(changes))
+    if "policies" not in config.model_fields_set:
+        config = config.changed(policies=(*config.policies, *CONTROLS))
     controls = Controls.parse(config.data.world or {})
     for name, option in (("seed", "--world"), ("contradicted", "--contradicted")):
         if getattr(controls, name):

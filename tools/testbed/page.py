@@ -99,8 +99,9 @@ def _forms(study: Study) -> str:
     forms = study.variants[study.variants["policy"] != "no_logs"]
     columns = {f"EM against `{_MAIN}`": (forms, "em"), f"rounds against `{_MAIN}`": (forms, "rounds")}
     return (
-        "## The form of the log\n\nThe same logs as text, encoded without what stood before them (`kv_block`), cut "
-        f"shorter or left longer, each against `{_MAIN}`.\n\n" + _against(columns, study, _MAIN)
+        "## The form of the log\n\nThe same logs as text, encoded without what stood before them (`kv_block`), behind "
+        "the context of another log (`kv_stranger`) or neutral words (`kv_filler`), cut shorter or left longer, each "
+        f"against `{_MAIN}`.\n\n" + _against(columns, study, _MAIN)
     )
 
 
