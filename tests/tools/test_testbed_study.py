@@ -82,6 +82,8 @@ def test_controls_are_measured_unless_policies_are_named(monkeypatch, tmp_path, 
 
     def stop(config, *_):
         asked.extend(config.policies)
+        assert set(config.flat(exclude_unset=True)) >= {"policies", "out"}
+        assert "data" not in config.flat(exclude_unset=True)  # which a study refuses
         raise ConfigError("enough")
 
     monkeypatch.setattr("tools.testbed.study.run", stop)

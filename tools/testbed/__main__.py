@@ -81,9 +81,10 @@ def study(
     from tools.testbed.study import run
 
     quiet()
-    config = RunConfig.of(tier, **cli.settings(changes))
+    settings = cli.settings(changes)
+    config = RunConfig.of(tier, **settings)
     if "policies" not in config.model_fields_set:
-        config = config.changed(policies=(*config.policies, *CONTROLS))
+        config = RunConfig.of(tier, **settings, policies=[*config.policies, *CONTROLS])
     controls = Controls.parse(config.data.world or {})
     for name, option in (("seed", "--world"), ("contradicted", "--contradicted")):
         if getattr(controls, name):
