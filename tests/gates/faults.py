@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -104,18 +104,19 @@ def stale() -> None:
     """The block says the answer of before, here that of the log in front of it; the log's text says today's."""
     from lagkit.runs.executor import Local
 
-    def encode(original: Callable[..., Any], self: Any, wanted: Sequence[Any], read: Any, policies: Any) -> Any:
+    def encode(original: Callable[..., Any], self: Any, wanted: Iterable[Any], logs: Any, policies: Any) -> Any:
+        wanted = list(wanted)
         ids = [log for log, _ in wanted]
 
         def before(log: str) -> Any:
-            now, other = read(log), read(ids[ids.index(log) - 1])
+            now, other = logs[log], logs[ids[ids.index(log) - 1]]
             if now.answer is None or other.answer is None:
                 return now
             *rounds, last = now.rounds
             said = last.response.replace(now.answer, other.answer)
             return replace(now, rounds=(*rounds, replace(last, response=said)))
 
-        return original(self, wanted, before, policies)
+        return original(self, wanted, {log: before(log) for log in ids}, policies)
 
     around(Local, "encode", encode)
 
