@@ -112,6 +112,31 @@ def _targets(found: Result, _: Path) -> Iterator[str]:
     )
 
 
+def _limits(found: Result, _: Path) -> Iterator[str]:
+    yield (
+        "What a pass could take at best, the model's matrix products alone for as many rows, and what it takes: the "
+        "whole forward pass, caches, masks and the choice of the next token included.\n"
+    )
+    rows = []
+    for row in found["rows"]:
+        met = "yes" if row["share"] >= row["goal"] else "**no**"
+        times = [f"{1e3 * row[key]:,.1f}" for key in ("limit_s", "took_s")]
+        shares = [f"{row['share']:.0%}", f"{row['goal']:.0%}", met]
+        rates = [f"{row['tokens_per_s']:,.1f}", f"{row['gflops']:,.0f}", f"{row['gb_per_s']:.1f}"]
+        rows.append([f"{row['model']} ({row['dtype']})", row["pass"], *times, *shares, *rates])
+    yield table(
+        [
+            *("model", "tokens of a pass", "limit, ms", "took, ms", "share", "goal", "met", "tokens/s"),
+            *("products, GFLOP/s", "weights, GB/s"),
+        ],
+        rows,
+    )
+    for model, told in found["profiles"].items():
+        spent = ", ".join(f"`{name}` {share:.0%}" for name, share in told.items())
+        yield f"\nDecoding of 16 rows, {model}, where the time goes: {spent}."
+    yield ""
+
+
 def _planner(found: Result, _: Path) -> Iterator[str]:
     yield "Load a log's KV, or compute it again? The sooner way, and how many times sooner; `kept of read` tokens.\n"
     decisions = pd.DataFrame(found["decisions"])
@@ -253,6 +278,12 @@ SECTIONS: tuple[tuple[str, str, str, Section], ...] = (
         _race,
     ),
     ("Targets", "targets", "python -m benchmarks.targets --out benchmarks/results/targets.json", _targets),
+    (
+        "Against the machine's limits",
+        "limits",
+        "python -m benchmarks.limits --out benchmarks/results/limits.json",
+        _limits,
+    ),
     ("Load or recompute", "planner", "python -m benchmarks.planner --out benchmarks/results/planner.json", _planner),
     ("Search", "search", "python -m benchmarks.search --out benchmarks/results/search.json", _search),
     ("A long stream", "stream", "python -m benchmarks.stream --out benchmarks/results/stream.json", _stream),
