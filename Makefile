@@ -52,9 +52,9 @@ bench: $(STAMP)  ## remake docs/results/scale.md; BENCHES="race planner" for som
 study: $(STAMP)  ## remake docs/results/testbed.md: three test worlds, all variants
 	$(BIN)/python -m tools.testbed study testbed out=runs/study --page docs/results/testbed.md
 
-carry: $(STAMP)  ## remake docs/results/carry.md: what kept tokens carry, by two models in the carry world (minutes)
+carry: $(STAMP)  ## remake docs/results/carry.md and carried.md: what kept tokens carry, and where (minutes)
 	$(BIN)/python -m tools.testbed carry-study plain=data/testbed/carry/plain control=data/testbed/carry/control \
-		--page docs/results/carry.md --questions 60
+		--page docs/results/carry.md --sites docs/results/carried.md --questions 60
 
 faults: export OMP_NUM_THREADS = 1
 faults: $(STAMP)  ## remake docs/results/faults.md: a thousand faults injected into stores, journals and runs (minutes)

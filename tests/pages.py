@@ -29,6 +29,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "competing.md": lambda: competing_page.remade(RESULTS / "competing"),
     "codec.md": lambda: codec.remade(RESULTS / "codec.json"),
     "carry.md": lambda: carry_page.markdown(RESULTS / "carry.parquet"),
+    "carried.md": lambda: carry_page.sites(RESULTS / "carried.parquet"),
     "faults.md": lambda: faults.remade(RESULTS / "faults.parquet"),
     "gates.md": lambda: gates.remade(RESULTS / "gates.json"),
     "sink.md": lambda: sink.remade(RESULTS / "sink"),

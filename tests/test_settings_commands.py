@@ -176,7 +176,7 @@ def test_a_model_is_continued_for_the_carry_world_where_it_was_asked_for(tmp_pat
 
 @pytest.mark.slow
 @shows("tools.testbed carry-study models", "tools.testbed carry-study --page")
-@shows("tools.testbed carry-study --questions", "tools.testbed carry-study --seed")
+@shows("tools.testbed carry-study --questions", "tools.testbed carry-study --seed", "tools.testbed carry-study --sites")
 def test_a_study_of_the_carry_world_asks_the_models_that_were_named(tmp_path, capsys):
     folder = Path(__file__).parents[1] / "data" / "testbed" / "carry"
     words = [f"plain={folder / 'plain'}", f"control={folder / 'control'}", "--page"]
@@ -185,11 +185,16 @@ def test_a_study_of_the_carry_world_asks_the_models_that_were_named(tmp_path, ca
         page = tmp_path / seed / "carry.md"
         assert tools(["carry-study", *words, str(page), "--questions", "2", "--seed", seed]) == 0
         assert page.read_text(encoding="utf-8") in capsys.readouterr().out
+        assert [path.name for path in page.parent.glob("*.md")] == ["carry.md"]
         rows = pd.read_parquet(page.with_suffix(".parquet"))
         assert set(rows["model"]) == {"plain", "control"}
         assert (rows.groupby(["model", "rung"])["question_id"].nunique() == 2).all()
         asked[seed] = set(rows["question_id"])
     assert asked["5"] != asked["6"]
+    sites = tmp_path / "sites.md"
+    assert tools(["carry-study", *words, str(page), "--questions", "2", "--sites", str(sites)]) == 0
+    assert sites.read_text(encoding="utf-8") in capsys.readouterr().out
+    assert set(pd.read_parquet(sites.with_suffix(".parquet"))["model"]) == {"plain", "control"}
 
 
 # gallery

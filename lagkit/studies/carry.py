@@ -7,7 +7,6 @@ conditions differ in what is kept of them, and in what the kept tokens have read
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import pandas as pd
 import torch
@@ -15,8 +14,9 @@ import torch
 from lagkit.agent.context import KVContextBuilder
 from lagkit.datasets.world.carry import RUNGS, Item
 from lagkit.datasets.world.world import plain
-from lagkit.logs.encode import SEPARATOR, kept_text
+from lagkit.logs.encode import SEPARATOR, Encoder, kept_text
 from lagkit.model.context import Context
+from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import Policy
@@ -58,10 +58,24 @@ def measure(lm: LM, items: Sequence[Item], prompt: Prompt, conditions: Sequence[
         some = items[start : start + _BATCH]
         for condition in conditions:
             contexts = [_context(lm, item, prompt, condition, logs[item.scoped.rung]) for item in some]
-            answers = [item.question.answers[0] for item in some]
-            first = sanity.read(lm, {condition: contexts}, answers, new_tokens=0)[condition].first
-            rows += [_row(lm, item, condition, scores) for item, scores in zip(some, first, strict=True)]
+            rows += scored(lm, some, contexts, condition)
     return pd.DataFrame(rows)
+
+
+def scored(lm: LM, items: Sequence[Item], contexts: Sequence[Context], condition: str) -> list[dict[str, object]]:
+    """The rows of `measure` for the contexts of some items under one condition. Raises DataError as it does."""
+    answers = [item.question.answers[0] for item in items]
+    first = sanity.read(lm, {condition: contexts}, answers, new_tokens=0)[condition].first
+    return [_row(lm, item, condition, scores) for item, scores in zip(items, first, strict=True)]
+
+
+def asked(lm: LM, item: Item, prompt: Prompt, blocks: Sequence[KVBlock], words: Sequence[int] = ()) -> Context:
+    """The question behind these logs, and the words that lead to its answer."""
+    question, fact = item.question, item.scoped.facts[item.right][-1]
+    builder = KVContextBuilder(lm, prompt, Policy("kv"))
+    context = builder.build(question, prompt.user_turn(question, item.passages), blocks, words)
+    leading = plain(fact.relation).partition(" $o")[0].replace("$s", fact.subject)
+    return builder.proceed(context, f"{question.text} {leading}")
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -70,7 +84,7 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
     for (rung, condition), own in rows.groupby(["rung", "condition"], sort=False):
         for measure in ("right", "gold"):
             values = own.set_index("question_id")[measure]
-            found[rung, condition, measure] = vars(mean_interval(values, _hops(own)))
+            found[rung, condition, measure] = vars(mean_interval(values, hops(own)))
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(["rung", "condition", "measure"])
 
 
@@ -82,7 +96,7 @@ def contrasts(rows: pd.DataFrame) -> pd.DataFrame:
             for measure in ("right", "gold"):
                 values = own.pivot(index="question_id", columns="condition", values=measure)
                 pairs[rung, name, measure] = values[base], values[other]
-    return paired_intervals(pairs, _hops(rows), ["rung", "contrast", "measure"])
+    return paired_intervals(pairs, hops(rows), ["rung", "contrast", "measure"])
 
 
 def carries(found: pd.DataFrame, rung: str) -> str:
@@ -131,18 +145,12 @@ def _named(rung: str) -> str:
 
 
 def _context(lm: LM, item: Item, prompt: Prompt, condition: str, logs: Mapping[str, Trace]) -> Context:
-    question, fact = item.question, item.scoped.facts[item.right][-1]
-    turn = prompt.user_turn(question, item.passages)
-    builder = KVContextBuilder(lm, prompt, ENCODED.get(condition, Policy("kv")))
-    blocks, words = [], list[int]()
     if condition in TEXTS:
         text = SEPARATOR.join(kept_text(log, TEXTS[condition]) for log in item.logs)
-        words = lm.tokenize(lm.plain(text))
-    elif condition in ENCODED:
-        encoder = replace(builder.encoder, logs=logs)
-        blocks = [encoder.encode(log, ENCODED[condition]) for log in item.logs]
-    leading = plain(fact.relation).partition(" $o")[0].replace("$s", fact.subject)
-    return builder.proceed(builder.build(question, turn, blocks, words), f"{question.text} {leading}")
+        return asked(lm, item, prompt, [], lm.tokenize(lm.plain(text)))
+    encoder = Encoder(lm, prompt, logs)
+    encoded = [encoder.encode(log, ENCODED[condition]) for log in item.logs] if condition in ENCODED else []
+    return asked(lm, item, prompt, encoded)
 
 
 def _row(lm: LM, item: Item, condition: str, scores: torch.Tensor) -> dict[str, object]:
@@ -160,5 +168,6 @@ def _row(lm: LM, item: Item, condition: str, scores: torch.Tensor) -> dict[str, 
     }
 
 
-def _hops(rows: pd.DataFrame) -> Hops:
+def hops(rows: pd.DataFrame) -> Hops:
+    """Hops by question, from the rows of `measure`."""
     return dict(zip(rows["question_id"], rows["hops"], strict=True))

@@ -46,20 +46,27 @@ def carry(out: Annotated[Path, Argument(metavar="FOLDER", parser=at)], changes: 
 @app.command("carry-study")
 def carry_study(
     models: Annotated[list[str], Argument(metavar="NAME=FOLDER", help="models; `plain` and `control` among them")],
-    page: Annotated[Path, Option(metavar="FILE.md", parser=at, help="its rows go to FILE.parquet")],
+    page: Annotated[Path, Option(metavar="FILE.md", parser=at, help="for what is carried; rows go to FILE.parquet")],
+    sites: Annotated[
+        Path | None, Option(metavar="FILE.md", parser=at, help="for where it sits; rows go to FILE.parquet")
+    ] = None,
     questions: Annotated[int, Option(min=2, help="of each rung")] = 60,
     seed: Annotated[int, Option(help="of the world")] = 301,
 ) -> None:
-    """Ask models in the carry world what kept tokens carry."""
+    """Ask models in the carry world what kept tokens carry, and in which layers."""
     from lagkit.util.progress import quiet
-    from tools.testbed.carry_page import CONTROL, PLAIN, markdown, measured, save
+    from tools.testbed import carry_page
+    from tools.testbed.carry_page import CONTROL, PLAIN
 
     quiet()
     folders = dict(word.partition("=")[::2] for word in models)
     if missing := [name for name in (PLAIN, CONTROL) if not folders.get(name)]:
         raise ConfigError(f"The study compares two models: add {missing[0]}=FOLDER.")
-    save(page, measured(folders, questions, seed))
-    tell(markdown(page.with_suffix(".parquet")))
+    carry_page.save(page, carry_page.measured(folders, questions, seed), carry_page.markdown)
+    tell(page.read_text(encoding="utf-8"))
+    if sites:
+        carry_page.save(sites, carry_page.sited(folders, questions, seed), carry_page.sites)
+        tell(sites.read_text(encoding="utf-8"))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,7 @@ from lagkit.datasets.world.carry import LOGS, RUNGS, items
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.stats.wording import judged
-from lagkit.studies import carry
+from lagkit.studies import carried, carry
 from lagkit.util import files
 from lagkit.util.markdown import table
 
@@ -32,6 +32,19 @@ Made by `make carry`; the conditions are explained in [variants](../variants.md#
 intervals, in which questions that share a fact count as dependent; "equal" means within 3 points."""  # noqa: E501
 
 
+_SITS = """# Where does carried context sit?
+
+The question behind the three logs of [carry](carry.md), on the rungs that only an earlier round can tell. Each log
+stands there with the KV that its last round has alone (`block`). What its own context adds (`own` less `block`) is put
+into some layers only (the first is 0), or cut to its largest singular directions, in each layer's keys and values.
+
+**gain**: the share of the gain in log-probability of the right candidate (own less block, of the means) that the patch
+recovers; its interval takes the whole gain as given. **size**: numbers of the patch over those of the block. Means with
+95% intervals, in which questions that share a fact count as dependent.
+
+Made by `make carry`."""
+
+
 def measured(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFrame:
     """The rows of `studies.carry.measure` for each model, with a column `model`."""
     world, prompt = items(seed, questions), Prompt.load("qa_short")
@@ -42,11 +55,22 @@ def measured(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFr
     return pd.concat(found, ignore_index=True)
 
 
-def save(page: Path, rows: pd.DataFrame) -> None:
-    """Write the page beside its rows."""
+def sited(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFrame:
+    """The rows of `studies.carried.measure` for each model, with a column `model`."""
+    world = [item for item in items(seed, questions) if item.scoped.rung in carry.BEYOND]
+    prompt = Prompt.load("qa_short")
+    found = [
+        carried.measure(LM.load(folder, dtype="float32"), world, prompt).assign(model=name)
+        for name, folder in folders.items()
+    ]
+    return pd.concat(found, ignore_index=True)
+
+
+def save(page: Path, rows: pd.DataFrame, told: Callable[[Path], str]) -> None:
+    """Write a page beside its rows, which `told` makes it of."""
     page.parent.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(page.with_suffix(".parquet"), compression="zstd")
-    files.write(page, markdown(page.with_suffix(".parquet")))
+    files.write(page, told(page.with_suffix(".parquet")))
 
 
 def markdown(rows: Path) -> str:
@@ -62,6 +86,29 @@ def markdown(rows: Path) -> str:
         parts.append(f"### {name}: log-probability of the right candidate, nats\n\n{_means(own, 'gold', 1, '.2g')}")
         parts.append(f"### {name}: differences, points of right answers\n\n{_contrasts(own)}")
     return "\n\n".join(parts) + "\n"
+
+
+def sites(rows: Path) -> str:
+    """The page of the rows of `sited` that `save` wrote."""
+    parts = [_SITS]
+    for name, own in pd.read_parquet(rows).groupby("model", sort=False):
+        count, tokens = own.groupby("rung")["question_id"].nunique().max(), own["tokens"].mean()
+        parts.append(f"## {name} ({count} questions a rung, {tokens:.1f} tokens kept of a log)\n\n{_sites(own)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _sites(rows: pd.DataFrame) -> str:
+    found, gained = carry.means(rows), carried.gains(rows)
+    lines = []
+    for condition, own in rows.groupby("condition", sort=False):
+        cells = []
+        for rung in carry.BEYOND:
+            right, gain = found.loc[(rung, condition, "right")], gained.loc[(rung, condition)]
+            share = "" if condition == carry.BLOCK else f"{carry.points(gain, '')}%"
+            cells += [f"{carry.points(right, '')}", share]
+        lines.append([condition, *cells, f"{own['share'].mean():.0%}"])
+    names = [f"{rung}, {what}" for rung in carry.BEYOND for what in ("right, %", "gain")]
+    return table(["patch", *names, "size"], lines)
 
 
 def _means(rows: pd.DataFrame, measure: str, scale: float, digits: str) -> str:

@@ -1,0 +1,114 @@
+"""Where carried context sits: a log's KV patched with that of its own context, by layer and by rank.
+
+The difference between a log's KV behind its own context and alone (`own` less `block`) is what the context adds. It is
+added in some layers only, or as a matrix of low rank, to the KV of the log alone; a question of the carry world that
+only an earlier round can answer tells what is left of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lagkit.datasets.world.carry import Item
+from lagkit.logs.encode import Encoder
+from lagkit.model.kv import KVBlock
+from lagkit.model.lm import LM
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.stats.intervals import paired_intervals
+from lagkit.studies import carry
+from lagkit.studies.carry import BLOCK, ENCODED, OWN
+from lagkit.util.errors import DataError
+from lagkit.util.progress import progress
+
+RANKS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What a context adds, in the layers `[first, stop)`; of it the `rank` largest singular directions, or all.
+
+    A direction is one of a layer's keys, or of its values, as a matrix `[tokens, kv_heads * head_dim]`.
+    """
+
+    name: str
+    first: int
+    stop: int
+    rank: int | None = None
+
+    def apply(self, alone: KVBlock, own: KVBlock) -> KVBlock:
+        """The KV of a log alone with the patch. Raises DataError where the two blocks do not hold the same tokens."""
+        if not torch.equal(alone.ids, own.ids):
+            raise DataError(
+                "A log alone and behind its context do not keep the same tokens, so neither patches the other: the "
+                "model's tokenizer joins the first word with what stands before it."
+            )
+        keys, values = (self._added(*pair) for pair in ((alone.keys, own.keys), (alone.values, own.values)))
+        return KVBlock(keys, values, alone.ids)
+
+    def share(self, block: KVBlock) -> float:
+        """Numbers of the patch over those of the block."""
+        layers, kv_heads, head_dim = block.shape
+        whole = len(block) * kv_heads * head_dim
+        stored = whole if self.rank is None else self.rank * (len(block) + kv_heads * head_dim)
+        return (self.stop - self.first) * stored / (layers * whole)
+
+    def _added(self, alone: Tensor, own: Tensor) -> Tensor:
+        """`[layers, kv_heads, tokens, head_dim]`, as both are."""
+        layers = slice(self.first, self.stop)
+        there = own[layers] if self.rank is None else alone[layers] + _cut(own[layers] - alone[layers], self.rank)
+        return torch.cat([alone[: self.first], there, alone[self.stop :]])
+
+
+def patches(layers: int, ranks: Sequence[int] = RANKS) -> list[Patch]:
+    """None and all of the context; it in one layer, from one on, and below one; and by rank in all layers."""
+    one = [Patch(f"layer {n}", n, n + 1) for n in range(layers)]
+    deep = [Patch(f"from layer {n}", n, layers) for n in range(1, layers)]
+    shallow = [Patch(f"below layer {n}", 0, n) for n in range(1, layers)]
+    low = [Patch(f"rank {r}", 0, layers, r) for r in ranks]
+    return [Patch(BLOCK, 0, 0), Patch(OWN, 0, layers), *one, *deep, *shallow, *low]
+
+
+def measure(lm: LM, items: Sequence[Item], prompt: Prompt, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
+    """The rows of `carry.measure`, of which `condition` is the name of a patch, with two columns more.
+
+    Of the log that is asked about, `tokens` that are kept, and `share` of the numbers of its block that the patch has.
+    Raises DataError as `Patch.apply`.
+    """
+    encoder, rows = Encoder(lm, prompt), []
+    chosen = patches(lm.model.config.num_hidden_layers, ranks)
+    for item in progress(items, "Where does the context sit?"):
+        pairs = [[encoder.encode(log, ENCODED[way]) for way in (BLOCK, OWN)] for log in item.logs]
+        block = pairs[item.right][0]
+        for patch in chosen:
+            context = carry.asked(lm, item, prompt, [patch.apply(*pair) for pair in pairs])
+            [row] = carry.scored(lm, [item], [context], patch.name)
+            rows.append({**row, "tokens": len(block), "share": patch.share(block)})
+    return pd.DataFrame(rows)
+
+
+def gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Share of the gain in gold log-probability that a patch recovers, (patch - block) / (own - block) of the means.
+
+    Index `rung`, `condition`; columns `mean`, `low`, `high`: the interval is that of the numerator, as of
+    `paired_interval`, over the denominator.
+    """
+    found = []
+    for rung, own in rows.groupby("rung", sort=False):
+        gold = own.pivot(index="question_id", columns="condition", values="gold")
+        pairs = {(rung, name): (gold[BLOCK], gold[name]) for name in own["condition"].unique()}
+        gain = paired_intervals(pairs, carry.hops(own), ["rung", "condition"])[["mean", "low", "high"]]
+        found.append(gain / gain.loc[(rung, OWN), "mean"])
+    return pd.concat(found)
+
+
+def _cut(added: Tensor, rank: int) -> Tensor:
+    """The largest singular directions of each layer's matrix; the heads of a token are one row of it."""
+    layers, heads, tokens, dim = added.shape
+    u, s, v = torch.linalg.svd(added.float().transpose(1, 2).reshape(layers, tokens, heads * dim), full_matrices=False)
+    low = (u[..., :rank] * s[..., None, :rank]) @ v[..., :rank, :]
+    return low.reshape(layers, tokens, heads, dim).transpose(1, 2).to(added.dtype)
