@@ -88,6 +88,8 @@ def test_rows_are_kept_by_batch_and_a_run_that_stops_goes_on(tmp_path, monkeypat
     assert list(dict.fromkeys(rows["question_id"])) == [q.id for q in run.questions("unseen")]
     assert rows["hops"].map(len).min() > 0
     assert (made["logs"], made["settings"]["data"]) == (6, "sample")
+    monkeypatch.setattr(sink, "looks", lambda run, met: looks(run, met).assign(more=1.0))
+    assert page.measure(run, 3)[0]["more"].eq(1).all(), "rows of other code are measured anew"
     page.save(tmp_path / "sink.md", "sample", rows, made)
     assert page.remade(tmp_path / "sink") == (tmp_path / "sink.md").read_text(encoding="utf-8")
 

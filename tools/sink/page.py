@@ -14,6 +14,7 @@ from lagkit.runs.experiment import Experiment
 from lagkit.stats.intervals import Difference, Hops, mean_interval, paired_interval
 from lagkit.studies import examples, sink
 from lagkit.util import files, markdown
+from lagkit.util.code import digest
 
 _SHARES = {
     "garbled": "garbled",
@@ -31,14 +32,14 @@ _APART = {"same": "same response", "agreement": "same next token", "kl": "KL, na
 def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows of `sink.looks` on the first unseen questions, with their `hops`; and what they were made with.
 
-    The run's folder keeps those of each batch, so that a later call resumes.
+    The run's folder keeps those of each batch, so that a later call of the same code resumes.
     """
     run.build()
     met, size = examples.meetings(run, questions), run.config.limits.batch_size
     parts = []
     for start in range(0, len(met), size):
         batch = met[start : start + size]
-        path = run.out / "sink" / f"{start}-{start + len(batch)}.parquet"
+        path = run.out / "sink" / digest(sink.looks) / f"{start}-{start + len(batch)}.parquet"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with files.replacing(path) as aside:
