@@ -32,7 +32,7 @@ nightly: $(STAMP)  ## run PROFILE=testbed|demo|real|paper|test of nightly.yaml a
 
 sanity: $(STAMP)  ## run the first notebook on SmolLM2, results in runs/sanity
 	$(BIN)/lagkit notebook $(SANITY) runs/sanity
-	$(BIN)/jupyter nbconvert --log-level WARN --to html runs/sanity/$(notdir $(SANITY))
+	$(BIN)/lagkit page runs/sanity/$(notdir $(SANITY))
 	@echo "Executed notebook, HTML page and metrics.json are in runs/sanity/"
 
 test: $(STAMP)  ## the fast tests, and the first notebook, JOBS=2 at once; fetches two small models once (180 MB)
@@ -89,6 +89,7 @@ gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offli
 		$(BIN)/lagkit notebook $$notebook runs/gallery/$$(basename $$notebook .ipynb) || exit; \
 	done
 	$(BIN)/lagkit gallery runs/gallery --copies docs/gallery
+	$(BIN)/python -m tools.social
 
 lint: $(STAMP)  ## ruff, types, imports between rooms, notebooks without outputs
 	$(BIN)/ruff check .

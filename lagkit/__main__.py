@@ -196,6 +196,17 @@ def gallery(
     make(executed, pages or executed, copies)
 
 
+@app.command()
+def page(
+    executed: Annotated[Path, Argument(metavar="NOTEBOOK", parser=at, help="an executed copy")],
+    out: Annotated[Path | None, Argument(metavar="OUT", parser=at, help="[default: beside it, .html]")] = None,
+) -> None:
+    """Make one HTML file of an executed notebook, to be sent alone: figures in it work without a network."""
+    from lagkit.nightly.gallery import write_page
+
+    tell(str(write_page(executed, out or executed.with_suffix(".html"))))
+
+
 @testbed.command()
 def world(
     folder: Annotated[Path, Argument(metavar="FOLDER", parser=at)],

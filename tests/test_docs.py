@@ -16,6 +16,7 @@ import typer
 
 import lagkit
 from lagkit import __main__
+from lagkit.nightly import gallery
 
 ROOT = Path(__file__).parents[1]
 NAMES = subprocess.run(["git", "ls-files", "-z", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -142,3 +143,23 @@ def test_a_page_is_a_question(name):
     title = (ROOT / name).read_text(encoding="utf-8").splitlines()[0]
     assert re.fullmatch(r"# .+\?", title), title
     assert f"({Path(name).name})" in (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+
+
+SHARED = ROOT / "docs" / "gallery"
+
+
+@pytest.mark.parametrize("path", sorted(SHARED.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_copy_in_the_gallery_keeps_what_is_promised(path):
+    assert path.stat().st_size <= gallery.LIMIT
+    one = gallery.Executed.read(path)
+    assert all(data["image/png"] for data in one.figures)
+    assert not any("text/html" in data for data in one.figures)
+    assert set(one.notebook.metadata) == {"kernelspec", "language_info"}
+    assert (ROOT / "notebooks" / path.name).exists()
+
+
+@pytest.mark.parametrize("page", [SHARED / "README.md", ROOT / "README.md"], ids=["gallery", "project"])
+def test_pictures_that_a_page_shows_are_there(page):
+    shown = re.findall(r"!\[[^\]]*\]\(([^):]+)\)", page.read_text(encoding="utf-8"))
+    assert shown
+    assert [name for name in shown if not (page.parent / name).is_file()] == []

@@ -23,7 +23,6 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 STANDARD = {*sys.stdlib_module_names, "lagkit"}
-VERDICT = "import lagkit as lag\n\nlag.table.verdict()"  # the first code cell of each notebook
 # What notebooks may import: one name of lagkit, and what shows tables and figures.
 ALLOWED = {*sys.stdlib_module_names, "lagkit as lag", "pandas", "plotly", "IPython"}
 MODULES = sorted((ROOT / "lagkit").rglob("*.py"))
@@ -149,8 +148,10 @@ def notebook_faults(notebook):
     tags = [[*cell.metadata.get("tags", [])] for cell in code]
     if tags[:2] != [["verdict"], ["parameters"]] or any(tags[2:]):
         faults.append(f"code cells are tagged {tags}, not the first for the verdict and the second for parameters")
-    elif notebook.cells[1] != code[0] or code[0].source != VERDICT:
-        faults.append("the cell for the verdict does not stand under the title, or says something else")
+    elif [cell.metadata.get("tags") for cell in notebook.cells[1:3]] != [["badges"], ["verdict"]]:
+        faults.append("the badges and the cell for the verdict do not stand under the title")
+    elif not re.search(r"lag\.(plot\.for_notebooks|open_run)\(", code[2].source):
+        faults.append("the cell behind the parameters neither opens a run nor calls lag.plot.for_notebooks")
     for number, cell in enumerate(code):
         if cell.outputs or cell.execution_count is not None:
             faults.append(f"code cell {number} holds outputs or a count")

@@ -21,6 +21,7 @@ from lagkit.nightly import pages
 from lagkit.nightly.pages import PLOTLY, without_widgets
 from lagkit.util.errors import DataError
 from lagkit.util.files import write
+from lagkit.util.markdown import literal
 from lagkit.util.terminal import tell
 from lagkit.views.pictures import alt_text
 
@@ -68,18 +69,17 @@ class Executed:
 
     @cached_property
     def opening(self) -> tuple[str, str]:
-        """The title and the first paragraph after it (with its list, if it ends in a colon), as Markdown.
-
-        Raises DataError if there are none.
-        """
+        """The title, and the first sentence after it, as Markdown; raises DataError if there are none."""
         first = next((cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"), "")
         title, *blocks = [block.strip() for block in re.split(r"\n\s*\n", first)]
         if not title.startswith("# ") or not blocks:
             raise DataError(f"{self.path} must begin with a Markdown cell of a `# title` and a paragraph.")
-        question = " ".join(blocks[0].split())
-        if question.endswith(":"):
-            question = "\n\n".join([question, *blocks[1:2]])
-        return title.removeprefix("# ").strip(), question
+        return title.removeprefix("# ").strip(), _first_sentence(blocks[0])
+
+    @cached_property
+    def sentence(self) -> str:
+        """What the notebook is shown with: the first sentence of its verdict, or of its opening, as Markdown."""
+        return _first_sentence(self.verdict.removeprefix("> **Verdict.** ")) or self.opening[1]
 
     @cached_property
     def figures(self) -> list[NotebookNode]:
@@ -89,13 +89,21 @@ class Executed:
     @cached_property
     def preview(self) -> bytes | None:
         """The first figure as a PNG; None where there is no figure, or it was shown without a picture."""
-        first = next((data["image/png"] for data in self.figures if "image/png" in data), None)
-        return base64.b64decode(first) if first else None
+        return base64.b64decode(self._first["image/png"]) if self._first else None
+
+    @cached_property
+    def shows(self) -> str:
+        """What the preview shows, in words."""
+        return alt_text(self._first[PLOTLY]) if self._first else ""
+
+    @cached_property
+    def _first(self) -> NotebookNode | None:
+        return next((data for data in self.figures if "image/png" in data), None)
 
     @cached_property
     def verdict(self) -> str:
         """What `lag.conclude` filled in under the title, as Markdown; empty where there is none."""
-        tagged = [cell for cell in self.notebook.cells if "verdict" in cell.metadata.get("tags", [])]
+        tagged = [cell for cell in self.notebook.cells if pages.FIRST in cell.metadata.get("tags", [])]
         said = [output.data.get("text/markdown", "") for cell in tagged for output in cell.outputs if "data" in output]
         return "".join(said[:1])
 
@@ -111,6 +119,11 @@ class Executed:
         if version := self.notebook.metadata.get("language_info", {}).get("version"):
             facts["Python"] = version
         return facts | _recorded(self.path.parent / "metrics.json")
+
+
+def _first_sentence(text: str) -> str:
+    """A text up to its first full stop, question mark or exclamation mark before a space and a capital or a mark."""
+    return re.split(r"(?<=[.?!])\s+(?=[^\sa-z\d])", " ".join(text.split()), maxsplit=1)[0]
 
 
 def _bundles(notebook: NotebookNode) -> list[NotebookNode]:
@@ -154,10 +167,7 @@ def write_pages(executed: Sequence[Executed], folder: Path) -> Path:
     Raises DataError, before anything is written, if a page would load something over the network.
     """
     back = pages.Link("index.html", "All notebooks")
-    texts = {one.name: pages.render(one.notebook, one.opening[0], pages.SCRIPT, back) for one in executed}
-    for one in executed:
-        if found := pages.loaded(texts[one.name]):
-            raise DataError(f"The page of {one.path} would load {found[0]}: a gallery works offline, take it out.")
+    texts = {one.name: _page(one, pages.SCRIPT, back) for one in executed}
     folder.mkdir(parents=True, exist_ok=True)
     pages.write_script(folder)
     for one in executed:
@@ -165,6 +175,24 @@ def write_pages(executed: Sequence[Executed], folder: Path) -> Path:
         if one.preview:
             write(folder / f"{one.name}.png", one.preview)
     return write(folder / "index.html", pages.template("gallery.html.j2").render(executed=executed, html=_html))
+
+
+def write_page(executed: Path, page: Path) -> Path:
+    """Write one file that shows an executed notebook without a network, plotly.js in it; returns its path.
+
+    Raises DataError, before anything is written, as `Executed.read`, and if the page would load something.
+    """
+    text = _page(Executed.read(executed))
+    page.parent.mkdir(parents=True, exist_ok=True)
+    return write(page, text)
+
+
+def _page(one: Executed, script: str = "", back: pages.Link | None = None) -> str:
+    """As `pages.render`; raises DataError if the page would load something over the network."""
+    text = pages.render(one.notebook, one.opening[0], script, back)
+    if found := pages.loaded(text):
+        raise DataError(f"The page of {one.path} would load {found[0]}: pages work offline, take it out.")
+    return text
 
 
 def _html(text: str) -> str:
@@ -188,11 +216,10 @@ def write_copies(executed: Sequence[Executed], folder: Path) -> Path:
     ]
     for one in executed:
         write(folder / f"{one.name}.ipynb", texts[one.name])
-        title, question = one.opening
-        parts += [f"## [{title}]({one.name}.ipynb)", question, *filter(None, [one.verdict])]
+        parts += [f"## [{one.opening[0]}]({one.name}.ipynb)", one.sentence]
         if one.preview:
             write(folder / f"{one.name}.png", one.preview)
-            parts.append(f"[![The first figure of {one.name}]({one.name}.png)]({one.name}.ipynb)")
+            parts.append(f"[![{literal(one.shows)}]({one.name}.png)]({one.name}.ipynb)")
     return write(folder / "README.md", "\n\n".join(parts) + "\n")
 
 

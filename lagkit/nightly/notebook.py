@@ -19,10 +19,10 @@ from lagkit.util.home import BUNDLED
 from lagkit.util.paths import at
 from lagkit.util.progress import progress_mode
 from lagkit.util.secrets import scrub
+from lagkit.views.parameters import TYPES, check
 
 KERNEL = "python3"
 _STARTS = 3  # kernels per notebook: those that start at the same moment may draw the same port, and die at once
-_TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 logging.getLogger("papermill").setLevel(logging.ERROR)  # what it warns of, unknown parameters, is an error here
 
 
@@ -46,7 +46,7 @@ def execute(
     """
     notebook, out_dir = at(notebook), at(out_dir)
     known = declared(notebook)
-    given = check(notebook, known, parameters or {})
+    given = check(notebook.name, known, parameters or {})
     copy = out_dir / notebook.name
     if copy.resolve() == notebook.resolve():
         raise ConfigError(f"The executed copy would replace {notebook}: choose another folder.")
@@ -74,7 +74,7 @@ def declared(notebook: Path) -> dict[str, type]:
             f"The parameter {min(unread)} of {notebook} cannot be read: give each a line of its own, with no `=` in it "
             "but the one before its value."
         )
-    return {name: _TYPES.get(p["inferred_type_name"]) or _type_of(name, p["default"]) for name, p in found.items()}
+    return {name: TYPES.get(p["inferred_type_name"]) or _type_of(name, p["default"]) for name, p in found.items()}
 
 
 def _assigned(notebook: Path) -> set[str]:
@@ -83,17 +83,6 @@ def _assigned(notebook: Path) -> set[str]:
     tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     nodes = [node for source in tagged for node in ast.walk(ast.parse(source))]
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-
-
-def check(notebook: Path, known: Mapping[str, type], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given parameters, integers as float where that is the type; raises ConfigError for the first wrong one."""
-    for name, value in given.items():
-        if name not in known:
-            raise ConfigError(f"{notebook.name} has no parameter {name!r}; it has {', '.join(known)}.")
-        fits = (int, float) if known[name] is float else known[name]
-        if not isinstance(value, fits) or (isinstance(value, bool) and known[name] is not bool):
-            raise ConfigError(f"The parameter {name} of {notebook.name} is of type {known[name].__name__}: {value!r}.")
-    return {name: float(value) if known[name] is float else value for name, value in given.items()}
 
 
 def _type_of(name: str, default: str) -> type:

@@ -27,8 +27,10 @@ from lagkit.views.pictures import CONFIG, alt_text
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SCRIPT = "plotly.min.js"
+BADGES, FIRST = "badges", "verdict"  # tags of the two cells under a notebook's title
 TEMPLATES = Path(__file__).parent / "templates"
 _HEIGHT = "450px"  # of a figure whose layout says none
+_IMAGE = re.compile(r"!\[([^\]]*)\]\([^)]*\)")
 _LOADS = re.compile(r"""(?:@import|url\()\s*["']?(?:https?:)?//[^\s"')]+""")
 
 
@@ -50,8 +52,8 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
     return copy
 
 
-def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
-    """The page of a notebook. script: where plotly.js is. back: the page that lists this one.
+def render(notebook: NotebookNode, title: str, script: str = "", back: Link | None = None) -> str:
+    """The page of a notebook. script: where plotly.js is; empty: in the page. back: the page that lists this one.
 
     What the notebook shows may come from anybody: of all scripts on the page, only those that bear a random number
     are run.
@@ -64,14 +66,18 @@ def render(notebook: NotebookNode, title: str, script: str, back: Link) -> str:
     options.ClearMetadataPreprocessor.enabled = True  # states of widgets, above all
     options.ClearMetadataPreprocessor.clear_cell_metadata = False
     options.TagRemovePreprocessor.enabled = True
-    options.TagRemovePreprocessor.remove_input_tags = {"verdict"}
+    options.TagRemovePreprocessor.remove_input_tags = {FIRST}
     exporter = HTMLExporter(config=options, template_file=str(TEMPLATES / "notebook.html.j2"))
     exporter.register_filter("figure", partial(_figure, nonce=nonce))
     exporter.register_filter("in_the_dark", _in_the_dark)
     sorting = SORT.replace("<script>", f'<script nonce="{nonce}">')
     resources = {"nonce": nonce, "script": script, "back": back, "sorting": sorting, "metadata": {"name": title}}
-    resources["dark"] = json.dumps(LOOKS["dark"].to_plotly_json())
-    return str(exporter.from_notebook_node(without_widgets(notebook), resources=resources)[0])
+    resources |= {"dark": json.dumps(LOOKS["dark"].to_plotly_json()), "plotly": "" if script else get_plotlyjs()}
+    shown = without_widgets(notebook)
+    for cell in shown.cells:
+        if BADGES in cell.metadata.get("tags", []):  # whose pictures would come over the network
+            cell.source = _IMAGE.sub(r"\1", cell.source)
+    return str(exporter.from_notebook_node(shown, resources=resources)[0])
 
 
 def _in_the_dark(style: str) -> str:

@@ -133,7 +133,7 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
     if missing := [name for task in tasks for name, value in task.parameters.items() if value is None]:
         raise ConfigError(f"The profile {profile} needs {missing[0]}: add {missing[0]}=VALUE.")
     for task in tasks:
-        nb.check(task.notebook, nb.declared(task.notebook), task.parameters)
+        nb.check(task.notebook.name, nb.declared(task.notebook), task.parameters)
         _check_data(task.parameters.get("data"))
     if wanted.cuda:
         _check_gpu(profile)

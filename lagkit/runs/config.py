@@ -19,7 +19,8 @@ from lagkit.model.devices import DType, device_name
 from lagkit.policy import AUTHORS, CONTROLS, POLICIES, Variant
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, LagkitError
-from lagkit.util.paths import at
+from lagkit.util.home import laboratory
+from lagkit.util.paths import at, shown
 from lagkit.util.settings import Folder, Settings
 
 Split = Literal["seen", "unseen"]
@@ -111,7 +112,12 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.folder is None) == (self.world is None):
+        if self.folder is None and self.world is None:
+            sample = shown(laboratory() / "data" / "sample")
+            raise ValueError(
+                f"there are no questions: give a folder of them as `data`, such as {sample}, which comes with lagkit"
+            )
+        if self.folder is not None and self.world is not None:
             raise ValueError("give either `data`, a folder of questions, or `world`, the controls of a test world")
         if self.world is not None and self.format is not None:
             raise ValueError("`dataset` is the format of `data`, and a test world has its own: leave it out")

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 class LagkitError(Exception):
     """Base of all errors raised on purpose by lagkit."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the sentence says what to do, and the frames behind it are no help."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class DataError(LagkitError):
     """A data folder, file or record is missing or has the wrong shape."""

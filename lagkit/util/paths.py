@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lagkit.util.errors import LagkitError
+from lagkit.util.errors import ConfigError, LagkitError
 
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -15,8 +15,11 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 def at(path: str | os.PathLike[str], base: Path | None = None) -> Path:
     """An absolute path: `~` is the user's home, and what is relative is below `base`, by default the current folder.
 
-    Called once, where a path enters: `os.chdir` changes nothing afterwards. Links are kept as they are.
+    Called once, where a path enters: `os.chdir` changes nothing afterwards. Links are kept as they are. Raises
+    ConfigError for what is no text and no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"{path!r} stands where a path is needed: give a file or a folder, in quotes.")
     return ((base or Path()) / os.path.expanduser(path)).absolute()
 
 

@@ -39,9 +39,13 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
     """
     plots.for_notebooks()
     given = {name: value for name, value in settings.items() if value not in ("", 0, None, (), [])}
-    if "policies" in given:
-        given["policies"] = tuple(dict.fromkeys(given["policies"]))
+    if isinstance(policies := given.get("policies"), str):
+        raise ConfigError(f"`policies` is a list of names, and {policies!r} is text: write [{policies!r}].")
+    if isinstance(policies, list | tuple):
+        given["policies"] = [name for number, name in enumerate(policies) if name not in policies[:number]]
     world = given.pop("world", {})
+    if not isinstance(world, Mapping):
+        raise ConfigError(f"`world` is a mapping of controls to values, and {world!r} is none.")
     if data:
         given["data"] = data
     config = RunConfig.of(tier, out=run, seed=seed, **given)

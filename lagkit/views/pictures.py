@@ -22,7 +22,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 # Of every figure: nothing that leads to a cloud service.
 CONFIG = {"displaylogo": False, "showSendToCloud": False, "responsive": True}
 WIDTH = 900  # of a picture in CSS pixels, the width of a notebook's page
-_SCALE = 1.25  # readable on dense screens; six figures fit into one notebook on GitHub
+SCALE = 1.25  # readable on dense screens; six figures fit into one notebook on GitHub
 _SECONDS = 60  # for one picture; the first includes the start of the browser
 
 
@@ -85,8 +85,8 @@ def browser() -> str:
     )
 
 
-def png(figure: dict[str, Any]) -> bytes:
-    """A PNG of one figure, `WIDTH` wide and as high as its layout says.
+def png(figure: dict[str, Any], width: int = WIDTH, scale: float = SCALE) -> bytes:
+    """A PNG of one figure, as high as its layout says. width: in CSS pixels, each of which is `scale` wide.
 
     The browser is started once in a process, and ends with it. Raises ConfigError if there is none or it draws nothing.
     """
@@ -98,7 +98,7 @@ def png(figure: dict[str, Any]) -> bytes:
 
     def draw() -> None:
         try:
-            found.append(pio.to_image(figure, format="png", width=WIDTH, scale=_SCALE, validate=False))
+            found.append(pio.to_image(figure, format="png", width=width, scale=scale, validate=False))
         except Exception as error:  # told below
             found.append(error)
 

@@ -16,6 +16,7 @@ from lagkit.nightly import notebook as nb
 from lagkit.runs.config import TIERS
 from lagkit.runs.experiment import Experiment
 from lagkit.views import lab
+from lagkit.views.parameters import check
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
@@ -44,7 +45,7 @@ def run(name: str, until: str = "", **parameters: Any) -> dict[str, Any]:
 
     until: a name; what stands behind the cell that first gives it a value is not run.
     """
-    given = nb.check(NOTEBOOKS[name], PARAMETERS[name], parameters)
+    given = check(NOTEBOOKS[name].name, PARAMETERS[name], parameters)
     first, rest = cells(name)
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:

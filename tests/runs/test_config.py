@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lagkit.datasets.loaders import load
 from lagkit.model.loading import load_model
 from lagkit.policy import AUTHORS, CONTROLS, POLICIES
 from lagkit.runs.config import TIERS, RunConfig
@@ -112,10 +113,18 @@ def test_a_folder_for_results_is_needed():
         RunConfig.parse({"data": "data/sample"})
 
 
-@pytest.mark.parametrize("sources", [{}, {"data": "data/sample", "world": {}}])
-def test_questions_come_from_a_folder_or_a_test_world(sources):
+def test_questions_come_from_a_folder_or_a_test_world():
     with pytest.raises(ConfigError, match="give either `data`, a folder of questions, or `world`, the controls"):
-        RunConfig.parse({"out": "runs/x", **sources})
+        RunConfig.parse({"out": "runs/x", "data": "data/sample", "world": {}})
+
+
+@pytest.mark.parametrize("tier", ["smollm2", "laptop", "paper"])
+def test_a_tier_without_questions_offers_those_of_the_sample(tier):
+    with pytest.raises(ConfigError, match="there are no questions: give a folder of them as `data`") as caught:
+        RunConfig.of(tier, out="runs/x")
+    [sample] = re.findall("such as (.*), which comes with lagkit", str(caught.value))
+    assert RunConfig.of(tier, out="runs/x", data=sample).data.folder.name == "sample"
+    assert len(load(sample).seen) == 150
 
 
 def test_controls_of_a_test_world_are_checked_and_filled_in():

@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from lagkit.util.progress import quiet
-from lagkit.views import palette
+from lagkit.views import palette, parameters
 from lagkit.views.pictures import use_renderers
 from lagkit.views.tables import number, use_numbers
 
@@ -31,10 +31,13 @@ TOP = 90  # pixels above the panels that a figure's height reckons with
 
 
 def for_notebooks(theme: Literal["light", "dark", ""] = "") -> None:
-    """Have figures leave a picture and an interactive form in the notebook, and keep libraries from printing.
+    """Check the notebook's parameters, have figures leave a picture and an interactive form, keep libraries quiet.
 
     theme: what figures are drawn for; empty: as before, and light at first. Tables show four significant digits.
+    Relative paths are from the notebook's folder from then on, also under the command `papermill`. Raises ConfigError
+    for a parameter that the notebook does not have, and for one of another type.
     """
+    parameters.settle()
     quiet()
     use_renderers()
     use_numbers()
