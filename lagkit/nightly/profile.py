@@ -14,6 +14,7 @@ from lagkit.nightly import notebook as nb
 from lagkit.util.errors import ConfigError
 from lagkit.util.paths import at
 from lagkit.util.settings import Settings
+from lagkit.views.parameters import check
 
 _OURS = ("out", "run")  # folders that the nightly run chooses
 
@@ -133,7 +134,7 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
     if missing := [name for task in tasks for name, value in task.parameters.items() if value is None]:
         raise ConfigError(f"The profile {profile} needs {missing[0]}: add {missing[0]}=VALUE.")
     for task in tasks:
-        nb.check(task.notebook.name, nb.declared(task.notebook), task.parameters)
+        check(task.notebook.name, nb.declared(task.notebook), task.parameters)
         _check_data(task.parameters.get("data"))
     if wanted.cuda:
         _check_gpu(profile)

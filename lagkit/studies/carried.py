@@ -111,4 +111,5 @@ def _cut(added: Tensor, rank: int) -> Tensor:
     layers, heads, tokens, dim = added.shape
     u, s, v = torch.linalg.svd(added.float().transpose(1, 2).reshape(layers, tokens, heads * dim), full_matrices=False)
     low = (u[..., :rank] * s[..., None, :rank]) @ v[..., :rank, :]
-    return low.reshape(layers, tokens, heads, dim).transpose(1, 2).to(added.dtype)
+    kept: Tensor = low.reshape(layers, tokens, heads, dim).transpose(1, 2).to(added.dtype)
+    return kept

@@ -43,6 +43,8 @@ def settle() -> None:
     if folder := _started_elsewhere():
         os.chdir(folder)
     shell = InteractiveShell.instance()
+    if shell.history_manager is None:
+        return
     known: dict[str, type] = {}
     given: list[str] = []
     for source in shell.history_manager.input_hist_raw:

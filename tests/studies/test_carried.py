@@ -24,7 +24,8 @@ LAYERS, HEADS, TOKENS, DIM = 4, 2, 5, 8
 
 def block(seed: int) -> KVBlock:
     torch.manual_seed(seed)
-    return KVBlock(*torch.randn(2, LAYERS, HEADS, TOKENS, DIM), torch.arange(TOKENS))
+    keys, values = torch.randn(2, LAYERS, HEADS, TOKENS, DIM)
+    return KVBlock(keys, values, torch.arange(TOKENS))
 
 
 @pytest.fixture(scope="module")
