@@ -94,15 +94,18 @@ def measure(lm: LM, items: Sequence[Item], prompt: Prompt, ranks: Sequence[int] 
 def gains(rows: pd.DataFrame) -> pd.DataFrame:
     """Share of the gain in gold log-probability that a patch recovers, (patch - block) / (own - block) of the means.
 
-    Index `rung`, `condition`; columns `mean`, `low`, `high`: the interval is that of the numerator, as of
-    `paired_interval`, over the denominator.
+    Index `rung`, `condition`, but for the two ends; columns `mean`, `low`, `high`. The interval is that of a ratio to
+    first order: of the mean of `patch's gain - share * whole gain`, over the mean of the whole gain.
     """
     found = []
     for rung, own in rows.groupby("rung", sort=False):
         gold = own.pivot(index="question_id", columns="condition", values="gold")
-        pairs = {(rung, name): (gold[BLOCK], gold[name]) for name in own["condition"].unique()}
-        gain = paired_intervals(pairs, carry.hops(own), ["rung", "condition"])[["mean", "low", "high"]]
-        found.append(gain / gain.loc[(rung, OWN), "mean"])
+        whole, pairs, shares = gold[OWN] - gold[BLOCK], {}, {}
+        for name in [name for name in own["condition"].unique() if name not in (BLOCK, OWN)]:
+            shares[rung, name] = float((gold[name] - gold[BLOCK]).mean() / whole.mean())
+            pairs[rung, name] = gold[BLOCK] + shares[rung, name] * whole, gold[name]
+        left = paired_intervals(pairs, carry.hops(own), ["rung", "condition"])[["mean", "low", "high"]]
+        found.append((left / whole.mean()).add(pd.Series(shares), axis=0))
     return pd.concat(found)
 
 

@@ -137,7 +137,8 @@ def verdict(rows: Mapping[str, pd.DataFrame], plain_model: str, control: str) ->
 
 def points(row: Mapping[str, float] | pd.Series, sign: str = "+") -> str:
     """Mean and interval of a share in points."""
-    return "{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]".format(*(100 * row[name] for name in ("mean", "low", "high")), s=sign)
+    told = [round(100 * row[name], 1) + 0.0 for name in ("mean", "low", "high")]  # no -0.0
+    return "{:{s}.1f} [{:{s}.1f}, {:{s}.1f}]".format(*told, s=sign)
 
 
 def _named(rung: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -79,11 +80,27 @@ def test_each_patch_is_asked_of_each_question(rows):
     assert rows.loc[rows["condition"] == "from layer 2", "share"].unique() == pytest.approx([4 / 6])
 
 
-def test_shares_of_the_gain_start_at_none_and_end_at_all(rows):
+def spread(n: int) -> pd.DataFrame:
+    """Questions whose gains differ widely: a patch gives half of each, with some noise, another every second one."""
+    rng = np.random.default_rng(0)
+    whole = rng.uniform(0.1, 8, n)
+    gold = {
+        BLOCK: -whole,
+        OWN: 0 * whole,
+        "half": -whole / 2 + rng.normal(0, 0.01, n),
+        "one in two": -whole * (np.arange(n) % 2),
+    }
+    return pd.DataFrame(
+        {"rung": "two_back", "question_id": f"q{i}", "condition": name, "gold": values[i], "hops": [f"q{i}"]}
+        for name, values in gold.items()
+        for i in range(n)
+    )
+
+
+def test_shares_of_the_gain_are_ratios_of_means_with_their_intervals(rows):
     gains = carried.gains(rows)
     for rung in BEYOND:
-        assert gains.loc[(rung, BLOCK), "mean"] == 0
-        assert gains.loc[(rung, OWN), "mean"] == 1
+        assert {BLOCK, OWN}.isdisjoint(gains.loc[rung].index)
         # The last layers of keys and values alone carry nothing here, and all directions carry all.
         assert abs(gains.loc[(rung, "layer 5"), "mean"]) < 0.2
         assert gains.loc[(rung, "rank 7"), "mean"] == pytest.approx(1, abs=0.01)
@@ -91,3 +108,9 @@ def test_shares_of_the_gain_start_at_none_and_end_at_all(rows):
     for rung, own in gold.iterrows():
         share = (own["rank 1"] - own[BLOCK]) / (own[OWN] - own[BLOCK])
         assert gains.loc[(rung, "rank 1"), "mean"] == pytest.approx(share)
+    gains = carried.gains(spread(40))
+    low, mean, high = gains.loc[("two_back", "half"), ["low", "mean", "high"]]
+    assert mean == pytest.approx(0.5, abs=0.005)
+    assert high - low < 0.02, "half the gain of each question, however large, leaves no doubt of the share"
+    low, mean, high = gains.loc[("two_back", "one in two"), ["low", "mean", "high"]]
+    assert 0 < low < mean < high < 1

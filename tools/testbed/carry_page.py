@@ -39,7 +39,7 @@ stands there with the KV that its last round has alone (`block`). What its own c
 into some layers only (the first is 0), or cut to its largest singular directions, in each layer's keys and values.
 
 **gain**: the share of the gain in log-probability of the right candidate (own less block, of the means) that the patch
-recovers; its interval takes the whole gain as given. **size**: numbers of the patch over those of the block. Means with
+recovers. **size**: numbers of the patch over those of the block. Means with
 95% intervals, in which questions that share a fact count as dependent.
 
 Made by `make carry`."""
@@ -103,9 +103,9 @@ def _sites(rows: pd.DataFrame) -> str:
     for condition, own in rows.groupby("condition", sort=False):
         cells = []
         for rung in carry.BEYOND:
-            right, gain = found.loc[(rung, condition, "right")], gained.loc[(rung, condition)]
-            share = "" if condition == carry.BLOCK else f"{carry.points(gain, '')}%"
-            cells += [f"{carry.points(right, '')}", share]
+            gain = gained.loc[(rung, condition)] if (rung, condition) in gained.index else None
+            share = "" if gain is None else f"{carry.points(gain, '')}%"
+            cells += [carry.points(found.loc[(rung, condition, "right")], ""), share]
         lines.append([condition, *cells, f"{own['share'].mean():.0%}"])
     names = [f"{rung}, {what}" for rung in carry.BEYOND for what in ("right, %", "gain")]
     return table(["patch", *names, "size"], lines)
