@@ -25,7 +25,8 @@ def number(value: float, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if abs(value) >= 1e-3 else f"{value:.1e}"
 
 
-_FORMATS: dict[str, str | Callable[[float], str]] = {
+_Form = str | Callable[[float], str]
+_FORMATS: dict[str, _Form] = {
     **dict.fromkeys((*SCORES, "abstention", "agreement", "same"), "{:.1%}"),
     **dict.fromkeys(("right", "low", "high", "share", "last"), "{:.1%}"),
     "rounds": "{:.2f}",
@@ -52,7 +53,7 @@ def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
     """
     if {"em", "f1"} <= {*frame.columns} and frame["em"].equals(frame["f1"]):
         frame = frame.drop(columns="f1")
-    forms = dict.fromkeys(frame.select_dtypes("integer"), "{:,}")
+    forms: dict[str, _Form] = dict.fromkeys(frame.select_dtypes("integer"), "{:,}")
     forms |= {name: _FORMATS.get(name, number) for name in frame.select_dtypes("floating")}
     words = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     style = frame.style.format(forms, na_rep="", escape="html")
