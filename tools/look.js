@@ -58,8 +58,13 @@
     }
     for (const [colour, told] of Object.entries(inked)) if (rgba(colour)[3] > 100) low(`${name}, ${told}`, colour, layout.plot_bgcolor);
 
+    const plots = Object.values(layout._plots || {});
+    const marks = plots.flatMap(({ plot }) => [...plot.node().querySelectorAll("path, image")]).map(box).filter((at) => at.width + at.height > 0);
+    const inside = (at) => plots.some(({ xaxis, yaxis }) => at.right >= page.left + xaxis._offset && at.left <= page.left + xaxis._offset + xaxis._length && at.bottom >= page.top + yaxis._offset && at.top <= page.top + yaxis._offset + yaxis._length);
+    if (marks.filter(inside).length < marks.length / 2) faults.push(`${name} shows less than half of its marks`);
+
     // Boxes of one category stand around its tick.
-    for (const plot of Object.values(layout._plots || {})) {
+    for (const plot of plots) {
       const boxes = [...plot.plot.node().querySelectorAll("path.box")].map(box), axis = plot.xaxis;
       const ticks = (axis._vals || []).filter((tick) => tick.text).map((tick) => ({ told: tick.text.replace(/<[^>]*>/g, "").trim(), at: axis.c2p(tick.x) }));
       if (!boxes.length || !ticks.length || axis._vals.some((tick) => tick.minor)) continue;

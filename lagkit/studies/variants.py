@@ -30,8 +30,8 @@ def findings(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
     told = [
         *report.findings(differences, "unseen"),
         *sentences(differences.loc[[(focus, "seen", main)]]),
-        f"Of {turned.sum()} unseen questions, `{focus}` turned {turned['wrong to right']} wrong answers right and "
-        f"{turned['right to wrong']} right ones wrong.",
+        f"Of {turned.sum()} unseen questions, `{focus}` turned {turned['wrong to right']} from wrong to right and "
+        f"{turned['right to wrong']} from right to wrong.",
         *_at_equal_budget(unseen, run, focus, main),
     ]
     if run.config.data.split == "disjoint":
@@ -51,8 +51,8 @@ def verdict(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
     turned = changed.counts(results).loc[(focus, "unseen")]
     return [
         *(difference(focus, own.loc[metric], metric) for metric in (main, "rounds")),
-        f"Of {turned.sum()} unseen questions it turned {turned['wrong to right']} wrong answers right and "
-        f"{turned['right to wrong']} right ones wrong.",
+        f"Of {turned.sum()} unseen questions it turned {turned['wrong to right']} from wrong to right and "
+        f"{turned['right to wrong']} from right to wrong.",
         _at_equal_budget(unseen, run, focus, main)[0],
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from html import escape
 
 import pandas as pd
@@ -11,16 +13,6 @@ from lagkit.stats.metrics import SCORES, apart
 from lagkit.stats.wording import interval
 from lagkit.views.findings import verdict as verdict
 
-_FORMATS = {
-    **dict.fromkeys((*SCORES, "abstention"), "{:.1%}"),
-    **dict.fromkeys(("right", "low", "high"), "{:.1%}"),
-    "rounds": "{:.2f}",
-    "seconds": "{:.3f}",
-    **dict.fromkeys(("prefilled", "injected", "generated", "tokens", "bytes", "text_bytes"), "{:,.0f}"),
-    "score": "{:.2f}",
-    "cost": "{:.3g}",
-}
-
 
 def number(value: float, digits: int = 4) -> str:
     """A number with so many significant digits, whole ones with all of theirs; empty where it is missing."""
@@ -28,11 +20,27 @@ def number(value: float, digits: int = 4) -> str:
         return ""
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
-    return f"{value:.{digits}g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+    if value == 0:
+        return "0"  # also of what is rounded from below
+    return f"{value:.{digits}g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+
+
+_Form = str | Callable[[float], str]
+_FORMATS: dict[str, _Form] = {
+    **dict.fromkeys((*SCORES, "abstention", "agreement", "same"), "{:.1%}"),
+    **dict.fromkeys(("right", "low", "high", "share", "last"), "{:.1%}"),
+    "rounds": "{:.2f}",
+    "seconds": "{:.3f}",
+    **dict.fromkeys(("prefilled", "injected", "generated", "tokens", "bytes", "text_bytes"), "{:,.0f}"),
+    "score": "{:.2f}",
+    "cost": "{:.3g}",
+    "kl": partial(number, digits=2),
+}
 
 
 def use_numbers() -> None:
-    """Have all tables of a notebook show `number`, those that pandas shows by itself among them."""
+    """Have all tables of a notebook show `number` and whole texts, those that pandas shows by itself among them."""
+    pd.set_option("display.max_colwidth", None)
     pd.set_option("display.float_format", number)
     pd.set_option("styler.format.na_rep", "")
     pd.set_option("styler.format.precision", 4)
@@ -45,7 +53,7 @@ def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
     """
     if {"em", "f1"} <= {*frame.columns} and frame["em"].equals(frame["f1"]):
         frame = frame.drop(columns="f1")
-    forms = dict.fromkeys(frame.select_dtypes("integer"), "{:,}")
+    forms: dict[str, _Form] = dict.fromkeys(frame.select_dtypes("integer"), "{:,}")
     forms |= {name: _FORMATS.get(name, number) for name in frame.select_dtypes("floating")}
     words = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     style = frame.style.format(forms, na_rep="", escape="html")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pandas as pd
 import pytest
 
 from lagkit.logs.encode import kept_text
 from lagkit.logs.retrieve import HashEmbedder
+from lagkit.policy import Encode
 from lagkit.stats import metrics
 from lagkit.studies import log_size as storage
 from lagkit.studies.attribution import contributions, found_by_rank, retrieved
@@ -101,6 +104,15 @@ def test_outcomes_lay_the_differences_interval_around_the_policys_own_mean():
     assert [trace.y[0] for trace in figure.data if trace.xaxis == "x2"] == [4, 4], "rounds are not in percent"
     assert figure.layout.xaxis.type == "log"
     assert [shape.y0 for shape in figure.layout.shapes] == [50, 4]
+
+
+def test_policies_that_keep_the_same_tokens_have_marks_of_their_own():
+    encodes = get_args(Encode)
+    names = [f"kv/last_round/{encode}/front" for encode in encodes]
+    numbers = {"mean": 0.5, "low": 0.4, "high": 0.6, "base": 0.5, "bytes": 1000.0, "keep": "last_round", "metric": "em"}
+    table = pd.DataFrame({"policy": names, "encode": encodes, "inject": "kv", **numbers})
+    marks = by_bytes(table, {"em": "EM"}, "Title").data
+    assert len({mark.marker.symbol for mark in marks}) == len(encodes) == len(marks)
 
 
 def test_what_a_word_adds_is_what_the_score_loses_without_it():

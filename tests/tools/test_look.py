@@ -59,6 +59,7 @@ FIGURES = {
     "“A label that begins far outside” is cut": cut,
     "“the one label” overlaps “another one”": overlapping,
     "“one” is behind the legend": lambda figure: figure.update_layout(legend={"y": 0, "yanchor": "top", "x": 0.1}),
+    "shows less than half of its marks": lambda figure: figure.update_yaxes(range=[100, 200]),
     "has no caption": lambda figure: figure.update_layout(title_subtitle_text=""),
     "is 1000 pixels high": lambda figure: figure.update_layout(height=1000),
     "has no picture": lambda figure: None,
@@ -122,7 +123,7 @@ def test_a_pale_colour_is_found_on_white_alone(found):
     own = [line for line in found if f"figure {len(FIGURES) + 1}, " in line]
     assert own
     assert all(
-        re.match(r"planted.html: light: contrast 1\.\d: figure 8, (no_logs|kv_last_round|no logs|KV)", line)
+        re.match(r"planted.html: light: contrast 1\.\d: figure 9, (no_logs|kv_last_round|no logs|KV)", line)
         for line in own
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lagkit.views.tables import flat, intervals, shown
+from lagkit.views.tables import flat, intervals, number, shown, use_numbers
 
 
 def test_columns_have_the_form_of_their_names():
@@ -12,6 +12,18 @@ def test_columns_have_the_form_of_their_names():
         pd.DataFrame({"em": [0.125], "rounds": [2.5], "bytes": [1234567.0], "other": [4000]}), "About"
     ).to_html()
     assert all(f">{cell}<" in page for cell in ("12.5%", "2.50", "1,234,567", "4,000", "About"))
+
+
+def test_a_divergence_has_two_digits_and_no_power_of_ten_where_none_is_needed():
+    page = shown(pd.DataFrame({"kl": [0.5871, 2.04, 5.9e-06], "agreement": [0.973, 1.0, 0.5]})).to_html()
+    assert all(f">{cell}<" in page for cell in ("0.59", "2", "5.9e-06", "97.3%", "100.0%"))
+    assert [number(value) for value in (-0.0, 0.0, -1.1e-05)] == ["0", "0", "-1.1e-05"]
+
+
+def test_a_table_that_pandas_shows_by_itself_cuts_no_text():
+    with pd.option_context("display.max_colwidth", 50, "display.float_format", None):
+        use_numbers()
+        assert "x" * 80 in pd.DataFrame({"question": ["x" * 80]})._repr_html_()
 
 
 def test_text_is_escaped_everywhere():

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from lagkit.views.plots.basic import BARS_Y, How, faceted, scaled
 
 _SHARE = "right choices, %"
-_READ = "Bars are 95% intervals; the dotted line is chance."
+_READ = "Thin lines are 95% intervals; the dotted line is chance."
 CHANCE = 100 / 3
 
 

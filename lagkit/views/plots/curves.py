@@ -28,6 +28,7 @@ from lagkit.views.plots.basic import (
 _DODGE = 0.08  # rounds: curves that meet stay apart
 _APART = 1.4  # the factor between marks of one size
 _SHAPES = {"last_action": "triangle-up", "last_round": "circle", "last_two_rounds": "square", "all_rounds": "diamond"}
+_ENCODED = {"kept": "-open", "conversation": "-open-dot", "stranger": "-dot"}
 _DASHED = {"color": palette.NEUTRAL, "width": 1, "dash": "dash"}
 _TOKENS = {"prefilled": "prefilled (read)", "injected": "injected (stored KV)", "generated": "generated"}
 
@@ -65,8 +66,8 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     """A mark for each policy over the bytes of its logs (log axis), a panel for each of `measures` (metric -> title).
 
     table: as `log_size.outcomes` gives. Colour says in which form a log is reused, the mark's shape what is kept of
-    it, and an open mark that it was encoded otherwise than behind all responses; bars are intervals of the
-    difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
+    it, and an open mark, a dot or a star that it was encoded otherwise than behind all responses. Bars are intervals
+    of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
     """
     table = apart(table.set_index(["policy", "metric"])).reset_index()
     rows = table[table["metric"].isin(measures)]
@@ -91,7 +92,7 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     spread |= {"hover_data": {"x": False, "bytes": ":,.0f"}, "facet_col_spacing": 0.08}
     caption = (
         "A mark for each way to keep a log, with the 95% interval of its difference to doing without logs, the dashed "
-        "line. Up and to the left is better: more for fewer bytes (in rounds, lower)."
+        "line. Up and to the left is better: more for fewer bytes (in rounds, lower). Those of one size stand apart."
     )
     figure = faceted(px.scatter, rows, title, 500, caption, own="y", log_x=True, **spread, **look)
     figure.update_traces(marker_size=11)
@@ -101,7 +102,7 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
 
 
 def _shape(keep: str, encode: str) -> str:
-    return _SHAPES.get(keep, "x") + {"kept": "-open", "conversation": "-open-dot"}.get(encode, "")
+    return "star" if encode == "filler" else _SHAPES.get(keep, "x") + _ENCODED.get(encode, "")
 
 
 def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:

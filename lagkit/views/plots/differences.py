@@ -62,7 +62,7 @@ def forest(
         key = {"color": colours[str(group)], "size": 9}
         figure.add_scatter(x=[None], y=[None], mode="markers", marker=key, name=plain(group), legendgroup=str(group))
     figure.update_yaxes(**_rows(names), showgrid=False)
-    return laid_out(figure, title, 200 + max(30, 15 * len(groups) + 6) * len(names), _READ)
+    return laid_out(figure, title, 200 + max(30, 14 * len(groups) + 6) * len(names), _READ)
 
 
 def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, columns: str) -> go.Figure:
@@ -85,7 +85,7 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
             figure.add_trace(marks.update(name=plain(group)), row=row, col=column)
             _zero(figure, metric, row, column)
     figure.update_yaxes(**_rows(names)).update_yaxes(showticklabels=False).update_yaxes(showticklabels=True, col=1)
-    return laid_out(figure, title, 150 + len(measures) * (70 + 22 * len(names)), _READ)
+    return laid_out(figure, title, 150 + len(measures) * (70 + 16 * len(names)), _READ)
 
 
 def changed(counts: pd.DataFrame, title: str) -> go.Figure:

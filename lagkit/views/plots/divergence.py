@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
@@ -60,4 +61,7 @@ def by_cell(table: pd.DataFrame, title: str, *, panel: str, x: str, by: str, mea
     figure = faceted(px.box, rows, title, 440, caption, points="all", boxmode="overlay", **spread)
     figure.update_traces(marker_size=3, jitter=0.6, pointpos=0, width=0.6 / len(groups), hoverinfo="y+name")
     ticks = {"tickvals": list(range(len(places))), "ticktext": [*map(plain, places)]}
-    return figure.update_xaxes(ticks, range=[-0.6, len(places) - 0.4], showgrid=False).update_yaxes(_POWERS)
+    figure.update_xaxes(ticks, range=[-0.6, len(places) - 0.4], showgrid=False)
+    # Plotly leaves boxes at places of their own out of an axis that it chooses.
+    ends = np.log10(rows[measure].agg(["min", "max"]))
+    return figure.update_yaxes(_POWERS, range=[ends["min"] - 0.3, ends["max"] + 0.3])

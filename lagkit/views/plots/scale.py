@@ -131,7 +131,6 @@ def planner(table: pd.DataFrame, title: str) -> go.Figure:
         zmin=-_MOST,
         zmax=_MOST,
         colorbar={
-            "title": {"text": "faster by<br> "},
             "tickvals": [-3, -2, -1, 0, 1, 2, 3],
             "ticktext": ["recompute 1000x", "100x", "10x", "equal", "10x", "100x", "load 1000x"],
         },

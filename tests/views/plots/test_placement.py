@@ -30,4 +30,5 @@ def test_a_box_for_each_panel_and_colour_with_every_question():
         assert list(box.x) == pytest.approx([aside, aside, 1 + aside, 1 + aside])
         assert list(box.y) == [FLOOR, most] * 2
     assert figure.layout.yaxis.type == "log"
+    assert figure.layout.yaxis.range == figure.layout.yaxis2.range == pytest.approx((-9.3, 0.3))
     assert (figure.layout.xaxis2.tickvals, figure.layout.xaxis2.ticktext) == ((0, 1), ("nothing", "bos"))
