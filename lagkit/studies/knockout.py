@@ -142,6 +142,7 @@ def of_one(answers: pd.DataFrame, case: Case) -> pd.DataFrame:
     last = sum(bool(round_.response) for round_ in case.log.rounds)
     hidden = {back_name(back): f"round {last - back} hidden" for back in range(1, last)}
     words = {INTACT: "its own context", ALL_EARLIER: "all earlier rounds hidden", **hidden, **_CONTEXTS}
+    own = own.sort_values("condition", key=lambda names: names == NO_LOG, kind="stable")
     return own.set_index(own["condition"].replace(words).rename("read before"))[["answer", "right", "gold"]]
 
 

@@ -5,13 +5,14 @@
   const bytes = (text) => Uint8Array.from(atob(text || ""), (one) => one.charCodeAt(0));
   const numbers = (text) => (text || "").split(" ").filter(Boolean).map(Number);
   const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
-  const short = (text) => { const flat = text.replace(/\s+/g, " "); return flat.length > 32 ? `${flat.slice(0, 30)}…` : flat; };
+  const short = (text) => { const flat = text.replace(/\s+/g, " ").trim(); return flat.length > 32 ? `${flat.slice(0, 30)}…` : flat; };
 
   const read = (root) => {
     const { layers, heads, weights, shares, index, parts, queries } = root.dataset;
     const tokens = [...root.querySelectorAll(".t")];
     const it = { root, tokens, layers: +layers, heads: +heads, parts: numbers(parts), queries: numbers(queries) };
     it.names = [...root.querySelectorAll(".shares tbody th")].map((one) => one.textContent);
+    it.cells = [...root.querySelectorAll(".shares td.share")];
     it.rows = (it.queries.length + 1) * it.layers * it.heads;
     it.weights = bytes(weights);
     it.shares = bytes(shares);
@@ -37,9 +38,9 @@
 
   const tell = (it, weights, most) => {
     const strongest = [...weights.keys()].filter((at) => weights[at] > 0).sort((a, b) => weights[b] - weights[a]).slice(0, 5);
-    const who = it.query ? `“${short(it.tokens[it.queries[it.query - 1]].textContent)}”` : `mean of all ${it.asks} tokens`;
+    const who = it.query ? `“${short(it.tokens[it.queries[it.query - 1]].textContent)}”` : `the mean of all ${it.asks} tokens`;
     const where = [it.layer < 0 ? "all layers" : `layer ${it.layer}`, it.head < 0 ? "all heads" : `head ${it.head}`].join(", ");
-    const told = strongest.map((at) => `“${short(it.tokens[at].textContent)}” ${percent(weights[at])}`).join(", ");
+    const told = strongest.map((at) => `“${short(it.tokens[at].textContent)}” (${it.names[it.parts[at]]}) ${percent(weights[at])}`).join(", ");
     it.status.textContent = `From ${who}, in ${where}. Strongest: ${told}.`;
     it.most.textContent = ` ${percent(most)} of attention`;
   };
@@ -54,12 +55,12 @@
       token.classList.toggle("chosen", it.query > 0 && at === it.queries[it.query - 1]);
     });
     const shares = mean(it, it.shares, it.names.length, it.names.length, (_, at) => at);
-    it.root.querySelectorAll(".shares td.share").forEach((cell, part) => { cell.textContent = `${(100 * shares[part]).toFixed(1)}%`; });
+    it.cells.forEach((cell, part) => { cell.textContent = `${(100 * shares[part]).toFixed(1)}%`; });
     tell(it, weights, most);
   };
 
   const draw = (it) => {
-    const style = getComputedStyle(it.root), sample = getComputedStyle(it.root.querySelector(".scale")), ratio = window.devicePixelRatio || 1;
+    const style = getComputedStyle(it.root), sample = getComputedStyle(it.maps[0].canvas), ratio = window.devicePixelRatio || 1;
     let most = 0;
     for (const { part } of it.maps) for (let layer = 0; layer < it.layers; layer++) for (let head = 0; head < it.heads; head++) most = Math.max(most, share(it, part, layer, head));
     for (const { canvas, part } of it.maps) {
@@ -123,9 +124,9 @@
     return { canvas, part };
   };
 
-  const legend = (place, words) => {
+  const legend = (place, words, look) => {
     const line = make("div", words, { className: "note scaled" }), most = make("span");
-    line.append(make("span", "", { className: "scale" }), most);
+    line.append(make("span", "", { className: `scale ${look}` }), most);
     place.append(line);
     return most;
   };
@@ -144,9 +145,10 @@
     const rests = it.parts[it.tokens.findIndex((token) => token.classList.contains("first"))];
     const drawn = it.names.map((_, part) => part).filter((part) => part !== rests);
     it.maps = drawn.map((part) => map(it, part, drawn.length < 5));
-    it.most = legend(root.querySelector(".menus"), "Colour of the text: 0 ");
-    it.top = legend(root.querySelector(".maps"), "Rows are layers, columns heads: 0 ");
-    root.querySelector(".hint").textContent = "Click on a cell of a map for one head, on an underlined token for what it attends to.";
+    it.most = legend(root.querySelector(".menus"), "Colour of the text: 0 ", "faint");
+    it.top = legend(root.querySelector(".maps"), "Rows are layers, columns heads: 0 ", "full");
+    const dotted = rests === undefined ? "" : " Dotted: the first token, on which attention rests when it has nowhere to go.";
+    root.querySelector(".hint").textContent = `Click on a cell of a map for one head, on an underlined token for what it attends to.${dotted}`;
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => draw(it));
     choose(it, {});
   };

@@ -5,6 +5,7 @@ Texts of logs and of models are data: they stand in the page as escaped text, an
 
 from __future__ import annotations
 
+import math
 from base64 import b64encode
 from dataclasses import dataclass
 from functools import cache
@@ -17,11 +18,10 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 
-from lagkit.studies.tokens import FIRST, TokenAttention
+from lagkit.studies.tokens import FIRST, OTHER, Piece, TokenAttention
 from lagkit.util.errors import DataError
 from lagkit.views import palette
 from lagkit.views.scripts import TOKENS
-from lagkit.views.tables import number
 
 LIMIT = 1_000_000  # bytes of attention in one view
 STRONGEST = 12  # the fewest tokens that are kept of a row that is cut
@@ -146,12 +146,16 @@ def _sections(attention: TokenAttention, packed: Packed) -> list[dict[str, Any]]
     asking, names = set(attention.asking), [piece.part for piece in attention.pieces]
     if len(names) > 1 and names[0] == FIRST:
         names[0] = names[1]
+    for i, piece in enumerate(attention.pieces[1:], 1):
+        if _is_blank(piece):
+            names[i] = names[i - 1]
     can = {attention.asking[query - 1] for query in packed.queries if query}
     colours, sections = _colours(attention), []
     for name, own in groupby(enumerate(attention.pieces), key=lambda one: names[one[0]]):
         tokens = [
             {
-                "piece": piece,
+                "before": piece.before,
+                "text": _shown(piece),
                 "asks": i in asking,
                 "choosable": i in can,
                 "first": piece.part == FIRST,
@@ -165,13 +169,23 @@ def _sections(attention: TokenAttention, packed: Packed) -> list[dict[str, Any]]
     return sections
 
 
+def _is_blank(piece: Piece) -> bool:
+    """Whether a token is nothing but blank lines between rounds."""
+    return piece.part == OTHER and not piece.text.strip()
+
+
+def _shown(piece: Piece) -> str:
+    """A token's text, with a mark for each of its line breaks."""
+    return piece.text.replace("\n", "↵" if _is_blank(piece) else "↵\n")
+
+
 def _answers(table: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "read": palette.readable(read),
             "answer": row["answer"],
             "right": "right" if row["right"] else "wrong",
-            "gold": number(row["gold"], 3),
+            "gold": f"{math.exp(row['gold']):.1%}",
         }
         for read, row in table.iterrows()
     ]
