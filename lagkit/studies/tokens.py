@@ -84,8 +84,8 @@ class TokenAttention:
     def by_part(self) -> pd.DataFrame:
         """A row for each part: its `tokens`, the mean `share` over layers, heads and asking tokens, and `even`."""
         shares = self.shares[:, :, 0].mean(dim=(0, 1)).tolist()
-        tokens = {part: sum(len(one.slots) for one in self.pieces if one.part == part) for part in self.parts}
-        rows = {"tokens": tokens.values(), "share": shares, "even": self.even.values()}
+        tokens = [sum(len(one.slots) for one in self.pieces if one.part == part) for part in self.parts]
+        rows = {"tokens": tokens, "share": shares, "even": [*self.even.values()]}
         return pd.DataFrame(rows, index=pd.Index(self.parts, name="part"))
 
 
@@ -102,7 +102,7 @@ def encoding(encoder: Encoder, log: Trace, policy: Policy) -> TokenAttention:
     reading = encoder.read(log, policy)
     if not reading.kept:
         raise DataError(f"Policy {policy} keeps nothing of the log {log.id}: it has no response.")
-    injected, last = reading.context.injected, len(log.rounds)
+    injected, last = reading.context.injected, sum(bool(one.response) for one in log.rounds)
     first = last - len(reading.rounds)  # behind another context, only the kept rounds are the log's own
     owner = {slot: f"round {n + 1}" for n, own in enumerate(reading.rounds, first) for slot in own}
     pieces = _chips(injected, HEAD) + _pieces(
@@ -116,7 +116,7 @@ def using(
 ) -> TokenAttention:
     """Attention of the words that a model generates to the injected logs, the prompt and its own words.
 
-    user_turn, said: the round's, as a trace has them (`prompt` and `response`). Raises ConfigError where the policy
+    user_turn: the `prompt` of a trace's round. said: what the model wrote behind the opening of its turn. Raises ConfigError where the policy
     injects no KV, DataError where the model said nothing.
     """
     lm, policy, opening = builder.lm, builder.policy, builder.prompt.open_turn(question)

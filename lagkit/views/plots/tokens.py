@@ -52,7 +52,7 @@ class Packed:
 
 
 class View:
-    """A token view: HTML with its script in a notebook, `html` alone without it; `text` for who sees no colours."""
+    """A token view: in a notebook `html` with its script, as text the shares by part. `nbytes`: of its attention."""
 
     def __init__(self, attention: TokenAttention, html: str, nbytes: int) -> None:
         self.attention, self.html, self.nbytes = attention, html, nbytes
@@ -68,7 +68,7 @@ def view(attention: TokenAttention, answers: pd.DataFrame | None = None, *, limi
     """A log's text coloured by attention, maps of layers and heads beside it, and shares in a table.
 
     A click on a cell of a map shows that head alone, a click on a marked token what this token attends to; menus above
-    do the same for the keyboard. answers: a table that stands below, such as `knockout.of_one` gives. limit: bytes of
+    do the same for the keyboard. answers: a table to stand beside it, such as `knockout.of_one` gives. limit: bytes of
     attention; above it, rows keep their strongest tokens only, and fewer tokens can be asked. Raises DataError where
     not even one row a head fits.
     """
@@ -151,7 +151,8 @@ def _sections(attention: TokenAttention, packed: Packed) -> list[dict[str, Any]]
             names[i] = names[i - 1]
     can = {attention.asking[query - 1] for query in packed.queries if query}
     colours, sections = _colours(attention), []
-    for name, own in groupby(enumerate(attention.pieces), key=lambda one: names[one[0]]):
+    for name, group in groupby(enumerate(attention.pieces), key=lambda one: names[one[0]]):
+        own = [*group]
         tokens = [
             {
                 "before": piece.before,
@@ -163,9 +164,9 @@ def _sections(attention: TokenAttention, packed: Packed) -> list[dict[str, Any]]
             }
             for i, piece in own
         ]
-        share = sum(token["asks"] for token in tokens) / len(tokens)
-        asks = {0: "", 1: attention.asks}.get(share, f"partly {attention.asks}")
-        sections.append({"name": name, "asks": asks, "tokens": tokens})
+        count = sum(i in asking for i, _ in own)
+        partly = "" if count == len(own) else "partly "
+        sections.append({"name": name, "asks": f"{partly}{attention.asks}" if count else "", "tokens": tokens})
     return sections
 
 
