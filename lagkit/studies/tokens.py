@@ -116,8 +116,8 @@ def using(
 ) -> TokenAttention:
     """Attention of the words that a model generates to the injected logs, the prompt and its own words.
 
-    user_turn: the `prompt` of a trace's round. said: what the model wrote behind the opening of its turn. Raises ConfigError where the policy
-    injects no KV, DataError where the model said nothing.
+    user_turn: the `prompt` of a trace's round. said: what the model wrote behind the opening of its turn. Raises
+    ConfigError where the policy injects no KV, DataError where the model said nothing.
     """
     lm, policy, opening = builder.lm, builder.policy, builder.prompt.open_turn(question)
     if policy is None or policy.inject != "kv":

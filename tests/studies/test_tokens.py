@@ -91,7 +91,7 @@ def test_generated_words_attend_to_the_log_that_is_injected(policy):
     shown = text_of(found)
     assert LOG.rounds[-1].response in shown
     assert TURN in shown
-    assert "".join(found.pieces[i].text for i in found.asking) == said
+    assert "".join(found.pieces[i].before + found.pieces[i].text for i in found.asking).strip() == said.strip()
 
 
 def test_several_logs_are_told_apart():
