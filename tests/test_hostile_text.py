@@ -23,14 +23,16 @@ from lagkit.nightly.gallery import Executed
 from lagkit.nightly.pages import PLOTLY
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
+from lagkit.policy import POLICIES
 from lagkit.runs import report
 from lagkit.stats.wording import difference
 from lagkit.studies import support_page
+from lagkit.studies.tokens import encoding as read_tokens
 from lagkit.types import Hit, Round, Trace
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.views import lab, pictures, tables
 from lagkit.views.findings import say
-from lagkit.views.plots import basic, curves, differences, explore, forest, support, transfer
+from lagkit.views.plots import basic, curves, differences, explore, forest, support, tokens, transfer
 from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
 from tests.helpers.lms import ScriptedLM, new_lm, passages_about, short_prompt
 from tests.helpers.stores import kv
@@ -93,6 +95,7 @@ def sections(tmp_path_factory) -> dict[str, str]:
         "answers": answers_html({EVIL: trace, "b": found}, names),
         "kept words": kept_html(trace, "text_all_rounds"),
         "kept tokens": kept_html(trace, "kv_all_rounds", encoder),
+        "token view": tokens.view(read_tokens(encoder, trace, POLICIES[POLICY]), hostile_answers())._repr_html_(),
         "store": store_html,
         "data": Dataset(EVIL, "qa", (), ())._repr_html_(),
         "table": tables.shown(frame, EVIL).to_html(),
@@ -102,6 +105,10 @@ def sections(tmp_path_factory) -> dict[str, str]:
         "findings": findings(folder.parent),
         "verdict": markdown2html(say([EVIL]).data),
     }
+
+
+def hostile_answers() -> pd.DataFrame:
+    return pd.DataFrame({"answer": [EVIL], "right": [1.0], "gold": [-0.5]}, index=[EVIL])
 
 
 def findings(folder: Path) -> str:

@@ -20,9 +20,9 @@ from plotly.offline import get_plotlyjs
 from traitlets.config import Config
 
 from lagkit.util import files
-from lagkit.views.findings import SORT
 from lagkit.views.palette import TEMPLATES as LOOKS
 from lagkit.views.pictures import CONFIG, alt_text
+from lagkit.views.scripts import SCRIPTS
 
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -47,8 +47,9 @@ def without_widgets(notebook: NotebookNode) -> NotebookNode:
     for output in (output for cell in copy.cells for output in cell.get("outputs", ())):
         if WIDGET in output.get("data", {}):
             output.data = NotebookNode({"text/markdown": "*A widget stands here in JupyterLab, with a kernel.*"})
-        if SORT in (html := output.get("data", {}).get("text/html", "")):
-            output.data["text/html"] = html.replace(SORT, "")  # of which a page needs one for all tables
+        for script in SCRIPTS:
+            if script in (html := output.get("data", {}).get("text/html", "")):
+                output.data["text/html"] = html.replace(script, "")  # of which a page needs one for all outputs
     return copy
 
 
@@ -70,8 +71,8 @@ def render(notebook: NotebookNode, title: str, script: str = "", back: Link | No
     exporter = HTMLExporter(config=options, template_file=str(TEMPLATES / "notebook.html.j2"))
     exporter.register_filter("figure", partial(_figure, nonce=nonce))
     exporter.register_filter("in_the_dark", _in_the_dark)
-    sorting = SORT.replace("<script>", f'<script nonce="{nonce}">')
-    resources = {"nonce": nonce, "script": script, "back": back, "sorting": sorting, "metadata": {"name": title}}
+    own = "".join(SCRIPTS).replace("<script>", f'<script nonce="{nonce}">')
+    resources = {"nonce": nonce, "script": script, "back": back, "own": own, "metadata": {"name": title}}
     resources |= {"dark": json.dumps(LOOKS["dark"].to_plotly_json()), "plotly": "" if script else get_plotlyjs()}
     shown = without_widgets(notebook)
     for cell in shown.cells:

@@ -30,6 +30,7 @@ from lagkit.util.progress import progress
 
 READS_EARLIER = ("responses", "conversation")  # values of `Policy.encode`
 INTACT, NO_LOG, ALL_EARLIER = "intact", "no log", "all earlier"
+_CONTEXTS = {"kv_stranger": "a stranger's context", "kv_filler": "filler", "kv_block": "nothing"}
 
 
 def reading_policy(name: str) -> Policy:
@@ -94,7 +95,8 @@ def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[p
 
     Returns two tables. Stored KV: one row per question, condition, layer and part, as in `change`. Answers: one row per
     question and condition, `no log` among them, with `gold`, the mean log-probability (nats) of the gold answer's
-    tokens where the log's last response first names it, and `right`, whether the first round answers rightly.
+    tokens where the log's last response first names it, `answer`, that of the first round (empty where it searches on),
+    and `right`, whether it is.
     """
     builder = KVContextBuilder(run.local_lm, run.prompt, policy)
     moved, read = [], []
@@ -130,14 +132,32 @@ def reuse(run: Experiment, cases: Sequence[Case], policies: Sequence[str]) -> pd
     return _score(run, cases, read)
 
 
+def of_one(answers: pd.DataFrame, case: Case) -> pd.DataFrame:
+    """What changes for one case: its rows of the tables of `knock_out` and `reuse`, each condition once.
+
+    The index says in words what the kept tokens have read; columns `answer` (empty where there is none), `right` and
+    `gold`.
+    """
+    own = answers[answers["question_id"] == case.question.id].drop_duplicates("condition")
+    last = sum(bool(round_.response) for round_ in case.log.rounds)
+    hidden = {back_name(back): f"round {last - back} hidden" for back in range(1, last)}
+    words = {INTACT: "its own context", ALL_EARLIER: "all earlier rounds hidden", **hidden, **_CONTEXTS}
+    own = own.sort_values("condition", key=lambda names: names == NO_LOG, kind="stable")
+    return own.set_index(own["condition"].replace(words).rename("read before"))[["answer", "right", "gold"]]
+
+
 def _score(run: Experiment, cases: Sequence[Case], read: Sequence[dict[str, Context]]) -> pd.DataFrame:
-    """One row per case and condition (its context by name): `question_id`, `condition`, `gold`, `right`."""
+    """One row per case and condition (its context by name): `question_id`, `condition`, `gold`, `answer`, `right`."""
     rows = []
     for case, contexts in progress(list(zip(cases, read, strict=True)), "Scoring answers"):
         gold = _gold(run, case, contexts)
         rows += [{"question_id": case.question.id, "condition": name, "gold": gold[name]} for name in contexts]
     asked = [(case, context) for case, contexts in zip(cases, read, strict=True) for context in contexts.values()]
-    return pd.DataFrame(rows).assign(right=_right(run, asked))
+    said = _answers(run, [context for _, context in asked])
+    right = [
+        float(metrics.is_right(case.question, answer or None)) for (case, _), answer in zip(asked, said, strict=True)
+    ]
+    return pd.DataFrame(rows).assign(answer=said, right=right)
 
 
 def _cut(reading: EncodedText, rounds: Collection[int]) -> Tensor:
@@ -163,11 +183,7 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     return {name: float(reading.gold[0]) for name, reading in readings.items()}
 
 
-def _right(run: Experiment, contexts: Sequence[tuple[Case, Context]]) -> list[float]:
-    """1.0 for each context whose response of one round is the right answer, else 0.0."""
-    said = asking.respond(run, [context for _, context in contexts])
-    actions = [parse(run.lm.opens + response.text, run.prompt.kind) for response in said]
-    return [
-        float(action.kind == "answer" and metrics.is_right(case.question, action.text))
-        for (case, _), action in zip(contexts, actions, strict=True)
-    ]
+def _answers(run: Experiment, contexts: Sequence[Context]) -> list[str]:
+    """The answer that a response of one round gives in each context; empty where it gives none."""
+    actions = [parse(run.lm.opens + said.text, run.prompt.kind) for said in asking.respond(run, contexts)]
+    return [action.text if action.kind == "answer" else "" for action in actions]

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import Markdown, display, update_display
 
 from lagkit.stats.wording import Finding, Told
 from lagkit.util.markdown import literal
+from lagkit.views.scripts import SORT
 
-# Sorts tables by the column whose head is pressed; pages bring it themselves.
-SORT = f"<script>{(Path(__file__).parent / 'sort.js').read_text(encoding='utf-8')}</script>"
 _HEADS = ("about", "verdict", "difference", "low", "high", "unit")
 _ID = "lagkit-verdict"
 _placed: set[int] = set()  # kernels' shells that show a place for the verdict

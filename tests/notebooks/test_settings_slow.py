@@ -41,10 +41,14 @@ def test_01(common, tmp_path, monkeypatch):
     assert [names["question"].id for names in found] == [found[0]["unseen"][n].id for n in (1, 2)]
 
 
-@shows("05_attention_to_early_reasoning logs")
+@shows("05_attention_to_early_reasoning logs", "05_attention_to_early_reasoning shown")
 def test_05(common):
-    found = [run("05_attention_to_early_reasoning", "looked_into", **common, logs=n) for n in (2, 4)]
-    assert [len(names["looked_into"]) for names in found] == [2, 4]
+    pairs = ((2, 0), (4, 1), (4, 9))
+    found = [run("05_attention_to_early_reasoning", "reading", **common, logs=n, shown=at) for n, at in pairs]
+    assert [len(names["looked_into"]) for names in found] == [2, 4, 4]
+    for names, at in zip(found, (0, 1, 3), strict=True):
+        longest = sorted(names["looked_into"], key=lambda case: -len(case.log.rounds))
+        assert names["reading"].title == longest[at].question.text
 
 
 @shows("06_position_realignment asked", "06_position_realignment dtypes", "06_position_realignment steps")

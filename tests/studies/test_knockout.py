@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 
@@ -140,6 +141,28 @@ def test_a_right_answer_counts_as_one(run, monkeypatch):
     monkeypatch.setattr(type(run.lm), "generate", lambda lm, contexts, *a, **k: [said] * len(contexts))
     _, answers = knockout.knock_out(run, [case], POLICY)
     assert answers["right"].tolist() == [1.0] * 5
+    assert answers["answer"].tolist() == [case.question.answers[0]] * 5
+
+
+def test_what_changes_for_one_log_is_told_in_words(run):
+    met = cases.revisit(run, 2)
+    _, answers = knockout.knock_out(run, met, POLICY)
+    others = knockout.reuse(run, met, ["kv_last_round", "kv_stranger", "kv_filler", "kv_block"])
+    found = knockout.of_one(pd.concat([answers, others]), met[1])
+    assert found.index.tolist() == [
+        "its own context",
+        "round 2 hidden",
+        "round 1 hidden",
+        "all earlier rounds hidden",
+        "a stranger's context",
+        "filler",
+        "nothing",
+        "no log",
+    ]
+    own = answers[answers["question_id"] == met[1].question.id].set_index("condition")
+    assert found.loc["round 1 hidden", "gold"] == own.loc["2 back", "gold"]
+    assert found.loc["no log", "gold"] == own.loc["no log", "gold"]
+    assert (found["answer"] == "").all()  # the tiny model's noise names none
 
 
 def test_attention_to_rounds_against_another_log_in_their_place(run):

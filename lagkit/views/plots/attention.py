@@ -12,6 +12,8 @@ import plotly.graph_objects as go
 from lagkit.views import palette
 from lagkit.views.plots.basic import BARS_X, How, faceted, laid_out, long, plain, rows_down, scaled
 
+_PANELS, _HIGHEST = 4, 500  # maps side by side, and pixels that all rows of maps may take
+
 
 def shares(table: pd.DataFrame, columns: Mapping[str, str], title: str, x: str) -> go.Figure:
     """Bars side by side over the index of `table`: one colour for each of `columns` (column -> name)."""
@@ -30,10 +32,13 @@ def heads(table: pd.DataFrame, value: str, panel: str, title: str) -> go.Figure:
     means = table.groupby([panel, "layer", "head"], sort=False)[value].mean()
     grids = {name: means[name].unstack("head").sort_index().sort_index(axis=1) for name in table[panel].unique()}
     first = next(iter(grids.values()))
+    rows, layers = -(-len(grids) // _PANELS), table["layer"].nunique()
     figure = px.imshow(
         np.stack([grid.to_numpy() for grid in grids.values()]),
         facet_col=0,
+        facet_col_wrap=_PANELS,
         facet_col_spacing=0.04,
+        facet_row_spacing=0.3 / rows,
         x=[str(head) for head in first.columns],
         y=[str(layer) for layer in first.index],
         labels={"x": "head", "y": "layer", "color": "difference"},
@@ -41,12 +46,12 @@ def heads(table: pd.DataFrame, value: str, panel: str, title: str) -> go.Figure:
         color_continuous_midpoint=0,
         aspect="auto",
     )
-    for note, name in zip(figure.layout.annotations, grids, strict=True):
-        note.text = plain(name)
+    names = [plain(name) for name in grids]
+    figure.for_each_annotation(lambda note: note.update(text=names[int(note.text.partition("=")[2])]))
     figure.update_traces(hovertemplate="layer %{y}, head %{x}: %{z:+.3f}<extra></extra>")
     figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
     caption = "A cell for each head: means over the cases. Red is above zero, blue below; white is no difference."
-    laid_out(figure, title, 240 + 22 * table["layer"].nunique(), caption)
+    laid_out(figure, title, 140 + rows * (100 + min(22 * layers, _HIGHEST // rows)), caption)
     return figure.update_layout(coloraxis_colorbar={"title_side": "right", "thickness": 14})
 
 

@@ -36,6 +36,23 @@ def test_heads_are_averaged_over_questions_and_layers_run_down():
     assert figure.layout.coloraxis.cmid == 0
 
 
+@pytest.mark.parametrize("rounds", [1, 4, 8])
+def test_maps_of_many_rounds_and_heads_stay_wide_enough_to_read(rounds):
+    rows = [
+        {"back": f"{back} back", "layer": layer, "head": head, "more": float(back)}
+        for back, layer, head in product(range(1, rounds + 1), range(32), range(32))
+    ]
+    figure = heads(pd.DataFrame(rows), "more", "back", "Title")
+    wide = [axis.domain[1] - axis.domain[0] for axis in figure.select_xaxes() if axis.domain]
+    assert min(wide) * 900 > 170
+    assert figure.layout.height <= 900
+    # Each name stands above the panel of its numbers.
+    for note in figure.layout.annotations:
+        [panel] = [one for one in figure.data if one.z[0][0] == int(note.text.split()[0])]
+        domain = figure.layout["xaxis" + panel.xaxis[1:]].domain
+        assert domain[0] <= note.x <= domain[1]
+
+
 def test_lines_by_layer_have_a_panel_for_each_part():
     rows = [
         {"part": part, "condition": condition, "layer": layer, "relative": layer * scale + wobble}

@@ -1,0 +1,212 @@
+"""One log token by token, coloured by attention, as HTML that needs no server and no network.
+
+Texts of logs and of models are data: they stand in the page as escaped text, and the script reads numbers only.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jinja2 import Environment, StrictUndefined
+from torch import Tensor
+
+from lagkit.studies.tokens import FIRST, OTHER, Piece, TokenAttention
+from lagkit.util.errors import DataError
+from lagkit.views import palette
+from lagkit.views.scripts import TOKENS
+
+LIMIT = 1_000_000  # bytes of attention in one view
+STRONGEST = 12  # the fewest tokens that are kept of a row that is cut
+DEEPEST = 0.7  # opacity of the strongest colour: text on it stays readable in both themes
+_LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Attention as a page holds it: square roots in 8 bits, so that small weights keep their digits.
+
+    queries: rows of `TokenAttention.rows`, 0 (the mean) first. weights: `[rows, pieces]`, or `[rows, k]` where only the
+    strongest are kept, with their positions in `index` (uint16). shares: `[rows, parts]`. A row for each query, layer
+    and head, in this order. covered: the share of all attention that the kept weights hold.
+    """
+
+    queries: list[int]
+    weights: Tensor
+    index: Tensor | None
+    shares: Tensor
+    covered: float
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all numbers."""
+        parts = [self.weights, self.shares, *([] if self.index is None else [self.index])]
+        return sum(part.nbytes for part in parts)
+
+
+class View:
+    """A token view: in a notebook `html` with its script, as text the shares by part. `nbytes`: of its attention."""
+
+    def __init__(self, attention: TokenAttention, html: str, nbytes: int) -> None:
+        self.attention, self.html, self.nbytes = attention, html, nbytes
+
+    def _repr_html_(self) -> str:
+        return self.html + TOKENS
+
+    def __repr__(self) -> str:
+        return f"{self.attention.title}\n{self.attention.by_part().round(3)}"
+
+
+def view(attention: TokenAttention, answers: pd.DataFrame | None = None, *, limit: int = LIMIT) -> View:
+    """A log's text coloured by attention, maps of layers and heads beside it, and shares in a table.
+
+    A click on a cell of a map shows that head alone, a click on a marked token what this token attends to; menus above
+    do the same for the keyboard. answers: a table to stand beside it, such as `knockout.of_one` gives. limit: bytes of
+    attention; above it, rows keep their strongest tokens only, and fewer tokens can be asked. Raises DataError where
+    not even one row a head fits.
+    """
+    packed = pack(attention, limit)
+    heads = attention.weights.shape[0] * attention.weights.shape[1]
+    about = {
+        "view": attention,
+        "heads": heads,
+        "data": _data(attention, packed),
+        "sections": _sections(attention, packed),
+        "shares": attention.by_part(),
+        "answers": None if answers is None else _answers(answers),
+        "size": _size(attention, packed, heads),
+        "ink": {"weight": _channels(palette.KV), "asks": palette.TEXT, "deepest": DEEPEST},
+    }
+    return View(attention, str(_macros().view(about)), packed.nbytes)
+
+
+def pack(attention: TokenAttention, limit: int = LIMIT) -> Packed:
+    """Attention in at most `limit` bytes. Raises DataError where not even the mean of the asking tokens fits."""
+    rows, shares = attention.rows, attention.shares
+    layers, heads, asking, pieces = rows.shape
+    each, parts = layers * heads, shares.shape[-1]
+    dense, cut = each * (parts + pieces), each * (parts + 3 * min(STRONGEST, pieces))
+    if asking * dense <= limit:
+        return Packed([*range(asking)], _quantised(rows), None, _quantised(shares), 1.0)
+    fit = min(asking, limit // min(dense, cut))
+    if fit < 1:
+        raise DataError(
+            f"Attention of {each:,} heads takes {min(dense, cut):,} bytes for one token, above the limit of {limit:,}: "
+            "raise `limit`."
+        )
+    # The mean, and tokens at even distances.
+    queries = [0, *(1 + (2 * i + 1) * (asking - 1) // (2 * (fit - 1)) for i in range(fit - 1))]
+    chosen = rows[:, :, queries]
+    kept = _quantised(shares[:, :, queries])
+    if fit * dense <= limit:
+        return Packed(queries, _quantised(chosen), None, kept, 1.0)
+    strongest = chosen.topk(min(pieces, (limit // (fit * each) - parts) // 3), dim=-1)
+    covered = float(strongest.values.sum(dim=-1).mean())
+    index = strongest.indices.permute(2, 0, 1, 3).flatten(0, 2).to(torch.uint16)
+    return Packed(queries, _quantised(strongest.values), index, kept, covered)
+
+
+def _quantised(found: Tensor) -> Tensor:
+    """`[layers, heads, queries, n]` as uint8 rows `[queries * layers * heads, n]` of square roots."""
+    return (found.clamp(0, 1).sqrt() * _LEVELS).round().to(torch.uint8).permute(2, 0, 1, 3).flatten(0, 2)
+
+
+def _data(attention: TokenAttention, packed: Packed) -> dict[str, str]:
+    """The attributes that the script reads: numbers, and numbers in base64."""
+    layers, heads, _, _ = attention.weights.shape
+    asked = [attention.asking[query - 1] for query in packed.queries if query]
+    found = {"layers": str(layers), "heads": str(heads), "queries": " ".join(map(str, asked))}
+    found |= {"parts": " ".join(str(attention.parts.index(piece.part)) for piece in attention.pieces)}
+    found["asks"] = attention.asks
+    arrays = {"weights": packed.weights, "shares": packed.shares, "index": packed.index}
+    return found | {
+        name: b64encode(array.numpy().tobytes()).decode() for name, array in arrays.items() if array is not None
+    }
+
+
+def _colours(attention: TokenAttention) -> list[float]:
+    """Opacity of each piece at first: the mean of all asking tokens and heads, over the largest but the first token's.
+
+    The script colours alike.
+    """
+    mean = attention.rows[:, :, 0].mean(dim=(0, 1)).tolist()
+    largest = max((w for w, piece in zip(mean, attention.pieces, strict=True) if piece.part != FIRST), default=1.0)
+    return [round(DEEPEST * min(1.0, weight / (largest or 1.0)), 3) for weight in mean]
+
+
+def _sections(attention: TokenAttention, packed: Packed) -> list[dict[str, Any]]:
+    """Pieces that stand together, by the part that they count to; the first token stands with those behind it."""
+    asking, names = set(attention.asking), [piece.part for piece in attention.pieces]
+    if len(names) > 1 and names[0] == FIRST:
+        names[0] = names[1]
+    for i, piece in enumerate(attention.pieces[1:], 1):
+        if _is_blank(piece):
+            names[i] = names[i - 1]
+    can = {attention.asking[query - 1] for query in packed.queries if query}
+    colours, sections = _colours(attention), []
+    for name, group in groupby(enumerate(attention.pieces), key=lambda one: names[one[0]]):
+        own = [*group]
+        tokens = [
+            {
+                "before": piece.before,
+                "text": _shown(piece),
+                "asks": i in asking,
+                "choosable": i in can,
+                "first": piece.part == FIRST,
+                "deep": colours[i],
+            }
+            for i, piece in own
+        ]
+        count = sum(i in asking for i, _ in own)
+        partly = "" if count == len(own) else "partly "
+        sections.append({"name": name, "asks": f"{partly}{attention.asks}" if count else "", "tokens": tokens})
+    return sections
+
+
+def _is_blank(piece: Piece) -> bool:
+    """Whether a token is nothing but blank lines between rounds."""
+    return piece.part == OTHER and not piece.text.strip()
+
+
+def _shown(piece: Piece) -> str:
+    """A token's text, with a mark for each of its line breaks."""
+    return piece.text.replace("\n", "↵" if _is_blank(piece) else "↵\n")
+
+
+def _answers(table: pd.DataFrame) -> list[dict[str, str]]:
+    return [
+        {
+            "read": palette.readable(read),
+            "answer": row["answer"],
+            "right": "right" if row["right"] else "wrong",
+            "gold": f"{math.exp(row['gold']):.1%}",
+        }
+        for read, row in table.iterrows()
+    ]
+
+
+def _size(attention: TokenAttention, packed: Packed, heads: int) -> str:
+    asked, of = len(packed.queries) - 1, len(attention.asking)
+    told = f"{asked:,} of {of:,}" if asked < of else f"All {of:,}"
+    said = f"{told} {attention.asks} tokens can be asked, in {heads:,} heads: {packed.nbytes / 1000:,.0f} kB in 8 bits."
+    if packed.index is None:
+        return said
+    return f"{said} Of each row the strongest {packed.index.shape[-1]} tokens are here, {packed.covered:.0%} of it."
+
+
+def _channels(colour: str) -> str:
+    return " ".join(map(str, bytes.fromhex(colour.removeprefix("#"))))
+
+
+@cache
+def _macros() -> Any:
+    """The macros of `tokens.html.j2`, which escape all that they show."""
+    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return pages.from_string(Path(__file__).with_name("tokens.html.j2").read_text(encoding="utf-8")).module
