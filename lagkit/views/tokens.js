@@ -4,7 +4,7 @@
   const make = (name, text = "", more = {}) => Object.assign(document.createElement(name), { textContent: text }, more);
   const bytes = (text) => Uint8Array.from(atob(text || ""), (one) => one.charCodeAt(0));
   const numbers = (text) => (text || "").split(" ").filter(Boolean).map(Number);
-  const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
+  const percent = (share) => (share > 0 && share < 0.0005 ? "under 0.1%" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`);
   const short = (text) => { const flat = text.replace(/\s+/g, " ").trim(); return flat.length > 32 ? `${flat.slice(0, 30)}…` : flat; };
 
   const read = (root) => {
