@@ -331,7 +331,7 @@ STRANGER = """<script>window.pwned = 21</script><img src=x onerror="window.pwned
 
 def test_a_picture_from_the_network_in_a_strangers_text_is_refused(tmp_path):
     fetched = [new_output("display_data", data={"text/markdown": "![x](http://127.0.0.1:9/x.png)"})]
-    with pytest.raises(DataError, match=r"would load http://127\.0\.0\.1:9/x\.png: a gallery works offline"):
+    with pytest.raises(DataError, match=r"would load http://127\.0\.0\.1:9/x\.png: pages work offline"):
         gallery.write_pages([Executed.read(executed(tmp_path / "runs", fetched))], tmp_path / "gallery")
     assert not (tmp_path / "gallery").exists()
 

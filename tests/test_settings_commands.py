@@ -197,7 +197,18 @@ def test_a_study_of_the_carry_world_asks_the_models_that_were_named(tmp_path, ca
     assert set(pd.read_parquet(sites.with_suffix(".parquet"))["model"]) == {"plain", "control"}
 
 
-# gallery
+# gallery and page
+
+
+@shows("page executed", "page out")
+def test_a_page_goes_beside_its_notebook_or_where_it_is_sent(tmp_path, capsys):
+    cells = [new_markdown_cell("# Plain\n\nNo figure here."), new_code_cell("1", execution_count=1)]
+    nbformat.write(new_notebook(cells=cells), tmp_path / "a.ipynb")
+    assert main(["page", str(tmp_path / "a.ipynb")]) == 0
+    assert main(["page", str(tmp_path / "a.ipynb"), str(tmp_path / "sent" / "b.html")]) == 0
+    made = [tmp_path / "a.html", tmp_path / "sent" / "b.html"]
+    assert capsys.readouterr().out.split() == [str(path) for path in made]
+    assert all("No figure here." in path.read_text(encoding="utf-8") for path in made)
 
 
 @shows("gallery executed", "gallery --pages", "gallery --copies")

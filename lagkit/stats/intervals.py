@@ -183,8 +183,12 @@ def within(row: Mapping[str, float] | pd.Series, metric: str) -> bool:
 
 
 def _sparse(values: NDArray[np.float64], *, binary: bool) -> bool:
-    """True if fewer than ten values are not the commonest one, which is that of most unless outcomes are binary."""
-    common = int(np.unique(values, return_counts=True)[1].max())
+    """True if fewer than ten values are not the commonest one, which is that of most unless outcomes are binary.
+
+    Values that differ by rounding, such as 1.4 - 0.4 and 1, are one.
+    """
+    rounded = np.round(values / (np.abs(values).max() or 1.0), 12)
+    common = int(np.unique(rounded, return_counts=True)[1].max())
     return len(values) - common < _FEW and (binary or 2 * common > len(values))
 
 

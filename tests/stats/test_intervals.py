@@ -161,6 +161,7 @@ def test_where_no_answer_changes_the_interval_is_that_of_as_many_independent_que
     st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 30)), min_size=2, max_size=40),
 )
 @example((0.0, 1.0), [(0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 1)])  # Wilson's lower bound was rounded above zero
+@example((0.0, 0.4, 0.5, 1.0), [(side, 0, n) for side in (0, 1) for n in range(12)])  # 0.4 + 1 - 0.4 is not quite 1
 @settings(max_examples=150, deadline=None)
 def test_no_interval_is_without_width(values, drawn):
     a, b = (pd.Series([values[row[side] % len(values)] for row in drawn]) for side in (0, 1))

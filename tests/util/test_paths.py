@@ -268,8 +268,8 @@ def test_paths_of_commands_are_read_in_the_home_folder():
                 assert hint.__metadata__[0].parser is at, name
                 found.append(name)
     assert Counter(found) == {
-        **{"out": 5, "folder": 2, "file": 2, "page": 3},
-        **dict.fromkeys(("folders", "source", "executed", "pages", "copies"), 1),
+        **{"out": 6, "folder": 2, "file": 2, "page": 3, "executed": 2},
+        **dict.fromkeys(("folders", "source", "pages", "copies", "sites"), 1),
     }
 
 
