@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from hypothesis import settings
 
 from tests.helpers import warm
+from tests.helpers.browsers import browser  # noqa: F401
 from tests.helpers.objectstore import bucket, server  # noqa: F401
 
 settings.register_profile("lagkit", deadline=None)  # how long an example takes is the machine's affair

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -29,8 +28,8 @@ from lagkit.stats.wording import difference
 from lagkit.studies import support_page
 from lagkit.studies.tokens import encoding as read_tokens
 from lagkit.types import Hit, Round, Trace
-from lagkit.util.errors import ConfigError, DataError
-from lagkit.views import lab, pictures, tables
+from lagkit.util.errors import DataError
+from lagkit.views import lab, tables
 from lagkit.views.findings import say
 from lagkit.views.plots import basic, curves, differences, explore, forest, support, tokens, transfer
 from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
@@ -163,19 +162,6 @@ def figures() -> dict[str, dict]:
         "doubts": transfer.doubts(pd.DataFrame([doubts], index=[EVIL]), EVIL),
     }
     return {name: json.loads(figure.to_json()) for name, figure in made.items()}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    try:
-        path = pictures.browser()
-    except ConfigError:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -154,17 +153,6 @@ def test_a_page_that_would_load_something_is_refused_before_anything_is_written(
 
 def test_links_are_no_fetch():
     assert pages.loaded('<a href="https://example.org">there</a><img src="a.png"><script src="b.js"></script>') == []
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if not has_browser():
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=pictures.browser(), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 def visit(browser, path: Path) -> tuple[list[dict], list[str]]:

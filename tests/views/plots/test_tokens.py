@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from lagkit.logs.encode import Encoder
 from lagkit.nightly.pages import Link, render, write_script
 from lagkit.policy import POLICIES
 from lagkit.studies import tokens
-from lagkit.util.errors import ConfigError, DataError
-from lagkit.views import palette, pictures
+from lagkit.util.errors import DataError
+from lagkit.views import palette
 from lagkit.views.plots.tokens import DEEPEST, pack, view
 from lagkit.views.scripts import TOKENS
 from tests.helpers.lms import short_prompt, tiny_lm, trace_of
@@ -124,19 +123,6 @@ def test_text_stands_out_on_the_deepest_colour(theme):
     assert contrast(layout.font.color, mixed) >= 4.5
     assert contrast(palette.KV, layout.paper_bgcolor) >= 3
     assert contrast(palette.TEXT, layout.paper_bgcolor) >= 3
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    try:
-        path = pictures.browser()
-    except ConfigError:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(params=["alone", "gallery"])
