@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LAGKIT_PROGRESS"] = "off"
 os.environ["LAGKIT_PICTURES"] = "off"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The password that all tests' clusters share: Ray looks for it when it is imported.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 from hypothesis import settings
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,11 +114,12 @@ def test_options_of_workers_are_refused_where_they_change_nothing(tier, capsys, 
     assert "cannot have -1 GPUs" in fails(capsys, main, command, tier, "--workers=1", "--gpus-per-worker=-1")
 
 
-def with_workers(*words: object) -> subprocess.CompletedProcess[str]:
+def with_workers(home: Path, *words: object) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own; again where Ray gave its start up, as it does on busy machines."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     for _ in range(4):
         command = [sys.executable, "-m", "lagkit", *map(str, words)]
-        told = subprocess.run(command, capture_output=True, text=True)
+        told = subprocess.run(command, capture_output=True, text=True, env=plain | {"HOME": str(home)})
         if "timed out during startup" not in told.stderr:
             break
     return told
@@ -126,12 +129,16 @@ def with_workers(*words: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(3600)
 def test_workers_have_what_was_asked_for(tier, tmp_path):
     pytest.importorskip("ray", reason="needs Ray: pip install 'lagkit[cluster]'")
-    told = with_workers("run", tier, "--workers", 2, "--threads-per-worker", 1, "--gpus-per-worker", 0)
+    home = tmp_path / "home"
+    home.mkdir()
+    told = with_workers(home, "run", tier, "--workers", 2, "--threads-per-worker", 1, "--gpus-per-worker", 0)
     assert told.returncode == 0, told.stderr
+    assert not (home / ".ray").exists()
+    assert not re.search(r"\bRay\b|raylet", told.stdout + told.stderr)
     [session] = json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))["sessions"]
     given = {name: session["workers"][name] for name in ("count", "gpus", "threads")}
     assert given == {"count": 2, "gpus": 0, "threads": 1}
-    many = with_workers("encode", tier, f"out={tmp_path / 'b'}", "--workers=1", "--gpus-per-worker=99")
+    many = with_workers(home, "encode", tier, f"out={tmp_path / 'b'}", "--workers=1", "--gpus-per-worker=99")
     assert (many.returncode, "1 workers want 99 each" in many.stderr) == (2, True), many.stderr
 
 

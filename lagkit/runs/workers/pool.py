@@ -1,4 +1,4 @@
-"""Workers as Ray's actors: they get work bit by bit, and one that dies is replaced and its work done again."""
+"""Workers as Ray's actors: each gets chunks of work, and one that dies is replaced and its work done again."""
 
 from __future__ import annotations
 
@@ -26,35 +26,36 @@ _MEMORY = re.compile(r"low on memory|out.of.memory|OOM", re.IGNORECASE)
 
 @dataclass(eq=False)
 class _Slot:
-    """A place for one worker: who has it, what was asked of it last (`pending`), and what it has in hand.
+    """A place for one worker, which first arrives, then loads its model and sends a greeting, then works on `chunk`.
 
-    A worker first arrives, then it loads its model and sends a greeting, then it works.
+    asked: what it will answer next, a reference or a stream of them.
     """
 
     actor: Any = None
-    pending: Any = None
+    asked: Any = None
     arrived: bool = False
     greeting: Greeting | None = None
-    task: int = 0
-    hand: set[Any] = field(default_factory=set)
+    chunk: dict[Any, None] = field(default_factory=dict)
     deaths: int = 0
 
 
 class Pool:
-    """`count` workers, made by `make`; use `run` for one task after the other, and `close` in the end."""
+    """`count` workers, made by `make`; use `run` for one task after the other, and `close` in the end.
+
+    Not `ray.util.ActorPool`, which tells of no failure whose it was; and not Ray's own restarts, which would repeat
+    what kills in the same company, and wait for a node that is lost while other workers are free.
+    """
 
     def __init__(self, make: Callable[[], Any], count: int) -> None:
         self._make = make
         self._slots = [_Slot() for _ in range(count)]
-        self._tasks = 0
-        self._proven = False
         for slot in self._slots:
             self._hire(slot)
 
     def greeting(self, count: int = 1) -> Greeting:
         """What a worker says, once so many are ready. Raises what their start raised, or ClusterError if none can."""
         while len(ready := [slot.greeting for slot in self._slots if slot.greeting]) < count:
-            self._found(*self._answer(), Queue(()))
+            self._next(Queue((), 1, 1))
         return ready[0]
 
     def ask(self, method: str, *given: Any) -> Any:
@@ -68,29 +69,24 @@ class Pool:
                 self._died(slot, error)
 
     def run(
-        self, task: Task, keys: Collection[Any], item: Callable[[Any], Any], *, room: int, count: int
+        self, task: Task, keys: Collection[Any], item: Callable[[Any], Any], room: int
     ) -> Iterator[tuple[Any, Any]]:
         """The results by their keys as they come, each once; in the place of one the error that took its workers.
 
-        `item`: what a key stands for. room: so many items a worker has in hand at most; count: it answers with so many
-        at a time. Raises what a worker raises, and ClusterError when workers die again and again.
+        `item`: what a key stands for. room: so many items a worker works on at a time. Raises what a worker raises, and
+        ClusterError when workers die again and again.
         """
-        queue, self._tasks = Queue(keys), self._tasks + 1
-        room = max(1, min(room, -(-len(keys) // len(self._slots))))
-        shared = ray.put(task)
+        queue, shared = Queue(keys, len(self._slots), room), ray.put(task)
         for slot in self._slots:
-            slot.hand.clear()
-            if slot.greeting:
-                slot.pending = None  # of a task that was broken off
-        while queue.left:
+            if slot.greeting:  # nothing is asked of it, but by a task that was broken off
+                slot.asked, slot.chunk = None, {}
+        while queue or any(slot.chunk for slot in self._slots):
             for slot in self._slots:
-                if slot.greeting and slot.pending is None:
-                    self._hand_out(slot, shared, queue, item, room, count)
-            slot, answer = self._answer()
-            found = self._found(slot, answer, queue)
-            if slot.greeting:  # before its results are put away, so that it works meanwhile
-                self._hand_out(slot, shared, queue, item, room, count)
-            yield from found
+                if queue and slot.greeting and slot.asked is None:
+                    slot.chunk = dict.fromkeys(queue.take())
+                    work = slot.actor.work.options(num_returns="streaming")
+                    slot.asked = work.remote(shared, [(key, item(key)) for key in slot.chunk])
+            yield from self._next(queue)
 
     def close(self) -> None:
         """End all workers, whatever they do."""
@@ -98,67 +94,46 @@ class Pool:
             ray.kill(slot.actor)
 
     def _hire(self, slot: _Slot) -> None:
-        slot.actor, slot.arrived, slot.greeting, slot.task = self._make(), False, None, 0
-        slot.pending = slot.actor.arrive.remote(__version__)
+        slot.actor, slot.arrived, slot.greeting, slot.chunk = self._make(), False, None, {}
+        slot.asked = slot.actor.arrive.remote(__version__)
 
-    def _hand_out(
-        self, slot: _Slot, task: Any, queue: Queue[Any], item: Callable[[Any], Any], room: int, count: int
-    ) -> None:
-        """Ask a worker that is free for results, with more to do; nothing if there is nothing for it."""
-        given = queue.take(slot.hand, room)
-        if not given and not slot.hand:
-            return
-        if slot.task != self._tasks:
-            slot.actor.begin.remote(task)
-            slot.task = self._tasks
-        slot.hand.update(given)
-        slot.pending = slot.actor.work.remote([(key, item(key)) for key in given], count)
-
-    def _answer(self) -> tuple[_Slot, Any]:
-        """The next worker that answers, and what; or the error of one that died."""
-        asked = {slot.pending: slot for slot in self._slots if slot.pending is not None}
+    def _next(self, queue: Queue[Any]) -> list[tuple[Any, Any]]:
+        """The results that are in the next answer, by whichever worker; guilty ones, if it is a death."""
+        asked = {slot.asked: slot for slot in self._slots if slot.asked is not None}
         ready = self._wait(asked)
-        slot = asked[ready[0]]
-        slot.pending = None
+        slot = asked[ready]
         self._slots.remove(slot)  # to the end: the first that is ready is taken, and all shall have their turn
         self._slots.append(slot)
         try:
-            return slot, _result(ready[0])
-        except RayError as error:
-            return slot, error
-
-    def _wait(self, asked: dict[Any, _Slot]) -> list[Any]:
-        """The first of these that is there; no longer than `PATIENCE` while none of the workers has even arrived."""
-        if any(slot.arrived for slot in asked.values()):
-            return ray.wait(list(asked))[0]
-        ready, _ = ray.wait(list(asked), timeout=min(SOON, PATIENCE))
-        if not ready:
-            say(f"No worker has started yet: the cluster has {resources()}.")
-            ready, _ = ray.wait(list(asked), timeout=PATIENCE)
-        if not ready:
-            raise ClusterError(
-                f"No worker has started within {PATIENCE} s: the cluster has {resources()}. Ask for less for each, or "
-                "make room."
-            )
-        return ready
-
-    def _found(self, slot: _Slot, answer: Any, queue: Queue[Any]) -> list[tuple[Any, Any]]:
-        """The results that are in an answer."""
-        if isinstance(answer, RayError):
-            held, slot.hand = slot.hand, set()
-            cause = self._died(slot, answer)
-            return [(key, self._guilty(key, cause)) for key in queue.died(held)]
+            answer = _result(next(ready) if slot.chunk else ready)
+        except RayError as death:
+            held = list(slot.chunk)
+            cause = self._died(slot, death)
+            error = ClusterError(f"it took {GUILTY} workers with it, the last one alone ({cause})")
+            return [(key, error) for key in queue.died(held)]
         if not slot.arrived:
-            slot.arrived, slot.pending = True, slot.actor.greet.remote()
+            slot.arrived, slot.asked = True, slot.actor.greet.remote()
             return []
         if slot.greeting is None:
-            slot.greeting = answer
+            slot.greeting, slot.asked = answer, None
             return []
-        for key, _ in answer:
-            queue.ended(key)
-            slot.hand.remove(key)
-        slot.deaths, self._proven = 0, True
-        return list(answer)
+        del slot.chunk[answer[0]]
+        slot.asked = ready if slot.chunk else None
+        slot.deaths = 0
+        return [answer]
+
+    def _wait(self, asked: dict[Any, _Slot]) -> Any:
+        """The first of these that is there; no longer than `PATIENCE` while none of the workers has even arrived."""
+        limits = [None] if any(slot.arrived for slot in asked.values()) else [min(SOON, PATIENCE), PATIENCE]
+        for limit in limits:
+            ready, _ = ray.wait(list(asked), timeout=limit)
+            if ready:
+                return ready[0]
+            say(f"No worker has started yet: the cluster has {resources()}.")
+        raise ClusterError(
+            f"No worker has started within {PATIENCE} s: the cluster has {resources()}. Ask for less for each, or make "
+            "room."
+        )
 
     def _died(self, slot: _Slot, error: RayError) -> str:
         """Put another in the place of a worker that died; returns the cause."""
@@ -173,13 +148,6 @@ class Pool:
         ray.kill(slot.actor)  # it may be out of reach and alive
         self._hire(slot)
         return cause
-
-    def _guilty(self, key: Any, cause: str) -> LagkitError:
-        """The error of an item that is the cause of deaths, if workers are able to do anything else."""
-        error = ClusterError(f"it took {GUILTY} workers with it, the last one alone ({cause})")
-        if not self._proven:
-            raise ClusterError(f"Work cannot begin with {key!r}: {error}. What is done stays.")
-        return error
 
 
 def _result(reference: Any) -> Any:

@@ -1,59 +1,48 @@
-"""What is left of a piece of work, and what becomes of items whose worker died."""
+"""What is left of a piece of work, and what becomes of items whose worker died. Knows no Ray."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Sequence
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-# Deaths of its worker after which an item waits for all others and then goes to a worker alone ...
-SUSPECT = 2
-# ... and after which it is the cause, since it was alone with the last of them.
+# Deaths of its worker after which an item is their cause: the first in company, the others alone.
 GUILTY = 3
+# Batches in a chunk at most: a worker's batch is full until the last of them.
+BATCHES = 4
 
 
 class Queue(Generic[K]):
-    """Items that wait, each until it `ended` or was found `guilty`: no item is given to two workers at a time.
+    """Items that wait for `workers`, each of which works on up to `room` at a time."""
 
-    A worker may die of one item, and all that it had in hand are suspects. They go behind those that cost nobody yet;
-    a second death with company, and an item is tried alone.
-    """
-
-    def __init__(self, items: Iterable[K]) -> None:
+    def __init__(self, items: Collection[K], workers: int, room: int) -> None:
         self._waiting = deque(items)
         self._suspects: deque[K] = deque()
-        self._given: set[K] = set()
         self._deaths: Counter[K] = Counter()
+        self._workers, self._room = workers, max(1, min(room, self._share(workers)))
 
-    @property
-    def left(self) -> int:
-        """How many have not ended."""
-        return len(self._waiting) + len(self._suspects) + len(self._given)
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._suspects)
 
-    def take(self, held: Collection[K], room: int) -> list[K]:
-        """What a worker that holds some items is given besides, so that it has `room` at most."""
-        if any(self._deaths[item] >= SUSPECT for item in held):
-            return []
-        given = [self._waiting.popleft() for _ in range(min(room - len(held), len(self._waiting)))]
-        if not given and not held and self._suspects:
-            given = [self._suspects.popleft()]
-        self._given.update(given)
-        return given
+    def take(self) -> list[K]:
+        """The next worker's chunk: shorter towards the end, so that all end together; then suspects, each alone."""
+        if not self._waiting:
+            return [self._suspects.popleft()]
+        count = max(self._room, min(BATCHES * self._room, self._share(self._workers)))
+        return [self._waiting.popleft() for _ in range(min(count, len(self._waiting)))]
 
-    def ended(self, item: K) -> None:
-        """An item has its result."""
-        self._given.remove(item)
+    def died(self, held: Sequence[K]) -> list[K]:
+        """A worker died and left these of its chunk, in order; returns the guilty ones, which have ended so.
 
-    def died(self, held: Collection[K]) -> list[K]:
-        """A worker died with these in hand; returns those that are guilty, which have ended so."""
-        guilty = []
-        for item in held:
-            self._given.remove(item)
-            self._deaths[item] += 1
-            if self._deaths[item] >= GUILTY:
-                guilty.append(item)
-            else:
-                (self._suspects if self._deaths[item] >= SUSPECT else self._waiting).append(item)
-        return guilty
+        Those that it can have begun are suspects, and the rest waits as before.
+        """
+        begun, rest = held[: self._room], held[self._room :]
+        self._waiting.extendleft(reversed(rest))
+        self._deaths.update(begun)
+        self._suspects.extend(item for item in begun if self._deaths[item] < GUILTY)
+        return [item for item in begun if self._deaths[item] >= GUILTY]
+
+    def _share(self, workers: int) -> int:
+        return -(-len(self._waiting) // workers)

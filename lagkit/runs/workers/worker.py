@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,7 +38,7 @@ class Task(Protocol):
     """A kind of work: items come in as pairs of a key and what it stands for, results go out under the same keys."""
 
     def work(self, run: Experiment, hand: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-        """Results as they come; takes items when there is room for them."""
+        """Results as they come; takes items in order, when there is room for them."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +79,11 @@ class Encoding:
 
 
 class Worker:
-    """The run's model and data in a process of its own; one task at a time, whose items come bit by bit."""
+    """The run's model and data in a process of its own."""
 
     def __init__(self, run: Experiment, token: str, threads: int, load: Load | None) -> None:
         os.environ["LAGKIT_PROGRESS"] = "off"
         self.run, self.token, self.threads, self.load = run, token, threads, load
-        self.hand = Hand()
-        self.task: Task | None = None
-        self.results: Iterator[tuple[Any, Any]] = iter(())
 
     def arrive(self, version: str) -> None:
         """Raise ClusterError where worker and run do not fit."""
@@ -115,28 +110,6 @@ class Worker:
         """As the model's tokenizer has it."""
         return Local(self.run).block_keys(policy)
 
-    def begin(self, task: Task) -> None:
-        """Forget what was in hand, and work on this from now on."""
-        self.hand.clear()
-        self.task, self.results = task, iter(())
-
-    def work(self, items: Sequence[tuple[Any, Any]], count: int) -> list[tuple[Any, Any]]:
-        """Take these too; returns the next results, so many unless all that is in hand has ended."""
-        self.hand.extend(items)
-        found = list(islice(self.results, count))
-        if not found and self.hand and self.task:  # the first items of a task, or all had ended in between
-            self.results = self.task.work(self.run, self.hand)
-            found = list(islice(self.results, count))
-        return found
-
-
-class Hand(deque[Any]):
-    """Items to be taken one by one: as an iterator it ends when it is empty, and goes on when there are more."""
-
-    def __next__(self) -> Any:
-        if not self:
-            raise StopIteration
-        return self.popleft()
-
-    def __iter__(self) -> Hand:
-        return self
+    def work(self, task: Task, items: Sequence[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """The results of a chunk, as they come."""
+        yield from task.work(self.run, iter(items))

@@ -21,8 +21,6 @@ from lagkit.runs.workers.worker import Answering, Encoding, Load, Worker
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError, LagkitError
 
-LOT = 4  # logs that a worker encodes before it answers: a few, since their blocks wait in memory
-
 
 class Workers:
     """An `Executor` of `count` workers, each with a model of its own, for one run.
@@ -41,7 +39,7 @@ class Workers:
         threads: int | None = None,
         load: Load | None = None,
     ) -> None:
-        """address: of a Ray cluster (`auto`, `HOST:6379`, `ray://HOST:10001`); None starts one on this machine.
+        """address: of a Ray cluster (`auto`, `HOST:6379`); None starts one on this machine.
 
         gpus, threads: for each worker; by default one GPU where the cluster has any, and else its processors shared
         out. load: how a worker loads its model, where not by the settings. Raises ConfigError for counts that make no
@@ -53,6 +51,8 @@ class Workers:
             raise ConfigError("There has to be one worker at least, with one thread or more.")
         if gpus is not None and not (0 <= gpus < 1 or gpus == int(gpus) >= 1):
             raise ConfigError(f"A worker cannot have {gpus:g} GPUs: give it a part of one, or a whole number.")
+        if (address or "").startswith("ray://"):
+            raise ConfigError("Ray's client (ray://) is not supported: start the run on a node of the cluster.")
         refuse_elsewhere(run.config)
         self.run, self.count, self.address, self.load = run, count, address, load
         self.gpus, self.threads = gpus, threads
@@ -125,8 +125,7 @@ class Workers:
         by_id = {question.id: question for question in questions}
         folder, logs = (None, 0) if asking.store is None else (asking.store.path, len(asking.store))
         task = Answering(replace(asking, store=None), folder, logs)
-        # One at a time: a place that becomes free is taken with the next call.
-        for id, trace in self.pool.run(task, by_id, by_id.__getitem__, room=asking.limits.batch_size, count=1):
+        for id, trace in self.pool.run(task, by_id, by_id.__getitem__, asking.limits.batch_size):
             yield self._failed(by_id[id], asking, trace) if isinstance(trace, LagkitError) else trace
 
     def encode(
@@ -137,7 +136,7 @@ class Workers:
         def read(want: Wanted) -> dict[str, Trace]:
             return logs_to_encode(want[0], logs, policies[want[1]])
 
-        return self.pool.run(Encoding(policies), wanted, read, room=LOT, count=LOT)
+        return self.pool.run(Encoding(policies), wanted, read, room=1)
 
     def _failed(self, question: Question, asking: Asking, error: LagkitError) -> Trace:
         said = f"{type(error).__name__}: question {question.id!r}: {error}"

@@ -2,62 +2,56 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.runs.workers.queue import GUILTY, Queue
+from lagkit.runs.workers.queue import BATCHES, GUILTY, Queue
 
 
-def test_a_worker_is_given_what_it_has_room_for_in_order():
-    queue = Queue("abcde")
-    assert (queue.take((), 2), queue.take("ab", 3), queue.take((), 3)) == (["a", "b"], ["c"], ["d", "e"])
-    assert queue.take((), 3) == []
-    for item in "abcde":
-        assert queue.left
-        queue.ended(item)
-    assert not queue.left
+def chunks(queue: Queue) -> list[int]:
+    return [len(chunk) for chunk in iter(lambda: queue.take() if queue else [], [])]
 
 
-def test_an_item_that_ended_cannot_end_again():
-    queue = Queue("a")
-    queue.take((), 1)
-    queue.ended("a")
-    with pytest.raises(KeyError):
-        queue.ended("a")
+def test_chunks_are_taken_in_order_and_are_of_some_batches_while_there_is_much_to_do():
+    queue = Queue(range(100), workers=2, room=5)
+    assert queue.take() == list(range(BATCHES * 5))
+    assert chunks(queue) == [20, 20, 20, 10, 5, 5]
+    assert not queue
+
+
+def test_few_items_are_shared_out_evenly():
+    assert chunks(Queue("abcdef", workers=2, room=32)) == [3, 3]
+    assert chunks(Queue("ab", workers=3, room=32)) == [1, 1]
 
 
 def test_suspects_wait_for_the_others_and_are_tried_alone():
-    queue = Queue("abcd")
-    assert queue.died(queue.take((), 2)) == []
-    assert queue.take((), 4) == ["c", "d", "a", "b"]
-    queue.ended("c")
-    queue.ended("d")
-    assert queue.died("ab") == []
-    assert (queue.take((), 4), queue.take("a", 4), queue.take((), 4)) == (["a"], [], ["b"])
-    queue.ended("b")
-    assert queue.died("a") == ["a"]
-    assert not queue.left
+    queue = Queue("abcdefghij", workers=1, room=2)
+    held = queue.take()
+    assert (held, queue.take()) == (list("abcdefgh"), list("ij"))
+    assert queue.died(held[1:]) == []  # `a` has ended; `b` and `c` were begun
+    assert [queue.take() for _ in range(3)] == [list("defgh"), ["b"], ["c"]]
+    assert queue.died(["b"]) == []
+    assert queue.take() == ["b"]
+    assert queue.died(["b"]) == ["b"]
+    assert not queue
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=20), st.data())
-def test_every_item_ends_once_and_only_killers_are_guilty(kills, data):
-    queue, hands, ended, guilty = Queue(range(len(kills))), {0: [], 1: [], 2: []}, [], []
+@given(st.lists(st.booleans(), min_size=1, max_size=20), st.integers(1, 5), st.data())
+def test_every_item_ends_once_and_only_killers_are_guilty(kills, room, data):
+    queue, hands, ended, guilty = Queue(range(len(kills)), 3, room), {0: [], 1: [], 2: []}, [], []
     deaths = 0
-    while queue.left:
-        worker = data.draw(st.sampled_from(sorted(hands)))
-        hand = hands[worker]
-        hand += queue.take(hand, 4)
-        assert len(set().union(*hands.values())) == sum(map(len, hands.values()))
+    while queue or any(hands.values()):
+        hand = hands[data.draw(st.sampled_from(sorted(hands)))]
+        if not hand and queue:
+            hand += queue.take()
         if not hand:
             continue
-        item = hand[data.draw(st.integers(0, len(hand) - 1))]
+        item = hand[data.draw(st.integers(0, min(room, len(hand)) - 1))]
         if kills[item]:
             guilty += queue.died(hand)
             deaths += 1
             hand.clear()
         else:
-            queue.ended(item)
             hand.remove(item)
             ended.append(item)
     assert sorted(ended) == [i for i, kill in enumerate(kills) if not kill]

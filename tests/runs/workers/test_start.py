@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from lagkit.runs.workers import Workers
 from lagkit.util.errors import ClusterError
 from tests.helpers.lms import small_run
 
 pytest.importorskip("ray", reason="needs Ray: pip install 'lagkit[cluster]'")
-
-from lagkit.runs.workers import Workers
 
 
 def test_a_ray_that_does_not_start_is_told_in_a_sentence(tmp_path, monkeypatch):

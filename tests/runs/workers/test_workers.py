@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import re
-import secrets
 import shlex
 import signal
 import tempfile
@@ -28,6 +27,9 @@ from lagkit.runs.journal import Journal
 from lagkit.runs.manifest import read_manifest
 from lagkit.util.cli import settings
 from lagkit.util.errors import ClusterError, ConfigError, EndpointError
+from lagkit.runs.workers import Workers
+from lagkit.runs.workers.worker import Answering, Worker
+from tests.helpers.clusters import mortal, of_session
 from tests.helpers.lms import ActingLM, new_lm, small_run
 from tests.runs.test_resume import assert_same_as_in_one_go
 
@@ -35,10 +37,7 @@ pytest.importorskip("ray", reason="needs Ray: pip install 'lagkit[cluster]'")
 
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError
 
-from lagkit.runs.workers import Workers
 from lagkit.runs.workers.start import cluster
-from lagkit.runs.workers.worker import Answering, Worker
-from tests.helpers.clusters import mortal, of_session
 
 fork = multiprocessing.get_context("fork") if hasattr(os, "fork") else None
 LATE = 75  # exit code of a driver whose Ray did not start in time
@@ -74,18 +73,14 @@ def head() -> Iterator[SimpleNamespace]:
             theirs.send(ray.get_runtime_context().gcs_address)
             theirs.recv()
 
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in token.items():
-            patch.setenv(name, value)
-        keeper = fork.Process(target=keep)
-        keeper.start()
-        assert ours.poll(60)
-        yield SimpleNamespace(address=ours.recv(), session=keeper.pid)
-        ours.send("that is all")
-        keeper.join(60)
-        assert keeper.exitcode == 0
-        assert of_session(keeper.pid) == []
+    keeper = fork.Process(target=keep)
+    keeper.start()
+    assert ours.poll(60)
+    yield SimpleNamespace(address=ours.recv(), session=keeper.pid)
+    ours.send("that is all")
+    keeper.join(60)
+    assert keeper.exitcode == 0
+    assert of_session(keeper.pid) == []
 
 
 @pytest.fixture(scope="module")
@@ -224,18 +219,13 @@ def pool(count: int = 2):
                 os.kill(os.getpid(), signal.SIGKILL)
             return "alive"
 
-        def begin(self, task):
-            self.hand = []
-
-        def work(self, items, count):
-            self.hand += items
-            done, self.hand = self.hand[:count], self.hand[count:]
-            for _, item in done:
+        def work(self, task, items):
+            for key, item in items:
                 if item == "die":
                     os.kill(os.getpid(), signal.SIGKILL)
                 if isinstance(item, Exception):
                     raise item
-            return done
+                yield key, item
 
     return Pool(ray.remote(num_cpus=0)(Frail).remote, count)
 
@@ -249,7 +239,7 @@ def frail(connected):
 
 
 def done_by(workers, items: list) -> list:
-    return list(workers.run(None, range(len(items)), items.__getitem__, room=4, count=1))
+    return list(workers.run(None, range(len(items)), items.__getitem__, room=4))
 
 
 def test_every_item_is_done_once(frail):
@@ -257,7 +247,7 @@ def test_every_item_is_done_once(frail):
 
 
 def test_work_that_is_broken_off_leaves_no_results_to_the_next(frail):
-    stream = frail.run(None, range(9), "abcdefghi".__getitem__, room=4, count=1)
+    stream = frail.run(None, range(9), "abcdefghi".__getitem__, room=4)
     key, item = next(stream)
     assert item == "abcdefghi"[key]
     stream.close()
@@ -296,13 +286,6 @@ def test_workers_that_die_of_everything_are_given_up(connected, monkeypatch):
     with pytest.raises(ClusterError, match=r"^2 workers died one after the other with nothing done \(its process was"):
         done_by(workers, ["die"] * 20)
     workers.close()
-
-
-def test_the_only_item_that_there_is_may_not_be_to_blame():
-    from lagkit.runs.workers.pool import Pool
-
-    with pytest.raises(ClusterError, match=r"^Work cannot begin with 'q': it took 3 workers with it, the last one"):
-        Pool(None, 0)._guilty("q", "its node ran out of memory")
 
 
 @pytest.mark.parametrize(
@@ -375,9 +358,10 @@ def test_a_worker_that_sees_another_store_says_so(whole):
         ({"count": 1, "threads": 0}, "one thread or more"),
         ({"count": 1, "gpus": -1}, "cannot have -1 GPUs"),
         ({"count": 1, "gpus": 1.5}, "cannot have 1.5 GPUs"),
+        ({"count": 1, "address": "ray://head:10001"}, "start the run on a node of the cluster"),
     ],
 )
-def test_counts_that_make_no_sense_are_refused(settings, said):
+def test_settings_that_make_no_sense_are_refused(settings, said):
     with pytest.raises(ConfigError, match=said):
         Workers(PLAIN, **settings)
 
