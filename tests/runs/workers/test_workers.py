@@ -25,10 +25,10 @@ from lagkit.runs.executor import Asking
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.journal import Journal
 from lagkit.runs.manifest import read_manifest
-from lagkit.util.cli import settings
-from lagkit.util.errors import ClusterError, ConfigError, EndpointError
 from lagkit.runs.workers import Workers
 from lagkit.runs.workers.worker import Answering, Worker
+from lagkit.util.cli import settings
+from lagkit.util.errors import ClusterError, ConfigError, EndpointError
 from tests.helpers.clusters import mortal, of_session
 from tests.helpers.lms import ActingLM, new_lm, small_run
 from tests.runs.test_resume import assert_same_as_in_one_go
