@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lagkit.logs.header import Header
-from lagkit.logs.listing import Filter
+from lagkit.logs.listing import Filter, Order
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import Store
 from lagkit.types import Round, Trace
@@ -137,3 +137,23 @@ def test_fifty_thousand_logs_open_and_filter_in_a_second(tmp_path, name):
         filtered = time.process_time()
         assert "16,667 of 50,000 logs." in explorer.message.value
         assert (opened - began < 1.0, filtered - opened < 1.0) == (True, True)
+
+
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("by", ["added", "question", "answer", "right", "rounds", "bytes"])
+def test_all_that_match_are_sorted_and_not_only_a_page(store, by, down):
+    """Logs that are alike stand oldest first, either way."""
+    rank, held = {True: 0, False: 1, None: 2}, store.sizes()["bytes"]
+    keys = {
+        "added": lambda t: int(t.question_id[1:]),
+        "question": lambda t: t.question.lower(),
+        "answer": lambda t: (t.answer or "").lower(),
+        "right": lambda t: rank[t.correct],
+        "rounds": lambda t: len(t.rounds),
+        "bytes": lambda t: int(held[t.id]),
+    }
+    expected = [t.id for t in sorted(store.traces(), key=keys[by], reverse=down)]
+    assert store.matching(Filter(), order=Order(by, down)) == expected
+    assert store.matching(Filter(), 3, 4, Order(by, down)) == expected[3:7]
+    wrong = {*store.matching(Filter("wrong"))}
+    assert store.matching(Filter("wrong"), order=Order(by, down)) == [log for log in expected if log in wrong]
