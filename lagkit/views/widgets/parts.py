@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import cached_property
 from html import escape
@@ -26,8 +27,7 @@ class Later(Generic[T]):
 
     def __init__(self, load: Callable[[], T], then: Callable[[], None] = lambda: None) -> None:
         """then: called in that thread when all is there, or failed."""
-        self._found: list[T] = []
-        self.error: Exception | None = None
+        self._found: Future[T] = Future()
         self._thread = threading.Thread(target=self._run, args=(load, then), daemon=True)
 
     def start(self) -> None:
@@ -37,20 +37,22 @@ class Later(Generic[T]):
     @property
     def ready(self) -> bool:
         """Whether it is there."""
-        return bool(self._found)
+        return self._found.done() and self.error is None
+
+    @property
+    def error(self) -> BaseException | None:
+        """What loading raised, if that has failed."""
+        return self._found.exception() if self._found.done() else None
 
     def get(self) -> T:
         """What was loaded."""
-        self._thread.join()
-        if self.error is not None:
-            raise self.error
-        return self._found[0]
+        return self._found.result()
 
     def _run(self, load: Callable[[], T], then: Callable[[], None]) -> None:
         try:
-            self._found.append(load())
+            self._found.set_result(load())
         except Exception as error:  # told where it is waited for
-            self.error = error
+            self._found.set_exception(error)
         then()
 
 
@@ -92,7 +94,7 @@ class Panel:
             self.say(sentence(error), bad=True)
 
 
-def sentence(error: Exception) -> str:
+def sentence(error: BaseException) -> str:
     """An error in one sentence; one that lagkit did not raise on purpose is named, so that it can be reported."""
     said = " ".join(str(error).split())
     if isinstance(error, LagkitError):
