@@ -79,6 +79,11 @@ class LogExplorer(Panel):
             return self._given.get() if self._given.ready else None
         return self._given
 
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait for what is loaded in the background, at most so long."""
+        if isinstance(self._given, Later):
+            self._given.wait(seconds)
+
     def _build_filters(self) -> None:
         rounds, nbytes = self.store.extremes()
         rounds, size = max(rounds, 1), nbytes // _KIB + 1

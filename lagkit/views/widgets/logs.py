@@ -29,12 +29,12 @@ _NOTHING = "\N{EN DASH}"
 _WORDS = 200  # characters of a text in a table
 # Columns of `search_table` that people are shown, and their heads.
 COLUMNS = {
-    "cosine": "similarity",
+    "cosine": "cosine",
     "question": "question",
     "answer": "answer",
     "right": "judged",
     "rounds": "rounds",
-    "bytes": "KiB of KV",
+    "bytes": "KiB",
 }
 _EVERYDAY = (
     "Knead the dough, let it rest, then bake it.",
@@ -170,7 +170,8 @@ def run_store(run: Experiment) -> Store:
         store = Store.open(run.config.store.place or run.out / "store")
         store.exact_search = run.config.store.search == "exact"
         store.source = run.config.store.blocks
-        if {log.id for log in run.logs} == {*store.ids}:
+        encoded = store.extremes()[1] > 0 or not any("kv" in name for name in run.config.policies)
+        if encoded and {log.id for log in run.logs} == {*store.ids}:
             return store
         store.close()
     run.build()

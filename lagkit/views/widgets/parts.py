@@ -44,6 +44,10 @@ class Later(Generic[T]):
         """What loading raised, if that has failed."""
         return self._found.exception() if self._found.done() else None
 
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait for the thread, and what it does last, at most so long."""
+        self._thread.join(seconds)
+
     def get(self) -> T:
         """What was loaded."""
         return self._found.result()

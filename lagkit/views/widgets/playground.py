@@ -219,9 +219,9 @@ class Playground(Panel):
             self.question.value = example.text
 
     def _take_words(self, words: str) -> None:
-        """Other words than the example's are a question of one's own."""
-        if isinstance(self.example.value, Question) and words.strip() != self.example.value.text:
-            self.example.value = ""
+        """An example's words are the example, whose answer is known; others are a question of one's own."""
+        known = {example.text: example for _, example in self.example.options if isinstance(example, Question)}
+        self.example.value = known.get(words.strip(), "")
 
     def _start(self, work: Callable[[], None]) -> None:
         if self.busy:

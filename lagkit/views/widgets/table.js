@@ -26,7 +26,8 @@ function render({ model, el }) {
       const cell = make("th", { className: kind, scope: "col" }), button = make("button", { type: "button", textContent: words });
       button.title = "Sort all that are listed by this column";
       button.dataset.by = name;
-      if (name === by) cell.setAttribute("aria-sort", down ? "descending" : "ascending");
+      // What is found comes best first.
+      if (name === by) cell.setAttribute("aria-sort", down === (name === "added") ? "ascending" : "descending");
       button.addEventListener("click", () => sort(name));
       cell.append(button);
       return cell;
