@@ -128,12 +128,13 @@ def test_what_is_found_is_sorted_before_it_is_cut(store):
 def test_a_finished_run_opens_its_logs_without_a_model(tmp_path, monkeypatch):
     first = small_run(tmp_path / "run", tiny_lm(), policies=["no_logs", "kv_last_round"])
     with run_store(first) as made:
-        assert made.ids == [log.id for log in first.logged()]
+        ids = made.ids
+        assert ids == [log.id for log in first.logged()]
         assert made.extremes()[1] > 0
     again = Experiment(first.config)
     monkeypatch.setattr(experiment, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     with run_store(again) as store:
-        assert store.ids == made.ids
+        assert store.ids == ids
 
 
 def test_two_threads_load_one_model(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from lagkit.logs.index import Vectors
 from lagkit.logs.listing import JUDGED, OLDEST_FIRST, Filter, Judged, Order
 from lagkit.logs.retrieve import Embedder
 from lagkit.logs.store import Store
+from lagkit.policy import get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.util.errors import StoreError
 from lagkit.views.plots.explore import log_map
@@ -170,8 +171,8 @@ def run_store(run: Experiment) -> Store:
         store = Store.open(run.config.store.place or run.out / "store")
         store.exact_search = run.config.store.search == "exact"
         store.source = run.config.store.blocks
-        encoded = store.extremes()[1] > 0 or not any("kv" in name for name in run.config.policies)
-        if encoded and {log.id for log in run.logs} == {*store.ids}:
+        wanted = any(policy and policy.inject == "kv" for policy in map(get_policy, run.config.policies))
+        if (store.extremes()[1] or not wanted) and {log.id for log in run.logs} == {*store.ids}:
             return store
         store.close()
     run.build()
