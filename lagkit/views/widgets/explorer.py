@@ -66,11 +66,10 @@ class LogExplorer(Panel):
     @classmethod
     def of(cls, run: Experiment, store: Store) -> LogExplorer:
         """The explorer of a run's logs; its model, loaded in the background, shows what is kept of them as tokens."""
-        made = list[LogExplorer]()
-        encoder = Later(lambda: Encoder(run.local_lm, run.prompt, store), lambda: made[0]._keep())
-        made.append(cls(store, encoder=encoder))
-        encoder.start()
-        return made[0]
+        encoder = Later(lambda: Encoder(run.local_lm, run.prompt, store))
+        made = cls(store, encoder=encoder)
+        encoder.start(made._keep)
+        return made
 
     @property
     def encoder(self) -> Encoder | None:
@@ -142,7 +141,8 @@ class LogExplorer(Panel):
         self.logs.observe(lambda _: self._read(), "chosen")
         self.map.observe(lambda change: self._choose(change.new), "chosen")
         self.policy.observe(lambda _: self._keep(), "value")
-        self.tabs.observe(lambda _: (self._draw(), self._keep()), "selected_index")
+        self.tabs.observe(lambda _: self._draw(), "selected_index")
+        self.tabs.observe(lambda _: self._keep(), "selected_index")
         self.look.on_click(lambda _: self._attend())
         self.delete.on_click(lambda _: self._ask())
         self.confirm.on_click(lambda _: self._delete())

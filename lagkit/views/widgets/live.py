@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import anywidget
 import pandas as pd
@@ -28,9 +28,9 @@ class LogTable(anywidget.AnyWidget):
     """
 
     _esm, _css = _text("table.js"), _text("table.css")
-    columns = traitlets.List().tag(sync=True)
-    rows = traitlets.List().tag(sync=True)
-    order = traitlets.List(["added", False]).tag(sync=True)
+    columns: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
+    rows: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
+    order: traitlets.List[Any] = traitlets.List(["added", False]).tag(sync=True)
     chosen = traitlets.Unicode().tag(sync=True)
     empty = traitlets.Unicode().tag(sync=True)
 
@@ -61,12 +61,12 @@ class LogMap(anywidget.AnyWidget):
     """A map of logs: a press on a point is `chosen`, a line around some is the `lasso`; not `found` ones are faint."""
 
     _esm, _css = _text("map.js"), _text("map.css")
-    points = traitlets.List().tag(sync=True)
+    points: traitlets.List[list[Any]] = traitlets.List().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
     inks = traitlets.Dict().tag(sync=True)
-    found = traitlets.List().tag(sync=True)
+    found: traitlets.List[str] = traitlets.List().tag(sync=True)
     chosen = traitlets.Unicode().tag(sync=True)
-    lasso = traitlets.List().tag(sync=True)
+    lasso: traitlets.List[str] = traitlets.List().tag(sync=True)
 
     def show(self, places: Places) -> None:
         """Draw these logs."""

@@ -25,13 +25,14 @@ MODEL_TURN = threading.RLock()  # of the one model that both widgets use, each f
 class Later(Generic[T]):
     """What a thread of its own loads once it is started; `get` waits for it, and raises what loading raised."""
 
-    def __init__(self, load: Callable[[], T], then: Callable[[], None] = lambda: None) -> None:
-        """then: called in that thread when all is there, or failed."""
+    def __init__(self, load: Callable[[], T]) -> None:
+        self._load = load
         self._found: Future[T] = Future()
-        self._thread = threading.Thread(target=self._run, args=(load, then), daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to load."""
+    def start(self, then: Callable[[], None] = lambda: None) -> None:
+        """Begin to load. then: called in that thread when all is there, or failed."""
+        self._thread = threading.Thread(target=self._run, args=(then,), daemon=True)
         self._thread.start()
 
     @property
@@ -46,15 +47,16 @@ class Later(Generic[T]):
 
     def wait(self, seconds: float | None = None) -> None:
         """Wait for the thread, and what it does last, at most so long."""
-        self._thread.join(seconds)
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def get(self) -> T:
         """What was loaded."""
         return self._found.result()
 
-    def _run(self, load: Callable[[], T], then: Callable[[], None]) -> None:
+    def _run(self, then: Callable[[], None]) -> None:
         try:
-            self._found.set_result(load())
+            self._found.set_result(self._load())
         except Exception as error:  # told where it is waited for
             self._found.set_exception(error)
         then()

@@ -93,14 +93,11 @@ class Playground(Panel):
         variants: Sequence[str] = ("no_logs", "kv_last_round"),
     ) -> Playground:
         """The playground with a run's model, prompt, passages and limits; the model is loaded in the background."""
-        made = list[Playground]()
-        means = Later(lambda: Means.of(run), lambda: made[0]._loaded())
-        made.append(
-            cls(means, store, prompt=run.prompt, limits=run.config.limits, questions=questions, variants=variants)
-        )
-        made[0].say("The model is being loaded; a question waits for it.")
-        means.start()
-        return made[0]
+        means = Later(lambda: Means.of(run))
+        made = cls(means, store, prompt=run.prompt, limits=run.config.limits, questions=questions, variants=variants)
+        made.say("The model is being loaded; a question waits for it.")
+        means.start(made._loaded)
+        return made
 
     def _build_controls(self, questions: Sequence[Question], variants: Sequence[str]) -> None:
         wide, label = {"width": "auto"}, {"description_width": "70px"}
@@ -300,8 +297,10 @@ class Playground(Panel):
             return
         self.say(f"Reading the last round of {palette.readable(name)} once more …")
         means = self._means.get()
-        about = {"prompt": self.prompt, "passages": means.passages, "question": self._asked}
+        passages, asked = means.passages, self._asked
         with MODEL_TURN:
-            found = attention_tokens(means.lm, self.store, self.traces[name], **about)
+            found = attention_tokens(
+                means.lm, self.store, self.traces[name], prompt=self.prompt, passages=passages, question=asked
+            )
         show_html(self.attention, tokens.view(found))
         self.say("Done: below stands what the answer attends to.")
