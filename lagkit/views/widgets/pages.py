@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from lagkit.logs.encode import Encoder, kept_spans, kept_text
 from lagkit.logs.store import Store
@@ -103,12 +102,12 @@ def explorer_html(table: pd.DataFrame, total: int, chosen: str | None, trace: st
         {"chosen": log == chosen, "cells": [(name, told(name, row[name])) for name in shown]}
         for log, row in table.iterrows()
     ]
-    return str(_macros().explorer([COLUMNS[name] for name in shown], rows, total, Markup(trace)))
+    return str(_macros().explorer([COLUMNS[name] for name in shown], rows, total, trace))
 
 
 def playground_html(question: str, variants: Sequence[str], answers: str, said: str) -> str:
     """A question with its variants, and its answers where it was asked, made by `answers_html`."""
-    return str(_macros().playground(question, [palette.readable(name) for name in variants], Markup(answers), said))
+    return str(_macros().playground(question, [palette.readable(name) for name in variants], answers, said))
 
 
 def log_names(store: Store, traces: Iterable[Trace]) -> dict[str, str]:
