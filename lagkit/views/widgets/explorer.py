@@ -55,7 +55,7 @@ class LogExplorer(Panel):
         self._places: tuple[list[str], tuple[Vectors, str]] | None = None
         self.found: list[str] = []  # all that are listed, on this page or another
         self._scores: dict[str, float] = {}
-        self._searched = ""
+        self._wanted = Wanted()  # what was looked for last
         self._first = 0  # the number of the first log in the table, among those that are found
         self._build_filters()
         self._build_list()
@@ -136,8 +136,8 @@ class LogExplorer(Panel):
         self.logs.observe(lambda _: self._search(), "order")
         self.map.observe(lambda _: self._search(), "lasso")
         self.unlasso.on_click(lambda _: self.map.set_trait("lasso", []))
-        self.earlier.on_click(lambda _: self._search(self._first - _LISTED))
-        self.later.on_click(lambda _: self._search(self._first + _LISTED))
+        self.earlier.on_click(lambda _: self._turn_to(self._first - _LISTED))
+        self.later.on_click(lambda _: self._turn_to(self._first + _LISTED))
         self.logs.observe(lambda _: self._read(), "chosen")
         self.map.observe(lambda change: self._choose(change.new), "chosen")
         self.policy.observe(lambda _: self._keep(), "value")
@@ -177,20 +177,28 @@ class LogExplorer(Panel):
             self.logs.order = [OLDEST_FIRST.by, OLDEST_FIRST.down]  # which searches
 
     def _search(self, first: int = 0) -> None:
-        """List the logs that are found, from number `first` on."""
+        """Look for what the controls ask for, and list it from number `first` on."""
         self._close_question()
         with self.telling():
-            wanted = self._wanted()
+            before, wanted = self._wanted, self._asked_for()
             self.found, self._scores = find(self.store, self._embedder, wanted)
             total = len(self.found)
             self._first = max(0, min(first, (total - 1) // _LISTED * _LISTED))
             listed, nothing = self._page, self._nothing(wanted)
-            stays = self.log in listed and wanted.query == self._searched
-            self._searched = wanted.query
+            stays = self.log in listed and wanted.query == before.query
+            self._wanted = wanted
             self._list(self.log if stays else next(iter(listed), None), nothing)
             self._draw()
             self.unlasso.layout.display = "" if self.map.lasso else "none"
             self.say(nothing or self._told(wanted))
+
+    def _turn_to(self, first: int) -> None:
+        """List another page of what was found, from number `first` on."""
+        if 0 <= first < len(self.found):
+            with self.telling():
+                self._first = first
+                self._list(self._page[0])
+                self.say(self._told(self._wanted))
 
     @property
     def _page(self) -> list[str]:
@@ -205,7 +213,7 @@ class LogExplorer(Panel):
         if self.log == before:  # else a change of what is chosen has had it read
             self._read()
 
-    def _wanted(self) -> Wanted:
+    def _asked_for(self) -> Wanted:
         """What the controls ask for; a slider over its whole range asks for nothing."""
         query, least, among = self.query.value.strip(), 0.0, frozenset(self.map.lasso) or None
         if query:
@@ -246,11 +254,9 @@ class LogExplorer(Panel):
         if log and log != self.log and log in self.found:
             with self.telling():
                 first = self.found.index(log) // _LISTED * _LISTED
-                if first == self._first:
-                    self.logs.chosen = log
-                else:
-                    self._first = first
-                    self._list(log)
+                if first != self._first:
+                    self._turn_to(first)
+                self.logs.chosen = log
 
     def _read(self) -> None:
         self._close_question()
