@@ -18,8 +18,9 @@ from lagkit.runs.experiment import Experiment
 from lagkit.studies.tokens import encoding
 from lagkit.views import palette
 from lagkit.views.plots import tokens
+from lagkit.views.widgets.finding import Wanted, find, none_found, scored, some_found, unrelated
 from lagkit.views.widgets.live import LogMap, LogTable
-from lagkit.views.widgets.logs import Places, Wanted, delete_log, find, project, scored, unrelated
+from lagkit.views.widgets.logs import Places, delete_log, project
 from lagkit.views.widgets.pages import explorer_html, kept_html, log_names, trace_html
 from lagkit.views.widgets.parts import MODEL_TURN, Later, Panel, rows, sentence, show_html
 
@@ -184,13 +185,20 @@ class LogExplorer(Panel):
             self.found, self._scores = find(self.store, self._embedder, wanted)
             total = len(self.found)
             self._first = max(0, min(first, (total - 1) // _LISTED * _LISTED))
-            listed, nothing = self._page, self._nothing(wanted)
+            listed, nothing = self._page, none_found(self.store, wanted, self.found, self._scores)
             stays = self.log in listed and wanted.query == before.query
             self._wanted = wanted
             self._list(self.log if stays else next(iter(listed), None), nothing)
             self._draw()
             self.unlasso.layout.display = "" if self.map.lasso else "none"
-            self.say(nothing or self._told(wanted))
+            self._tell(nothing)
+
+    def _tell(self, nothing: str = "") -> None:
+        """Say how many logs were found, and which of them are listed."""
+        page = (
+            f" Listed: {self._first + 1:,} to {self._first + len(self._page):,}." if len(self.found) > _LISTED else ""
+        )
+        self.say(nothing or some_found(self.store, self._wanted, self.found) + page)
 
     def _turn_to(self, first: int) -> None:
         """List another page of what was found, from number `first` on."""
@@ -198,7 +206,7 @@ class LogExplorer(Panel):
             with self.telling():
                 self._first = first
                 self._list(self._page[0])
-                self.say(self._told(self._wanted))
+                self._tell()
 
     @property
     def _page(self) -> list[str]:
@@ -226,28 +234,6 @@ class LogExplorer(Panel):
         rounds, size = (None if (s.min, s.max) == s.value else s.value for s in (self.rounds, self.size))
         fits = Filter(self.right.value, rounds, size and (size[0] * _KIB, size[1] * _KIB))
         return Wanted(query, fits, self.logs.wanted, least, _NEAREST, among)
-
-    def _nothing(self, wanted: Wanted) -> str:
-        """Why nothing is listed; empty where something is."""
-        if self.found:
-            return ""
-        if not len(self.store):
-            return "The store has no logs yet."
-        if wanted.query and not self._scores:
-            return (
-                f"Nothing is similar to “{wanted.query}”: no log that fits is nearer to it than everyday sentences "
-                f"are to logs (cosine {wanted.least:.2f})."
-            )
-        return f"No log fits: 0 of {len(self.store):,} logs."
-
-    def _told(self, wanted: Wanted) -> str:
-        total, listed, similar = len(self.found), len(self._page), ""
-        if wanted.query:
-            most = "the nearest " if len(self._scores) == _NEAREST else ""
-            similar = f", {most}similar to “{wanted.query}” (cosine above {wanted.least:.2f})"
-        inside = " inside the lasso" if wanted.among else ""
-        page = f" Listed: {self._first + 1:,} to {self._first + listed:,}." if total > listed else ""
-        return f"{total:,} of {len(self.store):,} logs{inside}{similar}.{page}"
 
     def _choose(self, log: str) -> None:
         """Choose a log that was pressed on the map, on the page of the table where it stands."""

@@ -1,9 +1,8 @@
-"""A store's logs as tables and as a map: what `LogExplorer` lists, searches and draws."""
+"""A store's logs as tables and as a map: what `LogExplorer` lists and draws."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -14,18 +13,15 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from lagkit.logs.index import Vectors
-from lagkit.logs.listing import JUDGED, OLDEST_FIRST, Filter, Judged, Order
-from lagkit.logs.retrieve import Embedder
+from lagkit.logs.listing import JUDGED
 from lagkit.logs.store import Store
 from lagkit.policy import get_policy
 from lagkit.runs.experiment import Experiment
-from lagkit.util.errors import StoreError
 from lagkit.views.plots.explore import log_map
 
 # Neighbourhoods of more logs take t-SNE too long to draw while somebody waits.
 _MANY = 3000
 _FEW = 5
-_ALL = Filter()
 _NOTHING = "\N{EN DASH}"
 _WORDS = 200  # characters of a text in a table
 # Columns of `search_table` that people are shown, and their heads.
@@ -37,16 +33,6 @@ COLUMNS = {
     "rounds": "rounds",
     "bytes": "KiB",
 }
-_EVERYDAY = (
-    "Knead the dough, let it rest, then bake it.",
-    "My bicycle chain squeaks whenever it rains.",
-    "Please turn the volume down, the baby sleeps.",
-    "Tomatoes ripen faster beside a banana.",
-    "The printer jams on thick paper.",
-    "Socks vanish in every laundry.",
-    "Wipe the whiteboard before lunch.",
-    "Gravel crunched beneath muddy boots.",
-)
 
 
 def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
@@ -67,87 +53,6 @@ def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=["log", "question", "answer", "right", "rounds"]).set_index("log")
     return table.join(store.sizes(logs)[["tokens", "bytes"]])
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is looked for in a store, and in which order; by default all logs, oldest first, or best first for a query.
-
-    least: the cosine that a log has to exceed. nearest: of a query, at most so many. among: ids, or None for all.
-    """
-
-    query: str = ""
-    filter: Filter = _ALL
-    order: Order = OLDEST_FIRST
-    least: float = -math.inf
-    nearest: int | None = None
-    among: frozenset[str] | None = None
-
-
-def find(store: Store, embedder: Embedder | None, wanted: Wanted) -> tuple[list[str], dict[str, float]]:
-    """The ids of all logs that are wanted, in order, and the cosine of each where there is a query.
-
-    Raises EmptyStore for a query to an empty store, and StoreError for a query without words.
-    """
-    query, order = wanted.query.strip(), wanted.order
-    if not query:
-        listed, scores = store.matching(wanted.filter, order=order), dict[str, float]()
-    elif embedder is None:
-        raise StoreError("A query needs the store's embedder: give it, or search without a query.")
-    else:
-        fitting = None if wanted.filter == _ALL else set(store.matching(wanted.filter))
-        others = set() if fitting is None else set(store.ids) - fitting
-        [hits] = store.search(embedder.queries([query]), wanted.nearest or max(len(store), 1), 0, others)
-        scores = {hit.id: hit.score for hit in hits if hit.score > wanted.least}
-        if order.by == "added":
-            listed = [*scores][:: -1 if order.down else 1]
-        else:
-            listed = [log for log in store.matching(wanted.filter, order=order) if log in scores]
-    return [log for log in listed if wanted.among is None or log in wanted.among], scores
-
-
-def search_table(
-    store: Store,
-    embedder: Embedder | None,
-    query: str = "",
-    *,
-    k: int | None = None,
-    offset: int = 0,
-    right: Judged = "",
-    rounds: tuple[int, int] | None = None,
-    nbytes: tuple[int, int] | None = None,
-    order: Order = OLDEST_FIRST,
-    least: float = -math.inf,
-) -> pd.DataFrame:
-    """The rows of `logs_table` that fit, best first by the `cosine` of `query` and the log's key; all logs without one.
-
-    right: "right", "wrong" or "not judged". rounds, nbytes: lowest and highest, both included. k: at most so many, from
-    number `offset` on; only their traces are read. order: another one. least: what the cosine has to exceed, such as
-    `unrelated(store, embedder)`. Raises EmptyStore for a query to an empty store, and StoreError for a query without
-    words.
-    """
-    filter = Filter(right, rounds, nbytes)
-    if not query.strip():
-        return logs_table(store, store.matching(filter, offset, k, order))
-    nearest = offset + k if k and order.by == "added" and not order.down else None
-    found, scores = find(store, embedder, Wanted(query, filter, order, least, nearest))
-    return scored(store, found[offset : offset + k if k else None], scores)
-
-
-def scored(store: Store, logs: Sequence[str], scores: Mapping[str, float]) -> pd.DataFrame:
-    """Rows of `logs_table`, with the cosine in front where there are any."""
-    table = logs_table(store, logs)
-    if scores:
-        table.insert(0, "cosine", [scores[log] for log in logs])
-    return table
-
-
-def unrelated(store: Store, embedder: Embedder) -> float:
-    """The highest cosine of any log with one of a few everyday sentences, which ask for nothing that logs are about.
-
-    What is no more similar than that to a query may well have nothing to do with it. Raises EmptyStore.
-    """
-    return max(hits[0].score for hits in store.search(embedder.queries(_EVERYDAY), 1))
 
 
 def told(name: str, value: Any) -> str:
