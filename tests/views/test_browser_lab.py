@@ -22,7 +22,7 @@ from lagkit.views import lab
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "20_explore.ipynb"
 SIZES = {"log_questions": 12, "unseen_questions": 12}
-SECONDS = 40  # that a step may take on a busy machine; an idle one needs a few
+SECONDS = 120  # that a step may take on a busy machine; an idle one needs a few
 
 ERROR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText:has-text('Traceback')"
 _ROUNDS = "[...document.querySelectorAll('.lagkit-logs tbody tr')].map((row) => +row.cells[3].textContent)"
