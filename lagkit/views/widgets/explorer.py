@@ -122,7 +122,7 @@ class LogExplorer(Panel):
         self.trace, self.kept, self.attention = widgets.HTML(), widgets.HTML(), widgets.Output()
         kept = [*rows([self.policy, self.look]), self.kept, self.attention]
         hint = "Click on a point to choose its log; draw a line around some to list them alone. Ctrl and wheel zoom."
-        lasso = widgets.HTML(f"<span style='color:var(--jp-ui-font-color2,#767676)'>{hint}</span>")
+        lasso = widgets.HTML(f"<div style='line-height:1.4;color:var(--jp-ui-font-color2,#767676)'>{hint}</div>")
         pages = [widgets.Box([self.trace], layout=_PAGE), widgets.VBox(kept, layout=_PAGE)]
         self.tabs = widgets.Tab(
             [*pages, widgets.VBox([lasso, self.map])],
@@ -308,7 +308,8 @@ class LogExplorer(Panel):
             with self.telling():
                 question, held = self.store.get(self.log).question, self.store.sizes([self.log])["bytes"].sum()
                 kv = f" and its {held / _KIB:,.0f} KiB of KV" if held else ""
-                self.question.value = escape(f"Delete the log of “{question}”{kv}, for good?")
+                asked = escape(f"Delete the log of “{question}”{kv}, for good?")
+                self.question.value = f"<div style='line-height:1.4'>{asked}</div>"
                 self.asking.layout.display = "flex"
 
     def _close_question(self) -> None:

@@ -88,7 +88,7 @@ class Panel:
     def say(self, text: str, *, bad: bool = False) -> None:
         """Show one sentence below the controls."""
         colour = palette.LOSS if bad else "var(--jp-ui-font-color1,inherit)"
-        self.message.value = f"<span role='status' style='color:{colour}'>{escape(text)}</span>"
+        self.message.value = f"<div role='status' style='line-height:1.4;color:{colour}'>{escape(text)}</div>"
 
     @contextmanager
     def telling(self) -> Iterator[None]:
