@@ -14,7 +14,8 @@ from lagkit.logs.store import LogStore
 from lagkit.nightly.pages import WIDGET, Link, render
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError
-from lagkit.views.widgets import LogExplorer, Playground, asking
+from lagkit.views.widgets import LogExplorer, Playground, asking, logs
+from lagkit.views.widgets import explorer as explorer_module
 from lagkit.views.widgets import parts as widget_parts
 from lagkit.views.widgets.parts import Later
 from tests.helpers.lms import ScriptedLM, new_lm, open_store, passages_about, qa, short_prompt, trace_of
@@ -177,6 +178,17 @@ def test_a_press_on_the_map_chooses_the_log_in_the_list(explorer):
     assert "&lt;b&gt;cold&lt;/b&gt;" in explorer.trace.value
     explorer.logs.chosen = TRACES[0].id
     assert explorer.map.chosen == TRACES[0].id
+
+
+def test_of_very_many_logs_the_chosen_one_is_on_the_map(explorer, monkeypatch):
+    monkeypatch.setattr(logs, "_MANY", 1)
+    monkeypatch.setattr(explorer_module, "_BEST", 0)
+    explorer.tabs.selected_index = MAP
+    assert [point[0] for point in explorer.map.points] == [TRACES[0].id]
+    assert explorer.map.title.startswith("1 of 2 logs")
+    explorer.logs.chosen = TRACES[1].id
+    assert TRACES[1].id in [point[0] for point in explorer.map.points]
+    assert explorer.map.chosen == TRACES[1].id
 
 
 def test_the_lasso_filters_until_it_is_cleared(explorer):

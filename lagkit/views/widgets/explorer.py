@@ -26,6 +26,7 @@ from lagkit.views.widgets.parts import MODEL_TURN, Later, Panel, rows, sentence,
 
 _LISTED = 200  # logs in the table at once
 _NEAREST = 1000  # logs that a search finds at most
+_BEST = 10  # found logs that are on the map in any case
 _KEPT, _MAP = 1, 2  # numbers of tabs
 _KIB = 1024
 _SIDE_BY_SIDE = {"align_items": "flex-start", "flex_flow": "row wrap", "grid_gap": "12px"}
@@ -254,6 +255,7 @@ class LogExplorer(Panel):
                 trace = self.store.get(self.log)
                 self.trace.value = trace_html(trace, log_names(self.store, [trace]))
             self._keep()
+            self._draw()
 
     def _keep(self) -> None:
         """What is kept of the chosen log, if it is being looked at: the model may have to read the log for it."""
@@ -298,9 +300,13 @@ class LogExplorer(Panel):
             return
         with self.telling():
             ids = self.store.ids
-            if self._places is None or self._places[0] != ids:
+            stale = self._places is None or self._places[0] != ids
+            if self._places is None or stale:
                 self._places = ids, project(self.store.embeddings())
-                self.map.show(Places.of(self.store, where=self._places[1]))
+            # Of very many logs, not all are drawn.
+            always = [*self.found[:_BEST], *([self.log] if self.log else [])]
+            if stale or not self.map.has(always):
+                self.map.show(Places.of(self.store, always, self._places[1]))
             self.map.mark(self.found, self.log)
 
     def _ask(self) -> None:

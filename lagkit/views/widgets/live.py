@@ -80,6 +80,10 @@ class LogMap(anywidget.AnyWidget):
             ]
             self.title = places.title
 
+    def has(self, logs: Collection[str]) -> bool:
+        """Whether all these logs are drawn."""
+        return {*logs} <= {point[0] for point in self.points}
+
     def mark(self, found: Collection[str], chosen: str | None) -> None:
         """Show which logs are listed, and which one is chosen."""
         here = {*found}
