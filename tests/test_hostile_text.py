@@ -73,23 +73,30 @@ def sections(tmp_path_factory) -> dict[str, str]:
         found = hostile_trace(question_id="other", error=None)
         names = {trace.id: trace.question, **log_names(store, [trace])}
         explorer = LogExplorer(store, embedder=embedder)
+        explorer.tabs.selected_index = 1
         shown = {f"explorer {what}": getattr(explorer, what).value for what in ("trace", "kept")}
         with explorer.telling():
             raise DataError(EVIL)
         shown["explorer error"] = explorer.message.value
         store_html = store._repr_html_()
+        shown["explorer snapshot"] = explorer.snapshot()
         explorer._ask()
+        shown["explorer question"] = explorer.question.value
         explorer._delete()
         shown["explorer deleted"] = explorer.message.value
         store.add(trace, embedder.documents([trace.key])[0])
         passages = PassageIndex(passages_about("x"), embedder)
         playground = Playground(lm, store, prompt=prompt, embedder=embedder, passages=passages, variants=[POLICY])
         playground.say(EVIL)
+        playground.question.value = EVIL
+        playground.traces, playground.going = {POLICY: trace, "no_logs": found}, {POLICY: EVIL}
+        playground._show()
     frame = pd.DataFrame({EVIL: [EVIL], "score": [0.5]}, index=pd.Index([EVIL], name="name"))
     encoder = Encoder(lm, prompt)
     return {
         **shown,
         "playground message": playground.message.value,
+        "playground snapshot": playground.snapshot(),
         "trace": trace_html(trace, names),
         "answers": answers_html({EVIL: trace, "b": found}, names),
         "kept words": kept_html(trace, "text_all_rounds"),

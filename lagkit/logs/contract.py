@@ -16,7 +16,7 @@ from lagkit.logs.batch import Packed
 from lagkit.logs.files import BlockRow
 from lagkit.logs.header import Header
 from lagkit.logs.index import Vectors
-from lagkit.logs.listing import Filter
+from lagkit.logs.listing import OLDEST_FIRST, Filter, Order
 from lagkit.logs.vectors import LogVectors
 from lagkit.model.kv import KVBlock
 from lagkit.types import MALFORMED, Hit, Trace
@@ -189,8 +189,10 @@ class Readable(ABC):
         """
 
     @abstractmethod
-    def matching(self, wanted: Filter, offset: int = 0, limit: int | None = None) -> list[str]:
-        """The ids of the logs that match a filter, oldest first: `limit` (None: all) from number `offset` on."""
+    def matching(
+        self, wanted: Filter, offset: int = 0, limit: int | None = None, order: Order = OLDEST_FIRST
+    ) -> list[str]:
+        """The ids of the logs that match a filter, in an order: `limit` (None: all) from number `offset` on."""
 
     @abstractmethod
     def count(self, wanted: Filter) -> int:

@@ -18,7 +18,7 @@ from lagkit.logs.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
 from lagkit.logs.embeddings import Embeddings
 from lagkit.logs.files import BlockFiles, BlockRow
 from lagkit.logs.header import Header
-from lagkit.logs.listing import Filter
+from lagkit.logs.listing import OLDEST_FIRST, Filter, Order
 from lagkit.logs.vectors import LogVectors
 from lagkit.model.kv import KVBlock
 from lagkit.types import Trace
@@ -98,9 +98,12 @@ class StoredLogs(Store):
         rows = self._db.read(query, logs is None, json.dumps(list(logs or ())))
         return pd.DataFrame(rows, columns=["log", "blocks", "tokens", "bytes"]).set_index("log")
 
-    def matching(self, wanted: Filter, offset: int = 0, limit: int | None = None) -> list[str]:
+    def matching(
+        self, wanted: Filter, offset: int = 0, limit: int | None = None, order: Order = OLDEST_FIRST
+    ) -> list[str]:
         condition, values = wanted.sql
-        query = f"SELECT id FROM logs LEFT JOIN facts USING (seq) WHERE {condition} ORDER BY seq LIMIT ? OFFSET ?"
+        listed = f"SELECT id FROM logs LEFT JOIN facts USING (seq) WHERE {condition} ORDER BY {order.sql}"
+        query = f"{listed} LIMIT ? OFFSET ?"
         return [id for (id,) in self._db.read(query, *values, -1 if limit is None else limit, offset)]
 
     def count(self, wanted: Filter) -> int:

@@ -173,8 +173,8 @@ def _our_progress() -> Iterator[None]:
     def ours(tensors: Iterable[Any], **_: Any) -> Iterator[Any]:
         return progress(tensors, "Converting tensors")
 
-    theirs, gguf.tqdm = gguf.tqdm, ours  # type: ignore[assignment]  # called once, with an iterable and keywords
+    theirs, gguf.tqdm = gguf.tqdm, ours  # type: ignore[attr-defined]  # imported there, for its own use
     try:
         yield
     finally:
-        gguf.tqdm = theirs
+        gguf.tqdm = theirs  # type: ignore[attr-defined]  # as above

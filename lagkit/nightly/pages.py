@@ -42,9 +42,11 @@ class Link(NamedTuple):
 
 
 def without_widgets(notebook: NotebookNode) -> NotebookNode:
-    """A copy of the notebook with a sentence in place of each widget, which needs a kernel."""
+    """A copy of the notebook with the snapshot of each widget, which needs a kernel, or a sentence in its place."""
     copy: NotebookNode = deepcopy(notebook)
     for output in (output for cell in copy.cells for output in cell.get("outputs", ())):
+        if "text/html" in output.get("data", {}):
+            output.data.pop(WIDGET, None)
         if WIDGET in output.get("data", {}):
             output.data = NotebookNode({"text/markdown": "*A widget stands here in JupyterLab, with a kernel.*"})
         for script in SCRIPTS:

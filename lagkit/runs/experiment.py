@@ -35,6 +35,7 @@ from lagkit.runs.journal import Journal
 from lagkit.stats import metrics
 from lagkit.types import Limits, Question, Trace
 from lagkit.util.errors import ConfigError, DataError
+from lagkit.util.lazy import loaded_once
 from lagkit.util.paths import at, refuse_links
 from lagkit.util.progress import progress, warn
 
@@ -46,10 +47,9 @@ class Experiment:
     """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and tables.
 
     Creating one writes nothing. Methods that write lock the folder (`writing`); reading needs no lock. A test world is
-    in `world/`. `loaded` are the data as their authors split them, `data` as the run does; the same unless `split` is
-    disjoint. `lm` and `embedder` may be given, to share them between runs. `workers`, if there are any, run the model:
-    see `lagkit.runs.workers`. Raises DataError or ConfigError at once when the data are missing or too few, the folder
-    holds another run, or `lm` cannot follow a policy.
+    in `world/`. `loaded` are the data as their authors split them, `data` as the run does. `lm` and `embedder` may be
+    given, to share them between runs. `workers`, if there are any, run the model: see `lagkit.runs.workers`. Raises
+    DataError or ConfigError if data are missing or few, the folder is another run's, or `lm` cannot follow a policy.
     """
 
     def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
@@ -93,7 +93,7 @@ class Experiment:
         """The workers, or this process."""
         return self.workers or Local(self)
 
-    @cached_property
+    @loaded_once
     def lm(self) -> Backend:
         """The language model, loaded when first needed."""
         model = self.config.model
@@ -106,7 +106,7 @@ class Experiment:
             raise ConfigError(f"{self.lm.name} is behind an API, which lets nobody reach its KV: choose a local model.")
         return self.lm
 
-    @cached_property
+    @loaded_once
     def embedder(self) -> Embedder:
         """The embedder of queries, passages and logs."""
         return load_embedder(self.config.store.embedder)
@@ -116,7 +116,7 @@ class Experiment:
         """The prompt for the data's kind of task."""
         return Prompt.of(self.data.kind, self.config.model.wording)
 
-    @cached_property
+    @loaded_once
     def passages(self) -> PassageIndex | None:
         """The index of passages; None for tasks without."""
         passages = self.data.passages

@@ -103,21 +103,29 @@ def findings(found: pd.DataFrame, what: str, unit: str = "of all") -> list[str]:
 
     what: its beginning, with the row's or the condition's name in place of `{}`. Values in nats are shown as powers.
     """
-    digits = ".1e" if unit == "nats" else ".3f"
     if "measure" not in found.index.names:
-        return [_finding(what.format(_label(key)), [(row, unit)], digits) for key, row in found.iterrows()]
+        return [_finding(what.format(_label(key)), [(row, unit)]) for key, row in found.iterrows()]
     return [
-        _finding(what.format(name), [(row, _UNITS[key[1]]) for key, row in own.iterrows()], digits)
+        _finding(what.format(name), [(row, _UNITS[key[1]]) for key, row in own.iterrows()])
         for name, own in found.groupby(level="condition", sort=False)
     ]
 
 
-def _finding(what: str, rows: Sequence[tuple[pd.Series, str]], digits: str) -> Finding:
+def _finding(what: str, rows: Sequence[tuple[pd.Series, str]]) -> Finding:
     cells = [
-        Told(what, judged(row, unit.split()[0]), row["mean"], row["low"], row["high"], unit, f"+{digits}")
+        Told(what, judged(row, unit.split()[0]), row["mean"], row["low"], row["high"], unit, f"+{_digits(row, unit)}")
         for row, unit in rows
     ]
-    return Finding(f"{what}: {' and '.join(measured(row, unit, digits) for row, unit in rows)}.", *cells)
+    said = " and ".join(measured(row, unit, _digits(row, unit)) for row, unit in rows)
+    return Finding(f"{what}: {said}.", *cells)
+
+
+def _digits(row: pd.Series, unit: str) -> str:
+    """Three decimals, or as many as leave four digits of the largest number; powers for nats."""
+    if unit == "nats":
+        return ".1e"
+    before = len(f"{row[['mean', 'low', 'high']].abs().max():.0f}")
+    return f".{max(0, min(3, 4 - before))}f"
 
 
 def factors(differences: pd.DataFrame) -> pd.DataFrame:

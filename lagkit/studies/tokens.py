@@ -108,7 +108,7 @@ def encoding(encoder: Encoder, log: Trace, policy: Policy) -> TokenAttention:
     pieces = _chips(injected, HEAD) + _pieces(
         reading.text, reading.spans, injected, lambda slot: FIRST if slot == 0 else owner.get(slot, OTHER)
     )
-    return _measured(encoder.lm, reading.context, pieces, reading.kept, log.question, "kept")
+    return measured(encoder.lm, reading.context, pieces, reading.kept, log.question, "kept")
 
 
 def using(
@@ -148,7 +148,7 @@ def using(
     if not own:
         raise DataError("The model said nothing, so there is no word whose attention could be shown.")
     whole = replace(context, ids=(*context.ids, *ids))
-    return _measured(lm, whole, pieces, own, question.text, "generated")
+    return measured(lm, whole, pieces, own, question.text, "generated")
 
 
 def of_case(run: Experiment, case: Case, policy: Policy) -> tuple[TokenAttention, TokenAttention]:
@@ -161,10 +161,13 @@ def of_case(run: Experiment, case: Case, policy: Policy) -> tuple[TokenAttention
     return encoding(encoder, case.log, policy), using(builder, case.question, case.user_turn, [case.log], said.text)
 
 
-def _measured(
+def measured(
     lm: LM, context: Context, pieces: Sequence[Piece], queries: Sequence[int], title: str, asks: str
 ) -> TokenAttention:
-    """The attention from `queries` (slots), a row for each piece that begins with one of them."""
+    """The attention from `queries` (slots) to all `pieces`, a row for each piece that begins with one of them.
+
+    asks: what the queries are, as in `TokenAttention`. Raises what `attention.weights` raises.
+    """
     begins = {piece.slots[0]: i for i, piece in enumerate(pieces)}
     asking_slots = [slot for slot in queries if slot in begins]
     owner = {slot: i for i, piece in enumerate(pieces) for slot in piece.slots}
@@ -172,6 +175,8 @@ def _measured(
     spans: dict[str, list[int]] = {}
     for piece in pieces:
         spans.setdefault(piece.part, []).extend(piece.slots)
+    if OTHER in spans:  # mostly blank lines: behind what they stand between
+        spans[OTHER] = spans.pop(OTHER)
     even = dict(zip(spans, uniform_mass(asking_slots, spans).tolist(), strict=True))
     summed = _summed(found, [owner[slot] for slot in range(found.shape[-1])], len(pieces))
     return TokenAttention(title, asks, tuple(pieces), tuple(begins[slot] for slot in asking_slots), summed, even)

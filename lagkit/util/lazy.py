@@ -1,11 +1,14 @@
-"""Lazy submodules: imported when they are first used."""
+"""What is imported, or loaded, when it is first used."""
 
 from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from importlib import import_module
+from threading import RLock
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 
 def submodules(package: str, path: Iterable[str]) -> tuple[Callable[[str], ModuleType], Callable[[], list[str]]]:
@@ -18,3 +21,17 @@ def submodules(package: str, path: Iterable[str]) -> tuple[Callable[[str], Modul
         return import_module(f"{package}.{name}")
 
     return found, lambda: names
+
+
+if TYPE_CHECKING:
+    loaded_once = cached_property
+else:
+
+    class loaded_once(cached_property):
+        """A cached property that takes long: the first thread that asks loads it, others wait for what it loads."""
+
+        _turn = RLock()  # one of them may ask for another
+
+        def __get__(self, instance: object, owner: type | None = None) -> object:
+            with self._turn:
+                return super().__get__(instance, owner)

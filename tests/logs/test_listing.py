@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lagkit.logs.header import Header
-from lagkit.logs.listing import Filter
+from lagkit.logs.listing import Filter, Order
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import Store
 from lagkit.types import Round, Trace
@@ -110,11 +110,11 @@ def test_the_explorer_reads_a_page_of_traces_and_no_more(tmp_path, monkeypatch):
     with filled(tmp_path / "store", 500, blocks=False) as store:
         explorer = LogExplorer(store, embedder=EMBEDDER)
         assert "500 of 500 logs. Listed: 1 to 200." in explorer.message.value
-        assert (len(explorer.logs.options), explorer.earlier.disabled, explorer.later.disabled) == (200, True, False)
+        assert (len(explorer.logs.ids), explorer.earlier.disabled, explorer.later.disabled) == (200, True, False)
         assert len(read) <= 205
         explorer.later.click()
         explorer.later.click()
-        assert [log for _, log in explorer.logs.options] == store.ids[400:]
+        assert explorer.logs.ids == store.ids[400:]
         assert (explorer.earlier.disabled, explorer.later.disabled) == (False, True)
         read.clear()
         explorer.right.value = "wrong"
@@ -136,4 +136,27 @@ def test_fifty_thousand_logs_open_and_filter_in_a_second(tmp_path, name):
         explorer.right.value = "wrong"
         filtered = time.process_time()
         assert "16,667 of 50,000 logs." in explorer.message.value
-        assert (opened - began < 1.0, filtered - opened < 1.0) == (True, True)
+        explorer.logs.order = ["rounds", True]
+        ordered = time.process_time()
+        assert {row[4] for row in explorer.logs.rows} == {"4"}
+        assert (opened - began < 1.0, filtered - opened < 1.0, ordered - filtered < 1.0) == (True, True, True)
+
+
+@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize("by", ["added", "question", "answer", "right", "rounds", "bytes"])
+def test_all_that_match_are_sorted_and_not_only_a_page(store, by, down):
+    """Logs that are alike stand oldest first, either way."""
+    rank, held = {True: 0, False: 1, None: 2}, store.sizes()["bytes"]
+    keys = {
+        "added": lambda t: int(t.question_id[1:]),
+        "question": lambda t: t.question.lower(),
+        "answer": lambda t: (t.answer or "").lower(),
+        "right": lambda t: rank[t.correct],
+        "rounds": lambda t: len(t.rounds),
+        "bytes": lambda t: int(held[t.id]),
+    }
+    expected = [t.id for t in sorted(store.traces(), key=keys[by], reverse=down)]
+    assert store.matching(Filter(), order=Order(by, down)) == expected
+    assert store.matching(Filter(), 3, 4, Order(by, down)) == expected[3:7]
+    wrong = {*store.matching(Filter("wrong"))}
+    assert store.matching(Filter("wrong"), order=Order(by, down)) == [log for log in expected if log in wrong]

@@ -8,7 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lagkit.studies.differences import against_intact, against_null, attention_reach, causal_reach, heads_apart
+from lagkit.studies.differences import (
+    against_intact,
+    against_null,
+    attention_reach,
+    causal_reach,
+    findings,
+    heads_apart,
+)
 
 HOPS = {f"q{i}": [f"h{i}"] for i in range(12)}
 NOISE = np.random.default_rng(0).normal(0, 0.01, 12)
@@ -61,3 +68,14 @@ def test_conditions_are_compared_over_the_questions_that_have_them():
 )
 def test_reach_ends_at_the_first_round_without_a_difference(low, reach):
     assert attention_reach(pd.DataFrame({"low": low}, index=range(1, len(low) + 1))) == reach
+
+
+@pytest.mark.parametrize(
+    ("mean", "shown"),
+    [(0.0214, "+0.021"), (-30.3391, "-30.34"), (9.9996, "+10.00"), (2004.3, "+2004"), (20043.0, "+20043")],
+)
+def test_a_difference_is_told_with_four_digits(mean, shown):
+    rows = pd.DataFrame({"mean": mean, "low": mean, "high": mean}, index=["one"])
+    [finding] = findings(rows, "{}")
+    assert f", {shown} [{shown}, {shown}] of all." in finding
+    assert [format(row.mean, row.digits) for row in finding.rows] == [shown]

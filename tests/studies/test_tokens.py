@@ -66,12 +66,12 @@ def test_the_text_is_what_is_read_and_the_kept_tokens_ask(policy):
     assert "🏔é" in text_of(found)
     asked = {slot for i in found.asking for slot in found.pieces[i].slots}
     assert asked == set(reading.kept)
-    assert found.parts == ["first token", "round 1", "other text", "round 2", "round 3"]
+    assert found.parts == ["first token", "round 1", "round 2", "round 3", "other text"]
 
 
 def test_another_log_s_context_is_no_round_of_this_log():
     found = encoding(POLICIES["kv_filler"])
-    assert found.parts == ["first token", "other text", "round 3"]
+    assert found.parts == ["first token", "round 3", "other text"]
     assert text_of(found).endswith("It ends in the <ans>Black Sea</ans>")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -14,10 +15,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from lagkit.agent.loop import Agent
 from lagkit.datasets.loaders import Dataset
 from lagkit.logs.encode import Encoder, kept_text
+from lagkit.logs.listing import Order
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
 from lagkit.nightly.pages import PLOTLY, Link, render
 from lagkit.policy import POLICIES
+from lagkit.runs import experiment
+from lagkit.runs.experiment import Experiment
 from lagkit.stats.wording import difference
 from lagkit.types import Hit, Limits, Round, Trace
 from lagkit.util.errors import ConfigError, DataError, EmptyStore
@@ -31,17 +35,30 @@ from lagkit.views.widgets import (
     answers_table,
     ask,
     attention_table,
+    attention_tokens,
     delete_log,
     follow,
     kept_html,
     log_names,
     logs_table,
+    run_store,
     search_table,
     similarity_map,
     trace_html,
+    unrelated,
 )
 from lagkit.views.widgets.logs import project
-from tests.helpers.lms import ScriptedLM, new_lm, open_store, passages_about, qa, short_prompt, trace_of
+from tests.helpers.lms import (
+    ScriptedLM,
+    new_lm,
+    open_store,
+    passages_about,
+    qa,
+    short_prompt,
+    small_run,
+    tiny_lm,
+    trace_of,
+)
 
 PROMPT, EMBEDDER = short_prompt(), HashEmbedder()
 QUESTION = qa("Where does the Danube end?", "Black Sea")
@@ -90,6 +107,56 @@ def test_a_search_ranks_all_that_fits(store):
     assert list(search_table(store, EMBEDDER, rounds=(2, 3)).index) == [TRACES[1].id, TRACES[2].id]
     assert len(search_table(store, EMBEDDER, "cold", k=1)) == 1
     assert len(search_table(store, EMBEDDER, nbytes=(1, 10))) == 0
+
+
+def test_a_search_leaves_out_what_is_no_more_similar_than_everyday_sentences(store):
+    least = unrelated(store, EMBEDDER)
+    assert least < 0.1
+    assert list(search_table(store, EMBEDDER, "something cold", least=least).index) == [TRACES[1].id]
+    assert list(search_table(store, EMBEDDER, "banjo festival", least=least).index) == []
+    assert len(search_table(store, EMBEDDER, "banjo festival")) == 3
+
+
+def test_what_is_found_is_sorted_before_it_is_cut(store):
+    down = Order("rounds", down=True)
+    assert list(search_table(store, EMBEDDER, k=1, order=down).index) == [TRACES[2].id]
+    table = search_table(store, EMBEDDER, "What is cold?", k=1, order=down)
+    assert list(table.index) == [TRACES[2].id]
+    assert table["cosine"].iloc[0] < search_table(store, EMBEDDER, "What is cold?")["cosine"].iloc[0]
+
+
+def test_a_finished_run_opens_its_logs_without_a_model(tmp_path, monkeypatch):
+    first = small_run(tmp_path / "run", tiny_lm(), policies=["no_logs", "kv_last_round"])
+    with run_store(first) as made:
+        ids = made.ids
+        assert ids == [log.id for log in first.logged()]
+        assert made.extremes()[1] > 0
+    again = Experiment(first.config)
+    monkeypatch.setattr(experiment, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    with run_store(again) as store:
+        assert store.ids == ids
+
+
+def test_two_threads_load_one_model(tmp_path, monkeypatch):
+    run = Experiment(small_run(tmp_path / "run", tiny_lm()).config)
+    loaded, begun, go_on = [], threading.Event(), threading.Event()
+
+    def slowly(*_, **__):
+        loaded.append(1)
+        begun.set()
+        assert go_on.wait(60)
+        return tiny_lm()
+
+    monkeypatch.setattr(experiment, "load_model", slowly)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(run.lm)) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert (len(found), len(loaded)) == (2, 1)
 
 
 def test_an_empty_store_is_listed_but_not_searched(tmp_path, lm):
@@ -280,6 +347,25 @@ def test_attention_is_shared_out_over_all_parts(store, lm, name, logs):
     texts = [len(lm.tokenize(t.rounds[-1].response)) for t in TRACES]
     if POLICIES.get(name) and POLICIES[name].inject == "kv":
         assert sorted(table["tokens"][table.index.str.startswith("log")]) == pytest.approx(sorted(texts), abs=1)
+
+
+@pytest.mark.parametrize("name", ["no_logs", "kv_last_round", "text_last_round", "text_last_round_user_turn"])
+def test_attention_token_by_token_adds_up_to_that_of_the_parts(store, lm, name):
+    lm.play({QUESTION.text: [SEARCH, ANSWER]})
+    trace, about = ask(lm, store, QUESTION, [name], **SETTINGS)[name], {"prompt": PROMPT, "passages": PASSAGES}
+    found = attention_tokens(lm, store, trace, question=QUESTION, **about)
+    table = attention_table(lm, store, trace, question=QUESTION, **about)
+    by_part = found.by_part()
+    assert by_part["tokens"].sum() == table["tokens"].sum()
+    assert by_part["share"].sum() == pytest.approx(1, abs=1e-5)
+    assert by_part["share"]["its own words"] == pytest.approx(table["share"]["its own words"], abs=1e-5)
+    own = "".join(piece.text for piece in found.pieces if piece.part == "its own words")
+    assert own.strip() == lm.plain(trace.rounds[-1].response).strip()
+    if name == "kv_last_round":
+        last = TRACES[2].rounds[-1].response
+        assert any(part.endswith("What is warm?") for part in by_part.index)
+        pieces = "".join(piece.text for piece in found.pieces if piece.part.endswith("What is warm?"))
+        assert pieces.strip() == last
 
 
 def test_attention_to_passages_that_are_not_at_hand_counts_as_the_rest(store, lm):

@@ -20,7 +20,7 @@ from lagkit.logs.lance.catalog import Blocks, Logs
 from lagkit.logs.lance.refusals import Lost
 from lagkit.logs.lance.schema import BLOCKS, HEADER, LOGS, BlockEntry, LogEntry
 from lagkit.logs.lance.tables import Place
-from lagkit.logs.listing import Filter
+from lagkit.logs.listing import OLDEST_FIRST, Facts, Filter, Order
 from lagkit.logs.upkeep import Problem
 from lagkit.logs.vectors import LogVectors
 from lagkit.model.kv import KVBlock
@@ -58,7 +58,7 @@ class LanceLogs(Store):
         self._cache = cache if cache is not None else DiskCache.of(uri)
         self._log_rows, self._block_rows = Logs(logs, self.dim, uri), Blocks(blocks)
         self._vectors = LogVectors(self._log_rows)
-        self._known: dict[int, tuple[bool | None, int]] = {}  # a row's id and trace never change
+        self._known: dict[int, Facts] = {}  # a row's id and trace never change
 
     def close(self) -> None:
         self._closed = True
@@ -187,8 +187,16 @@ class LanceLogs(Store):
                 rows.append((entry.id, len(blocks), sum(b.tokens for b in blocks), self._held_by(entry)))
         return pd.DataFrame(rows, columns=["log", "blocks", "tokens", "bytes"]).set_index("log")
 
-    def matching(self, wanted: Filter, offset: int = 0, limit: int | None = None) -> list[str]:
+    def matching(
+        self, wanted: Filter, offset: int = 0, limit: int | None = None, order: Order = OLDEST_FIRST
+    ) -> list[str]:
         entries = self._wanted(wanted)
+        if order.by != "added":
+            facts = self._facts(entries)
+            keys = {entry.rowid: order.key(facts[entry.rowid], self._held_by(entry)) for entry in entries}
+            entries = sorted(entries, key=lambda entry: keys[entry.rowid], reverse=order.down)
+        elif order.down:
+            entries = entries[::-1]
         return [entry.id for entry in entries[offset : None if limit is None else offset + limit]]
 
     def count(self, wanted: Filter) -> int:
@@ -198,7 +206,7 @@ class LanceLogs(Store):
         entries = self._entries_with_blocks()
         facts = self._facts(entries)
         return (
-            max((facts[entry.rowid][1] for entry in entries), default=0),
+            max((facts[entry.rowid].rounds for entry in entries), default=0),
             max(map(self._held_by, entries), default=0),
         )
 
@@ -207,19 +215,20 @@ class LanceLogs(Store):
         if wanted == Filter():
             return entries
         facts = self._facts(entries)
-        return [entry for entry in entries if wanted.fits(*facts[entry.rowid], self._held_by(entry))]
+        return [entry for entry in entries if wanted.fits(*facts[entry.rowid][:2], self._held_by(entry))]
 
     def _held_by(self, entry: LogEntry) -> int:
         """The bytes of a log's blocks, as of the last look."""
         return sum(block.bytes for block in self._block_rows.by_log.get(entry.id, {}).values())
 
-    def _facts(self, entries: Sequence[LogEntry]) -> dict[int, tuple[bool | None, int]]:
-        """Whether each log is right, and its rounds, by row id; each trace is read once for that and then known."""
+    def _facts(self, entries: Sequence[LogEntry]) -> dict[int, Facts]:
+        """What logs are listed by, by row id; each trace is read once for that and then known."""
         new = [entry for entry in entries if entry.rowid not in self._known]
         for start in range(0, len(new), PAGE):
             for rowid, text in self._texts(new[start : start + PAGE]).items():
                 raw = json.loads(text) if text is not None else {}
-                self._known[rowid] = raw.get("correct"), len(raw.get("rounds", ()))
+                said = raw.get("question", ""), raw.get("answer") or ""
+                self._known[rowid] = Facts(raw.get("correct"), len(raw.get("rounds", ())), *said)
         return self._known
 
     def _entries_with_blocks(self) -> list[LogEntry]:

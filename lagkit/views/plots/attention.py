@@ -50,9 +50,9 @@ def heads(table: pd.DataFrame, value: str, panel: str, title: str) -> go.Figure:
     figure.for_each_annotation(lambda note: note.update(text=names[int(note.text.partition("=")[2])]))
     figure.update_traces(hovertemplate="layer %{y}, head %{x}: %{z:+.3f}<extra></extra>")
     figure.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
-    caption = "A cell for each head: means over the cases. Red is above zero, blue below; white is no difference."
+    caption = "A cell for each head: the difference, mean over the cases. Red is above zero, blue below, white none."
     laid_out(figure, title, 140 + rows * (100 + min(22 * layers, _HIGHEST // rows)), caption)
-    return figure.update_layout(coloraxis_colorbar={"title_side": "right", "thickness": 14})
+    return figure.update_layout(coloraxis_colorbar={"title_text": "", "thickness": 14})
 
 
 def by_layer(table: pd.DataFrame, value: str, title: str, y: str) -> go.Figure:

@@ -1,8 +1,11 @@
-"""A store's logs as tables and as a map: what `LogExplorer` lists, searches and draws."""
+"""A store's logs as tables and as a map: what `LogExplorer` lists and draws."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,15 +13,26 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from lagkit.logs.index import Vectors
-from lagkit.logs.listing import JUDGED, Filter, Judged
-from lagkit.logs.retrieve import Embedder
+from lagkit.logs.listing import JUDGED
 from lagkit.logs.store import Store
-from lagkit.util.errors import StoreError
+from lagkit.policy import get_policy
+from lagkit.runs.experiment import Experiment
 from lagkit.views.plots.explore import log_map
 
 # Neighbourhoods of more logs take t-SNE too long to draw while somebody waits.
 _MANY = 3000
 _FEW = 5
+_NOTHING = "\N{EN DASH}"
+_WORDS = 200  # characters of a text in a table
+# Columns of `search_table` that people are shown, and their heads.
+COLUMNS = {
+    "cosine": "cosine",
+    "question": "question",
+    "answer": "answer",
+    "right": "judged",
+    "rounds": "rounds",
+    "bytes": "KiB",
+}
 
 
 def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
@@ -41,33 +55,34 @@ def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
     return table.join(store.sizes(logs)[["tokens", "bytes"]])
 
 
-def search_table(
-    store: Store,
-    embedder: Embedder | None,
-    query: str = "",
-    *,
-    k: int | None = None,
-    offset: int = 0,
-    right: Judged = "",
-    rounds: tuple[int, int] | None = None,
-    nbytes: tuple[int, int] | None = None,
-) -> pd.DataFrame:
-    """The rows of `logs_table` that fit, best first by the `cosine` of `query` and the log's key; all logs without one.
+def told(name: str, value: Any) -> str:
+    """A value of a column of `COLUMNS` as people read it."""
+    if name == "cosine":
+        return f"{value:.2f}"
+    if name == "bytes":
+        return f"{value / 1024:,.0f}" if value else _NOTHING
+    return f"{value:,}" if isinstance(value, Integral) else short(str(value) or _NOTHING)
 
-    right: "right", "wrong" or "not judged". rounds, nbytes: lowest and highest, both included. k: at most so many, from
-    number `offset` on; only their traces are read.
-    Raises EmptyStore for a query to an empty store, and StoreError for a query without words.
-    """
-    wanted = Filter(right, rounds, nbytes)
-    if not query.strip():
-        return logs_table(store, store.matching(wanted, offset, k))
-    if embedder is None:
-        raise StoreError("A query needs the store's embedder: give it, or search without a query.")
-    others = set() if wanted == Filter() else set(store.ids) - set(store.matching(wanted))
-    [hits] = store.search(embedder.queries([query.strip()]), k or max(len(store), 1), offset, others)
-    table = logs_table(store, [hit.id for hit in hits])
-    table.insert(0, "cosine", [hit.score for hit in hits])
-    return table
+
+def short(text: str) -> str:
+    """A text as it stands in a table; the whole one stands in the trace."""
+    return text if len(text) <= _WORDS else f"{text[: _WORDS - 1].rstrip()}…"
+
+
+def run_store(run: Experiment) -> Store:
+    """A run's logs for reading. Where all are there, no model is loaded; else they are made and encoded first."""
+    asked = {question.id for question in run.log_questions}
+    if asked <= {log.question_id for log in run.made()}:
+        store = Store.open(run.config.store.place or run.out / "store")
+        store.exact_search = run.config.store.search == "exact"
+        store.source = run.config.store.blocks
+        wanted = any(policy and policy.inject == "kv" for policy in map(get_policy, run.config.policies))
+        if (store.extremes()[1] or not wanted) and {log.id for log in run.logs} == {*store.ids}:
+            return store
+        store.close()
+    run.build()
+    run.encode()
+    return run.store()
 
 
 def delete_log(store: Store, log: str) -> None:
@@ -97,19 +112,33 @@ def project(vectors: Vectors) -> tuple[Vectors, str]:
     return places, "t-SNE"
 
 
-def similarity_map(
-    store: Store, marked: list[str] | None = None, places: tuple[Vectors, str] | None = None
-) -> go.Figure:
+@dataclass(frozen=True)
+class Places:
+    """Where logs lie on a map: `table`, rows of `logs_table` with `x` and `y`; `title` says how many, and how made."""
+
+    table: pd.DataFrame
+    title: str
+
+    @classmethod
+    def of(cls, store: Store, always: Sequence[str] = (), where: tuple[Vectors, str] | None = None) -> Places:
+        """All logs of a store; of very many, every so many-th and those of `always`.
+
+        where: what `project(store.embeddings())` gave, where it is known already.
+        """
+        ids = store.ids
+        places, method = where or project(store.embeddings())
+        step, kept = -(-len(ids) // _MANY) or 1, {*always}
+        shown = [slot for slot, log in enumerate(ids) if slot % step == 0 or log in kept]
+        table = logs_table(store, [ids[slot] for slot in shown])
+        table["x"], table["y"] = places[shown, 0], places[shown, 1]
+        of = f" of {len(ids):,}" if step > 1 else ""
+        return cls(table, f"{len(table):,}{of} logs by similarity of question and last response ({method})")
+
+
+def similarity_map(store: Store, marked: Sequence[str] = (), places: tuple[Vectors, str] | None = None) -> go.Figure:
     """The logs, near to those that are similar; `marked` ones with a ring. Of very many, every so many-th is shown.
 
     `places`: what `project(store.embeddings())` gave, where it is known already.
     """
-    ids = store.ids
-    where, method = places or project(store.embeddings())
-    step = -(-len(ids) // _MANY) or 1
-    shown = [slot for slot, log in enumerate(ids) if slot % step == 0 or log in (marked or ())]
-    table = logs_table(store, [ids[slot] for slot in shown])
-    table["x"], table["y"] = where[shown, 0], where[shown, 1]
-    table["marked"] = table.index.isin(marked or [])
-    of = f" of {len(ids):,}" if step > 1 else ""
-    return log_map(table, f"{len(table):,}{of} logs by similarity of question and last response ({method})")
+    there = Places.of(store, marked, places)
+    return log_map(there.table.assign(marked=there.table.index.isin([*marked])), there.title)

@@ -8,13 +8,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
 from lagkit.logs.encode import Encoder, kept_spans, kept_text
 from lagkit.logs.store import Store
 from lagkit.model.prompts.actions import action_spans
 from lagkit.policy import get_policy
+from lagkit.stats import metrics
 from lagkit.types import Trace
+from lagkit.views import palette
+from lagkit.views.widgets.logs import COLUMNS, told
 
 _KEPT = "background:#ffe08a;color:#222;border-radius:2px;border-left:1px solid #c99700"  # tokens stay distinguishable
 _ACTION = "background:rgba(68,170,153,.22);color:inherit;border-radius:3px"
@@ -57,9 +61,53 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
     return str(_macros().kept(policy_name, how, _highlighted(text, marked, _KEPT)))
 
 
-def answers_html(traces: Mapping[str, Trace], names: Mapping[str, str]) -> str:
-    """Traces of one question side by side, one column per variant; `names` as in `trace_html`."""
-    return str(_macros().answers(traces, names))
+def answers_html(
+    traces: Mapping[str, Trace],
+    names: Mapping[str, str],
+    gold: Sequence[str] = (),
+    going: Mapping[str, str] | None = None,
+) -> str:
+    """Traces of one question by variant: a row each in a summary, and columns side by side with all rounds.
+
+    What differs from the first variant is marked. names: as in `trace_html`. gold: the right answers, where they are
+    known. going: what is said in place of the answer of a variant that has not ended, by its name.
+    """
+    rows = [_summary(name, trace, next(iter(traces.values()))) for name, trace in traces.items()]
+    return str(_macros().answers(traces, names, rows, gold[:3], going or {}))
+
+
+def _summary(name: str, trace: Trace, first: Trace) -> dict[str, Any]:
+    """A trace's row in the summary; `differs` has the words for what is not as in the first trace."""
+    usage, was = trace.usage, first.usage
+    read, before = usage.prefilled + usage.generated, was.prefilled + was.generated
+    row = {"name": name, "said": palette.readable(name), "rounds": len(trace.rounds), "tokens": read}
+    row |= {"injected": usage.injected, "seconds": usage.seconds, "differs": {}}
+    if trace is not first:
+        other = metrics.normalize(trace.answer or "") != metrics.normalize(first.answer or "")
+        differs = {"answer": "another answer"} if other else {}
+        if len(trace.rounds) != len(first.rounds):
+            differs["rounds"] = f"{len(trace.rounds) - len(first.rounds):+,}"
+        if before and read != before:
+            differs["tokens"] = f"{read / before - 1:+.0%}"
+        if was.seconds and round(usage.seconds, 2) != round(was.seconds, 2):
+            differs["seconds"] = f"{usage.seconds / was.seconds - 1:+.0%}"
+        row["differs"] = {what: words.replace("-", "\N{MINUS SIGN}") for what, words in differs.items()}
+    return row
+
+
+def explorer_html(table: pd.DataFrame, total: int, chosen: str | None, trace: str) -> str:
+    """The first rows of a `search_table` of `total` logs, and the page of the chosen one, made by `trace_html`."""
+    shown = [name for name in COLUMNS if name in table]
+    rows = [
+        {"chosen": log == chosen, "cells": [(name, told(name, row[name])) for name in shown]}
+        for log, row in table.iterrows()
+    ]
+    return str(_macros().explorer([COLUMNS[name] for name in shown], rows, total, trace))
+
+
+def playground_html(question: str, variants: Sequence[str], answers: str, said: str) -> str:
+    """A question with its variants, and its answers where it was asked, made by `answers_html`."""
+    return str(_macros().playground(question, [palette.readable(name) for name in variants], answers, said))
 
 
 def log_names(store: Store, traces: Iterable[Trace]) -> dict[str, str]:

@@ -1,0 +1,91 @@
+"""A table of logs and a map of them as parts to press in JupyterLab, each with a script of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, get_args
+
+import anywidget
+import pandas as pd
+import traitlets
+
+from lagkit.logs.listing import Column, Order
+from lagkit.views import palette
+from lagkit.views.widgets.logs import COLUMNS, Places, short, told
+
+_LOOKS = {"cosine": "number", "answer": "wide", "right": "short", "rounds": "number", "bytes": "number"}
+
+
+def _text(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+class LogTable(anywidget.AnyWidget):
+    """Rows of logs: a press on a head asks for an `order`, a press on a row or an arrow key is `chosen`.
+
+    It shows what it is given: whoever owns it sorts and pages.
+    """
+
+    _esm, _css = _text("table.js"), _text("table.css")
+    columns: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
+    rows: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
+    order: traitlets.List[Any] = traitlets.List(["added", False]).tag(sync=True)
+    chosen = traitlets.Unicode().tag(sync=True)
+    empty = traitlets.Unicode().tag(sync=True)
+
+    @property
+    def ids(self) -> list[str]:
+        """The logs that are listed."""
+        return [row[0] for row in self.rows]
+
+    @property
+    def wanted(self) -> Order:
+        """The order that was asked for."""
+        by, down = self.order
+        return Order(by if by in get_args(Column) else "added", bool(down))
+
+    def show(self, table: pd.DataFrame, chosen: str | None, empty: str) -> None:
+        """List the rows of a `search_table`; `empty` is said where there are none."""
+        shown = [name for name in COLUMNS if name in table]
+        texts = [[told(name, value) for value in table[name].tolist()] for name in shown]
+        with self.hold_sync():
+            self.columns = [
+                ["added" if name == "cosine" else name, COLUMNS[name], _LOOKS.get(name, "")] for name in shown
+            ]
+            self.rows = [[str(log), *row] for log, *row in zip(table.index, *texts, strict=True)]
+            self.chosen, self.empty = chosen or "", empty
+
+
+class LogMap(anywidget.AnyWidget):
+    """A map of logs: a press on a point is `chosen`, a line around some is the `lasso`; not `found` ones are faint."""
+
+    _esm, _css = _text("map.js"), _text("map.css")
+    points: traitlets.List[list[Any]] = traitlets.List().tag(sync=True)
+    title = traitlets.Unicode().tag(sync=True)
+    inks = traitlets.Dict().tag(sync=True)
+    found: traitlets.List[str] = traitlets.List().tag(sync=True)
+    chosen = traitlets.Unicode().tag(sync=True)
+    lasso: traitlets.List[str] = traitlets.List().tag(sync=True)
+
+    def show(self, places: Places) -> None:
+        """Draw these logs."""
+        names = ["x", "y", "right", "question", "answer"]
+        rows = zip(places.table.index, *(places.table[name].tolist() for name in names), strict=True)
+        with self.hold_sync():
+            self.inks = {kind: palette.colour(kind) or palette.NEUTRAL for kind in ("right", "wrong", "not judged")}
+            self.points = [
+                [log, x, y, right, f"{short(question)} Answered: {short(answer or 'nothing')} ({right})"]
+                for log, x, y, right, question, answer in rows
+            ]
+            self.title = places.title
+
+    def has(self, logs: Collection[str]) -> bool:
+        """Whether all these logs are drawn."""
+        return {*logs} <= {point[0] for point in self.points}
+
+    def mark(self, found: Collection[str], chosen: str | None) -> None:
+        """Show which logs are listed, and which one is chosen."""
+        here = {*found}
+        with self.hold_sync():
+            self.found, self.chosen = [point[0] for point in self.points if point[0] in here], chosen or ""
