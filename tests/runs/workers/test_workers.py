@@ -262,7 +262,7 @@ def test_errors_of_a_worker_are_raised_as_what_they_are(frail):
     with pytest.raises(KeyError) as told:
         done_by(frail, [KeyError("x")])
     assert type(told.value) is KeyError
-    assert "in work" in told.value.__notes__[0]  # where it happened: it is a fault of the program
+    assert "Frail.work" in told.value.__notes__[0]  # where it happened: it is a fault of the program
 
 
 def test_an_item_that_kills_its_workers_ends_with_an_error_and_the_others_are_done(frail):
