@@ -182,10 +182,10 @@ def ours(lm: LM, variant: str, store, questions: Sequence[Question], rounds: int
     return {trace.question_id: trace for trace in agent.run(questions)}
 
 
-MODELS = ("llama", "qwen3", "olmo2", "testbed")
+TINY = ("llama", "qwen3", "olmo2")
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*TINY, "testbed"])
 @pytest.mark.parametrize("variant", KV)
 def test_stored_keys_and_values_are_the_published_ones(name, variant):
     lm = lm_of(name)
@@ -197,7 +197,7 @@ def test_stored_keys_and_values_are_the_published_ones(name, variant):
         torch.testing.assert_close(block.values, values, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*TINY, pytest.param("testbed", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("variant", ALL)
 def test_responses_passages_and_logs_are_the_published_ones(name, variant, tmp_path):
     lm, logs = lm_of(name), traces()

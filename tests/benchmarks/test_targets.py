@@ -28,6 +28,7 @@ def ran(tmp_path_factory):
     return out, targets.run_bench(out, quick=True, load=load, embedder=HashEmbedder())
 
 
+@pytest.mark.slow
 def test_every_key_has_a_value_its_sizes_and_a_verdict(ran):
     _, report = ran
     assert set(report) == set(targets.TARGETS)
@@ -38,6 +39,7 @@ def test_every_key_has_a_value_its_sizes_and_a_verdict(ran):
         assert found["met"] == (found["value"] <= bound if kind == "at most" else found["value"] >= bound)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_what_is_returned_with_the_machine_beside_it(ran):
     out, report = ran
     written = json.loads(out.read_text())
@@ -49,6 +51,7 @@ def test_what_is_written_is_what_is_returned_with_the_machine_beside_it(ran):
     assert [file.name for file in out.parent.iterdir()] == ["bench.json"]
 
 
+@pytest.mark.slow
 def test_parts_of_an_injection_add_up(ran):
     found = ran[1]["inject_over_prefill"]
     assert found["value"] == pytest.approx(found["inject_ms"] / found["prefill_ms"])
@@ -57,6 +60,7 @@ def test_parts_of_an_injection_add_up(ran):
     assert found["sizes"] == {"logs": 3, "tokens each": 150, "dtype": "bfloat16", "repeats": 3}
 
 
+@pytest.mark.slow
 def test_stores_are_opened_in_processes_of_their_own(ran):
     opened, extra, searched = (ran[1][key] for key in ("store_open_s", "store_open_extra_mb", "search_ms"))
     assert opened["value"] < opened["with_first_search_s"]
@@ -65,6 +69,7 @@ def test_stores_are_opened_in_processes_of_their_own(ran):
     assert searched["sizes"] == {"logs": 500, "dim": 384, "queries": 200, "k": 3}
 
 
+@pytest.mark.slow
 def test_batches_give_the_same_answers_in_float32(ran):
     found = ran[1]["batch_speedup"]
     assert found["same_answers"] is True

@@ -172,6 +172,7 @@ def blocks_denied(method, path):
     return DENIED if method == "GET" and "blocks.lance/data" in path else None
 
 
+@pytest.mark.slow
 def test_a_run_whose_store_is_on_s3_gives_the_same(bucket, server, tmp_path, monkeypatch):
     lm = new_lm(ActingLM)
     settings = {"policies": ("no_logs", "kv_last_round", "kv_step", "text_last_round_user_turn")}

@@ -152,6 +152,7 @@ def embed_range(path, start):
     return sum(float(cached.documents([f"word{i}"]).sum()) for i in range(start, start + 40))
 
 
+@pytest.mark.slow
 def test_processes_share_a_cache(tmp_path):
     path = tmp_path / "c.sqlite"
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:

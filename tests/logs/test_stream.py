@@ -41,6 +41,7 @@ def logged(store: LogStore, i: int) -> str:
     return store.add(trace(i), vector(i), {"last": kv(i, tokens=100)})
 
 
+@pytest.mark.slow
 def test_six_hundred_updates_under_a_tiny_cap(store, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # no power cut here, and most of the time
     store._db.read("PRAGMA synchronous = OFF")

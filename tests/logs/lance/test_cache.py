@@ -98,6 +98,7 @@ def hammer(folder, seed):
 
 
 @needs_forks
+@pytest.mark.slow
 def test_processes_that_are_killed_leave_it_bounded_and_sound(tmp_path):
     folder = tmp_path / "cache"
     DiskCache(folder, 0)
