@@ -64,12 +64,15 @@ def quiet() -> None:
 
 
 class Progress:
-    """Counts steps of work, visibly if it takes over a second; a context manager, with `update` after each step."""
+    """Counts steps of work, visibly if it takes over a second; a context manager, with `update` after each step.
+
+    A bar goes when the work is done: a saved notebook shows none.
+    """
 
     def __init__(self, desc: str, total: int | None = None) -> None:
         self.desc, self.total, self.done = desc, total, 0
         self._mode = progress_mode()
-        self._bar = tqdm(desc=desc, total=total, delay=_QUIET_SECONDS) if self._mode == "bar" else None
+        self._bar = tqdm(desc=desc, total=total, delay=_QUIET_SECONDS, leave=False) if self._mode == "bar" else None
         self._began = self._said_at = time.monotonic()
         self._said = 0
 

@@ -89,4 +89,15 @@ def test_bar_shows_the_total(monkeypatch, capsys):
     monkeypatch.setenv("LAGKIT_PROGRESS", "bar")
     monkeypatch.setattr(lagkit.util.progress, "_QUIET_SECONDS", 0.0)
     assert list(progress([1, 2], "drawn")) == [1, 2]
-    assert "2/2" in capsys.readouterr().err
+    assert "/2 [" in capsys.readouterr().err
+
+
+def test_a_bar_goes_when_the_work_is_done(monkeypatch, capsys):
+    monkeypatch.setenv("LAGKIT_PROGRESS", "bar")
+    monkeypatch.setattr(lagkit.util.progress, "_QUIET_SECONDS", 0)
+    with Progress("Encoding logs", 2) as shown:
+        shown.update()
+        shown.update()
+    drawn = capsys.readouterr().err
+    assert "Encoding logs" in drawn
+    assert drawn.rsplit("\r", 2)[-2:] == [" " * len(drawn.rsplit("\r", 2)[1]), ""]

@@ -270,6 +270,7 @@ def test_the_playground_answers_under_each_ticked_variant(playground, lm):
     assert "(\N{MINUS SIGN}1)" in shown, "a round fewer than without logs"
     assert "tokens prefilled" in shown
     assert playground.progress.value == playground.progress.max
+    assert playground.progress.layout.visibility == "hidden", "the bar goes when the work is done"
     assert list(playground.attended.options) == [("no logs", "no_logs"), ("KV, last round", "kv_last_round")]
     assert playground.attended.value == "no_logs"
     assert (playground.ask_button.disabled, playground.stop_button.disabled) == (False, True)

@@ -122,7 +122,7 @@ class Playground(Panel):
         self.more = widgets.ToggleButton(description="More variants", icon="plus", layout={"width": "auto"})
         self.ask_button = widgets.Button(description="Ask", button_style="primary", icon="play")
         self.stop_button = widgets.Button(description="Stop", icon="stop", disabled=True)
-        self.progress = widgets.IntProgress(value=0, max=1, layout={"width": "200px"})
+        self.progress = widgets.IntProgress(value=0, max=1, layout={"width": "200px", "visibility": "hidden"})
         self.answers = widgets.HTML()
         look = "What does the answer attend to?"
         self.attended = widgets.Dropdown(description="variant", disabled=True, style=label)
@@ -229,7 +229,7 @@ class Playground(Panel):
         self._thread.start()
 
     def _run(self, work: Callable[[], None]) -> None:
-        self.progress.bar_style = ""
+        self.progress.value, self.progress.bar_style = 0, ""
         try:
             work()
         except Exception as error:  # told to the person who pressed the button
@@ -240,6 +240,7 @@ class Playground(Panel):
 
     def _enable(self, idle: bool) -> None:
         self.ask_button.disabled, self.stop_button.disabled = not idle, idle
+        self.progress.layout.visibility = "hidden" if idle else "visible"
         self.attended.disabled = self.attend_button.disabled = not (idle and self.traces)
 
     def _answer(self, asked: Question | str, names: Sequence[str]) -> None:
