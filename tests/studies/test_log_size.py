@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import pandas as pd
@@ -112,7 +113,9 @@ def test_policies_that_keep_the_same_tokens_have_marks_of_their_own():
     numbers = {"mean": 0.5, "low": 0.4, "high": 0.6, "base": 0.5, "bytes": 1000.0, "keep": "last_round", "metric": "em"}
     table = pd.DataFrame({"policy": names, "encode": encodes, "inject": "kv", **numbers})
     marks = by_bytes(table, {"em": "EM"}, "Title").data
-    assert len({mark.marker.symbol for mark in marks}) == len(encodes) == len(marks)
+    # The dot in a mark that is filled has its colour, so nobody sees it.
+    seen = {re.sub("(?<!-open)-dot$", "", mark.marker.symbol) for mark in marks}
+    assert len(seen) == len(encodes) == len(marks)
 
 
 def test_what_a_word_adds_is_what_the_score_loses_without_it():

@@ -28,7 +28,8 @@ from lagkit.views.plots.basic import (
 _DODGE = 0.08  # rounds: curves that meet stay apart
 _APART = 1.4  # the factor between marks of one size
 _SHAPES = {"last_action": "triangle-up", "last_round": "circle", "last_two_rounds": "square", "all_rounds": "diamond"}
-_ENCODED = {"kept": "-open", "conversation": "-open-dot", "stranger": "-dot"}
+_CONTROLS = {"filler": "star", "stranger": "cross"}
+_ENCODED = {"kept": "-open", "conversation": "-open-dot"}
 _DASHED = {"color": palette.NEUTRAL, "width": 1, "dash": "dash"}
 _TOKENS = {"prefilled": "prefilled (read)", "injected": "injected (stored KV)", "generated": "generated"}
 
@@ -66,7 +67,7 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     """A mark for each policy over the bytes of its logs (log axis), a panel for each of `measures` (metric -> title).
 
     table: as `log_size.outcomes` gives. Colour says in which form a log is reused, the mark's shape what is kept of
-    it, and an open mark, a dot or a star that it was encoded otherwise than behind all responses. Bars are intervals
+    it, and an open mark, a star or a cross that it was encoded otherwise than behind all responses. Bars are intervals
     of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
     """
     table = apart(table.set_index(["policy", "metric"])).reset_index()
@@ -102,7 +103,7 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
 
 
 def _shape(keep: str, encode: str) -> str:
-    return "star" if encode == "filler" else _SHAPES.get(keep, "x") + _ENCODED.get(encode, "")
+    return _CONTROLS.get(encode) or _SHAPES.get(keep, "x") + _ENCODED.get(encode, "")
 
 
 def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
