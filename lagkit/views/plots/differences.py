@@ -18,7 +18,7 @@ _READ = (
     "Marks are means over the same questions, bars their 95% intervals. A filled mark's interval keeps clear of zero, "
     "a hollow one's covers it or is unknown. The band: too small to matter."
 )
-_FAR = 2.5  # times the span of the others, from where on a row is drawn at the edge
+_FAR = 2  # times the span of the others, from where on a row is drawn at the edge
 
 
 def forest(
