@@ -160,7 +160,7 @@ def _arrows(marks: go.Scatter, reach: list[float]) -> list[go.Scatter]:
             left = x < reach[0]
             look = {"color": marks.marker.color, "size": 10, "symbol": "triangle-left" if left else "triangle-right"}
             arrow = go.Scatter(x=[reach[not left]], y=[y], mode="markers+text", marker=look, text=[f" {x:+.3g} "])
-            found.append(arrow.update(textposition="top right" if left else "top left", showlegend=False))
+            found.append(arrow.update(textposition="middle right" if left else "middle left", showlegend=False))
             found[-1].update(hoverinfo="skip", cliponaxis=False)
     return found
 
