@@ -34,7 +34,7 @@ def measured() -> set[Numbers]:
             for data in (output.get("data", {}) for output in cell.get("outputs", [])):
                 kinds = ("text/plain", "text/markdown", "text/html")
                 texts += [re.sub("<[^>]+>", " ", "".join(data[kind])) for kind in kinds if kind in data]
-    return {tuple(map(float, found)) for text in texts for found in intervals(text)}  # type: ignore[misc]  # three
+    return {tuple(map(float, found)) for text in texts for found in intervals(text)}
 
 
 def unmeasured(text: str) -> list[str]:

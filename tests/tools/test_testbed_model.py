@@ -121,6 +121,7 @@ def test_a_log_in_front_answers_what_passages_do_not(lm, world, logged):
     assert encoder.key(POLICIES["kv_block"]) != encoder.key(POLICIES["kv_last_round"])
 
 
+@pytest.mark.slow
 def test_all_variants_run_and_reuse_saves_rounds(lm, folder, tmp_path):
     few = {"splits": ["unseen"], "unseen_questions": 12, "embedder": "hash"}
     config = RunConfig.of("testbed", data=str(folder), dataset="musique", out=str(tmp_path), **few)

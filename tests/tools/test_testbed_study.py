@@ -33,6 +33,7 @@ def study(config):
     return run(config, SMALL, SEEDS, 0.5)
 
 
+@pytest.mark.slow
 def test_each_world_has_all_its_rows(study):
     for table in (study.variants, study.changed):
         assert table.groupby(["world", "policy"]).size().unique().tolist() == [10]
@@ -42,6 +43,7 @@ def test_each_world_has_all_its_rows(study):
     assert set(study.variants["question_id"]) == set(study.changed["question_id"]) == set(study.hops)
 
 
+@pytest.mark.slow
 def test_questions_of_two_worlds_never_share_a_hop(study):
     first, second = (
         {hop for id, own in study.hops.items() if id.startswith(world) for hop in own} for world in ("7:", "8:")
@@ -51,6 +53,7 @@ def test_questions_of_two_worlds_never_share_a_hop(study):
     assert not first & second
 
 
+@pytest.mark.slow
 def test_a_changed_world_asks_the_same_and_answers_some_otherwise(study):
     assert study.changed.groupby("question_id")["other"].nunique().max() == 1
     others = study.changed[study.changed["policy"] == "no_logs"]["other"].mean()
@@ -61,6 +64,7 @@ def test_a_changed_world_asks_the_same_and_answers_some_otherwise(study):
     assert abs(before - after) < 0.3
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_tables_hold(study, config, tmp_path):
     page = markdown(study)
     study.save(tmp_path)
@@ -91,6 +95,7 @@ def test_controls_are_measured_unless_policies_are_named(monkeypatch, tmp_path, 
     assert sum(name in CONTROLS for name in asked) == controls
 
 
+@pytest.mark.slow
 def test_the_same_call_answers_nothing_anew(study, config, monkeypatch):
     real = LM.generate
 

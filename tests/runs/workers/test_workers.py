@@ -159,6 +159,7 @@ def test_an_address_at_which_nobody_answers_is_named(tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_in_every_stage_cost_nothing(tmp_path, connected, lm, whole, capfd, monkeypatch):
     monkeypatch.setenv("LAGKIT_PROGRESS", "lines")
     fatal = tmp_path / "fatal"
