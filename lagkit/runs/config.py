@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
@@ -22,6 +22,9 @@ from lagkit.util.errors import ConfigError, LagkitError
 from lagkit.util.home import laboratory
 from lagkit.util.paths import at, shown
 from lagkit.util.settings import Folder, Settings
+
+if TYPE_CHECKING:
+    from lagkit.logs.store import Store
 
 Split = Literal["seen", "unseen"]
 T = TypeVar("T")
@@ -152,6 +155,11 @@ class StoreSettings(Settings):
         if self.blocks != "load" and self.codec != "none":
             raise ValueError(f"blocks of codec {self.codec} are not what computing them again gives: use blocks=load")
         return self
+
+    def applied(self, store: Store) -> Store:
+        """A store that is open, told how to search and where its blocks come from."""
+        store.exact_search, store.source = self.search == "exact", self.blocks
+        return store
 
 
 class RunConfig(Settings):

@@ -136,16 +136,14 @@ class Experiment:
 
     def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
         """The run's store of traces, or the one of their steps; or another in `folder`."""
-        place, model, codec = folder or self._place(unit), self.executor.model, self.config.store.codec
+        place, model, codec = folder or self.place(unit), self.executor.model, self.config.store.codec
         if write:
             store = Store.new(place, Header.of(model, self.embedder, codec), exist_ok=True)
         else:
             store = Store.open(place, model, embedder=self.embedder.name, codec=codec)
-        store.exact_search = self.config.store.search == "exact"
-        store.source = self.config.store.blocks
-        return store
+        return self.config.store.applied(store)
 
-    def _place(self, unit: Unit) -> Path | str:
+    def place(self, unit: Unit) -> Path | str:
         """Place of the store of traces, or of their steps."""
         if self.config.store.place is None:
             return self.out / _STORES[unit]

@@ -85,7 +85,7 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
             figure.add_trace(marks.update(name=plain(group)), row=row, col=column)
             _zero(figure, metric, row, column)
     figure.update_yaxes(**_rows(names)).update_yaxes(showticklabels=False).update_yaxes(showticklabels=True, col=1)
-    return laid_out(figure, title, 150 + len(measures) * (70 + 16 * len(names)), _READ)
+    return laid_out(figure, title, 150 + len(measures) * (70 + 15 * len(names)), _READ)
 
 
 def changed(counts: pd.DataFrame, title: str) -> go.Figure:

@@ -59,6 +59,7 @@ class LogExplorer(Panel):
         self._scores: dict[str, float] = {}
         self._wanted = Wanted()  # what was looked for last
         self._first = 0  # the number of the first log in the table, among those that are found
+        self._doomed: str | None = None  # the log that the open question asks about
         self._build_filters()
         self._build_list()
         self._build_tabs(policies)
@@ -310,22 +311,21 @@ class LogExplorer(Panel):
             self.map.mark(self.found, self.log)
 
     def _ask(self) -> None:
-        if self.log is not None:
+        if (log := self.log) is not None:
             with self.telling():
-                question, held = self.store.get(self.log).question, self.store.sizes([self.log])["bytes"].sum()
+                question, held = self.store.get(log).question, self.store.sizes([log])["bytes"].sum()
                 kv = f" and its {held / _KIB:,.0f} KiB of KV" if held else ""
                 asked = escape(f"Delete the log of “{question}”{kv}, for good?")
                 self.question.value = f"<div style='line-height:1.4'>{asked}</div>"
-                self.asking.layout.display = "flex"
+                self.asking.layout.display, self._doomed = "flex", log
 
     def _close_question(self) -> None:
-        self.asking.layout.display = "none"
+        self.asking.layout.display, self._doomed = "none", None
 
     def _delete(self) -> None:
-        log = self.log
-        if log is None:
-            return
         with self.telling():
+            if (log := self._doomed) is None:  # another log was chosen before this press arrived
+                return
             said = self.store.get(log).question
             delete_log(self.store, log)
             self._floor = None

@@ -12,7 +12,7 @@ from lagkit.logs.listing import OLDEST_FIRST, Filter, Judged, Order
 from lagkit.logs.retrieve import Embedder
 from lagkit.logs.store import Store
 from lagkit.util.errors import StoreError
-from lagkit.views.widgets.logs import logs_table
+from lagkit.views.widgets.logs import logs_table, short
 
 _ALL = Filter()
 _EVERYDAY = (
@@ -113,7 +113,7 @@ def some_found(store: Store, wanted: Wanted, found: Sequence[str]) -> str:
     inside, similar = " inside the lasso" if wanted.among else "", ""
     if wanted.query:
         most = "the nearest " if wanted.nearest == len(found) else ""
-        similar = f", {most}similar to “{wanted.query}” (cosine above {wanted.least:.2f})"
+        similar = f", {most}similar to “{short(wanted.query)}” (cosine above {wanted.least:.2f})"
     return f"{len(found):,} of {len(store):,} logs{inside}{similar}."
 
 
@@ -125,7 +125,7 @@ def none_found(store: Store, wanted: Wanted, found: Sequence[str], scores: Mappi
         return "The store has no logs yet."
     if wanted.query and not scores:
         return (
-            f"Nothing is similar to “{wanted.query}”: no log that fits is nearer to it than everyday sentences are to "
-            f"logs (cosine {wanted.least:.2f})."
+            f"Nothing is similar to “{short(wanted.query)}”: no log that fits is nearer to it than everyday sentences are "
+            f"to logs (cosine {wanted.least:.2f})."
         )
     return f"No log fits: 0 of {len(store):,} logs."

@@ -30,7 +30,7 @@ class LogTable(anywidget.AnyWidget):
     _esm, _css = _text("table.js"), _text("table.css")
     columns: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
     rows: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
-    order: traitlets.List[Any] = traitlets.List(["added", False]).tag(sync=True)
+    order: traitlets.List[Any] = traitlets.List(default_value=["added", False], minlen=2, maxlen=2).tag(sync=True)
     chosen = traitlets.Unicode().tag(sync=True)
     empty = traitlets.Unicode().tag(sync=True)
 

@@ -73,9 +73,7 @@ def run_store(run: Experiment) -> Store:
     """A run's logs for reading. Where all are there, no model is loaded; else they are made and encoded first."""
     asked = {question.id for question in run.log_questions}
     if asked <= {log.question_id for log in run.made()}:
-        store = Store.open(run.config.store.place or run.out / "store")
-        store.exact_search = run.config.store.search == "exact"
-        store.source = run.config.store.blocks
+        store = run.config.store.applied(Store.open(run.place("trace")))
         wanted = any(policy and policy.inject == "kv" for policy in map(get_policy, run.config.policies))
         if (store.extremes()[1] or not wanted) and {log.id for log in run.logs} == {*store.ids}:
             return store

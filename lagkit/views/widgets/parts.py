@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import cached_property
 from html import escape
 from typing import Any, Generic, TypeVar
 
@@ -62,7 +62,7 @@ class Later(Generic[T]):
         then()
 
 
-class Panel:
+class Panel(ABC):
     """Something with a `view` to press and read, and a `snapshot` for readers without a kernel.
 
     JupyterLab runs callbacks in a thread of its own once that has started, and in the kernel's main thread before.
@@ -72,14 +72,14 @@ class Panel:
         self._turn = threading.RLock()
         self.message = widgets.HTML()
 
-    @cached_property
+    @property
+    @abstractmethod
     def view(self) -> widgets.Widget:
         """All controls and what they show, made when it is first shown to a person."""
-        raise NotImplementedError
 
+    @abstractmethod
     def snapshot(self) -> str:
         """What is shown now as HTML without a kernel: for pages, GitHub and headless runs."""
-        raise NotImplementedError
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         shown: dict[str, Any] = self.view._repr_mimebundle_() if in_live_notebook() else {}
