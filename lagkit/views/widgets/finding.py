@@ -125,7 +125,7 @@ def none_found(store: Store, wanted: Wanted, found: Sequence[str], scores: Mappi
         return "The store has no logs yet."
     if wanted.query and not scores:
         return (
-            f"Nothing is similar to “{short(wanted.query)}”: no log that fits is nearer to it than everyday sentences are "
-            f"to logs (cosine {wanted.least:.2f})."
+            f"Nothing is similar to “{short(wanted.query)}”: no log that fits is nearer to it than everyday "
+            f"sentences are to logs (cosine {wanted.least:.2f})."
         )
     return f"No log fits: 0 of {len(store):,} logs."
