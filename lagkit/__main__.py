@@ -214,9 +214,10 @@ def world(
 ) -> None:
     """Write a test world as a data set in MuSiQue's shape."""
     from lagkit.datasets.loaders import load
-    from lagkit.datasets.world.dataset import Controls, write
+    from lagkit.datasets.world.controls import controls_of
+    from lagkit.datasets.world.dataset import write
 
-    tell(f"{folder}: {load(write(folder, Controls.parse(settings(controls))), 'musique')}")
+    tell(f"{folder}: {load(write(folder, controls_of(settings(controls))), 'musique')}")
 
 
 def _experiment(tier: str, changes: Sequence[str] | None) -> Experiment:

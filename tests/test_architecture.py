@@ -52,5 +52,4 @@ def test_what_people_fill_in_has_at_most_ten_fields():
                 if node.name in FILLED_IN or "Settings" in map(ast.unparse, node.bases):
                     found[node.name] = len(fields)
     assert found.keys() >= {*FILLED_IN, "RunConfig", "DataSettings", "Requests", "Controls"}
-    # With `mode`, a test world has eleven; under `carry` the most of them are refused.
-    assert {name: count for name, count in found.items() if count > 10} == {"Controls": 11}
+    assert not {name: count for name, count in found.items() if count > 10}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
 from lagkit.agent.chat import refusal
-from lagkit.datasets.world.dataset import Controls
+from lagkit.datasets.world.controls import AnyControls, Controls, controls_of
 from lagkit.logs.address import beside, checked_uri
 from lagkit.logs.contract import BlockSource
 from lagkit.model.api.requests import Requests
@@ -92,7 +92,7 @@ class DataSettings(Settings):
     """The questions of a run: where they come from, how they are split, and how many are drawn.
 
     folder (`data`): in the LAG layout. format (`dataset`): its layout, by default the folder's name. world: instead of
-    a folder, the controls of a test world (`world.dataset.Controls`), which is generated in `out`. split: which
+    a folder, the controls of a test world (`world.controls`), which is generated in `out`. split: which
     questions are seen and which unseen: as the `authors` split them, or `disjoint`, by `seed`, so that they share no
     hop (`datasets.split`). splits: which of both are answered. log_questions, seen_questions, unseen_questions: sizes
     of seeded samples (None takes all); seen questions are drawn from those that the log store was built on.
@@ -111,7 +111,7 @@ class DataSettings(Settings):
     @field_validator("world")
     @classmethod
     def _all_controls(cls, world: dict[str, Any] | None) -> dict[str, Any] | None:
-        return world if world is None else Controls.parse(world).flat()
+        return world if world is None else controls_of(world).flat()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -124,15 +124,15 @@ class DataSettings(Settings):
             raise ValueError("give either `data`, a folder of questions, or `world`, the controls of a test world")
         if self.world is not None and self.format is not None:
             raise ValueError("`dataset` is the format of `data`, and a test world has its own: leave it out")
-        if self.split == "disjoint" and self.controls.contradicted:
+        if self.split == "disjoint" and isinstance(self.controls, Controls) and self.controls.contradicted:
             # Changed facts lead to other hops, and so to other components than those of the world that the logs are of.
             raise ValueError("a world with contradicted facts cannot be split anew: use split=authors")
         return self
 
     @property
-    def controls(self) -> Controls:
+    def controls(self) -> AnyControls:
         """Controls of the test world; the defaults where the run has none."""
-        return Controls.parse(self.world or {})
+        return controls_of(self.world or {})
 
 
 class StoreSettings(Settings):

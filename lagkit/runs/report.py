@@ -39,6 +39,7 @@ _SCORE_NAMES = {
 # What stands over a column of costs, and how its numbers are shown.
 _COSTS = {name: (f"{name} tokens", ".0f") for name in ("prefilled", "injected", "generated")}
 _COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}
+_EXACT = 12  # decimals of tables: further ones depend on the processor
 _FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
@@ -106,8 +107,8 @@ def remake(folder: str | Path, to: str | Path | None = None) -> None:
     folder, out = at(folder), at(to or folder)
     results, context = read_table(folder / "results.parquet", pd.read_parquet), Context.load(folder)
     summary, differences = metrics.summarize(results), metrics.compare(results, context.hops)
-    files.write(out / "summary.csv", summary.to_csv(), durable=False)
-    files.write(out / "differences.csv", differences.to_csv(), durable=False)
+    files.write(out / "summary.csv", summary.round(_EXACT).to_csv(), durable=False)
+    files.write(out / "differences.csv", differences.round(_EXACT).to_csv(), durable=False)
     by_overlap = None
     (out / "strata.csv").unlink(missing_ok=True)
     if context.overlap and "unseen" in set(results["split"]):
@@ -115,7 +116,7 @@ def remake(folder: str | Path, to: str | Path | None = None) -> None:
         by_overlap = strata.by_overlap(
             results, kind.astype(pd.CategoricalDtype(get_args(Stratum), ordered=True)), context.hops
         )
-        files.write(out / "strata.csv", by_overlap.table().to_csv(), durable=False)
+        files.write(out / "strata.csv", by_overlap.table().round(_EXACT).to_csv(), durable=False)
     forms = beside_published(results, context.hops)
     page = markdown(summary, differences, by_overlap, context.logs, read_manifest(folder), context.facts, forms)
     files.write(out / "report.md", page, durable=False)

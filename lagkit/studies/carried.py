@@ -8,60 +8,20 @@ only an earlier round can answer tells what is left of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from lagkit.datasets.world.carry import Item
 from lagkit.logs.encode import Encoder
-from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.stats.intervals import paired_intervals
 from lagkit.studies import carry
 from lagkit.studies.carry import BLOCK, ENCODED, OWN
-from lagkit.util.errors import DataError
+from lagkit.studies.patch import Patch
 from lagkit.util.progress import progress
 
 RANKS = (1, 2, 4)
-
-
-@dataclass(frozen=True)
-class Patch:
-    """What a context adds, in the layers `[first, stop)`; of it the `rank` largest singular directions, or all.
-
-    A direction is one of a layer's keys, or of its values, as a matrix `[tokens, kv_heads * head_dim]`.
-    """
-
-    name: str
-    first: int
-    stop: int
-    rank: int | None = None
-
-    def apply(self, alone: KVBlock, own: KVBlock) -> KVBlock:
-        """The KV of a log alone with the patch. Raises DataError where the two blocks do not hold the same tokens."""
-        if not torch.equal(alone.ids, own.ids):
-            raise DataError(
-                "A log alone and behind its context do not keep the same tokens, so neither patches the other: the "
-                "model's tokenizer joins the first word with what stands before it."
-            )
-        keys, values = (self._added(*pair) for pair in ((alone.keys, own.keys), (alone.values, own.values)))
-        return KVBlock(keys, values, alone.ids)
-
-    def share(self, block: KVBlock) -> float:
-        """Numbers of the patch over those of the block."""
-        layers, kv_heads, head_dim = block.shape
-        whole = len(block) * kv_heads * head_dim
-        stored = whole if self.rank is None else self.rank * (len(block) + kv_heads * head_dim)
-        return (self.stop - self.first) * stored / (layers * whole)
-
-    def _added(self, alone: Tensor, own: Tensor) -> Tensor:
-        """`[layers, kv_heads, tokens, head_dim]`, as both are."""
-        layers = slice(self.first, self.stop)
-        there = own[layers] if self.rank is None else alone[layers] + _cut(own[layers] - alone[layers], self.rank)
-        return torch.cat([alone[: self.first], there, alone[self.stop :]])
 
 
 def patches(layers: int, ranks: Sequence[int] = RANKS) -> list[Patch]:
@@ -107,12 +67,3 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
         left = paired_intervals(pairs, carry.hops(own), ["rung", "condition"])[["mean", "low", "high"]]
         found.append((left / whole.mean()).add(pd.Series(shares), axis=0))
     return pd.concat(found)
-
-
-def _cut(added: Tensor, rank: int) -> Tensor:
-    """The largest singular directions of each layer's matrix; the heads of a token are one row of it."""
-    layers, heads, tokens, dim = added.shape
-    u, s, v = torch.linalg.svd(added.float().transpose(1, 2).reshape(layers, tokens, heads * dim), full_matrices=False)
-    low = (u[..., :rank] * s[..., None, :rank]) @ v[..., :rank, :]
-    kept: Tensor = low.reshape(layers, tokens, heads, dim).transpose(1, 2).to(added.dtype)
-    return kept

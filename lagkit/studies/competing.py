@@ -1,7 +1,8 @@
 """Which of several competing logs does a model read? A forced choice between their answers, without decoding.
 
 Three logs say the same kind of fact of three entities, and one is asked for. The model chooses the answer with the
-highest log-probability behind the words with which its turn is opened; chance is a third.
+highest log-probability (a token, of answers of several) behind the words with which its turn is opened; chance is a
+third.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from lagkit.model.prompts.prompt import Prompt
 from lagkit.model.recompute import PlacedBlock, recompute
 from lagkit.policy import Blanks, Keep, Place, Policy
 from lagkit.studies.competing_items import RIVALS, UNRELATED, Fact, Form, Group
+from lagkit.studies.patch import Patch
 from lagkit.types import Question, Round, Trace
 from lagkit.util.errors import ConfigError
 from lagkit.util.files import write
 from lagkit.util.progress import progress
 
 Reads = Literal["text", "dense", "own", "stranger", "filler", "none", "same positions"]
-Beside = Literal["rivals", "nothing", "paragraph"]
+Beside = Literal["rivals", "nothing", "paragraph", "no logs"]
 
 POSITIONS = ("first", "middle", "last")
 PROMPT = Prompt("competing", "qa", "Answer from what you have read.", "$question", "", "", "", "")
@@ -43,8 +45,9 @@ class Condition:
 
     reads: as `text`, or as KV: of all logs read in one go (`dense`), or of each log read apart, behind its `own` first
     round, a `stranger`'s, as many neutral words (`filler`) or `none`; `same positions`: own, each log at those of the
-    first. beside: what stands beside the log that is asked for. recompute: tokens that are computed anew behind the
-    other logs: `first:K` or `last:K` of each log, or `most:P`, the P percent that deviate most.
+    first. beside: what stands beside the log that is asked for (`no logs`: it is not shown either). recompute: tokens
+    that are computed anew behind the other logs: `first:K` or `last:K` of each log, or `most:P`, the P percent that
+    deviate most. patch: of what a log's own context adds to its KV, the part that is kept, as `Patch.of` reads it.
     """
 
     form: Form
@@ -54,6 +57,7 @@ class Condition:
     beside: Beside = "rivals"
     recompute: str = ""
     blanks: Blanks = "between"
+    patch: str = ""
 
     @property
     def columns(self) -> dict[str, str]:
@@ -81,15 +85,22 @@ def conditions() -> list[Condition]:
     def repaired(form: Form, *ways: str) -> list[Condition]:
         return [Condition(form, "all_rounds", "own", recompute=way) for way in ways]
 
+    def patched(*parts: str) -> list[Condition]:
+        return [Condition("terse", "last_round", "own", patch=part) for part in parts]
+
     found = made("restating", "all_rounds", "own", "text") + repaired("restating", "first:8")
     found += made("restating", "all_rounds", "own", beside="nothing")
     found += made("terse", "last_round", "own", "stranger", "none") + made("terse", "all_rounds", "text", "own")
-    found += repaired("restating", "most:15") + made("terse", "last_round", "text")
-    found += made("restating", "all_rounds", "own", beside="paragraph") + repaired("restating", "most:50", "first:2")
-    found += made("restating", "all_rounds", "same positions") + made("restating", "all_rounds", "own", place="front")
-    found += made("terse", "last_round", "filler") + made("restating", "last_round", "own", "text")
+    found += repaired("restating", "most:15") + made("terse", "last_round", "text", "filler")
+    found += made("terse", "last_round", "own", beside="no logs")
+    found += patched("from:50", "below:50", "rank:1", "rank:4")
+    found += made("restating", "all_rounds", "own", beside="paragraph") + repaired("restating", "most:50")
+    found += made("restating", "all_rounds", "same positions", "dense")
+    found += made("restating", "all_rounds", "own", place="front")
+    found += patched("from:25", "from:75", "below:25", "below:75", "rank:2")
+    found += repaired("restating", "first:2") + made("restating", "last_round", "own", "text")
     found += repaired("restating", "last:8", "first:4", "most:30", "first:16")
-    found += made("terse", "last_round", "own", place="front") + made("restating", "all_rounds", "dense")
+    found += made("terse", "last_round", "own", place="front")
     found += made("restating", "last_round", "none", "stranger", "filler")
     found += made("restating", "all_rounds", "text", place="front")
     found += made("restating", "all_rounds", "own", blanks="around")
@@ -101,21 +112,26 @@ def conditions() -> list[Condition]:
 def measure(lm: LM, groups: Sequence[Group], shown: Sequence[Condition], out: Path) -> pd.DataFrame:
     """Every group under every condition: a row per log that is asked for and place of it, written as they come.
 
-    out: a file of JSON lines; what it holds is not computed again. Columns besides the condition's: `model`, `group`,
-    `kind`, `asked` (number of the log that is asked for), `at` (where it stands), `chosen` (where the log stands whose
-    answer is chosen; empty if it is not shown), `right`, `logprob` of the right answer, `margin` over the best wrong
-    one, and `share` of the logs' tokens that were computed anew. Raises ConfigError where `out` is another model's,
-    ContextTooLong.
+    out: a file of JSON lines; what it holds is not computed again. Columns besides the condition's: `model` (with the
+    data set, if the groups are from one), `group`, `kind`, `asked` (number of the log that is asked for), `at` (where
+    it stands), `chosen` (where the log stands whose answer is chosen; empty if it is not shown), `right`, `logprob` of
+    the right answer (nats a token), `margin` over the best wrong one, and `share` of the logs' tokens that were
+    computed anew, or of the numbers of their KV that a patch has. Raises ConfigError where `out` is another model's or
+    groups are of several data sets, ContextTooLong.
     """
-    rows = _kept(out, lm.name)
+    names = {lm.name + (f", {group.data}" if group.data else "") for group in groups}
+    if len(names) != 1:
+        raise ConfigError("Give groups of one data set.")
+    name = names.pop()
+    rows = _kept(out, name)
     done = {(*[row[name] for name in CHOICES], row["group"]) for row in rows}
     probes = {group.id: Probe(lm, group) for group in groups}
     with out.open("a", encoding="utf-8") as file:
-        for condition in progress(shown, f"Competing logs, {lm.name}"):
+        for condition in progress(shown, f"Competing logs, {name}"):
             for group in groups:
                 if (*condition.columns.values(), group.id) in done:
                     continue
-                new = [{"model": lm.name} | condition.columns | row for row in probes[group.id].rows(condition)]
+                new = [{"model": name} | condition.columns | row for row in probes[group.id].rows(condition)]
                 file.write(json.dumps(new) + "\n")
                 file.flush()
                 rows += new
@@ -164,7 +180,7 @@ class Probe:
             places = dict(zip(shown.facts, _places(len(shown.facts)), strict=True))
             yield {
                 "group": self.group.id,
-                "kind": fact.kind.name,
+                "kind": fact.kind,
                 "asked": number,
                 "at": places[fact],
                 "chosen": places.get(chosen, ""),
@@ -177,7 +193,9 @@ class Probe:
     def shown(self, condition: Condition) -> Iterator[Shown]:
         """Each order in which logs are shown: every log stands once in every place."""
         facts = self.group.facts
-        if condition.beside == "nothing":
+        if condition.beside == "no logs":
+            yield from (Shown((fact,), ()) for fact in facts)
+        elif condition.beside == "nothing":
             yield from (Shown((fact,), (self.block(condition, fact),)) for fact in facts)
         elif condition.beside == "paragraph":
             other = self._encode(_paragraph(), condition.policy)
@@ -199,7 +217,7 @@ class Probe:
         if condition.reads == "same positions":
             return Shown(facts, tuple(PlacedBlock(b, torch.arange(start, start + len(b))) for b in blocks))
         if not condition.recompute:
-            return Shown(facts, tuple(blocks))
+            return Shown(facts, tuple(blocks), self._patch(condition).share(blocks[0]) if condition.patch else 0.0)
         head, slots = self.head(condition), self._anew(condition, blocks)
         whole = recompute(self.lm, [head, *blocks], [start + slot for slot in slots])
         return Shown(facts, (whole.slice(start, len(whole)),), len(slots) / (len(whole) - start))
@@ -222,19 +240,26 @@ class Probe:
         return [whole.slice(a, b) for a, b in pairwise(starts)]
 
     def logprobs(self, condition: Condition, asking: Sequence[tuple[Sequence[Part], Fact]]) -> list[list[float]]:
-        """Log-probability of each answer of the group, for each pair of what is injected and the log asked for."""
+        """Log-probability a token of each answer of the group, for pairs of what is injected and the log asked for."""
         answers = [self.lm.tokenize(f" {fact.answer}") for fact in self.group.facts]
         begins = [*dict.fromkeys(tuple(ids[:end]) for ids in answers for end in range(len(ids)))]
-        contexts = [
-            replace(context, ids=(*context.ids, *ids))
-            for context in (self._context(condition, parts, fact) for parts, fact in asking)
-            for ids in begins
-        ]
+        asked = [self._context(condition, parts, fact) for parts, fact in asking]
+        if len(begins) > 1:
+            asked = [self._read_once(context) for context in asked]
+        contexts = [replace(context, ids=(*context.ids, *ids)) for context in asked for ids in begins]
         logprobs = self.lm.next_logits(contexts).float().log_softmax(dim=-1).unflatten(0, (len(asking), len(begins)))
         return [
-            [sum(float(row[begins.index(tuple(ids[:i])), ids[i]]) for i in range(len(ids))) for ids in answers]
+            [
+                sum(float(row[begins.index(tuple(ids[:i])), ids[i]]) for i in range(len(ids))) / len(ids)
+                for ids in answers
+            ]
             for row in logprobs
         ]
+
+    def _read_once(self, context: Context) -> Context:
+        """The same with the KV of all of its tokens but the last, which the answers' tokens share."""
+        stop = context.injected + len(context.ids) - 1
+        return Context(context.ids[-1:], (*context.blocks, self.lm.encode(context, context.injected, stop)))
 
     def _context(self, condition: Condition, parts: Sequence[Part], asked: Fact) -> Context:
         question = Question(self.group.id, asked.question, (asked.answer,))
@@ -243,7 +268,14 @@ class Probe:
     def block(self, condition: Condition, fact: Fact) -> KVBlock:
         """A log's KV."""
         firsts = {"stranger": self.group.stranger.first, "filler": fact.filler}
-        return self._encode(fact.log(condition.form, firsts.get(condition.reads)), condition.policy)
+        block = self._encode(fact.log(condition.form, firsts.get(condition.reads)), condition.policy)
+        if not condition.patch:
+            return block
+        alone = self._encode(fact.log(condition.form), replace(condition, reads="none").policy)
+        return self._patch(condition).apply(alone, block)
+
+    def _patch(self, condition: Condition) -> Patch:
+        return Patch.of(condition.patch, self.lm.model.config.num_hidden_layers)
 
     def head(self, condition: Condition) -> KVBlock:
         """What stands in front of the logs: the prompt's shared head, or nothing."""

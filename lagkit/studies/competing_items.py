@@ -42,6 +42,39 @@ UNRELATED = (
 
 
 @dataclass(frozen=True)
+class Fact:
+    """What one log says. kind: name of what is told; work: whom the question is about in the end.
+
+    first: the first round, which alone names person and work in a terse log. terse, restating: the last round in both
+    forms. question: the words of the user's turn; opening: those with which the assistant's begins, up to the answer.
+    """
+
+    kind: str
+    work: str
+    person: str
+    answer: str
+    first: str
+    terse: str
+    restating: str
+    question: str
+    opening: str
+
+    def last(self, form: Form) -> str:
+        """The last round: `terse`, saying only what is new, or `restating` whom it is about."""
+        return self.terse if form == "terse" else self.restating
+
+    def log(self, form: Form, first: str | None = None) -> Trace:
+        """The log; `first`: other words in the place of its first round."""
+        rounds = (Round("", self.first if first is None else first), Round("", self.last(form)))
+        return Trace(self.work, self.question, "", rounds, self.answer)
+
+    @property
+    def filler(self) -> str:
+        """Neutral words, as many as the first round has."""
+        return " ".join(["and so on"] * (len(self.first.split()) // 3) + ["and"] * (len(self.first.split()) % 3))
+
+
+@dataclass(frozen=True)
 class Kind:
     """A kind of fact. work: a pattern of two words' places. role: who stands behind it. says: what is said of them, up
     to the answer. asks: the question's words around whom it is about.
@@ -53,6 +86,21 @@ class Kind:
     says: str
     asks: tuple[str, str]
     answers: str
+
+    def fact(self, work: str, person: str, answer: str) -> Fact:
+        """What a log says of a work, the person behind it, and the answer."""
+        whom, (before, behind) = f"{person}, the {self.role} of {work},", self.asks
+        return Fact(
+            kind=self.name,
+            work=work,
+            person=person,
+            answer=answer,
+            first=f"The {self.role} of {work} is {person}.",
+            terse=f"This {self.role} {self.says} {answer}.",
+            restating=f"{whom} {self.says} {answer}.",
+            question=f"{before} {whom} {behind}",
+            opening=f"{person} {self.says}",
+        )
 
 
 KINDS = (
@@ -68,58 +116,13 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Fact:
-    """What one log says."""
-
-    kind: Kind
-    work: str
-    person: str
-    answer: str
-
-    @property
-    def whom(self) -> str:
-        """The entity, named in full."""
-        return f"{self.person}, the {self.kind.role} of {self.work},"
-
-    @property
-    def question(self) -> str:
-        """The words of the user's turn."""
-        before, behind = self.kind.asks
-        return f"{before} {self.whom} {behind}"
-
-    @property
-    def opening(self) -> str:
-        """The words with which the assistant's turn begins; the answer comes next."""
-        return f"{self.person} {self.kind.says}"
-
-    @property
-    def first(self) -> str:
-        """The first round, which alone says whom the fact is about."""
-        return f"The {self.kind.role} of {self.work} is {self.person}."
-
-    def last(self, form: Form) -> str:
-        """The last round: `terse`, saying only what is new, or `restating` whom it is about."""
-        whom = f"This {self.kind.role}" if form == "terse" else self.whom
-        return f"{whom} {self.kind.says} {self.answer}."
-
-    def log(self, form: Form, first: str | None = None) -> Trace:
-        """The log; `first`: other words in the place of its first round."""
-        rounds = (Round("", self.first if first is None else first), Round("", self.last(form)))
-        return Trace(self.work, self.question, "", rounds, self.answer)
-
-    @property
-    def filler(self) -> str:
-        """Neutral words, as many as the first round has."""
-        return " ".join(["and so on"] * (len(self.first.split()) // 3) + ["and"] * (len(self.first.split()) % 3))
-
-
-@dataclass(frozen=True)
 class Group:
-    """Logs of one kind that compete. stranger: a log of the same kind that shares nothing with them."""
+    """Logs of one kind that compete. stranger: a log that shares nothing with them; data: the data set, if from one."""
 
     id: str
     facts: tuple[Fact, ...]
     stranger: Fact
+    data: str = ""
 
 
 def groups(lm: LM, count: int, seed: int = 0) -> list[Group]:
@@ -132,7 +135,7 @@ def groups(lm: LM, count: int, seed: int = 0) -> list[Group]:
         kind = KINDS[number % len(KINDS)]
         answers = _equally_long(lm, kind.answers.split())
         facts = [
-            Fact(kind, work, person, answer)
+            kind.fact(work, person, answer)
             for work, person, answer in zip(
                 _works(rng, kind, works), _people(rng), rng.sample(answers, RIVALS + 1), strict=True
             )

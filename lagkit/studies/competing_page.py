@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -83,7 +84,10 @@ def _said(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
     own = pick(rows, TERSE["own"])
     for reads in ("stranger", "filler", "none"):
         if (found := gain(pick(rows, TERSE[reads]), own)) is not None:
-            told.append(f"terse last rounds, their own context against {reads}: {_judged(found)}.")
+            words = (
+                f"terse last rounds, their own context against {reads}: {_judged(found)}; log-probability of the right"
+            )
+            told.append(f"{words} answer: {_likelier(gain(pick(rows, TERSE[reads]), own, 'logprob'))}.")
     return told
 
 
@@ -92,6 +96,26 @@ def repairs(table: pd.DataFrame) -> list[Condition]:
     own = table[(table["recompute"] != "") & (table["form"] == "restating") & (table["at"] == "all")]
     own = own.sort_values("share", kind="stable")
     return [Condition("restating", EVERY, "own", recompute=way) for way in own["recompute"].drop_duplicates()]
+
+
+def patched(rows: pd.DataFrame) -> pd.DataFrame:
+    """Terse last rounds with parts of their own context: what the right answer gains over that of no context.
+
+    Index `model` and `context`; columns `share` of the numbers of the KV that the part has, `right`, and `more likely`,
+    nats a token of the right answer. Models of which no part was measured are left out.
+    """
+    found = []
+    for model, own in rows.groupby("model", sort=False):
+        parts = own[own["patch"] != ""].sort_values("patch", kind="stable")["patch"].unique()
+        none, table = pick(own, TERSE["none"]), rates(own)
+        for part in (*parts, "") if len(parts) else ():
+            condition = replace(TERSE["own"], patch=part)
+            gained = gain(none, pick(own, condition), "logprob")
+            whole = pick(table, condition).set_index("at").loc["all"]
+            share = whole["share"] if part else 1.0
+            found.append([model, label(condition), f"{share:.0%}", _percent(whole), _likelier(gained)])
+    columns = ["model", "context", "share", "right", "more likely"]
+    return pd.DataFrame(found, columns=columns).set_index(columns[:2])
 
 
 def markdown_page(rows: pd.DataFrame) -> str:
@@ -106,6 +130,10 @@ def markdown_page(rows: pd.DataFrame) -> str:
             some = own[(own["form"] == form) & (own["keep"] == keep)]
             if len(some):
                 parts += [f"### {title}", _table(some)]
+        if len(some := patched(rows[rows["model"] == model])):
+            parts += ["### Terse logs, the last round with a part of its own context", _PATCHED]
+            some = some.droplevel("model").reset_index()
+            parts.append(markdown.table(some.columns, some.to_numpy()))
     return "\n\n".join([*parts, "## Beside a first trial", _TRIAL, _beside(table)]) + "\n"
 
 
@@ -115,15 +143,15 @@ def remade(folder: Path) -> str:
 
 
 def _table(table: pd.DataFrame) -> str:
-    heads = ["shown as", "anew", "first", "middle", "last", "all places", "wrong: the last log's", "n (groups)"]
+    heads = ["shown as", "share", "first", "middle", "last", "all places", "wrong: the last log's", "n (groups)"]
     lines = []
     for name, own in table.groupby("label", sort=False):
         cells = own.set_index("at")
         whole = cells.loc["all"]
         alone = ["", "", ""] if "alone" in cells.index else [_cell(cells, at) for at in POSITIONS]
         last = "" if pd.isna(whole["last"]) else f"{whole['last']:.0%}"
-        anew = f"{whole['share']:.0%}" if whole["share"] else ""
-        lines.append([name, anew, *alone, _percent(whole), last, f"{whole['n']} ({whole['groups']})"])
+        share = f"{whole['share']:.0%}" if whole["share"] else ""
+        lines.append([name, share, *alone, _percent(whole), last, f"{whole['n']} ({whole['groups']})"])
     return markdown.table(heads, lines)
 
 
@@ -152,23 +180,36 @@ def _percent(row: pd.Series) -> str:
 
 
 def _judged(found: Difference) -> str:
-    row = {"mean": found.mean, "low": found.low, "high": found.high}
+    row = asdict(found)
     return f"{wording.judged(row, 'right')} ({wording.interval(row, 'right')} points)"
+
+
+def _likelier(found: Difference | None) -> str:
+    return wording.measured(asdict(found), "nats a token", ".2f") if found else ""
 
 
 _HEAD = """# Which of several competing logs is read?
 
 Logs of invented facts, three at a time: of the same kind (a film, its director, the director's town of birth), about
-other entities. One is asked for, and the model chooses between the three answers by log-probability; chance is a third.
-Nothing is decoded. Each log is asked for in turn and stands in each place, so that a group of three makes nine choices;
-what they share is counted in the 95% intervals. Logs stand behind the prompt's shared head unless a row says "in front
-of BOS". Float32; answers of one token each. [Notebook 14](../../notebooks/14_competing_logs.ipynb) shows the same as
-figures and measures another model; `python -m tests.pages` makes this page from the rows in `competing/`.
+other entities. One is asked for, and the model chooses between the three answers by log-probability; chance is a
+third. Nothing is decoded. Each log is asked for in turn and stands in each place, so that a group of three makes nine
+choices; what they share is counted in the 95% intervals. Logs stand behind the prompt's shared head unless a row says
+"in front of BOS". Answers take one token each. [Notebook 14](../../notebooks/14_competing_logs.ipynb) shows the same
+as figures and measures another model; `python -m tests.pages` makes this page from the rows in `competing/`.
 
-`qwen` is Qwen2.5-Coder-1.5B-Instruct, `smollm2` SmolLM2-135M-Instruct. The groups are the first ones of seed 0;
-conditions were measured on different numbers of them, which the last column has. Which ones, and on how many groups,
-was decided for want of time while the first results were seen. Differences are taken on groups that both conditions
-have. The testbed's model was not asked: its vocabulary spells these words byte by byte."""
+`smollm2` is SmolLM2-135M-Instruct in float32, `qwen` Qwen2.5-Coder-1.5B-Instruct in bfloat16. `qwen, wikihop`: real
+logs instead, each the two gold steps of a question of 2WikiMultiHopQA, three with the same two relations. Their
+answers take several tokens, so log-probabilities are those a token, and the model may know them: `no logs` says how
+often.
+
+The groups are the first ones of seed 0. Those of `smollm2`, and which conditions were measured on how many, were
+decided for want of time while its first results were seen; for `qwen` both were fixed before, with earlier results on
+six groups known. Differences are taken on groups that both conditions have. The testbed's model was not asked: its
+vocabulary spells these words byte by byte."""
+
+_PATCHED = """A part is taken of what the own context adds to the KV: in some layers, or its largest singular directions
+in each layer's keys and values. **share**: numbers of the part over those of the KV. **more likely**: log-probability
+of the right answer, less that behind nothing."""
 
 _TRIAL = """A first trial on the same model as `qwen`, of 5 to 30 items that are not in the repository, with other
 sentences and names, found the shares in the third column; the last one has those of the items here."""

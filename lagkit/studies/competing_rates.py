@@ -22,6 +22,7 @@ _READS = {
     "same positions": "KV, all at the same positions",
 }
 _BESIDE = {"rivals": "", "nothing": ", one log", "paragraph": ", one log and a paragraph"}
+_PATCHES = {"from": "from {}% of the layers on", "below": "below {}% of the layers", "rank": "rank {} in every layer"}
 _ANEW = {"first": "first {} tokens", "last": "last {} tokens", "most": "{}% that deviate most"}
 
 
@@ -36,6 +37,8 @@ def load(folder: Path) -> pd.DataFrame:
 def label(condition: Condition | Mapping[str, Any]) -> str:
     """How logs are shown, in words; the form of the logs and what is kept are left out."""
     own = condition.columns if isinstance(condition, Condition) else condition
+    if own["beside"] == "no logs":
+        return "no logs"
     words = _READS[own["reads"]]
     if own["reads"] == "own" and own["keep"] == "last_round":
         words = "KV, behind its own first round"
@@ -43,6 +46,9 @@ def label(condition: Condition | Mapping[str, Any]) -> str:
     if own["recompute"]:
         way, _, number = own["recompute"].partition(":")
         words += f", {_ANEW[way].format(number)} anew"
+    if own["patch"]:
+        way, _, number = own["patch"].partition(":")
+        words += f", {_PATCHES[way].format(number)}"
     words += ", blank lines around" if own["blanks"] == "around" else ""
     return words + (", in front of BOS" if own["place"] == "front" else "")
 
@@ -58,8 +64,9 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
     """Share of right choices by model, condition and place of the right log, and over all places (`at`: `all`).
 
     A row each, in the order in which they were measured: columns `model`, the condition's, `label`, `at`, `n`,
-    `groups`, `mean`, `low`, `high`, `share` of tokens computed anew, and `last`: of the wrong choices, the share that
-    is the last log's answer (missing where the right log is the last). Choices in one group of logs count as dependent.
+    `groups`, `mean`, `low`, `high`, `share` as of `competing.measure`, and `last`: of the wrong choices, the share that
+    is the last log's answer (missing where the right log is the last, or no other one is shown). Choices in one group
+    of logs count as dependent.
     """
     found = []
     for key, own in rows.groupby(["model", *CHOICES], sort=False):
@@ -68,7 +75,7 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
         for at in (*(place for place in (*POSITIONS, "alone") if place in set(own["at"])), "all"):
             some = own if at == "all" else own[own["at"] == at]
             interval = mean_interval(_values(some, "right"), _hops(some))
-            wrong = some[~some["right"] & (some["at"] != POSITIONS[-1])]
+            wrong = some[~some["right"] & some["at"].isin(POSITIONS[:-1])]
             last = (wrong["chosen"] == POSITIONS[-1]).mean() if len(wrong) else float("nan")
             # Few groups that differ much give bounds beyond any share.
             bounds = {"mean": interval.mean, "low": max(interval.low, 0.0), "high": min(interval.high, 1.0)}
@@ -85,13 +92,13 @@ def pick(table: pd.DataFrame, condition: Condition) -> pd.DataFrame:
     return table[chosen]
 
 
-def gain(one: pd.DataFrame, other: pd.DataFrame) -> Difference | None:
-    """Right choices of `other` rows less those of `one`, of one model, paired by the log that is asked for.
+def gain(one: pd.DataFrame, other: pd.DataFrame, column: str = "right") -> Difference | None:
+    """A column of `other` rows less that of `one`, of one model, paired by the log that is asked for.
 
     Where both know the same places, they are paired by place, too; else places are averaged. None without a pair.
     """
     by_place = set(one["at"]) == set(other["at"])
-    values = [_values(rows, "right", by_place=by_place) for rows in (one, other)]
+    values = [_values(rows, column, by_place=by_place) for rows in (one, other)]
     shared = values[0].index.intersection(values[1].index)
     if not len(shared):
         return None

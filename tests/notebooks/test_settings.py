@@ -200,7 +200,7 @@ def test_scale_shows_the_results_of_its_folder_and_measures_its_model(tmp_path, 
 
 
 @shows("14_competing_logs model", "14_competing_logs dtype", "14_competing_logs groups", "14_competing_logs seed")
-@shows("14_competing_logs first", "14_competing_logs results")
+@shows("14_competing_logs first", "14_competing_logs data", "14_competing_logs results")
 def test_competing_logs_measures_its_model_or_shows_the_rows_of_its_folder(tmp_path):
     model, out, folder = lms.saved(tmp_path / "tiny"), tmp_path / "out", tmp_path / "rows"
     drawn = {"groups": 2, "seed": 3, "first": 1}
@@ -208,10 +208,33 @@ def test_competing_logs_measures_its_model_or_shows_the_rows_of_its_folder(tmp_p
     assert (measured["lm"].dtype, measured["lm"].model.config.vocab_size) == (torch.bfloat16, lms.VOCAB)
     assert [*measured["rows"]["group"].unique()] == ["3-000-film", "3-001-novel"]
     assert len(measured["rows"]) == 2 * 9  # one condition
+    real = run(
+        "14_competing_logs",
+        "table",
+        model=str(model),
+        data=str(_two_steps(tmp_path / "wikihop")),
+        out=str(tmp_path / "o"),
+    )
+    assert {*real["rows"]["model"]} == {f"{model}, wikihop"}
     folder.mkdir()
     measured["rows"].to_parquet(folder / "tiny.parquet")
     shown = run("14_competing_logs", "table", results=str(folder))
     assert shown["rows"].equals(measured["rows"])
+
+
+def _two_steps(folder):
+    """A data folder of 2Wiki's layout with six questions, of two steps each."""
+    folder.mkdir()
+    records = [
+        {"_id": f"{n}", "type": "compositional", "question": f"Where was the director of Film {n} born?"}
+        | {"answer": f"Town {n}", "supporting_facts": [[f"Film {n}", 0], [f"Person {n}", 0]]}
+        | {"evidences": [[f"Film {n}", "director", f"Person {n}"], [f"Person {n}", "place of birth", f"Town {n}"]]}
+        for n in range(6)
+    ]
+    for name, some in (("dev_train", records[:3]), ("dev_test", records[3:])):
+        (folder / f"{name}.json").write_text(json.dumps(some), encoding="utf-8")
+    (folder / "dev_docs.json").write_text(json.dumps({"Film 0": "A film."}), encoding="utf-8")
+    return folder
 
 
 def test_a_count_of_none_is_refused_before_anything_is_done(tmp_path, monkeypatch):

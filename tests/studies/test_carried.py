@@ -14,8 +14,9 @@ from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.studies import carried
-from lagkit.studies.carried import Patch, patches
+from lagkit.studies.carried import patches
 from lagkit.studies.carry import BEYOND, BLOCK, OWN
+from lagkit.studies.patch import Patch
 from lagkit.util.errors import DataError
 from tests.helpers.lms import SAMPLE
 

@@ -39,7 +39,7 @@ def test_groups_share_nothing_within_and_are_the_same_for_every_count(lm):
     many = groups(lm, 16)
     assert groups(lm, 3) == many[:3]
     assert groups(lm, 3, seed=1) != many[:3]
-    assert len({fact.kind.name for group in many for fact in group.facts}) == 8
+    assert len({fact.kind for group in many for fact in group.facts}) == 8
     works = [fact.work for group in many for fact in (*group.facts, group.stranger)]
     assert len({*works}) == len(works)
     for group in many:
@@ -53,7 +53,7 @@ def test_only_the_first_round_of_a_terse_log_tells_whom_it_is_about(lm):
     fact, other, *_ = groups(lm, 1)[0].facts
     assert fact.person not in fact.last("terse")
     assert fact.person in fact.last("restating")
-    assert fact.opening.endswith(fact.kind.says)
+    assert fact.last("terse").endswith(f"{fact.opening.removeprefix(fact.person)} {fact.answer}.")
     assert [r.response for r in fact.log("terse", other.first).rounds] == [other.first, fact.last("terse")]
 
 
@@ -132,7 +132,32 @@ def test_the_answer_that_the_model_finds_likeliest_is_chosen(lm):
     )
     ids, answer = [*lm.tokenize(head), *lm.tokenize(text), *lm.tokenize(tail)], lm.tokenize(f" {facts[0].answer}")
     logits = lm.logits(Context((*ids, *answer)))[-len(answer) - 1 : -1].log_softmax(dim=-1)
-    assert float(logits[range(len(answer)), answer].sum()) == pytest.approx(logprobs[0], abs=1e-3)
+    assert float(logits[range(len(answer)), answer].mean()) == pytest.approx(logprobs[0], abs=1e-3)
+
+
+def test_a_patch_of_all_layers_is_the_own_context_and_one_of_no_layer_none(lm):
+    probe = probe_of(lm)
+
+    def block(reads="own", patch=""):
+        return probe.block(Condition("terse", "last_round", reads, patch=patch), probe.group.facts[0])
+
+    own, none = block(), block("none")
+    assert not torch.allclose(own.values[1], none.values[1], **CLOSE)
+    for patch, same in (("from:0", own), ("below:100", own), ("rank:1000", own), ("from:100", none), ("below:0", none)):
+        close(block(patch=patch), same)
+    half = block(patch="from:50")
+    assert torch.equal(half.values[0], none.values[0])
+    assert torch.equal(half.values[1], own.values[1])
+    [row, *_] = probe.rows(Condition("terse", "last_round", "own", patch="from:50"))
+    assert row["share"] == pytest.approx(0.5)
+
+
+def test_without_logs_the_prompt_alone_is_asked(lm):
+    probe = probe_of(lm)
+    rows = list(probe.rows(Condition("terse", "last_round", "own", beside="no logs")))
+    [logprobs] = probe.logprobs(TEXT, [((), probe.group.facts[0])])
+    assert [row["at"] for row in rows] == ["alone"] * RIVALS
+    assert rows[0]["logprob"] == pytest.approx(logprobs[0], abs=1e-5)
 
 
 def test_rows_are_kept_and_not_computed_again(lm, tmp_path, monkeypatch):

@@ -90,3 +90,21 @@ def test_conditions_have_names_of_their_own():
 def test_a_folder_without_rows_is_refused(tmp_path):
     with pytest.raises(DataError, match="holds no rows of competing logs"):
         load(tmp_path)
+
+
+def test_parts_of_the_own_context_are_told_beside_all_of_it():
+    none, own = page.TERSE["none"], page.TERSE["own"]
+    half = Condition("terse", "last_round", "own", patch="from:50")
+    rows = pd.DataFrame(rows_of(none, lambda at: "last") + rows_of(half, str, share=0.5) + rows_of(own, str))
+    assert page.patched(rows[rows["patch"] == ""]).empty
+    told = rows["patch"].map({"": 0.5, "from:50": 0.25}) * (rows["reads"] == "own")
+    rows["logprob"] = told * (1 + rows["asked"] / 10 + rows["group"].astype("category").cat.codes / 100)
+    table = page.patched(rows).loc["m"]
+    assert [*table["share"]] == ["50%", "100%"]
+    assert [*table["right"]] == ["100% [76, 100]"] * 2
+    assert [said.split(" [")[0] for said in table["more likely"]] == ["more, +0.29", "more, +0.58"]
+    assert "| KV, behind its own first round, from 50% of the layers on | 50% |" in page.markdown_page(rows)
+
+
+def test_what_is_asked_without_logs_is_named_so():
+    assert label(Condition("terse", "last_round", "own", beside="no logs")) == "no logs"

@@ -11,7 +11,8 @@ import torch
 from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.loop import Agent
 from lagkit.datasets import loaders as data
-from lagkit.datasets.world.dataset import Controls, write
+from lagkit.datasets.world.controls import Controls
+from lagkit.datasets.world.dataset import write
 from lagkit.logs.encode import Encoder
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.datasets.world.dataset import Controls
+from lagkit.datasets.world.controls import Controls
 from lagkit.model.lm import LM
 from lagkit.policy import CONTROLS
 from lagkit.runs.config import RunConfig

@@ -19,7 +19,7 @@ from typer import Typer
 from lagkit import __main__ as command
 from lagkit.datasets import loaders as data
 from lagkit.datasets.world import dataset
-from lagkit.datasets.world.dataset import Controls
+from lagkit.datasets.world.controls import Controls
 from lagkit.logs.address import beside, checked_uri
 from lagkit.logs.embedcache import VectorCache
 from lagkit.logs.lance import DiskCache

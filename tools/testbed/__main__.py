@@ -80,7 +80,7 @@ def study(
     ] = None,
 ) -> None:
     """Measure base quality and all variants, controls included, on several worlds. The same command resumes."""
-    from lagkit.datasets.world.dataset import Controls
+    from lagkit.datasets.world.controls import Controls
     from lagkit.policy import CONTROLS
     from lagkit.runs.config import RunConfig
     from lagkit.util.progress import quiet

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lagkit.datasets import loaders as data
-from lagkit.datasets.world.dataset import Controls
+from lagkit.datasets.world.controls import Controls
 from lagkit.logs.retrieve import load_embedder
 from lagkit.model.lm import LM
 from lagkit.runs import manifest

@@ -6,13 +6,12 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Literal, Self
-
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from typing import Any
 
 from lagkit.datasets import loaders as data
 from lagkit.datasets.loaders import Dataset, Stratum, stratum_of
 from lagkit.datasets.world import carry
+from lagkit.datasets.world.controls import AnyControls, CarryControls, Controls
 from lagkit.datasets.world.questions import Chain, ask, walk
 from lagkit.datasets.world.world import Fact, World, language, make_world, tell, trivia
 from lagkit.types import Hop
@@ -20,79 +19,19 @@ from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.files import write_json
 from lagkit.util.paths import at
 from lagkit.util.plainjson import read_json
-from lagkit.util.settings import Settings
 
 MOST_FACTS = 6  # in one passage
 CONTROLS, LAYOUT, LOGS = "controls.json", "musique", "logs.json"
-_CARRIED = ("seed", "entities", "unseen_questions", "mode")  # controls of a world of mode `carry`
 _TRIES = 5000  # to find a question of a kind, before it is said that there is none
 
 
-class Controls(Settings):
-    """What a test world is like; what is not named keeps its default.
-
-    hops: of the unseen questions, in equal parts. log_hops: of the log-store questions; each hop more is a round more
-    before the last one, where a query brings one fact. passages_per_fact: in how many passages a fact is told.
-    distractors: passages per entity that name it but tell nothing of use. overlap: shares of the unseen questions by
-    what they share with the log-store questions (`loaders.overlap`). contradicted: share of the facts that are
-    changed after the questions were drawn, so that logs of the same world without changes mislead.
-
-    mode: with `carry`, logs whose last round takes an earlier one to be understood (`world.carry`); of the rest, only
-    `seed`, `entities` and `unseen_questions` (a quarter on each rung) are then of use, and others are refused.
-    """
-
-    what: ClassVar[str] = "controls of a test world"
-
-    seed: int = 0
-    entities: PositiveInt = 400
-    hops: tuple[PositiveInt, ...] = Field(default=(1, 2, 3, 4), min_length=1)
-    log_hops: tuple[PositiveInt, ...] = Field(default=(2, 3, 4), min_length=1)
-    log_questions: PositiveInt = 150
-    unseen_questions: PositiveInt = 300
-    passages_per_fact: PositiveInt = 1
-    distractors: NonNegativeInt = 2
-    overlap: dict[Stratum, float] = Field(default={"all": 0.7, "final": 0.1, "other": 0.1, "none": 0.1})
-    contradicted: float = Field(default=0.0, ge=0, le=1)
-    mode: Literal["plain", "carry"] = "plain"
-
-    @model_validator(mode="after")
-    def _of_use(self) -> Self:
-        usual, fields = type(self).model_construct(), set(type(self).model_fields) - {*_CARRIED}
-        idle = sorted(name for name in fields if getattr(self, name) != getattr(usual, name))
-        if self.mode == "carry" and idle:
-            raise ValueError(f"`{idle[0]}` does nothing in a world of mode carry: leave it out")
-        return self
-
-    @field_validator("hops", "log_hops")
-    @classmethod
-    def _possible(cls, hops: tuple[int, ...]) -> tuple[int, ...]:
-        most = longest_chain()
-        if max(hops) > most:
-            raise ValueError(
-                f"{max(hops)} hops are more than this language allows: no relation comes twice, so at most {most}"
-            )
-        return hops
-
-    @field_validator("overlap")
-    @classmethod
-    def _is_a_whole(cls, shares: dict[Stratum, float]) -> dict[Stratum, float]:
-        if not (min(shares.values(), default=0) >= 0 and abs(sum(shares.values()) - 1) <= 1e-6):  # nor NaN
-            raise ValueError(f"the shares must be positive and add up to 1; they are {shares}")
-        return shares
-
-
-def longest_chain() -> int:
-    """As many hops as there are relations, since none may come twice in a chain."""
-    return len(language().by_name)
-
-
-def write(folder: Path | str, controls: Controls) -> Path:
+def write(folder: Path | str, controls: AnyControls) -> Path:
     """Write `dev_train.json`, `dev_test.json`, `dev_docs.json` (MuSiQue's shape) and `controls.json`; returns `folder`.
 
     In mode `carry`, the logs too: `logs.json`. The same controls write the same bytes. Raises ConfigError when the
     world cannot provide what is asked.
     """
-    if controls.mode == "carry":
+    if isinstance(controls, CarryControls):
         return _write_carry(at(folder), controls)
     world = make_world(controls.seed, controls.entities)
     logged, unseen = draw(world, controls)
@@ -110,7 +49,7 @@ def write(folder: Path | str, controls: Controls) -> Path:
     return folder
 
 
-def _write_carry(folder: Path, controls: Controls) -> Path:
+def _write_carry(folder: Path, controls: CarryControls) -> Path:
     """Write a world of mode `carry`; its logs are the answers to the questions of `dev_train.json`."""
     items = carry.items(controls.seed, controls.unseen_questions // len(carry.RUNGS), controls.entities)
     logs = {log.question_id: (log, hop) for i in items for log, hop in zip(i.logs, i.question.hops, strict=True)}
@@ -138,13 +77,13 @@ def _asked(id: str, question: str, answer: str, hops: Sequence[Hop]) -> dict[str
     }
 
 
-def keep(folder: Path, controls: Controls) -> None:
+def keep(folder: Path, controls: AnyControls) -> None:
     """Write a run's world, unless it is there."""
     if not (folder / CONTROLS).exists():
         write(folder, controls)
 
 
-def load(folder: Path, controls: Controls) -> Dataset:
+def load(folder: Path, controls: AnyControls) -> Dataset:
     """The world in a run's folder; where there is none, as `write` would write it, and nothing is written.
 
     Raises ConfigError where it is another world, and DataError where that cannot be told.

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from lagkit.datasets.world import carry
 from lagkit.datasets.world.carry import RUNGS, Item
-from lagkit.datasets.world.dataset import Controls, write
+from lagkit.datasets.world.controls import CarryControls, controls_of
+from lagkit.datasets.world.dataset import write
 from lagkit.datasets.world.world import make_world
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError
@@ -109,7 +110,7 @@ def test_a_world_that_is_too_small_is_refused():
 
 
 def test_its_files_hold_questions_passages_and_logs_but_no_fact_that_is_asked(tmp_path):
-    controls = Controls(mode="carry", unseen_questions=40, seed=3)
+    controls = CarryControls(mode="carry", unseen_questions=40, seed=3)
     folder = write(tmp_path, controls)
     dataset, logs = load_logs(folder)
     assert [q.text for q in dataset.unseen] == [item.question.text for item in carry.items(3, 10)]
@@ -131,5 +132,5 @@ def load_logs(folder):
 @pytest.mark.parametrize("idle", [{"hops": (2,)}, {"distractors": 3}, {"overlap": {"all": 1.0}}, {"contradicted": 0.5}])
 def test_controls_that_would_do_nothing_are_refused(idle):
     [name] = idle
-    with pytest.raises(ConfigError, match=f"`{name}` does nothing in a world of mode carry: leave it out"):
-        Controls.parse({"mode": "carry", **idle})
+    with pytest.raises(ConfigError, match=f"mode carry: {name}: Extra inputs are not permitted"):
+        controls_of({"mode": "carry", **idle})

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lagkit.datasets import loaders as data
-from lagkit.datasets.world.dataset import Controls, follow, write
+from lagkit.datasets.world.controls import Controls
+from lagkit.datasets.world.dataset import follow, write
 from lagkit.datasets.world.questions import ask, respond, walk
 from lagkit.datasets.world.world import NAMES_IN_POOL, language, make_world, name_pool, tell, trivia
 from lagkit.util.errors import ConfigError

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.loop import Agent
 from lagkit.datasets import loaders as data
-from lagkit.datasets.world.dataset import Controls
+from lagkit.datasets.world.controls import Controls
 from lagkit.datasets.world.dataset import write as write_world
 from lagkit.logs.encode import Encoder
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
