@@ -8,7 +8,7 @@ third.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ from lagkit.studies.competing_items import RIVALS, UNRELATED, Fact, Form, Group
 from lagkit.studies.patch import Patch
 from lagkit.types import Question, Round, Trace
 from lagkit.util.errors import ConfigError
-from lagkit.util.files import write
+from lagkit.util.files import intact, write
 from lagkit.util.progress import progress
 
 Reads = Literal["text", "dense", "own", "stranger", "filler", "none", "same positions"]
@@ -113,40 +113,50 @@ def measure(lm: LM, groups: Sequence[Group], shown: Sequence[Condition], out: Pa
     """Every group under every condition: a row per log that is asked for and place of it, written as they come.
 
     out: a file of JSON lines; what it holds is not computed again. Columns besides the condition's: `model` (with the
-    data set, if the groups are from one), `group`, `kind`, `asked` (number of the log that is asked for), `at` (where
-    it stands), `chosen` (where the log stands whose answer is chosen; empty if it is not shown), `right`, `logprob` of
-    the right answer (nats a token), `margin` over the best wrong one, and `share` of the logs' tokens that were
-    computed anew, or of the numbers of their KV that a patch has. Raises ConfigError where `out` is another model's or
-    groups are of several data sets, ContextTooLong.
+    data set, if the groups are from one), `dtype`, `group`, `kind`, `asked` (number of the log that is asked for), `at`
+    (where it stands), `chosen` (where the log stands whose answer is chosen; empty if it is not shown), `right`,
+    `logprob` of the right answer (nats a token), `margin` over the best wrong one, and `share` of the logs' tokens that
+    were computed anew, or of the numbers of their KV that a patch has. Raises ConfigError where `out` is another
+    model's or groups are not of one data set, DataError where `out` is damaged, ContextTooLong.
     """
     names = {lm.name + (f", {group.data}" if group.data else "") for group in groups}
     if len(names) != 1:
-        raise ConfigError("Give groups of one data set.")
-    name = names.pop()
-    rows = _kept(out, name)
-    done = {(*[row[name] for name in CHOICES], row["group"]) for row in rows}
-    probes = {group.id: Probe(lm, group) for group in groups}
+        raise ConfigError("Give groups, and of one data set.")
+    source = {"model": names.pop(), "dtype": str(lm.dtype).removeprefix("torch.")}
+    rows = _kept(out, source)
+    done, wanted = {_key(row) for row in rows}, {group.id: Probe(lm, group) for group in groups}
     with out.open("a", encoding="utf-8") as file:
-        for condition in progress(shown, f"Competing logs, {name}"):
-            for group in groups:
-                if (*condition.columns.values(), group.id) in done:
+        for condition in progress(shown, f"Competing logs, {source['model']}"):
+            for id, probe in wanted.items():
+                if (*condition.columns.values(), id) in done:
                     continue
-                new = [{"model": name} | condition.columns | row for row in probes[group.id].rows(condition)]
+                new = [source | condition.columns | row for row in probe.rows(condition)]
                 file.write(json.dumps(new) + "\n")
                 file.flush()
                 rows += new
-    return pd.DataFrame(rows)
+    asked = {(*condition.columns.values(), id) for condition in shown for id in wanted}
+    return pd.DataFrame([row for row in rows if _key(row) in asked])
 
 
-def _kept(out: Path, model: str) -> list[dict[str, Any]]:
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a line of the file is of: a condition and a group."""
+    return (*[row[name] for name in CHOICES], row["group"])
+
+
+def _kept(out: Path, source: Mapping[str, str]) -> list[dict[str, Any]]:
     """The rows of a file; a torn last line, of a run that was killed, is cut off."""
     out.parent.mkdir(parents=True, exist_ok=True)
     *lines, torn = (out.read_text(encoding="utf-8") if out.exists() else "").split("\n")
     if torn:
         write(out, "".join(f"{line}\n" for line in lines))
-    rows = [row for line in lines for row in json.loads(line)]
-    if others := {row["model"] for row in rows} - {model}:
-        raise ConfigError(f"{out} holds what {others.pop()} chose: give {model} a file of its own.")
+    with intact(out, "delete it, and its rows are measured anew"):
+        rows = [row for line in lines for row in json.loads(line)]
+        found = {(*(row[name] for name in source), _key(row))[: len(source)] for row in rows}
+    if others := found - {(*source.values(),)}:
+        name, dtype = others.pop()
+        raise ConfigError(
+            f"{out} holds what {name} chose in {dtype}: give {' in '.join(source.values())} a file of its own."
+        )
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,15 @@ from itertools import chain, zip_longest
 from lagkit.datasets.loaders import Dataset
 from lagkit.studies.competing_items import RIVALS, Fact, Group
 from lagkit.types import Question
-from lagkit.util.errors import DataError
+from lagkit.util.errors import ConfigError, DataError
 
 _STEP = " >> "  # between what a gold step is about and its relation
+
+
+def check(model: str, data: str) -> None:
+    """Raise ConfigError where real logs are asked for and no model that should read them."""
+    if data and not model:
+        raise ConfigError("`data` makes logs for a `model` to read: give both, or neither.")
 
 
 def groups(data: Dataset, count: int | None = None, seed: int = 0) -> list[Group]:
@@ -37,7 +44,7 @@ def groups(data: Dataset, count: int | None = None, seed: int = 0) -> list[Group
     # Whose first round is read instead of a log's own: one of the next group's, which shares nothing with it.
     strangers = [facts[0] for facts in (*found[1:], found[0])]
     made = [
-        Group(f"{data.name}-{number:03d}-{facts[0].kind}", facts, stranger, data.name)
+        Group(f"{seed}-{number:03d}-{_digest(facts)}", facts, stranger, data.name)
         for number, (facts, stranger) in enumerate(zip(found, strangers, strict=True))
     ]
     return made[:count]
@@ -50,12 +57,8 @@ def _fact(question: Question) -> Fact | None:
     (work, _, role), (_, found, says) = (hop.question.partition(_STEP) for hop in question.hops)
     person, answer = (hop.answer for hop in question.hops)
     about = question.hops[1].question.split(_STEP)[0]
-    if (
-        not role
-        or not found
-        or (about != "#1" and about.casefold() not in person.casefold())
-        or answer in (work, person)
-    ):
+    follows = about == "#1" or about.casefold() in person.casefold()
+    if not (role and found and follows) or answer in (work, person) or _is_no_noun(role) or _is_no_noun(says):
         return None
     whom = f"{person}, the {role} of {work},"
     return Fact(
@@ -69,6 +72,11 @@ def _fact(question: Question) -> Fact | None:
         question=f"What is the {says} of {whom[:-1]}?",
         opening=f"The {says} of {person} is",
     )
+
+
+def _digest(facts: Sequence[Fact]) -> str:
+    """Tells groups apart that were drawn with one seed from two folders of one name."""
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
 
 
 def _is_no_noun(relation: str) -> bool:

@@ -111,6 +111,8 @@ def patched(rows: pd.DataFrame) -> pd.DataFrame:
         for part in (*parts, "") if len(parts) else ():
             condition = replace(TERSE["own"], patch=part)
             gained = gain(none, pick(own, condition), "logprob")
+            if pick(own, condition).empty:
+                continue
             whole = pick(table, condition).set_index("at").loc["all"]
             share = whole["share"] if part else 1.0
             found.append([model, label(condition), f"{share:.0%}", _percent(whole), _likelier(gained)])

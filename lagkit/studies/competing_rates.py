@@ -11,6 +11,7 @@ import pandas as pd
 from lagkit.stats.intervals import Difference, mean_interval, paired_interval
 from lagkit.studies.competing import CHOICES, POSITIONS, Condition
 from lagkit.util.errors import DataError
+from lagkit.util.files import intact
 
 _READS = {
     "text": "text",
@@ -27,11 +28,16 @@ _ANEW = {"first": "first {} tokens", "last": "last {} tokens", "most": "{}% that
 
 
 def load(folder: Path) -> pd.DataFrame:
-    """The rows of all models in a folder, which has a parquet file for each; raises DataError if there is none."""
+    """The rows of all models in a folder, a parquet file for each; DataError if there is none, or a wrong one."""
     files = sorted(folder.glob("*.parquet"))
     if not files:
         raise DataError(f"{folder} holds no rows of competing logs: measure some, or give another folder.")
-    return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    rows = []
+    for file in files:
+        with intact(file, "measure that model anew"):
+            rows.append(pd.read_parquet(file))
+            rows[-1][CHOICES]  # a file without one of them would vanish in silence where rows are grouped
+    return pd.concat(rows, ignore_index=True)
 
 
 def label(condition: Condition | Mapping[str, Any]) -> str:

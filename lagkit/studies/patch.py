@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lagkit.model.kv import KVBlock
-from lagkit.util.errors import DataError
+from lagkit.util.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,15 @@ class Patch:
 
     @classmethod
     def of(cls, spec: str, layers: int) -> Patch:
-        """`from:P` or `below:P` percent of a model's layers, or `rank:R` in all of them."""
-        how, _, number = spec.partition(":")
-        edge = round(int(number) * layers / 100)
-        whole = cls(spec, 0, layers)
-        ways = {
-            "from": replace(whole, first=edge),
-            "below": replace(whole, stop=edge),
-            "rank": replace(whole, rank=int(number)),
-        }
-        return ways[how]
+        """`from:P` or `below:P` percent of a model's layers, or `rank:R` in all of them; raises ConfigError."""
+        how, _, words = spec.partition(":")
+        number = int(words) if words.isdecimal() else -1
+        edge, whole = round(number * layers / 100), cls(spec, 0, layers)
+        if how == "rank" and number > 0:
+            return replace(whole, rank=number)
+        if how in ("from", "below") and 0 <= number <= 100:
+            return replace(whole, first=edge) if how == "from" else replace(whole, stop=edge)
+        raise ConfigError(f"{spec!r} is no part of a context: give from:P or below:P with P percent, or rank:R.")
 
     def apply(self, alone: KVBlock, own: KVBlock) -> KVBlock:
         """The KV of a log alone with the patch. Raises DataError where the two blocks do not hold the same tokens."""
@@ -47,10 +46,11 @@ class Patch:
         return KVBlock(keys, values, alone.ids)
 
     def share(self, block: KVBlock) -> float:
-        """Numbers of the patch over those of the block."""
+        """Numbers of the patch over those of the block, as the two factors of each matrix if of a rank."""
         layers, kv_heads, head_dim = block.shape
         whole = len(block) * kv_heads * head_dim
-        stored = whole if self.rank is None else self.rank * (len(block) + kv_heads * head_dim)
+        width = kv_heads * head_dim
+        stored = whole if self.rank is None else min(self.rank, len(block), width) * (len(block) + width)
         return (self.stop - self.first) * stored / (layers * whole)
 
     def _added(self, alone: Tensor, own: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lagkit.studies import competing
 from lagkit.studies.attention import Watch, watching
 from lagkit.studies.competing import Condition, Probe
 from lagkit.studies.competing_items import RIVALS, groups
-from lagkit.util.errors import ConfigError
+from lagkit.util.errors import ConfigError, DataError
 from tests.helpers.lms import tiny_lm
 
 APART, TEXT = Condition("restating", "all_rounds", "own"), Condition("restating", "all_rounds", "text")
@@ -173,5 +173,25 @@ def test_rows_are_kept_and_not_computed_again(lm, tmp_path, monkeypatch):
     assert competing.measure(lm, some, shown, out).to_dict() == rows.to_dict()
     assert out.read_text() == whole
     out.write_text(whole.replace(f'"model": "{lm.name}"', '"model": "other"'))
-    with pytest.raises(ConfigError, match="holds what other chose"):
+    with pytest.raises(ConfigError, match="holds what other chose in float32"):
         competing.measure(lm, some, shown, out)
+    for damaged in ('{"model": 1}\n', "[1]\n", "[{]\n", whole.replace('"patch"', '"past"')):
+        out.write_text(damaged)
+        with pytest.raises(DataError, match=r"rows.jsonl is damaged .*: delete it"):
+            competing.measure(lm, some, shown, out)
+        assert out.read_text() == damaged
+
+
+def test_only_what_is_asked_for_is_returned(lm, tmp_path):
+    out, some = tmp_path / "rows.jsonl", groups(lm, 2)
+    both = competing.measure(lm, some, [APART, TEXT], out)
+    assert competing.measure(lm, some[1:], [TEXT], out)["group"].unique() == [some[1].id]
+    other = competing.measure(lm, groups(lm, 1, seed=1), [TEXT], out)
+    assert len(both) == 4 * 9
+    assert other["group"].unique() == ["1-000-film"]
+
+
+@pytest.mark.parametrize("spec", ["rank", "rank:0", "from:150", "below:-1", "upto:5"])
+def test_a_part_that_there_is_not_is_refused(lm, spec):
+    with pytest.raises(ConfigError, match="is no part of a context"):
+        probe_of(lm).block(Condition("terse", "last_round", "own", patch=spec), groups(lm, 1)[0].facts[0])

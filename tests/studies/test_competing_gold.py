@@ -45,6 +45,7 @@ def test_groups_are_of_one_kind_share_no_name_and_are_the_same_for_every_count()
     assert {group.facts[0].kind for group in found[:2]} == {"director, spouse", "director, place of birth"}
     works = [fact.work for group in found for fact in group.facts]
     assert len({*works}) == len(works) == RIVALS * len(found)
+    assert not {group.id for group in groups(data_of(mixed), seed=1)} & {group.id for group in found}
     for group in found:
         assert len({fact.kind for fact in group.facts}) == 1
         assert group.stranger.work not in {fact.work for fact in group.facts}
@@ -53,7 +54,6 @@ def test_groups_are_of_one_kind_share_no_name_and_are_the_same_for_every_count()
 @pytest.mark.parametrize(
     "other",
     [
-        question(1, second="educated at"),  # no noun
         question(1, about="Somebody else"),  # no chain
         replace(question(1), hops=question(1).hops[:1]),
         replace(question(1), hops=(Hop("a", "Who made it?", "Person 1"), question(1).hops[1])),
@@ -64,6 +64,13 @@ def test_questions_whose_steps_are_no_chain_of_relations_are_left_out(other):
     assert len(groups(data_of(plain))) == 2
     names = [fact.person for group in groups(data_of([*plain, other])) for fact in group.facts]
     assert "Person 1" not in names
+
+
+def test_relations_that_are_no_nouns_make_no_logs():
+    plain, odd = ([question(n, second=second) for n in range(9)] for second in ("place of birth", "educated at"))
+    assert len(groups(data_of(plain))) == 3
+    with pytest.raises(DataError, match="made has 0 groups"):
+        groups(data_of(odd))
 
 
 def test_too_few_groups_are_refused():
@@ -92,5 +99,5 @@ def test_answers_of_several_tokens_are_compared_by_the_token(tmp_path):
 
 def test_groups_of_two_data_sets_are_not_measured_together(tmp_path):
     lm, some = tiny_lm(), groups(data_of([question(n) for n in range(6)]))
-    with pytest.raises(ConfigError, match="groups of one data set"):
+    with pytest.raises(ConfigError, match="of one data set"):
         competing.measure(lm, [some[0], replace(some[1], data="other")], [], tmp_path / "rows.jsonl")

@@ -106,5 +106,12 @@ def test_parts_of_the_own_context_are_told_beside_all_of_it():
     assert "| KV, behind its own first round, from 50% of the layers on | 50% |" in page.markdown_page(rows)
 
 
+def test_a_file_without_a_column_is_refused(tmp_path, rows):
+    rows.to_parquet(tmp_path / "a.parquet")
+    rows.drop(columns="patch").to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b.parquet is damaged .*measure that model anew"):
+        load(tmp_path)
+
+
 def test_what_is_asked_without_logs_is_named_so():
     assert label(Condition("terse", "last_round", "own", beside="no logs")) == "no logs"

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from lagkit.datasets.loaders import Stratum
+from lagkit.datasets.world.carry import RUNGS
 from lagkit.datasets.world.world import language
+from lagkit.util.errors import ConfigError
 from lagkit.util.settings import Settings
 
 
@@ -63,7 +65,7 @@ class CarryControls(Settings):
     mode: Literal["carry"]
     seed: int = 0
     entities: PositiveInt = 400
-    unseen_questions: PositiveInt = 300
+    unseen_questions: PositiveInt = Field(default=300, multiple_of=len(RUNGS))
 
 
 AnyControls = Controls | CarryControls
@@ -71,4 +73,8 @@ AnyControls = Controls | CarryControls
 
 def controls_of(given: dict[str, Any]) -> AnyControls:
     """The controls that are given, those of a plain world if no `mode` is. Raises ConfigError as `Settings.parse`."""
-    return (CarryControls if "mode" in given else Controls).parse(given)
+    if "mode" not in given:
+        return Controls.parse(given)
+    if given["mode"] != "carry":
+        raise ConfigError(f"A test world has no mode {given['mode']!r}: give mode=carry, or leave it out.")
+    return CarryControls.parse(given)

@@ -15,6 +15,7 @@ from sklearn.manifold import TSNE
 from lagkit.logs.index import Vectors
 from lagkit.logs.listing import JUDGED
 from lagkit.logs.store import Store
+from lagkit.model.prompts.untrusted import encodable
 from lagkit.policy import get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.views.plots.explore import log_map
@@ -44,8 +45,8 @@ def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
     rows = [
         {
             "log": t.id,
-            "question": t.question,
-            "answer": t.answer or "",
+            "question": encodable(t.question),
+            "answer": encodable(t.answer or ""),
             "right": JUDGED[t.correct],
             "rounds": len(t.rounds),
         }

@@ -248,15 +248,20 @@ class Playground(Panel):
         self.attention.outputs, self.answers.value, self.attended.options = (), "", ()
         self.progress.value, self.progress.max = 0, max(len(names), 1) * self._max_rounds
         self.say("Working …" if self._means.ready else "The model is being loaded; the question waits for it …")
-        for name, trace in self._followed(asked, names):
-            number = len(trace.rounds)
-            self.going = {} if self._has_ended(name, trace) else {name: f"in round {number + 1} …"}
-            self.traces[name] = trace
-            self.progress.value = (len(self.traces) - 1) * self._max_rounds + number
-            self.say(f"{palette.readable(name)}: round {number} of at most {self._max_rounds}")
-            self._show()
-        self.attended.options = [(palette.readable(name), name) for name, trace in self.traces.items() if trace.rounds]
-        self.attended.index = 0 if self.attended.options else None
+        try:
+            for name, trace in self._followed(asked, names):
+                number = len(trace.rounds)
+                self.going = {} if self._has_ended(name, trace) else {name: f"in round {number + 1} …"}
+                self.traces[name] = trace
+                self.progress.value = (len(self.traces) - 1) * self._max_rounds + number
+                self.say(f"{palette.readable(name)}: round {number} of at most {self._max_rounds}")
+                self._show()
+        except Exception:
+            self._leave("broke off")
+            raise
+        finally:
+            known = [(palette.readable(name), name) for name, trace in self.traces.items() if trace.rounds]
+            self.attended.options, self.attended.index = known, 0 if known else None
         if self._stopping.is_set():
             self._stopped(names)
             return
@@ -281,12 +286,16 @@ class Playground(Panel):
 
     def _stopped(self, names: Sequence[str]) -> None:
         """Say of each variant how far it came."""
-        self.going = {name: f"stopped after round {len(self.traces[name].rounds)}" for name in self.going}
-        self._show()
+        self._leave("stopped")
         self.progress.bar_style = "warning"
         unasked = [palette.readable(name) for name in names if name not in self.traces]
         rest = f" Not asked: {'; '.join(unasked)}." if unasked else ""
         self.say(f"Stopped; what was done until then is shown.{rest}")
+
+    def _leave(self, how: str) -> None:
+        """Say how the variant ended that has not come to its end."""
+        self.going = {name: f"{how} after round {len(self.traces[name].rounds)}" for name in self.going}
+        self._show()
 
     def _show(self) -> None:
         gold = self._asked.answers if self._asked else ()

@@ -132,5 +132,9 @@ def load_logs(folder):
 @pytest.mark.parametrize("idle", [{"hops": (2,)}, {"distractors": 3}, {"overlap": {"all": 1.0}}, {"contradicted": 0.5}])
 def test_controls_that_would_do_nothing_are_refused(idle):
     [name] = idle
+    with pytest.raises(ConfigError, match="no mode 'plain': give mode=carry"):
+        controls_of({"mode": "plain"})
+    with pytest.raises(ConfigError, match="multiple of 4"):
+        controls_of({"mode": "carry", "unseen_questions": 10})
     with pytest.raises(ConfigError, match=f"mode carry: {name}: Extra inputs are not permitted"):
         controls_of({"mode": "carry", **idle})

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from traitlets import TraitError
 
+from lagkit.logs.encode import Encoder
 from lagkit.logs.store import LogStore
 from lagkit.views.widgets import LogExplorer, logs
 from lagkit.views.widgets import explorer as explorer_module
-from tests.helpers.panels import PROMPT, TRACES
+from tests.helpers.lms import open_store
+from tests.helpers.panels import EMBEDDER, PROMPT, TRACES
 
 KEPT, MAP = 1, 2  # tabs
 
@@ -101,6 +104,25 @@ def test_another_policy_keeps_other_tokens(explorer):
     action = explorer.kept.value.count("<mark")
     explorer.policy.value = "kv_all_rounds"
     assert 0 < action < explorer.kept.value.count("<mark")
+
+
+def test_a_log_that_another_process_deleted_leaves_the_list(explorer, store, lm, tmp_path):
+    gone = explorer.log
+    explorer.delete.click()
+    with LogStore.open(tmp_path / "store", write=True) as writer:
+        writer.delete([gone])
+    explorer.confirm.click()
+    assert "deleted by another process; 1 are left" in explorer.message.value
+    assert gone not in listed(explorer)
+
+
+def test_a_log_whose_words_no_file_takes_is_listed(tmp_path, lm):
+    open_store(tmp_path / "odd", lm, replace(TRACES[0], question="Who \ud800?")).close()
+    with LogStore.open(tmp_path / "odd") as reader:
+        shown = LogExplorer(reader, embedder=EMBEDDER, encoder=Encoder(lm, PROMPT))
+        assert [*logs.logs_table(reader)["question"]] == ["Who ??"]
+        assert len(listed(shown)) == 1
+        assert "unexpected" not in shown.message.value
 
 
 def test_a_log_is_deleted_only_after_a_second_press(explorer, store):

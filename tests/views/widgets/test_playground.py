@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from lagkit.util.errors import ConfigError
+from lagkit.util.errors import ConfigError, StoreError
 from lagkit.views.widgets import Playground, asking
+from lagkit.views.widgets import playground as playground_module
 from lagkit.views.widgets.parts import Later
 from tests.helpers.lms import ScriptedLM, short_prompt
 from tests.helpers.panels import ANSWER, PROMPT, QUESTION, SEARCH
@@ -140,6 +141,24 @@ def test_errors_that_nobody_foresaw_are_told_in_a_sentence_too(playground, monke
     assert playground.wait(60)
     assert "Something unexpected went wrong (ZeroDivisionError: division by &lt;zero&gt;)." in playground.message.value
     assert playground.progress.bar_style == "danger"
+
+
+def test_a_variant_that_breaks_off_says_where_and_what_it_did_can_be_looked_at(playground, lm, monkeypatch):
+    lm.play({QUESTION.text: [SEARCH] * 6})
+    follow = playground_module.follow
+
+    def breaks(*given, **settings):
+        yield next(follow(*given, **settings))
+        raise StoreError("The store is gone.")
+
+    monkeypatch.setattr(playground_module, "follow", breaks)
+    playground.question.value = QUESTION.text
+    playground.ask()
+    assert playground.wait(60)
+    assert "The store is gone." in playground.message.value
+    assert "in round 2" not in playground.answers.value
+    assert playground.answers.value.count("<i>broke off after round 1</i>") == 2
+    assert [name for _, name in playground.attended.options] == ["no_logs"]
 
 
 def test_the_playground_shows_what_an_answer_attends_to(playground, lm):
