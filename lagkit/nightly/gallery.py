@@ -67,6 +67,11 @@ class Executed:
         """The file's name without its suffix, also that of its page, copy and picture."""
         return self.path.stem
 
+    @property
+    def title(self) -> str:
+        """As its page is titled, with what stands behind a hyphen in the file's name: `05_attention-laptop`."""
+        return self.opening[0] + "".join(f" ({other})" for other in self.name.split("-")[1:])
+
     @cached_property
     def opening(self) -> tuple[str, str]:
         """The title, and the first sentence after it, as Markdown; raises DataError if there are none."""
@@ -189,7 +194,7 @@ def write_page(executed: Path, page: Path) -> Path:
 
 def _page(one: Executed, script: str = "", back: pages.Link | None = None) -> str:
     """As `pages.render`; raises DataError if the page would load something over the network."""
-    text = pages.render(one.notebook, one.opening[0], script, back)
+    text = pages.render(one.notebook, one.title, script, back)
     if found := pages.loaded(text):
         raise DataError(f"The page of {one.path} would load {found[0]}: pages work offline, take it out.")
     return text
@@ -216,7 +221,7 @@ def write_copies(executed: Sequence[Executed], folder: Path) -> Path:
     ]
     for one in executed:
         write(folder / f"{one.name}.ipynb", texts[one.name])
-        parts += [f"## [{one.opening[0]}]({one.name}.ipynb)", one.sentence]
+        parts += [f"## [{one.title}]({one.name}.ipynb)", one.sentence]
         if one.preview:
             write(folder / f"{one.name}.png", one.preview)
             parts.append(f"[![{literal(one.shows)}]({one.name}.png)]({one.name}.ipynb)")

@@ -313,6 +313,18 @@ def test_a_notebook_is_shown_with_the_first_sentence_of_its_verdict_or_else_of_i
     assert "kv_block" not in index
 
 
+def test_a_second_copy_of_a_notebook_says_in_its_title_what_it_is(tmp_path):
+    folder = tmp_path / "executed"
+    for name in ("02_it", "02_it-laptop"):
+        write(folder, name)
+    gallery.make(folder, tmp_path / "pages", tmp_path / "copies")
+    index = (tmp_path / "pages" / "index.html").read_text(encoding="utf-8")
+    assert index.count("Does <code>it</code> work?</a>") == index.count("Does <code>it</code> work? (laptop)</a>") == 1
+    assert "<title>Does `it` work? (laptop)" in (tmp_path / "pages" / "02_it-laptop.html").read_text(encoding="utf-8")
+    readme = (tmp_path / "copies" / "README.md").read_text(encoding="utf-8")
+    assert "## [Does `it` work? (laptop)](02_it-laptop.ipynb)" in readme
+
+
 def test_a_folder_needs_notebooks_of_different_names(tmp_path):
     with pytest.raises(DataError, match=r"There is no executed notebook in .*: make some with"):
         find(tmp_path)
