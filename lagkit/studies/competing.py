@@ -151,7 +151,7 @@ def _kept(out: Path, source: Mapping[str, str]) -> list[dict[str, Any]]:
         write(out, "".join(f"{line}\n" for line in lines))
     with intact(out, "delete it, and its rows are measured anew"):
         rows = [row for line in lines for row in json.loads(line)]
-        found = {(*(row[name] for name in source), _key(row))[: len(source)] for row in rows}
+        found = {tuple(row[name] for name in source) for row in rows if _key(row)}
     if others := found - {(*source.values(),)}:
         name, dtype = others.pop()
         raise ConfigError(
@@ -227,7 +227,9 @@ class Probe:
         if condition.reads == "same positions":
             return Shown(facts, tuple(PlacedBlock(b, torch.arange(start, start + len(b))) for b in blocks))
         if not condition.recompute:
-            return Shown(facts, tuple(blocks), self._patch(condition).share(blocks[0]) if condition.patch else 0.0)
+            return Shown(
+                facts, tuple(blocks), _patch(condition, blocks[0]).share(blocks[0]) if condition.patch else 0.0
+            )
         head, slots = self.head(condition), self._anew(condition, blocks)
         whole = recompute(self.lm, [head, *blocks], [start + slot for slot in slots])
         return Shown(facts, (whole.slice(start, len(whole)),), len(slots) / (len(whole) - start))
@@ -282,10 +284,7 @@ class Probe:
         if not condition.patch:
             return block
         alone = self._encode(fact.log(condition.form), replace(condition, reads="none").policy)
-        return self._patch(condition).apply(alone, block)
-
-    def _patch(self, condition: Condition) -> Patch:
-        return Patch.of(condition.patch, self.lm.model.config.num_hidden_layers)
+        return _patch(condition, block).apply(alone, block)
 
     def head(self, condition: Condition) -> KVBlock:
         """What stands in front of the logs: the prompt's shared head, or nothing."""
@@ -311,6 +310,10 @@ class Probe:
 
     def _builder(self, condition: Condition, opening: str = "") -> KVContextBuilder:
         return KVContextBuilder(self.lm, replace(PROMPT, opening=opening), condition.policy)
+
+
+def _patch(condition: Condition, block: KVBlock) -> Patch:
+    return Patch.of(condition.patch, layers=block.shape[0])
 
 
 def deviations(blocks: Sequence[KVBlock], dense: Sequence[KVBlock]) -> torch.Tensor:
