@@ -20,7 +20,7 @@ from lagkit.views import palette
 from lagkit.views.plots import tokens
 from lagkit.views.widgets.finding import Wanted, find, none_found, scored, some_found, unrelated
 from lagkit.views.widgets.live import LogMap, LogTable
-from lagkit.views.widgets.logs import Places, delete_log, project, short
+from lagkit.views.widgets.logs import Places, delete_log, project
 from lagkit.views.widgets.pages import explorer_html, kept_html, log_names, trace_html
 from lagkit.views.widgets.parts import MODEL_TURN, Later, Panel, rows, sentence, show_html
 
@@ -315,7 +315,7 @@ class LogExplorer(Panel):
             with self.telling():
                 question, held = self.store.get(log).question, self.store.sizes([log])["bytes"].sum()
                 kv = f" and its {held / _KIB:,.0f} KiB of KV" if held else ""
-                asked = escape(f"Delete the log of “{short(question)}”{kv}, for good?")
+                asked = escape(f"Delete the log of “{question}”{kv}, for good?")
                 self.question.value = f"<div style='line-height:1.4'>{asked}</div>"
                 self.asking.layout.display, self._doomed = "flex", log
 
@@ -327,7 +327,7 @@ class LogExplorer(Panel):
             if (log := self._doomed) is None:  # another log was chosen before this press arrived
                 return
             if log in self.store:
-                said = f"The log of “{short(self.store.get(log).question)}” was deleted"
+                said = f"The log of “{self.store.get(log).question}” was deleted"
                 delete_log(self.store, log)
             else:
                 said = "The log was deleted by another process"
