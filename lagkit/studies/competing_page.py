@@ -206,8 +206,9 @@ often.
 
 The groups are the first ones of seed 0. Those of `smollm2`, and which conditions were measured on how many, were
 decided for want of time while its first results were seen; for `qwen` both were fixed before, with earlier results on
-six groups known. Differences are taken on groups that both conditions have. The testbed's model was not asked: its
-vocabulary spells these words byte by byte."""
+six groups known; for `qwen, wikihop` they were cut for want of time, before its results were seen. Differences are
+taken on groups that both conditions have. The testbed's model was not asked: its vocabulary spells these words byte
+by byte."""
 
 _PATCHED = """A part is taken of what the own context adds to the KV: in some layers, or its largest singular directions
 in each layer's keys and values. **share**: numbers of the part over those of the KV. **more likely**: log-probability

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from lagkit.util.errors import LagkitError
 from tests.helpers.executed import execute
 from tests.helpers.lms import saved
 
@@ -32,3 +33,8 @@ def test_another_model_is_measured_and_its_rows_are_kept(tmp_path):
     again = execute("14_competing_logs", tmp_path / "out", **given)
     assert again.metrics == found.metrics
     assert (tmp_path / "out" / "rows.jsonl").read_text(encoding="utf-8") == kept
+
+
+def test_real_logs_without_a_model_to_read_them_are_refused(tmp_path):
+    with pytest.raises(LagkitError, match="`data` makes logs for a `model` to read: give both, or neither"):
+        execute("14_competing_logs", tmp_path / "out", data=str(tmp_path))
