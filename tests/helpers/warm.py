@@ -28,7 +28,10 @@ def use() -> None:
     if not hasattr(os, "pidfd_open") or "LAGKIT_WARM_KERNELS" in os.environ:
         return
     path = os.path.join(tempfile.mkdtemp(prefix="lagkit-kernels-"), "socket")
-    subprocess.Popen([sys.executable, "-m", __name__, path, str(os.getpid())], cwd=Path(__file__).parents[2])
+    command = [sys.executable, "-m", __name__, path, str(os.getpid())]
+    # Not our standard streams: whoever reads them through a pipe would wait for a kernel that outlives the tests.
+    with open(path + ".log", "wb") as log:
+        subprocess.Popen(command, cwd=Path(__file__).parents[2], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     while not os.path.exists(path):
         time.sleep(0.01)
     os.environ["LAGKIT_WARM_KERNELS"] = path
@@ -42,13 +45,9 @@ def _serve(path: str, owner: int) -> None:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(path)
     listening.listen()
-    listening.settimeout(5)
-    while os.path.exists(f"/proc/{owner}"):
-        try:
-            asking, _ = listening.accept()
-        except TimeoutError:
-            continue
-        asking.settimeout(None)
+    ended = os.pidfd_open(owner)
+    while ended not in select.select([listening, ended], [], [])[0]:
+        asking, _ = listening.accept()
         _warm_up()
         if os.fork() == 0:
             listening.close()
