@@ -58,7 +58,7 @@ BROKEN = """
 import plotly.graph_objects as go
 import plotly.io as pio
 from lagkit.views import pictures
-pictures.BROWSERS, pictures._SECONDS = ("false",), 8
+pictures.BROWSERS, pictures._SECONDS = ("false",), 1
 pictures.use_renderers()
 first, second = (set(go.Figure()._repr_mimebundle_()) for _ in range(2))
 assert first == {"application/vnd.plotly.v1+json"}, first
