@@ -21,6 +21,7 @@ install: $(STAMP)  ## make .venv with the versions of constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet -c constraints.txt --upgrade pip # that of Debian 12 finds no set of these versions
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 

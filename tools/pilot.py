@@ -1,0 +1,133 @@
+"""`python -m tools.pilot CONFIG --wording NAME... --page FILE.md`: wordings compared on log questions, without logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+from typer import Argument, Option
+
+from lagkit.model.prompts.actions import action_spans, parse
+from lagkit.runs import manifest
+from lagkit.runs.answers import result_row
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
+from lagkit.stats.intervals import share_interval
+from lagkit.types import Question, Trace
+from lagkit.util import cli, files, markdown
+from lagkit.util.paths import at
+from lagkit.util.progress import quiet
+from lagkit.util.terminal import tell
+
+SHARES = {"em": "right", "tagged": "tags", "searched": "searched"}
+MEANS = {"f1": 2, "rounds": 1, "prefilled": 0, "generated": 0}
+
+app = cli.application("Compare wordings of the prompt on questions of the log store.")
+
+
+def tagged(response: str) -> bool:
+    """Whether a response holds one action, at its end."""
+    spans = action_spans(response)
+    return len(spans) == 1 and not response[spans[0][1] :].strip()
+
+
+def row(question: Question, trace: Trace) -> dict[str, Any]:
+    """Outcome of a question, how many of its rounds are `tagged`, and whether it `searched` before it answered."""
+    said = [round_.response for round_ in trace.rounds]
+    asked = [parse(response, question.kind).kind == "search" and tagged(response) for response in said]
+    return result_row(question, trace) | {
+        "hops": [hop.id for hop in question.hops],
+        "tagged": sum(map(tagged, said)),
+        "searched": any(asked),
+    }
+
+
+def measure(run: Experiment) -> pd.DataFrame:
+    """Rows of a run's log questions; its logs are built, or it takes up where it stopped."""
+    run.build()
+    traces = {trace.question_id: trace for trace in run.journal("log").traces()}
+    return pd.DataFrame([row(question, traces[question.id]) for question in run.log_questions])
+
+
+def save(page: Path, rows: pd.DataFrame, run: Experiment) -> None:
+    """Write the rows of a data set into the folder beside the page that has its name, and the page of all of them."""
+    folder = page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(folder / f"{run.data.name}.parquet")
+    settings = run.config.flat(exclude_none=True, exclude={"out": True, "data": {"folder"}, "model": {"wording"}})
+    made = {"settings": settings, "versions": manifest.versions(), "git": manifest.git_state()}
+    files.write_json(folder / f"{run.data.name}.json", made)
+    files.write(page, remade(folder))
+
+
+def remade(folder: Path) -> str:
+    """The page of the rows in a folder, a section for each data set."""
+    parts = []
+    for path in sorted(folder.glob("*.parquet")):
+        made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        settings = made["settings"]
+        rows = pd.read_parquet(path)
+        asked = rows["question_id"].nunique()
+        wordings = " ".join(f"--wording {name}" for name in rows["wording"].unique())
+        command = f"python -m tools.pilot docs/results/real/pilot.yaml data=FOLDER out=RUNS {wordings} --page FILE.md"
+        parts += [
+            f"## {path.stem}",
+            f"{settings['model']} in {settings['dtype']}: {asked} questions, {settings['passages']} passages a query, "
+            f"{settings['max_rounds']} rounds.",
+            _table(rows),
+            markdown.made_with(command, made["versions"], made["git"]),
+        ]
+    return markdown.page(Path(__file__).with_name("pilot.md.j2"), sections="\n\n".join(parts))
+
+
+def _table(rows: pd.DataFrame) -> str:
+    told = []
+    for wording, own in rows.groupby("wording", sort=False):
+        own = own.set_index("question_id")
+        hops = own["hops"].map(tuple).to_dict()
+        # A question's rounds hang together: its share of tagged ones counts once.
+        shares = own.assign(tagged=own["tagged"] / own["rounds"].clip(lower=1))
+        told.append(
+            [
+                f"`{wording}`",
+                *(_share(shares[name].astype(float), hops) for name in SHARES),
+                *(f"{own[name].mean():.{digits}f}" for name, digits in MEANS.items()),
+            ]
+        )
+    return markdown.table(["wording", *SHARES.values(), *MEANS], told)
+
+
+def _share(values: pd.Series, hops: dict[str, tuple[str, ...]]) -> str:
+    share = share_interval(values, hops)
+    return f"{share.mean:.0%} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+@app.command()
+def pilot(
+    words: Annotated[list[str], Argument(metavar="CONFIG.yaml|key=value", help="the run, and settings of it")],
+    wording: Annotated[list[str], Option(metavar="NAME", help="a wording to ask in")],
+    page: Annotated[Path, Option(metavar="FILE.md", parser=at, help="its rows go into the folder of its name")],
+) -> None:
+    """Answer the log questions under each wording; the same command takes up where it stopped."""
+    [config], pairs = cli.parted(words)
+    settings = cli.settings(pairs)
+    quiet()
+    found = []
+    for name in wording:
+        run = Experiment(RunConfig.of(config, **{**settings, "wording": name, "out": Path(settings["out"]) / name}))
+        found.append(measure(run).assign(wording=name))
+    save(page, pd.concat(found, ignore_index=True), run)
+    tell(page.read_text(encoding="utf-8"))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 2 (an error), 130 (interrupted)."""
+    return cli.call(app, "python -m tools.pilot", words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
