@@ -24,7 +24,7 @@ def test_the_real_run_s_tables_are_what_its_rows_make(tmp_path):
 
 def test_every_page_has_rows():
     written = {path.name for path in pages.RESULTS.glob("*.md")} - {"README.md"}
-    assert written == set(pages.PAGES)
+    assert written == {name for name in pages.PAGES if "/" not in name}
 
 
 def test_no_committed_page_tells_an_interval_without_width():
