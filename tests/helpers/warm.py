@@ -46,7 +46,7 @@ def _serve(path: str, owner: int) -> None:
     listening.bind(path)
     listening.listen()
     ended = os.pidfd_open(owner)
-    while ended not in select.select([listening, ended], [], [])[0]:
+    while ended not in select.select([listening.fileno(), ended], [], [])[0]:
         asking, _ = listening.accept()
         _warm_up()
         if os.fork() == 0:

@@ -264,7 +264,7 @@ def test_a_copy_that_is_too_large_is_refused_before_anything_is_written(tmp_path
         one = Executed.read(write(tmp_path, "large", shown(plotly=figure(), png="A" * (gallery.LIMIT + more))))
         if fits:
             assert len(gallery.copy_of(one)) <= gallery.LIMIT
-    with pytest.raises(DataError, match=r"large\.ipynb would take 1\.5 MB, and 1\.5 MB are allowed: show fewer"):
+    with pytest.raises(DataError, match=r"large\.ipynb would take 4\.0 MB, and 4\.0 MB are allowed: show fewer"):
         gallery.write_copies([one], tmp_path / "docs")
     assert not (tmp_path / "docs").exists()
 
