@@ -20,7 +20,7 @@ from tools.testbed.page import markdown
 from tools.testbed.study import Study
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-RUN = RESULTS / "wikihop-smollm2"
+RUNS = (RESULTS / "wikihop-smollm2", RESULTS / "real" / "own")
 
 PAGES: dict[str, Callable[[], str]] = {
     "scale.md": lambda: scale.markdown(scale.RESULTS),
@@ -42,9 +42,11 @@ PAGES: dict[str, Callable[[], str]] = {
 def remade() -> dict[Path, str]:
     """Each page and table of docs/results as its rows make it now."""
     found = {RESULTS / name: make() for name, make in PAGES.items()}
-    with TemporaryDirectory() as folder:
-        report.remake(RUN, folder)
-        return found | {RUN / path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
+    for run in RUNS:
+        with TemporaryDirectory() as folder:
+            report.remake(run, folder)
+            found |= {run / path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
+    return found
 
 
 def main() -> int:

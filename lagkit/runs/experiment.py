@@ -229,8 +229,8 @@ class Experiment:
     def report(self) -> pd.DataFrame:
         """Score the existing traces; write `results.parquet`, and the tables of `report.remake`.
 
-        That is `summary.csv`, `differences.csv` and `report.md`; with unseen questions, and if the data name hops, also
-        `strata.csv`: `Strata.table()`.
+        That is `summary.csv`, `differences.csv`, `changed.csv` (`changed.turned`) and `report.md`; with unseen
+        questions, and if the data name hops, also `strata.csv`: `Strata.table()`.
         """
         with self.writing():
             return report.write(self)

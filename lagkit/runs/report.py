@@ -18,7 +18,7 @@ from lagkit.datasets.loaders import Stratum
 from lagkit.datasets.split import told
 from lagkit.policy import OURS
 from lagkit.runs.manifest import read_manifest
-from lagkit.stats import metrics, strata
+from lagkit.stats import changed, metrics, strata
 from lagkit.stats.intervals import Hops
 from lagkit.stats.wording import Finding, as_row, interval, judged
 from lagkit.types import Trace, Usage
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lagkit.runs.experiment import Experiment
 
 _AGAIN = "run the command that made the run once more"
-TABLES = ("summary.csv", "differences.csv", "strata.csv", "report.md")
+TABLES = ("summary.csv", "differences.csv", "strata.csv", "changed.csv", "report.md")
 _SCORE_NAMES = {
     **{"em": "EM", "f1": "SQuAD F1", "f1_hotpot": "HotpotQA F1"},
     **{"accuracy": "accuracy", "accuracy_flexible": "flexible accuracy"},
@@ -109,6 +109,7 @@ def remake(folder: str | Path, to: str | Path | None = None) -> None:
     summary, differences = metrics.summarize(results), metrics.compare(results, context.hops)
     files.write(out / "summary.csv", summary.round(_EXACT).to_csv(), durable=False)
     files.write(out / "differences.csv", differences.round(_EXACT).to_csv(), durable=False)
+    files.write(out / "changed.csv", changed.turned(results).to_csv(index=False), durable=False)
     by_overlap = None
     (out / "strata.csv").unlink(missing_ok=True)
     if context.overlap and "unseen" in set(results["split"]):

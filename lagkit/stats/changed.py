@@ -37,6 +37,12 @@ def outcomes(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
     return both[["policy", "split", "question_id", "outcome", "answer_before", "answer", "rounds_before", "rounds"]]
 
 
+def turned(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
+    """The rows of `outcomes` whose answer was turned right, or wrong."""
+    table = outcomes(results, baseline)
+    return table[table["outcome"].isin(OUTCOMES[1:3])].reset_index(drop=True)
+
+
 def counts(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
     """Number of questions of each outcome: a row per policy and split, a column for each of `OUTCOMES`."""
     table = outcomes(results, baseline)

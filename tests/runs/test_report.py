@@ -18,6 +18,7 @@ def rows(policy: str, right: int, rounds: int, split: str = "unseen") -> list[di
     """Answers to `N` questions, the first `right` of which are right."""
     return [
         {"policy": policy, "split": split, "question_id": f"q{i}", "em": float(i < right), "f1": 0.0, "rounds": rounds}
+        | {"answer": "yes" if i < right else None}
         | {"abstained": False, "failed": False, **COSTS}
         for i in range(N)
     ]
@@ -32,6 +33,16 @@ def page(folder, *answers: list[dict]) -> str:
     files.write_json(folder / "manifest.json", {"settings": {"dataset": "wikihop", "model": "small"}})
     report.remake(folder)
     return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_answers_that_turned_right_or_wrong_are_told_one_by_one(tmp_path):
+    page(tmp_path, rows("no_logs", 2, 4), rows("kv_last_round", 4, 2), rows("kv_block", 1, 2))
+    found = pd.read_csv(tmp_path / "changed.csv")
+    assert found[["policy", "question_id", "outcome"]].values.tolist() == [
+        ["kv_last_round", "q2", "wrong to right"],
+        ["kv_last_round", "q3", "wrong to right"],
+        ["kv_block", "q1", "right to wrong"],
+    ]
 
 
 def told(text: str) -> list[list[str]]:

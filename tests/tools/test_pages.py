@@ -14,12 +14,13 @@ def test_a_page_is_what_its_rows_make(name):
     assert (pages.RESULTS / name).read_text(encoding="utf-8") == pages.PAGES[name]()
 
 
-def test_the_real_run_s_tables_are_what_its_rows_make(tmp_path):
-    pages.report.remake(pages.RUN, tmp_path)
+@pytest.mark.parametrize("run", pages.RUNS, ids=lambda run: run.name)
+def test_a_real_run_s_tables_are_what_its_rows_make(run, tmp_path):
+    pages.report.remake(run, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == set(pages.report.TABLES)
     for name in names:
-        assert (pages.RUN / name).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8"), name
+        assert (run / name).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8"), name
 
 
 def test_every_page_has_rows():
