@@ -28,7 +28,7 @@ from lagkit.util.files import write_json
 from lagkit.util.paths import at
 from lagkit.util.progress import quiet, say
 
-MODELS = {"smollm2": "float32", "qwen": "float32"}
+MODELS = {"smollm2": "float32", "qwen": "bfloat16"}
 PROMPT, BATCHES, REPEATS = 1_000, (1, 16, 32), 3
 FEW, MANY = 4, 20  # new tokens: the difference of two runs is free of the prompt
 OPENING = "Count from one to one thousand, with commas between the numbers, and leave none out: one, two, three, four,"
