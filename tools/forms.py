@@ -19,6 +19,7 @@ import pandas as pd
 from typer import Argument, Option
 
 from lagkit.agent.loop import Agent
+from lagkit.datasets import loaders
 from lagkit.datasets.letters import choice_letter
 from lagkit.model.prompts.actions import parse
 from lagkit.model.prompts.prompt import Prompt
@@ -97,7 +98,7 @@ def _with_gold(rows: list[dict[str, str]], asked: Sequence[Question]) -> pd.Data
     """With rows of the right answers, and columns of the questions."""
     right = [q.answers[0] if q.kind == "qa" else f"({q.answers[0]})" for q in asked]
     gold = [{"order": GOLD, "question_id": q.id, "form": form(q, said)} for q, said in zip(asked, right, strict=True)]
-    hops = {q.id: [hop.id for hop in q.hops] for q in asked}
+    hops = loaders.numbered(loaders.hops(asked))
     return pd.DataFrame(rows + gold).assign(kind=asked[0].kind, hops=lambda table: table["question_id"].map(hops))
 
 

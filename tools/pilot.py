@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pandas as pd
 from typer import Argument, Option
 
+from lagkit.datasets import loaders
 from lagkit.model.prompts.actions import action_spans, parse
 from lagkit.runs import manifest
 from lagkit.runs.answers import result_row
@@ -40,7 +41,6 @@ def row(question: Question, trace: Trace) -> dict[str, Any]:
     said = [round_.response for round_ in trace.rounds]
     asked = [parse(response, question.kind).kind == "search" and tagged(response) for response in said]
     return result_row(question, trace) | {
-        "hops": [hop.id for hop in question.hops],
         "tagged": sum(map(tagged, said)),
         "searched": any(asked),
     }
@@ -50,7 +50,8 @@ def measure(run: Experiment) -> pd.DataFrame:
     """Rows of a run's log questions; its logs are built, or it takes up where it stopped."""
     run.build()
     traces = {trace.question_id: trace for trace in run.journal("log").traces()}
-    return pd.DataFrame([row(question, traces[question.id]) for question in run.log_questions])
+    rows = pd.DataFrame([row(question, traces[question.id]) for question in run.log_questions])
+    return rows.assign(hops=rows["question_id"].map(loaders.numbered(loaders.hops(run.log_questions))))
 
 
 def save(page: Path, rows: pd.DataFrame, run: Experiment) -> None:

@@ -10,7 +10,7 @@ import html
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -169,6 +169,12 @@ def stratum_of(shared: Sequence[bool]) -> Stratum:
 def hops(questions: Iterable[Question]) -> dict[str, tuple[str, ...]]:
     """Question id -> ids of its hops: questions that share one are not independent of each other."""
     return {question.id: tuple(hop.id for hop in question.hops) for question in questions}
+
+
+def numbered(hops: Mapping[str, Collection[str]]) -> dict[str, list[int]]:
+    """The same hops by number: results tell which questions share one, and repeat no words of the data."""
+    numbers: dict[str, int] = {}
+    return {id: [numbers.setdefault(hop, len(numbers)) for hop in own] for id, own in hops.items()}
 
 
 def _questions(path: Path, layout: Layout, passages: frozenset[str], ids: dict[str, str]) -> tuple[Question, ...]:

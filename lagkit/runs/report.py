@@ -73,9 +73,8 @@ class Context:
     overlap: Mapping[str, Stratum] | None
 
     def save(self, folder: Path) -> None:
-        """Write `report.json`. Hops are numbered: the page needs to know which are shared, not their words."""
-        numbers: dict[str, int] = {}
-        hops = {id: [numbers.setdefault(hop, len(numbers)) for hop in own] for id, own in self.hops.items()}
+        """Write `report.json`."""
+        hops = data.numbered(self.hops)
         logs = self.logs.reset_index().to_dict("list")
         overlap = None if self.overlap is None else dict(self.overlap)
         files.write_json(folder / "report.json", {"facts": self.facts, "logs": logs, "hops": hops, "overlap": overlap})

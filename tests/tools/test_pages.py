@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 
+import pandas as pd
 import pytest
 
 from tests import pages
@@ -26,6 +28,13 @@ def test_a_real_run_s_tables_are_what_its_rows_make(run, tmp_path):
 def test_every_page_has_rows():
     written = {path.name for path in pages.RESULTS.glob("*.md")} - {"README.md"}
     assert written == {name for name in pages.PAGES if "/" not in name}
+
+
+@pytest.mark.parametrize(
+    "path", [p for name in ("forms", "real/pilot") for p in (pages.RESULTS / name).glob("*.parquet")]
+)
+def test_rows_of_a_real_data_set_repeat_no_words_of_its_hops(path):
+    assert all(isinstance(hop, numbers.Integral) for own in pd.read_parquet(path)["hops"] for hop in own)
 
 
 def test_no_committed_page_tells_an_interval_without_width():

@@ -35,6 +35,8 @@ def test_log_questions_are_asked_and_their_tags_and_searches_counted(tmp_path):
     assert rows["em"].to_dict() == {right.id: 1.0, late.id: 1.0, untagged.id: 0.0, wrong.id: 0.0}
     assert rows["tagged"].to_dict() == {right.id: 1, late.id: 2, untagged.id: 0, wrong.id: 1}
     assert rows["searched"].to_dict() == {right.id: False, late.id: True, untagged.id: False, wrong.id: False}
+    assert rows["hops"].map(len).to_dict() == {q.id: len(q.hops) for q in run.log_questions}
+    assert all(isinstance(hop, int) for own in rows["hops"] for hop in own)
     page = tmp_path / "pilot.md"
     pilot.save(page, rows.reset_index().assign(wording="short"), run)
     told = page.read_text(encoding="utf-8")
