@@ -20,11 +20,11 @@ from lagkit.runs.experiment import Experiment
 from lagkit.stats.intervals import share_interval
 from lagkit.types import Question, Trace
 from lagkit.util import cli, files, markdown
+from lagkit.util.errors import ConfigError
 from lagkit.util.paths import at
 from lagkit.util.progress import quiet
 from lagkit.util.terminal import tell
 
-SHARES = {"em": "right", "tagged": "tags", "searched": "searched"}
 MEANS = {"f1": 2, "rounds": 1, "prefilled": 0, "generated": 0}
 
 app = cli.application("Compare wordings of the prompt on questions of the log store.")
@@ -90,16 +90,18 @@ def _table(rows: pd.DataFrame) -> str:
     for wording, own in rows.groupby("wording", sort=False):
         own = own.set_index("question_id")
         hops = own["hops"].map(tuple).to_dict()
-        # A question's rounds hang together: its share of tagged ones counts once.
+        # A question's rounds hang together: its share of tagged ones counts once in the interval.
         shares = own.assign(tagged=own["tagged"] / own["rounds"].clip(lower=1))
         told.append(
             [
                 f"`{wording}`",
-                *(_share(shares[name].astype(float), hops) for name in SHARES),
+                _share(shares["em"], hops),
+                f"{own['tagged'].sum()} of {own['rounds'].sum()}: {_share(shares['tagged'], hops)}",
+                _share(shares["searched"].astype(float), hops),
                 *(f"{own[name].mean():.{digits}f}" for name, digits in MEANS.items()),
             ]
         )
-    return markdown.table(["wording", *SHARES.values(), *MEANS], told)
+    return markdown.table(["wording", "right", "tags", "searched", *MEANS], told)
 
 
 def _share(values: pd.Series, hops: dict[str, tuple[str, ...]]) -> str:
@@ -114,12 +116,14 @@ def pilot(
     page: Annotated[Path, Option(metavar="FILE.md", parser=at, help="its rows go into the folder of its name")],
 ) -> None:
     """Answer the log questions under each wording; the same command takes up where it stopped."""
-    [config], pairs = cli.parted(words)
+    configs, pairs = cli.parted(words)
     settings = cli.settings(pairs)
+    if len(configs) != 1 or "out" not in settings:
+        raise ConfigError("Give one file of settings, and `out=FOLDER` for the runs, one for each wording.")
     quiet()
     found = []
     for name in wording:
-        run = Experiment(RunConfig.of(config, **{**settings, "wording": name, "out": Path(settings["out"]) / name}))
+        run = Experiment(RunConfig.of(configs[0], **{**settings, "wording": name, "out": Path(settings["out"]) / name}))
         found.append(measure(run).assign(wording=name))
     save(page, pd.concat(found, ignore_index=True), run)
     tell(page.read_text(encoding="utf-8"))

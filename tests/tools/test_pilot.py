@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from lagkit.datasets.loaders import load
 from tests.helpers.lms import SAMPLE, ScriptedLM, new_lm, small_run
@@ -41,8 +43,16 @@ def test_log_questions_are_asked_and_their_tags_and_searches_counted(tmp_path):
     pilot.save(page, rows.reset_index().assign(wording="short"), run)
     told = page.read_text(encoding="utf-8")
     assert "| `short` | 50% [" in told
-    assert "| 75% [" in told
+    assert "| 4 of 6: 75% [" in told
     assert "| 25% [" in told
     assert pilot.remade(tmp_path / "pilot") == told
     assert len(pd.read_parquet(tmp_path / "pilot" / f"{data.name}.parquet")) == 4
     assert "wording" not in json.loads((tmp_path / "pilot" / f"{data.name}.json").read_text())["settings"]
+
+
+@pytest.mark.parametrize("words", [["out=runs"], ["CONFIG"], ["CONFIG", "CONFIG", "out=runs"]])
+def test_a_command_without_one_run_or_a_place_for_it_is_refused_in_a_sentence(words, capsys):
+    config = str(Path(__file__).parents[2] / "docs" / "results" / "real" / "pilot.yaml")
+    given = [config if word == "CONFIG" else word for word in words]
+    assert pilot.main([*given, "--wording", "plain", "--page", "pilot.md"]) == 2
+    assert "Give one file of settings, and `out=FOLDER` for the runs" in capsys.readouterr().err

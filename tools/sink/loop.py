@@ -10,6 +10,7 @@ from typing import Annotated
 import pandas as pd
 from typer import Argument, Option
 
+from lagkit.datasets import loaders
 from lagkit.model.prompts.actions import action_spans
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
@@ -35,7 +36,7 @@ def first_responses(run: Experiment) -> pd.DataFrame:
                 rows.append({"policy": policy, "question_id": question.id, "acts": acts, "broken": broken})
     if not rows:
         raise ConfigError(f"No variant of the run in {run.out} has answered all unseen questions: run it to its end.")
-    hops = {question.id: [hop.id for hop in question.hops] for question in asked}
+    hops = loaders.numbered(loaders.hops(asked))
     return pd.DataFrame(rows).assign(hops=lambda table: table["question_id"].map(hops))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from lagkit.datasets import loaders
 from lagkit.runs import manifest
 from lagkit.runs.experiment import Experiment
 from lagkit.stats.intervals import Difference, Hops, mean_interval, paired_interval
@@ -46,7 +47,7 @@ def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, An
                 sink.looks(run, batch).to_parquet(aside)
         parts.append(pd.read_parquet(path))
     rows = pd.concat(parts, ignore_index=True)
-    hops = rows["question_id"].map(lambda id: list(run.data.hops[id]))
+    hops = rows["question_id"].map(loaders.numbered(run.data.hops))
     return rows.assign(hops=hops), about(run)
 
 
