@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,10 @@ from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
 from lagkit.stats.wording import interval
 from lagkit.types import Question, Trace
-from lagkit.util import cli, files, markdown
+from lagkit.util import cli, markdown
 from lagkit.util.paths import at
 from lagkit.util.terminal import tell
+from tools import rows as sections
 
 TRACED = ("no_logs", "kv_last_round")
 
@@ -29,11 +29,7 @@ app = cli.application("Show runs on multiple choice.")
 
 
 def save(page: Path, name: str, run: Experiment, results: pd.DataFrame, shown: int) -> None:
-    """Write a run's rows and `shown` traces into the folder beside the page that has its name, and the page."""
-    folder = page.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    results.to_parquet(folder / f"{name}.parquet")
-    settings = run.config.flat(exclude_none=True, exclude={"out": True, "data": {"folder"}})
+    """Write a run's rows and `shown` traces, and the page of all runs."""
     logs = {log.id: log for log in run.logs}
     right = sum(bool(log.correct) for log in logs.values())
     traces = []
@@ -41,9 +37,9 @@ def save(page: Path, name: str, run: Experiment, results: pd.DataFrame, shown: i
         told = {policy: _trace(run, policy, question, logs) for policy in TRACED}
         traces.append({"question": question.text, "choices": question.choices, "right": question.answers, "told": told})
     session = manifest.read_manifest(run.out)["sessions"][-1]
-    made = {"versions": session["versions"], "git": session["git"], "settings": settings}
-    files.write_json(folder / f"{name}.json", {**made, "logs": len(logs), "right logs": right, "traces": traces})
-    files.write(page, remade(folder))
+    made = sections.made(run.config, data={"folder"}) | {"versions": session["versions"], "git": session["git"]}
+    made |= {"logs": len(logs), "right logs": right, "traces": traces}
+    sections.save(page, name, results, made, remade)
 
 
 def _trace(run: Experiment, policy: str, question: Question, logs: Mapping[str, Trace]) -> dict[str, Any]:
@@ -60,19 +56,14 @@ def _trace(run: Experiment, policy: str, question: Question, logs: Mapping[str, 
 def remade(folder: Path) -> str:
     """The page of the rows and traces in a folder."""
     parts = []
-    for path in sorted(folder.glob("*.parquet"), reverse=True):
-        made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        settings = made["settings"]
-        results = pd.read_parquet(path)
-        n = results["question_id"].nunique()
+    for name, results, made in reversed([*sections.kept(folder)]):
+        settings, n = made["settings"], results["question_id"].nunique()
         parts.append(
-            f"## {path.stem}\n\n{settings['model']} in {settings['dtype']}: {n} unseen questions, {made['logs']} logs, "
+            f"## {name}\n\n{settings['model']} in {settings['dtype']}: {n} unseen questions, {made['logs']} logs, "
             f"{made['right logs']} of them right.\n\n{_scores(results)}"
         )
         parts += [_told(number, trace) for number, trace in enumerate(made["traces"], 1)]
-        parts.append(
-            markdown.made_with(f"lagkit run docs/results/choice/{path.stem}.yaml", made["versions"], made["git"])
-        )
+        parts.append(markdown.made_with(f"lagkit run docs/results/choice/{name}.yaml", made["versions"], made["git"]))
     return markdown.page(Path(__file__).with_name("choice.md.j2"), sections="\n\n".join(parts))
 
 

@@ -8,12 +8,11 @@ and after the order turned.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 from typer import Argument, Option
@@ -23,16 +22,16 @@ from lagkit.datasets import loaders
 from lagkit.datasets.letters import choice_letter
 from lagkit.model.prompts.actions import parse
 from lagkit.model.prompts.prompt import Prompt
-from lagkit.runs import manifest
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
-from lagkit.stats.intervals import share_interval
+from lagkit.stats.intervals import Hops
 from lagkit.stats.metrics import normalize
 from lagkit.types import Question, TaskKind
-from lagkit.util import cli, files, markdown
+from lagkit.util import cli, markdown
 from lagkit.util.paths import at
 from lagkit.util.progress import quiet
 from lagkit.util.terminal import tell
+from tools import rows as sections
 
 LAST: dict[TaskKind, str] = {"qa": "no", "choice": "(C)"}  # answer of the last example, in the fixed order
 FORCED = "One round, in which an answer is forced."
@@ -105,14 +104,13 @@ def _with_gold(rows: list[dict[str, str]], asked: Sequence[Question]) -> pd.Data
 def remade(folder: Path) -> str:
     """The page of the rows in a folder."""
     parts = []
-    for path in sorted(folder.glob("*.parquet")):
-        made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        rows, settings = pd.read_parquet(path), made["settings"]
+    for name, rows, made in sections.kept(folder):
+        settings = made["settings"]
         kind: TaskKind = rows["kind"].iloc[0]
         n = rows["question_id"].nunique()
         made_with = markdown.made_with("python -m tools.forms CONFIG.yaml data=FOLDER", made["versions"], made["git"])
         parts.append(
-            f"## {path.stem}\n\n{settings['model']} on {n} questions of the log store. In the "
+            f"## {name}\n\n{settings['model']} on {n} questions of the log store. In the "
             f"fixed order the last example's answer is `{LAST[kind]}`. {made['how']}\n\n{_table(rows)}\n\n{made_with}"
         )
     return markdown.page(Path(__file__).with_name("forms.md.j2"), sections="\n\n".join(parts))
@@ -122,29 +120,18 @@ def _table(rows: pd.DataFrame) -> str:
     forms = sorted(rows["form"].unique(), key=lambda name: (name in (OTHER, NONE), name == NONE, name))
     told = []
     for order, own in rows.groupby("order", sort=False):
-        held = own.set_index("question_id")["form"]
-        hops = dict(zip(own["question_id"], map(tuple, own["hops"]), strict=True))
+        hops, held = sections.hops(own), own.set_index("question_id")["form"]
         told.append([order, *(_share(held == name, hops) for name in forms)])
     return markdown.table(["order of the examples", *forms], told)
 
 
-def _share(holds: pd.Series, hops: Mapping[str, Sequence[str]]) -> str:
-    share = share_interval(holds.astype(float), hops)
-    return f"{int(holds.sum())} of {len(holds)} ({share.mean:.0%} [{100 * share.low:.0f}, {100 * share.high:.0f}])"
+def _share(holds: pd.Series, hops: Hops) -> str:
+    return f"{int(holds.sum())} of {len(holds)} ({sections.share(holds, hops)})"
 
 
 def save(page: Path, name: str, rows: pd.DataFrame, run: Experiment, how: str) -> None:
-    """Write the rows of a run into the folder beside the page that has its name, and the page of all of them.
-
-    how: in a sentence, how the questions were asked.
-    """
-    folder = page.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(folder / f"{name}.parquet")
-    settings: dict[str, Any] = run.config.flat(exclude_none=True, exclude={"out": True, "data": {"folder"}})
-    made = {"how": how, "settings": settings, "versions": manifest.versions(), "git": manifest.git_state()}
-    files.write_json(folder / f"{name}.json", made)
-    files.write(page, remade(folder))
+    """Write the rows of a run, and the page of all runs. how: in a sentence, how the questions were asked."""
+    sections.save(page, name, rows, sections.made(run.config, data={"folder"}) | {"how": how}, remade)
 
 
 @app.command()

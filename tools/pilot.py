@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,16 @@ from typer import Argument, Option
 
 from lagkit.datasets import loaders
 from lagkit.model.prompts.actions import action_spans, parse
-from lagkit.runs import manifest
 from lagkit.runs.answers import result_row
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
-from lagkit.stats.intervals import share_interval
 from lagkit.types import Question, Trace
-from lagkit.util import cli, files, markdown
+from lagkit.util import cli, markdown
 from lagkit.util.errors import ConfigError
 from lagkit.util.paths import at
 from lagkit.util.progress import quiet
 from lagkit.util.terminal import tell
+from tools import rows as sections
 
 MEANS = {"f1": 2, "rounds": 1, "prefilled": 0, "generated": 0}
 
@@ -55,28 +53,20 @@ def measure(run: Experiment) -> pd.DataFrame:
 
 
 def save(page: Path, rows: pd.DataFrame, run: Experiment) -> None:
-    """Write the rows of a data set into the folder beside the page that has its name, and the page of all of them."""
-    folder = page.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(folder / f"{run.data.name}.parquet")
-    settings = run.config.flat(exclude_none=True, exclude={"out": True, "data": {"folder"}, "model": {"wording"}})
-    made = {"settings": settings, "versions": manifest.versions(), "git": manifest.git_state()}
-    files.write_json(folder / f"{run.data.name}.json", made)
-    files.write(page, remade(folder))
+    """Write the rows of a data set, and the page of all of them."""
+    made = sections.made(run.config, data={"folder"}, model={"wording"})
+    sections.save(page, run.data.name, rows, made, remade)
 
 
 def remade(folder: Path) -> str:
     """The page of the rows in a folder, a section for each data set."""
     parts = []
-    for path in sorted(folder.glob("*.parquet")):
-        made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        settings = made["settings"]
-        rows = pd.read_parquet(path)
-        asked = rows["question_id"].nunique()
-        wordings = " ".join(f"--wording {name}" for name in rows["wording"].unique())
+    for name, rows, made in sections.kept(folder):
+        settings, asked = made["settings"], rows["question_id"].nunique()
+        wordings = " ".join(f"--wording {wording}" for wording in rows["wording"].unique())
         command = f"python -m tools.pilot docs/results/real/pilot.yaml data=FOLDER out=RUNS {wordings} --page FILE.md"
         parts += [
-            f"## {path.stem}",
+            f"## {name}",
             f"{settings['model']} in {settings['dtype']}: {asked} questions, {settings['passages']} passages a query, "
             f"{settings['max_rounds']} rounds.",
             _table(rows),
@@ -88,25 +78,19 @@ def remade(folder: Path) -> str:
 def _table(rows: pd.DataFrame) -> str:
     told = []
     for wording, own in rows.groupby("wording", sort=False):
-        own = own.set_index("question_id")
-        hops = own["hops"].map(tuple).to_dict()
+        hops, own = sections.hops(own), own.set_index("question_id")
         # A question's rounds hang together: its share of tagged ones counts once in the interval.
         shares = own.assign(tagged=own["tagged"] / own["rounds"].clip(lower=1))
         told.append(
             [
                 f"`{wording}`",
-                _share(shares["em"], hops),
-                f"{own['tagged'].sum()} of {own['rounds'].sum()}: {_share(shares['tagged'], hops)}",
-                _share(shares["searched"].astype(float), hops),
+                sections.share(shares["em"], hops),
+                f"{own['tagged'].sum()} of {own['rounds'].sum()}: {sections.share(shares['tagged'], hops)}",
+                sections.share(shares["searched"], hops),
                 *(f"{own[name].mean():.{digits}f}" for name, digits in MEANS.items()),
             ]
         )
     return markdown.table(["wording", "right", "tags", "searched", *MEANS], told)
-
-
-def _share(values: pd.Series, hops: dict[str, tuple[str, ...]]) -> str:
-    share = share_interval(values, hops)
-    return f"{share.mean:.0%} [{100 * share.low:.0f}, {100 * share.high:.0f}]"
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import pandas as pd
 
 from lagkit.datasets import loaders
-from lagkit.runs import manifest
 from lagkit.runs.experiment import Experiment
-from lagkit.stats.intervals import Difference, Hops, mean_interval, paired_interval
+from lagkit.stats.intervals import Difference, mean_interval, paired_interval
 from lagkit.studies import examples, sink
 from lagkit.util import files, markdown
 from lagkit.util.code import digest
+from tools import rows as sections
 
 _SHARES = {
     "garbled": "garbled",
@@ -53,35 +52,29 @@ def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, An
 
 def about(run: Experiment) -> dict[str, Any]:
     """What rows were made with: logs, settings, versions and commit."""
-    settings = run.config.flat(exclude_none=True, exclude={"out": True, "policies": True})
+    made = sections.made(run.config, policies=True)
     if run.config.data.folder is not None:
-        settings["data"] = run.config.data.folder.name
-    logs = {"logs": len(run.logs), "right logs": sum(bool(log.correct) for log in run.logs)}
-    return {**logs, "settings": settings, "versions": manifest.versions(), "git": manifest.git_state()}
+        made["settings"]["data"] = run.config.data.folder.name
+    return made | {"logs": len(run.logs), "right logs": sum(bool(log.correct) for log in run.logs)}
 
 
 def save(page: Path, name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> None:
-    """Write a model's rows into the folder beside the page that has its name, and the page of all of them."""
-    folder = page.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(folder / f"{name}.parquet")
-    files.write_json(folder / f"{name}.json", made)
-    files.write(page, remade(folder))
+    """Write a model's rows, and the page of all of them."""
+    sections.save(page, name, rows, made, remade)
 
 
 def remade(folder: Path) -> str:
     """The page of the rows in a folder."""
     parts = []
-    for path in sorted(folder.glob("*.parquet")):
-        made = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        section = _loop if path.stem == LOOP else _section
-        parts.append(section(path.stem, pd.read_parquet(path), made))
+    for name, rows, made in sections.kept(folder):
+        section = _loop if name == LOOP else _section
+        parts.append(section(name, rows, made))
     return markdown.page(Path(__file__).with_name("page.md.j2"), sections="\n\n".join(parts))
 
 
 def cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Means with their intervals: a row for each part kept and form, of the columns that the page shows."""
-    hops = _hops(rows)
+    hops = sections.hops(rows)
     found: dict[tuple[str, str], dict[str, Difference]] = {}
     for key, own in rows.groupby(["keep", "sink"], sort=False):
         values = own.set_index("question_id")
@@ -94,7 +87,7 @@ def cells(rows: pd.DataFrame) -> pd.DataFrame:
 
 def changes(rows: pd.DataFrame) -> pd.DataFrame:
     """What the sink changes: with it less without it, paired by question; a row for each part kept."""
-    hops, found = _hops(rows), {}
+    hops, found = sections.hops(rows), {}
     for keep in [name for name in rows["keep"].unique() if name != sink.NO_LOGS]:
         own = rows[rows["keep"] == keep].set_index("question_id")
         kept, bare = (own[own["sink"] == form] for form in (sink.WITH, sink.WITHOUT))
@@ -125,7 +118,7 @@ def _section(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
 
 def _loop(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
     """First responses of a run, by variant; `more` broken tags than with our usual form."""
-    settings, hops, told = made["settings"], _hops(rows), []
+    settings, hops, told = made["settings"], sections.hops(rows), []
     data = settings.get("dataset", "its data")
     values = {policy: own.set_index("question_id") for policy, own in rows.groupby("policy", sort=False)}
     for policy, own in values.items():
@@ -142,10 +135,6 @@ def _loop(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
         markdown.made_with("python -m tools.sink.loop CONFIG.yaml data=FOLDER", made["versions"], made["git"]),
     ]
     return "\n\n".join(parts)
-
-
-def _hops(rows: pd.DataFrame) -> Hops:
-    return {id: tuple(own) for id, own in zip(rows["question_id"], rows["hops"], strict=True)}
 
 
 def _table(found: pd.DataFrame, heads: Mapping[str, str], index: list[str], sign: str = "") -> str:
