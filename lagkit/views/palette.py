@@ -29,9 +29,11 @@ _MEANT = {
     "notes": NOTES,
     "copied answer": COPY,
     "unseen": UNSEEN,
+    "static": UNSEEN,  # a store that does not grow
     "seen": SEEN,
     "right": GAIN,
     "wrong": LOSS,
+    "not judged": NEUTRAL,
     "wrong to right": GAIN,
     "right to wrong": LOSS,
     **{form: colour for form, colour in _FORMS.items() if form},

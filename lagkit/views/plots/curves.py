@@ -12,17 +12,17 @@ from plotly.subplots import make_subplots
 from lagkit.stats.metrics import apart
 from lagkit.views import palette
 from lagkit.views.plots.basic import (
-    BARS_Y,
     POWERS,
     How,
+    beside,
+    by_name,
     faceted,
     interval_bars,
     laid_out,
+    levels,
     plain,
     rows_down,
-    scale_of,
     scaled,
-    within,
 )
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
@@ -43,21 +43,13 @@ def by_rounds(
     in points of 100. `policies`: in the order of their colours; one that the table lacks keeps its colour. `level`: a
     line to draw, named `said`.
     """
-    places = table["policy"].map({policy: place for place, policy in enumerate(policies)})
-    rows = scaled(table, 100).assign(x=table["rounds"] + _DODGE * (places - (len(policies) - 1) / 2))
-    look: How = {"color_discrete_map": {plain(name): one for name, one in palette.colours(policies).items()}}
-    look |= {"line_dash_map": {plain(name): dash for name, dash in palette.dashes(policies).items()}}
-    look |= {"category_orders": {"policy": [*look["color_discrete_map"]]}, "labels": {"x": "rounds allowed", "mean": y}}
-    spread: How = {
-        "x": "x",
-        "y": "mean",
-        "color": "policy",
-        "line_dash": "policy",
-        "hover_data": ["rounds", "low", "high"],
-        **BARS_Y,
-    }
+    rows = scaled(table, 100).assign(x=table["rounds"] + _DODGE * beside(table["policy"], policies))
+    how: How = {"x": "x", "y": "mean", "color": "policy", "line_dash": "policy"}
+    how |= {"color_discrete_map": by_name(palette.colours, policies)}
+    how |= {"line_dash_map": by_name(palette.dashes, policies)}
+    how |= {"category_orders": {"policy": [*map(plain, policies)]}, "labels": {"x": "rounds allowed", "mean": y}}
     caption = "Means over all questions if the agent is stopped after so many rounds; bars are 95% intervals."
-    figure = faceted(px.line, rows, title, 460, caption, markers=True, **spread, **look)
+    figure = faceted(px.line, rows, title, 460, caption, hover_data=["rounds", "low", "high"], **how)
     if level is not None:
         figure.add_hline(y=100 * level, line=_DASHED, annotation_text=said, annotation_position="bottom left")
     return figure.update_xaxes(tickvals=sorted(set(table["rounds"])))
@@ -71,33 +63,19 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
     """
     table = apart(table.set_index(["policy", "metric"])).reset_index()
-    rows = table[table["metric"].isin(measures)]
-    rows = pd.concat([own if metric == "rounds" else within(own) for metric, own in rows.groupby("metric", sort=False)])
-    rows = scaled(rows, scales := rows["metric"].map(scale_of)).assign(panel=rows["metric"].map(measures))
+    shown = table[table["metric"].isin(measures)].groupby("metric", sort=False)
+    rows = pd.concat([levels(own, metric).assign(panel=measures[metric]) for metric, own in shown])
     same = rows.groupby(["metric", "bytes"])["bytes"]
     rows["x"] = rows["bytes"] * _APART ** (same.cumcount() - (same.transform("size") - 1) / 2)
-    colours = palette.colours(table["policy"])
-    look: How = {
-        "color_discrete_map": {plain(name): colours[name] for name in table["policy"]},
-        "symbol_map": {plain(row.policy): _shape(row.keep, row.encode) for row in table.itertuples()},
-        "labels": {"x": "bytes per log"},
-    }
-    spread: How = {
-        "x": "x",
-        "y": "mean",
-        "color": "policy",
-        "symbol": "policy",
-        "facet_col": "panel",
-        **BARS_Y,
-    }
-    spread |= {"hover_data": {"x": False, "bytes": ":,.0f"}, "facet_col_spacing": 0.08}
+    how: How = {"x": "x", "y": "mean", "color": "policy", "symbol": "policy", "facet_col": "panel"}
+    how["symbol_map"] = {plain(row.policy): _shape(row.keep, row.encode) for row in table.itertuples()}
+    how |= {"hover_data": {"x": False, "bytes": ":,.0f"}, "facet_col_spacing": 0.08, "labels": {"x": "bytes per log"}}
     caption = (
         "A mark for each way to keep a log, with the 95% interval of its difference to doing without logs, the dashed "
         "line. Up and to the left is better: more for fewer bytes (in rounds, lower). Those of one size stand apart."
     )
-    figure = faceted(px.scatter, rows, title, 500, caption, own="y", log_x=True, **spread, **look)
-    figure.update_traces(marker_size=11)
-    for column, base in enumerate((scales * rows["base"]).groupby(rows["panel"], sort=False).first(), 1):
+    figure = faceted(px.scatter, rows, title, 500, caption, own="y", log_x=True, **how).update_traces(marker_size=11)
+    for column, base in enumerate(rows.groupby("panel", sort=False)["base"].first(), 1):
         figure.add_hline(y=base, line=_DASHED, col=column)
     return figure.update_xaxes(POWERS).update_yaxes(title_text=None)
 

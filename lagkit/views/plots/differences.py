@@ -97,16 +97,9 @@ def changed(counts: pd.DataFrame, title: str) -> go.Figure:
     caption = "To the right, wrong answers that became right; to the left, right ones that became wrong."
     rows = counts[[*colours]].rename_axis("row").reset_index().melt("row", var_name="outcome", value_name="answers")
     rows["x"] = rows["answers"].where(rows["outcome"] == "wrong to right", -rows["answers"])
-    spread: How = {
-        "x": "x",
-        "y": "row",
-        "color": "outcome",
-        "text": "answers",
-        "orientation": "h",
-        "barmode": "overlay",
-    }
-    height = 190 + 30 * len(counts)
-    figure = faceted(px.bar, rows, title, height, caption, color_discrete_map=colours, opacity=1, **spread)
+    how: How = {"x": "x", "y": "row", "color": "outcome", "text": "answers", "orientation": "h", "barmode": "overlay"}
+    how |= {"color_discrete_map": colours, "opacity": 1}
+    figure = faceted(px.bar, rows, title, 190 + 30 * len(counts), caption, **how)
     hover = "%{y}: %{text} %{fullData.name}<extra></extra>"
     figure.update_traces(textposition="outside", cliponaxis=False, hovertemplate=hover)
     low, high = -counts["right to wrong"].max(), counts["wrong to right"].max()
@@ -118,7 +111,7 @@ def changed(counts: pd.DataFrame, title: str) -> go.Figure:
 
 def _rows(names: list[str]) -> dict[str, object]:
     """An axis with a tick for each of `names`, from the top down."""
-    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{named(name)} " for name in names]}
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{named(plain(name))} " for name in names]}
     return {**ticks, "range": [len(names) - 0.5, -0.5], "automargin": True, "zeroline": False}
 
 

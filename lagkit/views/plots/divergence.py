@@ -24,20 +24,14 @@ def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool
     means = means.assign(panel=means["dtype"] + ", " + means["place"], content=means["content"] + " log")
     means["shift"] = means["shift"].map("{:,}".format)
     rows, columns = table["dtype"].nunique(), table["place"].nunique()
-    spread: How = {
-        "x": "shift",
-        "y": measure,
-        "color": "variant",
-        "line_dash": "content",
-        "facet_col": "panel",
-    }
-    spread |= {"facet_col_wrap": columns, "facet_row_spacing": 0.3 / rows, "facet_col_spacing": 0.05}
-    labels: How = {"shift": "shift in tokens", measure: y}
+    axes: How = {"x": "shift", "y": measure, "color": "variant", "line_dash": "content", "facet_col": "panel"}
+    space: How = {"facet_col_wrap": columns, "facet_row_spacing": 0.3 / rows, "facet_col_spacing": 0.05}
+    labels = {"shift": "shift in tokens", measure: y}
     caption = (
         "Means over the questions, by how far a log was moved. The broad line is the reference: dense prefill, moved."
     )
     caption += f" Below {FLOOR:.0e}, values are drawn there." if log else ""
-    figure = faceted(px.line, means, title, 190 + 230 * rows, caption, markers=True, labels=labels, **spread)
+    figure = faceted(px.line, means, title, 190 + 230 * rows, caption, labels=labels, **axes, **space)
     reference = plain(table["variant"].iloc[0])
     figure.for_each_trace(lambda line: line.update(line_width=7 if line.name.startswith(f"{reference}, ") else 2))
     figure.update_xaxes(type="category", showticklabels=True)
