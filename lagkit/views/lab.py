@@ -21,9 +21,9 @@ from lagkit.types import Question, Trace
 from lagkit.util import files
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.paths import at
-from lagkit.views import plots, widgets
+from lagkit.views import plots
 from lagkit.views.findings import Details, say
-from lagkit.views.widgets.asking import answers_table
+from lagkit.views.widgets.asking import follow
 from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
 
 ANSWERS = "answers.parquet"
@@ -78,8 +78,21 @@ class Answers(dict[str, Trace]):
         self._names = names  # questions of the logs that were retrieved, by id
 
     def table(self) -> pd.DataFrame:
-        """One row per variant: answer, right, rounds, logs, tokens by origin and seconds."""
-        return answers_table(self)
+        """One row per variant: answer (empty if none), right, rounds, logs, tokens by origin and seconds."""
+        rows = {
+            name: {
+                "answer": trace.answer or "",
+                "right": trace.correct,
+                "rounds": len(trace.rounds),
+                "logs": sum(len(r.logs) for r in trace.rounds),
+                "prefilled": trace.usage.prefilled,
+                "injected": trace.usage.injected,
+                "generated": trace.usage.generated,
+                "seconds": trace.usage.seconds,
+            }
+            for name, trace in self.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
     def _repr_html_(self) -> str:
         return answers_html(self, self._names)
@@ -93,7 +106,8 @@ def ask(run: Experiment, question: Question | str, variants: Sequence[str]) -> A
     """
     settings = {"embedder": run.embedder, "passages": run.passages, "limits": run.config.limits}
     with run.store() as store:
-        traces = widgets.ask(run.lm, store, question, variants, prompt=run.prompt, **settings)
+        steps = follow(run.lm, store, question, variants, prompt=run.prompt, **settings)
+        traces = {name: trace for name, trace, _ in steps}
         return Answers(traces, log_names(store, traces.values()))
 
 

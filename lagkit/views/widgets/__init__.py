@@ -1,6 +1,6 @@
 """Widgets for JupyterLab, and the plain functions that give batch notebooks what the widgets show."""
 
-from lagkit.views.widgets.asking import answers_table, ask, follow
+from lagkit.views.widgets.asking import follow
 from lagkit.views.widgets.attending import attention_table, attention_tokens
 from lagkit.views.widgets.explorer import LogExplorer
 from lagkit.views.widgets.finding import search_table, unrelated
@@ -12,8 +12,6 @@ __all__ = [
     "LogExplorer",
     "Playground",
     "answers_html",
-    "answers_table",
-    "ask",
     "attention_table",
     "attention_tokens",
     "delete_log",

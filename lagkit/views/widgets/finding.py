@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lagkit.logs.listing import OLDEST_FIRST, Filter, Judged, Order
-from lagkit.logs.retrieve import Embedder
+from lagkit.logs.listing import OLDEST_FIRST, Filter, Order
+from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.logs.store import Store
-from lagkit.util.errors import StoreError
 from lagkit.views.widgets.logs import logs_table, short
 
 _ALL = Filter()
@@ -45,17 +44,16 @@ class Wanted:
 def find(store: Store, embedder: Embedder | None, wanted: Wanted) -> tuple[list[str], dict[str, float]]:
     """The ids of all logs that are wanted, in order, and the cosine of each where there is a query.
 
-    Raises EmptyStore for a query to an empty store, and StoreError for a query without words.
+    embedder: None for the store's own. Raises EmptyStore for a query to an empty store, and StoreError for a query
+    without words.
     """
     query, order = wanted.query.strip(), wanted.order
     if not query:
         listed, scores = store.matching(wanted.filter, order=order), dict[str, float]()
-    elif embedder is None:
-        raise StoreError("A query needs the store's embedder: give it, or search without a query.")
     else:
-        fitting = None if wanted.filter == _ALL else set(store.matching(wanted.filter))
-        others = set() if fitting is None else set(store.ids) - fitting
-        [hits] = store.search(embedder.queries([query]), wanted.nearest or max(len(store), 1), 0, others)
+        others = set() if wanted.filter == _ALL else {*store.ids} - {*store.matching(wanted.filter)}
+        vector = (embedder or load_embedder(store.embedder)).queries([query])
+        [hits] = store.search(vector, wanted.nearest or max(len(store), 1), 0, others)
         scores = {hit.id: hit.score for hit in hits if hit.score > wanted.least}
         if order.by == "added":
             listed = [*scores][:: -1 if order.down else 1]
@@ -64,32 +62,14 @@ def find(store: Store, embedder: Embedder | None, wanted: Wanted) -> tuple[list[
     return [log for log in listed if wanted.among is None or log in wanted.among], scores
 
 
-def search_table(
-    store: Store,
-    embedder: Embedder | None,
-    query: str = "",
-    *,
-    k: int | None = None,
-    offset: int = 0,
-    right: Judged = "",
-    rounds: tuple[int, int] | None = None,
-    nbytes: tuple[int, int] | None = None,
-    order: Order = OLDEST_FIRST,
-    least: float = -math.inf,
-) -> pd.DataFrame:
-    """The rows of `logs_table` that fit, best first by the `cosine` of `query` and the log's key; all logs without one.
+def search_table(store: Store, embedder: Embedder | None, query: str = "", *, k: int | None = None) -> pd.DataFrame:
+    """The rows of `logs_table`, best first by the `cosine` of `query` and the log's key; all logs without a query.
 
-    right: "right", "wrong" or "not judged". rounds, nbytes: lowest and highest, both included. k: at most so many, from
-    number `offset` on; only their traces are read. order: another one. least: what the cosine has to exceed, such as
-    `unrelated(store, embedder)`. Raises EmptyStore for a query to an empty store, and StoreError for a query without
-    words.
+    embedder: None for the store's own. k: at most so many; only their traces are read. Raises EmptyStore for a query to
+    an empty store, and StoreError for a query without words.
     """
-    filter = Filter(right, rounds, nbytes)
-    if not query.strip():
-        return logs_table(store, store.matching(filter, offset, k, order))
-    nearest = offset + k if k and order.by == "added" and not order.down else None
-    found, scores = find(store, embedder, Wanted(query, filter, order, least, nearest))
-    return scored(store, found[offset : offset + k if k else None], scores)
+    found, scores = find(store, embedder, Wanted(query, nearest=k))
+    return scored(store, found[:k], scores)
 
 
 def scored(store: Store, logs: Sequence[str], scores: Mapping[str, float]) -> pd.DataFrame:

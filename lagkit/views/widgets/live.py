@@ -10,9 +10,9 @@ import anywidget
 import pandas as pd
 import traitlets
 
-from lagkit.logs.listing import Column, Order
+from lagkit.logs.listing import JUDGED, Column, Order
 from lagkit.views import palette
-from lagkit.views.widgets.logs import COLUMNS, Places, short, told
+from lagkit.views.widgets.logs import COLUMNS, short, told
 
 _LOOKS = {"cosine": "number", "answer": "wide", "right": "short", "rounds": "number", "bytes": "number"}
 
@@ -33,11 +33,6 @@ class LogTable(anywidget.AnyWidget):
     order: traitlets.List[Any] = traitlets.List(default_value=["added", False], minlen=2, maxlen=2).tag(sync=True)
     chosen = traitlets.Unicode().tag(sync=True)
     empty = traitlets.Unicode().tag(sync=True)
-
-    @property
-    def ids(self) -> list[str]:
-        """The logs that are listed."""
-        return [row[0] for row in self.rows]
 
     @property
     def wanted(self) -> Order:
@@ -63,22 +58,25 @@ class LogMap(anywidget.AnyWidget):
     _esm, _css = _text("map.js"), _text("map.css")
     points: traitlets.List[list[Any]] = traitlets.List().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
-    inks = traitlets.Dict().tag(sync=True)
+    inks = traitlets.Dict({kind: palette.colour(kind) for kind in JUDGED.values()}).tag(sync=True)
     found: traitlets.List[str] = traitlets.List().tag(sync=True)
     chosen = traitlets.Unicode().tag(sync=True)
     lasso: traitlets.List[str] = traitlets.List().tag(sync=True)
 
-    def show(self, places: Places) -> None:
-        """Draw these logs."""
-        names = ["x", "y", "right", "question", "answer"]
-        rows = zip(places.table.index, *(places.table[name].tolist() for name in names), strict=True)
+    def show(self, table: pd.DataFrame, title: str) -> None:
+        """Draw the logs of a table of `placed`."""
         with self.hold_sync():
-            self.inks = {kind: palette.colour(kind) or palette.NEUTRAL for kind in ("right", "wrong", "not judged")}
+            self.title = title
             self.points = [
-                [log, x, y, right, f"{short(question)} Answered: {short(answer or 'nothing')} ({right})"]
-                for log, x, y, right, question, answer in rows
+                [
+                    log,
+                    one.x,
+                    one.y,
+                    one.right,
+                    f"{short(one.question)} Answered: {short(one.answer or 'nothing')} ({one.right})",
+                ]
+                for log, one in zip(table.index, table.itertuples(), strict=True)
             ]
-            self.title = places.title
 
     def has(self, logs: Collection[str]) -> bool:
         """Whether all these logs are drawn."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -111,33 +110,25 @@ def project(vectors: Vectors) -> tuple[Vectors, str]:
     return places, "t-SNE"
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where logs lie on a map: `table`, rows of `logs_table` with `x` and `y`; `title` says how many, and how made."""
+def placed(
+    store: Store, always: Sequence[str] = (), where: tuple[Vectors, str] | None = None
+) -> tuple[pd.DataFrame, str]:
+    """Rows of `logs_table` with their places on a map, `x` and `y`; and a title: how many these are, and how placed.
 
-    table: pd.DataFrame
-    title: str
-
-    @classmethod
-    def of(cls, store: Store, always: Sequence[str] = (), where: tuple[Vectors, str] | None = None) -> Places:
-        """All logs of a store; of very many, every so many-th and those of `always`.
-
-        where: what `project(store.embeddings())` gave, where it is known already.
-        """
-        ids = store.ids
-        places, method = where or project(store.embeddings())
-        step, kept = -(-len(ids) // _MANY) or 1, {*always}
-        shown = [slot for slot, log in enumerate(ids) if slot % step == 0 or log in kept]
-        table = logs_table(store, [ids[slot] for slot in shown])
-        table["x"], table["y"] = places[shown, 0], places[shown, 1]
-        of = f" of {len(ids):,}" if step > 1 else ""
-        return cls(table, f"{len(table):,}{of} logs by similarity of question and last response ({method})")
-
-
-def similarity_map(store: Store, marked: Sequence[str] = (), places: tuple[Vectors, str] | None = None) -> go.Figure:
-    """The logs, near to those that are similar; `marked` ones with a ring. Of very many, every so many-th is shown.
-
-    `places`: what `project(store.embeddings())` gave, where it is known already.
+    Of very many logs, every so many-th and those of `always`. where: what `project(store.embeddings())` gave, where it
+    is known already.
     """
-    there = Places.of(store, marked, places)
-    return log_map(there.table.assign(marked=there.table.index.isin([*marked])), there.title)
+    ids = store.ids
+    places, method = where or project(store.embeddings())
+    step, kept = -(-len(ids) // _MANY) or 1, {*always}
+    shown = [slot for slot, log in enumerate(ids) if slot % step == 0 or log in kept]
+    table = logs_table(store, [ids[slot] for slot in shown])
+    table["x"], table["y"] = places[shown, 0], places[shown, 1]
+    of = f" of {len(ids):,}" if step > 1 else ""
+    return table, f"{len(table):,}{of} logs by similarity of question and last response ({method})"
+
+
+def similarity_map(store: Store, marked: Sequence[str] = ()) -> go.Figure:
+    """The logs, near to those that are similar; `marked` ones with a ring. Of very many, every so many-th is shown."""
+    table, title = placed(store, marked)
+    return log_map(table.assign(marked=table.index.isin([*marked])), title)
