@@ -32,7 +32,8 @@ from lagkit.util.errors import DataError
 from lagkit.views import lab, tables
 from lagkit.views.findings import say
 from lagkit.views.plots import basic, curves, differences, explore, forest, support, tokens, transfer
-from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
+from lagkit.views.widgets import LogExplorer, Playground
+from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
 from lagkit.views.widgets.playground import Means
 from tests.helpers.lms import ScriptedLM, new_lm, passages_about, short_prompt
 from tests.helpers.panels import loaded

@@ -34,8 +34,7 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
 
     data: a folder of questions, where the tier's own are not wanted. seed: of the test world, or of the samples that
     are drawn from `data`. settings: as in `RunConfig`; an empty one (`""`, 0, None) leaves the tier's, and so does each
-    control that `world` doesn't name. A policy that is named twice is taken once.
-    Raises ConfigError, DataError.
+    control that `world` doesn't name. A policy that is named twice is taken once. Raises ConfigError, DataError.
     """
     plots.for_notebooks()
     given = {name: value for name, value in settings.items() if value not in ("", 0, None, (), [])}
@@ -49,11 +48,11 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
     if data:
         given["data"] = data
     config = RunConfig.of(tier, out=run, seed=seed, **given)
+    if world and config.data.world is None:
+        raise ConfigError(
+            f"The questions of {tier} are no test world, which has controls: give their folder as `data`."
+        )
     if world:
-        if config.data.world is None:
-            raise ConfigError(
-                f"The questions of {tier} are no test world, which has controls: give their folder as `data`."
-            )
         config = RunConfig.of(tier, out=run, seed=seed, **given, world={**config.data.world, **world})
     return Experiment(config)
 
@@ -79,19 +78,12 @@ class Answers(dict[str, Trace]):
 
     def table(self) -> pd.DataFrame:
         """One row per variant: answer (empty if none), right, rounds, logs, tokens by origin and seconds."""
-        rows = {
-            name: {
-                "answer": trace.answer or "",
-                "right": trace.correct,
-                "rounds": len(trace.rounds),
-                "logs": sum(len(r.logs) for r in trace.rounds),
-                "prefilled": trace.usage.prefilled,
-                "injected": trace.usage.injected,
-                "generated": trace.usage.generated,
-                "seconds": trace.usage.seconds,
-            }
-            for name, trace in self.items()
-        }
+        rows = {}
+        for name, trace in self.items():
+            logs, usage = sum(len(r.logs) for r in trace.rounds), trace.usage
+            about = {"answer": trace.answer or "", "right": trace.correct, "rounds": len(trace.rounds), "logs": logs}
+            tokens = {"prefilled": usage.prefilled, "injected": usage.injected, "generated": usage.generated}
+            rows[name] = {**about, **tokens, "seconds": usage.seconds}
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
     def _repr_html_(self) -> str:

@@ -49,7 +49,7 @@ def use_numbers() -> None:
 def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
     """The table with each column in the form of its name; text is escaped and stands left, missing values are empty.
 
-    Numbers of other names have four significant digits (`number`). F1 is left out where it is EM throughout.
+    F1 is left out where it is EM throughout.
     """
     if {"em", "f1"} <= {*frame.columns} and frame["em"].equals(frame["f1"]):
         frame = frame.drop(columns="f1")
@@ -75,8 +75,7 @@ def intervals(differences: pd.DataFrame) -> pd.DataFrame:
 def flat(table: pd.DataFrame | pd.Series, name: str = "{column}.{key}") -> dict[str, float]:
     """The numbers of a table by flat names, for `metrics.json`.
 
-    name: how a number is called: `{key}` is its row, several levels joined by dots, with `_` for blanks; `{column}` its
-    column.
+    name: `{column}` stands for a number's column, `{key}` for its row, whose levels are joined by dots.
     """
     columns = table.to_frame() if isinstance(table, pd.Series) else table
     labels = [key if isinstance(key, tuple) else (key,) for key in columns.index]

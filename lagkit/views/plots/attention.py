@@ -66,7 +66,7 @@ def by_layer(table: pd.DataFrame, value: str, title: str, y: str) -> go.Figure:
 def effects(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.Figure:
     """Differences with their intervals, a row for each condition, a panel for each of `measures` (name -> title).
 
-    `table`: index (condition, measure), columns `mean`, `low`, `high`; NaN bounds are drawn as none. Zero is marked.
+    `table`: index (condition, measure), columns `mean`, `low`, `high`; NaN bounds are drawn as none.
     """
     rows = scaled(table.rename_axis(["condition", "measure"]).reset_index())
     rows["panel"] = rows["measure"].map(measures)

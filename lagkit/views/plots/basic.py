@@ -48,10 +48,9 @@ def for_notebooks(theme: Literal["light", "dark", ""] = "") -> None:
 def bars(
     table: pd.DataFrame, kind: str, measures: Mapping[str, str], title: str, *, log: Collection[str] = ()
 ) -> go.Figure:
-    """Horizontal bars: a row for each row of `table` (named by its index), a panel for each of `measures`.
+    """Horizontal bars: a row for each of `table`, named by its index, a panel for each of `measures` (column -> title).
 
-    `kind` is the column that decides the colour; `measures` maps columns to the panels' titles; those in `log` have
-    logarithmic axes.
+    `kind`: the column that decides the colour. log: measures with logarithmic axes.
     """
     names, height = [plain(name) for name in table.index], 170 + 34 * len(table)
     rows = long(table.rename_axis("row").reset_index(), measures, [kind, "row"])

@@ -37,11 +37,10 @@ _TOKENS = {"prefilled": "prefilled (read)", "injected": "injected (stored KV)", 
 def by_rounds(
     table: pd.DataFrame, policies: Sequence[str], title: str, y: str, level: float | None = None, said: str = ""
 ) -> go.Figure:
-    """A curve for each policy over the limit of rounds; bars are intervals.
+    """A curve for each policy over the limit of rounds, in points of 100, with intervals.
 
-    table: columns `policy`, `rounds`, `mean`, `low`, `high`, as `by_round.curve` and `by_round.differences` give; shown
-    in points of 100. `policies`: in the order of their colours; one that the table lacks keeps its colour. `level`: a
-    line to draw, named `said`.
+    table: as `by_round.curve` and `by_round.differences` give it. `policies`: in the order of their colours; one that
+    the table lacks keeps its colour. `level`: a line to draw, named `said`.
     """
     rows = scaled(table, 100).assign(x=table["rounds"] + _DODGE * beside(table["policy"], policies))
     how: How = {"x": "x", "y": "mean", "color": "policy", "line_dash": "policy"}
@@ -59,8 +58,7 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     """A mark for each policy over the bytes of its logs (log axis), a panel for each of `measures` (metric -> title).
 
     table: as `log_size.outcomes` gives. Colour says in which form a log is reused, the mark's shape what is kept of
-    it, and an open mark, a star or a cross that it was encoded otherwise than behind all responses. Bars are intervals
-    of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
+    it, and an open mark, a star or a cross that it was encoded otherwise than behind all responses.
     """
     table = apart(table.set_index(["policy", "metric"])).reset_index()
     shown = table[table["metric"].isin(measures)].groupby("metric", sort=False)
@@ -85,10 +83,7 @@ def _shape(keep: str, encode: str) -> str:
 
 
 def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
-    """A row for each policy of `table` (`equal_tokens.costs`), in its order: tokens of a question, and its score.
-
-    Bars on the right are 95% intervals; `score` is the title of that panel, in points of 100.
-    """
+    """Tokens of a question and its score, titled `score`, a row for each policy of `table` (`equal_tokens.costs`)."""
     names, own = [plain(name) for name in table.index], scaled(table, 100)
     titles = ["tokens per question", score]
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)

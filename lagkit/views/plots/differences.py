@@ -32,10 +32,9 @@ def forest(
     """A forest plot: a row for each label of the index level `rows`, a colour for each of `by`, a panel a measure.
 
     differences: as `metrics.compare` gives them, with the levels `rows`, `by` and `metric`. `measures` maps metrics to
-    the panels' titles; by default all metrics, with their units. Scores are shown in points of 100. A filled mark's
-    interval keeps clear of zero; a hollow one's covers it, or is unknown. The band is the metric's equivalence
-    margin (`intervals.MARGINS`). A single row far from all others is an arrow at the edge with its number. F1 is left
-    out where it is EM throughout.
+    the panels' titles; by default all metrics, with their units. The band is the metric's equivalence margin
+    (`intervals.MARGINS`). A single row far from all others is an arrow at the edge with its number. F1 is left out
+    where it is EM throughout.
     """
     table = apart(differences).reset_index()
     if measures is None:
@@ -69,8 +68,7 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
     """Small multiples of forests: a row of panels for each of `measures`, a column for each label of a level.
 
     differences: as `metrics.compare` gives them, with the levels `columns`, `policy` and `metric`, for one split. The
-    panels of a measure have one axis, so that they can be compared; it spans the intervals of columns of five questions
-    and more, and those of fewer may run out. Marks as in `forest`.
+    panels of a measure share an axis, which spans the intervals of five questions and more; those of fewer may run out.
     """
     table = apart(differences).reset_index()
     names, groups = (list(dict.fromkeys(table[level])) for level in ("policy", columns))
@@ -89,10 +87,7 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
 
 
 def changed(counts: pd.DataFrame, title: str) -> go.Figure:
-    """For each row of `counts` (named by its index): answers turned wrong to the left, turned right to the right.
-
-    counts: columns `wrong to right` and `right to wrong`, as `changed.counts` gives for one split.
-    """
+    """Answers turned wrong to the left, turned right to the right: `changed.counts` of one split, a row each."""
     colours = {"right to wrong": palette.LOSS, "wrong to right": palette.GAIN}
     caption = "To the right, wrong answers that became right; to the left, right ones that became wrong."
     rows = counts[[*colours]].rename_axis("row").reset_index().melt("row", var_name="outcome", value_name="answers")

@@ -15,8 +15,8 @@ _POWERS: How = {**POWERS, "dtick": 2}
 def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool = False) -> go.Figure:
     """`measure` against the shift, at even distances: a panel for each dtype (rows) and place (columns).
 
-    A colour for each `variant`, a dash for each `content`; cases are averaged. The first variant, the reference, lies
-    broad beneath the others. `log`: a logarithmic axis, on which values below `FLOOR` are drawn at it.
+    A colour for each `variant`, of which the first is the reference, a dash for each `content`; cases are averaged.
+    `log`: a logarithmic axis, on which values below `FLOOR` are drawn at it.
     """
     keys = ["dtype", "place", "variant", "content", "shift"]
     means = table.groupby(keys, sort=False)[measure].mean().reset_index().sort_values("shift", kind="stable")
@@ -39,10 +39,9 @@ def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool
 
 
 def by_cell(table: pd.DataFrame, title: str, *, panel: str, x: str, by: str, measure: str = "kl") -> go.Figure:
-    """The spread of `measure` over questions on a logarithmic axis, a box each: panels, places on the axis, colours.
+    """The spread of `measure` over questions on a logarithmic axis: a box for each value of `panel`, `x` and `by`.
 
-    `panel`, `x` and `by` are columns of `table`, which has a row per question and cell. A box reaches over the middle
-    half of the questions, and each is a dot beside it. Values below `FLOOR` are drawn at it.
+    table: a row per question and cell. Values below `FLOOR` are drawn at it.
     """
     named = {column: f"{column.replace('_', ' ')}: " + table[column].astype(str) for column in (panel, by)}
     places, groups = list(dict.fromkeys(table[x])), list(dict.fromkeys(named[by]))

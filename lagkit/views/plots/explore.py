@@ -16,10 +16,7 @@ _WIDE, _MANY = 80, 5  # characters and lines under the pointer
 
 
 def log_map(table: pd.DataFrame, title: str) -> go.Figure:
-    """A point for each log at `x`, `y`; its colour says whether it is `right`, and a ring that it is `marked`.
-
-    `table` also has `question`, `answer` and `rounds`, which are shown under the pointer.
-    """
+    """A point for each log of `logs_table` at `x`, `y`, with a ring where it is `marked`."""
     figure = go.Figure()
     for kind, symbol in _SYMBOLS.items():
         rows = table[table["right"] == kind]
@@ -40,10 +37,7 @@ def log_map(table: pd.DataFrame, title: str) -> go.Figure:
 
 
 def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
-    """For each part of a context (the index): the `share` of attention as a bar, and the `even` share as a mark.
-
-    An even share is what the part would get if attention fell on all tokens alike.
-    """
+    """The `share` of attention on each part of a context (the index) as a bar, and the `even` share as a mark."""
     names, places, end = (
         [_short(name) for name in table.index],
         [*range(len(table))],

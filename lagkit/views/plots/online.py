@@ -17,10 +17,9 @@ _DODGE = 0.09  # of a part of the stream: bars that would meet stay apart
 
 
 def prequential(curves: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
-    """A panel per title of `curves`, a line per condition over the parts of a stream.
+    """A panel per title of `curves` (`prequential.curve`), a line per condition over the parts of a stream.
 
-    curves: as `prequential.curve` gives them; the panel titled `rounds` has these, all others scores in points of 100.
-    References are drawn without bars.
+    The panel titled `rounds` has these, all others scores in percent. References are drawn without bars.
     """
     shown = {panel: levels(curve, panel) for panel, curve in curves.items()}
     rows = pd.concat(shown, names=["panel"]).reset_index("panel").reset_index(drop=True)

@@ -17,8 +17,7 @@ _DODGE = 1.6  # percent of wrong logs between the marks of two variants, so that
 def by_share(tables: Mapping[str, pd.DataFrame], measures: Mapping[str, str], title: str) -> go.Figure:
     """A line for each variant over the share of wrong logs: a column for each of `tables`, a row for each measure.
 
-    tables: a panel's title -> rows as `quality.by_share` gives. measures: metrics -> titles of the vertical axes;
-    scores are in percent. A bar is the interval of the difference to `no_logs`, whose mean is the dashed line.
+    tables: a panel's title -> rows as `quality.by_share` gives. measures: metrics -> titles of the vertical axes.
     """
     spacing = {"horizontal_spacing": 0.04, "vertical_spacing": 0.06, "column_titles": [plain(name) for name in tables]}
     figure = make_subplots(len(measures), len(tables), shared_xaxes=True, shared_yaxes=True, **spacing)

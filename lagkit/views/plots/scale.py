@@ -52,10 +52,7 @@ def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def race(table: pd.DataFrame, title: str) -> go.Figure:
-    """A panel for each measure over the number of logs, both axes logarithmic; a dash and a mark for each workload.
-
-    table: as `race_rows` gives it.
-    """
+    """A panel for each measure of `race_rows` over the number of logs; a dash and a mark for each workload."""
     measured = table.assign(**{column: factor * table[column] for column, (_, factor) in _RACE.items()})
     titles = {column: name for column, (name, _) in _RACE.items()}
     rows = long(measured.sort_values("logs", kind="stable"), titles, ["side", "workload", "logs"])
@@ -67,20 +64,14 @@ def race(table: pd.DataFrame, title: str) -> go.Figure:
 
 
 def good_enough(table: pd.DataFrame) -> pd.DataFrame:
-    """Fastest row of `table` that finds enough (`ENOUGH`) for each index and size, or the one that finds most; sorted.
-
-    table: rows of `benchmarks.search`: columns `index`, `logs`, `recall` and `ms`.
-    """
+    """The fastest row of `benchmarks.search` that finds `ENOUGH`, or that which finds most, for each index and size."""
     rank = table.assign(_enough=table["recall"].clip(upper=ENOUGH))
     best = rank.sort_values(["_enough", "ms"], ascending=[False, True]).drop_duplicates(["index", "logs"])
     return best.sort_values(["index", "logs"])[table.columns].reset_index(drop=True)
 
 
 def search(table: pd.DataFrame, title: str) -> go.Figure:
-    """A line for each index over the number of logs, a panel for each measure.
-
-    table: one row for each index and size (`good_enough`). Points that find less than `ENOUGH` are hollow.
-    """
+    """A line for each index over the number of logs, a panel for each measure. table: as `good_enough` gives it."""
     rows = long(table.assign(reached=table["recall"]).sort_values("logs"), _SEARCH, ["index", "logs", "reached"])
     order = list(dict.fromkeys(table["index"]))
     how: How = {"x": "logs", "y": "value", "color": "index", "line_dash": "index", "custom_data": ["reached"]}
@@ -97,10 +88,7 @@ def search(table: pd.DataFrame, title: str) -> go.Figure:
 
 
 def planner(table: pd.DataFrame, title: str) -> go.Figure:
-    """A cell for each place and log, coloured by the faster way and labelled with how many times faster it is.
-
-    table: as `lagkit.logs.planner.decisions` gives it; cells that it lacks stay empty.
-    """
+    """A cell for each place and log, coloured by the faster way. table: as `lagkit.logs.planner.decisions` gives it."""
     signed = np.log10(table["gain"]).where(table["way"] == "load", -np.log10(table["gain"]))
     times = table["gain"].map(lambda gain: f"{gain:.1f}x" if gain < 10 else f"{gain:,.0f}x")
     cells = table.assign(colour=signed.clip(-_MOST, _MOST), label=table["way"] + "<br>" + times)

@@ -15,10 +15,7 @@ _LOW = 13  # pixels of a row, so that seventy families still stand on one page
 
 
 def dots(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) -> go.Figure:
-    """A row for each model, a dot for each of `measures` (column -> name) on a logarithmic axis.
-
-    A thin line joins the dots of a model. Missing values have no dot.
-    """
+    """A row for each model, and in it a dot for each of `measures` (column -> name) that is not missing."""
     names, values = [plain(name) for name in table.index], table[[*measures]]
     rows = long(table.rename_axis("model").reset_index(), measures, ["model"])
     axes = {"x": "value", "y": "model", "color": "panel"}
@@ -35,10 +32,7 @@ def dots(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) -
 
 
 def against(table: pd.DataFrame, x: str, y: str, by: str, title: str, axes: tuple[str, str]) -> go.Figure:
-    """A dot for each model at columns `x` and `y`, both logarithmic, coloured by `by`; a line where both are equal.
-
-    axes: the titles of the axes. The three models that lie highest above the line are named.
-    """
+    """A dot for each model at columns `x` and `y`, coloured by `by`; the three highest above the diagonal are named."""
     known = table.dropna(subset=[x, y]).rename_axis("model").reset_index()
     highest = known.loc[(known[y] / known[x]).nlargest(3).index].sort_values(x)["model"]
     known["named"] = known["model"].where(known["model"].isin(highest), "")

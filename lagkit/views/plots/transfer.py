@@ -33,7 +33,7 @@ _SHAPES = dict(zip(OUTCOMES, ("triangle-up", "x", "circle-open", "circle-open"),
 
 
 def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.Figure:
-    """Positive and negative transfer against the share of logs that were replaced, with their intervals.
+    """Positive and negative transfer against the share of logs that were replaced.
 
     table: a row per `panel`, `share`, `policy` and `side` (a key of `SIDES`), with `mean`, `low` and `high` as shares
     of the questions. panels: values of `panel` -> titles of the horizontal axes.
@@ -53,10 +53,7 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
 
 
 def by_score(outcomes: pd.DataFrame, title: str) -> go.Figure:
-    """Number of questions of each outcome, by the similarity of their logs: a panel for each `kind` of logs.
-
-    outcomes: as `Transfer.outcomes` gives them; questions without a log are left out.
-    """
+    """Number of questions of each outcome (`Transfer.outcomes`), by the similarity of their logs."""
     found = _by_kind(outcomes.dropna(subset=["best"]))
     bins = np.floor(found["best"] / _BIN + 1e-9).astype(int)
     every = [found["panel"].unique(), OUTCOMES, range(bins.min(), bins.max() + 1)]
@@ -71,10 +68,9 @@ def by_score(outcomes: pd.DataFrame, title: str) -> go.Figure:
 
 
 def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], title: str) -> go.Figure:
-    """The change by each threshold against using all logs, in points, with its interval: a line per store.
+    """The change by each threshold against using all logs: a line per store.
 
-    sweeps: a store's name -> `Transfer.sweep`. chosen: its name -> the threshold that was chosen, which is marked with
-    a star.
+    sweeps: a store's name -> `Transfer.sweep`. chosen: its name -> the threshold that was chosen.
     """
     rows = scaled(pd.concat(dict(sweeps), names=["store", "threshold"]).reset_index(), 100)
     rows["label"] = rows["threshold"].map(lambda least: "all logs" if least <= -1 else f"{least:g}")
@@ -93,9 +89,8 @@ def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], 
 def doubts(outcomes: pd.DataFrame, title: str) -> go.Figure:
     """A point for each question, by its doubt (negative confidence) without logs and with them, and its outcome.
 
-    There is a panel for each `kind` of logs; above the diagonal the model is less sure with logs, and a gate of margin
-    0 does without them. outcomes: as `lagkit.studies.transfer.Transfer.outcomes` gives them, with the columns of
-    `lagkit.studies.gating.confidences`; questions without a log are left out. Doubts below 1e-7 are drawn there.
+    outcomes: as `Transfer.outcomes` gives them, with the columns of `gating.confidences`. Above the diagonal, a gate of
+    margin 0 does without logs. Doubts below 1e-7 are drawn there.
     """
     found = _by_kind(outcomes.dropna(subset=["kind"]).rename_axis("question").reset_index())
     found = found.assign(x=_doubt(found["sure_without"]), y=_doubt(found["sure_with_logs"]))

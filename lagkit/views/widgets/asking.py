@@ -30,8 +30,9 @@ def follow(
     if not chosen:
         raise ConfigError("Choose at least one variant to ask.")
     for variant in chosen:
-        own = {"policy": variant.policy, "store": store if variant.policy else None, "limits": variant.limits(limits)}
-        agent = Agent(lm, prompt=prompt, policy_name=variant.name, **own, **settings)
+        own: dict[str, Any] = {"policy": variant.policy, "store": store if variant.policy else None}
+        own |= {"policy_name": variant.name, "limits": variant.limits(limits)}
+        agent = Agent(lm, prompt=prompt, **own, **settings)
         for trace in agent.follow(asked):
             ended = trace.answer is not None or bool(trace.error) or len(trace.rounds) == agent.max_rounds
             judged = metrics.is_right(asked, trace.answer) if ended and asked.answers else None

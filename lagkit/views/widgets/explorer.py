@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from html import escape
 
 import ipywidgets as widgets
+from traitlets import link
 
 from lagkit.logs.encode import Encoder
 from lagkit.logs.index import Vectors
@@ -114,7 +115,7 @@ class LogExplorer(Panel):
         }
         self.tabs = widgets.Tab([*pages.values()], titles=[*pages], layout=_HALF)
         self.map.observe(lambda _: self._search(), "lasso")
-        self.map.observe(lambda change: self._choose(change.new), "chosen")
+        link((self.logs, "chosen"), (self.map, "chosen"))
         self.policy.observe(lambda _: self._keep(), "value")
         self.tabs.observe(lambda _: self._draw(), "selected_index")
         self.tabs.observe(lambda _: self._keep(), "selected_index")
@@ -153,12 +154,12 @@ class LogExplorer(Panel):
             self._draw()
             self.unlasso.layout.display = "" if self.map.lasso else "none"
 
-    def _turn_to(self, first: int) -> None:
+    def _turn_to(self, first: int, chosen: str | None = None) -> None:
         """List another page of what was found, from number `first` on."""
         if 0 <= first < len(self.found):
             with self.telling():
                 self._first = first
-                self._list(self._page[0])
+                self._list(chosen or self._page[0])
 
     @property
     def _page(self) -> list[str]:
@@ -190,18 +191,13 @@ class LogExplorer(Panel):
         fits = Filter(self.right.value, rounds, size and (size[0] * _KIB, size[1] * _KIB))
         return Wanted(query, fits, self.logs.wanted, least, _NEAREST, among)
 
-    def _choose(self, log: str) -> None:
-        """Choose a log that was pressed on the map, on the page of the table where it stands."""
-        if log and log != self.log and log in self.found:
-            with self.telling():
-                first = self.found.index(log) // _LISTED * _LISTED
-                if first != self._first:
-                    self._turn_to(first)
-                self.logs.chosen = log
-
     def _read(self) -> None:
+        """Show the chosen log; one that was pressed on the map may stand on another page of the table."""
+        if self.log in self.found and self.log not in self._page:
+            self._turn_to(self.found.index(self.log) // _LISTED * _LISTED, self.log)
+            return
         self._close_question()
-        self.delete.disabled, self.map.chosen = self.log is None, self.log or ""
+        self.delete.disabled = self.log is None
         with self.telling():
             if self.log is None:
                 self.trace.value = _NOBODY
@@ -245,13 +241,12 @@ class LogExplorer(Panel):
             return
         with self.telling():
             ids, drawn = self.store.ids, self._places
-            if drawn is None or drawn[0] != ids:
-                self._places = ids, project(self.store.embeddings())
+            self._places = drawn if drawn and drawn[0] == ids else (ids, project(self.store.embeddings()))
             # Of very many logs, not all are drawn.
             always = [*self.found[:_BEST], *([self.log] if self.log else [])]
             if self._places is not drawn or not self.map.has(always):
                 self.map.show(*placed(self.store, always, self._places[1]))
-            self.map.mark(self.found, self.log)
+            self.map.mark(self.found)
 
     def _ask(self) -> None:
         if (log := self.log) is not None:

@@ -44,8 +44,7 @@ class Wanted:
 def find(store: Store, embedder: Embedder | None, wanted: Wanted) -> tuple[list[str], dict[str, float]]:
     """The ids of all logs that are wanted, in order, and the cosine of each where there is a query.
 
-    embedder: None for the store's own. Raises EmptyStore for a query to an empty store, and StoreError for a query
-    without words.
+    embedder: None for the store's own. Raises EmptyStore, and StoreError for a query without words.
     """
     query, order = wanted.query.strip(), wanted.order
     if not query:
@@ -63,11 +62,7 @@ def find(store: Store, embedder: Embedder | None, wanted: Wanted) -> tuple[list[
 
 
 def search_table(store: Store, embedder: Embedder | None, query: str = "", *, k: int | None = None) -> pd.DataFrame:
-    """The rows of `logs_table`, best first by the `cosine` of `query` and the log's key; all logs without a query.
-
-    embedder: None for the store's own. k: at most so many; only their traces are read. Raises EmptyStore for a query to
-    an empty store, and StoreError for a query without words.
-    """
+    """The first `k` rows of `logs_table`, best first by the `cosine` of `query` and the log's key; raises as `find`."""
     found, scores = find(store, embedder, Wanted(query, nearest=k))
     return scored(store, found[:k], scores)
 
@@ -81,10 +76,7 @@ def scored(store: Store, logs: Sequence[str], scores: Mapping[str, float]) -> pd
 
 
 def unrelated(store: Store, embedder: Embedder) -> float:
-    """The highest cosine of any log with one of a few everyday sentences, which ask for nothing that logs are about.
-
-    What is no more similar than that to a query may well have nothing to do with it. Raises EmptyStore.
-    """
+    """The highest cosine of any log with everyday sentences, which ask for nothing of theirs. Raises EmptyStore."""
     return max(hits[0].score for hits in store.search(embedder.queries(_EVERYDAY), 1))
 
 

@@ -12,7 +12,7 @@ import traitlets
 
 from lagkit.logs.listing import JUDGED, Column, Order
 from lagkit.views import palette
-from lagkit.views.widgets.logs import COLUMNS, short, told
+from lagkit.views.widgets.logs import COLUMNS, short, texts
 
 _LOOKS = {"cosine": "number", "answer": "wide", "right": "short", "rounds": "number", "bytes": "number"}
 
@@ -22,10 +22,7 @@ def _text(name: str) -> str:
 
 
 class LogTable(anywidget.AnyWidget):
-    """Rows of logs: a press on a head asks for an `order`, a press on a row or an arrow key is `chosen`.
-
-    It shows what it is given: whoever owns it sorts and pages.
-    """
+    """Rows of logs: a press on a head asks for an `order`, a press on a row or an arrow key is `chosen`."""
 
     _esm, _css = _text("table.js"), _text("table.css")
     columns: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
@@ -42,13 +39,11 @@ class LogTable(anywidget.AnyWidget):
 
     def show(self, table: pd.DataFrame, chosen: str | None, empty: str) -> None:
         """List the rows of a `search_table`; `empty` is said where there are none."""
-        shown = [name for name in COLUMNS if name in table]
-        texts = [[told(name, value) for value in table[name].tolist()] for name in shown]
+        shown, rows = texts(table)
+        heads = [("added" if name == "cosine" else name, name) for name in shown]
         with self.hold_sync():
-            self.columns = [
-                ["added" if name == "cosine" else name, COLUMNS[name], _LOOKS.get(name, "")] for name in shown
-            ]
-            self.rows = [[str(log), *row] for log, *row in zip(table.index, *texts, strict=True)]
+            self.columns = [[by, COLUMNS[name], _LOOKS.get(name, "")] for by, name in heads]
+            self.rows = [[str(log), *row] for log, row in zip(table.index, rows, strict=True)]
             self.chosen, self.empty = chosen or "", empty
 
 
@@ -65,25 +60,18 @@ class LogMap(anywidget.AnyWidget):
 
     def show(self, table: pd.DataFrame, title: str) -> None:
         """Draw the logs of a table of `placed`."""
+        points: list[list[Any]] = []
+        for log, x, y, right, question, answer in table[["x", "y", "right", "question", "answer"]].itertuples():
+            told = f"{short(question)} Answered: {short(answer or 'nothing')} ({right})"
+            points.append([log, x, y, right, told])
         with self.hold_sync():
-            self.title = title
-            self.points = [
-                [
-                    log,
-                    one.x,
-                    one.y,
-                    one.right,
-                    f"{short(one.question)} Answered: {short(one.answer or 'nothing')} ({one.right})",
-                ]
-                for log, one in zip(table.index, table.itertuples(), strict=True)
-            ]
+            self.title, self.points = title, points
 
     def has(self, logs: Collection[str]) -> bool:
         """Whether all these logs are drawn."""
         return {*logs} <= {point[0] for point in self.points}
 
-    def mark(self, found: Collection[str], chosen: str | None) -> None:
-        """Show which logs are listed, and which one is chosen."""
+    def mark(self, found: Collection[str]) -> None:
+        """Show which logs are listed."""
         here = {*found}
-        with self.hold_sync():
-            self.found, self.chosen = [point[0] for point in self.points if point[0] in here], chosen or ""
+        self.found = [point[0] for point in self.points if point[0] in here]

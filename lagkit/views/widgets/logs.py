@@ -55,8 +55,13 @@ def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
     return table.join(store.sizes(logs)[["tokens", "bytes"]])
 
 
-def told(name: str, value: Any) -> str:
-    """A value of a column of `COLUMNS` as people read it."""
+def texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The columns of a `search_table` that people are shown, and its rows as they read them."""
+    shown = [name for name in COLUMNS if name in table]
+    return shown, [[_told(name, row[name]) for name in shown] for row in table[shown].to_dict("records")]
+
+
+def _told(name: str, value: Any) -> str:
     if name == "cosine":
         return f"{value:.2f}"
     if name == "bytes":
@@ -96,11 +101,7 @@ def delete_log(store: Store, log: str) -> None:
 
 
 def project(vectors: Vectors) -> tuple[Vectors, str]:
-    """Vectors `[n, dim]` as places `[n, 2]`, and the name of the method.
-
-    t-SNE keeps neighbours together and says nothing about long distances. Very many or very few vectors get their two
-    principal components instead.
-    """
+    """Vectors `[n, dim]` as places `[n, 2]`, and the name of the method: t-SNE, unless they are very many or few."""
     if len(vectors) < 2:
         return vectors[:, :2] * 0, "a single log"
     if not _FEW <= len(vectors) <= _MANY:
@@ -113,10 +114,9 @@ def project(vectors: Vectors) -> tuple[Vectors, str]:
 def placed(
     store: Store, always: Sequence[str] = (), where: tuple[Vectors, str] | None = None
 ) -> tuple[pd.DataFrame, str]:
-    """Rows of `logs_table` with their places on a map, `x` and `y`; and a title: how many these are, and how placed.
+    """Rows of `logs_table` at their places `x` and `y` on a map, and its title.
 
-    Of very many logs, every so many-th and those of `always`. where: what `project(store.embeddings())` gave, where it
-    is known already.
+    Of very many logs, every so many-th and those of `always`. where: what `project(store.embeddings())` gave, if known.
     """
     ids = store.ids
     places, method = where or project(store.embeddings())

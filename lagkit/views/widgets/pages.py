@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 
 from lagkit.logs.encode import Encoder, kept_spans, kept_text
 from lagkit.logs.store import Store
@@ -18,17 +17,15 @@ from lagkit.policy import get_policy
 from lagkit.stats import metrics
 from lagkit.types import Trace
 from lagkit.views import palette
-from lagkit.views.widgets.logs import COLUMNS, told
+from lagkit.views.scripts import macros
+from lagkit.views.widgets.logs import COLUMNS, texts
 
 _KEPT = "background:#ffe08a;color:#222;border-radius:2px;border-left:1px solid #c99700"  # tokens stay distinguishable
 _ACTION = "background:rgba(68,170,153,.22);color:inherit;border-radius:3px"
 
 
 def trace_html(trace: Trace, names: Mapping[str, str] | None = None) -> str:
-    """A trace round by round: the query, its hits with scores, the prompt (folded) and the response.
-
-    `names`: questions of logs by id, to name the logs that were retrieved.
-    """
+    """A trace round by round, in which `names`, questions by id, stand for the logs that were retrieved."""
     return str(_macros().log(trace, names or {}))
 
 
@@ -44,20 +41,19 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
     if policy.inject == "copy":
         told = f"`{policy_name}` shows the model nothing of a log: the log's answer is given as it is."
         return f"<p>{escape(told)}</p>"
-    if encoder is None or policy.inject != "kv":
-        text, marked = kept_spans(trace, policy.keep)
-        how = "keeps the marked words"
-        if policy.inject != "kv":
-            count = "as text"
-            if encoder is not None:
-                count = f"{len(encoder.lm.tokenize(encoder.lm.plain(kept_text(trace, policy.keep))))} tokens, as text"
-            how = f"keeps {count}: the model reads them anew each time"
-    else:
+    if encoder is not None and policy.inject == "kv":
         reading, head = encoder.read(trace, policy), encoder.head_block()
         text, kept = reading.text, set(reading.kept)
         marked = [span for slot, span in enumerate(reading.spans, reading.context.injected) if slot in kept]
         size = f", {len(kept) * head.nbytes / len(head) / 1024:,.0f} KiB of KV" if len(head) else ""
         how = f"keeps {len(kept)} of the {len(reading.context.ids)} tokens that it reads{size}"
+    else:
+        text, marked = kept_spans(trace, policy.keep)
+        how = "keeps the marked words"
+        if policy.inject != "kv":
+            words = kept_text(trace, policy.keep)
+            count = f"{len(encoder.lm.tokenize(encoder.lm.plain(words)))} tokens, " if encoder else ""
+            how = f"keeps {count}as text: the model reads them anew each time"
     return str(_macros().kept(policy_name, how, _highlighted(text, marked, _KEPT)))
 
 
@@ -97,12 +93,10 @@ def _summary(name: str, trace: Trace, first: Trace) -> dict[str, Any]:
 
 def explorer_html(table: pd.DataFrame, total: int, chosen: str | None, trace: str) -> str:
     """The first rows of a `search_table` of `total` logs, and the page of the chosen one, made by `trace_html`."""
-    shown = [name for name in COLUMNS if name in table]
-    rows = [
-        {"chosen": log == chosen, "cells": [(name, told(name, row[name])) for name in shown]}
-        for log, row in table.iterrows()
-    ]
-    return str(_macros().explorer([COLUMNS[name] for name in shown], rows, total, trace))
+    shown, cells = texts(table)
+    rows = [{"chosen": log == chosen, "cells": row} for log, row in zip(table.index, cells, strict=True)]
+    left = [name in ("question", "answer", "right") for name in shown]
+    return str(_macros().explorer([COLUMNS[name] for name in shown], left, rows, total, trace))
 
 
 def playground_html(question: str, variants: Sequence[str], answers: str, said: str) -> str:
@@ -118,10 +112,10 @@ def log_names(store: Store, traces: Iterable[Trace]) -> dict[str, str]:
 
 @cache
 def _macros() -> Any:
-    """The macros of `pages.html.j2`, which escape all that they show."""
-    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    pages.filters["actions"] = lambda text: _highlighted(text, action_spans(text), _ACTION)
-    return pages.from_string(Path(__file__).with_name("pages.html.j2").read_text(encoding="utf-8")).module
+    def actions(text: str) -> str:
+        return _highlighted(text, action_spans(text), _ACTION)
+
+    return macros(Path(__file__).with_name("pages.html.j2"), actions=actions)
 
 
 def _highlighted(text: str, spans: Sequence[tuple[int, int]], style: str) -> str:

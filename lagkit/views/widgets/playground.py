@@ -142,10 +142,7 @@ class Playground(Panel):
         return [name for name, box in self.variants.items() if box.value]
 
     def ask(self, question: Question | str = "") -> None:
-        """Start to answer the question, by default the one in the field, under the ticked variants.
-
-        Does nothing while something runs.
-        """
+        """Start to answer a question, by default that of the field, under the ticked variants, if nothing runs."""
         if self.busy:
             return
         if isinstance(question, Question) and question in [value for _, value in self.example.options]:

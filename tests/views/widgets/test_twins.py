@@ -31,22 +31,18 @@ from lagkit.views.lab import Answers, conclude
 from lagkit.views.plots import COLOURS
 from lagkit.views.plots.explore import attention_bars, log_map
 from lagkit.views.widgets import (
-    answers_html,
     attention_table,
     attention_tokens,
-    delete_log,
-    follow,
-    kept_html,
-    log_names,
     logs_table,
     run_store,
     search_table,
     similarity_map,
-    trace_html,
     unrelated,
 )
+from lagkit.views.widgets.asking import follow
 from lagkit.views.widgets.finding import Wanted, find
-from lagkit.views.widgets.logs import project
+from lagkit.views.widgets.logs import delete_log, project
+from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
 from tests.helpers.lms import (
     ScriptedLM,
     new_lm,
