@@ -48,11 +48,11 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
     if data:
         given["data"] = data
     config = RunConfig.of(tier, out=run, seed=seed, **given)
-    if world and config.data.world is None:
-        raise ConfigError(
-            f"The questions of {tier} are no test world, which has controls: give their folder as `data`."
-        )
     if world:
+        if config.data.world is None:
+            raise ConfigError(
+                f"The questions of {tier} are no test world, which has controls: give their folder as `data`."
+            )
         config = RunConfig.of(tier, out=run, seed=seed, **given, world={**config.data.world, **world})
     return Experiment(config)
 

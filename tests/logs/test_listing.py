@@ -16,7 +16,7 @@ from lagkit.logs.store import Store
 from lagkit.types import Round, Trace
 from lagkit.util.errors import StoreError
 from lagkit.views.widgets import LogExplorer, search_table
-from lagkit.views.widgets.finding import Wanted, find
+from lagkit.views.widgets.logs import Wanted, find
 from tests.helpers.stores import kv
 
 EMBEDDER = HashEmbedder(64)

@@ -46,6 +46,10 @@ class Packed:
         parts = [self.weights, self.shares, *([] if self.index is None else [self.index])]
         return sum(part.nbytes for part in parts)
 
+    def asked(self, attention: TokenAttention) -> list[int]:
+        """Positions of the pieces that the queries are of."""
+        return [attention.asking[query - 1] for query in self.queries if query]
+
 
 class View:
     """A token view: in a notebook `html` with its script, as text the shares by part."""
@@ -72,7 +76,10 @@ def view(attention: TokenAttention, answers: pd.DataFrame | None = None, *, limi
         "view": attention,
         "heads": layers * heads,
         "data": _data(attention, packed),
-        "sections": _sections(attention, packed),
+        "sections": _sections(attention),
+        "choosable": packed.asked(attention),
+        "first": FIRST,
+        "deep": _colours(attention),
         "shares": attention.by_part(),
         "answers": answers,
         "size": _size(attention, packed),
@@ -87,8 +94,6 @@ def pack(attention: TokenAttention, limit: int = LIMIT) -> Packed:
     layers, heads, asking, pieces = rows.shape
     each, parts = layers * heads, shares.shape[-1]
     dense, cut = each * (parts + pieces), each * (parts + 3 * min(STRONGEST, pieces))
-    if asking * dense <= limit:
-        return Packed([*range(asking)], _quantised(rows), None, _quantised(shares), 1.0)
     fit = min(asking, limit // min(dense, cut))
     if fit < 1:
         raise DataError(
@@ -97,8 +102,7 @@ def pack(attention: TokenAttention, limit: int = LIMIT) -> Packed:
         )
     # The mean, and tokens at even distances.
     queries = [0, *(1 + (2 * i + 1) * (asking - 1) // (2 * (fit - 1)) for i in range(fit - 1))]
-    chosen = rows[:, :, queries]
-    kept = _quantised(shares[:, :, queries])
+    chosen, kept = rows[:, :, queries], _quantised(shares[:, :, queries])
     if fit * dense <= limit:
         return Packed(queries, _quantised(chosen), None, kept, 1.0)
     strongest = chosen.topk(min(pieces, (limit // (fit * each) - parts) // 3), dim=-1)
@@ -115,8 +119,8 @@ def _quantised(found: Tensor) -> Tensor:
 def _data(attention: TokenAttention, packed: Packed) -> dict[str, str]:
     """The attributes that the script reads: numbers, and numbers in base64."""
     layers, heads, _, _ = attention.weights.shape
-    asked = [attention.asking[query - 1] for query in packed.queries if query]
-    found = {"layers": str(layers), "heads": str(heads), "queries": " ".join(map(str, asked))}
+    asked = " ".join(map(str, packed.asked(attention)))
+    found = {"layers": str(layers), "heads": str(heads), "queries": asked}
     found |= {"parts": " ".join(str(attention.parts.index(piece.part)) for piece in attention.pieces)}
     found["asks"] = attention.asks
     arrays = {"weights": packed.weights, "shares": packed.shares, "index": packed.index}
@@ -132,7 +136,7 @@ def _colours(attention: TokenAttention) -> list[float]:
     return [round(DEEPEST * min(1.0, weight / (largest or 1.0)), 3) for weight in mean]
 
 
-def _sections(attention: TokenAttention, packed: Packed) -> list[dict[str, Any]]:
+def _sections(attention: TokenAttention) -> list[dict[str, Any]]:
     """Pieces that stand together, by the part that they count to; the first token stands with those behind it."""
     asking, names = set(attention.asking), [piece.part for piece in attention.pieces]
     if len(names) > 1 and names[0] == FIRST:
@@ -140,24 +144,12 @@ def _sections(attention: TokenAttention, packed: Packed) -> list[dict[str, Any]]
     for i, piece in enumerate(attention.pieces[1:], 1):
         if _is_blank(piece):
             names[i] = names[i - 1]
-    can = {attention.asking[query - 1] for query in packed.queries if query}
-    colours, sections = _colours(attention), []
+    sections = []
     for name, group in groupby(enumerate(attention.pieces), key=lambda one: names[one[0]]):
         own = [*group]
-        tokens = [
-            {
-                "before": piece.before,
-                "text": _shown(piece),
-                "asks": i in asking,
-                "choosable": i in can,
-                "first": piece.part == FIRST,
-                "deep": colours[i],
-            }
-            for i, piece in own
-        ]
         count = sum(i in asking for i, _ in own)
         partly = "" if count == len(own) else "partly "
-        sections.append({"name": name, "asks": f"{partly}{attention.asks}" if count else "", "tokens": tokens})
+        sections.append({"name": name, "asks": f"{partly}{attention.asks}" if count else "", "pieces": own})
     return sections
 
 
@@ -183,4 +175,4 @@ def _size(attention: TokenAttention, packed: Packed) -> str:
 
 @cache
 def _macros() -> Any:
-    return macros(Path(__file__).with_name("tokens.html.j2"), readable=palette.readable, exp=math.exp)
+    return macros(Path(__file__).with_name("tokens.html.j2"), readable=palette.readable, exp=math.exp, shown=_shown)

@@ -2,8 +2,7 @@
 
 from lagkit.views.widgets.attending import attention_table, attention_tokens
 from lagkit.views.widgets.explorer import LogExplorer
-from lagkit.views.widgets.finding import search_table, unrelated
-from lagkit.views.widgets.logs import logs_table, run_store, similarity_map
+from lagkit.views.widgets.logs import logs_table, run_store, search_table, similarity_map, unrelated
 from lagkit.views.widgets.playground import Playground
 
 __all__ = ["LogExplorer", "Playground", "attention_table", "attention_tokens", "logs_table", "run_store"]

@@ -19,7 +19,7 @@ from lagkit.model.tokens import decoded
 from lagkit.policy import get_policy
 from lagkit.studies.attention import mass, uniform_mass
 from lagkit.studies.tokens import FIRST, OWN, Piece, TokenAttention, measured
-from lagkit.types import Question, Trace
+from lagkit.types import Passage, Question, Trace
 from lagkit.util.errors import DataError
 
 _REST = "instructions and chat marks"
@@ -114,7 +114,8 @@ def _context(
     total = context.injected + len(context.ids)
     begin = total - len(spans)  # the first slot of the tail
     parts = _log_parts(builder, context, logs, begin)
-    for name, (start, stop) in _text_parts(builder, question, trace, passages, tail, logs).items():
+    read = [passages.passage(hit.id) for r in trace.rounds for hit in r.passages] if passages is not None else []
+    for name, (start, stop) in _text_parts(builder, question, read, tail, logs).items():
         parts[name] = [begin + i for i, (a, b) in enumerate(spans) if a < stop and b > start]
     # A token that spans the end of one part and the start of the next counts to the first.
     owner = {slot: name for name, slots in reversed(parts.items()) for slot in slots}
@@ -142,20 +143,14 @@ def _log_parts(builder: KVContextBuilder, context: Context, logs: list[str], beg
 
 
 def _text_parts(
-    builder: KVContextBuilder,
-    question: Question,
-    trace: Trace,
-    passages: PassageIndex | None,
-    tail: str,
-    logs: list[str],
+    builder: KVContextBuilder, question: Question, passages: Sequence[Passage], tail: str, logs: list[str]
 ) -> dict[str, tuple[int, int]]:
     """Character spans of what the tail of the prompt is made of; what is not found in it is left out."""
     plain = builder.lm.plain  # as the tail itself is
     opening, asked, notes = map(plain, (builder.prompt.open_turn(question), question.text, builder.notes(logs)))
     body = len(tail) - len(opening)
     found = {"logs, as text": (tail.find(notes), len(notes))} if notes else {}
-    shown = [passages.passage(hit.id) for r in trace.rounds for hit in r.passages] if passages is not None else []
-    for number, passage in enumerate(shown, 1):
+    for number, passage in enumerate(passages, 1):
         words = plain(passage.text)
         found[f"passage {number}: {passage.title}"] = (tail.rfind(words, 0, body), len(words))
     found["question"] = (tail.rfind(asked, 0, body), len(asked))

@@ -18,9 +18,8 @@ from lagkit.runs.experiment import Experiment
 from lagkit.studies.tokens import encoding
 from lagkit.views import palette
 from lagkit.views.plots import tokens
-from lagkit.views.widgets.finding import Wanted, find, none_found, scored, some_found, unrelated
 from lagkit.views.widgets.live import LogMap, LogTable
-from lagkit.views.widgets.logs import delete_log, placed, project
+from lagkit.views.widgets.logs import Wanted, delete_log, find, placed, project, scored, told, unrelated
 from lagkit.views.widgets.pages import explorer_html, kept_html, log_names, trace_html
 from lagkit.views.widgets.parts import MODEL_TURN, Panel, begin, button, row, sentence, show_html
 
@@ -169,13 +168,12 @@ class LogExplorer(Panel):
     def _list(self, chosen: str | None) -> None:
         """Show the page and the chosen log, and say how many logs were found, and which of them are listed."""
         before, last = self.log, self._first + len(self._page)
-        nothing = none_found(self.store, self._wanted, self.found, self._scores)
-        self.logs.show(scored(self.store, self._page, self._scores), chosen, nothing)
+        said = told(self.store, self._wanted, self.found, self._scores)
+        self.logs.show(scored(self.store, self._page, self._scores), chosen, said)
         self.earlier.disabled, self.later.disabled = self._first == 0, last == len(self.found)
         if self.log == before:  # else a change of what is chosen has had it read
             self._read()
-        page = f" Listed: {self._first + 1:,} to {last:,}." if len(self.found) > _LISTED else ""
-        self.say(nothing or some_found(self.store, self._wanted, self.found) + page)
+        self.say(said + f" Listed: {self._first + 1:,} to {last:,}." * (len(self.found) > _LISTED))
 
     def _asked_for(self) -> Wanted:
         """What the controls ask for; a slider over its whole range asks for nothing."""

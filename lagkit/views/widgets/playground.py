@@ -155,8 +155,8 @@ class Playground(Panel):
 
     def attend(self) -> None:
         """Start to look at what the chosen variant's answer attends to."""
-        name = self.attended.value
-        self._start(lambda: self._look(name))
+        if name := self.attended.value:
+            self._start(lambda: self._look(name))
 
     def stop(self) -> None:
         """Ask what runs to stop after the round it is in."""
@@ -224,6 +224,7 @@ class Playground(Panel):
         self.attention.outputs, self.answers.value, self.attended.options = (), "", ()
         self.progress.value, self.progress.max = 0, max(len(names), 1) * self._max_rounds
         self.say("Working …" if self._means.done() else "The model is being loaded; the question waits for it …")
+        how = "broke off"
         try:
             for name, trace, ended in self._followed(asked, names):
                 number = len(trace.rounds)
@@ -232,17 +233,20 @@ class Playground(Panel):
                 self.progress.value = (len(self.traces) - 1) * self._max_rounds + number
                 self.say(f"{palette.readable(name)}: round {number} of at most {self._max_rounds}")
                 self._show()
-        except Exception:
-            self._leave("broke off")
-            raise
+            how = "stopped"
         finally:
+            self.going = {name: f"{how} after round {len(self.traces[name].rounds)}" for name in self.going}
+            self._show()
             known = [(palette.readable(name), name) for name, trace in self.traces.items() if trace.rounds]
             self.attended.options, self.attended.index = known, 0 if known else None
         if self._stopping.is_set():
-            self._stopped(names)
-            return
-        self.progress.value, self.progress.bar_style = self.progress.max, "success"
-        self.say(f"Done: {len(self.traces)} variant{'s' * (len(self.traces) != 1)}.")
+            unasked = [palette.readable(name) for name in names if name not in self.traces]
+            rest = f" Not asked: {'; '.join(unasked)}." if unasked else ""
+            self.progress.bar_style = "warning"
+            self.say(f"Stopped; what was done until then is shown.{rest}")
+        else:
+            self.progress.value, self.progress.bar_style = self.progress.max, "success"
+            self.say(f"Done: {len(self.traces)} variant{'s' * (len(self.traces) != 1)}.")
 
     def _followed(self, asked: Question | str, names: Sequence[str]) -> Iterator[tuple[str, Trace, bool]]:
         """What `follow` gives after every round; the model is given up between two of them."""
@@ -256,27 +260,12 @@ class Playground(Panel):
                 return
             yield step
 
-    def _stopped(self, names: Sequence[str]) -> None:
-        """Say of each variant how far it came."""
-        self._leave("stopped")
-        self.progress.bar_style = "warning"
-        unasked = [palette.readable(name) for name in names if name not in self.traces]
-        rest = f" Not asked: {'; '.join(unasked)}." if unasked else ""
-        self.say(f"Stopped; what was done until then is shown.{rest}")
-
-    def _leave(self, how: str) -> None:
-        """Say how the variant ended that has not come to its end."""
-        self.going = {name: f"{how} after round {len(self.traces[name].rounds)}" for name in self.going}
-        self._show()
-
     def _show(self) -> None:
         gold = self._asked.answers if self._asked else ()
         names = log_names(self.store, self.traces.values())
         self.answers.value = answers_html(self.traces, names, gold, self.going)
 
-    def _look(self, name: str | None) -> None:
-        if name is None:
-            return
+    def _look(self, name: str) -> None:
         self.say(f"Reading the last round of {palette.readable(name)} once more …")
         lm, _, passages = self._means.result()
         about = {"prompt": self.prompt, "passages": passages, "question": self._asked}

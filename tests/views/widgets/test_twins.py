@@ -40,8 +40,7 @@ from lagkit.views.widgets import (
     unrelated,
 )
 from lagkit.views.widgets.asking import follow
-from lagkit.views.widgets.finding import Wanted, find
-from lagkit.views.widgets.logs import delete_log, project
+from lagkit.views.widgets.logs import Wanted, delete_log, find, project
 from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
 from tests.helpers.lms import (
     ScriptedLM,
