@@ -68,40 +68,37 @@ def answers_html(
     What differs from the first variant is marked. names: as in `trace_html`. gold: the right answers, where they are
     known. going: what is said in place of the answer of a variant that has not ended, by its name.
     """
-    rows = [_summary(name, trace, next(iter(traces.values()))) for name, trace in traces.items()]
-    return str(_macros().answers(traces, names, rows, gold[:3], going or {}))
+    differs = {name: _differs(trace, next(iter(traces.values()))) for name, trace in traces.items()}
+    return str(_macros().answers(traces, names, differs, gold[:3], going or {}))
 
 
-def _summary(name: str, trace: Trace, first: Trace) -> dict[str, Any]:
-    """A trace's row in the summary; `differs` has the words for what is not as in the first trace."""
+def _differs(trace: Trace, first: Trace) -> dict[str, str]:
+    """In words, what is not as in the first trace: `answer`, `rounds`, `tokens` and `seconds`."""
+    differs = {}
+    if metrics.normalize(trace.answer or "") != metrics.normalize(first.answer or ""):
+        differs["answer"] = "another answer"
+    if len(trace.rounds) != len(first.rounds):
+        differs["rounds"] = f"{len(trace.rounds) - len(first.rounds):+,}"
     usage, was = trace.usage, first.usage
     read, before = usage.prefilled + usage.generated, was.prefilled + was.generated
-    row = {"name": name, "said": palette.readable(name), "rounds": len(trace.rounds), "tokens": read}
-    row |= {"injected": usage.injected, "seconds": usage.seconds, "differs": {}}
-    if trace is not first:
-        other = metrics.normalize(trace.answer or "") != metrics.normalize(first.answer or "")
-        differs = {"answer": "another answer"} if other else {}
-        if len(trace.rounds) != len(first.rounds):
-            differs["rounds"] = f"{len(trace.rounds) - len(first.rounds):+,}"
-        if before and read != before:
-            differs["tokens"] = f"{read / before - 1:+.0%}"
-        if was.seconds and round(usage.seconds, 2) != round(was.seconds, 2):
-            differs["seconds"] = f"{usage.seconds / was.seconds - 1:+.0%}"
-        row["differs"] = {what: words.replace("-", "\N{MINUS SIGN}") for what, words in differs.items()}
-    return row
+    if before and read != before:
+        differs["tokens"] = f"{read / before - 1:+.0%}"
+    if was.seconds and round(usage.seconds, 2) != round(was.seconds, 2):
+        differs["seconds"] = f"{usage.seconds / was.seconds - 1:+.0%}"
+    return {what: words.replace("-", "\N{MINUS SIGN}") for what, words in differs.items()}
 
 
 def explorer_html(table: pd.DataFrame, total: int, chosen: str | None, trace: str) -> str:
     """The first rows of a `search_table` of `total` logs, and the page of the chosen one, made by `trace_html`."""
     shown, cells = texts(table)
-    rows = [{"chosen": log == chosen, "cells": row} for log, row in zip(table.index, cells, strict=True)]
-    left = [name in ("question", "answer", "right") for name in shown]
-    return str(_macros().explorer([COLUMNS[name] for name in shown], left, rows, total, trace))
+    rows = zip([log == chosen for log in table.index], cells, strict=True)
+    heads = [(COLUMNS[name], name in ("question", "answer", "right")) for name in shown]
+    return str(_macros().explorer(heads, [*rows], total, trace))
 
 
 def playground_html(question: str, variants: Sequence[str], answers: str, said: str) -> str:
     """A question with its variants, and its answers where it was asked, made by `answers_html`."""
-    return str(_macros().playground(question, [palette.readable(name) for name in variants], answers, said))
+    return str(_macros().playground(question, variants, answers, said))
 
 
 def log_names(store: Store, traces: Iterable[Trace]) -> dict[str, str]:
@@ -115,7 +112,7 @@ def _macros() -> Any:
     def actions(text: str) -> str:
         return _highlighted(text, action_spans(text), _ACTION)
 
-    return macros(Path(__file__).with_name("pages.html.j2"), actions=actions)
+    return macros(Path(__file__).with_name("pages.html.j2"), actions=actions, readable=palette.readable)
 
 
 def _highlighted(text: str, spans: Sequence[tuple[int, int]], style: str) -> str:
