@@ -23,12 +23,10 @@ DASHES = ["solid", "dot", "dash", "dashdot", "longdash"]
 WHITE, DARK = "#ffffff", "#111111"  # what figures are drawn on
 
 _FORMS = {None: NONE, "kv": KV, "text": TEXT, "cheatsheet": NOTES, "copy": COPY}
+_INJECTED = {"kv": "KV", "text": "text", "cheatsheet": "notes", "copy": "copied answer"}
 _MEANT = {
     "no logs": NONE,
     "keys and values": KV,
-    "KV": KV,
-    "notes": NOTES,
-    "copied answer": COPY,
     "unseen": UNSEEN,
     "static": UNSEEN,  # a store that does not grow
     "seen": SEEN,
@@ -37,9 +35,8 @@ _MEANT = {
     "not judged": NEUTRAL,
     "wrong to right": GAIN,
     "right to wrong": LOSS,
-    **{form: colour for form, colour in _FORMS.items() if form},
+    **{name: _FORMS[form] for form, told in _INJECTED.items() for name in (form, told)},
 }
-_INJECTED = {"kv": "KV", "text": "text", "cheatsheet": "notes", "copy": "copied answer"}
 _READ = {
     "conversation": "read with its conversation",
     "kept": "read alone",

@@ -65,11 +65,9 @@ def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
 
 def intervals(differences: pd.DataFrame) -> pd.DataFrame:
     """Differences (index: ..., metric) as text with their intervals, a column for each metric; scores in points."""
-    differences = apart(differences)
-    order = list(dict.fromkeys(differences.index.get_level_values("metric")))
-    rows = list(dict.fromkeys(differences.index.droplevel("metric")))
-    told = pd.Series([interval(row, key[-1]) for key, row in differences.iterrows()], differences.index)
-    return told.unstack("metric").reindex(index=rows, columns=order).rename_axis(columns=None)
+    table = apart(differences)
+    told = pd.Series([interval(row, key[-1]) for key, row in table.iterrows()], table.index)
+    return told.unstack("metric", sort=False).rename_axis(columns=None)
 
 
 def flat(table: pd.DataFrame | pd.Series, name: str = "{column}.{key}") -> dict[str, float]:
@@ -80,8 +78,5 @@ def flat(table: pd.DataFrame | pd.Series, name: str = "{column}.{key}") -> dict[
     columns = table.to_frame() if isinstance(table, pd.Series) else table
     labels = [key if isinstance(key, tuple) else (key,) for key in columns.index]
     keys = [".".join(map(str, label)).replace(" ", "_") for label in labels]
-    return {
-        name.format(column=column, key=key): value
-        for row, key in zip(columns.itertuples(index=False, name=None), keys, strict=True)
-        for column, value in zip(columns, row, strict=True)
-    }
+    rows = zip(keys, columns.to_dict("records"), strict=True)
+    return {name.format(column=column, key=key): value for key, row in rows for column, value in row.items()}

@@ -96,11 +96,12 @@ def faceted(
     if draw is px.line:
         how["markers"] = True
     if "color" in how and "color_discrete_map" not in how and "color_discrete_sequence" not in how:
-        how["color_discrete_map"] = by_name(palette.colours, table[how["color"]])
+        how["color_discrete_map"] = palette.colours(table[how["color"]])
+    maps = {name: {plain(label): look for label, look in how[name].items()} for name in how if name.endswith("_map")}
     error = f"error_{'x' if how['x'] == 'mean' else 'y'}"
     if "up" in table:
         how |= {error: "up", f"{error}_minus": "down"}
-    figure = draw(shown, **how)
+    figure = draw(shown, **how | maps)
     if "up" in table:
         figure.update_traces({error: _BAR})
     figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
@@ -109,11 +110,6 @@ def faceted(
         update = figure.update_xaxes if own == "x" else figure.update_yaxes
         update(matches=None, showticklabels=True)
     return laid_out(figure, title, height, caption)
-
-
-def by_name(look: Callable[[Iterable[str]], dict[str, str]], names: Iterable[str]) -> dict[str, str]:
-    """`palette.colours` or `palette.dashes` of names, by what `plain` makes of each."""
-    return {plain(name): found for name, found in look(names).items()}
 
 
 def long(table: pd.DataFrame, measures: Mapping[str, str], keys: list[str]) -> pd.DataFrame:
@@ -140,9 +136,14 @@ def beside(labels: pd.Series, order: Sequence[str]) -> pd.Series:
     return labels.map({label: place for place, label in enumerate(order)}) - (len(order) - 1) / 2
 
 
-def interval_bars(own: pd.DataFrame) -> dict[str, object]:
-    """Error bars of a table of `scaled`, for traces made by hand."""
-    return {"type": "data", "symmetric": False, "array": own["up"], "arrayminus": own["down"], **_BAR}
+def marks(own: pd.DataFrame, along: Literal["x", "y"], at: Iterable[Any], hover: str, **look: Any) -> go.Scatter:
+    """Means of a table of `scaled` along an axis, `at` places on the other; for figures that are made by hand.
+
+    hover: what is told under the pointer, where the bounds are `customdata`.
+    """
+    bars = {"type": "data", "symmetric": False, "array": own["up"], "arrayminus": own["down"], **_BAR}
+    places = {along: own["mean"], "x" if along == "y" else "y": at, f"error_{along}": bars}
+    return go.Scatter(**places, customdata=own[["low", "high"]].to_numpy(), hovertemplate=hover, **look)
 
 
 def scale_of(metric: str) -> int:

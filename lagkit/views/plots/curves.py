@@ -11,19 +11,7 @@ from plotly.subplots import make_subplots
 
 from lagkit.stats.metrics import apart
 from lagkit.views import palette
-from lagkit.views.plots.basic import (
-    POWERS,
-    How,
-    beside,
-    by_name,
-    faceted,
-    interval_bars,
-    laid_out,
-    levels,
-    plain,
-    rows_down,
-    scaled,
-)
+from lagkit.views.plots.basic import POWERS, How, beside, faceted, laid_out, levels, marks, plain, rows_down, scaled
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
 _APART = 1.4  # the factor between marks of one size
@@ -44,8 +32,7 @@ def by_rounds(
     """
     rows = scaled(table, 100).assign(x=table["rounds"] + _DODGE * beside(table["policy"], policies))
     how: How = {"x": "x", "y": "mean", "color": "policy", "line_dash": "policy"}
-    how |= {"color_discrete_map": by_name(palette.colours, policies)}
-    how |= {"line_dash_map": by_name(palette.dashes, policies)}
+    how |= {"color_discrete_map": palette.colours(policies), "line_dash_map": palette.dashes(policies)}
     how |= {"category_orders": {"policy": [*map(plain, policies)]}, "labels": {"x": "rounds allowed", "mean": y}}
     caption = "Means over all questions if the agent is stopped after so many rounds; bars are 95% intervals."
     figure = faceted(px.line, rows, title, 460, caption, hover_data=["rounds", "low", "high"], **how)
@@ -66,7 +53,10 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     same = rows.groupby(["metric", "bytes"])["bytes"]
     rows["x"] = rows["bytes"] * _APART ** (same.cumcount() - (same.transform("size") - 1) / 2)
     how: How = {"x": "x", "y": "mean", "color": "policy", "symbol": "policy", "facet_col": "panel"}
-    how["symbol_map"] = {plain(row.policy): _shape(row.keep, row.encode) for row in table.itertuples()}
+    how["symbol_map"] = {
+        row.policy: _CONTROLS.get(row.encode) or _SHAPES.get(row.keep, "x") + _ENCODED.get(row.encode, "")
+        for row in table.itertuples()
+    }
     how |= {"hover_data": {"x": False, "bytes": ":,.0f"}, "facet_col_spacing": 0.08, "labels": {"x": "bytes per log"}}
     caption = (
         "A mark for each way to keep a log, with the 95% interval of its difference to doing without logs, the dashed "
@@ -78,10 +68,6 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     return figure.update_xaxes(POWERS).update_yaxes(title_text=None)
 
 
-def _shape(keep: str, encode: str) -> str:
-    return _CONTROLS.get(encode) or _SHAPES.get(keep, "x") + _ENCODED.get(encode, "")
-
-
 def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
     """Tokens of a question and its score, titled `score`, a row for each policy of `table` (`equal_tokens.costs`)."""
     names, own = [plain(name) for name in table.index], scaled(table, 100)
@@ -91,18 +77,9 @@ def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
         told = f"%{{y}}: %{{x:,.0f}} {column}<extra></extra>"
         bar = go.Bar(x=table[column], y=names, orientation="h", name=name, marker_color=colour, hovertemplate=told)
         figure.add_trace(bar, row=1, col=1)
-    figure.add_scatter(
-        x=own["mean"],
-        y=names,
-        mode="markers",
-        marker={"color": palette.UNSEEN, "size": 9},
-        error_x=interval_bars(own),
-        showlegend=False,
-        customdata=own[["low", "high"]].to_numpy(),
-        hovertemplate="%{y}: %{x:.1f} [%{customdata[0]:.1f}, %{customdata[1]:.1f}]<extra></extra>",
-        row=1,
-        col=2,
-    )
+    hover = "%{y}: %{x:.1f} [%{customdata[0]:.1f}, %{customdata[1]:.1f}]<extra></extra>"
+    scores = marks(own, "x", names, hover, mode="markers", marker={"color": palette.UNSEEN, "size": 9})
+    figure.add_trace(scores.update(showlegend=False), row=1, col=2)
     figure.update_layout(barmode="stack")
     caption = "Left: what stood before the model for one question. Right: what came of it, with 95% intervals."
     return laid_out(rows_down(figure, names), title, 190 + 30 * len(names), caption)

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from lagkit.stats.intervals import margin
 from lagkit.stats.metrics import apart
 from lagkit.views import palette
-from lagkit.views.plots.basic import How, faceted, interval_bars, laid_out, named, plain, rows_down, scale_of, scaled
+from lagkit.views.plots.basic import How, faceted, laid_out, marks, named, plain, rows_down, scale_of, scaled
 
 _READ = (
     "Marks are means over the same questions, bars their 95% intervals. A filled mark's interval keeps clear of zero, "
@@ -52,10 +52,10 @@ def forest(
             part = own[own[by] == group]
             # Groups of one row stand one under the other, around the row's middle.
             shift = 0.5 * (place + 0.5) / len(groups) - 0.25
-            marks = _marks(part, metric, rows, names, colours[str(group)], shift)
-            figure.add_trace(marks.update(name=plain(group), legendgroup=str(group)), row=1, col=column)
+            shown = _marks(part, metric, rows, names, colours[str(group)], shift)
+            figure.add_trace(shown.update(name=plain(group), legendgroup=str(group)), row=1, col=column)
             if reach:
-                figure.add_traces(_arrows(marks, reach), rows=1, cols=column)
+                figure.add_traces(_arrows(shown, reach), rows=1, cols=column)
         _zero(figure, metric, 1, column)
     for group in groups:  # the legend's own marks: filled, whatever the first row's is
         key = {"color": colours[str(group)], "size": 9}
@@ -79,8 +79,8 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
         own = table[table["metric"] == metric]
         figure.update_xaxes(range=_span(own, scale_of(metric)), row=row)
         for column, group in enumerate(groups, 1):
-            marks = _marks(own[own[columns] == group], metric, "policy", names, palette.UNSEEN)
-            figure.add_trace(marks.update(name=plain(group)), row=row, col=column)
+            shown = _marks(own[own[columns] == group], metric, "policy", names, palette.UNSEEN)
+            figure.add_trace(shown.update(name=plain(group)), row=row, col=column)
             _zero(figure, metric, row, column)
     figure.update_yaxes(**_rows(names)).update_yaxes(showticklabels=False).update_yaxes(showticklabels=True, col=1)
     return laid_out(figure, title, 150 + len(measures) * (70 + 15 * len(names)), _READ)
@@ -140,13 +140,13 @@ def _reach(own: pd.DataFrame, rows: str, scale: int) -> list[float] | None:
     return [float(low - 0.15 * (high - low)), float(high + 0.15 * (high - low))]
 
 
-def _arrows(marks: go.Scatter, reach: list[float]) -> list[go.Scatter]:
+def _arrows(shown: go.Scatter, reach: list[float]) -> list[go.Scatter]:
     """An arrow at the edge, with its number, for each mark that lies beyond."""
     found = []
-    for x, y in zip(marks.x, marks.y, strict=True):
+    for x, y in zip(shown.x, shown.y, strict=True):
         if x < reach[0] or x > reach[1]:
             left = x < reach[0]
-            look = {"color": marks.marker.color, "size": 10, "symbol": "triangle-left" if left else "triangle-right"}
+            look = {"color": shown.marker.color, "size": 10, "symbol": "triangle-left" if left else "triangle-right"}
             arrow = go.Scatter(x=[reach[not left]], y=[y], mode="markers+text", marker=look, text=[f" {x:+.3g} "])
             found.append(arrow.update(textposition="middle right" if left else "middle left", showlegend=False))
             found[-1].update(hoverinfo="skip", cliponaxis=False)
@@ -155,16 +155,10 @@ def _arrows(marks: go.Scatter, reach: list[float]) -> list[go.Scatter]:
 
 def _marks(part: pd.DataFrame, metric: str, rows: str, names: list[str], colour: str, shift: float = 0.0) -> go.Scatter:
     """One group's means and intervals in one panel: at the row of its label, `shift` rows below its middle."""
-    own, unit = scaled(part, scale_of(metric)), "rounds" if metric == "rounds" else "points"
     clear = (part["low"] > 0) | (part["high"] < 0)
-    return go.Scatter(
-        x=own["mean"],
-        y=[names.index(name) + shift for name in part[rows]],
-        mode="markers",
-        marker={"color": colour, "size": 9, "symbol": ["circle" if far else "circle-open" for far in clear]},
-        error_x=interval_bars(own),
-        customdata=own[["low", "high"]].to_numpy(),
-        text=part[rows].map(plain),
-        hovertemplate="%{text}: %{x:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}] " + unit,
-        showlegend=False,
-    )
+    look = {"color": colour, "size": 9, "symbol": ["circle" if far else "circle-open" for far in clear]}
+    unit = "rounds" if metric == "rounds" else "points"
+    hover = "%{text}: %{x:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}] " + unit
+    places = [names.index(name) + shift for name in part[rows]]
+    found = marks(scaled(part, scale_of(metric)), "x", places, hover, mode="markers", marker=look)
+    return found.update(text=part[rows].map(plain), showlegend=False)

@@ -38,11 +38,8 @@ def log_map(table: pd.DataFrame, title: str) -> go.Figure:
 
 def attention_bars(table: pd.DataFrame, title: str) -> go.Figure:
     """The `share` of attention on each part of a context (the index) as a bar, and the `even` share as a mark."""
-    names, places, end = (
-        [_short(name) for name in table.index],
-        [*range(len(table))],
-        table[["share", "even"]].max(axis=1),
-    )
+    names, places = [_short(name) for name in table.index], [*range(len(table))]
+    end = table[["share", "even"]].max(axis=1)
     figure = go.Figure()
     bar = go.Bar(x=table["share"], y=places, orientation="h", name="attention", marker_color=palette.KV)
     whole = [_lines(name) for name in table.index]

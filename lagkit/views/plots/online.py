@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lagkit.views import palette
-from lagkit.views.plots.basic import How, beside, faceted, interval_bars, laid_out, levels, plain
+from lagkit.views.plots.basic import How, beside, faceted, laid_out, levels, marks, plain
 
 _REFERENCES = {"no_logs": "dash", "static": "dot"}
 _DODGE = 0.09  # of a part of the stream: bars that would meet stay apart
@@ -29,7 +29,7 @@ def prequential(curves: Mapping[str, pd.DataFrame], title: str) -> go.Figure:
     rows["x"] = middle + _DODGE * size * beside(rows["condition"], online).fillna(0)
     rows[["up", "down"]] = rows[["up", "down"]].mask(bare)
     how: How = {"x": "x", "y": "mean", "color": "condition", "line_dash": "condition", "facet_col": "panel"}
-    how["line_dash_map"] = dict.fromkeys(map(plain, online), "solid") | _REFERENCES
+    how["line_dash_map"] = dict.fromkeys(online, "solid") | _REFERENCES
     how |= {"facet_col_spacing": 0.08, "hover_data": ["first", "last"], "labels": {"x": "tasks so far"}}
     caption = "Means over each part of the stream, with 95% intervals; the references, which learn nothing, have none."
     figure = faceted(px.line, rows, title, 480, caption, own="y", **how)
@@ -59,9 +59,8 @@ def stores(results: pd.DataFrame, ends: pd.DataFrame, axes: Sequence[str], title
         )
     for name in own.index:
         row, look = own.loc[[name]], {"color": colours[name], "size": 11}
-        mark = go.Scatter(x=row["bytes"] / 1e6, y=row["mean"], mode="markers", marker=look, name=plain(name))
-        mark.update(error_y=interval_bars(row), hovertemplate="%{x:.2f} MB: %{y:.1f}")
-        figure.add_trace(mark, row=1, col=2)
+        mark = marks(row, "y", row["bytes"] / 1e6, "%{x:.2f} MB: %{y:.1f}", mode="markers", marker=look)
+        figure.add_trace(mark.update(name=plain(name)), row=1, col=2)
     figure.update_xaxes(title_text="tasks so far", range=[0, 1.04 * results["place"].max()], col=1)
     figure.update_xaxes(title_text="MB in the end", rangemode="tozero", col=2)
     for column, name in enumerate(axes, 1):

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lagkit.views import palette
-from lagkit.views.plots.basic import beside, interval_bars, laid_out, levels, plain
+from lagkit.views.plots.basic import beside, laid_out, levels, marks, plain
 
 _DODGE = 1.6  # percent of wrong logs between the marks of two variants, so that their intervals can be told apart
 
@@ -42,12 +42,9 @@ def _lines(part: pd.DataFrame, metric: str) -> list[go.Scatter]:
     rows["x"] = rows["share"] + _DODGE * beside(rows["policy"], policies)
     colours, dashes, lines = palette.colours(policies), palette.dashes(policies), []
     for policy, own in rows.groupby("policy", sort=False):
-        line = go.Scatter(
-            x=own["x"], y=own["mean"], error_y=interval_bars(own), customdata=own[["low", "high", "share"]]
-        )
-        line.update(mode="lines+markers", line={"color": colours[policy], "dash": dashes[policy]}, name=plain(policy))
-        bounds = "[%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
-        line.hovertemplate = f"{plain(policy)}, %{{customdata[2]:.0f}}% wrong: %{{y:.2f}} {bounds}<extra></extra>"
+        hover = "%{customdata[2]:.0f}% wrong: %{y:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}]<extra></extra>"
+        line = marks(own, "y", own["x"], f"{plain(policy)}, {hover}", mode="lines+markers", name=plain(policy))
+        line.update(line={"color": colours[policy], "dash": dashes[policy]}, customdata=own[["low", "high", "share"]])
         lines.append(line)
     base, look = [rows["base"].iloc[0]] * 2, {"color": palette.NONE, "width": 1.5, "dash": "dash"}
     lines.append(go.Scatter(x=[0, 100], y=base, mode="lines", line=look, name="no_logs"))

@@ -12,15 +12,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lagkit.views import palette
-from lagkit.views.plots.basic import POWERS, How, by_name, faceted, laid_out, long
+from lagkit.views.plots.basic import POWERS, How, faceted, laid_out, long
 
 SIDES = {"lagkit": palette.KV, "authors": palette.TEXT}
-# Column -> title, and the factor from a result's unit to that of the title.
+# Column -> title.
 _RACE = {
-    "questions_per_s": ("questions a second", 1.0),
-    "first_token_s": ("first token, ms", 1e3),
-    "start_s": ("start, until the first hits, ms", 1e3),
-    "peak_mb": ("peak memory, MB", 1.0),
+    "questions_per_s": "questions a second",
+    "first_token_ms": "first token, ms",
+    "start_ms": "start, until the first hits, ms",
+    "peak_mb": "peak memory, MB",
 }
 _SEARCH = {
     "ms": "one query, ms",
@@ -53,9 +53,8 @@ def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
 
 def race(table: pd.DataFrame, title: str) -> go.Figure:
     """A panel for each measure of `race_rows` over the number of logs; a dash and a mark for each workload."""
-    measured = table.assign(**{column: factor * table[column] for column, (_, factor) in _RACE.items()})
-    titles = {column: name for column, (name, _) in _RACE.items()}
-    rows = long(measured.sort_values("logs", kind="stable"), titles, ["side", "workload", "logs"])
+    measured = table.assign(first_token_ms=1000 * table["first_token_s"], start_ms=1000 * table["start_s"])
+    rows = long(measured.sort_values("logs", kind="stable"), _RACE, ["side", "workload", "logs"])
     how: How = {"x": "logs", "y": "value", "color": "side", "line_dash": "workload", "symbol": "workload"}
     caption = "Medians of several runs; both axes are logarithmic. A dash and a mark for each workload."
     figure = faceted(px.line, rows, title, 720, caption, own="y", color_discrete_map=SIDES, **how, **_TWO_ROWS)
@@ -75,7 +74,7 @@ def search(table: pd.DataFrame, title: str) -> go.Figure:
     rows = long(table.assign(reached=table["recall"]).sort_values("logs"), _SEARCH, ["index", "logs", "reached"])
     order = list(dict.fromkeys(table["index"]))
     how: How = {"x": "logs", "y": "value", "color": "index", "line_dash": "index", "custom_data": ["reached"]}
-    how |= {"line_dash_map": by_name(palette.dashes, order), "category_orders": {"index": order}}
+    how |= {"line_dash_map": palette.dashes(order), "category_orders": {"index": order}}
     caption = (
         f"Each index with the least effort that finds {ENOUGH:.0%}; hollow marks find fewer. Axes are logarithmic."
     )

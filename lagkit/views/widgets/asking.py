@@ -17,15 +17,21 @@ from lagkit.util.errors import ConfigError
 
 
 def follow(
-    lm: Backend, store: Store, question: Question | str, variants: Sequence[str], *, prompt: Prompt, **settings: Any
+    lm: Backend,
+    store: Store,
+    question: Question | str,
+    variants: Sequence[str],
+    *,
+    prompt: Prompt,
+    limits: Limits,
+    **settings: Any,
 ) -> Iterator[tuple[str, Trace, bool]]:
     """Yield variant, trace and whether it has ended, after every round; whoever stops asking stops the work.
 
-    A question in words has no gold answer, so its traces are not judged. `settings`: embedder, passages and limits
-    as in `Agent`. Raises ConfigError for an unknown variant, an empty question or one without its options, EmptyStore.
+    A question in words has no gold answer, so its traces are not judged. `settings`: embedder and passages as in
+    `Agent`. Raises ConfigError for an unknown variant, an empty question or one without its options, EmptyStore.
     """
     asked = as_question(question, prompt)
-    limits = settings.pop("limits", None) or Limits()
     chosen = [Variant.parse(name) for name in variants]
     if not chosen:
         raise ConfigError("Choose at least one variant to ask.")

@@ -36,11 +36,10 @@ def kept_html(trace: Trace, policy_name: str, encoder: Encoder | None = None) ->
     and for one whose conversation the model's template rewrites; NoStranger as `Encoder.read`.
     """
     policy = get_policy(policy_name)
-    if policy is None:
-        return f"<p>{escape(f'`{policy_name}` reuses no logs, so it keeps nothing.')}</p>"
-    if policy.inject == "copy":
-        told = f"`{policy_name}` shows the model nothing of a log: the log's answer is given as it is."
-        return f"<p>{escape(told)}</p>"
+    if policy is None or policy.inject == "copy":
+        copied = "shows the model nothing of a log: the log's answer is given as it is."
+        why = copied if policy else "reuses no logs, so it keeps nothing."
+        return f"<p>{escape(f'`{policy_name}` {why}')}</p>"
     if encoder is not None and policy.inject == "kv":
         reading, head = encoder.read(trace, policy), encoder.head_block()
         text, kept = reading.text, set(reading.kept)

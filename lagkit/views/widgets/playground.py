@@ -26,6 +26,7 @@ from lagkit.views.widgets.pages import answers_html, log_names, playground_html
 from lagkit.views.widgets.parts import MODEL_TURN, Panel, begin, button, row, sentence, show_html
 
 _OWN = "a question of your own"
+_OFFERED = ("no_logs", "kv_last_round")  # at first
 _LABEL = {"description_width": "70px"}
 
 
@@ -36,18 +37,12 @@ class Means(NamedTuple):
     embedder: Embedder
     passages: PassageIndex | None
 
-    @classmethod
-    def of(cls, run: Experiment) -> Means:
-        """Those of a run, which are loaded; raises StoreMismatch where its logs are another model's."""
-        run.store().close()
-        return cls(run.local_lm, run.embedder, run.passages)
-
 
 class Playground(Panel):
     """Ask, see each variant's logs, rounds, answer and costs side by side, and what an answer attends to.
 
     means: what is loaded in the background; questions wait for it. questions: examples to choose from, whose gold
-    answers are known. variants: the names that are offered and ticked at first; all others of `POLICIES` on demand.
+    answers are known. Two variants are offered and ticked at first, all others of `POLICIES` on demand.
     Work runs in a thread of its own, one piece at a time, and stops between two rounds when that is asked for.
     """
 
@@ -57,20 +52,18 @@ class Playground(Panel):
         store: Store,
         *,
         prompt: Prompt,
-        limits: Limits | None = None,
+        limits: Limits,
         questions: Sequence[Question] = (),
-        variants: Sequence[str] = ("no_logs", "kv_last_round"),
     ) -> None:
         super().__init__()
         self._means, self.store, self.prompt = means, store, prompt
-        self._limits = limits or Limits()
+        self._limits = limits
         self._max_rounds = self._limits.max_rounds or ROUND_LIMIT[prompt.kind]
         self.traces: dict[str, Trace] = {}
         self.going: dict[str, str] = {}  # what is said of variants that have not ended
         self._asked: Question | None = None
         self._stopping = threading.Event()
         self._work: Future[None] | None = None
-        self._offered = variants
         self.answers, self.attention = widgets.HTML(), widgets.Output()
         asking = [self._question_view(questions), self._variants_view(), self._ask_view(), self.message]
         self.view = widgets.VBox([*asking, self.answers, self._attention_view(), self.attention])
@@ -80,8 +73,12 @@ class Playground(Panel):
     @classmethod
     def of(cls, run: Experiment, store: Store, *, questions: Sequence[Question]) -> Playground:
         """The playground with a run's model, prompt, passages and limits; the model is loaded in the background."""
-        means = begin(lambda: Means.of(run))
-        return cls(means, store, prompt=run.prompt, limits=run.config.limits, questions=questions)
+
+        def load() -> Means:
+            run.store().close()  # raises StoreMismatch where its logs are another model's
+            return Means(run.local_lm, run.embedder, run.passages)
+
+        return cls(begin(load), store, prompt=run.prompt, limits=run.config.limits, questions=questions)
 
     def _question_view(self, questions: Sequence[Question]) -> widgets.Widget:
         """An example, or words of one's own."""
@@ -101,13 +98,13 @@ class Playground(Panel):
         of_traces = (name for name, policy in POLICIES.items() if policy is None or policy.unit == "trace")
         self.variants = {
             name: widgets.Checkbox(
-                name in self._offered,
+                name in _OFFERED,
                 description=palette.readable(name),
                 tooltip=name,
                 indent=False,
                 layout={"width": "auto", "margin": "2px 16px 2px 2px"},
             )
-            for name in dict.fromkeys((*self._offered, *of_traces))
+            for name in dict.fromkeys((*_OFFERED, *of_traces))
         }
         self.more = widgets.ToggleButton(layout={"width": "auto"})
         self.more.observe(lambda _: self._offer(), "value")
@@ -187,7 +184,7 @@ class Playground(Panel):
         self.more.description = "Fewer variants" if self.more.value else "More variants"
         self.more.icon = "minus" if self.more.value else "plus"
         for name, box in self.variants.items():
-            box.layout.display = "" if self.more.value or name in self._offered or box.value else "none"
+            box.layout.display = "" if self.more.value or name in _OFFERED or box.value else "none"
 
     def _take_example(self, example: Question | str) -> None:
         if isinstance(example, Question):

@@ -34,5 +34,4 @@ def explorer(store, lm):
 @pytest.fixture
 def playground(store, lm):
     means = loaded(Means(lm, EMBEDDER, PassageIndex(passages_about("danube", "ice"), EMBEDDER)))
-    limits, variants = Limits(max_rounds=3), ["no_logs", "kv_last_round"]
-    return Playground(means, store, prompt=PROMPT, limits=limits, questions=[QUESTION], variants=variants)
+    return Playground(means, store, prompt=PROMPT, limits=Limits(max_rounds=3), questions=[QUESTION])

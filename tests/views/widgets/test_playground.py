@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, StoreError
 from lagkit.views.widgets import Playground, asking
 from lagkit.views.widgets import playground as playground_module
@@ -178,7 +179,7 @@ def test_a_playground_whose_model_cannot_be_loaded_says_so(store):
     def broken():
         raise ConfigError("There is no such model.")
 
-    playground = Playground(begin(broken), store, prompt=PROMPT)
+    playground = Playground(begin(broken), store, prompt=PROMPT, limits=Limits())
     playground.ask("Who?")
     assert playground.wait(60)
     assert "There is no such model." in playground.message.value
