@@ -96,9 +96,9 @@ def ask(run: Experiment, question: Question | str, variants: Sequence[str]) -> A
     A question in words has no gold answer, so its traces are not judged. Raises ConfigError for an unknown variant or
     an empty question, EmptyStore where the run has no logs yet.
     """
-    settings = {"embedder": run.embedder, "passages": run.passages, "limits": run.config.limits}
+    about = {"embedder": run.embedder, "passages": run.passages}
     with run.store() as store:
-        steps = follow(run.lm, store, question, variants, prompt=run.prompt, **settings)
+        steps = follow(run.lm, store, question, variants, prompt=run.prompt, limits=run.config.limits, **about)
         traces = {name: trace for name, trace, _ in steps}
         return Answers(traces, log_names(store, traces.values()))
 

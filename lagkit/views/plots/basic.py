@@ -18,7 +18,6 @@ from lagkit.views import palette, parameters
 from lagkit.views.pictures import use_renderers
 from lagkit.views.tables import number, use_numbers
 
-COLOURS = palette.SERIES
 How = dict[str, Any]  # arguments of Plotly Express
 FLOOR = 1e-9  # on logarithmic axes: a divergence of exactly zero has no place there
 POWERS: How = {"type": "log", "exponentformat": "power", "dtick": 1}
@@ -71,7 +70,7 @@ def lines(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) 
     rows = long(table.set_axis([f"{step:,}" for step in table.index]).rename_axis(x).reset_index(), measures, [x])
     how: How = {"x": x, "y": "value", "color": "panel", "facet_col": "panel", "facet_col_spacing": 0.1}
     caption = f"Means over the questions, by {x}; the steps stand at even distances."
-    figure = faceted(px.line, rows, title, 380, caption, own="y", color_discrete_sequence=COLOURS[1:], **how)
+    figure = faceted(px.line, rows, title, 380, caption, own="y", color_discrete_sequence=palette.SERIES[1:], **how)
     return figure.update_xaxes(type="category").update_yaxes(title_text=None).update_layout(showlegend=False)
 
 

@@ -248,8 +248,8 @@ class Playground(Panel):
     def _followed(self, asked: Question | str, names: Sequence[str]) -> Iterator[tuple[str, Trace, bool]]:
         """What `follow` gives after every round; the model is given up between two of them."""
         lm, embedder, passages = self._means.result()
-        about = {"embedder": embedder, "passages": passages, "limits": self._limits}
-        following = follow(lm, self.store, asked, names, prompt=self.prompt, **about)
+        about = {"embedder": embedder, "passages": passages}
+        following = follow(lm, self.store, asked, names, prompt=self.prompt, limits=self._limits, **about)
         while not self._stopping.is_set():
             with MODEL_TURN:
                 step = next(following, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.views.plots import COLOURS, scale
+from lagkit.views import palette
+from lagkit.views.plots import scale
 from lagkit.views.plots.scale import good_enough, search
 
 ROWS = pd.DataFrame(
@@ -41,7 +42,7 @@ def test_lines_over_logarithms_and_hollow_points_for_those_that_miss_too_much():
     assert list(latency.y) == pytest.approx([0.02, 0.08])
     assert list(recall.y) == pytest.approx([0.992, 0.95])
     assert (list(build.y), list(memory.y)) == ([1.0, 9.0], [3.0, 27.0])
-    assert (latency.marker.color, latency.marker.symbol) == (COLOURS[1], ("circle", "circle-open"))
+    assert (latency.marker.color, latency.marker.symbol) == (palette.SERIES[1], ("circle", "circle-open"))
     kinds = [figure.layout[line.yaxis.replace("y", "yaxis")].type for line in (latency, recall, build, memory)]
     assert kinds == ["log", "linear", "log", "log"]
     assert figure.layout.title.text == "Title"

@@ -25,10 +25,9 @@ from lagkit.runs.experiment import Experiment
 from lagkit.stats.wording import difference
 from lagkit.types import Hit, Limits, Round, Trace
 from lagkit.util.errors import ConfigError, DataError, EmptyStore
-from lagkit.views import tables
+from lagkit.views import palette, tables
 from lagkit.views.findings import say
 from lagkit.views.lab import Answers, conclude
-from lagkit.views.plots import COLOURS
 from lagkit.views.plots.explore import attention_bars, log_map
 from lagkit.views.widgets import (
     attention_table,
@@ -394,7 +393,7 @@ def test_bars_show_shares_and_marks_even_ones(store, lm):
     bar, mark, told = (figure := attention_bars(table, "Title")).data
     assert list(bar.x) == table["share"].tolist()
     assert list(mark.x) == table["even"].tolist()
-    assert bar.marker.color == COLOURS[0]
+    assert bar.marker.color == palette.SERIES[0]
     assert len(figure.layout.yaxis.ticktext) == len(table)
     assert figure.layout.yaxis.ticktext[0].startswith("log 1: ")
     assert told.text[0].strip() == f"{table['share'].iloc[0]:.1%} on {table['tokens'].iloc[0]:,} tokens"
