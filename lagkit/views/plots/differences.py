@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from lagkit.stats.intervals import margin
 from lagkit.stats.metrics import apart
 from lagkit.views import palette
-from lagkit.views.plots.basic import How, faceted, laid_out, marks, named, plain, rows_down, scale_of, scaled
+from lagkit.views.plots.basic import How, beside, faceted, laid_out, marks, named, plain, rows_down, scale_of, scaled
 
 _READ = (
     "Marks are means over the same questions, bars their 95% intervals. A filled mark's interval keeps clear of zero, "
@@ -41,6 +41,8 @@ def forest(
         measures = {name: name if name == "rounds" else f"{name}, points" for name in dict.fromkeys(table["metric"])}
     measures = {name: told for name, told in measures.items() if name in set(table["metric"])}
     names, groups = (list(dict.fromkeys(table[level])) for level in (rows, by))
+    # Groups of one row stand one under the other, around the row's middle.
+    table["place"] = table[rows].map(names.index) + beside(table[by], groups) / (2 * len(groups))
     titles, colours = [*measures.values()], palette.colours(groups)
     figure = make_subplots(1, len(measures), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
     for column, metric in enumerate(measures, 1):
@@ -48,11 +50,8 @@ def forest(
         reach = _reach(own, rows, scale_of(metric))
         if reach:
             figure.update_xaxes(range=reach, col=column)
-        for place, group in enumerate(groups):
-            part = own[own[by] == group]
-            # Groups of one row stand one under the other, around the row's middle.
-            shift = 0.5 * (place + 0.5) / len(groups) - 0.25
-            shown = _marks(part, metric, rows, names, colours[str(group)], shift)
+        for group in groups:
+            shown = _marks(own[own[by] == group], metric, rows, colours[str(group)])
             figure.add_trace(shown.update(name=plain(group), legendgroup=str(group)), row=1, col=column)
             if reach:
                 figure.add_traces(_arrows(shown, reach), rows=1, cols=column)
@@ -72,6 +71,7 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
     """
     table = apart(differences).reset_index()
     names, groups = (list(dict.fromkeys(table[level])) for level in ("policy", columns))
+    table["place"] = table["policy"].map(names.index)
     titles = {"subplot_titles": [plain(group) for group in groups], "row_titles": [*measures.values()]}
     spacing = {"horizontal_spacing": 0.02, "vertical_spacing": 0.1}
     figure = make_subplots(len(measures), len(groups), shared_yaxes=True, **titles, **spacing)
@@ -79,7 +79,7 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
         own = table[table["metric"] == metric]
         figure.update_xaxes(range=_span(own, scale_of(metric)), row=row)
         for column, group in enumerate(groups, 1):
-            shown = _marks(own[own[columns] == group], metric, "policy", names, palette.UNSEEN)
+            shown = _marks(own[own[columns] == group], metric, "policy", palette.UNSEEN)
             figure.add_trace(shown.update(name=plain(group)), row=row, col=column)
             _zero(figure, metric, row, column)
     figure.update_yaxes(**_rows(names)).update_yaxes(showticklabels=False).update_yaxes(showticklabels=True, col=1)
@@ -153,12 +153,11 @@ def _arrows(shown: go.Scatter, reach: list[float]) -> list[go.Scatter]:
     return found
 
 
-def _marks(part: pd.DataFrame, metric: str, rows: str, names: list[str], colour: str, shift: float = 0.0) -> go.Scatter:
-    """One group's means and intervals in one panel: at the row of its label, `shift` rows below its middle."""
+def _marks(part: pd.DataFrame, metric: str, rows: str, colour: str) -> go.Scatter:
+    """One group's means and intervals in one panel, at their `place`; its label in `rows` is told under the pointer."""
     clear = (part["low"] > 0) | (part["high"] < 0)
     look = {"color": colour, "size": 9, "symbol": ["circle" if far else "circle-open" for far in clear]}
     unit = "rounds" if metric == "rounds" else "points"
     hover = "%{text}: %{x:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}] " + unit
-    places = [names.index(name) + shift for name in part[rows]]
-    found = marks(scaled(part, scale_of(metric)), "x", places, hover, mode="markers", marker=look)
+    found = marks(scaled(part, scale_of(metric)), "x", part["place"], hover, mode="markers", marker=look)
     return found.update(text=part[rows].map(plain), showlegend=False)

@@ -53,7 +53,7 @@ class LogMap(anywidget.AnyWidget):
     _esm, _css = _text("map.js"), _text("map.css")
     points: traitlets.List[list[Any]] = traitlets.List().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
-    inks = traitlets.Dict({kind: palette.colour(kind) for kind in JUDGED.values()}).tag(sync=True)
+    inks = traitlets.Dict(default_value={kind: palette.colour(kind) for kind in JUDGED.values()}).tag(sync=True)
     found: traitlets.List[str] = traitlets.List().tag(sync=True)
     chosen = traitlets.Unicode().tag(sync=True)
     lasso: traitlets.List[str] = traitlets.List().tag(sync=True)

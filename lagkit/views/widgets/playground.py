@@ -47,13 +47,7 @@ class Playground(Panel):
     """
 
     def __init__(
-        self,
-        means: Future[Means],
-        store: Store,
-        *,
-        prompt: Prompt,
-        limits: Limits,
-        questions: Sequence[Question] = (),
+        self, means: Future[Means], store: Store, *, prompt: Prompt, limits: Limits, questions: Sequence[Question] = ()
     ) -> None:
         super().__init__()
         self._means, self.store, self.prompt = means, store, prompt
