@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import FLOOR, POWERS, How, faceted, plain
+from lagkit.views.plots.basic import FLOOR, POWERS, How, beside, faceted, plain
 
 _POWERS: How = {**POWERS, "dtick": 2}
 
@@ -38,23 +38,22 @@ def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool
     return figure.update_yaxes(_POWERS if log else {})
 
 
-def by_cell(table: pd.DataFrame, title: str, *, panel: str, x: str, by: str, measure: str = "kl") -> go.Figure:
-    """The spread of `measure` over questions on a logarithmic axis: a box for each value of `panel`, `x` and `by`.
+def by_cell(table: pd.DataFrame, title: str, *, panel: str, x: str, by: str) -> go.Figure:
+    """The spread of `kl` over questions on a logarithmic axis: a box for each value of `panel`, `x` and `by`.
 
     table: a row per question and cell. Values below `FLOOR` are drawn at it.
     """
     named = {column: f"{column.replace('_', ' ')}: " + table[column].astype(str) for column in (panel, by)}
     places, groups = list(dict.fromkeys(table[x])), list(dict.fromkeys(named[by]))
     # Plotly sets the boxes of all panels side by side, beside their labels; so each gets its place here.
-    aside = named[by].map(groups.index) - (len(groups) - 1) / 2
-    at = table[x].map(places.index) + 0.8 / len(groups) * aside
-    rows = table.assign(**named, **{measure: table[measure].clip(lower=FLOOR)}, at=at)
-    spread: How = {"x": "at", "y": measure, "color": by, "facet_col": panel, "labels": {measure: "KL (nats)", "at": x}}
+    at = table[x].map(places.index) + 0.8 / len(groups) * beside(named[by], groups)
+    rows = table.assign(**named, kl=table["kl"].clip(lower=FLOOR), at=at)
+    spread: How = {"x": "at", "y": "kl", "color": by, "facet_col": panel, "labels": {"kl": "KL (nats)", "at": x}}
     caption = "A dot for each question; boxes reach over the middle half. The lower, the closer to dense prefill."
     figure = faceted(px.box, rows, title, 440, caption, points="all", boxmode="overlay", **spread)
     figure.update_traces(marker_size=3, jitter=0.6, pointpos=0, width=0.6 / len(groups), hoverinfo="y+name")
     ticks = {"tickvals": list(range(len(places))), "ticktext": [*map(plain, places)]}
     figure.update_xaxes(ticks, range=[-0.6, len(places) - 0.4], showgrid=False)
     # Plotly leaves boxes at places of their own out of an axis that it chooses.
-    ends = np.log10(rows[measure].agg(["min", "max"]))
+    ends = np.log10(rows["kl"].agg(["min", "max"]))
     return figure.update_yaxes(_POWERS, range=[ends["min"] - 0.3, ends["max"] + 0.3])
