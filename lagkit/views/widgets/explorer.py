@@ -69,8 +69,8 @@ class LogExplorer(Panel):
     @property
     def encoder(self) -> Encoder | None:
         """The encoder, once it is there."""
-        there = self.loading and self.loading.done() and not self.loading.exception()
-        return self.loading.result() if self.loading and there else None
+        found = self.loading
+        return found.result() if found and found.done() and not found.exception() else None
 
     def _filter_view(self) -> widgets.Widget:
         """What to search for, and the filters below."""
@@ -173,7 +173,8 @@ class LogExplorer(Panel):
         self.earlier.disabled, self.later.disabled = self._first == 0, last == len(self.found)
         if self.log == before:  # else a change of what is chosen has had it read
             self._read()
-        self.say(said + f" Listed: {self._first + 1:,} to {last:,}." * (len(self.found) > _LISTED))
+        page = f" Listed: {self._first + 1:,} to {last:,}." if len(self.found) > _LISTED else ""
+        self.say(said + page)
 
     def _asked_for(self) -> Wanted:
         """What the controls ask for; a slider over its whole range asks for nothing."""
@@ -207,8 +208,8 @@ class LogExplorer(Panel):
 
     def _keep(self) -> None:
         """What is kept of the chosen log, if it is being looked at: the model may have to read the log for it."""
-        name, encoder = self.policy.value, self.encoder
-        attends = self.log and encoder and (policy := POLICIES[name]) and policy.inject == "kv"
+        name, encoder, policy = self.policy.value, self.encoder, POLICIES[self.policy.value]
+        attends = self.log and encoder and policy and policy.inject == "kv"
         self.attention.outputs, self.look.disabled = (), not attends
         if self.tabs.selected_index != _KEPT:
             return
