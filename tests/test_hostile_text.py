@@ -27,13 +27,16 @@ from lagkit.runs import report
 from lagkit.stats.wording import difference
 from lagkit.studies import support_page
 from lagkit.studies.tokens import encoding as read_tokens
-from lagkit.types import Hit, Round, Trace
+from lagkit.types import Hit, Limits, Round, Trace
 from lagkit.util.errors import DataError
 from lagkit.views import lab, tables
 from lagkit.views.findings import say
 from lagkit.views.plots import basic, curves, differences, explore, forest, support, tokens, transfer
-from lagkit.views.widgets import LogExplorer, Playground, answers_html, kept_html, log_names, trace_html
+from lagkit.views.widgets import LogExplorer, Playground
+from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
+from lagkit.views.widgets.playground import Means
 from tests.helpers.lms import ScriptedLM, new_lm, passages_about, short_prompt
+from tests.helpers.panels import loaded
 from tests.helpers.stores import kv
 
 HOSTILE = (
@@ -86,7 +89,7 @@ def sections(tmp_path_factory) -> dict[str, str]:
         shown["explorer deleted"] = explorer.message.value
         store.add(trace, embedder.documents([trace.key])[0])
         passages = PassageIndex(passages_about("x"), embedder)
-        playground = Playground(lm, store, prompt=prompt, embedder=embedder, passages=passages, variants=[POLICY])
+        playground = Playground(loaded(Means(lm, embedder, passages)), store, prompt=prompt, limits=Limits())
         playground.say(EVIL)
         playground.question.value = EVIL
         playground.traces, playground.going = {POLICY: trace, "no_logs": found}, {POLICY: EVIL}

@@ -42,11 +42,10 @@ class Details:
     @property
     def html(self) -> str:
         """The list and the table, in which tags and links are mere text."""
-        listed = [finding for finding in self.findings if not getattr(finding, "rows", ())]
-        rows = [_row(row, one) for one in self.findings if isinstance(one, Finding) for row in one.rows]
-        items = "".join(f"<li>{_text(finding)}</li>" for finding in listed)
+        items = "".join(f"<li>{_text(one)}</li>" for one in self.findings if not getattr(one, "rows", ()))
+        rows = "".join(_row(row, one) for one in self.findings if isinstance(one, Finding) for row in one.rows)
         heads = "".join(f"<th>{head}</th>" for head in _HEADS)
-        body = f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        body = f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>"
         table = f'<table class="dataframe lagkit-sortable">{body}</table>'
         return f"<ul>{items}</ul>" * bool(items) + table * bool(rows)
 

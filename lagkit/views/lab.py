@@ -21,9 +21,9 @@ from lagkit.types import Question, Trace
 from lagkit.util import files
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.paths import at
-from lagkit.views import plots, widgets
+from lagkit.views import plots
 from lagkit.views.findings import Details, say
-from lagkit.views.widgets.asking import answers_table
+from lagkit.views.widgets.asking import follow
 from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
 
 ANSWERS = "answers.parquet"
@@ -34,8 +34,7 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
 
     data: a folder of questions, where the tier's own are not wanted. seed: of the test world, or of the samples that
     are drawn from `data`. settings: as in `RunConfig`; an empty one (`""`, 0, None) leaves the tier's, and so does each
-    control that `world` doesn't name. A policy that is named twice is taken once.
-    Raises ConfigError, DataError.
+    control that `world` doesn't name. A policy that is named twice is taken once. Raises ConfigError, DataError.
     """
     plots.for_notebooks()
     given = {name: value for name, value in settings.items() if value not in ("", 0, None, (), [])}
@@ -78,8 +77,14 @@ class Answers(dict[str, Trace]):
         self._names = names  # questions of the logs that were retrieved, by id
 
     def table(self) -> pd.DataFrame:
-        """One row per variant: answer, right, rounds, logs, tokens by origin and seconds."""
-        return answers_table(self)
+        """One row per variant: answer (empty if none), right, rounds, logs, tokens by origin and seconds."""
+        rows = {}
+        for name, trace in self.items():
+            logs, usage = sum(len(r.logs) for r in trace.rounds), trace.usage
+            about = {"answer": trace.answer or "", "right": trace.correct, "rounds": len(trace.rounds), "logs": logs}
+            tokens = {"prefilled": usage.prefilled, "injected": usage.injected, "generated": usage.generated}
+            rows[name] = {**about, **tokens, "seconds": usage.seconds}
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
     def _repr_html_(self) -> str:
         return answers_html(self, self._names)
@@ -91,9 +96,10 @@ def ask(run: Experiment, question: Question | str, variants: Sequence[str]) -> A
     A question in words has no gold answer, so its traces are not judged. Raises ConfigError for an unknown variant or
     an empty question, EmptyStore where the run has no logs yet.
     """
-    settings = {"embedder": run.embedder, "passages": run.passages, "limits": run.config.limits}
+    about = {"embedder": run.embedder, "passages": run.passages}
     with run.store() as store:
-        traces = widgets.ask(run.lm, store, question, variants, prompt=run.prompt, **settings)
+        steps = follow(run.lm, store, question, variants, prompt=run.prompt, limits=run.config.limits, **about)
+        traces = {name: trace for name, trace, _ in steps}
         return Answers(traces, log_names(store, traces.values()))
 
 

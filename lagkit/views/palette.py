@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
 
-from lagkit.policy import POLICIES, Policy, named_policies
+from lagkit.policy import POLICIES, Policy, get_policy
 from lagkit.util.errors import ConfigError
 
 # Each has a contrast of 3 and more to white and to the dark pages, and those that stand beside each other differ
@@ -22,21 +23,20 @@ DASHES = ["solid", "dot", "dash", "dashdot", "longdash"]
 WHITE, DARK = "#ffffff", "#111111"  # what figures are drawn on
 
 _FORMS = {None: NONE, "kv": KV, "text": TEXT, "cheatsheet": NOTES, "copy": COPY}
+_INJECTED = {"kv": "KV", "text": "text", "cheatsheet": "notes", "copy": "copied answer"}
 _MEANT = {
     "no logs": NONE,
     "keys and values": KV,
-    "KV": KV,
-    "notes": NOTES,
-    "copied answer": COPY,
     "unseen": UNSEEN,
+    "static": UNSEEN,  # a store that does not grow
     "seen": SEEN,
     "right": GAIN,
     "wrong": LOSS,
+    "not judged": NEUTRAL,
     "wrong to right": GAIN,
     "right to wrong": LOSS,
-    **{form: colour for form, colour in _FORMS.items() if form},
+    **{name: _FORMS[form] for form, told in _INJECTED.items() for name in (form, told)},
 }
-_INJECTED = {"kv": "KV", "text": "text", "cheatsheet": "notes", "copy": "copied answer"}
 _READ = {
     "conversation": "read with its conversation",
     "kept": "read alone",
@@ -64,12 +64,8 @@ def colours(names: Iterable[object]) -> dict[str, str]:
 
 def dashes(names: Iterable[object]) -> dict[str, str]:
     """A dash for each name: another one for each further name of the same colour."""
-    chosen, seen = colours(names), dict.fromkeys(SERIES, 0)
-    found = {}
-    for name, one in chosen.items():
-        found[name] = DASHES[seen.get(one, 0) % len(DASHES)]
-        seen[one] = seen.get(one, 0) + 1
-    return found
+    chosen = pd.Series(colours(names), dtype=object)
+    return {name: DASHES[number % len(DASHES)] for name, number in chosen.groupby(chosen).cumcount().items()}
 
 
 def readable(name: object) -> str:
@@ -97,15 +93,9 @@ def _words(name: str, policy: Policy) -> list[str]:
 
 def _policy(name: str) -> tuple[bool, Policy | None]:
     """Whether a text is a variant's name, and its policy."""
-    first = name.partition("+")[0]
-    if first in (known := named_policies()):
-        return True, known[first]
-    parts = first.split("/")
-    if len(parts) < 4:
-        return False, None
     try:
-        return True, Policy(*parts)  # type: ignore[arg-type]  # words, which it checks
-    except (ConfigError, TypeError):
+        return True, get_policy(name)
+    except ConfigError:
         return False, None
 
 

@@ -19,10 +19,7 @@ _OWN = "PAPERMILL_"  # what papermill adds by itself (`--inject-paths`)
 
 
 def check(notebook: str, known: Mapping[str, type], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given parameters, integers as float where that is the type; raises ConfigError for the first wrong one.
-
-    notebook: how to call it. known: its parameters and their types.
-    """
+    """A notebook's given parameters, integers as float where that is the type; raises ConfigError for a wrong one."""
     for name, value in given.items():
         if name not in known:
             raise ConfigError(f"{notebook} has no parameter {name!r}; it has {', '.join(known)}.")

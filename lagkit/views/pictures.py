@@ -29,8 +29,8 @@ _SECONDS = 60  # for one picture; the first includes the start of the browser
 def use_renderers(*, pictures: bool = True) -> None:
     """Have figures leave their JSON and a PNG in the notebook.
 
-    pictures: False, with `LAGKIT_PICTURES=off`, and where kaleido (of the extra `dev`) or a browser is missing: HTML in
-    place of the PNG, which loads plotly.js from a CDN.
+    HTML, which loads plotly.js from a CDN, takes the place of the PNG without `pictures`, with `LAGKIT_PICTURES=off`,
+    and where kaleido (of the extra `dev`) or a browser is missing.
     """
     pictures = pictures and os.environ.get("LAGKIT_PICTURES") != "off"
     drawn = pictures and find_spec("kaleido") is not None and any(map(shutil.which, BROWSERS))

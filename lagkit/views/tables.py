@@ -49,7 +49,7 @@ def use_numbers() -> None:
 def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
     """The table with each column in the form of its name; text is escaped and stands left, missing values are empty.
 
-    Numbers of other names have four significant digits (`number`). F1 is left out where it is EM throughout.
+    F1 is left out where it is EM throughout.
     """
     if {"em", "f1"} <= {*frame.columns} and frame["em"].equals(frame["f1"]):
         frame = frame.drop(columns="f1")
@@ -65,24 +65,18 @@ def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
 
 def intervals(differences: pd.DataFrame) -> pd.DataFrame:
     """Differences (index: ..., metric) as text with their intervals, a column for each metric; scores in points."""
-    differences = apart(differences)
-    order = list(dict.fromkeys(differences.index.get_level_values("metric")))
-    rows = list(dict.fromkeys(differences.index.droplevel("metric")))
-    told = pd.Series([interval(row, key[-1]) for key, row in differences.iterrows()], differences.index)
-    return told.unstack("metric").reindex(index=rows, columns=order).rename_axis(columns=None)
+    table = apart(differences)
+    told = pd.Series([interval(row, key[-1]) for key, row in table.iterrows()], table.index)
+    return told.unstack("metric", sort=False).rename_axis(columns=None)
 
 
 def flat(table: pd.DataFrame | pd.Series, name: str = "{column}.{key}") -> dict[str, float]:
     """The numbers of a table by flat names, for `metrics.json`.
 
-    name: how a number is called: `{key}` is its row, several levels joined by dots, with `_` for blanks; `{column}` its
-    column.
+    name: `{column}` stands for a number's column, `{key}` for its row, whose levels are joined by dots.
     """
     columns = table.to_frame() if isinstance(table, pd.Series) else table
     labels = [key if isinstance(key, tuple) else (key,) for key in columns.index]
     keys = [".".join(map(str, label)).replace(" ", "_") for label in labels]
-    return {
-        name.format(column=column, key=key): value
-        for row, key in zip(columns.itertuples(index=False, name=None), keys, strict=True)
-        for column, value in zip(columns, row, strict=True)
-    }
+    rows = zip(keys, columns.to_dict("records"), strict=True)
+    return {name.format(column=column, key=key): value for key, row in rows for column, value in row.items()}

@@ -16,6 +16,7 @@ from lagkit.logs.store import Store
 from lagkit.types import Round, Trace
 from lagkit.util.errors import StoreError
 from lagkit.views.widgets import LogExplorer, search_table
+from lagkit.views.widgets.logs import Wanted, find
 from tests.helpers.stores import kv
 
 EMBEDDER = HashEmbedder(64)
@@ -94,11 +95,10 @@ def test_a_page_of_logs_in_lance_takes_few_requests(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("wanted", FILTERS[:5], ids=str)
 def test_a_search_lists_the_nearest_of_those_that_are_wanted(store, wanted):
-    found = search_table(store, EMBEDDER, "Who is number 7?", right=wanted.right, rounds=wanted.rounds)
-    assert sorted(found.index) == sorted(plainly(store, wanted))
-    assert found["cosine"].is_monotonic_decreasing
-    page = search_table(store, EMBEDDER, "Who is number 7?", k=3, offset=2, right=wanted.right, rounds=wanted.rounds)
-    assert page.equals(found.iloc[2:5])
+    found, scores = find(store, EMBEDDER, Wanted("Who is number 7?", wanted))
+    assert sorted(found) == sorted(plainly(store, wanted))
+    cosines = [scores[log] for log in found]
+    assert cosines == sorted(cosines, reverse=True)
 
 
 def test_the_explorer_reads_a_page_of_traces_and_no_more(tmp_path, monkeypatch):
@@ -110,11 +110,11 @@ def test_the_explorer_reads_a_page_of_traces_and_no_more(tmp_path, monkeypatch):
     with filled(tmp_path / "store", 500, blocks=False) as store:
         explorer = LogExplorer(store, embedder=EMBEDDER)
         assert "500 of 500 logs. Listed: 1 to 200." in explorer.message.value
-        assert (len(explorer.logs.ids), explorer.earlier.disabled, explorer.later.disabled) == (200, True, False)
+        assert (len(explorer.logs.rows), explorer.earlier.disabled, explorer.later.disabled) == (200, True, False)
         assert len(read) <= 205
         explorer.later.click()
         explorer.later.click()
-        assert explorer.logs.ids == store.ids[400:]
+        assert [row[0] for row in explorer.logs.rows] == store.ids[400:]
         assert (explorer.earlier.disabled, explorer.later.disabled) == (False, True)
         read.clear()
         explorer.right.value = "wrong"

@@ -10,7 +10,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from lagkit.views import palette
-from lagkit.views.plots.basic import BARS_X, How, faceted, laid_out, long, plain, rows_down, scaled
+from lagkit.views.plots.basic import faceted, laid_out, long, plain, rows_down, scaled
 
 _PANELS, _HIGHEST = 4, 500  # maps side by side, and pixels that all rows of maps may take
 
@@ -18,7 +18,7 @@ _PANELS, _HIGHEST = 4, 500  # maps side by side, and pixels that all rows of map
 def shares(table: pd.DataFrame, columns: Mapping[str, str], title: str, x: str) -> go.Figure:
     """Bars side by side over the index of `table`: one colour for each of `columns` (column -> name)."""
     rows = long(table.set_axis([str(value) for value in table.index]).rename_axis(x).reset_index(), columns, [x])
-    labels: How = {"value": "share of attention"}
+    labels = {"value": "share of attention"}
     caption = "Mean share of a token's attention, over layers, heads and logs; side by side, what it is held against."
     figure = faceted(px.bar, rows, title, 400, caption, x=x, y="value", color="panel", barmode="group", labels=labels)
     return figure.update_xaxes(type="category").update_yaxes(rangemode="tozero")
@@ -58,21 +58,21 @@ def heads(table: pd.DataFrame, value: str, panel: str, title: str) -> go.Figure:
 def by_layer(table: pd.DataFrame, value: str, title: str, y: str) -> go.Figure:
     """Lines over the layers, a colour for each `condition`, a panel for each `part`; rows of the same are averaged."""
     means = table.groupby(["part", "condition", "layer"], sort=False)[value].mean().reset_index()
-    spread: How = {"x": "layer", "y": value, "color": "condition", "facet_col": "part", "labels": {value: y}}
     caption = "Means over the cases, layer by layer, from the first to the last."
-    return faceted(px.line, means, title, 400, caption, markers=True, **spread).update_yaxes(rangemode="tozero")
+    axes = {"x": "layer", "y": value, "color": "condition", "facet_col": "part"}
+    return faceted(px.line, means, title, 400, caption, labels={value: y}, **axes).update_yaxes(rangemode="tozero")
 
 
 def effects(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go.Figure:
     """Differences with their intervals, a row for each condition, a panel for each of `measures` (name -> title).
 
-    `table`: index (condition, measure), columns `mean`, `low`, `high`; NaN bounds are drawn as none. Zero is marked.
+    `table`: index (condition, measure), columns `mean`, `low`, `high`; NaN bounds are drawn as none.
     """
     rows = scaled(table.rename_axis(["condition", "measure"]).reset_index())
-    rows = rows.assign(panel=rows["measure"].map(measures))
+    rows["panel"] = rows["measure"].map(measures)
     conditions = [plain(name) for name in rows["condition"].unique()]
-    spread: How = {"x": "mean", "y": "condition", "color": "panel", "facet_col": "panel", **BARS_X}
+    axes = {"x": "mean", "y": "condition", "color": "panel", "facet_col": "panel"}
     caption = "Marks are means over the same questions, bars their 95% intervals; at the dotted line nothing changes."
-    figure = faceted(px.scatter, rows, title, 200 + 34 * len(conditions), caption, own="x", **spread)
+    figure = faceted(px.scatter, rows, title, 200 + 34 * len(conditions), caption, own="x", **axes)
     figure.update_traces(marker_size=9).add_vline(x=0, line={"color": palette.NEUTRAL, "dash": "dot"})
     return rows_down(figure, conditions).update_xaxes(title_text=None).update_layout(showlegend=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, Literal
 
@@ -18,12 +18,9 @@ from lagkit.views import palette, parameters
 from lagkit.views.pictures import use_renderers
 from lagkit.views.tables import number, use_numbers
 
-COLOURS = palette.SERIES
 How = dict[str, Any]  # arguments of Plotly Express
 FLOOR = 1e-9  # on logarithmic axes: a divergence of exactly zero has no place there
 POWERS: How = {"type": "log", "exponentformat": "power", "dtick": 1}
-BARS_X = {"error_x": "up", "error_x_minus": "down"}  # the columns of `scaled`, for Plotly Express
-BARS_Y = {"error_y": "up", "error_y_minus": "down"}
 _BAR = {"thickness": 1.5, "width": 3}
 _TITLE, _LINE = 48, 17  # pixels of the title, and of a line of the caption
 _WIDE = 140  # characters of a caption's line
@@ -50,17 +47,16 @@ def for_notebooks(theme: Literal["light", "dark", ""] = "") -> None:
 def bars(
     table: pd.DataFrame, kind: str, measures: Mapping[str, str], title: str, *, log: Collection[str] = ()
 ) -> go.Figure:
-    """Horizontal bars: a row for each row of `table` (named by its index), a panel for each of `measures`.
+    """Horizontal bars: a row for each of `table`, named by its index, a panel for each of `measures` (column -> title).
 
-    `kind` is the column that decides the colour; `measures` maps columns to the panels' titles; those in `log` have
-    logarithmic axes.
+    `kind`: the column that decides the colour. log: measures with logarithmic axes.
     """
     names, height = [plain(name) for name in table.index], 170 + 34 * len(table)
     rows = long(table.rename_axis("row").reset_index(), measures, [kind, "row"])
-    rows = rows.assign(said=rows["value"].map(lambda value: number(value, 3)))
-    spread: How = {"x": "value", "y": "row", "facet_col": "panel", "orientation": "h", "text": "said"}
+    rows["said"] = rows["value"].map(lambda value: number(value, 3))
+    how: How = {"x": "value", "y": "row", "color": kind, "facet_col": "panel", "orientation": "h", "text": "said"}
     caption = "Each row has a bar in each panel, and the number beside it; colours tell the kinds apart."
-    figure = faceted(px.bar, rows, title, height, caption, own="x", color=kind, **spread)
+    figure = faceted(px.bar, rows, title, height, caption, own="x", **how)
     figure.update_traces(textposition="outside", cliponaxis=False, hovertemplate="%{y}: %{text}<extra></extra>")
     figure.update_xaxes(title_text=None, nticks=5)
     for place, measure in enumerate(measures, 1):
@@ -72,9 +68,9 @@ def bars(
 def lines(table: pd.DataFrame, measures: Mapping[str, str], title: str, x: str) -> go.Figure:
     """A panel for each of `measures` (column -> title) over the index of `table`, at even distances."""
     rows = long(table.set_axis([f"{step:,}" for step in table.index]).rename_axis(x).reset_index(), measures, [x])
-    spread: How = {"x": x, "y": "value", "color": "panel", "facet_col": "panel", "facet_col_spacing": 0.1}
+    how: How = {"x": x, "y": "value", "color": "panel", "facet_col": "panel", "facet_col_spacing": 0.1}
     caption = f"Means over the questions, by {x}; the steps stand at even distances."
-    figure = faceted(px.line, rows, title, 380, caption, own="y", colours=COLOURS[1:], markers=True, **spread)
+    figure = faceted(px.line, rows, title, 380, caption, own="y", color_discrete_sequence=palette.SERIES[1:], **how)
     return figure.update_xaxes(type="category").update_yaxes(title_text=None).update_layout(showlegend=False)
 
 
@@ -86,31 +82,32 @@ def faceted(
     caption: str,
     *,
     own: str = "",
-    colours: list[str] | None = None,
     **how: Any,
 ) -> go.Figure:
     """A figure of Plotly Express (`draw`) with the look of all others; panels are titled by their label alone.
 
-    table: text in it is shown letter by letter. caption: how to read it. own: `x` or `y` where each panel has an axis
-    of its own. colours: in their order, in place of those of the palette. how: arguments of `draw`.
+    table: text in it is shown letter by letter; where it has the columns of `scaled`, each `mean` has an interval bar.
+    caption: how to read it. own: `x` or `y` where each panel has an axis of its own. how: arguments of `draw`.
     """
     words = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
     shown = table.assign(**{name: table[name].map(plain) for name in words})
     how = {"facet_col_spacing": 0.04} | how
-    if colours:
-        how = {"color_discrete_sequence": colours} | how
-    elif "color" in how:
-        labels = table[how["color"]].unique()
-        meant = palette.colours(labels)
-        how = {"color_discrete_map": {plain(label): meant[str(label)] for label in labels}} | how
-    figure = draw(shown, **how)
+    if draw is px.line:
+        how["markers"] = True
+    if "color" in how and "color_discrete_map" not in how and "color_discrete_sequence" not in how:
+        how["color_discrete_map"] = palette.colours(table[how["color"]])
+    maps = {name: {plain(label): look for label, look in how[name].items()} for name in how if name.endswith("_map")}
+    error = f"error_{'x' if how['x'] == 'mean' else 'y'}"
+    if "up" in table:
+        how |= {error: "up", f"{error}_minus": "down"}
+    figure = draw(shown, **how | maps)
+    if "up" in table:
+        figure.update_traces({error: _BAR})
     figure.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2]))
-    for letter, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
-        update(hoverformat=",.4~g")
-        if letter == own:
-            update(matches=None, showticklabels=True)
-        if f"error_{letter}" in how:
-            figure.update_traces({f"error_{letter}": _BAR})
+    figure.update_xaxes(hoverformat=",.4~g").update_yaxes(hoverformat=",.4~g")
+    if own:
+        update = figure.update_xaxes if own == "x" else figure.update_yaxes
+        update(matches=None, showticklabels=True)
     return laid_out(figure, title, height, caption)
 
 
@@ -120,20 +117,32 @@ def long(table: pd.DataFrame, measures: Mapping[str, str], keys: list[str]) -> p
     return rows.assign(panel=rows["panel"].map(dict(measures)))
 
 
-def scaled(table: pd.DataFrame, scale: float | pd.Series = 1) -> pd.DataFrame:
-    """`mean`, `low` and `high` times `scale` (100 for points), and `up` and `down`: the lengths of interval bars."""
-    own = table.assign(**{name: scale * table[name] for name in ("mean", "low", "high")})
+def scaled(table: pd.DataFrame, scale: float = 1) -> pd.DataFrame:
+    """Means and bounds times `scale` (100 for points), and `up` and `down`: the lengths of interval bars."""
+    own = table.assign(**{name: scale * table[name] for name in ("mean", "low", "high", "base") if name in table})
     return own.assign(up=own["high"] - own["mean"], down=own["mean"] - own["low"])
 
 
-def within(table: pd.DataFrame, low: float = 0.0, high: float = 1.0) -> pd.DataFrame:
-    """`table` with intervals that end where the scale does: no share is below 0 or above 1."""
-    return table.assign(low=table["low"].clip(low, high), high=table["high"].clip(low, high))
+def levels(table: pd.DataFrame, metric: str = "") -> pd.DataFrame:
+    """`scaled` levels of a metric: rounds as they are, shares in percent, with intervals that end at 0 and 100."""
+    if metric == "rounds":
+        return scaled(table)
+    return scaled(table.assign(low=table["low"].clip(0, 1), high=table["high"].clip(0, 1)), 100)
 
 
-def interval_bars(own: pd.DataFrame) -> dict[str, object]:
-    """Error bars of a table of `scaled`, for traces made by hand."""
-    return {"type": "data", "symmetric": False, "array": own["up"], "arrayminus": own["down"], **_BAR}
+def beside(labels: pd.Series, order: Sequence[str]) -> pd.Series:
+    """How many places each label's marks stand beside the middle, so that intervals that meet can be told apart."""
+    return labels.map({label: place for place, label in enumerate(order)}) - (len(order) - 1) / 2
+
+
+def marks(own: pd.DataFrame, along: Literal["x", "y"], at: Iterable[Any], hover: str, **look: Any) -> go.Scatter:
+    """Means of a table of `scaled` along an axis, `at` places on the other; for figures that are made by hand.
+
+    hover: what is told under the pointer, where the bounds are `customdata`.
+    """
+    bars = {"type": "data", "symmetric": False, "array": own["up"], "arrayminus": own["down"], **_BAR}
+    places = {along: own["mean"], "x" if along == "y" else "y": at, f"error_{along}": bars}
+    return go.Scatter(**places, customdata=own[["low", "high"]].to_numpy(), hovertemplate=hover, **look)
 
 
 def scale_of(metric: str) -> int:
@@ -146,14 +155,14 @@ def plain(text: object) -> str:
     return escape(str(text), quote=False)  # of quotes it would show `&quot;`
 
 
-def named(label: object) -> str:
-    """A label with the names of variants as people read them (`palette.readable`), and nothing that Plotly reads."""
-    return ", ".join(plain(palette.readable(part)) for part in str(label).split(", "))
+def named(label: str) -> str:
+    """A label that `plain` has made, with the names of variants as people read them (`palette.readable`)."""
+    return ", ".join(palette.readable(part) for part in label.split(", "))
 
 
 def rows_down(figure: go.Figure, names: list[str]) -> go.Figure:
     """Rows in the order of `names`, the first at the top; else those of one colour would stand together."""
-    ticks = {"tickvals": names, "ticktext": [f"{_shown(name)} " for name in names]}
+    ticks = {"tickvals": names, "ticktext": [f"{named(name)} " for name in names]}
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, **ticks)
     return figure.update_yaxes(title_text=None)
 
@@ -166,8 +175,8 @@ def laid_out(figure: go.Figure, title: str, height: int, caption: str) -> go.Fig
     height += max(0, top - TOP)
     below = {"text": "<br>".join(map(plain, wrapped)), "font": {"size": 12}}
     place = {"x": 0, "xref": "container", "y": 1, "yref": "container", "yanchor": "top", "pad": {"l": 12, "t": 14}}
-    figure.for_each_trace(lambda trace: trace.update(name=_shown(trace.name)) if trace.name else None)
-    figure.for_each_annotation(lambda note: note.update(text=_shown(note.text)) if note.text else None)
+    figure.for_each_trace(lambda trace: trace.update(name=named(trace.name)) if trace.name else None)
+    figure.for_each_annotation(lambda note: note.update(text=named(note.text)) if note.text else None)
     figure.update_layout(
         title={"text": plain(palette.reworded(title)), "subtitle": below, **place},
         height=height,
@@ -180,11 +189,6 @@ def laid_out(figure: go.Figure, title: str, height: int, caption: str) -> go.Fig
     )
     figure.update_annotations(font_size=13)
     return figure
-
-
-def _shown(text: str) -> str:
-    """`named` for a label that `plain` has made already."""
-    return ", ".join(palette.readable(part) for part in text.split(", "))
 
 
 def _room(values: pd.Series) -> list[float]:

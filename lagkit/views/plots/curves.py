@@ -11,19 +11,7 @@ from plotly.subplots import make_subplots
 
 from lagkit.stats.metrics import apart
 from lagkit.views import palette
-from lagkit.views.plots.basic import (
-    BARS_Y,
-    POWERS,
-    How,
-    faceted,
-    interval_bars,
-    laid_out,
-    plain,
-    rows_down,
-    scale_of,
-    scaled,
-    within,
-)
+from lagkit.views.plots.basic import POWERS, How, beside, faceted, laid_out, levels, marks, plain, rows_down, scaled
 
 _DODGE = 0.08  # rounds: curves that meet stay apart
 _APART = 1.4  # the factor between marks of one size
@@ -37,27 +25,17 @@ _TOKENS = {"prefilled": "prefilled (read)", "injected": "injected (stored KV)", 
 def by_rounds(
     table: pd.DataFrame, policies: Sequence[str], title: str, y: str, level: float | None = None, said: str = ""
 ) -> go.Figure:
-    """A curve for each policy over the limit of rounds; bars are intervals.
+    """A curve for each policy over the limit of rounds, in points of 100, with intervals.
 
-    table: columns `policy`, `rounds`, `mean`, `low`, `high`, as `by_round.curve` and `by_round.differences` give; shown
-    in points of 100. `policies`: in the order of their colours; one that the table lacks keeps its colour. `level`: a
-    line to draw, named `said`.
+    table: as `by_round.curve` and `by_round.differences` give it. `policies`: in the order of their colours; one that
+    the table lacks keeps its colour. `level`: a line to draw, named `said`.
     """
-    places = table["policy"].map({policy: place for place, policy in enumerate(policies)})
-    rows = scaled(table, 100).assign(x=table["rounds"] + _DODGE * (places - (len(policies) - 1) / 2))
-    look: How = {"color_discrete_map": {plain(name): one for name, one in palette.colours(policies).items()}}
-    look |= {"line_dash_map": {plain(name): dash for name, dash in palette.dashes(policies).items()}}
-    look |= {"category_orders": {"policy": [*look["color_discrete_map"]]}, "labels": {"x": "rounds allowed", "mean": y}}
-    spread: How = {
-        "x": "x",
-        "y": "mean",
-        "color": "policy",
-        "line_dash": "policy",
-        "hover_data": ["rounds", "low", "high"],
-        **BARS_Y,
-    }
+    rows = scaled(table, 100).assign(x=table["rounds"] + _DODGE * beside(table["policy"], policies))
+    how: How = {"x": "x", "y": "mean", "color": "policy", "line_dash": "policy"}
+    how |= {"color_discrete_map": palette.colours(policies), "line_dash_map": palette.dashes(policies)}
+    how |= {"category_orders": {"policy": [*map(plain, policies)]}, "labels": {"x": "rounds allowed", "mean": y}}
     caption = "Means over all questions if the agent is stopped after so many rounds; bars are 95% intervals."
-    figure = faceted(px.line, rows, title, 460, caption, markers=True, **spread, **look)
+    figure = faceted(px.line, rows, title, 460, caption, hover_data=["rounds", "low", "high"], **how)
     if level is not None:
         figure.add_hline(y=100 * level, line=_DASHED, annotation_text=said, annotation_position="bottom left")
     return figure.update_xaxes(tickvals=sorted(set(table["rounds"])))
@@ -67,50 +45,31 @@ def by_bytes(table: pd.DataFrame, measures: Mapping[str, str], title: str) -> go
     """A mark for each policy over the bytes of its logs (log axis), a panel for each of `measures` (metric -> title).
 
     table: as `log_size.outcomes` gives. Colour says in which form a log is reused, the mark's shape what is kept of
-    it, and an open mark, a star or a cross that it was encoded otherwise than behind all responses. Bars are intervals
-    of the difference to the baseline, whose mean is the dashed line. Marks of one size stand a little apart.
+    it, and an open mark, a star or a cross that it was encoded otherwise than behind all responses.
     """
     table = apart(table.set_index(["policy", "metric"])).reset_index()
-    rows = table[table["metric"].isin(measures)]
-    rows = pd.concat([own if metric == "rounds" else within(own) for metric, own in rows.groupby("metric", sort=False)])
-    rows = scaled(rows, scales := rows["metric"].map(scale_of)).assign(panel=rows["metric"].map(measures))
+    shown = table[table["metric"].isin(measures)].groupby("metric", sort=False)
+    rows = pd.concat([levels(own, metric).assign(panel=measures[metric]) for metric, own in shown])
     same = rows.groupby(["metric", "bytes"])["bytes"]
     rows["x"] = rows["bytes"] * _APART ** (same.cumcount() - (same.transform("size") - 1) / 2)
-    colours = palette.colours(table["policy"])
-    look: How = {
-        "color_discrete_map": {plain(name): colours[name] for name in table["policy"]},
-        "symbol_map": {plain(row.policy): _shape(row.keep, row.encode) for row in table.itertuples()},
-        "labels": {"x": "bytes per log"},
+    how: How = {"x": "x", "y": "mean", "color": "policy", "symbol": "policy", "facet_col": "panel"}
+    how["symbol_map"] = {
+        row.policy: _CONTROLS.get(row.encode) or _SHAPES.get(row.keep, "x") + _ENCODED.get(row.encode, "")
+        for row in table.itertuples()
     }
-    spread: How = {
-        "x": "x",
-        "y": "mean",
-        "color": "policy",
-        "symbol": "policy",
-        "facet_col": "panel",
-        **BARS_Y,
-    }
-    spread |= {"hover_data": {"x": False, "bytes": ":,.0f"}, "facet_col_spacing": 0.08}
+    how |= {"hover_data": {"x": False, "bytes": ":,.0f"}, "facet_col_spacing": 0.08, "labels": {"x": "bytes per log"}}
     caption = (
         "A mark for each way to keep a log, with the 95% interval of its difference to doing without logs, the dashed "
         "line. Up and to the left is better: more for fewer bytes (in rounds, lower). Those of one size stand apart."
     )
-    figure = faceted(px.scatter, rows, title, 500, caption, own="y", log_x=True, **spread, **look)
-    figure.update_traces(marker_size=11)
-    for column, base in enumerate((scales * rows["base"]).groupby(rows["panel"], sort=False).first(), 1):
+    figure = faceted(px.scatter, rows, title, 500, caption, own="y", log_x=True, **how).update_traces(marker_size=11)
+    for column, base in enumerate(rows.groupby("panel", sort=False)["base"].first(), 1):
         figure.add_hline(y=base, line=_DASHED, col=column)
     return figure.update_xaxes(POWERS).update_yaxes(title_text=None)
 
 
-def _shape(keep: str, encode: str) -> str:
-    return _CONTROLS.get(encode) or _SHAPES.get(keep, "x") + _ENCODED.get(encode, "")
-
-
 def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
-    """A row for each policy of `table` (`equal_tokens.costs`), in its order: tokens of a question, and its score.
-
-    Bars on the right are 95% intervals; `score` is the title of that panel, in points of 100.
-    """
+    """Tokens of a question and its score, titled `score`, a row for each policy of `table` (`equal_tokens.costs`)."""
     names, own = [plain(name) for name in table.index], scaled(table, 100)
     titles = ["tokens per question", score]
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
@@ -118,18 +77,9 @@ def costs(table: pd.DataFrame, title: str, score: str) -> go.Figure:
         told = f"%{{y}}: %{{x:,.0f}} {column}<extra></extra>"
         bar = go.Bar(x=table[column], y=names, orientation="h", name=name, marker_color=colour, hovertemplate=told)
         figure.add_trace(bar, row=1, col=1)
-    figure.add_scatter(
-        x=own["mean"],
-        y=names,
-        mode="markers",
-        marker={"color": palette.UNSEEN, "size": 9},
-        error_x=interval_bars(own),
-        showlegend=False,
-        customdata=own[["low", "high"]].to_numpy(),
-        hovertemplate="%{y}: %{x:.1f} [%{customdata[0]:.1f}, %{customdata[1]:.1f}]<extra></extra>",
-        row=1,
-        col=2,
-    )
+    hover = "%{y}: %{x:.1f} [%{customdata[0]:.1f}, %{customdata[1]:.1f}]<extra></extra>"
+    scores = marks(own, "x", names, hover, mode="markers", marker={"color": palette.UNSEEN, "size": 9})
+    figure.add_trace(scores.update(showlegend=False), row=1, col=2)
     figure.update_layout(barmode="stack")
     caption = "Left: what stood before the model for one question. Right: what came of it, with 95% intervals."
     return laid_out(rows_down(figure, names), title, 190 + 30 * len(names), caption)

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from lagkit.stats.intervals import margin
 from lagkit.stats.metrics import apart
 from lagkit.views import palette
-from lagkit.views.plots.basic import How, faceted, interval_bars, laid_out, named, plain, rows_down, scale_of, scaled
+from lagkit.views.plots.basic import How, beside, faceted, laid_out, marks, named, plain, rows_down, scale_of, scaled
 
 _READ = (
     "Marks are means over the same questions, bars their 95% intervals. A filled mark's interval keeps clear of zero, "
@@ -32,16 +32,17 @@ def forest(
     """A forest plot: a row for each label of the index level `rows`, a colour for each of `by`, a panel a measure.
 
     differences: as `metrics.compare` gives them, with the levels `rows`, `by` and `metric`. `measures` maps metrics to
-    the panels' titles; by default all metrics, with their units. Scores are shown in points of 100. A filled mark's
-    interval keeps clear of zero; a hollow one's covers it, or is unknown. The band is the metric's equivalence
-    margin (`intervals.MARGINS`). A single row far from all others is an arrow at the edge with its number. F1 is left
-    out where it is EM throughout.
+    the panels' titles; by default all metrics, with their units. The band is the metric's equivalence margin
+    (`intervals.MARGINS`). A single row far from all others is an arrow at the edge with its number. F1 is left out
+    where it is EM throughout.
     """
     table = apart(differences).reset_index()
     if measures is None:
         measures = {name: name if name == "rounds" else f"{name}, points" for name in dict.fromkeys(table["metric"])}
     measures = {name: told for name, told in measures.items() if name in set(table["metric"])}
     names, groups = (list(dict.fromkeys(table[level])) for level in (rows, by))
+    # Groups of one row stand one under the other, around the row's middle.
+    table["place"] = table[rows].map(names.index) + beside(table[by], groups) / (2 * len(groups))
     titles, colours = [*measures.values()], palette.colours(groups)
     figure = make_subplots(1, len(measures), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=titles)
     for column, metric in enumerate(measures, 1):
@@ -49,14 +50,11 @@ def forest(
         reach = _reach(own, rows, scale_of(metric))
         if reach:
             figure.update_xaxes(range=reach, col=column)
-        for place, group in enumerate(groups):
-            part = own[own[by] == group]
-            # Groups of one row stand one under the other, around the row's middle.
-            shift = 0.5 * (place + 0.5) / len(groups) - 0.25
-            marks = _marks(part, metric, rows, names, colours[str(group)], shift)
-            figure.add_trace(marks.update(name=plain(group), legendgroup=str(group)), row=1, col=column)
+        for group in groups:
+            shown = _marks(own[own[by] == group], metric, rows, colours[str(group)])
+            figure.add_trace(shown.update(name=plain(group), legendgroup=str(group)), row=1, col=column)
             if reach:
-                figure.add_traces(_arrows(marks, reach), rows=1, cols=column)
+                figure.add_traces(_arrows(shown, reach), rows=1, cols=column)
         _zero(figure, metric, 1, column)
     for group in groups:  # the legend's own marks: filled, whatever the first row's is
         key = {"color": colours[str(group)], "size": 9}
@@ -69,11 +67,11 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
     """Small multiples of forests: a row of panels for each of `measures`, a column for each label of a level.
 
     differences: as `metrics.compare` gives them, with the levels `columns`, `policy` and `metric`, for one split. The
-    panels of a measure have one axis, so that they can be compared; it spans the intervals of columns of five questions
-    and more, and those of fewer may run out. Marks as in `forest`.
+    panels of a measure share an axis, which spans the intervals of five questions and more; those of fewer may run out.
     """
     table = apart(differences).reset_index()
     names, groups = (list(dict.fromkeys(table[level])) for level in ("policy", columns))
+    table["place"] = table["policy"].map(names.index)
     titles = {"subplot_titles": [plain(group) for group in groups], "row_titles": [*measures.values()]}
     spacing = {"horizontal_spacing": 0.02, "vertical_spacing": 0.1}
     figure = make_subplots(len(measures), len(groups), shared_yaxes=True, **titles, **spacing)
@@ -81,32 +79,22 @@ def grid(differences: pd.DataFrame, measures: Mapping[str, str], title: str, *, 
         own = table[table["metric"] == metric]
         figure.update_xaxes(range=_span(own, scale_of(metric)), row=row)
         for column, group in enumerate(groups, 1):
-            marks = _marks(own[own[columns] == group], metric, "policy", names, palette.UNSEEN)
-            figure.add_trace(marks.update(name=plain(group)), row=row, col=column)
+            shown = _marks(own[own[columns] == group], metric, "policy", palette.UNSEEN)
+            figure.add_trace(shown.update(name=plain(group)), row=row, col=column)
             _zero(figure, metric, row, column)
     figure.update_yaxes(**_rows(names)).update_yaxes(showticklabels=False).update_yaxes(showticklabels=True, col=1)
     return laid_out(figure, title, 150 + len(measures) * (70 + 15 * len(names)), _READ)
 
 
 def changed(counts: pd.DataFrame, title: str) -> go.Figure:
-    """For each row of `counts` (named by its index): answers turned wrong to the left, turned right to the right.
-
-    counts: columns `wrong to right` and `right to wrong`, as `changed.counts` gives for one split.
-    """
+    """Answers turned wrong to the left, turned right to the right: `changed.counts` of one split, a row each."""
     colours = {"right to wrong": palette.LOSS, "wrong to right": palette.GAIN}
     caption = "To the right, wrong answers that became right; to the left, right ones that became wrong."
     rows = counts[[*colours]].rename_axis("row").reset_index().melt("row", var_name="outcome", value_name="answers")
     rows["x"] = rows["answers"].where(rows["outcome"] == "wrong to right", -rows["answers"])
-    spread: How = {
-        "x": "x",
-        "y": "row",
-        "color": "outcome",
-        "text": "answers",
-        "orientation": "h",
-        "barmode": "overlay",
-    }
-    height = 190 + 30 * len(counts)
-    figure = faceted(px.bar, rows, title, height, caption, color_discrete_map=colours, opacity=1, **spread)
+    how: How = {"x": "x", "y": "row", "color": "outcome", "text": "answers", "orientation": "h", "barmode": "overlay"}
+    how |= {"color_discrete_map": colours, "opacity": 1}
+    figure = faceted(px.bar, rows, title, 190 + 30 * len(counts), caption, **how)
     hover = "%{y}: %{text} %{fullData.name}<extra></extra>"
     figure.update_traces(textposition="outside", cliponaxis=False, hovertemplate=hover)
     low, high = -counts["right to wrong"].max(), counts["wrong to right"].max()
@@ -118,7 +106,7 @@ def changed(counts: pd.DataFrame, title: str) -> go.Figure:
 
 def _rows(names: list[str]) -> dict[str, object]:
     """An axis with a tick for each of `names`, from the top down."""
-    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{named(name)} " for name in names]}
+    ticks = {"tickvals": list(range(len(names))), "ticktext": [f"{named(plain(name))} " for name in names]}
     return {**ticks, "range": [len(names) - 0.5, -0.5], "automargin": True, "zeroline": False}
 
 
@@ -152,31 +140,24 @@ def _reach(own: pd.DataFrame, rows: str, scale: int) -> list[float] | None:
     return [float(low - 0.15 * (high - low)), float(high + 0.15 * (high - low))]
 
 
-def _arrows(marks: go.Scatter, reach: list[float]) -> list[go.Scatter]:
+def _arrows(shown: go.Scatter, reach: list[float]) -> list[go.Scatter]:
     """An arrow at the edge, with its number, for each mark that lies beyond."""
     found = []
-    for x, y in zip(marks.x, marks.y, strict=True):
+    for x, y in zip(shown.x, shown.y, strict=True):
         if x < reach[0] or x > reach[1]:
             left = x < reach[0]
-            look = {"color": marks.marker.color, "size": 10, "symbol": "triangle-left" if left else "triangle-right"}
+            look = {"color": shown.marker.color, "size": 10, "symbol": "triangle-left" if left else "triangle-right"}
             arrow = go.Scatter(x=[reach[not left]], y=[y], mode="markers+text", marker=look, text=[f" {x:+.3g} "])
             found.append(arrow.update(textposition="middle right" if left else "middle left", showlegend=False))
             found[-1].update(hoverinfo="skip", cliponaxis=False)
     return found
 
 
-def _marks(part: pd.DataFrame, metric: str, rows: str, names: list[str], colour: str, shift: float = 0.0) -> go.Scatter:
-    """One group's means and intervals in one panel: at the row of its label, `shift` rows below its middle."""
-    own, unit = scaled(part, scale_of(metric)), "rounds" if metric == "rounds" else "points"
+def _marks(part: pd.DataFrame, metric: str, rows: str, colour: str) -> go.Scatter:
+    """One group's means and intervals in one panel, at their `place`; its label in `rows` is told under the pointer."""
     clear = (part["low"] > 0) | (part["high"] < 0)
-    return go.Scatter(
-        x=own["mean"],
-        y=[names.index(name) + shift for name in part[rows]],
-        mode="markers",
-        marker={"color": colour, "size": 9, "symbol": ["circle" if far else "circle-open" for far in clear]},
-        error_x=interval_bars(own),
-        customdata=own[["low", "high"]].to_numpy(),
-        text=part[rows].map(plain),
-        hovertemplate="%{text}: %{x:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}] " + unit,
-        showlegend=False,
-    )
+    look = {"color": colour, "size": 9, "symbol": ["circle" if far else "circle-open" for far in clear]}
+    unit = "rounds" if metric == "rounds" else "points"
+    hover = "%{text}: %{x:+.2f} [%{customdata[0]:+.2f}, %{customdata[1]:+.2f}] " + unit
+    found = marks(scaled(part, scale_of(metric)), "x", part["place"], hover, mode="markers", marker=look)
+    return found.update(text=part[rows].map(plain), showlegend=False)

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from lagkit.views.plots.basic import FLOOR, POWERS, How, faceted, plain
+from lagkit.views.plots.basic import FLOOR, POWERS, How, beside, faceted, plain
 
 _POWERS: How = {**POWERS, "dtick": 2}
 
@@ -15,8 +15,8 @@ _POWERS: How = {**POWERS, "dtick": 2}
 def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool = False) -> go.Figure:
     """`measure` against the shift, at even distances: a panel for each dtype (rows) and place (columns).
 
-    A colour for each `variant`, a dash for each `content`; cases are averaged. The first variant, the reference, lies
-    broad beneath the others. `log`: a logarithmic axis, on which values below `FLOOR` are drawn at it.
+    A colour for each `variant`, of which the first is the reference, a dash for each `content`; cases are averaged.
+    `log`: a logarithmic axis, on which values below `FLOOR` are drawn at it.
     """
     keys = ["dtype", "place", "variant", "content", "shift"]
     means = table.groupby(keys, sort=False)[measure].mean().reset_index().sort_values("shift", kind="stable")
@@ -24,44 +24,36 @@ def by_shift(table: pd.DataFrame, measure: str, title: str, y: str, *, log: bool
     means = means.assign(panel=means["dtype"] + ", " + means["place"], content=means["content"] + " log")
     means["shift"] = means["shift"].map("{:,}".format)
     rows, columns = table["dtype"].nunique(), table["place"].nunique()
-    spread: How = {
-        "x": "shift",
-        "y": measure,
-        "color": "variant",
-        "line_dash": "content",
-        "facet_col": "panel",
-    }
-    spread |= {"facet_col_wrap": columns, "facet_row_spacing": 0.3 / rows, "facet_col_spacing": 0.05}
-    labels: How = {"shift": "shift in tokens", measure: y}
+    axes: How = {"x": "shift", "y": measure, "color": "variant", "line_dash": "content", "facet_col": "panel"}
+    space: How = {"facet_col_wrap": columns, "facet_row_spacing": 0.3 / rows, "facet_col_spacing": 0.05}
+    labels = {"shift": "shift in tokens", measure: y}
     caption = (
         "Means over the questions, by how far a log was moved. The broad line is the reference: dense prefill, moved."
     )
     caption += f" Below {FLOOR:.0e}, values are drawn there." if log else ""
-    figure = faceted(px.line, means, title, 190 + 230 * rows, caption, markers=True, labels=labels, **spread)
+    figure = faceted(px.line, means, title, 190 + 230 * rows, caption, labels=labels, **axes, **space)
     reference = plain(table["variant"].iloc[0])
     figure.for_each_trace(lambda line: line.update(line_width=7 if line.name.startswith(f"{reference}, ") else 2))
     figure.update_xaxes(type="category", showticklabels=True)
     return figure.update_yaxes(_POWERS if log else {})
 
 
-def by_cell(table: pd.DataFrame, title: str, *, panel: str, x: str, by: str, measure: str = "kl") -> go.Figure:
-    """The spread of `measure` over questions on a logarithmic axis, a box each: panels, places on the axis, colours.
+def by_cell(table: pd.DataFrame, title: str, *, panel: str, x: str, by: str) -> go.Figure:
+    """The spread of `kl` over questions on a logarithmic axis: a box for each value of `panel`, `x` and `by`.
 
-    `panel`, `x` and `by` are columns of `table`, which has a row per question and cell. A box reaches over the middle
-    half of the questions, and each is a dot beside it. Values below `FLOOR` are drawn at it.
+    table: a row per question and cell. Values below `FLOOR` are drawn at it.
     """
     named = {column: f"{column.replace('_', ' ')}: " + table[column].astype(str) for column in (panel, by)}
     places, groups = list(dict.fromkeys(table[x])), list(dict.fromkeys(named[by]))
     # Plotly sets the boxes of all panels side by side, beside their labels; so each gets its place here.
-    aside = named[by].map(groups.index) - (len(groups) - 1) / 2
-    at = table[x].map(places.index) + 0.8 / len(groups) * aside
-    rows = table.assign(**named, **{measure: table[measure].clip(lower=FLOOR)}, at=at)
-    spread: How = {"x": "at", "y": measure, "color": by, "facet_col": panel, "labels": {measure: "KL (nats)", "at": x}}
+    at = table[x].map(places.index) + 0.8 / len(groups) * beside(named[by], groups)
+    rows = table.assign(**named, kl=table["kl"].clip(lower=FLOOR), at=at)
+    spread: How = {"x": "at", "y": "kl", "color": by, "facet_col": panel, "labels": {"kl": "KL (nats)", "at": x}}
     caption = "A dot for each question; boxes reach over the middle half. The lower, the closer to dense prefill."
     figure = faceted(px.box, rows, title, 440, caption, points="all", boxmode="overlay", **spread)
     figure.update_traces(marker_size=3, jitter=0.6, pointpos=0, width=0.6 / len(groups), hoverinfo="y+name")
     ticks = {"tickvals": list(range(len(places))), "ticktext": [*map(plain, places)]}
     figure.update_xaxes(ticks, range=[-0.6, len(places) - 0.4], showgrid=False)
     # Plotly leaves boxes at places of their own out of an axis that it chooses.
-    ends = np.log10(rows[measure].agg(["min", "max"]))
+    ends = np.log10(rows["kl"].agg(["min", "max"]))
     return figure.update_yaxes(_POWERS, range=[ends["min"] - 0.3, ends["max"] + 0.3])

@@ -12,15 +12,15 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from lagkit.views import palette
-from lagkit.views.plots.basic import POWERS, How, faceted, laid_out, long, plain
+from lagkit.views.plots.basic import POWERS, How, faceted, laid_out, long
 
 SIDES = {"lagkit": palette.KV, "authors": palette.TEXT}
-# Column -> title, and the factor from a result's unit to that of the title.
+# Column -> title.
 _RACE = {
-    "questions_per_s": ("questions a second", 1.0),
-    "first_token_s": ("first token, ms", 1e3),
-    "start_s": ("start, until the first hits, ms", 1e3),
-    "peak_mb": ("peak memory, MB", 1.0),
+    "questions_per_s": "questions a second",
+    "first_token_ms": "first token, ms",
+    "start_ms": "start, until the first hits, ms",
+    "peak_mb": "peak memory, MB",
 }
 _SEARCH = {
     "ms": "one query, ms",
@@ -30,8 +30,9 @@ _SEARCH = {
 }
 _STEPS = {"search": "search", "read": "read and inject", "add": "add", "evict": "evict"}
 _SIZES = {"blocks_mb": "blocks", "database_mb": "database", "wal_mb": "write-ahead log"}
+ENOUGH = 0.99  # recall of the three nearest logs
 _MOST = 3.0  # decades of gain at which the colours end
-_TWO_ROWS: How = {"facet_col_wrap": 2, "facet_col_spacing": 0.1, "facet_row_spacing": 0.14, "markers": True}
+_TWO_ROWS: How = {"facet_col": "panel", "facet_col_wrap": 2, "facet_col_spacing": 0.1, "facet_row_spacing": 0.14}
 
 
 def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
@@ -41,79 +42,52 @@ def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
     """
     both = ("speedup", "same_answers", "same_responses", "questions")
     return pd.DataFrame(
-        [
-            {
-                **{"workload": name, "dtype": found["dtype"], "logs": int(logs), "side": side},
-                **{key: row[key] for key in both},
-                **row[side],
-            }
-            for name, found in results["workloads"].items()
-            for logs, row in found["sizes"].items()
-            for side in SIDES
-        ]
+        {"workload": name, "dtype": found["dtype"], "logs": int(logs), "side": side}
+        | {key: row[key] for key in both}
+        | row[side]
+        for name, found in results["workloads"].items()
+        for logs, row in found["sizes"].items()
+        for side in SIDES
     )
 
 
 def race(table: pd.DataFrame, title: str) -> go.Figure:
-    """A panel for each measure over the number of logs, both axes logarithmic; a dash and a mark for each workload.
-
-    table: as `race_rows` gives it.
-    """
-    measured = table.assign(**{column: factor * table[column] for column, (_, factor) in _RACE.items()})
-    titles = {column: name for column, (name, _) in _RACE.items()}
-    rows = long(measured.sort_values("logs", kind="stable"), titles, ["side", "workload", "logs"])
-    spread: How = {"x": "logs", "y": "value", "color": "side", "line_dash": "workload", "symbol": "workload"}
-    look: How = {"color_discrete_map": SIDES, "facet_col": "panel", **_TWO_ROWS}
+    """A panel for each measure of `race_rows` over the number of logs; a dash and a mark for each workload."""
+    measured = table.assign(first_token_ms=1000 * table["first_token_s"], start_ms=1000 * table["start_s"])
+    rows = long(measured.sort_values("logs", kind="stable"), _RACE, ["side", "workload", "logs"])
+    how: How = {"x": "logs", "y": "value", "color": "side", "line_dash": "workload", "symbol": "workload"}
     caption = "Medians of several runs; both axes are logarithmic. A dash and a mark for each workload."
-    figure = faceted(px.line, rows, title, 720, caption, own="y", **spread, **look).update_traces(marker_size=8)
-    return figure.update_xaxes(POWERS, showticklabels=True).update_yaxes(POWERS, title_text=None)
+    figure = faceted(px.line, rows, title, 720, caption, own="y", color_discrete_map=SIDES, **how, **_TWO_ROWS)
+    figure.update_traces(marker_size=8).update_xaxes(POWERS, showticklabels=True)
+    return figure.update_yaxes(POWERS, title_text=None)
 
 
-def good_enough(table: pd.DataFrame, by: str = "index", recall: float = 0.99) -> pd.DataFrame:
-    """Fastest row of `table` with so much recall for each index and size, or the one with the most; sorted.
-
-    table: rows of `benchmarks.search`: columns `by`, `logs`, `recall` and `ms`.
-    """
-    reached = table["recall"] >= recall
-    rank = table.assign(_short=(~reached) * (1 - table["recall"]), _ms=table["ms"])
-    best = rank.sort_values(["_short", "_ms"]).groupby([by, "logs"], sort=False).head(1)
-    return best.sort_values([by, "logs"])[table.columns].reset_index(drop=True)
+def good_enough(table: pd.DataFrame) -> pd.DataFrame:
+    """The fastest row of `benchmarks.search` that finds `ENOUGH`, or that which finds most, for each index and size."""
+    rank = table.assign(_enough=table["recall"].clip(upper=ENOUGH))
+    best = rank.sort_values(["_enough", "ms"], ascending=[False, True]).drop_duplicates(["index", "logs"])
+    return best.sort_values(["index", "logs"])[table.columns].reset_index(drop=True)
 
 
-def search(table: pd.DataFrame, title: str, recall: float = 0.99) -> go.Figure:
-    """A line for each index over the number of logs, a panel for each measure.
-
-    table: one row for each index and size (`good_enough`). Points with less than this `recall` are hollow.
-    """
+def search(table: pd.DataFrame, title: str) -> go.Figure:
+    """A line for each index over the number of logs, a panel for each measure. table: as `good_enough` gives it."""
     rows = long(table.assign(reached=table["recall"]).sort_values("logs"), _SEARCH, ["index", "logs", "reached"])
-    order = {"index": list(dict.fromkeys(table["index"]))}
-    dashes = {plain(name): dash for name, dash in palette.dashes(order["index"]).items()}
-    spread: How = {
-        "x": "logs",
-        "y": "value",
-        "color": "index",
-        "line_dash": "index",
-        "line_dash_map": dashes,
-        "facet_col": "panel",
-        "custom_data": ["reached"],
-    }
+    order = list(dict.fromkeys(table["index"]))
+    how: How = {"x": "logs", "y": "value", "color": "index", "line_dash": "index", "custom_data": ["reached"]}
+    how |= {"line_dash_map": palette.dashes(order), "category_orders": {"index": order}}
     caption = (
-        f"Each index with the least effort that finds {recall:.0%}; hollow marks find fewer. Axes are logarithmic."
+        f"Each index with the least effort that finds {ENOUGH:.0%}; hollow marks find fewer. Axes are logarithmic."
     )
-    figure = faceted(px.line, rows, title, 740, caption, own="y", category_orders=order, **spread, **_TWO_ROWS)
+    figure = faceted(px.line, rows, title, 740, caption, own="y", **how, **_TWO_ROWS)
     for line in figure.data:
-        colour, found = line.line.color, line.customdata[:, 0]
-        shapes = ["circle-open" if row < recall else "circle" for row in found]
-        line.marker = {"color": colour, "size": 9, "symbol": shapes}
+        shapes = ["circle" if found >= ENOUGH else "circle-open" for found in line.customdata[:, 0]]
+        line.marker = {"color": line.line.color, "size": 9, "symbol": shapes}
     figure.update_xaxes(POWERS, showticklabels=True).update_yaxes(POWERS, title_text=None)
     return figure.update_yaxes(type="linear", dtick=None, row=2, col=2)  # of the recall; rows count from the bottom
 
 
 def planner(table: pd.DataFrame, title: str) -> go.Figure:
-    """A cell for each place and log, coloured by the faster way and labelled with how many times faster it is.
-
-    table: as `lagkit.logs.planner.decisions` gives it; cells that it lacks stay empty.
-    """
+    """A cell for each place and log, coloured by the faster way. table: as `lagkit.logs.planner.decisions` gives it."""
     signed = np.log10(table["gain"]).where(table["way"] == "load", -np.log10(table["gain"]))
     times = table["gain"].map(lambda gain: f"{gain:.1f}x" if gain < 10 else f"{gain:,.0f}x")
     cells = table.assign(colour=signed.clip(-_MOST, _MOST), label=table["way"] + "<br>" + times)
@@ -161,11 +135,10 @@ def stream(result: Mapping[str, Any]) -> go.Figure:
     for colour, (column, name) in zip(palette.SERIES[4:], _SIZES.items(), strict=False):
         line(column, name, colour, 3)
     cap = f"cap: {sizes['cap_mb']:,.0f} MB"
-    figure.add_hline(
-        y=sizes["cap_mb"], line={"dash": "dot", "color": palette.NEUTRAL}, annotation_text=cap, row=1, col=3
-    )
+    dotted = {"dash": "dot", "color": palette.NEUTRAL}
+    figure.add_hline(y=sizes["cap_mb"], line=dotted, annotation_text=cap, row=1, col=3)
     if sizes["binds"]:
-        figure.add_vline(x=sizes["binds"], line={"dash": "dot", "color": palette.NEUTRAL, "width": 1})
+        figure.add_vline(x=sizes["binds"], line=dotted | {"width": 1})
     figure.update_xaxes(title_text="updates").update_yaxes(rangemode="tozero")
     title = f"{sizes['updates']:,} updates of a store under a cap, which binds at the dotted line"
     caption = "Medians over stretches of the stream; dots are 95th percentiles. Flat lines: it does not slow down."

@@ -1,7 +1,4 @@
-"""One log token by token, coloured by attention, as HTML that needs no server and no network.
-
-Texts of logs and of models are data: they stand in the page as escaped text, and the script reads numbers only.
-"""
+"""One log token by token, coloured by attention, as HTML that needs no server and no network."""
 
 from __future__ import annotations
 
@@ -15,13 +12,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jinja2 import Environment, StrictUndefined
 from torch import Tensor
 
 from lagkit.studies.tokens import FIRST, OTHER, Piece, TokenAttention
 from lagkit.util.errors import DataError
 from lagkit.views import palette
-from lagkit.views.scripts import TOKENS
+from lagkit.views.scripts import TOKENS, macros
 
 LIMIT = 1_000_000  # bytes of attention in one view
 STRONGEST = 12  # the fewest tokens that are kept of a row that is cut
@@ -50,12 +46,16 @@ class Packed:
         parts = [self.weights, self.shares, *([] if self.index is None else [self.index])]
         return sum(part.nbytes for part in parts)
 
+    def asked(self, attention: TokenAttention) -> list[int]:
+        """Positions of the pieces that the queries are of."""
+        return [attention.asking[query - 1] for query in self.queries if query]
+
 
 class View:
-    """A token view: in a notebook `html` with its script, as text the shares by part. `nbytes`: of its attention."""
+    """A token view: in a notebook `html` with its script, as text the shares by part."""
 
-    def __init__(self, attention: TokenAttention, html: str, nbytes: int) -> None:
-        self.attention, self.html, self.nbytes = attention, html, nbytes
+    def __init__(self, attention: TokenAttention, html: str) -> None:
+        self.attention, self.html = attention, html
 
     def _repr_html_(self) -> str:
         return self.html + TOKENS
@@ -67,24 +67,25 @@ class View:
 def view(attention: TokenAttention, answers: pd.DataFrame | None = None, *, limit: int = LIMIT) -> View:
     """A log's text coloured by attention, maps of layers and heads beside it, and shares in a table.
 
-    A click on a cell of a map shows that head alone, a click on a marked token what this token attends to; menus above
-    do the same for the keyboard. answers: a table to stand beside it, such as `knockout.of_one` gives. limit: bytes of
-    attention; above it, rows keep their strongest tokens only, and fewer tokens can be asked. Raises DataError where
-    not even one row a head fits.
+    answers: a table to stand beside it, such as `knockout.of_one` gives. limit: bytes of attention; above it, rows keep
+    their strongest tokens only, and fewer tokens can be asked. Raises DataError where not even one row a head fits.
     """
-    packed = pack(attention, limit)
-    heads = attention.weights.shape[0] * attention.weights.shape[1]
+    packed, (layers, heads, _, _) = pack(attention, limit), attention.weights.shape
+    channels = " ".join(map(str, bytes.fromhex(palette.KV.removeprefix("#"))))
     about = {
         "view": attention,
-        "heads": heads,
+        "heads": layers * heads,
         "data": _data(attention, packed),
-        "sections": _sections(attention, packed),
+        "sections": _sections(attention),
+        "choosable": packed.asked(attention),
+        "first": FIRST,
+        "deep": _colours(attention),
         "shares": attention.by_part(),
-        "answers": None if answers is None else _answers(answers),
-        "size": _size(attention, packed, heads),
-        "ink": {"weight": _channels(palette.KV), "asks": palette.TEXT, "deepest": DEEPEST},
+        "answers": answers,
+        "size": _size(attention, packed),
+        "ink": {"weight": channels, "asks": palette.TEXT, "deepest": DEEPEST},
     }
-    return View(attention, str(_macros().view(about)), packed.nbytes)
+    return View(attention, str(_macros().view(about)))
 
 
 def pack(attention: TokenAttention, limit: int = LIMIT) -> Packed:
@@ -93,8 +94,6 @@ def pack(attention: TokenAttention, limit: int = LIMIT) -> Packed:
     layers, heads, asking, pieces = rows.shape
     each, parts = layers * heads, shares.shape[-1]
     dense, cut = each * (parts + pieces), each * (parts + 3 * min(STRONGEST, pieces))
-    if asking * dense <= limit:
-        return Packed([*range(asking)], _quantised(rows), None, _quantised(shares), 1.0)
     fit = min(asking, limit // min(dense, cut))
     if fit < 1:
         raise DataError(
@@ -103,8 +102,7 @@ def pack(attention: TokenAttention, limit: int = LIMIT) -> Packed:
         )
     # The mean, and tokens at even distances.
     queries = [0, *(1 + (2 * i + 1) * (asking - 1) // (2 * (fit - 1)) for i in range(fit - 1))]
-    chosen = rows[:, :, queries]
-    kept = _quantised(shares[:, :, queries])
+    chosen, kept = rows[:, :, queries], _quantised(shares[:, :, queries])
     if fit * dense <= limit:
         return Packed(queries, _quantised(chosen), None, kept, 1.0)
     strongest = chosen.topk(min(pieces, (limit // (fit * each) - parts) // 3), dim=-1)
@@ -121,8 +119,8 @@ def _quantised(found: Tensor) -> Tensor:
 def _data(attention: TokenAttention, packed: Packed) -> dict[str, str]:
     """The attributes that the script reads: numbers, and numbers in base64."""
     layers, heads, _, _ = attention.weights.shape
-    asked = [attention.asking[query - 1] for query in packed.queries if query]
-    found = {"layers": str(layers), "heads": str(heads), "queries": " ".join(map(str, asked))}
+    asked = " ".join(map(str, packed.asked(attention)))
+    found = {"layers": str(layers), "heads": str(heads), "queries": asked}
     found |= {"parts": " ".join(str(attention.parts.index(piece.part)) for piece in attention.pieces)}
     found["asks"] = attention.asks
     arrays = {"weights": packed.weights, "shares": packed.shares, "index": packed.index}
@@ -132,16 +130,13 @@ def _data(attention: TokenAttention, packed: Packed) -> dict[str, str]:
 
 
 def _colours(attention: TokenAttention) -> list[float]:
-    """Opacity of each piece at first: the mean of all asking tokens and heads, over the largest but the first token's.
-
-    The script colours alike.
-    """
+    """Opacity of each piece at first, as the script has it: of the largest mean weight but the first token's."""
     mean = attention.rows[:, :, 0].mean(dim=(0, 1)).tolist()
     largest = max((w for w, piece in zip(mean, attention.pieces, strict=True) if piece.part != FIRST), default=1.0)
     return [round(DEEPEST * min(1.0, weight / (largest or 1.0)), 3) for weight in mean]
 
 
-def _sections(attention: TokenAttention, packed: Packed) -> list[dict[str, Any]]:
+def _sections(attention: TokenAttention) -> list[dict[str, Any]]:
     """Pieces that stand together, by the part that they count to; the first token stands with those behind it."""
     asking, names = set(attention.asking), [piece.part for piece in attention.pieces]
     if len(names) > 1 and names[0] == FIRST:
@@ -149,24 +144,12 @@ def _sections(attention: TokenAttention, packed: Packed) -> list[dict[str, Any]]
     for i, piece in enumerate(attention.pieces[1:], 1):
         if _is_blank(piece):
             names[i] = names[i - 1]
-    can = {attention.asking[query - 1] for query in packed.queries if query}
-    colours, sections = _colours(attention), []
+    sections = []
     for name, group in groupby(enumerate(attention.pieces), key=lambda one: names[one[0]]):
         own = [*group]
-        tokens = [
-            {
-                "before": piece.before,
-                "text": _shown(piece),
-                "asks": i in asking,
-                "choosable": i in can,
-                "first": piece.part == FIRST,
-                "deep": colours[i],
-            }
-            for i, piece in own
-        ]
         count = sum(i in asking for i, _ in own)
         partly = "" if count == len(own) else "partly "
-        sections.append({"name": name, "asks": f"{partly}{attention.asks}" if count else "", "tokens": tokens})
+        sections.append({"name": name, "asks": f"{partly}{attention.asks}" if count else "", "pieces": own})
     return sections
 
 
@@ -180,33 +163,16 @@ def _shown(piece: Piece) -> str:
     return piece.text.replace("\n", "↵" if _is_blank(piece) else "↵\n")
 
 
-def _answers(table: pd.DataFrame) -> list[dict[str, str]]:
-    return [
-        {
-            "read": palette.readable(read),
-            "answer": row["answer"],
-            "right": "right" if row["right"] else "wrong",
-            "gold": f"{math.exp(row['gold']):.1%}",
-        }
-        for read, row in table.iterrows()
-    ]
-
-
-def _size(attention: TokenAttention, packed: Packed, heads: int) -> str:
-    asked, of = len(packed.queries) - 1, len(attention.asking)
+def _size(attention: TokenAttention, packed: Packed) -> str:
+    asked, of, (layers, heads, _, _) = len(packed.queries) - 1, len(attention.asking), attention.weights.shape
     told = f"{asked:,} of {of:,}" if asked < of else f"All {of:,}"
-    said = f"{told} {attention.asks} tokens can be asked, in {heads:,} heads: {packed.nbytes / 1000:,.0f} kB in 8 bits."
+    numbers = f"{layers * heads:,} heads: {packed.nbytes / 1000:,.0f} kB in 8 bits."
+    said = f"{told} {attention.asks} tokens can be asked, in {numbers}"
     if packed.index is None:
         return said
     return f"{said} Of each row the strongest {packed.index.shape[-1]} tokens are here, {packed.covered:.0%} of it."
 
 
-def _channels(colour: str) -> str:
-    return " ".join(map(str, bytes.fromhex(colour.removeprefix("#"))))
-
-
 @cache
 def _macros() -> Any:
-    """The macros of `tokens.html.j2`, which escape all that they show."""
-    pages = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return pages.from_string(Path(__file__).with_name("tokens.html.j2").read_text(encoding="utf-8")).module
+    return macros(Path(__file__).with_name("tokens.html.j2"), readable=palette.readable, exp=math.exp, shown=_shown)

@@ -10,7 +10,7 @@ import plotly.express as px
 import plotly.graph_objects as go
 
 from lagkit.views import palette
-from lagkit.views.plots.basic import BARS_Y, How, faceted, scaled, within
+from lagkit.views.plots.basic import How, faceted, levels, scaled
 
 SIDES = {"positive": palette.GAIN, "negative": palette.LOSS}  # what logs gave and what they took
 OUTCOMES = {
@@ -24,7 +24,7 @@ KINDS = {
     "helpful": "some help, none contradicts",
     "irrelevant": "all are irrelevant",
 }
-_DASHES = ["solid", "dot", "dash", "dashdot"]
+_BIN = 0.1  # of similarity
 _APART = 2.0  # percent of logs between the points of two policies, so that their intervals can be seen
 _LEAST = 1e-7  # nats: a float32 model cannot doubt less without being certain
 _NONE = 10.0  # where questions stand that were left without an answer: off the scale of those that were not
@@ -33,26 +33,18 @@ _SHAPES = dict(zip(OUTCOMES, ("triangle-up", "x", "circle-open", "circle-open"),
 
 
 def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.Figure:
-    """Positive and negative transfer against the share of logs that were replaced, with their intervals.
+    """Positive and negative transfer against the share of logs that were replaced.
 
     table: a row per `panel`, `share`, `policy` and `side` (a key of `SIDES`), with `mean`, `low` and `high` as shares
     of the questions. panels: values of `panel` -> titles of the horizontal axes.
     """
     policies = list(table["policy"].unique())
-    rows = scaled(within(table), 100).assign(x=100 * table["share"] + _APART * table["policy"].map(policies.index))
-    spread: How = {
-        "x": "x",
-        "y": "mean",
-        "color": "side",
-        "line_dash": "policy",
-        "facet_col": "panel",
-        **BARS_Y,
-    }
-    look: How = {"color_discrete_map": SIDES, "line_dash_sequence": _DASHES, "facet_col_spacing": 0.06}
-    look["labels"] = {"mean": "share of questions"}
-    look["category_orders"] = {"panel": [*panels]}
+    rows = levels(table).assign(x=100 * table["share"] + _APART * table["policy"].map(policies.index))
+    how: How = {"x": "x", "y": "mean", "color": "side", "line_dash": "policy", "facet_col": "panel"}
+    how |= {"color_discrete_map": SIDES, "line_dash_sequence": palette.DASHES, "facet_col_spacing": 0.06}
+    how |= {"labels": {"mean": "share of questions"}, "category_orders": {"panel": [*panels]}}
     caption = "Green: questions that logs turned right. Red: those that they turned wrong. Bars are 95% intervals."
-    figure = faceted(px.line, rows, title, 460, caption, markers=True, **spread, **look).update_layout(annotations=[])
+    figure = faceted(px.line, rows, title, 460, caption, **how).update_layout(annotations=[])
     for number, axis in enumerate(panels.values(), 1):
         figure.update_xaxes(title_text=axis, col=number)
     marks = sorted(100 * table["share"].unique())
@@ -60,39 +52,32 @@ def by_share(table: pd.DataFrame, panels: Mapping[str, str], title: str) -> go.F
     return figure.update_yaxes(ticksuffix="%", rangemode="tozero")
 
 
-def by_score(outcomes: pd.DataFrame, title: str, width: float = 0.1) -> go.Figure:
-    """Number of questions of each outcome, by the similarity of their logs: a panel for each `kind` of logs.
-
-    outcomes: as `Transfer.outcomes` gives them; questions without a log are left out. `width`: of a bin.
-    """
+def by_score(outcomes: pd.DataFrame, title: str) -> go.Figure:
+    """Number of questions of each outcome (`Transfer.outcomes`), by the similarity of their logs."""
     found = _by_kind(outcomes.dropna(subset=["best"]))
-    bins = np.floor(found["best"] / width + 1e-9).astype(int)
+    bins = np.floor(found["best"] / _BIN + 1e-9).astype(int)
     every = [found["panel"].unique(), OUTCOMES, range(bins.min(), bins.max() + 1)]
     counts = found.groupby(["panel", "outcome", bins]).size()
     rows = counts.reindex(pd.MultiIndex.from_product(every, names=["panel", "outcome", "bin"]), fill_value=0)
     rows = rows.rename("questions").reset_index()
-    rows["similarity, from"] = rows["bin"].map(lambda number: f"{width * number:.1f}")
-    spread: How = {"x": "similarity, from", "y": "questions", "color": "outcome", "facet_col": "panel"}
+    rows["similarity, from"] = rows["bin"].map(lambda number: f"{_BIN * number:.1f}")
+    axes = {"x": "similarity, from", "y": "questions", "color": "outcome", "facet_col": "panel"}
     caption = "Questions by the similarity of their best log; colours say what became of their answers."
-    figure = faceted(px.bar, rows, title, 440, caption, color_discrete_map=OUTCOMES, **spread)
+    figure = faceted(px.bar, rows, title, 440, caption, color_discrete_map=OUTCOMES, **axes)
     return figure.update_xaxes(type="category")
 
 
 def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], title: str) -> go.Figure:
-    """The change by each threshold against using all logs, in points, with its interval: a line per store.
+    """The change by each threshold against using all logs: a line per store.
 
-    sweeps: a store's name -> `Transfer.sweep`. chosen: its name -> the threshold that was chosen, which is marked with
-    a star.
+    sweeps: a store's name -> `Transfer.sweep`. chosen: its name -> the threshold that was chosen.
     """
     rows = scaled(pd.concat(dict(sweeps), names=["store", "threshold"]).reset_index(), 100)
     rows["label"] = rows["threshold"].map(lambda least: "all logs" if least <= -1 else f"{least:g}")
-    labels: How = {
-        "label": "logs are used from this similarity on",
-        "mean": "right answers, points against all logs",
-    }
-    spread: How = {"x": "label", "y": "mean", "color": "store", "markers": True, **BARS_Y}
+    labels = {"label": "logs are used from this similarity on", "mean": "right answers, points against all logs"}
+    axes = {"x": "label", "y": "mean", "color": "store"}
     caption = "Differences to using all logs, with 95% intervals; the star is the threshold that was chosen."
-    figure = faceted(px.line, rows, title, 440, caption, labels=labels, **spread)
+    figure = faceted(px.line, rows, title, 440, caption, labels=labels, **axes)
     for line, (name, sweep) in zip(figure.data, sweeps.items(), strict=True):
         stars = [threshold == chosen[name] for threshold in sweep.index]
         line.marker.symbol = ["star" if star else "circle" for star in stars]
@@ -104,24 +89,16 @@ def thresholds(sweeps: Mapping[str, pd.DataFrame], chosen: Mapping[str, float], 
 def doubts(outcomes: pd.DataFrame, title: str) -> go.Figure:
     """A point for each question, by its doubt (negative confidence) without logs and with them, and its outcome.
 
-    There is a panel for each `kind` of logs; above the diagonal the model is less sure with logs, and a gate of margin
-    0 does without them. outcomes: as `lagkit.studies.transfer.Transfer.outcomes` gives them, with the columns of
-    `lagkit.studies.gating.confidences`; questions without a log are left out. Doubts below 1e-7 are drawn there.
+    outcomes: as `Transfer.outcomes` gives them, with the columns of `gating.confidences`. Above the diagonal, a gate of
+    margin 0 does without logs. Doubts below 1e-7 are drawn there.
     """
     found = _by_kind(outcomes.dropna(subset=["kind"]).rename_axis("question").reset_index())
     found = found.assign(x=_doubt(found["sure_without"]), y=_doubt(found["sure_with_logs"]))
-    labels: How = {"x": "doubt without logs", "y": "doubt with logs (nats per token)"}
-    spread: How = {
-        "x": "x",
-        "y": "y",
-        "color": "outcome",
-        "symbol": "outcome",
-        "facet_col": "panel",
-        "labels": labels,
-    }
-    look: How = {"color_discrete_map": OUTCOMES, "symbol_map": _SHAPES, "hover_name": "question"}
+    how: How = {"x": "x", "y": "y", "color": "outcome", "symbol": "outcome", "facet_col": "panel"}
+    how |= {"color_discrete_map": OUTCOMES, "symbol_map": _SHAPES, "hover_name": "question"}
+    how["labels"] = {"x": "doubt without logs", "y": "doubt with logs (nats per token)"}
     caption = "A point for each question; above the diagonal the model is less sure with logs. No answer: at the edge."
-    figure = faceted(px.scatter, found, title, 480, caption, **spread, **look).update_traces(marker_size=8)
+    figure = faceted(px.scatter, found, title, 480, caption, **how).update_traces(marker_size=8)
     line = {"color": palette.NEUTRAL, "dash": "dot"}
     figure.add_shape(type="line", x0=_LEAST, y0=_LEAST, x1=1, y1=1, line=line, layer="below", row="all", col="all")
     reach = [np.log10(_LEAST) - 0.4, np.log10(_NONE) + 0.4]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import pandas as pd
 
@@ -18,7 +19,7 @@ from lagkit.model.tokens import decoded
 from lagkit.policy import get_policy
 from lagkit.studies.attention import mass, uniform_mass
 from lagkit.studies.tokens import FIRST, OWN, Piece, TokenAttention, measured
-from lagkit.types import Question, Trace
+from lagkit.types import Passage, Question, Trace
 from lagkit.util.errors import DataError
 
 _REST = "instructions and chat marks"
@@ -26,40 +27,24 @@ _FOLDED = 24  # tokens of instructions in a row from which on they are counted a
 _LONGEST = 4  # tokens that may spell one character
 
 
-def attention_table(
-    lm: LM,
-    store: Store,
-    trace: Trace,
-    *,
-    prompt: Prompt,
-    passages: PassageIndex | None = None,
-    question: Question | None = None,
-) -> pd.DataFrame:
+def attention_table(lm: LM, store: Store, trace: Trace, **about: Any) -> pd.DataFrame:
     """Attention of a trace's last response: `tokens`, `share` and `even` for each part of its context.
 
     `share` is the mean over layers, heads and generated tokens of the attention on the part, summed over its tokens.
     `even` is what it would be if each generated token attended to all before it alike. The shares add up to 1.
-    `question` is needed where the prompt opens the turn with more than its text. Raises DataError for a trace without
-    rounds, StoreError if a log of it is gone.
+    about: `prompt`; `passages`, whose texts else count as the rest; `question`, where the prompt opens the turn with
+    more than its text. Raises DataError for a trace without rounds, StoreError if a log of it is gone.
     """
-    whole, spoken, parts = _spoken(lm, store, trace, prompt, passages, question)
+    whole, spoken, parts = _spoken(lm, store, trace, **about)
     shares = mass(lm, whole, spoken, parts).mean(dim=(0, 1))
     even = uniform_mass(spoken, parts)
     table = {"tokens": [len(slots) for slots in parts.values()], "share": shares.tolist(), "even": even.tolist()}
     return pd.DataFrame(table, index=pd.Index(parts, name="part"))
 
 
-def attention_tokens(
-    lm: LM,
-    store: Store,
-    trace: Trace,
-    *,
-    prompt: Prompt,
-    passages: PassageIndex | None = None,
-    question: Question | None = None,
-) -> TokenAttention:
+def attention_tokens(lm: LM, store: Store, trace: Trace, **about: Any) -> TokenAttention:
     """As `attention_table`, token by token, for `plot.tokens.view`; the first token is a part of its own."""
-    whole, spoken, parts = _spoken(lm, store, trace, prompt, passages, question)
+    whole, spoken, parts = _spoken(lm, store, trace, **about)
     owner = {slot: name for name, slots in parts.items() for slot in slots} | {0: FIRST}
     ids = [*(id for block in whole.blocks for id in block.ids.tolist()), *whole.ids]
     pieces = [Piece(f"[{FIRST}]", (0,), FIRST)] if 0 not in spoken else []
@@ -90,9 +75,10 @@ def _spoken(
     lm: LM,
     store: Store,
     trace: Trace,
+    *,
     prompt: Prompt,
-    passages: PassageIndex | None,
-    question: Question | None,
+    passages: PassageIndex | None = None,
+    question: Question | None = None,
 ) -> tuple[Context, list[int], dict[str, list[int]]]:
     """The context of a trace's last round with its response, the slots of this, and those of each part."""
     if not trace.rounds:
@@ -128,12 +114,13 @@ def _context(
     total = context.injected + len(context.ids)
     begin = total - len(spans)  # the first slot of the tail
     parts = _log_parts(builder, context, logs, begin)
-    for name, (start, stop) in _text_parts(builder, question, trace, passages, tail, logs).items():
+    read = [passages.passage(hit.id) for r in trace.rounds for hit in r.passages] if passages is not None else []
+    for name, (start, stop) in _text_parts(builder, question, read, tail, logs).items():
         parts[name] = [begin + i for i, (a, b) in enumerate(spans) if a < stop and b > start]
-    parts = _disjoint(parts)
-    taken = {slot for slots in parts.values() for slot in slots}
-    rest = [slot for slot in range(total) if slot not in taken]
-    return context, {name: slots for name, slots in {**parts, _REST: rest}.items() if slots}
+    # A token that spans the end of one part and the start of the next counts to the first.
+    owner = {slot: name for name, slots in reversed(parts.items()) for slot in slots}
+    alone = {name: [slot for slot in range(total) if owner.get(slot, _REST) == name] for name in (*parts, _REST)}
+    return context, {name: slots for name, slots in alone.items() if slots}
 
 
 def _log_parts(builder: KVContextBuilder, context: Context, logs: list[str], begin: int) -> dict[str, list[int]]:
@@ -156,32 +143,16 @@ def _log_parts(builder: KVContextBuilder, context: Context, logs: list[str], beg
 
 
 def _text_parts(
-    builder: KVContextBuilder,
-    question: Question,
-    trace: Trace,
-    passages: PassageIndex | None,
-    tail: str,
-    logs: list[str],
+    builder: KVContextBuilder, question: Question, passages: Sequence[Passage], tail: str, logs: list[str]
 ) -> dict[str, tuple[int, int]]:
     """Character spans of what the tail of the prompt is made of; what is not found in it is left out."""
     plain = builder.lm.plain  # as the tail itself is
     opening, asked, notes = map(plain, (builder.prompt.open_turn(question), question.text, builder.notes(logs)))
     body = len(tail) - len(opening)
     found = {"logs, as text": (tail.find(notes), len(notes))} if notes else {}
-    shown = [passages.passage(hit.id) for r in trace.rounds for hit in r.passages] if passages is not None else []
-    for number, passage in enumerate(shown, 1):
+    for number, passage in enumerate(passages, 1):
         words = plain(passage.text)
         found[f"passage {number}: {passage.title}"] = (tail.rfind(words, 0, body), len(words))
     found["question"] = (tail.rfind(asked, 0, body), len(asked))
     found["opening of the answer"] = (body, len(opening))
     return {name: (start, start + length) for name, (start, length) in found.items() if start >= 0 and length}
-
-
-def _disjoint(parts: Mapping[str, list[int]]) -> dict[str, list[int]]:
-    """Each slot in the first part that claims it: a token may span the end of one part and the start of the next."""
-    taken: set[int] = set()
-    apart: dict[str, list[int]] = {}
-    for name, slots in parts.items():
-        apart[name] = [slot for slot in slots if slot not in taken]
-        taken.update(slots)
-    return apart

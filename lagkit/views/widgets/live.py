@@ -10,9 +10,9 @@ import anywidget
 import pandas as pd
 import traitlets
 
-from lagkit.logs.listing import Column, Order
+from lagkit.logs.listing import JUDGED, Column, Order
 from lagkit.views import palette
-from lagkit.views.widgets.logs import COLUMNS, Places, short, told
+from lagkit.views.widgets.logs import COLUMNS, short, texts
 
 _LOOKS = {"cosine": "number", "answer": "wide", "right": "short", "rounds": "number", "bytes": "number"}
 
@@ -22,10 +22,7 @@ def _text(name: str) -> str:
 
 
 class LogTable(anywidget.AnyWidget):
-    """Rows of logs: a press on a head asks for an `order`, a press on a row or an arrow key is `chosen`.
-
-    It shows what it is given: whoever owns it sorts and pages.
-    """
+    """Rows of logs: a press on a head asks for an `order`, a press on a row or an arrow key is `chosen`."""
 
     _esm, _css = _text("table.js"), _text("table.css")
     columns: traitlets.List[list[str]] = traitlets.List().tag(sync=True)
@@ -35,11 +32,6 @@ class LogTable(anywidget.AnyWidget):
     empty = traitlets.Unicode().tag(sync=True)
 
     @property
-    def ids(self) -> list[str]:
-        """The logs that are listed."""
-        return [row[0] for row in self.rows]
-
-    @property
     def wanted(self) -> Order:
         """The order that was asked for."""
         by, down = self.order
@@ -47,13 +39,11 @@ class LogTable(anywidget.AnyWidget):
 
     def show(self, table: pd.DataFrame, chosen: str | None, empty: str) -> None:
         """List the rows of a `search_table`; `empty` is said where there are none."""
-        shown = [name for name in COLUMNS if name in table]
-        texts = [[told(name, value) for value in table[name].tolist()] for name in shown]
+        shown, rows = texts(table)
+        heads = [("added" if name == "cosine" else name, name) for name in shown]
         with self.hold_sync():
-            self.columns = [
-                ["added" if name == "cosine" else name, COLUMNS[name], _LOOKS.get(name, "")] for name in shown
-            ]
-            self.rows = [[str(log), *row] for log, *row in zip(table.index, *texts, strict=True)]
+            self.columns = [[by, COLUMNS[name], _LOOKS.get(name, "")] for by, name in heads]
+            self.rows = [[str(log), *row] for log, row in zip(table.index, rows, strict=True)]
             self.chosen, self.empty = chosen or "", empty
 
 
@@ -63,29 +53,25 @@ class LogMap(anywidget.AnyWidget):
     _esm, _css = _text("map.js"), _text("map.css")
     points: traitlets.List[list[Any]] = traitlets.List().tag(sync=True)
     title = traitlets.Unicode().tag(sync=True)
-    inks = traitlets.Dict().tag(sync=True)
+    inks = traitlets.Dict(default_value={kind: palette.colour(kind) for kind in JUDGED.values()}).tag(sync=True)
     found: traitlets.List[str] = traitlets.List().tag(sync=True)
     chosen = traitlets.Unicode().tag(sync=True)
     lasso: traitlets.List[str] = traitlets.List().tag(sync=True)
 
-    def show(self, places: Places) -> None:
-        """Draw these logs."""
-        names = ["x", "y", "right", "question", "answer"]
-        rows = zip(places.table.index, *(places.table[name].tolist() for name in names), strict=True)
+    def show(self, table: pd.DataFrame, title: str) -> None:
+        """Draw the logs of a table of `placed`."""
+        points: list[list[Any]] = []
+        for log, x, y, right, question, answer in table[["x", "y", "right", "question", "answer"]].itertuples():
+            told = f"{short(question)} Answered: {short(answer or 'nothing')} ({right})"
+            points.append([log, x, y, right, told])
         with self.hold_sync():
-            self.inks = {kind: palette.colour(kind) or palette.NEUTRAL for kind in ("right", "wrong", "not judged")}
-            self.points = [
-                [log, x, y, right, f"{short(question)} Answered: {short(answer or 'nothing')} ({right})"]
-                for log, x, y, right, question, answer in rows
-            ]
-            self.title = places.title
+            self.title, self.points = title, points
 
     def has(self, logs: Collection[str]) -> bool:
         """Whether all these logs are drawn."""
         return {*logs} <= {point[0] for point in self.points}
 
-    def mark(self, found: Collection[str], chosen: str | None) -> None:
-        """Show which logs are listed, and which one is chosen."""
+    def mark(self, found: Collection[str]) -> None:
+        """Show which logs are listed."""
         here = {*found}
-        with self.hold_sync():
-            self.found, self.chosen = [point[0] for point in self.points if point[0] in here], chosen or ""
+        self.found = [point[0] for point in self.points if point[0] in here]

@@ -1,8 +1,9 @@
-"""A store's logs as tables and as a map: what `LogExplorer` lists and draws."""
+"""A store's logs: searched, in tables and on a map, as `LogExplorer` lists and draws them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -13,7 +14,8 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from lagkit.logs.index import Vectors
-from lagkit.logs.listing import JUDGED
+from lagkit.logs.listing import JUDGED, OLDEST_FIRST, Filter, Order
+from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.logs.store import Store
 from lagkit.model.prompts.untrusted import encodable
 from lagkit.policy import get_policy
@@ -34,6 +36,17 @@ COLUMNS = {
     "rounds": "rounds",
     "bytes": "KiB",
 }
+_ALL = Filter()
+_EVERYDAY = (
+    "Knead the dough, let it rest, then bake it.",
+    "My bicycle chain squeaks whenever it rains.",
+    "Please turn the volume down, the baby sleeps.",
+    "Tomatoes ripen faster beside a banana.",
+    "The printer jams on thick paper.",
+    "Socks vanish in every laundry.",
+    "Wipe the whiteboard before lunch.",
+    "Gravel crunched beneath muddy boots.",
+)
 
 
 def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
@@ -43,21 +56,20 @@ def logs_table(store: Store, logs: Sequence[str] | None = None) -> pd.DataFrame:
     over its KV blocks of all policies `tokens` and `bytes`.
     """
     rows = [
-        {
-            "log": t.id,
-            "question": encodable(t.question),
-            "answer": encodable(t.answer or ""),
-            "right": JUDGED[t.correct],
-            "rounds": len(t.rounds),
-        }
+        (t.id, encodable(t.question), encodable(t.answer or ""), JUDGED[t.correct], len(t.rounds))
         for t in store.traces(logs)
     ]
     table = pd.DataFrame(rows, columns=["log", "question", "answer", "right", "rounds"]).set_index("log")
     return table.join(store.sizes(logs)[["tokens", "bytes"]])
 
 
-def told(name: str, value: Any) -> str:
-    """A value of a column of `COLUMNS` as people read it."""
+def texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The columns of a `search_table` that people are shown, and its rows as they read them."""
+    shown = [name for name in COLUMNS if name in table]
+    return shown, [[_told(name, row[name]) for name in shown] for row in table[shown].to_dict("records")]
+
+
+def _told(name: str, value: Any) -> str:
     if name == "cosine":
         return f"{value:.2f}"
     if name == "bytes":
@@ -68,6 +80,78 @@ def told(name: str, value: Any) -> str:
 def short(text: str) -> str:
     """A text as it stands in a table; the whole one stands in the trace."""
     return text if len(text) <= _WORDS else f"{text[: _WORDS - 1].rstrip()}…"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is looked for in a store, and in which order; by default all logs, oldest first, or best first for a query.
+
+    least: the cosine that a log has to exceed. nearest: of a query, at most so many. among: ids, or None for all.
+    """
+
+    query: str = ""
+    filter: Filter = _ALL
+    order: Order = OLDEST_FIRST
+    least: float = -math.inf
+    nearest: int | None = None
+    among: frozenset[str] | None = None
+
+
+def find(store: Store, embedder: Embedder | None, wanted: Wanted) -> tuple[list[str], dict[str, float]]:
+    """The ids of all logs that are wanted, in order, and the cosine of each where there is a query.
+
+    embedder: None for the store's own. Raises EmptyStore, and StoreError for a query without words.
+    """
+    query, order = wanted.query.strip(), wanted.order
+    if not query:
+        listed, scores = store.matching(wanted.filter, order=order), dict[str, float]()
+    else:
+        others = set() if wanted.filter == _ALL else {*store.ids} - {*store.matching(wanted.filter)}
+        vector = (embedder or load_embedder(store.embedder)).queries([query])
+        [hits] = store.search(vector, wanted.nearest or max(len(store), 1), 0, others)
+        scores = {hit.id: hit.score for hit in hits if hit.score > wanted.least}
+        if order.by == "added":
+            listed = [*scores][:: -1 if order.down else 1]
+        else:
+            listed = [log for log in store.matching(wanted.filter, order=order) if log in scores]
+    return [log for log in listed if wanted.among is None or log in wanted.among], scores
+
+
+def search_table(store: Store, embedder: Embedder | None, query: str = "", *, k: int | None = None) -> pd.DataFrame:
+    """The first `k` rows of `logs_table`, best first by the `cosine` of `query` and the log's key; raises as `find`."""
+    found, scores = find(store, embedder, Wanted(query, nearest=k))
+    return scored(store, found[:k], scores)
+
+
+def scored(store: Store, logs: Sequence[str], scores: Mapping[str, float]) -> pd.DataFrame:
+    """Rows of `logs_table`, with the cosine in front where there are any."""
+    table = logs_table(store, logs)
+    if scores:
+        table.insert(0, "cosine", [scores[log] for log in logs])
+    return table
+
+
+def unrelated(store: Store, embedder: Embedder) -> float:
+    """The highest cosine of any log with everyday sentences, which ask for nothing of theirs. Raises EmptyStore."""
+    return max(hits[0].score for hits in store.search(embedder.queries(_EVERYDAY), 1))
+
+
+def told(store: Store, wanted: Wanted, found: Sequence[str], scores: Mapping[str, float]) -> str:
+    """How many logs were found, and by what; or why none was."""
+    if not len(store):
+        return "The store has no logs yet."
+    if wanted.query and not scores:
+        return (
+            f"Nothing is similar to “{short(wanted.query)}”: no log that fits is nearer to it than everyday "
+            f"sentences are to logs (cosine {wanted.least:.2f})."
+        )
+    if not found:
+        return f"No log fits: 0 of {len(store):,} logs."
+    inside, similar = " inside the lasso" if wanted.among else "", ""
+    if wanted.query:
+        most = "the nearest " if wanted.nearest == len(found) else ""
+        similar = f", {most}similar to “{short(wanted.query)}” (cosine above {wanted.least:.2f})"
+    return f"{len(found):,} of {len(store):,} logs{inside}{similar}."
 
 
 def run_store(run: Experiment) -> Store:
@@ -97,11 +181,7 @@ def delete_log(store: Store, log: str) -> None:
 
 
 def project(vectors: Vectors) -> tuple[Vectors, str]:
-    """Vectors `[n, dim]` as places `[n, 2]`, and the name of the method.
-
-    t-SNE keeps neighbours together and says nothing about long distances. Very many or very few vectors get their two
-    principal components instead.
-    """
+    """Vectors `[n, dim]` as places `[n, 2]`, and the name of the method: t-SNE, unless they are very many or few."""
     if len(vectors) < 2:
         return vectors[:, :2] * 0, "a single log"
     if not _FEW <= len(vectors) <= _MANY:
@@ -111,33 +191,24 @@ def project(vectors: Vectors) -> tuple[Vectors, str]:
     return places, "t-SNE"
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where logs lie on a map: `table`, rows of `logs_table` with `x` and `y`; `title` says how many, and how made."""
+def placed(
+    store: Store, always: Sequence[str] = (), where: tuple[Vectors, str] | None = None
+) -> tuple[pd.DataFrame, str]:
+    """Rows of `logs_table` at their places `x` and `y` on a map, and its title.
 
-    table: pd.DataFrame
-    title: str
-
-    @classmethod
-    def of(cls, store: Store, always: Sequence[str] = (), where: tuple[Vectors, str] | None = None) -> Places:
-        """All logs of a store; of very many, every so many-th and those of `always`.
-
-        where: what `project(store.embeddings())` gave, where it is known already.
-        """
-        ids = store.ids
-        places, method = where or project(store.embeddings())
-        step, kept = -(-len(ids) // _MANY) or 1, {*always}
-        shown = [slot for slot, log in enumerate(ids) if slot % step == 0 or log in kept]
-        table = logs_table(store, [ids[slot] for slot in shown])
-        table["x"], table["y"] = places[shown, 0], places[shown, 1]
-        of = f" of {len(ids):,}" if step > 1 else ""
-        return cls(table, f"{len(table):,}{of} logs by similarity of question and last response ({method})")
-
-
-def similarity_map(store: Store, marked: Sequence[str] = (), places: tuple[Vectors, str] | None = None) -> go.Figure:
-    """The logs, near to those that are similar; `marked` ones with a ring. Of very many, every so many-th is shown.
-
-    `places`: what `project(store.embeddings())` gave, where it is known already.
+    Of very many logs, every so many-th and those of `always`. where: what `project(store.embeddings())` gave, if known.
     """
-    there = Places.of(store, marked, places)
-    return log_map(there.table.assign(marked=there.table.index.isin([*marked])), there.title)
+    ids = store.ids
+    places, method = where or project(store.embeddings())
+    step, kept = -(-len(ids) // _MANY) or 1, {*always}
+    shown = [slot for slot, log in enumerate(ids) if slot % step == 0 or log in kept]
+    table = logs_table(store, [ids[slot] for slot in shown])
+    table["x"], table["y"] = places[shown, 0], places[shown, 1]
+    of = f" of {len(ids):,}" if step > 1 else ""
+    return table, f"{len(table):,}{of} logs by similarity of question and last response ({method})"
+
+
+def similarity_map(store: Store, marked: Sequence[str] = ()) -> go.Figure:
+    """The logs, near to those that are similar; `marked` ones with a ring. Of very many, every so many-th is shown."""
+    table, title = placed(store, marked)
+    return log_map(table.assign(marked=table.index.isin([*marked])), title)

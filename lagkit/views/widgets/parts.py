@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from html import escape
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import ipywidgets as widgets
 
@@ -22,44 +22,18 @@ T = TypeVar("T")
 MODEL_TURN = threading.RLock()  # of the one model that both widgets use, each from a thread of its own
 
 
-class Later(Generic[T]):
-    """What a thread of its own loads once it is started; `get` waits for it, and raises what loading raised."""
+def begin(work: Callable[[], T]) -> Future[T]:
+    """Start `work` in a thread of its own, which does not keep the kernel alive."""
+    found: Future[T] = Future()
 
-    def __init__(self, load: Callable[[], T]) -> None:
-        self._load = load
-        self._found: Future[T] = Future()
-        self._thread: threading.Thread | None = None
-
-    def start(self, then: Callable[[], None] = lambda: None) -> None:
-        """Begin to load. then: called in that thread when all is there, or failed."""
-        self._thread = threading.Thread(target=self._run, args=(then,), daemon=True)
-        self._thread.start()
-
-    @property
-    def ready(self) -> bool:
-        """Whether it is there."""
-        return self._found.done() and self.error is None
-
-    @property
-    def error(self) -> BaseException | None:
-        """What loading raised, if that has failed."""
-        return self._found.exception() if self._found.done() else None
-
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait for the thread, and what it does last, at most so long."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-
-    def get(self) -> T:
-        """What was loaded."""
-        return self._found.result()
-
-    def _run(self, then: Callable[[], None]) -> None:
+    def run() -> None:
         try:
-            self._found.set_result(self._load())
-        except Exception as error:  # told where it is waited for
-            self._found.set_exception(error)
-        then()
+            found.set_result(work())
+        except Exception as error:  # told where the result is asked for
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return found
 
 
 class Panel(ABC):
@@ -68,14 +42,11 @@ class Panel(ABC):
     JupyterLab runs callbacks in a thread of its own once that has started, and in the kernel's main thread before.
     """
 
+    view: widgets.Widget
+
     def __init__(self) -> None:
         self._turn = threading.RLock()
         self.message = widgets.HTML()
-
-    @property
-    @abstractmethod
-    def view(self) -> widgets.Widget:
-        """All controls and what they show, made when it is first shown to a person."""
 
     @abstractmethod
     def snapshot(self) -> str:
@@ -114,11 +85,13 @@ def show_html(output: widgets.Output, view: View) -> None:
     output.outputs = ({"output_type": "display_data", "data": plain, "metadata": {}},)
 
 
-def titled(title: str) -> widgets.HTML:
-    """A heading inside a view."""
-    return widgets.HTML(f"<b>{escape(title)}</b>")
+def row(*parts: widgets.Widget) -> widgets.Box:
+    """Parts side by side, on several lines where the page is narrow."""
+    return widgets.Box(parts, layout={"flex_flow": "row wrap", "align_items": "center"})
 
 
-def rows(*lines: Sequence[widgets.Widget]) -> list[widgets.Widget]:
-    """Each line as a row of its parts, which wraps where the page is narrow."""
-    return [widgets.Box(list(line), layout={"flex_flow": "row wrap", "align_items": "center"}) for line in lines]
+def button(description: str, press: Callable[[], object], width: str | None = None, **look: Any) -> widgets.Button:
+    """A button that calls `press`."""
+    made = widgets.Button(description=description, layout={"width": width}, **look)
+    made.on_click(lambda _: press())
+    return made

@@ -16,7 +16,7 @@ from lagkit.stats import metrics
 from lagkit.types import Round, Trace
 from lagkit.util.markdown import literal
 from lagkit.util.secrets import scrub
-from lagkit.views.widgets import kept_html, trace_html
+from lagkit.views.widgets.pages import kept_html, trace_html
 
 SIZES = [200_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
 SECONDS = 5.0  # what is linear takes a fraction of one; what is quadratic takes minutes, and hours

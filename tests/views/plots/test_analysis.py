@@ -7,7 +7,7 @@ from itertools import product
 import pandas as pd
 import pytest
 
-from lagkit.views.plots import COLOURS
+from lagkit.views import palette
 from lagkit.views.plots.attention import by_layer, effects, heads, shares
 from lagkit.views.plots.basic import FLOOR
 from lagkit.views.plots.divergence import by_shift
@@ -108,7 +108,7 @@ def test_a_panel_for_each_dtype_and_place(moved):
     ]
     line = next(line for line in figure.data if line.name == "stale, retrieved log")
     assert (list(line.x), list(line.y)) == (["0", "16"], [0.0, 32.0])
-    assert (line.line.color, line.line.dash) == (COLOURS[1], "solid")
+    assert (line.line.color, line.line.dash) == (palette.SERIES[1], "solid")
     assert figure.data[0].line.width > line.line.width
 
 

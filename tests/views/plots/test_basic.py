@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from lagkit.views import plots
+from lagkit.views import palette, plots
 from lagkit.views.plots.attention import by_layer
 from lagkit.views.plots.curves import by_rounds
 from lagkit.views.tables import number
@@ -27,8 +27,8 @@ def test_bars_show_every_value_once_and_name_each_kind_once():
     }
     assert [trace.name for trace in figure.data if trace.showlegend] == ["a", "b"]
     assert {trace.name: trace.marker.color for trace in figure.data} == {
-        "a": plots.COLOURS[0],
-        "b": plots.COLOURS[1],
+        "a": palette.SERIES[0],
+        "b": palette.SERIES[1],
     }
     assert [note.text for note in figure.layout.annotations] == ["right answers", "log-probability"]
     # Rows stand as in the table, the first at the top.

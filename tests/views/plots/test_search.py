@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.views.plots import COLOURS
+from lagkit.views import palette
+from lagkit.views.plots import scale
 from lagkit.views.plots.scale import good_enough, search
 
 ROWS = pd.DataFrame(
@@ -20,7 +21,7 @@ ROWS = pd.DataFrame(
 )
 
 
-def test_the_fastest_that_finds_enough_or_the_one_that_finds_most():
+def test_the_fastest_that_finds_enough_or_the_one_that_finds_most(monkeypatch):
     chosen = good_enough(ROWS)
     assert chosen[["index", "logs", "effort"]].to_numpy().tolist() == [
         ["flat", 1000, 0],
@@ -28,7 +29,8 @@ def test_the_fastest_that_finds_enough_or_the_one_that_finds_most():
         ["graph", 9000, 64],
     ]
     assert list(chosen) == list(ROWS)
-    assert good_enough(ROWS, recall=0.9)["effort"].tolist() == [0, 16, 64]
+    monkeypatch.setattr(scale, "ENOUGH", 0.9)
+    assert good_enough(ROWS)["effort"].tolist() == [0, 16, 64]
 
 
 def test_lines_over_logarithms_and_hollow_points_for_those_that_miss_too_much():
@@ -40,7 +42,7 @@ def test_lines_over_logarithms_and_hollow_points_for_those_that_miss_too_much():
     assert list(latency.y) == pytest.approx([0.02, 0.08])
     assert list(recall.y) == pytest.approx([0.992, 0.95])
     assert (list(build.y), list(memory.y)) == ([1.0, 9.0], [3.0, 27.0])
-    assert (latency.marker.color, latency.marker.symbol) == (COLOURS[1], ("circle", "circle-open"))
+    assert (latency.marker.color, latency.marker.symbol) == (palette.SERIES[1], ("circle", "circle-open"))
     kinds = [figure.layout[line.yaxis.replace("y", "yaxis")].type for line in (latency, recall, build, memory)]
     assert kinds == ["log", "linear", "log", "log"]
     assert figure.layout.title.text == "Title"

@@ -9,8 +9,9 @@ from lagkit.logs.retrieve import PassageIndex
 from lagkit.logs.store import LogStore
 from lagkit.types import Limits
 from lagkit.views.widgets import LogExplorer, Playground
+from lagkit.views.widgets.playground import Means
 from tests.helpers.lms import ScriptedLM, new_lm, open_store, passages_about
-from tests.helpers.panels import EMBEDDER, PROMPT, QUESTION, TRACES
+from tests.helpers.panels import EMBEDDER, PROMPT, QUESTION, TRACES, loaded
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +28,10 @@ def store(tmp_path, lm):
 
 @pytest.fixture
 def explorer(store, lm):
-    return LogExplorer(store, embedder=EMBEDDER, encoder=Encoder(lm, PROMPT))
+    return LogExplorer(store, embedder=EMBEDDER, encoder=loaded(Encoder(lm, PROMPT)))
 
 
 @pytest.fixture
 def playground(store, lm):
-    made = {"prompt": PROMPT, "embedder": EMBEDDER, "passages": PassageIndex(passages_about("danube", "ice"), EMBEDDER)}
-    return Playground(
-        lm, store, **made, limits=Limits(max_rounds=3), questions=[QUESTION], variants=["no_logs", "kv_last_round"]
-    )
+    means = loaded(Means(lm, EMBEDDER, PassageIndex(passages_about("danube", "ice"), EMBEDDER)))
+    return Playground(means, store, prompt=PROMPT, limits=Limits(max_rounds=3), questions=[QUESTION])

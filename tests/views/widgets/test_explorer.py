@@ -14,13 +14,13 @@ from lagkit.logs.store import LogStore
 from lagkit.views.widgets import LogExplorer, logs
 from lagkit.views.widgets import explorer as explorer_module
 from tests.helpers.lms import open_store
-from tests.helpers.panels import EMBEDDER, PROMPT, TRACES
+from tests.helpers.panels import EMBEDDER, PROMPT, TRACES, loaded
 
 KEPT, MAP = 1, 2  # tabs
 
 
 def listed(explorer: LogExplorer) -> list[str]:
-    return explorer.logs.ids
+    return [row[0] for row in explorer.logs.rows]
 
 
 def test_the_explorer_lists_all_logs_and_shows_the_first(explorer):
@@ -119,7 +119,7 @@ def test_a_log_that_another_process_deleted_leaves_the_list(explorer, store, lm,
 def test_a_log_whose_words_no_file_takes_is_listed(tmp_path, lm):
     open_store(tmp_path / "odd", lm, replace(TRACES[0], question="Who \ud800?")).close()
     with LogStore.open(tmp_path / "odd") as reader:
-        shown = LogExplorer(reader, embedder=EMBEDDER, encoder=Encoder(lm, PROMPT))
+        shown = LogExplorer(reader, embedder=EMBEDDER, encoder=loaded(Encoder(lm, PROMPT)))
         assert [*logs.logs_table(reader)["question"]] == ["Who ??"]
         assert len(listed(shown)) == 1
         assert "unexpected" not in shown.message.value
@@ -207,7 +207,7 @@ def test_the_explorer_shows_what_kept_tokens_attended_to(explorer):
 
 
 def test_the_explorer_is_there_before_its_model(store, lm):
-    go_on = threading.Event()
+    go_on, told = threading.Event(), threading.Event()
 
     class Waiting(SimpleNamespace):
         @property
@@ -217,10 +217,11 @@ def test_the_explorer_is_there_before_its_model(store, lm):
 
     explorer = LogExplorer.of(Waiting(prompt=PROMPT), store)
     assert listed(explorer) == [trace.id for trace in TRACES]
+    explorer.loading.add_done_callback(lambda _: told.set())  # behind that of the explorer
     explorer.tabs.selected_index = KEPT
     assert "The model is being loaded" in explorer.kept.value
     go_on.set()
-    explorer.wait(60)
+    assert told.wait(60)
     assert "tokens that it reads" in explorer.kept.value
     assert "The model is being loaded" not in explorer.kept.value
 

@@ -6,10 +6,11 @@ import threading
 
 import pytest
 
+from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, StoreError
 from lagkit.views.widgets import Playground, asking
 from lagkit.views.widgets import playground as playground_module
-from lagkit.views.widgets.parts import Later
+from lagkit.views.widgets.parts import begin
 from tests.helpers.lms import ScriptedLM, short_prompt
 from tests.helpers.panels import ANSWER, PROMPT, QUESTION, SEARCH
 
@@ -178,9 +179,7 @@ def test_a_playground_whose_model_cannot_be_loaded_says_so(store):
     def broken():
         raise ConfigError("There is no such model.")
 
-    means = Later(broken)
-    playground = Playground(means, store, prompt=PROMPT)
-    means.start()
+    playground = Playground(begin(broken), store, prompt=PROMPT, limits=Limits())
     playground.ask("Who?")
     assert playground.wait(60)
     assert "There is no such model." in playground.message.value

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from lagkit.agent.loop import Agent
 from lagkit.datasets.loaders import Dataset
 from lagkit.logs.encode import Encoder, kept_text
-from lagkit.logs.listing import Order
+from lagkit.logs.listing import Filter, Order
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
 from lagkit.nightly.pages import PLOTLY, Link, render
@@ -25,29 +25,22 @@ from lagkit.runs.experiment import Experiment
 from lagkit.stats.wording import difference
 from lagkit.types import Hit, Limits, Round, Trace
 from lagkit.util.errors import ConfigError, DataError, EmptyStore
-from lagkit.views import tables
+from lagkit.views import palette, tables
 from lagkit.views.findings import say
-from lagkit.views.lab import conclude
-from lagkit.views.plots import COLOURS
+from lagkit.views.lab import Answers, conclude
 from lagkit.views.plots.explore import attention_bars, log_map
 from lagkit.views.widgets import (
-    answers_html,
-    answers_table,
-    ask,
     attention_table,
     attention_tokens,
-    delete_log,
-    follow,
-    kept_html,
-    log_names,
     logs_table,
     run_store,
     search_table,
     similarity_map,
-    trace_html,
     unrelated,
 )
-from lagkit.views.widgets.logs import project
+from lagkit.views.widgets.asking import follow
+from lagkit.views.widgets.logs import Wanted, delete_log, find, project
+from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
 from tests.helpers.lms import (
     ScriptedLM,
     new_lm,
@@ -71,6 +64,14 @@ TRACES = (
 PASSAGES = PassageIndex(passages_about("danube", "ice"), EMBEDDER)
 EVIL = "</div><script>alert(1)</script><img src=x onerror=alert(2)> & 'so' \"on\""
 SETTINGS = {"prompt": PROMPT, "embedder": EMBEDDER, "passages": PASSAGES, "limits": Limits(max_rounds=3)}
+
+
+def ask(lm, store, question, variants, **settings) -> dict[str, Trace]:
+    return {name: trace for name, trace, _ in follow(lm, store, question, variants, **settings)}
+
+
+def found(store, wanted: Wanted) -> list[str]:
+    return find(store, EMBEDDER, wanted)[0]
 
 
 @pytest.fixture(scope="module")
@@ -103,26 +104,26 @@ def test_a_search_ranks_all_that_fits(store):
     assert table["cosine"].is_monotonic_decreasing
     [hits] = store.search(EMBEDDER.queries(["Where does the Danube end?"]), k=3)
     assert table["cosine"].tolist() == [hit.score for hit in hits]
-    assert list(search_table(store, EMBEDDER, "Danube", right="right").index) == [TRACES[1].id]
-    assert list(search_table(store, EMBEDDER, rounds=(2, 3)).index) == [TRACES[1].id, TRACES[2].id]
     assert len(search_table(store, EMBEDDER, "cold", k=1)) == 1
-    assert len(search_table(store, EMBEDDER, nbytes=(1, 10))) == 0
+    assert found(store, Wanted("Danube", Filter("right"))) == [TRACES[1].id]
+    assert found(store, Wanted(filter=Filter(rounds=(2, 3)))) == [TRACES[1].id, TRACES[2].id]
+    assert found(store, Wanted(filter=Filter(nbytes=(1, 10)))) == []
 
 
 def test_a_search_leaves_out_what_is_no_more_similar_than_everyday_sentences(store):
     least = unrelated(store, EMBEDDER)
     assert least < 0.1
-    assert list(search_table(store, EMBEDDER, "something cold", least=least).index) == [TRACES[1].id]
-    assert list(search_table(store, EMBEDDER, "banjo festival", least=least).index) == []
+    assert found(store, Wanted("something cold", least=least)) == [TRACES[1].id]
+    assert found(store, Wanted("banjo festival", least=least)) == []
     assert len(search_table(store, EMBEDDER, "banjo festival")) == 3
 
 
-def test_what_is_found_is_sorted_before_it_is_cut(store):
+def test_all_that_is_found_is_sorted(store):
     down = Order("rounds", down=True)
-    assert list(search_table(store, EMBEDDER, k=1, order=down).index) == [TRACES[2].id]
-    table = search_table(store, EMBEDDER, "What is cold?", k=1, order=down)
-    assert list(table.index) == [TRACES[2].id]
-    assert table["cosine"].iloc[0] < search_table(store, EMBEDDER, "What is cold?")["cosine"].iloc[0]
+    assert found(store, Wanted(order=down))[0] == TRACES[2].id
+    listed, scores = find(store, EMBEDDER, Wanted("What is cold?", order=down))
+    assert listed[0] == TRACES[2].id
+    assert scores[listed[0]] < search_table(store, EMBEDDER, "What is cold?")["cosine"].iloc[0]
 
 
 def test_a_finished_run_opens_its_logs_without_a_model(tmp_path, monkeypatch):
@@ -293,8 +294,9 @@ def test_labels_of_figures_are_escaped(store):
 
 def test_following_gives_every_round_and_stops_when_nobody_asks(store, lm):
     lm.play({QUESTION.text: [SEARCH, ANSWER] * 2})
-    steps = [(name, len(t.rounds), t.correct) for name, t in follow(lm, store, QUESTION, ["no_logs"], **SETTINGS)]
-    assert steps == [("no_logs", 1, None), ("no_logs", 2, True)]
+    followed = follow(lm, store, QUESTION, ["no_logs"], **SETTINGS)
+    steps = [(name, len(trace.rounds), trace.correct, ended) for name, trace, ended in followed]
+    assert steps == [("no_logs", 1, None, False), ("no_logs", 2, True, True)]
     going = follow(lm, store, QUESTION, ["no_logs", "kv_last_round"], **SETTINGS)
     next(going)
     going.close()
@@ -312,7 +314,7 @@ def test_following_ends_with_what_a_run_gives(store, lm):
 def test_answers_stand_side_by_side(store, lm):
     lm.play({QUESTION.text: [SEARCH, ANSWER, ANSWER]})
     traces = ask(lm, store, QUESTION, ["no_logs", "kv_last_round"], **SETTINGS)
-    table = answers_table(traces)
+    table = Answers(traces, {}).table()
     assert table["answer"].tolist() == ["Black Sea", "Black Sea"]
     assert table["rounds"].tolist() == [2, 1]
     assert table["logs"].tolist() == [0, 3]
@@ -391,7 +393,7 @@ def test_bars_show_shares_and_marks_even_ones(store, lm):
     bar, mark, told = (figure := attention_bars(table, "Title")).data
     assert list(bar.x) == table["share"].tolist()
     assert list(mark.x) == table["even"].tolist()
-    assert bar.marker.color == COLOURS[0]
+    assert bar.marker.color == palette.SERIES[0]
     assert len(figure.layout.yaxis.ticktext) == len(table)
     assert figure.layout.yaxis.ticktext[0].startswith("log 1: ")
     assert told.text[0].strip() == f"{table['share'].iloc[0]:.1%} on {table['tokens'].iloc[0]:,} tokens"
