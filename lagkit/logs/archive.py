@@ -18,19 +18,17 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from lagkit.logs.batch import Packed
 from lagkit.logs.embeddings import unit_rows
-from lagkit.logs.files import BlockRow, block_name, dtype_name
+from lagkit.logs.files import BlockRow, Packed, block_name, dtype_name
 from lagkit.logs.header import NAME as HEADER
 from lagkit.logs.header import Header
 from lagkit.model.kv import KVBlock
@@ -53,17 +51,19 @@ _MALFORMED = (
 )
 
 
-def write_archive(path: Path, header: Header, logs: Iterable[Packed], content: Callable[[BlockRow], bytes]) -> Path:
+def write_archive(
+    path: Path, header: Header, logs: Callable[[], Iterable[Packed]], content: Callable[[BlockRow], bytes]
+) -> Path:
     """Write all logs to `path` atomically, and return it.
 
-    `logs` and `content` are as a store gives them, and raise their errors. Raises StoreError if the file exists or
+    `logs` and `content` ask the store, and raise its errors. Raises StoreError if the file exists or
     cannot be written.
     """
     if path.exists():
         raise StoreError(f"{path} exists already: remove it, or export under another name.")
     try:
         with replacing(path) as aside, tarfile.open(aside, "w") as tar:
-            _fill(tar, header, logs, content)
+            _fill(tar, header, logs(), content)
     except OSError as error:
         raise StoreError(f"The archive {path} could not be written ({error}).") from error
     return path
@@ -75,12 +75,12 @@ def _fill(tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content:
     for log in logs:
         found |= {block.sha256: block for block in log.blocks}
         blocks = [block._asdict() for block in log.blocks]
-        lines.append(json.dumps({"id": log.id, "trace": json.loads(log.trace), "blocks": blocks}))
+        lines.append(json.dumps({"id": log.id, "trace": json.loads(log.trace), "blocks": blocks}) + "\n")
         vectors.append(np.frombuffer(log.embedding, dtype="<f4"))
     matrix = np.stack(vectors) if vectors else np.zeros((0, header.dim), np.float32)
     parts = {
         HEADER: header.to_json(),
-        LOGS: "".join(f"{line}\n" for line in lines).encode(),
+        LOGS: "".join(lines).encode(),
         EMBEDDINGS: save({"embeddings": matrix}),
     }
     parts[CHECKSUMS] = json.dumps({name: _sha256(part) for name, part in parts.items()}).encode()
@@ -113,12 +113,10 @@ class _Bounded(io.BufferedReader):
 
 
 class Archive:
-    """An archive whose every member was checked when it was opened; use it as a context manager."""
+    """An archive whose every byte was checked when it was opened; use it as a context manager."""
 
     header: Header
-    traces: list[Trace]
-    embeddings: NDArray[np.float32]
-    blocks: list[list[BlockRow]]
+    logs: list[Packed]
 
     def __init__(self, path: Path) -> None:
         """Raises StoreError, naming what is wrong, for anything that `write_archive` did not write."""
@@ -142,18 +140,19 @@ class Archive:
         for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS):
             if next(members, None) != name:
                 raise ValueError(f"it has no {name} in its place")
-        parts = {name: self._open(name).read() for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS)}
+        parts = {name: self._content(name) for name in (HEADER, LOGS, EMBEDDINGS, CHECKSUMS)}
         self.header = Header.parse(parts[HEADER], f"{self.path}: {HEADER}")
         checksums: dict[str, str] = json.loads(parts.pop(CHECKSUMS))
         for name, part in parts.items():
             if _sha256(part) != checksums[name]:
                 raise ValueError(f"the checksum of {name} is wrong")
-        self._read_logs(parts[LOGS], parts[EMBEDDINGS])
-        named = {block_name(block.sha256) for blocks in self.blocks for block in blocks}
+        self.logs = list(self._packed(parts[LOGS], parts[EMBEDDINGS]))
+        blocks = [block for log in self.logs for block in log.blocks]
+        named = {block_name(block.sha256) for block in blocks}
         for name in members:
             if name not in named:
                 raise ValueError(f"no log names its member {name!r}")
-        self._check_blocks()
+        self._check(blocks)
 
     def __enter__(self) -> Archive:
         return self
@@ -163,18 +162,7 @@ class Archive:
 
     def content(self, block: BlockRow) -> bytes:
         """The bytes of a block's file."""
-        with self._open(block_name(block.sha256)) as source:
-            return source.read()
-
-    def check_blocks(self) -> None:
-        """Read all blocks; raises StoreError if one is not the block that the archive promises."""
-        for block in {block.sha256: block for blocks in self.blocks for block in blocks}.values():
-            try:
-                found = KVBlock.parse(self.content(block), self.path, self.header.codec)
-            except DamagedBlock as error:
-                raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is no KV block.") from error
-            if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
-                raise StoreError(f"{self.path} is no intact archive of logs: {block.sha256} is another KV block.")
+        return self._content(block_name(block.sha256))
 
     def _plain_members(self) -> Iterator[str]:
         """The names of the members, each taken note of once it is known to be a file that is there as a whole."""
@@ -189,35 +177,39 @@ class Archive:
             self._members[name] = member
             yield name
 
-    def _member(self, name: str) -> tarfile.TarInfo:
-        if name not in self._members:
+    def _content(self, name: str) -> bytes:
+        file = self._tar.extractfile(self._members[name]) if name in self._members else None
+        if file is None:
             raise ValueError(f"it has no {name}")
-        return self._members[name]
+        return file.read()
 
-    def _open(self, name: str) -> io.BufferedReader:
-        file = self._tar.extractfile(self._member(name))
-        if not isinstance(file, io.BufferedReader):
-            raise ValueError(f"{name} is no file")
-        return file
-
-    def _read_logs(self, lines: bytes, embeddings: bytes) -> None:
+    def _packed(self, lines: bytes, embeddings: bytes) -> Iterator[Packed]:
         logs: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]
-        self.traces = [Trace.from_dict(log["trace"]) for log in logs]
-        self.blocks = [[BlockRow(**block) for block in log["blocks"]] for log in logs]
-        if strange := [block.sha256 for blocks in self.blocks for block in blocks if not is_digest(block.sha256)]:
-            raise ValueError(f"{strange[0]!r:.80} is no sha256 of a block")
-        self.embeddings = unit_rows(load(embeddings)["embeddings"], self.header.dim, f"An embedding of {self.path}")
-        if [trace.id for trace in self.traces] != [log["id"] for log in logs]:
-            raise ValueError("a trace is not what its id says")
-        if len(self.embeddings) != len(logs):
-            raise ValueError(f"it has {len(self.embeddings)} embeddings for {len(logs)} logs")
+        vectors = unit_rows(load(embeddings)["embeddings"], self.header.dim, f"An embedding of {self.path}")
+        if len(vectors) != len(logs):
+            raise ValueError(f"it has {len(vectors)} embeddings for {len(logs)} logs")
+        for log, vector in zip(logs, vectors, strict=True):
+            trace, blocks = Trace.from_dict(log["trace"]), tuple(BlockRow(**block) for block in log["blocks"])
+            if trace.id != log["id"]:
+                raise ValueError("a trace is not what its id says")
+            if strange := [block.sha256 for block in blocks if not is_digest(block.sha256)]:
+                raise ValueError(f"{strange[0]!r:.80} is no sha256 of a block")
+            yield Packed(trace.id, vector.astype("<f4").tobytes(), json.dumps(trace.to_dict()), blocks)
 
-    def _check_blocks(self) -> None:
-        for block in (block for blocks in self.blocks for block in blocks):
+    def _check(self, blocks: Sequence[BlockRow]) -> None:
+        """Read all blocks; raises ValueError if one is not what the archive promises."""
+        sizes = {name: member.size for name, member in self._members.items()}
+        for block in blocks:
             block.key.encode()  # refuses what is no text, or none that a database takes
-            if self._member(block_name(block.sha256)).size != block.bytes:
+            if sizes.get(block_name(block.sha256), block.bytes) != block.bytes:
                 raise ValueError(f"the size of block {block.sha256} is wrong")
-        for sha256 in {block.sha256 for blocks in self.blocks for block in blocks}:
-            with self._open(block_name(sha256)) as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise ValueError(f"the checksum of block {sha256} is wrong")
+        for block in {block.sha256: block for block in blocks}.values():
+            content = self.content(block)
+            if _sha256(content) != block.sha256:
+                raise ValueError(f"the checksum of block {block.sha256} is wrong")
+            try:
+                found = KVBlock.parse(content, self.path, self.header.codec)
+            except DamagedBlock as error:
+                raise ValueError(f"{block.sha256} is no KV block") from error
+            if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
+                raise ValueError(f"{block.sha256} is another KV block")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,9 @@ from numpy.typing import ArrayLike
 
 from lagkit.logs.address import SUFFIX, checked_uri
 from lagkit.logs.archive import Archive
-from lagkit.logs.batch import Batch, LogRow, Packed
 from lagkit.logs.contract import Readable
 from lagkit.logs.embeddings import unit_rows
-from lagkit.logs.files import BlockRow, NewBlock, dtype_name
+from lagkit.logs.files import BlockRow, LogRow, NewBlock, Packed, dtype_name
 from lagkit.logs.header import Header
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.model.backend import Model
@@ -33,6 +33,43 @@ from lagkit.util.paths import at
 from lagkit.util.progress import warn
 
 _EMBEDDED = 256  # traces of a list that are embedded, and committed, at a time
+
+
+class Batch:
+    """Rows on their way into a store: committed once they have waited `seconds` or hold `nbytes`, and at the end.
+
+    When the work in between fails, what came before is committed all the same.
+    """
+
+    def __init__(
+        self, commit: Callable[[list[Any], list[Any]], None], seconds: float, nbytes: float = float("inf")
+    ) -> None:
+        self._commit, self._seconds, self._most = commit, seconds, nbytes
+        self._begin()
+
+    def _begin(self) -> None:
+        self._rows: list[Any] = []
+        self._blocks: list[Any] = []
+        self._bytes, self._due = 0, time.monotonic() + self._seconds
+
+    def put(self, rows: Iterable[Any], blocks: Iterable[Any], nbytes: int = 0) -> None:
+        """Take rows of logs and of blocks, which hold so many bytes."""
+        self._rows += rows
+        self._blocks += blocks
+        self._bytes += nbytes
+        if time.monotonic() > self._due or self._bytes >= self._most:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows, blocks = self._rows, self._blocks
+        self._begin()
+        self._commit(rows, blocks)
+
+    def __enter__(self) -> Batch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
 
 
 class Store(Readable):
@@ -123,13 +160,12 @@ class Store(Readable):
 
         Raises StoreMismatch for another one, and ModelNotFound where none of that name can be loaded.
         """
-        if embedder is None and self._embedder is None:
+        found = embedder or self._embedder
+        if found is None:
             try:
-                embedder = load_embedder(self.embedder)
+                found = load_embedder(self.embedder)
             except ModelNotFound as error:
                 raise ModelNotFound(f"The embedder of {self.path} has to be given: {error}") from error
-        found = embedder or self._embedder
-        assert found is not None
         self.header.check(self.path, embedder=found.name, dim=found.dim)
         self._embedder = found
         return found
@@ -240,14 +276,11 @@ class Store(Readable):
         """
         with self._writing(), Archive(at(path)) as archive:
             archive.header.check(path, **self.header.identity)
-            archive.check_blocks()
-            logs = zip(archive.traces, archive.embeddings, archive.blocks, strict=True)
-            packed = [Packed(*self._row(trace, vector), tuple(blocks)) for trace, vector, blocks in logs]
             batch = self._batch(whole=True)
-            for log in packed:
+            for log in archive.logs:
                 self._put_one(batch, log, archive.content)
             with batch:  # which commits when it ends, and would do so after a failure too
-                return [log.id for log in packed]
+                return [log.id for log in archive.logs]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -265,7 +298,6 @@ class Store(Readable):
             self._busy = False
             self._tidy()
 
-    @abstractmethod
     def _tidy(self) -> None:
         """Clean up after a change, failed or not."""
 

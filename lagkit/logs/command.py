@@ -66,9 +66,7 @@ def import_(place: Place, file: File) -> None:
     from lagkit.logs.archive import Archive
     from lagkit.logs.base import Store
 
-    with Archive(file) as archive:
-        whose = archive.header
-    with Store.new(place, whose, exist_ok=True) as store:
+    with Archive(file) as archive, Store.new(place, archive.header, exist_ok=True) as store:
         before = len(store)
         found = store.import_archive(file)
         tell(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
@@ -85,11 +83,15 @@ def copy(
 
     with _open(place) as source, Store.new(target, source.header, exist_ok=True) as made:
         done = copying.copy(source, made)
-        speed, checking = (f"{n / 1e6 / max(s, 1e-9):.1f} MB/s" for n, s in done.rates)
         tell(
             f"{made.path} is a copy of {source.path}: {done.logs} logs; {done.new} blocks were new ({done.bytes:,} "
-            f"bytes, {speed}), {done.checked:,} bytes of blocks were compared ({checking})."
+            f"bytes, {_rate(done.bytes, done.seconds)}), {done.checked:,} bytes of blocks were compared "
+            f"({_rate(done.checked, done.checking)})."
         )
+
+
+def _rate(nbytes: int, seconds: float) -> str:
+    return f"{nbytes / 1e6 / max(seconds, 1e-9):.1f} MB/s"
 
 
 @app.command()

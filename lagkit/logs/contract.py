@@ -7,13 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from lagkit.logs.batch import Packed
-from lagkit.logs.files import BlockRow
+from lagkit.logs.archive import write_archive
+from lagkit.logs.files import BlockRow, Packed
 from lagkit.logs.header import Header
 from lagkit.logs.index import Vectors
 from lagkit.logs.listing import OLDEST_FIRST, Filter, Order
@@ -21,7 +21,7 @@ from lagkit.logs.vectors import LogVectors
 from lagkit.model.kv import KVBlock
 from lagkit.types import MALFORMED, Hit, Trace
 from lagkit.util.errors import DamagedBlock, StoreError
-from lagkit.util.paths import shown
+from lagkit.util.paths import at, shown
 
 BlockSource = Literal["load", "recompute", "planned"]
 
@@ -168,7 +168,7 @@ class Readable(ABC):
     def embeddings(self) -> Vectors:
         """The embeddings of all logs, float32 `[logs, dim]`, in the order of `ids`."""
         self._check_open()
-        return self._vectors.all()
+        return self._vectors.rows.all()
 
     @abstractmethod
     def verify(self) -> pd.DataFrame:
@@ -178,29 +178,48 @@ class Readable(ABC):
         """
 
     @abstractmethod
+    def _query(self, sql: str, *values: Any, facts: bool = False) -> list[tuple[Any, ...]]:
+        """The rows of a query over `logs` and `blocks`, and over `facts` and `traces` if `facts`."""
+
     def summary(self) -> pd.DataFrame:
         """For each block key: logs, tokens, bytes. A file that several keys share counts for each of them."""
+        query = "SELECT key, count(*), sum(tokens), sum(bytes) FROM blocks GROUP BY key ORDER BY key"
+        return pd.DataFrame(self._query(query), columns=["key", "logs", "tokens", "bytes"]).set_index("key")
 
-    @abstractmethod
     def sizes(self, logs: Collection[str] | None = None) -> pd.DataFrame:
         """For each log, oldest first: its KV blocks, their tokens and bytes; 0 where nothing is encoded yet.
 
         logs: only of these; unknown ids are ignored.
         """
+        query = (
+            "SELECT id, count(key), coalesce(sum(tokens), 0), coalesce(sum(bytes), 0) "
+            "FROM logs LEFT JOIN blocks USING (seq) WHERE ? OR id IN (SELECT value FROM json_each(?)) "
+            "GROUP BY seq ORDER BY seq"
+        )
+        rows = self._query(query, logs is None, json.dumps(list(logs or ())))
+        return pd.DataFrame(rows, columns=["log", "blocks", "tokens", "bytes"]).set_index("log")
 
-    @abstractmethod
     def matching(
         self, wanted: Filter, offset: int = 0, limit: int | None = None, order: Order = OLDEST_FIRST
     ) -> list[str]:
         """The ids of the logs that match a filter, in an order: `limit` (None: all) from number `offset` on."""
+        condition, values = wanted.sql
+        listed = f"SELECT id FROM logs LEFT JOIN facts USING (seq) WHERE {condition} ORDER BY {order.sql}"
+        values += -1 if limit is None else limit, offset
+        facts = wanted != Filter() or order.by != "added"
+        return [id for (id,) in self._query(f"{listed} LIMIT ? OFFSET ?", *values, facts=facts)]
 
-    @abstractmethod
     def count(self, wanted: Filter) -> int:
         """The number of logs that match a filter."""
+        condition, values = wanted.sql
+        query = f"SELECT count(*) FROM logs LEFT JOIN facts USING (seq) WHERE {condition}"
+        return int(self._query(query, *values, facts=wanted != Filter())[0][0])
 
-    @abstractmethod
     def extremes(self) -> tuple[int, int]:
         """The largest number of rounds and of KV bytes of any log; 0 without logs."""
+        held = "SELECT coalesce(max(held), 0) FROM (SELECT sum(bytes) AS held FROM blocks GROUP BY seq)"
+        [(rounds, nbytes)] = self._query(f"SELECT coalesce(max(rounds), 0), ({held}) FROM facts", facts=True)
+        return int(rounds), int(nbytes)
 
     @property
     @abstractmethod
@@ -215,13 +234,17 @@ class Readable(ABC):
     def content(self, row: BlockRow) -> bytes:
         """The bytes of a block as `KVBlock.save` writes them; raises DamagedBlock unless its sha256 is right."""
 
-    @abstractmethod
     def export(self, path: str | Path) -> Path:
         """Write everything into one new file, a tar of JSON and safetensors that `import_archive` reads.
 
         Raises StoreError if the file exists or cannot be written, DamagedBlock if a block is not sound; then no file
         is left behind.
         """
+        return write_archive(at(path), self.header, self._packed_at_once, self.content)
+
+    def _packed_at_once(self) -> list[Packed]:
+        """All logs as they are stored at one moment."""
+        return list(self.packed())
 
     def __repr__(self) -> str:
         mode = "writable" if self.writable else "read-only"

@@ -9,8 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lagkit.logs.base import Store
-from lagkit.logs.batch import Packed
-from lagkit.logs.files import BlockRow
+from lagkit.logs.files import BlockRow, Packed
 from lagkit.util.errors import StoreError
 from lagkit.util.progress import Progress
 
@@ -30,11 +29,6 @@ class Copied:
     seconds: float
     checked: int
     checking: float
-
-    @property
-    def rates(self) -> tuple[tuple[int, float], tuple[int, float]]:
-        """Bytes and seconds of copying, and of comparing."""
-        return (self.bytes, self.seconds), (self.checked, self.checking)
 
 
 def copy(source: Store, target: Store) -> Copied:

@@ -20,7 +20,7 @@ JOURNAL = f"{NAME}-journal"
 WAL = f"{NAME}-wal"
 # The second: what sqlite3 makes of a message that quotes damaged text.
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
-# Bytes that the write-ahead log may take when it is not in use, and that free pages may before `trim` gives them back.
+# Bytes that the write-ahead log may take when it is not in use, and that free pages may before `evict` gives them back.
 SLACK = 4 << 20
 # Bytes of the write-ahead log from which on it is waited for those who read: it cannot be emptied while one of them is
 # in a transaction, and would grow as long as that takes.
@@ -195,16 +195,12 @@ class Database:
     def live_bytes(self) -> int:
         """The size of the database without its free pages, inside a transaction too."""
         [(pages,)], [(size,)] = self.read("PRAGMA page_count"), self.read("PRAGMA page_size")
-        return int(pages * size) - self._free_bytes()
+        return int(pages * size) - self.free_bytes()
 
-    def _free_bytes(self) -> int:
+    def free_bytes(self) -> int:
+        """The size of the database's free pages."""
         [(free,)], [(size,)] = self.read("PRAGMA freelist_count"), self.read("PRAGMA page_size")
         return int(free * size)
-
-    def trim(self) -> None:
-        """`reclaim`, if there is much to gain: what comes next would only ask for these pages again."""
-        if self._free_bytes() > SLACK:
-            self.reclaim()
 
     def reclaim(self) -> None:
         """Give free pages back to the disk and empty the write-ahead log (as far as readers let go of it)."""

@@ -74,10 +74,6 @@ class Embeddings(Rows):
         found = self._db.read(f"SELECT seq FROM logs WHERE id {_LISTED}", json.dumps(list(ids)))
         return np.array([seq for (seq,) in found], np.int64)
 
-    def newest(self) -> int:
-        """The highest number of a log; 0 without logs."""
-        return self._db.read("SELECT max(seq) FROM logs")[0][0] or 0
-
     def count(self, after: int = 0) -> int:
         """The number of logs with higher numbers."""
         # Without a condition SQLite counts in the index of ids, which is much smaller than the table.

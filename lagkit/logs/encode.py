@@ -22,7 +22,10 @@ from lagkit.util.errors import ConfigError
 SEPARATOR = "\n\n"
 
 _ROUNDS_BACK: dict[str, int | None] = {
-    **{"last_action": 1, "last_round": 1, "last_two_rounds": 2, "all_rounds": None},
+    "last_action": 1,
+    "last_round": 1,
+    "last_two_rounds": 2,
+    "all_rounds": None,
     "step": 1,  # a step is the last round of a log of its own
 }
 
@@ -240,17 +243,13 @@ class Encoder:
             turns.append({"role": "assistant", "content": round_.turn})
             text = before + round_.turn
             starts.append(len(before + round_.opening))
-        self._check_template(text, trace, starts)
-        return text, starts
-
-    def _check_template(self, text: str, trace: Trace, starts: list[int]) -> None:
-        """A template that rewrites earlier turns would shift every span: refuse it."""
         for start, response in zip(starts, _responses(trace), strict=True):
-            if text[start : start + len(response)] != response:
+            if text[start : start + len(response)] != response:  # which would shift every span
                 raise ConfigError(
                     f"The chat template of {self.lm.name} rewrites earlier responses, so a conversation cannot be cut "
                     "by offsets: use encode=responses."
                 )
+        return text, starts
 
 
 def _laid_out(pieces: list[str]) -> list[Span]:

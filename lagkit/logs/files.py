@@ -1,4 +1,4 @@
-"""Block files, named by their content and written atomically: `kv/ab/<sha256>.safetensors`."""
+"""The rows of a store, and its block files, named by content and written atomically: `kv/ab/<sha256>.safetensors`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
@@ -27,6 +27,19 @@ class BlockRow(NamedTuple):
     tokens: int
     bytes: int
     sha256: str
+
+
+# A log as stores hold it: id, embedding (little-endian float32), trace as JSON.
+LogRow = tuple[str, bytes, str]
+
+
+class Packed(NamedTuple):
+    """A log as it travels from one store to another: nothing of it is decoded."""
+
+    id: str
+    embedding: bytes
+    trace: str
+    blocks: tuple[BlockRow, ...]
 
 
 class NewBlock(NamedTuple):
@@ -61,23 +74,8 @@ class BlockFiles:
         self._nbytes: int | None = None
 
     def path(self, sha256: str) -> Path:
-        """The path of the file with this content; raises StoreError if a folder on the way is a link."""
-        return self._own(self.folder / block_name(sha256))
-
-    def _own(self, path: Path) -> Path:
-        """The path of a file below the store; raises StoreError if a folder on the way is a link."""
-        for folder in path.parents:
-            if folder == self.folder:
-                return path
-            if folder.is_symlink():
-                self._refuse_link(folder)
-        raise StoreError(f"{path} is not in the log store at {self.folder}.")
-
-    def _refuse_link(self, folder: Path) -> NoReturn:
-        raise StoreError(
-            f"The folder {folder} is a link, which a log store does not follow: put what it leads to in its place, or "
-            "remove it."
-        )
+        """The path of the file with this content."""
+        return self.folder / block_name(sha256)
 
     def put(self, block: NewBlock) -> None:
         """Write a block's file; it is on disk when this returns. Raises StoreError (a full disk, say), naming it."""
@@ -113,12 +111,11 @@ class BlockFiles:
             data = b""
         if hashlib.sha256(data).hexdigest() == sha256:
             return data
-        if flaw := self.flaw(sha256, nbytes):
-            raise DamagedBlock(
-                f"The KV block {path} {flaw}. All other blocks stay usable; verify() lists what is damaged, prune() "
-                "removes it, and then the block can be added again."
-            )
-        raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
+        flaw = self.flaw(sha256, nbytes) or "changed while it was read: ask for it again"
+        raise DamagedBlock(
+            f"The KV block {path} {flaw}. All other blocks stay usable; verify() lists what is damaged, prune() "
+            "removes it, and then the block can be added again."
+        )
 
     def flaw(self, sha256: str, nbytes: int) -> str | None:
         """What is wrong with a file, in a few words, or None; raises StoreError if it cannot be looked at."""
@@ -129,7 +126,9 @@ class BlockFiles:
                 return "is damaged: it is a link, a pipe or a device"
             if size != nbytes:
                 return f"is damaged: it has {size:,} bytes instead of {nbytes:,}"
-            return None if _digest(path) == sha256 else "is damaged: its content is not what was stored"
+            with open(path, "rb") as file:
+                sound = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+            return None if sound else "is damaged: its content is not what was stored"
         except (FileNotFoundError, NotADirectoryError):
             return "is missing"
         except OSError as error:
@@ -147,19 +146,13 @@ class BlockFiles:
             )
 
     def names(self) -> Iterator[str]:
-        """All files below `kv/`, unfinished ones too, relative to the store.
-
-        Raises StoreError if a folder cannot be listed, or is a link.
-        """
+        """All files below `kv/`, unfinished ones too, relative to the store; raises StoreError."""
 
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
                 raise StoreError(f"The folder {error.filename} cannot be listed ({error}).") from error
 
-        for parent, folders, names in os.walk(self.folder / "kv", onerror=refuse):
-            for folder in folders:
-                if (Path(parent) / folder).is_symlink():
-                    self._refuse_link(Path(parent) / folder)
+        for parent, _, names in os.walk(self.folder / "kv", onerror=refuse):
             for name in names:
                 yield (Path(parent) / name).relative_to(self.folder).as_posix()
 
@@ -172,7 +165,7 @@ class BlockFiles:
 
     def remove(self, name: str) -> int:
         """Remove a file by its name relative to the store; returns how many bytes that freed. Raises StoreError."""
-        path = self._own(self.folder / name)
+        path = self.folder / name
         try:
             size = path.lstat().st_size
             path.unlink()
@@ -189,8 +182,3 @@ def _plain_size(path: Path) -> int | None:
     """The bytes of a file; None for what is no file of its own. Raises OSError."""
     status = path.lstat()
     return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -90,7 +90,7 @@ class Header:
     @classmethod
     def read(cls, folder: Path) -> Header:
         """The header of the store in `folder`; raises StoreError where there is none, or links are among its files."""
-        refuse_links(folder, StoreError)
+        refuse_links(folder, StoreError, depth=2)  # the folders of blocks too
         try:
             with open(folder / NAME, "rb") as file:
                 text = file.read(_LARGEST)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 Column = Literal["added", "question", "answer", "right", "rounds", "bytes"]
 Judged = Literal["", "right", "wrong", "not judged"]
@@ -18,15 +20,6 @@ _NAMED = """
 """
 
 
-class Facts(NamedTuple):
-    """What a log is listed by, beside the bytes of its KV."""
-
-    correct: bool | None = None
-    rounds: int = 0
-    question: str = ""
-    answer: str = ""
-
-
 @dataclass(frozen=True)
 class Order:
     """Oldest first by default. Logs that are alike in the column `by` stand oldest first, either way.
@@ -36,13 +29,6 @@ class Order:
 
     by: Column = "added"
     down: bool = False
-
-    def key(self, facts: Facts, nbytes: int) -> str | int:
-        """What a log is sorted by; not for `added`."""
-        if self.by == "right":
-            return [*JUDGED].index(facts.correct)
-        value: str | int = nbytes if self.by == "bytes" else getattr(facts, self.by)
-        return value.lower() if isinstance(value, str) else value
 
     @property
     def sql(self) -> str:
@@ -69,14 +55,6 @@ class Filter:
     rounds: Limits | None = None
     nbytes: Limits | None = None
 
-    def fits(self, correct: bool | None, rounds: int, nbytes: int) -> bool:
-        """Whether a log matches."""
-        return (
-            self.right in ("", JUDGED[correct])
-            and (self.rounds is None or self.rounds[0] <= rounds <= self.rounds[1])
-            and (self.nbytes is None or self.nbytes[0] <= nbytes <= self.nbytes[1])
-        )
-
     @property
     def sql(self) -> tuple[str, list[int]]:
         """The condition on `logs` joined with `facts`, and its values."""
@@ -91,3 +69,28 @@ class Filter:
             parts.append(f"{_HELD} BETWEEN ? AND ?")
             values += self.nbytes
         return " AND ".join(parts) or "TRUE", values
+
+
+def in_memory(
+    logs: Iterable[tuple[int, str]],
+    blocks: Iterable[tuple[int, str, int, int]],
+    facts: Iterable[tuple[int, int, bool | None, str]],
+) -> sqlite3.Connection:
+    """The tables of a listing, of which a store in a folder has its own; each row begins with the log's number.
+
+    logs: their ids. blocks: key, tokens, bytes. facts: rounds, verdict, and a JSON with `question` and `answer`.
+    """
+    db = sqlite3.connect(":memory:")
+    db.executescript(
+        """
+        CREATE TABLE logs (seq INTEGER PRIMARY KEY, id TEXT);
+        CREATE TABLE blocks (seq INTEGER, key TEXT, tokens INTEGER, bytes INTEGER);
+        CREATE INDEX of_logs ON blocks (seq);
+        CREATE TABLE facts (seq INTEGER PRIMARY KEY, rounds INTEGER, correct INTEGER, json TEXT);
+        CREATE VIEW traces AS SELECT seq, json FROM facts;
+        """
+    )
+    db.executemany("INSERT INTO logs VALUES (?, ?)", logs)
+    db.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", blocks)
+    db.executemany("INSERT INTO facts VALUES (?, ?, ?, ?)", facts)
+    return db

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from timeit import repeat, timeit
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -57,14 +57,14 @@ def measure_rates(lm: LM, store: Store) -> Rates:
     if not rows:
         raise StoreError(f"The log store at {store.path} has no KV blocks yet: encode logs before planning.")
     nbytes = np.array([row.bytes for row in rows], float)
-    seconds = np.array([_seconds(partial(store.load, row)) for row in rows])
+    seconds = np.array([timeit(partial(store.load, row), number=1) for row in rows])
     read, latency = nbytes.sum() / seconds.sum(), 0.0
     if nbytes.max() > 2 * nbytes.min():
         per_byte, constant = np.polyfit(nbytes, seconds, 1)
         if per_byte > 0 and constant > 0:
             read, latency = 1 / per_byte, constant
     context = Context(tuple(range(3, 3 + _PREFILLED)))
-    prefill = _PREFILLED / median(_seconds(partial(lm.encode, context, 0, 0)) for _ in range(3))
+    prefill = _PREFILLED / median(repeat(partial(lm.encode, context, 0, 0), number=1, repeat=3))
     return Rates(prefill, float(read), float(latency))
 
 
@@ -75,12 +75,6 @@ def _blocks(store: Store) -> list[BlockRow]:
         found |= {row.sha256: row for key in store.block_keys(log) if (row := store.find(log, key))}
     rows = sorted(found.values(), key=lambda row: row.bytes)
     return rows[: _SAMPLE // 2] + rows[_SAMPLE // 2 :][-_SAMPLE // 2 :]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 @dataclass(frozen=True)
@@ -112,11 +106,7 @@ def decisions(rates: Mapping[str, Mapping[str, Rates]], sizes: Sequence[Size]) -
         for size in sizes:
             if found := of_models.get(size.model):
                 load, recompute = found.load_s(size.nbytes), found.recompute_s(size.read)
-                rows.append(
-                    {
-                        **{"place": place, "log": str(size), "way": found.way(size.read, size.nbytes)},
-                        **{"load_ms": 1e3 * load, "recompute_ms": 1e3 * recompute},
-                        "gain": max(load, recompute) / min(load, recompute),
-                    }
-                )
+                gain = max(load, recompute) / min(load, recompute)
+                way = found.way(size.read, size.nbytes)
+                rows.append((place, str(size), way, 1e3 * load, 1e3 * recompute, gain))
     return pd.DataFrame(rows, columns=["place", "log", "way", "load_ms", "recompute_ms", "gain"])

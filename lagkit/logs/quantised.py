@@ -219,7 +219,10 @@ class QuantisedSearch:
             index = self._loaded()
             self._written = len(index) if index else 0
         index = self._extended(index or self._learned())
-        if self._write and self._is_stale(index, deletions):
+        # Twice the logs that the centroids were learned from, or many codes of deleted ones.
+        outgrown = len(index) >= 2 * index.trained
+        outgrown |= deletions != self._deletions and len(index) > (1 + STALE) * self._rows.count()
+        if self._write and outgrown:
             index, self._written = self._extended(self._learned()), 0
         if self._write and len(index) - self._written > STALE * len(index):
             try:
@@ -229,12 +232,6 @@ class QuantisedSearch:
             self._written = len(index)
         self._index, self._deletions = index, deletions
         return index
-
-    def _is_stale(self, index: QuantisedIndex, deletions: int) -> bool:
-        """Whether there are twice the logs that the centroids were learned from, or many codes of deleted ones."""
-        if deletions != self._deletions and len(index) > (1 + STALE) * self._rows.count():
-            return True
-        return len(index) >= 2 * index.trained
 
     def _loaded(self) -> QuantisedIndex | None:
         """The index in the file; None, and a line that says why, unless it is sound and of this store's logs."""

@@ -39,11 +39,9 @@ class Embedder(Protocol):
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, dim], float32, of length 1, for texts that search."""
-        ...
 
     def documents(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, dim], float32, of length 1, for texts that are found."""
-        ...
 
 
 class HashEmbedder:
@@ -102,7 +100,8 @@ class SentenceEmbedder:
         if len(flat) == len(texts):
             return vectors
         parts = np.split(vectors, np.cumsum([len(its) for its in windows[:-1]]))
-        return np.stack([_mean(part, its) for part, its in zip(parts, windows, strict=True)])
+        pairs = zip(parts, windows, strict=True)
+        return np.stack([part[0] if len(its) == 1 else _mean(part, its) for part, its in pairs])
 
     def _windows(self, text: str, prompt: str) -> list[str]:
         """A text in parts that the model reads whole: halved where a word ends, as often as it takes."""
@@ -119,10 +118,7 @@ class SentenceEmbedder:
 
 
 def _mean(vectors: Vectors, windows: Sequence[str]) -> Vectors:
-    """The mean [dim], of length 1, of the vectors [n, dim] of windows; of one window, its own vector."""
-    if len(windows) == 1:
-        only: Vectors = vectors[0]
-        return only
+    """The mean [dim], of length 1, of the vectors [n, dim] of windows."""
     mean = np.average(vectors, axis=0, weights=[len(window) for window in windows])
     unit: Vectors = (mean / np.linalg.norm(mean)).astype(np.float32)
     return unit

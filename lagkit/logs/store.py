@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,11 +11,14 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from lagkit.logs import database, quantised, upkeep
-from lagkit.logs.base import Store
-from lagkit.logs.batch import Batch, LogRow
-from lagkit.logs.files import BlockRow, NewBlock, block_name
+from lagkit.logs.base import Batch, Store
+from lagkit.logs.database import OWN_BLOCK, SOUND_BLOCK, SOUND_JSON, Database
+from lagkit.logs.embeddings import Embeddings
+from lagkit.logs.files import BlockFiles, BlockRow, LogRow, NewBlock, Packed, block_name
 from lagkit.logs.header import NAME, Header
-from lagkit.logs.reading import StoredLogs
+from lagkit.logs.vectors import LogVectors
+from lagkit.model.kv import KVBlock
+from lagkit.types import Trace
 from lagkit.util.errors import StoreError, StoreExists, StoreFull, StoreLocked
 from lagkit.util.paths import file_size, refuse_links
 
@@ -25,19 +29,27 @@ LOCK = "write.lock"
 COMMIT_EVERY = 0.2
 # Bytes that are freed at first where the disk has no room for the database to be changed.
 ROOM = 1 << 20
+PAGE = 256
 
 
-class LogStore(StoredLogs):
+class LogStore(Store):
     """The logs of one model and one embedder in one folder: one writer at a time, and any number of readers.
 
     A block's file is on disk, whole and under its name, before the row that names it is committed: a kill at any
     moment loses no committed log and leaves at most files that no log names (`verify` lists, `prune` removes them).
-    Every method that changes it raises StoreError on a store that is open for reading, or closed.
+    What another process commits is seen at once.
     """
+
+    path: Path
 
     def __init__(self, folder: Path, head: Header, lock: FileLock | None) -> None:
         """Use `create` or `open`."""
         super().__init__(folder, head, write=lock is not None)
+        self._files = BlockFiles(folder, head.codec)
+        self._db = Database(folder, self.writable)
+        # Of hashed words codes miss too much, 6% of the three nearest of 33,000 sentences (benchmarks/search_words.py).
+        dense = not head.embedder.startswith("hash-")
+        self._vectors = LogVectors(Embeddings(self._db, head.dim), quantise=dense, write=self.writable)
         self._lock = lock
         self._counted = False
         # Files that may have no row: written and not yet committed, or just deleted.
@@ -46,7 +58,7 @@ class LogStore(StoredLogs):
     @classmethod
     def _make(cls, place: str, header: Header) -> Self:
         folder = Path(place)
-        refuse_links(folder, StoreError)
+        refuse_links(folder, StoreError, depth=2)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = {entry.name for entry in folder.iterdir()}
@@ -118,6 +130,79 @@ class LogStore(StoredLogs):
         if self._lock is not None:
             self._lock.release()
 
+    @property
+    def ids(self) -> list[str]:
+        return [id for (id,) in self._db.read("SELECT id FROM logs ORDER BY seq")]
+
+    def __len__(self) -> int:
+        return int(self._db.read("SELECT count(*) FROM logs")[0][0])
+
+    def __contains__(self, log: object) -> bool:
+        return bool(self._db.read("SELECT 1 FROM logs WHERE id = ?", log))
+
+    def get(self, log: str) -> Trace:
+        rows = self._db.read(f"SELECT {SOUND_JSON} FROM traces JOIN logs USING (seq) WHERE id = ?", log)
+        if not rows:
+            raise self._unknown(log)
+        return self._trace(log, rows[0][0])
+
+    def traces(self, logs: Sequence[str] | None = None) -> Iterator[Trace]:
+        if logs is not None:
+            yield from map(self.get, logs)
+            return
+        yield from (self._trace(log, text) for _, log, text in self._rows(f"id, {SOUND_JSON}"))
+
+    def _rows(self, columns: str) -> Iterator[tuple[Any, ...]]:
+        """The number and these columns of all logs, oldest first, a page in memory at a time."""
+        last = 0
+        page = f"SELECT seq, {columns} FROM logs JOIN traces USING (seq) WHERE seq > ? ORDER BY seq LIMIT ?"
+        while rows := self._db.read(page, last, PAGE):
+            yield from rows
+            last = rows[-1][0]
+
+    def block_keys(self, log: str) -> list[str]:
+        if log not in self:
+            raise self._unknown(log)
+        query = f"SELECT key FROM blocks JOIN logs USING (seq) WHERE id = ? AND {SOUND_BLOCK} AND {OWN_BLOCK}"
+        return [key for (key,) in self._db.read(query, log, log)]
+
+    def load(self, row: BlockRow) -> KVBlock:
+        return self._files.load(row.sha256, row.bytes)
+
+    def find(self, log: str, key: str) -> BlockRow | None:
+        query = "SELECT key, tokens, bytes, sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND key = ?"
+        rows = self._db.read(f"{query} AND {SOUND_BLOCK} AND {OWN_BLOCK}", log, key, log)
+        return BlockRow(*rows[0]) if rows else None
+
+    def verify(self) -> pd.DataFrame:
+        found = upkeep.problems(self._db, self._files, self.dim)
+        return pd.DataFrame(list(found), columns=upkeep.Problem._fields)
+
+    def _query(self, sql: str, *values: Any, facts: bool = False) -> list[tuple[Any, ...]]:
+        return self._db.read(sql, *values)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all files in the store's folder."""
+        paths = (Path(parent) / file for parent, _, files in os.walk(self.path) for file in files)
+        return sum(map(file_size, paths))
+
+    def packed(self) -> Iterator[Packed]:
+        for problem in upkeep.row_problems(self._db, self.dim):
+            raise StoreError(
+                f"Log {problem.log} cannot be exported: {problem.problem}. prune() removes what is damaged."
+            )
+        blocks = "SELECT key, tokens, bytes, sha256 FROM blocks WHERE seq = ? ORDER BY key"
+        for seq, log, embedding, text in self._rows("id, embedding, json"):
+            yield Packed(log, embedding, text, tuple(BlockRow(*row) for row in self._db.read(blocks, seq)))
+
+    def content(self, row: BlockRow) -> bytes:
+        return self._files.content(row.sha256, row.bytes)
+
+    def _packed_at_once(self) -> list[Packed]:
+        with self._db.snapshot():  # as long as it lasts, the write-ahead log of whoever writes only grows
+            return super()._packed_at_once()
+
     def _batch(self, *, whole: bool = False) -> Batch:
         return Batch(self._commit, float("inf") if whole else COMMIT_EVERY)
 
@@ -133,7 +218,7 @@ class LogStore(StoredLogs):
             for log in logs:
                 if log not in self:
                     raise StoreError(f"There is no log {log!r} in the store at {self.path}; nothing was deleted.")
-                files = f"SELECT sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND {database.SOUND_BLOCK}"
+                files = f"SELECT sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND {SOUND_BLOCK}"
                 self._loose |= {sha256 for (sha256,) in self._db.read(files, log)}
             with self._db.transaction() as connection:
                 connection.executemany("DELETE FROM logs WHERE id = ?", [(log,) for log in logs])
@@ -146,9 +231,10 @@ class LogStore(StoredLogs):
             gone += [(*problem, 0) for problem in upkeep.row_problems(self._db, self.dim)]
             upkeep.delete_damaged_rows(self._db)
             damaged = list(upkeep.block_problems(self._db, self._files))
-            codes = list(upkeep.code_problems(self.path, self.dim))
-            upkeep.delete_blocks(self._db, {Path(problem.file).stem for problem in damaged})
-            gone += self._removed([*damaged, *codes])
+            with self._db.transaction() as connection:
+                digests = {Path(problem.file).stem for problem in damaged}
+                connection.executemany("DELETE FROM blocks WHERE sha256 = ?", [(sha256,) for sha256 in digests])
+            gone += self._removed([*damaged, *upkeep.code_problems(self.path, self.dim)])
             gone += self._removed(upkeep.orphans(self._db, self._files))
             if max_bytes is not None:
                 excess = self.nbytes - self._db.nbytes + self._db.live_bytes() - max_bytes
@@ -174,8 +260,8 @@ class LogStore(StoredLogs):
                 self._counted = True
             held = self._files.nbytes + self._db.live_bytes() + file_size(self.path / quantised.NAME)
             gone = self._delete_oldest(held - max_bytes)
-            if gone:
-                self._db.trim()
+            if gone and self._db.free_bytes() > database.SLACK:  # what comes next would only ask for fewer again
+                self._db.reclaim()
         return [old.log for old in gone]
 
     def _delete_oldest(self, excess: int) -> list[upkeep.Evicted]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,12 +99,6 @@ def delete_damaged_rows(db: Database) -> None:
         connection.execute(f"DELETE FROM blocks WHERE NOT {SOUND_BLOCK}")
         connection.execute(f"DELETE FROM traces WHERE NOT {SOUND_TRACE}")
         connection.execute(f"DELETE FROM logs WHERE NOT {SOUND_LOG} OR seq NOT IN (SELECT seq FROM traces)")
-
-
-def delete_blocks(db: Database, digests: Collection[str]) -> None:
-    """Remove the rows that name these block files."""
-    with db.transaction() as connection:
-        connection.executemany("DELETE FROM blocks WHERE sha256 = ?", [(sha256,) for sha256 in digests])
 
 
 class Evicted(NamedTuple):

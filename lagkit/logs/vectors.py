@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from lagkit.logs.embeddings import Embeddings, Rows, unit_rows
-from lagkit.logs.index import VectorIndex, Vectors
+from lagkit.logs.index import VectorIndex
 from lagkit.logs.quantised import QuantisedSearch
 from lagkit.types import Hit
 from lagkit.util.errors import EmptyStore, StoreError
@@ -24,7 +24,7 @@ class LogVectors:
     def __init__(self, rows: Rows, *, quantise: bool = False, write: bool = False) -> None:
         """quantise: whether the search of a large store may be quantised, which needs `rows` to be `Embeddings`."""
         self.dim = rows.dim
-        self._rows = rows
+        self.rows = rows
         self._write = write
         # Codes are of two numbers each.
         self._quantisable = rows if quantise and rows.dim % 2 == 0 and isinstance(rows, Embeddings) else None
@@ -50,14 +50,8 @@ class LogVectors:
                 return quantised.search(rows, k, offset, exclude)
             index = self._current()
             if not len(index):
-                raise EmptyStore(
-                    f"The log store at {self._rows.folder} has no logs yet: add some, or run with no_logs."
-                )
+                raise EmptyStore(f"The log store at {self.rows.folder} has no logs yet: add some, or run with no_logs.")
             return index.search(rows, k, offset, exclude)
-
-    def all(self) -> Vectors:
-        """See `Store.embeddings`."""
-        return self._rows.all()
 
     def settle(self) -> None:
         """Leave the codes of a large store for the next process; damaged logs keep them from being made."""
@@ -66,14 +60,14 @@ class LogVectors:
                 if self._write and (quantised := self._of_many()):
                     quantised.update()
             except StoreError as error:
-                warn(f"No codes to search the logs at {self._rows.folder} by were written ({error})")
+                warn(f"No codes to search the logs at {self.rows.folder} by were written ({error})")
 
     def _of_many(self) -> QuantisedSearch | None:
         """The quantised search; None if there are too few logs for it."""
-        rows, deletions = self._quantisable, self._rows.deletions()
+        rows, deletions = self._quantisable, self.rows.deletions()
         # Counting takes time. A store grows by as many logs as its numbers do, and is smaller only after deletions.
         if not self._large or deletions != self._counted_at:
-            self._large = rows is not None and rows.newest() >= QUANTISED_FROM and rows.count() >= QUANTISED_FROM
+            self._large = rows is not None and rows.count() >= QUANTISED_FROM
             self._counted_at = deletions
         if rows is None or not self._large:
             self._quantised = None
@@ -85,16 +79,16 @@ class LogVectors:
     def _current(self) -> VectorIndex:
         """The exact index, brought up to date."""
         index = VectorIndex(self.dim) if self._index is None else self._index
-        with self._rows.snapshot():  # else another process could delete a log, and add it again, between two queries
-            deletions, last = self._rows.deletions(), next(reversed(self._ids), -1)
+        with self.rows.snapshot():  # else another process could delete a log, and add it again, between two queries
+            deletions, last = self.rows.deletions(), next(reversed(self._ids), -1)
             if self._ids and deletions != self._deletions:
-                there = set(self._rows.seqs().tolist())
+                there = set(self.rows.seqs().tolist())
                 if any(seq <= last and seq not in self._ids for seq in there):
                     index, self._ids = VectorIndex(self.dim), {}  # a log that could not be read is back, between others
                 index.remove([id for seq, id in self._ids.items() if seq not in there])
                 self._ids = {seq: id for seq, id in self._ids.items() if seq in there}
             self._index, self._deletions = index, deletions
-            for seqs, ids, matrix in self._rows.after(next(reversed(self._ids), -1)):
+            for seqs, ids, matrix in self.rows.after(next(reversed(self._ids), -1)):
                 index.add(ids, matrix)
                 self._ids |= zip(seqs, ids, strict=True)
         return index

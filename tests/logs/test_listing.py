@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lagkit.logs.header import Header
-from lagkit.logs.listing import Filter, Order
+from lagkit.logs.listing import JUDGED, Filter, Order
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import Store
 from lagkit.types import Round, Trace
@@ -53,7 +53,13 @@ def store(request, tmp_path) -> Iterator[Store]:
 
 def plainly(store: Store, wanted: Filter) -> list[str]:
     held = store.sizes()["bytes"]
-    return [t.id for t in store.traces() if wanted.fits(t.correct, len(t.rounds), int(held[t.id]))]
+
+    def fits(trace: Trace) -> bool:
+        limits = ((wanted.rounds, len(trace.rounds)), (wanted.nbytes, held[trace.id]))
+        within = all(limit is None or limit[0] <= number <= limit[1] for limit, number in limits)
+        return within and wanted.right in ("", JUDGED[trace.correct])
+
+    return [trace.id for trace in store.traces() if fits(trace)]
 
 
 @pytest.mark.parametrize("wanted", FILTERS, ids=str)

@@ -103,8 +103,8 @@ def test_the_three_nearest_are_found_with_exact_scores(large, loads):
 def test_codes_are_looked_at_and_not_all_embeddings(large, monkeypatch):
     with LogStore.open(large) as store:
         read = []
-        rows = store._vectors._rows.rows
-        monkeypatch.setattr(store._vectors._rows, "rows", lambda seqs: read.append(len(seqs)) or rows(seqs))
+        rows = store._vectors.rows.rows
+        monkeypatch.setattr(store._vectors.rows, "rows", lambda seqs: read.append(len(seqs)) or rows(seqs))
         store.search(QUERIES[:1], 3)
         assert read == [63, quantised.WIDTH]
         assert store._vectors._ids == {}

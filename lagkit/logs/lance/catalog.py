@@ -1,27 +1,117 @@
-"""Catalogs of a store's tables in memory: read once, then updated, to save requests to the object store."""
+"""A store's two tables: their schemas, the checksums of their rows, and what they hold, kept in memory.
+
+`logs`: a log a row, and in the schema's metadata the store's header. `blocks`: a KV block a row, whose bytes, those of
+a file of `KVBlock.save`, stand apart from the other columns. Both are read once and then updated, which saves requests
+to the object store.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from lagkit.logs.database import crc32
 from lagkit.logs.embeddings import PAGE, Matrix, Seqs, matrix
-from lagkit.logs.lance.refusals import Lost
-from lagkit.logs.lance.schema import BlockEntry, LogEntry, crc, embedding_crc
-from lagkit.logs.lance.tables import Table
+from lagkit.logs.files import BlockRow, LogRow, NewBlock
+from lagkit.logs.header import Header
+from lagkit.logs.lance.tables import Lost, Table
 from lagkit.util.paths import is_digest
+
+LOGS, BLOCKS = "logs", "blocks"
+HEADER = b"lagkit"
+
+# Without a key that is declared as such, two writers who add a log at the same moment would both succeed.
+_KEY = {"lance-schema:unenforced-primary-key": "true"}
+_BLOB = {"lance-encoding:blob": "true"}
+
+
+class LogEntry(NamedTuple):
+    """A log in the catalog: sha256 and bytes are those of its trace as JSON."""
+
+    rowid: int
+    id: str
+    sha256: str
+    bytes: int
+
+
+class BlockEntry(NamedTuple):
+    """A block in the catalog; `written` is in seconds since 1970, by the writer's clock."""
+
+    rowid: int
+    log: str
+    key: str
+    tokens: int
+    bytes: int
+    sha256: str
+    written: int
+
+    @property
+    def row(self) -> BlockRow:
+        return BlockRow(self.key, self.tokens, self.bytes, self.sha256)
+
+
+def logs_schema(header: Header) -> pa.Schema:
+    """The schema of the table `logs` of a store with this header."""
+    fields = [
+        pa.field("id", pa.string(), nullable=False, metadata=_KEY),
+        ("sha256", pa.string()),
+        ("bytes", pa.int64()),
+        ("crc", pa.int64()),
+        ("embedding", pa.list_(pa.float32(), header.dim)),
+        ("embedding_crc", pa.int64()),
+        ("trace", pa.string()),
+    ]
+    return pa.schema(fields, metadata={HEADER: header.to_json()})
+
+
+def blocks_schema() -> pa.Schema:
+    """The schema of the table `blocks`."""
+    fields = [("log", pa.string()), ("key", pa.string()), ("tokens", pa.int64()), ("bytes", pa.int64())]
+    fields += [("sha256", pa.string()), ("written", pa.int64()), ("crc", pa.int64())]
+    return pa.schema([*fields, pa.field("data", pa.large_binary(), metadata=_BLOB)])
+
+
+def crc(entry: LogEntry | BlockEntry) -> int:
+    """The checksum of an entry's columns."""
+    return crc32(*map(str, entry[1:]))
+
+
+def log_rows(header: Header, logs: Iterable[tuple[LogRow, str]]) -> pa.Table:
+    """Rows of the table `logs`, of logs with the sha256 of their traces."""
+    rows = []
+    for (id, embedding, text), sha256 in logs:
+        entry = LogEntry(0, id, sha256, len(text.encode()))
+        own = {"crc": crc(entry), "embedding": np.frombuffer(embedding, "<f4"), "trace": text}
+        rows.append(entry._asdict() | own | {"embedding_crc": crc32(id, embedding)})
+    return pa.Table.from_pylist(rows, schema=logs_schema(header))
+
+
+def block_rows(blocks: Iterable[NewBlock], written: int) -> pa.Table:
+    """Rows of the table `blocks`."""
+    rows = []
+    for log, row, content in blocks:
+        entry = BlockEntry(0, log, row.key, row.tokens, row.bytes, row.sha256, written)
+        rows.append(entry._asdict() | {"crc": crc(entry), "data": content})
+    return pa.Table.from_pylist(rows, schema=blocks_schema())
+
 
 Entry = TypeVar("Entry", LogEntry, BlockEntry)
 # Seconds for which a missing entry is taken to be missing: a look-up of a thousand missing blocks makes one request.
 FRESH = 0.5
+
+
+def pages(entries: Sequence[LogEntry], size: int) -> Iterator[Sequence[LogEntry]]:
+    """Entries in parts."""
+    return (entries[start : start + size] for start in range(0, len(entries), size))
 
 
 class Catalog(Generic[Entry]):
@@ -170,8 +260,7 @@ class Logs(Catalog[LogEntry]):
 
     def after(self, seq: int) -> Iterator[tuple[list[int], list[str], Matrix]]:
         entries = self.entries[bisect_right(self.entries, seq, key=attrgetter("rowid")) :]
-        for start in range(0, len(entries), PAGE):
-            page = entries[start : start + PAGE]
+        for page in pages(entries, PAGE):
             found = self.embeddings(page)
             there = [entry for entry in page if entry.rowid in found]
             if there:
@@ -187,7 +276,20 @@ class Logs(Catalog[LogEntry]):
             columns = (rows["_rowid"].to_pylist(), rows["embedding"], rows["embedding_crc"].to_pylist())
             for rowid, vector, expected in zip(*columns, strict=True):
                 raw = vector.values.to_numpy(zero_copy_only=False).astype("<f4").tobytes() if vector.is_valid else b""
-                found[rowid] = raw if embedding_crc(ids[rowid], raw) == expected else None
+                found[rowid] = raw if crc32(ids[rowid], raw) == expected else None
+        return found
+
+    def texts(self, entries: Sequence[LogEntry]) -> dict[int, str | None]:
+        """Traces as JSON by row id; None for one that is missing, or not what its sha256 says."""
+        found: dict[int, str | None] = dict.fromkeys(entry.rowid for entry in entries)
+        parts, _ = self.table.salvage(list(found), ["trace"])
+        texts: dict[int, str | None] = {}
+        for rows in parts:
+            texts |= zip(rows["_rowid"].to_pylist(), rows["trace"].to_pylist(), strict=True)
+        for entry in entries:
+            text = texts.get(entry.rowid)
+            if text is not None and hashlib.sha256(text.encode()).hexdigest() == entry.sha256:
+                found[entry.rowid] = text
         return found
 
 
@@ -210,6 +312,10 @@ class Blocks(Catalog[BlockEntry]):
         own[entry.key] = entry
         self._by_content.setdefault(entry.sha256, []).append(entry)
 
+    def of(self, log: str) -> Collection[BlockEntry]:
+        """The blocks of a log."""
+        return self.by_log.get(log, {}).values()
+
     def of_content(self, sha256: str) -> list[BlockEntry]:
         """The blocks with this content."""
         return self._by_content.get(sha256, [])
@@ -219,3 +325,17 @@ class Blocks(Catalog[BlockEntry]):
         if key not in self.by_log.get(log, ()):
             self.look()
         return self.by_log.get(log, {}).get(key)
+
+    def fetch(self, entry: BlockEntry) -> tuple[bytes, str | None]:
+        """A block's bytes as the store has them, and what is wrong with them, in a few words."""
+        try:
+            content = self.table.blob("data", entry.rowid) or b""
+        except Lost as error:
+            return b"", f"is damaged: it cannot be read ({error.flaw})"
+        except IndexError:
+            return b"", "is missing"
+        if len(content) != entry.bytes:
+            return b"", f"is damaged: it has {len(content):,} bytes instead of {entry.bytes:,}"
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            return b"", "is damaged: its content is not what was stored"
+        return content, None

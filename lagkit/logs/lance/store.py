@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 
-from lagkit.logs.batch import Batch, LogRow
-from lagkit.logs.files import NewBlock
+from lagkit.logs.base import Batch, Store
+from lagkit.logs.files import BlockRow, LogRow, NewBlock, Packed
 from lagkit.logs.header import Header
 from lagkit.logs.lance import upkeep
-from lagkit.logs.lance.catalog import Catalog
-from lagkit.logs.lance.reading import LanceLogs
-from lagkit.logs.lance.refusals import Conflict
-from lagkit.logs.lance.schema import (
+from lagkit.logs.lance.cache import DiskCache
+from lagkit.logs.lance.catalog import (
     BLOCKS,
+    HEADER,
     LOGS,
     BlockEntry,
+    Blocks,
+    Catalog,
+    LogEntry,
+    Logs,
     block_rows,
     blocks_schema,
     log_rows,
     logs_schema,
+    pages,
 )
-from lagkit.logs.lance.tables import Place
+from lagkit.logs.lance.tables import Conflict, Place
+from lagkit.logs.listing import in_memory
 from lagkit.logs.upkeep import Problem, check_bound
-from lagkit.util.errors import StoreError, StoreExists
+from lagkit.logs.vectors import LogVectors
+from lagkit.model.kv import KVBlock
+from lagkit.types import Trace
+from lagkit.util.errors import DamagedBlock, StoreError, StoreExists
 from lagkit.util.paths import refuse_links
 
 # add_many and put_blocks commit once so many seconds have passed or so many bytes wait: a commit takes some ten
@@ -44,15 +53,45 @@ FRAGMENTS = 100
 SMALL = 2**30
 # Other processes may still read versions that are not older.
 KEEP = timedelta(minutes=10)
+# Traces read at a time.
+PAGE = 512
 
 
-class LanceStore(LanceLogs):
+class LanceStore(Store):
     """The logs of one model and one embedder at one address: any number of processes may write at the same time.
 
     A log is committed after its blocks, by its id, which LanceDB lets only one writer add: none is lost, none is there
     twice, and a kill at any moment leaves at most blocks that no log names (`verify` lists them, `prune` removes them
     when they are an hour old). Order is that of the commits. Credentials come from the environment alone.
+
+    What other processes change is seen at once by whatever looks at all logs (`ids`, `search`, `len`, ...). A single
+    log or block that is known is taken from memory and cache, without asking whether it was deleted; one that is not
+    known is asked for, unless the last look was less than `catalog.FRESH` seconds ago.
     """
+
+    _held = "in logs and blocks"
+
+    def __init__(self, uri: str, write: bool = False, cache: DiskCache | None = None) -> None:
+        """Use `create` or `open`, or this one to say where copies of what was read stay (`cache`)."""
+        try:
+            if "://" not in uri:
+                if not Path(uri).is_dir():  # which LanceDB would make
+                    raise FileNotFoundError(uri)
+                refuse_links(Path(uri), StoreError, depth=3)
+            place = Place(uri)
+            logs = place.open(LOGS)
+            blocks = place.open(BLOCKS)
+        except FileNotFoundError:
+            raise StoreError(f"There is no log store at {uri}; make one with LanceStore.create.") from None
+        told = (logs.schema.metadata or {}).get(HEADER, b"")
+        super().__init__(uri, Header.parse(told, f"The table {LOGS} at {uri}"), write)
+        self._cache = cache if cache is not None else DiskCache.of(uri)
+        self._log_rows, self._block_rows = Logs(logs, self.dim, uri), Blocks(blocks)
+        self._vectors = LogVectors(self._log_rows)
+        self._known: dict[int, tuple[int, bool | None, str]] = {}  # `facts` of a listing: a row's trace never changes
+
+    def close(self) -> None:
+        self._closed = True
 
     @classmethod
     def _make(cls, place: str, header: Header) -> Self:
@@ -77,6 +116,134 @@ class LanceStore(LanceLogs):
         store.header.check(place, **expected)
         return store
 
+    @property
+    def _logs(self) -> Logs:
+        self._check_open()
+        return self._log_rows
+
+    @property
+    def _blocks(self) -> Blocks:
+        self._check_open()
+        return self._block_rows
+
+    def _entries(self) -> list[LogEntry]:
+        """All logs of the newest version."""
+        self._logs.sync()
+        return self._logs.entries
+
+    @property
+    def ids(self) -> list[str]:
+        return [entry.id for entry in self._entries()]
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
+    def __contains__(self, log: object) -> bool:
+        return self._logs.find(log) is not None
+
+    def get(self, log: str) -> Trace:
+        entry = self._entry(log)
+        kept = self._cache.get(entry.sha256)
+        if kept is not None:
+            return self._trace(log, kept.decode())
+        [text] = self._logs.texts([entry]).values()
+        if text is not None:
+            self._cache.put(entry.sha256, text.encode())
+        return self._trace(log, text)
+
+    def _entry(self, log: str) -> LogEntry:
+        entry = self._logs.find(log)
+        if entry is None:
+            raise self._unknown(log)
+        return entry
+
+    def traces(self, logs: Sequence[str] | None = None) -> Iterator[Trace]:
+        entries = self._entries() if logs is None else list(map(self._entry, logs))
+        for page in pages(entries, PAGE):
+            texts = self._logs.texts(page)
+            yield from (self._trace(entry.id, texts[entry.rowid]) for entry in page)
+
+    def block_keys(self, log: str) -> list[str]:
+        if log not in self:
+            raise self._unknown(log)
+        self._blocks.sync()
+        return sorted(block.key for block in self._blocks.of(log))
+
+    def find(self, log: str, key: str) -> BlockRow | None:
+        entry = self._blocks.find(log, key) if log in self else None
+        return None if entry is None else entry.row
+
+    def load(self, row: BlockRow) -> KVBlock:
+        content = self._cache.get(row.sha256)
+        if content is None:
+            content = self.content(row)
+            self._cache.put(row.sha256, content)
+        return KVBlock.parse(content, f"{row.sha256} at {self.path}", self.codec)
+
+    def content(self, row: BlockRow) -> bytes:
+        tried: set[int] = set()
+        problem = f"of {row.bytes:,} bytes was deleted"
+        while entry := next((e for e in self._block_rows.of_content(row.sha256) if e.rowid not in tried), None):
+            content, flaw = self._block_rows.fetch(entry)
+            if flaw is None:
+                return content
+            tried.add(entry.rowid)
+            problem = f"{entry.key!r} of log {entry.log} {flaw}"
+            self._block_rows.sync()  # another process may have put a sound one in its place
+        raise DamagedBlock(
+            f"The KV block {problem} at {self.path}. All other blocks stay usable; verify() lists what is damaged, "
+            "prune() removes it, and then the block can be added again."
+        )
+
+    def verify(self) -> pd.DataFrame:
+        problems = [problem for problem, _ in upkeep.problems(self)]
+        return pd.DataFrame(problems, columns=Problem._fields)
+
+    def _query(self, sql: str, *values: Any, facts: bool = False) -> list[tuple[Any, ...]]:
+        entries = self._entries_with_blocks()
+        logs = [(entry.rowid, entry.id) for entry in entries]
+        blocks = [(seq, b.key, b.tokens, b.bytes) for seq, log in logs for b in self._blocks.of(log)]
+        known = self._facts(entries) if facts else {}
+        with closing(in_memory(logs, blocks, ((seq, *known[seq]) for seq, _ in logs if facts))) as db:
+            return db.execute(sql, values).fetchall()
+
+    def _facts(self, entries: Sequence[LogEntry]) -> dict[int, tuple[int, bool | None, str]]:
+        """What logs are listed by, by row id; each trace is read once for that and then known."""
+        new = [entry for entry in entries if entry.rowid not in self._known]
+        for page in pages(new, PAGE):
+            for rowid, text in self._logs.texts(page).items():
+                raw = json.loads(text or "{}")
+                named = json.dumps({name: raw.get(name) for name in ("question", "answer")})
+                self._known[rowid] = len(raw.get("rounds", ())), raw.get("correct"), named
+        return self._known
+
+    def _entries_with_blocks(self) -> list[LogEntry]:
+        self._blocks.sync()
+        return self._entries()
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all traces, embeddings and blocks; what LanceDB writes around them is not counted."""
+        return sum(map(self._size, self._entries_with_blocks()))
+
+    def _size(self, entry: LogEntry) -> int:
+        """The bytes of a log with its blocks, as of the last look."""
+        return entry.bytes + 4 * self.dim + sum(block.bytes for block in self._block_rows.of(entry.id))
+
+    def packed(self) -> Iterator[Packed]:
+        entries = self._entries_with_blocks()
+        for page in pages(entries, PAGE):
+            texts, vectors = self._logs.texts(page), self._logs.embeddings(page)
+            for entry in page:
+                text, vector = texts[entry.rowid], vectors.get(entry.rowid)
+                if text is None or vector is None:
+                    what = "trace" if text is None else "embedding"
+                    raise StoreError(
+                        f"Log {entry.id} cannot be exported: its {what} is damaged. prune() removes what is damaged."
+                    )
+                blocks = sorted(block.row for block in self._blocks.of(entry.id))
+                yield Packed(entry.id, vector, text, tuple(blocks))
+
     def _batch(self, *, whole: bool = False) -> Batch:
         return Batch(self._commit, COMMIT_EVERY, COMMIT_BYTES)
 
@@ -90,7 +257,7 @@ class LanceStore(LanceLogs):
         entry = self._blocks.find(log, key)
         if entry is None:
             return False
-        return self._cache.get(entry.sha256) is not None or self._fetch(entry)[1] is None
+        return self._cache.get(entry.sha256) is not None or self._blocks.fetch(entry)[1] is None
 
     def _commit(self, rows: list[LogRow], blocks: list[NewBlock]) -> None:
         """Blocks first, then logs, by their ids: a log that can be seen is whole."""
@@ -106,17 +273,9 @@ class LanceStore(LanceLogs):
                 told = [(row, hashlib.sha256(row[2].encode()).hexdigest()) for row in lacking.values()]
                 self._logs.table.merge("id", log_rows(self.header, told))
                 self._logs.stale()
-
-                self._gather()
-
-    def _gather(self) -> None:
-        """Write the table of logs anew as one file, where it has become many: they are all read at every merge."""
-        if self._logs.table.fragments() > FRAGMENTS:
-            with suppress(Conflict):  # another process is doing the same
-                self._logs.table.compact(KEEP)
-
-    def _tidy(self) -> None:
-        """Nothing: what was not committed is not seen."""
+                if self._logs.table.fragments() > FRAGMENTS:  # which are all read at every merge
+                    with suppress(Conflict):  # another process is doing the same
+                        self._logs.table.compact(KEEP)
 
     def delete(self, logs: Iterable[str]) -> None:
         with self._writing():
@@ -130,9 +289,7 @@ class LanceStore(LanceLogs):
     def _remove(self, logs: Iterable[Any], blocks: Iterable[BlockEntry | int]) -> None:
         """Delete entries, or rows by their ids, logs with their blocks; logs first, so that none is seen in part."""
         logs = list(logs)
-        owned = [
-            block for log in logs if not isinstance(log, int) for block in self._blocks.by_log.get(log.id, {}).values()
-        ]
+        owned = [block for log in logs if not isinstance(log, int) for block in self._blocks.of(log.id)]
         for catalog, gone in ((self._logs, logs), (self._blocks, [*owned, *blocks])):
             rowids = {entry if isinstance(entry, int) else entry.rowid for entry in gone}
             if rowids:
@@ -152,10 +309,13 @@ class LanceStore(LanceLogs):
             if max_bytes is not None:
                 why = f"was the oldest in a store above {max_bytes:,} bytes"
                 gone += [("", log, why, size) for log, size in self._remove_oldest(max_bytes)]
-            self._compact(self._logs)
+            catalogs: list[Catalog[Any]] = [self._logs]
             # To write all blocks anew takes its time.
             if gone or self._blocks.has_holes or self.nbytes < SMALL:
-                self._compact(self._blocks)
+                catalogs.append(self._blocks)
+            for catalog in catalogs:
+                catalog.table.compact(KEEP)
+                catalog.stale()
         return pd.DataFrame(gone, columns=[*Problem._fields, "bytes"])
 
     def evict(self, max_bytes: int) -> list[str]:
@@ -173,10 +333,6 @@ class LanceStore(LanceLogs):
             excess -= old[-1][1]
         self._remove([entry for entry, _ in old], [])
         return [(entry.id, size) for entry, size in old]
-
-    def _compact(self, catalog: Catalog[Any]) -> None:
-        catalog.table.compact(KEEP)
-        catalog.stale()
 
 
 def _found(uri: str) -> set[str]:

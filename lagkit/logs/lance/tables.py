@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
@@ -15,8 +16,8 @@ import lancedb
 import pyarrow as pa
 from lancedb.background_loop import LOOP
 
-from lagkit.logs.lance.refusals import Conflict, Lost, refusal
-from lagkit.util.errors import StoreError
+from lagkit.util.errors import StoreError, StoreUnreachable
+from lagkit.util.secrets import scrub
 
 # Seconds: for one request, and for all that one call of LanceDB asks, retries included.
 TIMEOUT = 30.0
@@ -26,8 +27,38 @@ DEADLINE = 180.0
 RETRIES = 6
 ATTEMPTS = 3
 _AT_ONCE = 500  # row ids in one statement
+_STATUS = r"status(?: code)?: "
+_DENIED = re.compile(
+    rf"{_STATUS}40[13]|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|ExpiredToken|InvalidToken|privileges"
+    "|Unauthenticated|[Cc]redential"
+)
+_THROTTLED = re.compile(rf"SlowDown|{_STATUS}(?:429|503)|Too Many Requests")
+_SILENT = re.compile(
+    rf"{_STATUS}5\d\d|error sending request|kind: (?:Connect|Timeout|Request)|ConnectError|timed out|dns error"
+    "|[Cc]onnection (?:refused|reset|closed)|error decoding response body|IncompleteMessage"
+)
+_CONFLICT = re.compile("[Cc]onflict|[Cc]oncurrent|[Cc]ontention|[Pp]reempted")
+_MISSING = re.compile(r"[Nn]ot found: (?:.*[Nn]ot found: )?([^\s,]+)")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 T = TypeVar("T")
+
+
+class Lost(StoreError):
+    """Part of the store is missing or damaged.
+
+    flaw: what is wrong, in a few words.
+    """
+
+    def __init__(self, uri: str, flaw: str) -> None:
+        super().__init__(
+            f"Something of the log store at {uri} is damaged: {flaw}. verify() lists what is, prune() removes it."
+        )
+        self.flaw = flaw
+
+
+class Conflict(StoreError):
+    """Other processes changed a table at the same time, even after all retries."""
 
 
 class Place:
@@ -43,34 +74,28 @@ class Place:
 
     def open(self, name: str) -> Table:
         """An existing table; raises FileNotFoundError if there is none."""
-
-        async def work() -> Any:
-            try:
-                return await self._db.open_table(name)
-            except ValueError as error:
-                if f"Table '{name}' was not found" in str(error):
-                    return None
-                raise
-
-        table = self.call("be opened", work)
-        if table is None:
-            raise FileNotFoundError(name)
-        return Table(self, table)
+        work = partial(self._db.open_table, name)
+        return self._table("be opened", work, f"Table '{name}' was not found", FileNotFoundError(name))
 
     def create(self, name: str, schema: pa.Schema, *, exist_ok: bool = False) -> Table:
         """A new table; raises FileExistsError if there is one, and it may not be."""
+        work = partial(self._db.create_table, name, schema=schema, exist_ok=exist_ok)
+        return self._table("be made", work, f"Table '{name}' already exists", FileExistsError(name))
 
-        async def work() -> Any:
+    def _table(self, what: str, work: Callable[[], Awaitable[Any]], told: str, refused: OSError) -> Table:
+        """The table that `work` gives; raises `refused` where LanceDB says what was `told`."""
+
+        async def attempt() -> Any:
             try:
-                return await self._db.create_table(name, schema=schema, exist_ok=exist_ok)
+                return await work()
             except ValueError as error:
-                if f"Table '{name}' already exists" in str(error):
+                if told in str(error):
                     return None
                 raise
 
-        table = self.call("be made", work)
+        table = self.call(what, attempt)
         if table is None:
-            raise FileExistsError(name)
+            raise refused
         return Table(self, table)
 
     def call(self, what: str, work: Callable[[], Awaitable[T]], seconds: float | None = None) -> T:
@@ -185,3 +210,48 @@ def _options(uri: str) -> dict[str, str]:
         endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT", "")
         options |= {"allow_http": "true"} if endpoint.startswith("http://") else {}
     return options
+
+
+def refusal(error: BaseException, uri: str, what: str, seconds: float | None) -> StoreError:
+    """The error to raise instead of what LanceDB raised while the store at `uri` was asked to `what`.
+
+    Raise it `from None`: what object stores answer may quote the credentials.
+    """
+    said = str(error)
+    code = f" ({found[1]})" if (found := _CODE.search(said)) else ""
+    if "NoSuchBucket" in said or "ContainerNotFound" in said:
+        return StoreUnreachable(f"There is no bucket for {uri}: make it, or name another one.")
+    if _DENIED.search(said):
+        return StoreUnreachable(
+            f"The object store refuses access to {uri}{code}: look at the credentials and the region in the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION; docs/stores.md has all)."
+        )
+    if _THROTTLED.search(said):
+        return StoreUnreachable(
+            f"The object store limits the rate of requests to {uri}{code} for too long: wait, or use it from fewer "
+            "processes; what was committed is safe."
+        )
+    if isinstance(error, TimeoutError) or "merge insert timed out" in said:
+        return StoreUnreachable(
+            f"The log store at {uri} could not {what} within {seconds:g} s: see to the network, and go on then; what "
+            "was committed is safe."
+        )
+    if _SILENT.search(said):
+        return StoreUnreachable(
+            f"The object store of {uri} cannot be reached{code}: see to the network and to AWS_ENDPOINT_URL, and go on "
+            "then; what was committed is safe."
+        )
+    if found := _MISSING.search(said):
+        return Lost(uri, f"the object {found[1].rstrip(':')} is missing")
+    if _CONFLICT.search(said):
+        return Conflict(
+            f"The log store at {uri} could not {what}: other processes changed it at the same moment, again and again. "
+            "It is as it was; try again, or let fewer processes write."
+        )
+    return Lost(uri, f"it could not {what} ({_plain(said)})")
+
+
+def _plain(said: str) -> str:
+    """The first sentence of what a library said, without places in its source code and without secrets."""
+    text = " ".join(re.split(r", /\S+\.rs:|\blocation: Location|<\?xml", said)[0].split())
+    return scrub(text)[:200] or "it said nothing"
