@@ -42,12 +42,19 @@ class Playground(Panel):
     """Ask, see each variant's logs, rounds, answer and costs side by side, and what an answer attends to.
 
     means: what is loaded in the background; questions wait for it. questions: examples to choose from, whose gold
-    answers are known. Two variants are offered and ticked at first, all others of `POLICIES` on demand.
+    answers are known. variants: the names that are offered and ticked at first, all others of `POLICIES` on demand.
     Work runs in a thread of its own, one piece at a time, and stops between two rounds when that is asked for.
     """
 
     def __init__(
-        self, means: Future[Means], store: Store, *, prompt: Prompt, limits: Limits, questions: Sequence[Question] = ()
+        self,
+        means: Future[Means],
+        store: Store,
+        *,
+        prompt: Prompt,
+        limits: Limits,
+        questions: Sequence[Question] = (),
+        variants: Sequence[str] = _OFFERED,
     ) -> None:
         super().__init__()
         self._means, self.store, self.prompt = means, store, prompt
@@ -59,20 +66,23 @@ class Playground(Panel):
         self._stopping = threading.Event()
         self._work: Future[None] | None = None
         self.answers, self.attention = widgets.HTML(), widgets.Output()
-        asking = [self._question_view(questions), self._variants_view(), self._ask_view(), self.message]
+        asking = [self._question_view(questions), self._variants_view(variants), self._ask_view(), self.message]
         self.view = widgets.VBox([*asking, self.answers, self._attention_view(), self.attention])
         self.say("The model is being loaded; a question waits for it.")
         means.add_done_callback(lambda _: self._loaded())
 
     @classmethod
-    def of(cls, run: Experiment, store: Store, *, questions: Sequence[Question]) -> Playground:
+    def of(
+        cls, run: Experiment, store: Store, *, questions: Sequence[Question], variants: Sequence[str] = _OFFERED
+    ) -> Playground:
         """The playground with a run's model, prompt, passages and limits; the model is loaded in the background."""
 
         def load() -> Means:
             run.store().close()  # raises StoreMismatch where its logs are another model's
             return Means(run.local_lm, run.embedder, run.passages)
 
-        return cls(begin(load), store, prompt=run.prompt, limits=run.config.limits, questions=questions)
+        settings = {"prompt": run.prompt, "limits": run.config.limits, "questions": questions, "variants": variants}
+        return cls(begin(load), store, **settings)
 
     def _question_view(self, questions: Sequence[Question]) -> widgets.Widget:
         """An example, or words of one's own."""
@@ -86,19 +96,20 @@ class Playground(Panel):
         self.question.on_msg(lambda _, told, __: self.ask() if told.get("event") == "submit" else None)  # Enter
         return widgets.VBox([self.example, self.question])
 
-    def _variants_view(self) -> widgets.Widget:
+    def _variants_view(self, offered: Sequence[str]) -> widgets.Widget:
         """A box to tick for each variant."""
+        self._offered = tuple(offered)
         # A store has traces or steps for logs: here it has traces.
         of_traces = (name for name, policy in POLICIES.items() if policy is None or policy.unit == "trace")
         self.variants = {
             name: widgets.Checkbox(
-                name in _OFFERED,
+                name in offered,
                 description=palette.readable(name),
                 tooltip=name,
                 indent=False,
                 layout={"width": "auto", "margin": "2px 16px 2px 2px"},
             )
-            for name in dict.fromkeys((*_OFFERED, *of_traces))
+            for name in dict.fromkeys((*offered, *of_traces))
         }
         self.more = widgets.ToggleButton(layout={"width": "auto"})
         self.more.observe(lambda _: self._offer(), "value")
@@ -178,7 +189,7 @@ class Playground(Panel):
         self.more.description = "Fewer variants" if self.more.value else "More variants"
         self.more.icon = "minus" if self.more.value else "plus"
         for name, box in self.variants.items():
-            box.layout.display = "" if self.more.value or name in _OFFERED or box.value else "none"
+            box.layout.display = "" if self.more.value or name in self._offered or box.value else "none"
 
     def _take_example(self, example: Question | str) -> None:
         if isinstance(example, Question):

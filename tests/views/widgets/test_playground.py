@@ -186,6 +186,13 @@ def test_a_playground_whose_model_cannot_be_loaded_says_so(store):
     assert not playground.ask_button.disabled
 
 
+def test_variants_of_ones_own_are_offered_and_ticked(store):
+    offered = ("no_logs", "no_logs+passages=2")
+    playground = Playground(begin(lambda: None), store, prompt=PROMPT, limits=Limits(), variants=offered)
+    shown = {name for name, box in playground.variants.items() if box.layout.display != "none"}
+    assert (playground._ticked, shown) == ([*offered], {*offered})
+
+
 def test_a_multiple_choice_question_needs_its_options():
     with pytest.raises(ConfigError, match="choose one of the examples"):
         asking.as_question("Which?", short_prompt("choice"))
