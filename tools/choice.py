@@ -22,6 +22,7 @@ from lagkit.types import Question, Trace
 from lagkit.util import cli, files, markdown
 from lagkit.util.paths import at
 from lagkit.util.terminal import tell
+from tools import provenance
 
 TRACED = ("no_logs", "kv_last_round")
 
@@ -71,7 +72,7 @@ def remade(folder: Path) -> str:
         )
         parts += [_told(number, trace) for number, trace in enumerate(made["traces"], 1)]
         parts.append(
-            markdown.made_with(f"lagkit run docs/results/choice/{path.stem}.yaml", made["versions"], made["git"])
+            provenance.made_with(f"lagkit run docs/results/choice/{path.stem}.yaml", made["versions"], made["git"])
         )
     return markdown.page(Path(__file__).with_name("choice.md.j2"), sections="\n\n".join(parts))
 
