@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from lagkit.util.errors import ConfigError, LagkitError
@@ -37,15 +38,24 @@ def refuse_links(folder: Path, error: type[LagkitError], depth: int = 1) -> None
 
     A folder may come from a stranger: what is written through a link, or deleted behind one, lies elsewhere.
     """
-    for where, folders, others in os.walk(folder):  # which passes over a folder that cannot be read
-        for entry in (Path(where, name) for name in (*folders, *others)):
-            if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
-                raise error(
-                    f"{entry} is a link, a pipe or a device, which lagkit does not follow out of {folder}: remove it, "
-                    "or put what it leads to in its place."
-                )
-        if len(Path(where).relative_to(folder).parts) + 1 >= depth:
-            folders.clear()
+    for entry in _foreign(folder, depth):
+        raise error(
+            f"{entry} is a link, a pipe or a device, which lagkit does not follow out of {folder}: remove it, or put "
+            "what it leads to in its place."
+        )
+
+
+def _foreign(folder: Path | str, depth: int) -> Iterator[str]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # whoever needs the folder says what is wrong with it
+        return
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            if depth > 1:
+                yield from _foreign(entry.path, depth - 1)
+        elif not entry.is_file(follow_symlinks=False):
+            yield entry.path
 
 
 def file_size(path: Path) -> int:
