@@ -94,7 +94,7 @@ def _run(out: Path, count: int, sizes: dict[str, int]) -> tuple[Experiment, dict
             with _timed(seconds, "ray"):
                 stack.enter_context(cluster(None, count * THREADS))
             with _timed(seconds, "models"):
-                stack.enter_context(Workers(run, count, threads=THREADS)).wait()
+                stack.enter_context(Workers(run, count, threads=THREADS)).pool.greeting(count)
         else:
             with _timed(seconds, "models"):
                 run.lm.fingerprint  # noqa: B018

@@ -11,8 +11,9 @@ What is public stands in `__all__`, and is imported when it is first used: `impo
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from lagkit.util.lazy import attributes
 
 __version__ = "0.1.0"
 
@@ -82,17 +83,4 @@ _PLACES = {
     "LagkitError": "lagkit.util.errors:LagkitError",
 }
 __all__ = [*_PLACES]
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _PLACES:
-        raise AttributeError(f"lagkit has no {name!r}; it has {', '.join(_PLACES)}.")
-    module, _, attribute = _PLACES[name].partition(":")
-    found = import_module(module)
-    globals()[name] = found = getattr(found, attribute) if attribute else found
-    return found
-
-
-def __dir__() -> list[str]:
-    return [*_PLACES, "__version__"]
+__getattr__, __dir__ = attributes(__name__, _PLACES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -90,11 +90,9 @@ class Policy:
             )
 
     def __str__(self) -> str:
-        parts = [getattr(self, name) for name in _CHOICES]
-        usual = [getattr(type(self), name) for name in list(_CHOICES)[_SPELLED:]]
-        while len(parts) > _SPELLED and parts[-1] == usual[len(parts) - _SPELLED - 1]:
-            parts.pop()
-        return "/".join(parts)
+        parts, usual = astuple(self), astuple(Policy(self.inject))
+        told = [i + 1 for i in range(_SPELLED, len(parts)) if parts[i] != usual[i]]
+        return "/".join(parts[: max(told, default=_SPELLED)])
 
     @property
     def reads_first(self) -> Before:
@@ -111,8 +109,7 @@ class Policy:
     def block_key(self, head_hash: str) -> str:
         """The name under which a store keeps this policy's blocks: KV depends on all that was read before it.
 
-        `head_hash` identifies the shared head of the prompt; blocks encoded behind nothing or behind its first token
-        are shared by all heads.
+        head_hash: of the prompt's shared head; what is encoded behind its first token, or nothing, is shared by all.
         """
         read = {"nothing": "bare", "bos": "bos", "head": head_hash}[self.reads_first]
         return f"{self.encode}.{self.keep}{self.stamp}.{read}" + (".around" if self.blanks == "around" else "")
@@ -172,12 +169,10 @@ def named_policies() -> dict[str, Policy | None]:
 
 
 def get_policy(name: str) -> Policy | None:
-    """A policy by its name in `named_policies`, or spelled out as `inject/keep/encode/place` or with
-    `/before/blanks/found_by` or the first of these behind it.
+    """A policy (None: no logs) by its name in `named_policies`, or spelled out as `str` has it.
 
-    None means no logs.
-    What stands behind a `+` changes the agent's limits (see `Variant`) and is passed over.
-    Raises ConfigError for an unknown name.
+    What stands behind a `+` is passed over: it changes the agent's limits (see `Variant`). Raises ConfigError for an
+    unknown name.
     """
     name = name.partition("+")[0]
     known = named_policies()

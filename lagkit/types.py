@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cache
+from operator import add
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field, PositiveInt
@@ -77,13 +78,7 @@ class Usage:
     reused: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.prefilled + other.prefilled,
-            self.injected + other.injected,
-            self.generated + other.generated,
-            self.seconds + other.seconds,
-            self.reused + other.reused,
-        )
+        return Usage(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)
@@ -120,13 +115,9 @@ class Round:
 class Trace:
     """The reasoning of one task. `answer` is None when none was given; `error` says why a task failed.
 
-    lasting: whether it failed for what the question is (`errors.QuestionError`), and would fail again; another failure
-    is one of the moment, and a run that resumes asks again.
-
-    spent: the cost of what failed, which is in no round.
-
-    `correct` is kept for analysis only (right or wrong logs); neither retrieval nor the agent reads it. `confidence` is
-    the mean log-probability of the answer's tokens; None without an answer, or where a model doesn't tell.
+    correct: for analysis only; neither retrieval nor the agent reads it. confidence: mean log-probability of the
+    answer's tokens; None without an answer, or where a model doesn't tell. lasting: whether it failed for what the
+    question is (`errors.QuestionError`), and would fail again. spent: the cost of what failed, which is in no round.
     """
 
     question_id: str
@@ -186,16 +177,8 @@ class Trace:
 def _round_from_dict(raw: dict[str, Any]) -> Round:
     if "response" in raw and "opening" not in raw:
         raise OldTrace("its responses repeat the question, as those of earlier versions of lagkit did")
-    return _typed(
-        Round(
-            **{
-                **raw,
-                "passages": tuple(_typed(Hit(**h)) for h in raw["passages"]),
-                "logs": tuple(_typed(Hit(**h)) for h in raw["logs"]),
-                "usage": _typed(Usage(**raw["usage"])),
-            }
-        )
-    )
+    passages, logs = (tuple(_typed(Hit(**hit)) for hit in raw[name]) for name in ("passages", "logs"))
+    return _typed(Round(**{**raw, "passages": passages, "logs": logs, "usage": _typed(Usage(**raw["usage"]))}))
 
 
 def _typed(value: T) -> T:
@@ -209,10 +192,10 @@ def _typed(value: T) -> T:
 
 @cache
 def _field_types(kind: type) -> dict[str, tuple[type, ...]]:
-    """What each field may hold; a whole number is a float, too."""
-    declared = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(kind).items()}
-    plain = {name: types for name, types in declared.items() if get_origin(get_type_hints(kind)[name]) is not tuple}
-    return {name: (*types, int) if float in types else types for name, types in plain.items()}
+    """What each field but a tuple may hold; a whole number is a float, too."""
+    hints = {name: hint for name, hint in get_type_hints(kind).items() if get_origin(hint) is not tuple}
+    declared = {name: get_args(hint) or (hint,) for name, hint in hints.items()}
+    return {name: (*types, int) if float in types else types for name, types in declared.items()}
 
 
 @dataclass(frozen=True)

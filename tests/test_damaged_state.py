@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from lagkit.__main__ import main
-from lagkit.nightly import history, run, summary
+from lagkit.nightly import history, run
 from lagkit.nightly.run import Outcome
 from lagkit.runs import load as finished
+from lagkit.runs import summary
 from lagkit.util.errors import DataError
 from tests.helpers import nights
 

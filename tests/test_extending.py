@@ -27,14 +27,14 @@ LOG = trace_of("First. Then more.", "Rome is it. <ans>Rome</ans>")
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
     """What a test registers is gone after it."""
-    for place in _PLACES.values():
-        for name in (*place.own,):
-            monkeypatch.delitem(place.own, name)
-    before = {kind: dict(place.own) for kind, place in _PLACES.items()}
+    for registered, _ in _PLACES.values():
+        for name in (*registered,):
+            monkeypatch.delitem(registered, name)
+    before = {kind: dict(registered) for kind, (registered, _) in _PLACES.items()}
     yield
-    for kind, place in _PLACES.items():
-        place.own.clear()
-        place.own.update(before[kind])
+    for kind, (registered, _) in _PLACES.items():
+        registered.clear()
+        registered.update(before[kind])
 
 
 def first(trace):

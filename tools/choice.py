@@ -21,6 +21,7 @@ from lagkit.types import Question, Trace
 from lagkit.util import cli, markdown
 from lagkit.util.paths import at
 from lagkit.util.terminal import tell
+from tools import provenance
 from tools import rows as sections
 
 TRACED = ("no_logs", "kv_last_round")
@@ -63,7 +64,7 @@ def remade(folder: Path) -> str:
             f"{made['right logs']} of them right.\n\n{_scores(results)}"
         )
         parts += [_told(number, trace) for number, trace in enumerate(made["traces"], 1)]
-        parts.append(markdown.made_with(f"lagkit run docs/results/choice/{name}.yaml", made["versions"], made["git"]))
+        parts.append(provenance.made_with(f"lagkit run docs/results/choice/{name}.yaml", made["versions"], made["git"]))
     return markdown.page(Path(__file__).with_name("choice.md.j2"), sections="\n\n".join(parts))
 
 

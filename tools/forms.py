@@ -31,6 +31,7 @@ from lagkit.util import cli, markdown
 from lagkit.util.paths import at
 from lagkit.util.progress import quiet
 from lagkit.util.terminal import tell
+from tools import provenance
 from tools import rows as sections
 
 LAST: dict[TaskKind, str] = {"qa": "no", "choice": "(C)"}  # answer of the last example, in the fixed order
@@ -108,7 +109,7 @@ def remade(folder: Path) -> str:
         settings = made["settings"]
         kind: TaskKind = rows["kind"].iloc[0]
         n = rows["question_id"].nunique()
-        made_with = markdown.made_with("python -m tools.forms CONFIG.yaml data=FOLDER", made["versions"], made["git"])
+        made_with = provenance.made_with("python -m tools.forms CONFIG.yaml data=FOLDER", made["versions"], made["git"])
         parts.append(
             f"## {name}\n\n{settings['model']} on {n} questions of the log store. In the "
             f"fixed order the last example's answer is `{LAST[kind]}`. {made['how']}\n\n{_table(rows)}\n\n{made_with}"

@@ -21,6 +21,7 @@ from lagkit.util.errors import ConfigError
 from lagkit.util.paths import at
 from lagkit.util.progress import quiet
 from lagkit.util.terminal import tell
+from tools import provenance
 from tools import rows as sections
 
 MEANS = {"f1": 2, "rounds": 1, "prefilled": 0, "generated": 0}
@@ -70,7 +71,7 @@ def remade(folder: Path) -> str:
             f"{settings['model']} in {settings['dtype']}: {asked} questions, {settings['passages']} passages a query, "
             f"{settings['max_rounds']} rounds.",
             _table(rows),
-            markdown.made_with(command, made["versions"], made["git"]),
+            provenance.made_with(command, made["versions"], made["git"]),
         ]
     return markdown.page(Path(__file__).with_name("pilot.md.j2"), sections="\n\n".join(parts))
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from lagkit.nightly import gates, history, page
 from lagkit.nightly.profile import Plan, plan
 from lagkit.nightly.run import Outcome, answers, covered, metrics, run
-from lagkit.nightly.summary import lift, shown
+from lagkit.runs.summary import lift, shown
 from lagkit.util import cli
 from lagkit.util.errors import ConfigError, NotebookFailed
 from lagkit.util.home import BUNDLED, laboratory
@@ -48,16 +48,27 @@ class Night:
             measured = gates.count(metrics(out, outcomes), answers(out, outcomes), _kept(wanted, baselines))
             compared = gates.compare(baselines, wanted, measured)
             past = history.record(out, wanted, outcomes, measured)
-            kept = set(zip(before["job"], before["started"], strict=True))
-            earlier = covered(outcome for name, outcome in outcomes.items() if (name, outcome.started) in kept)
-            table = _summarize(wanted, outcomes, out, time.monotonic() - began + earlier)
+            table = ""
+            if wanted.summary is not None and outcomes[wanted.summary].status == "ok":
+                kept = set(zip(before["job"], before["started"], strict=True))  # these count with their own time
+                earlier = covered(outcome for name, outcome in outcomes.items() if (name, outcome.started) in kept)
+                table = shown(lift(out / "jobs" / wanted.summary, out, time.monotonic() - began + earlier))
             report = page.write(out, wanted, outcomes, measured, compared, past, table)
             return _tell(outcomes, compared, table, report)
 
     def update(self, seeds: int, write: bool) -> int:
-        """Derive baselines from a number of seeds, show what changes, and write it if asked to."""
+        """Derive baselines from a number of seeds, show what changes, and write it if asked to.
+
+        Raises NotebookFailed if a job fails, ConfigError where baselines cannot be derived, or may not be written.
+        """
         with self._begun() as (wanted, out):
-            _may_update(wanted, seeds, write)
+            if write and wanted.baseline.resolve().is_relative_to(BUNDLED):
+                raise ConfigError(
+                    f"The baselines of an installed lagkit stay as they are: copy {BUNDLED} to a folder of your own, "
+                    "and give the nightly.yaml in it."
+                )
+            if seeds < 2:
+                raise ConfigError("Tolerances come from the spread between seeds: give --seeds 2 or more.")
             before = gates.Baselines.load(wanted.baseline)
             after, given = self._derived(wanted, out, seeds)
             changed = gates.changes(before, after)
@@ -86,11 +97,18 @@ class Night:
             ) from error
 
     def _plan(self, **more: Any) -> Plan:
-        return plan(self.config or _default_config(), self.profile, {**self.overrides, **more})
+        here = Path("nightly.yaml")
+        config = self.config or (here if here.exists() else laboratory() / here)
+        return plan(config, self.profile, {**self.overrides, **more})
 
     def _derived(self, wanted: Plan, out: Path, seeds: int) -> tuple[gates.Baselines, dict[str, dict[str, Any]]]:
-        """Baselines and answers of runs that differ in their seed; raises NotebookFailed if one of their jobs fails."""
-        [first] = _seeds(wanted)
+        """Baselines and answers of runs that differ in their seed."""
+        own = {task.parameters["seed"] for task in wanted.tasks if "seed" in task.parameters}
+        if len(own) != 1:
+            raise ConfigError(
+                f"The profile {wanted.profile} must give one `seed` to all its jobs, to vary it; it gives {own}."
+            )
+        [first] = own
         measured: list[dict[str, dict[str, float]]] = []
         given: dict[str, dict[str, Any]] = {}
         for seed in range(first, first + seeds):
@@ -109,25 +127,12 @@ class Night:
         return after, given
 
 
-def _default_config() -> Path:
-    """`nightly.yaml` in the current folder, or else that of lagkit itself."""
-    here = Path("nightly.yaml")
-    return here if here.exists() else laboratory() / here
-
-
 def _kept(wanted: Plan, baselines: gates.Baselines | None) -> gates.Answers:
     """The stored answers of the jobs that run as they did for the baselines, with the same seed."""
     parameters = {task.name: gates.comparable(task.parameters) for task in wanted.tasks}
     jobs = baselines.jobs if baselines else {}
     stored = gates.load_answers(wanted.baseline).items()
     return {name: rows for name, rows in stored if name in jobs and jobs[name].parameters == parameters.get(name)}
-
-
-def _summarize(wanted: Plan, outcomes: Mapping[str, Outcome], out: Path, seconds: float) -> str:
-    """Write `summary.json` where the profile asks for it; returns its table. Kept jobs count with their own time."""
-    if wanted.summary is None or outcomes[wanted.summary].status != "ok":
-        return ""
-    return shown(lift(out / "jobs" / wanted.summary, out, seconds))
 
 
 def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, report: Path) -> int:
@@ -148,22 +153,3 @@ def _tell(outcomes: Mapping[str, Outcome], compared: pd.DataFrame, table: str, r
     passed = f"{len(compared) - len(worse)} of {len(compared)} gates passed" if len(compared) else "no gates"
     tell(f"{len(outcomes) - len(failed)} of {len(outcomes)} jobs succeeded, {passed}. Report: {report}")
     return 2 if failed else 1 if len(worse) else 0
-
-
-def _seeds(wanted: Plan) -> set[int]:
-    return {task.parameters["seed"] for task in wanted.tasks if "seed" in task.parameters}
-
-
-def _may_update(wanted: Plan, seeds: int, write: bool) -> None:
-    """Raises ConfigError where baselines cannot be derived, or may not be written."""
-    if write and wanted.baseline.resolve().is_relative_to(BUNDLED):
-        raise ConfigError(
-            f"The baselines of an installed lagkit stay as they are: copy {BUNDLED} to a folder of your own, and give "
-            "the nightly.yaml in it."
-        )
-    if seeds < 2:
-        raise ConfigError("Tolerances come from the spread between seeds: give --seeds 2 or more.")
-    if len(own := _seeds(wanted)) != 1:
-        raise ConfigError(
-            f"The profile {wanted.profile} must give one `seed` to all its jobs, to vary it; it gives {own}."
-        )

@@ -20,7 +20,7 @@ from nbformat import NotebookNode
 from lagkit.nightly import pages
 from lagkit.nightly.pages import PLOTLY, without_widgets
 from lagkit.util.errors import DataError
-from lagkit.util.files import write
+from lagkit.util.files import intact, write
 from lagkit.util.markdown import literal
 from lagkit.util.terminal import tell
 from lagkit.views.pictures import alt_text
@@ -140,10 +140,8 @@ def _recorded(path: Path) -> dict[str, str]:
     """Code and machine as `lab.conclude` noted them in `metrics.json`; empty if there is none."""
     if not path.exists():
         return {}
-    try:
+    with intact(path, "run its notebook again"):
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}): run its notebook again.") from error
     facts = {}
     if git := record.get("git"):
         facts["commit"] = git["commit"][:10] + (" with changes" if git["changed"] else "")

@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from lagkit.nightly.profile import Plan
 from lagkit.stats import changed as flips
-from lagkit.util.files import intact, write_json
+from lagkit.util.files import intact, replacing, write_json
 from lagkit.util.plainjson import read_json
 from lagkit.util.settings import Settings
 
@@ -85,12 +85,9 @@ class Baselines(Settings):
     def save(self, path: Path, answers: Answers) -> None:
         """Write the file, and the answers of the jobs beside it, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(".parquet.tmp")
-        rows = pd.concat(
-            {job: rows for job, rows in answers.items() if job in self.jobs} or {"": flips.NONE}, names=["job"]
-        )
-        rows.reset_index("job").to_parquet(aside, index=False, compression="zstd")
-        aside.replace(path.with_suffix(".parquet"))
+        gated = {job: rows for job, rows in answers.items() if job in self.jobs} or {"": flips.NONE}
+        with replacing(path.with_suffix(".parquet")) as aside:
+            pd.concat(gated, names=["job"]).reset_index("job").to_parquet(aside, index=False, compression="zstd")
         write_json(path, self.model_dump(mode="json", exclude_none=True))
 
 
@@ -127,32 +124,19 @@ def compare(baselines: Baselines | None, plan: Plan, measured: Metrics) -> pd.Da
     ran with other parameters has no rows.
     """
     rows = []
-    tasks = {task.name: task for task in plan.tasks}
+    planned = {task.name: comparable(task.parameters) for task in plan.tasks}
     for job, gates in baselines.jobs.items() if baselines else ():
-        own = job not in tasks or comparable(tasks[job].parameters) == gates.parameters
-        if job in tasks and (
-            job not in measured or not (own or _but_seed(tasks[job].parameters) == _but_seed(gates.parameters))
-        ):
+        parameters = planned.get(job, gates.parameters)
+        failed, own = job in planned and job not in measured, parameters == gates.parameters
+        if failed or {**parameters, "seed": None} != {**gates.parameters, "seed": None}:
             continue
         for metric, gate in gates.metrics.items():
-            if not own and gate.mean is None:
-                continue
-            found = measured.get(job, {}).get(metric)
-            limits = (
-                {"value": gate.value, "tolerance": gate.tolerance}
-                if own
-                else {"value": gate.mean, "tolerance": gate.spread}
-            )
-            verdict = gate.verdict(found, own=own)
-            rows.append(
-                {"job": job, "metric": metric, "found": found, **limits, "chance": gate.chance, "verdict": verdict}
-            )
+            centre, tolerance = (gate.value, gate.tolerance) if own else (gate.mean, gate.spread)
+            if centre is not None:
+                found = measured.get(job, {}).get(metric)
+                rows.append([job, metric, found, centre, tolerance, gate.chance, gate.verdict(found, own=own)])
     columns = ["job", "metric", "found", "value", "tolerance", "chance", "verdict"]
     return pd.DataFrame(rows, columns=columns).astype({"found": float})
-
-
-def _but_seed(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in comparable(parameters).items() if name != "seed"}
 
 
 def derive(
@@ -176,16 +160,13 @@ def derive(
             usual = _FLIPS / _behind(metric, sizes) if len(sizes) else _SHARE * abs(value)
             given = _known(plan.tolerance, task.notebook.stem, metric)
             tolerance = _rounded(usual if given is None else given)
-            gates[metric] = RegressionGate(
-                value=_rounded(value), tolerance=tolerance, chance=chance, **_spread(values, chance, tolerance)
-            )
+            limits = {"value": _rounded(value), "tolerance": tolerance, **_spread(values, chance, tolerance)}
+            gates[metric] = RegressionGate(chance=chance, **limits)
         for (policy, split), row in flips.compared(rows, rows).iterrows():
-            limits = {"changed": _FLIPS, "read": max(_FLIPS, _READ * row["n"]), "doubt": _DOUBT}
-            for name in row[list(limits)].dropna().index:
-                chance = 1.0 if name == "doubt" else row["n"]
-                gates[f"{name}.{policy}.{split}"] = RegressionGate(
-                    value=0, tolerance=_rounded(limits[name]), chance=chance
-                )
+            tolerances = {"changed": _FLIPS, "read": max(_FLIPS, _READ * row["n"]), "doubt": _DOUBT}
+            for name in row[list(tolerances)].dropna().index:
+                chance, tolerance = 1.0 if name == "doubt" else row["n"], _rounded(tolerances[name])
+                gates[f"{name}.{policy}.{split}"] = RegressionGate(value=0, tolerance=tolerance, chance=chance)
         if gates:
             jobs[task.name] = JobGates(parameters=comparable(task.parameters), metrics=gates)
     return Baselines(seeds=tuple(seeds), jobs=jobs), left_out

@@ -11,7 +11,7 @@ from typing import Any
 
 import nbformat
 import papermill
-from papermill.exceptions import PapermillException, PapermillExecutionError
+from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 
 from lagkit.util.errors import ConfigError, NotebookFailed
@@ -38,11 +38,10 @@ def execute(
 ) -> Path:
     """Run a notebook with `parameters` and write the executed copy into `out_dir`; returns its path.
 
-    The kernel starts in the notebook's folder, as in JupyterLab. A parameter `out` defaults to `out_dir`, so that
-    results lie beside the copy; `run` defaults to its folder `run` for a notebook that was installed with lagkit,
-    beside which nothing may be written. timeout: of one cell, in seconds. Raises ConfigError for a missing notebook
-    and for unknown or mistyped parameters before anything runs, and NotebookFailed when a cell fails; the copy then
-    holds everything up to the failure.
+    The kernel starts in the notebook's folder, as in JupyterLab. A parameter `out` defaults to `out_dir`, and `run` to
+    its folder `run` for a notebook that was installed with lagkit, beside which nothing may be written. timeout: of one
+    cell, in seconds. Raises ConfigError for a missing notebook and for wrong parameters before anything runs, and
+    NotebookFailed when a cell fails; the copy then holds everything up to the failure.
     """
     notebook, out_dir = at(notebook), at(out_dir)
     known = declared(notebook)
@@ -63,33 +62,28 @@ def declared(notebook: Path) -> dict[str, type]:
     A type is the annotation if that is str, int, float or bool, else the type of the default.
     """
     try:
-        found = papermill.inspect_notebook(str(notebook))
-        unread = _assigned(notebook) - set(found)
-    except (OSError, ValueError, PapermillException) as error:
+        cells = nbformat.read(notebook, as_version=4).cells
+        tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+        lines = [line for source in tagged for line in ast.parse(source).body]
+    except (OSError, ValueError, TypeError, AttributeError, SyntaxError, nbformat.ValidationError) as error:
         raise ConfigError(f"The notebook {notebook} cannot be read ({' '.join(str(error).split())}).") from error
-    if not found:
+    if not lines:
         raise ConfigError(f"The notebook {notebook} has no parameters: tag a cell of `name: type = value` lines.")
-    if unread:
-        raise ConfigError(
-            f"The parameter {min(unread)} of {notebook} cannot be read: give each a line of its own, with no `=` in it "
-            "but the one before its value."
-        )
-    return {name: TYPES.get(p["inferred_type_name"]) or _type_of(name, p["default"]) for name, p in found.items()}
-
-
-def _assigned(notebook: Path) -> set[str]:
-    """Names assigned in the cell tagged `parameters`; papermill skips the lines that it cannot parse."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    tagged = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    nodes = [node for source in tagged for node in ast.walk(ast.parse(source))]
-    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-
-
-def _type_of(name: str, default: str) -> type:
-    try:
-        return type(ast.literal_eval(default))
-    except (ValueError, SyntaxError) as error:
-        raise ConfigError(f"The default of parameter {name} must be a literal, not {default}.") from error
+    found: dict[str, type] = {}
+    for line in lines:
+        match line:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as default):
+                kind = TYPES.get(ast.unparse(annotation))
+            case ast.Assign(targets=[ast.Name(id=name)], value=default):
+                kind = None
+            case _:
+                raise ConfigError(f"A parameter of {notebook} cannot be read: give each a line `name: type = value`.")
+        try:
+            found[name] = kind or type(ast.literal_eval(default))
+        except ValueError as error:
+            said = f"The default of parameter {name} must be a literal, not {ast.unparse(default)}."
+            raise ConfigError(said) from error
+    return found
 
 
 def _run(notebook: Path, copy: Path, parameters: Mapping[str, Any], timeout: int, starts: int = _STARTS) -> None:

@@ -58,10 +58,8 @@ class Profile(Settings):
         names = [job.name for job in self.jobs]
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"two jobs are called {twice[0]}: give one another `name`")
-        for where, name in [
-            *((f"after of {j.name}", a) for j in self.jobs for a in j.after),
-            ("summary", self.summary),
-        ]:
+        after = [(f"after of {job.name}", name) for job in self.jobs for name in job.after]
+        for where, name in [*after, ("summary", self.summary)]:
             if name is not None and name not in names:
                 raise ValueError(f"{where} names {name!r}, which is no job of the profile: jobs are {', '.join(names)}")
         try:
@@ -135,9 +133,13 @@ def plan(path: str | Path, profile: str, overrides: Mapping[str, Any] | None = N
         raise ConfigError(f"The profile {profile} needs {missing[0]}: add {missing[0]}=VALUE.")
     for task in tasks:
         check(task.notebook.name, nb.declared(task.notebook), task.parameters)
-        _check_data(task.parameters.get("data"))
+        if (data := task.parameters.get("data")) and not Path(data).is_dir():
+            raise ConfigError(f"There is no data folder {data}: give another with data=FOLDER.")
     if wanted.cuda:
-        _check_gpu(profile)
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(f"The profile {profile} needs a CUDA GPU, and torch finds none: run another profile.")
     baseline = at(nightly.baselines, path.parent) / f"{profile}.json"
     return Plan(profile, wanted.about, tasks, wanted.summary, nightly.chance, baseline, nightly.tolerance)
 
@@ -160,15 +162,3 @@ def _with_folder(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
     if not isinstance(data, str) or not data:
         return dict(parameters)
     return {**parameters, "data": str(at(data, base).resolve())}
-
-
-def _check_data(folder: str | None) -> None:
-    if folder and not Path(folder).is_dir():
-        raise ConfigError(f"There is no data folder {folder}: give another with data=FOLDER.")
-
-
-def _check_gpu(profile: str) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ConfigError(f"The profile {profile} needs a CUDA GPU, and torch finds none: run another profile.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,9 +21,11 @@ from typing import Any
 
 import pandas as pd
 
+import lagkit
+from lagkit.model.hub import resolve_model
 from lagkit.nightly import job
-from lagkit.nightly.fingerprint import Fingerprint
 from lagkit.nightly.profile import Plan, Task
+from lagkit.runs.manifest import versions
 from lagkit.util import files
 from lagkit.util.files import write_json
 from lagkit.util.progress import say
@@ -56,8 +59,8 @@ def run(plan: Plan, out: Path, *, jobs: int | None = None, fresh: bool = False) 
     run again what succeeded. Logs and answers that jobs share are in `out/answers`; those of other code or parameters
     are removed. A KeyboardInterrupt stops all processes; the same call resumes.
     """
-    marks = Fingerprint.now()
-    answers = out / "answers" / marks.answers(plan)
+    code = code_hash()
+    answers = out / "answers" / fingerprint(code, plan.tasks, notebooks=False)
     for other in (out / "answers").glob("*"):
         if other != answers or fresh:
             shutil.rmtree(other)
@@ -65,7 +68,7 @@ def run(plan: Plan, out: Path, *, jobs: int | None = None, fresh: bool = False) 
     waiting: list[Task] = []
     for task in plan.tasks:
         before = None if fresh else read_outcome(out, task.name)
-        kept = before is not None and before.status == "ok" and before.key == marks.of(task)
+        kept = before is not None and before.status == "ok" and before.key == fingerprint(code, [task])
         if before and kept and not any(other.name in task.after for other in waiting):
             done[task.name] = before
             say(f"{task.name}: unchanged, not run again")
@@ -74,8 +77,44 @@ def run(plan: Plan, out: Path, *, jobs: int | None = None, fresh: bool = False) 
     # Jobs that share a run never run at the same time.
     shared = {task.run or task.name for task in plan.tasks}
     width = jobs or min(os.cpu_count() or 1, len(shared))
-    asyncio.run(_Night(out, answers, marks, width, len(waiting), done).run(waiting))
+    asyncio.run(_Night(out, answers, code, width, len(waiting), done).run(waiting))
     return {task.name: done[task.name] for task in plan.tasks}
+
+
+def code_hash() -> str:
+    """Of lagkit's sources, the testbed's model and the versions of libraries."""
+    package = Path(lagkit.__file__).parent
+    paths = [path for path in sorted(package.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+    paths += sorted(Path(resolve_model("testbed")).glob("*.safetensors"))
+    names = [path.relative_to(package.parent).as_posix() for path in paths]
+    return _hash(versions(), names, *(path.read_bytes() for path in paths))
+
+
+def fingerprint(code: str, tasks: Iterable[Task], *, notebooks: bool = True) -> str:
+    """What the results of tasks depend on, as a hash: code, parameters and the files that these name, and notebooks.
+
+    Without `notebooks`: what the logs and answers depend on that the tasks share.
+    """
+    parts: list[Any] = [code]
+    for task in tasks:
+        parts += [[task.name, task.parameters, task.run], *_read(task)]
+        parts += [task.notebook.read_bytes()] if notebooks else []
+    return _hash(*parts)
+
+
+def _read(task: Task) -> Iterator[bytes]:
+    """Contents of the files that the parameters `data` and `tier` name: the same path may hold other questions."""
+    for name in ("data", "tier"):
+        path = task.notebook.parent / str(task.parameters.get(name) or "")
+        found = sorted(path.glob("dev_*")) if name == "data" else [path]
+        yield from (file.read_bytes() for file in found if file.is_file())
+
+
+def _hash(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part if isinstance(part, bytes) else json.dumps(part).encode()).digest())
+    return digest.hexdigest()[:16]
 
 
 def metrics(out: Path, outcomes: Mapping[str, Outcome]) -> dict[str, dict[str, float]]:
@@ -131,7 +170,7 @@ class _Night:
 
     out: Path
     answers: Path
-    marks: Fingerprint
+    code: str
     width: int
     total: int
     done: dict[str, Outcome]
@@ -170,7 +209,7 @@ class _Night:
 
     async def _execute(self, task: Task) -> Outcome:
         """Run a job in its folder. Files of an attempt with the same code and parameters stay: it may resume."""
-        folder, key = self.out / "jobs" / task.name, self.marks.of(task)
+        folder, key = self.out / "jobs" / task.name, fingerprint(self.code, [task])
         before = read_outcome(self.out, task.name)
         if before is None or before.key != key or before.status == "ok":
             shutil.rmtree(folder, ignore_errors=True)

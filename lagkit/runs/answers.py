@@ -79,12 +79,10 @@ class Answers:
 
 
 def result_row(question: Question, trace: Trace) -> dict[str, Any]:
-    """Outcome of one question: scores, rounds, whether it abstained or failed, and its cost.
+    """Outcome of one question: scores, rounds, whether it abstained (gave no tagged answer) or failed, and its cost.
 
-    A trace that abstained has no tagged answer. If its last response names the right option outside its reasoning, that
-    counts in `accuracy_flexible` alone, unless the question failed.
+    A last response that names the right option outside its reasoning counts in `accuracy_flexible` alone.
     """
-    usage = trace.usage
     last = without_reasoning(trace.rounds[-1].response, quotes=False) if trace.rounds and not trace.error else ""
     return {
         "question_id": question.id,
@@ -95,8 +93,5 @@ def result_row(question: Question, trace: Trace) -> dict[str, Any]:
         "confidence": trace.confidence,
         "failed": trace.error is not None,
         "error": trace.error,
-        "prefilled": usage.prefilled,
-        "injected": usage.injected,
-        "generated": usage.generated,
-        "seconds": usage.seconds,
+        **{name: getattr(trace.usage, name) for name in metrics.COSTS},
     }

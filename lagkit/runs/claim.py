@@ -38,9 +38,8 @@ Facts = dict[str, Any]
 class Claim:
     """A run's claim to its folder.
 
-    The settings and data of the answers are recorded twice, so that either file may be lost: in `made_with.json`, with
-    a digest of each question, and in `manifest.json`, with one of all questions, one of all gold answers and one of the
-    passages.
+    Settings and data of the answers are recorded twice, so that either file may be lost: in `manifest.json`, with
+    digests of all questions, gold answers and passages, and in `made_with.json`, also with those of each question.
     """
 
     def __init__(self, config: RunConfig, prompt: Prompt, dataset: Dataset, logged: Sequence[Question]) -> None:
@@ -59,8 +58,7 @@ class Claim:
     def held(self) -> Iterator[bool]:
         """Lock the folder until the block ends, and record settings and data; yields False where it is locked already.
 
-        The lock ends with the process. Raises RunLocked, with nothing changed, where another process has it, and what
-        `check` raises.
+        Raises RunLocked, with nothing changed, where another process has the lock, and as `check`.
         """
         if self._holder == os.getpid():
             yield False
@@ -78,9 +76,8 @@ class Claim:
     def check(self) -> list[str]:
         """Sentences on what has changed in the data since the run's answers were given. Writes nothing.
 
-        Raises ConfigError where the answers have other settings, another prompt or other data: other passages, other
-        log questions, or no question unchanged. A folder without answers takes any of these. Raises DataError for a
-        damaged record.
+        Raises ConfigError where they have other settings, another prompt, other passages, other log questions or no
+        question unchanged, and DataError for a damaged record.
         """
         if not any((self.out / name).exists() for name in _ANSWERS):
             return []
@@ -149,10 +146,7 @@ def alone(lock: FileLock) -> Iterator[None]:
 
 
 def recorded(out: Path) -> Facts:
-    """The recorded `settings`, `prompt` and `data` of the answers in a run's folder; empty without a record.
-
-    Raises DataError for a damaged file.
-    """
+    """The recorded `settings`, `prompt` and `data` of a run's answers; empty without. Raises DataError if damaged."""
     noted = read_manifest(out)
     return _record(out) or (noted if noted.get("settings") else {})
 

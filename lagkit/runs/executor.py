@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lagkit.logs.encode import Encoder
 from lagkit.logs.stranger import Logs
@@ -25,7 +25,7 @@ Wanted = tuple[str, str]  # a log's id and the key of the block that it lacks
 
 @dataclass(frozen=True)
 class Asking:
-    """How questions are asked: the arguments of `Agent` that are not the run's own."""
+    """How questions are asked: the arguments of `Experiment.agent`."""
 
     policy: Policy | None
     name: str
@@ -34,31 +34,11 @@ class Asking:
     exclude: Mapping[str, Collection[str]] | None = None
 
 
-class Executor(Protocol):
-    """Whatever needs the model."""
-
-    @property
-    def model(self) -> Model:
-        """The model, or its description."""
-
-    @property
-    def about(self) -> dict[str, Any] | None:
-        """The workers, for the manifest; None where there are none."""
-
-    def block_keys(self, policy: Policy) -> list[str]:
-        """As `Encoder.keyed`."""
-
-    def answer(self, questions: Collection[Question], asking: Asking) -> Iterator[Trace]:
-        """Each question's trace as it ends, in any order. Raises what `Agent` and its `run` do."""
-
-    def encode(
-        self, wanted: Sequence[Wanted], logs: Logs, policies: Mapping[str, Policy]
-    ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
-        """The blocks, or why there is none, in any order; `policies` are by key. Raises NoStranger."""
-
-
 class Local:
-    """The run's own model, in this process."""
+    """The run's own model, in this process; `runs.workers.Workers` has the same members, for many.
+
+    about: the workers, for the manifest; here there are none.
+    """
 
     about = None
 
@@ -70,27 +50,22 @@ class Local:
         """The run's, loaded when it is first needed."""
         return self.run.lm
 
-    @property
-    def encoder(self) -> Encoder:
-        """Reads as the run's prompt says."""
-        return Encoder(self.run.local_lm, self.run.prompt)
-
     def block_keys(self, policy: Policy) -> list[str]:
-        """The encoder's."""
-        return list(self.encoder.keyed(policy))
+        """As `Encoder.keyed`."""
+        return list(Encoder(self.run.local_lm, self.run.prompt).keyed(policy))
 
     def answer(self, questions: Iterable[Question], asking: Asking) -> Iterator[Trace]:
-        """As the agent ends them."""
+        """Each question's trace as it ends, in any order. Raises what `Agent` and its `run` do."""
         agent = self.run.agent(asking.policy, asking.name, asking.store, limits=asking.limits, exclude=asking.exclude)
         return agent.run(questions)
 
     def encode(
         self, wanted: Iterable[Wanted], logs: Logs, policies: Mapping[str, Policy]
     ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
-        """One log after the other."""
+        """The blocks, or why there is none, in any order; `policies` are by key. Raises NoStranger."""
         if not policies:  # no local model is needed, then
             return
-        encoder = replace(self.encoder, logs=logs)
+        encoder = Encoder(self.run.local_lm, self.run.prompt, logs)
         encoders = {key: encoder.keyed(policy)[key] for key, policy in policies.items()}
         for log, key in wanted:
             try:
@@ -99,9 +74,7 @@ class Local:
                 yield (log, key), error
 
 
-def those_encoded(
-    made: Iterable[tuple[tuple[str, str], KVBlock | LagkitError]],
-) -> Iterator[tuple[str, str, KVBlock]]:
+def those_encoded(made: Iterable[tuple[Wanted, KVBlock | LagkitError]]) -> Iterator[tuple[str, str, KVBlock]]:
     """Blocks that could be encoded; prints which logs could not."""
     for (log, key), block in made:
         if isinstance(block, LagkitError):

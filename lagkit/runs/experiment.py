@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -30,7 +30,7 @@ from lagkit.runs import fingerprints, manifest, report
 from lagkit.runs.answers import Answers, in_reach, result_row
 from lagkit.runs.claim import Claim
 from lagkit.runs.config import RunConfig, Split
-from lagkit.runs.executor import Asking, Executor, Local, those_encoded
+from lagkit.runs.executor import Asking, Local, those_encoded
 from lagkit.runs.journal import Journal
 from lagkit.stats import metrics
 from lagkit.types import Limits, Question, Trace
@@ -39,6 +39,9 @@ from lagkit.util.lazy import loaded_once
 from lagkit.util.paths import at, refuse_links
 from lagkit.util.progress import progress, warn
 
+if TYPE_CHECKING:
+    from lagkit.runs.workers import Workers
+
 RUN_DEPTH = 3  # of folders in a run's; block files, which may be many, are further down, and the store's to look after
 _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
 
@@ -46,17 +49,17 @@ _STORES: dict[Unit, str] = {"trace": "store", "step": "steps"}
 class Experiment:
     """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and tables.
 
-    Creating one writes nothing. Methods that write lock the folder (`writing`); reading needs no lock. A test world is
-    in `world/`. `loaded` are the data as their authors split them, `data` as the run does. `lm` and `embedder` may be
-    given, to share them between runs. `workers`, if there are any, run the model: see `lagkit.runs.workers`. Raises
-    DataError or ConfigError if data are missing or few, the folder is another run's, or `lm` cannot follow a policy.
+    Creating one writes nothing. Methods that write lock the folder (`writing`). `loaded` are the data as their authors
+    split them, `data` as the run does. lm, embedder: to share them between runs. `workers`, if any, run the model
+    (`lagkit.runs.workers`). Raises DataError or ConfigError if data are missing or few, the folder is another run's, or
+    `lm` cannot follow a policy.
     """
 
     def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
         self.config = config
         self.out = at(config.out)
         refuse_links(self.out, DataError, depth=RUN_DEPTH)
-        self.workers: Executor | None = None
+        self.workers: Workers | None = None
         source, world = config.data, self.out / "world"
         self.loaded = data.load(source.folder, source.format) if source.folder else worlds.load(world, source.controls)
         self.data = self.loaded if source.split == "authors" else components.disjoint_split(self.loaded, source.seed)
@@ -80,8 +83,7 @@ class Experiment:
     def writing(self) -> Iterator[None]:
         """Lock the run's folder; does nothing inside another such block.
 
-        Every method that writes locks by itself; a block around several keeps other processes out in between. Raises
-        RunLocked, with nothing changed, where another process has the lock.
+        A block around several methods keeps other processes out in between. Raises RunLocked where one has the lock.
         """
         with self._claim.held() as new:
             if new and self.config.data.world is not None:
@@ -89,7 +91,7 @@ class Experiment:
             yield
 
     @property
-    def executor(self) -> Executor:
+    def executor(self) -> Local | Workers:
         """The workers, or this process."""
         return self.workers or Local(self)
 
@@ -227,28 +229,21 @@ class Experiment:
             self.ask(f"{name}.{split}", variant.policy, name, self.questions(split), store, limits=limits)
 
     def report(self) -> pd.DataFrame:
-        """Score the existing traces; write `results.parquet`, and the tables of `report.remake`.
-
-        That is `summary.csv`, `differences.csv`, `changed.csv` (`changed.turned`) and `report.md`; with unseen
-        questions, and if the data name hops, also `strata.csv`: `Strata.table()`.
-        """
+        """Score the existing traces; write `results.parquet`, and the page and tables of `report.remake`."""
         with self.writing():
             return report.write(self)
 
     def scored(self, policies: Sequence[str], splits: Sequence[Split]) -> pd.DataFrame:
-        """Scores of the existing traces: one row per policy, split and question."""
-        rows, logs = [], self._digests()
+        """Scores of the existing traces: one row per policy, split and question; with prices, of an API."""
+        rows, logs, api = [], self._digests(), self.config.model.api
         for name in policies:
             for split in splits:
                 traces = self._traces(name, split, logs)
-                asked = [q for q in self.questions(split) if q.id in traces]
-                rows += [{"policy": name, "split": split, **self._row(q, traces[q.id])} for q in asked]
+                for question in (question for question in self.questions(split) if question.id in traces):
+                    trace = traces[question.id]
+                    cost = {"cost": api.cost(trace.usage)} if api else {}
+                    rows.append({"policy": name, "split": split, **result_row(question, trace), **cost})
         return pd.DataFrame(rows)
-
-    def _row(self, question: Question, trace: Trace) -> dict[str, Any]:
-        """Outcome of a question; with its price, of a model behind an API."""
-        api = self.config.model.api
-        return result_row(question, trace) | ({"cost": api.cost(trace.usage)} if api else {})
 
     @property
     def logs(self) -> list[Trace]:
@@ -277,8 +272,7 @@ class Experiment:
     def differences(self, results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
         """Paired differences to the baseline; questions that share a sub-question count as dependent.
 
-        The log store is taken as given: two questions that share none with each other, but one each with the same log,
-        are not tied together by it.
+        The log store is taken as given: what two questions share with the same log does not tie them together.
         """
         return metrics.compare(results, self.data.hops, baseline)
 
@@ -333,16 +327,7 @@ class Experiment:
                     answers.add(trace)
         return [answers.found[question.id] for question in questions]
 
-    def agent(
-        self,
-        policy: Policy | None,
-        name: str,
-        store: Store | None,
-        *,
-        limits: Limits | None = None,
-        exclude: Mapping[str, Collection[str]] | None = None,
-    ) -> Agent:
-        """An agent with the run's model, prompt and passages; `limits` are the run's own by default."""
-        agent = partial(Agent, self.lm, prompt=self.prompt, embedder=self.embedder, passages=self.passages)
-        limits = limits or self.config.limits
-        return agent(policy=policy, policy_name=name, store=store, limits=limits, exclude=exclude)
+    def agent(self, policy: Policy | None, name: str, store: Store | None, **settings: Any) -> Agent:
+        """An agent with the run's model, prompt and passages. settings: `limits` (the run's by default), `exclude`."""
+        settings = {"limits": self.config.limits, "embedder": self.embedder, "passages": self.passages, **settings}
+        return Agent(self.lm, policy=policy, policy_name=name, store=store, prompt=self.prompt, **settings)

@@ -20,9 +20,8 @@ def reopen(folder: str | Path, *, data: str = "", store: str = "") -> tuple[Expe
     """A run and its results on unseen questions, of every named variant that has answers.
 
     data: the run's folder of questions, where it has moved. store: the place of its log store, required where that is
-    not in the run's folder: the run may come from a stranger, and resuming it writes there. Raises
-    DataError if there is no run, if its store lies elsewhere, if it lacks answers without logs, or if a variant has not
-    answered all questions.
+    not in the run's folder: the run may come from a stranger, and resuming it writes there. Raises DataError where
+    there is no run, where its store lies elsewhere, and where answers are missing.
     """
     folder = at(folder)
     refuse_links(folder, DataError, depth=RUN_DEPTH)
@@ -33,7 +32,8 @@ def reopen(folder: str | Path, *, data: str = "", store: str = "") -> tuple[Expe
             "the folder of another one."
         )
     noted = settings.get("store")
-    if noted is not None and not store and not _is_in(str(noted), folder):
+    inside = "://" not in str(noted) and at(str(noted)).resolve().is_relative_to(folder.resolve())
+    if noted is not None and not store and not inside:
         raise DataError(
             f"The run in {folder} notes a log store outside of its folder, {noted}: give that place as `store` if it "
             "is yours."
@@ -51,11 +51,6 @@ def reopen(folder: str | Path, *, data: str = "", store: str = "") -> tuple[Expe
                 "The command that began it resumes it."
             )
     return experiment, results
-
-
-def _is_in(place: str, folder: Path) -> bool:
-    """Whether a place is a folder inside another, with links and dots resolved."""
-    return "://" not in place and at(place).resolve().is_relative_to(folder.resolve())
 
 
 def published(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -44,8 +44,16 @@ def read_manifest(out: Path) -> dict[str, Any]:
 def session(run: Experiment) -> Iterator[None]:
     """Lock the run's folder, and record this session in its manifest; `seconds` stays null if it is interrupted."""
     with run.writing():
-        path, entry = run.out / MANIFEST, {**_session(), "workers": run.executor.about}
-        manifest = read_manifest(run.out)
+        path, manifest = run.out / MANIFEST, read_manifest(run.out)
+        entry: dict[str, Any] = {
+            "id": uuid4().hex[:8],
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": None,
+            "git": git_state(),
+            "versions": versions(),
+            "machine": machine(),
+            "workers": run.executor.about,
+        }
         manifest |= {
             "model": run.executor.model.fingerprint,
             "sessions": [*manifest.get("sessions", ()), entry],
@@ -57,17 +65,6 @@ def session(run: Experiment) -> Iterator[None]:
         write_json(path, manifest)
 
 
-def _session() -> dict[str, Any]:
-    return {
-        "id": uuid4().hex[:8],
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": None,
-        "git": git_state(),
-        "versions": versions(),
-        "machine": machine(),
-    }
-
-
 def versions() -> dict[str, str]:
     """Versions of Python, lagkit and the libraries that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
@@ -77,13 +74,12 @@ def machine() -> dict[str, Any]:
     """The processor, its cores, and the GPU if there is one; no host name."""
     import torch
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "system": platform.system(),
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from lagkit.datasets.layouts import LAYOUTS
 from lagkit.datasets.loaders import LOADERS
@@ -20,19 +20,13 @@ Kind = Literal["keep", "data", "embedder", "metric"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class _Place(NamedTuple):
-    """Registered functions of a kind, by name, and lagkit's own names."""
-
-    own: dict[str, Any]
-    taken: Collection[str]
-
-
 _COLUMNS = ("policy", "split", "question_id", "answer", "rounds", "abstained", "abstention", "confidence", "failed")
-_PLACES: dict[str, _Place] = {
-    "keep": _Place(KEEPS, get_args(Keep)),
-    "data": _Place(LOADERS, LAYOUTS),
-    "embedder": _Place(retrieve.EMBEDDERS, ("hash", *hub.EMBEDDERS)),
-    "metric": _Place(METRICS, (*SCORES, *COSTS, *_COLUMNS, "error", "failures", "cost", "n")),
+# By kind: what is registered, and lagkit's own names.
+_PLACES: dict[str, tuple[dict[str, Any], Collection[str]]] = {
+    "keep": (KEEPS, get_args(Keep)),
+    "data": (LOADERS, LAYOUTS),
+    "embedder": (retrieve.EMBEDDERS, ("hash", *hub.EMBEDDERS)),
+    "metric": (METRICS, (*SCORES, *COSTS, *_COLUMNS, "error", "failures", "cost", "n")),
 }
 
 
@@ -50,11 +44,11 @@ def register(kind: Kind, name: str, function: Function) -> Function:
     """
     if kind not in _PLACES:
         raise ConfigError(f"Nothing of the kind {kind!r} can be registered: choose one of {', '.join(_PLACES)}.")
-    place = _PLACES[kind]
+    registered, taken = _PLACES[kind]
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ConfigError(f"{name!r} is no name to register: use small letters, digits and _, a letter first.")
-    if name in place.taken:
-        raise ConfigError(f"{name!r} is lagkit's own {kind}: choose another name than {', '.join(place.taken)}.")
+    if name in taken:
+        raise ConfigError(f"{name!r} is lagkit's own {kind}: choose another name than {', '.join(taken)}.")
     if not callable(function):
         raise ConfigError(f"What is registered as {name!r} is a {type(function).__name__}: give a function.")
     if kind == "keep":
@@ -62,7 +56,7 @@ def register(kind: Kind, name: str, function: Function) -> Function:
             digest(function)
         except TypeError as error:
             raise ConfigError(f"{error}, whose code would tell its blocks from others: define one with def.") from error
-    place.own[name] = cast(Any, function)
+    registered[name] = function
     return function
 
 

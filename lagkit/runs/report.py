@@ -1,13 +1,12 @@
 """A run's report: tables and a page of Markdown, made of its rows at any time.
 
-`results.parquet` holds the rows, `manifest.json` the settings, `report.json` (`Context`) all else that the page shows.
+`results.parquet` holds the rows, `manifest.json` the settings, `report.json` all else that the page shows.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -24,7 +23,7 @@ from lagkit.stats.wording import Finding, as_row, interval, judged
 from lagkit.types import Trace, Usage
 from lagkit.util import files
 from lagkit.util.errors import DataError
-from lagkit.util.markdown import literal, table
+from lagkit.util.markdown import Columns, framed, literal, table
 from lagkit.util.paths import at
 
 if TYPE_CHECKING:
@@ -37,8 +36,10 @@ _SCORE_NAMES = {
     **{"accuracy": "accuracy", "accuracy_flexible": "flexible accuracy"},
 }
 # What stands over a column of costs, and how its numbers are shown.
-_COSTS = {name: (f"{name} tokens", ".0f") for name in ("prefilled", "injected", "generated")}
-_COSTS |= {"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")}
+_COSTS: Columns = {
+    **{name: (f"{name} tokens", ".0f") for name in ("prefilled", "injected", "generated")},
+    **{"seconds": ("seconds", ".2f"), "cost": ("cost", ".3g")},
+}
 _EXACT = 12  # decimals of tables: further ones depend on the processor
 _FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
@@ -50,44 +51,15 @@ def write(run: Experiment) -> pd.DataFrame:
     results = run.scored(run.config.policies, run.config.data.splits)
     with files.replacing(run.out / "results.parquet", durable=False) as aside:
         results.to_parquet(aside)
-    asked = {question.id: question for split in run.config.data.splits for question in run.questions(split)}
+    asked = [question for split in run.config.data.splits for question in run.questions(split)]
     known = "unseen" in run.config.data.splits and not run.data.no_strata
     overlap = strata.overlaps(run).to_dict() if known else None
     with run.store() as store:
-        blocks, facts = store.summary(), _facts(run, list(store.traces()))
-    Context(facts, blocks, data.hops(asked.values()), overlap).save(run.out)
+        blocks, facts = store.summary().reset_index().to_dict("list"), _facts(run, list(store.traces()))
+    kept = {"facts": facts, "logs": blocks, "hops": data.numbered(data.hops(asked)), "overlap": overlap}
+    files.write_json(run.out / "report.json", kept)
     remake(run.out)
     return results
-
-
-@dataclass(frozen=True)
-class Context:
-    """facts: sentences that stand above the tables. logs: `Store.summary()`. hops: question id -> its hops.
-
-    overlap: unseen question id -> what it shares with the logged ones; None where the data name no hops.
-    """
-
-    facts: list[str]
-    logs: pd.DataFrame
-    hops: Mapping[str, Collection[str]]
-    overlap: Mapping[str, Stratum] | None
-
-    def save(self, folder: Path) -> None:
-        """Write `report.json`."""
-        hops = data.numbered(self.hops)
-        logs = self.logs.reset_index().to_dict("list")
-        overlap = None if self.overlap is None else dict(self.overlap)
-        files.write_json(folder / "report.json", {"facts": self.facts, "logs": logs, "hops": hops, "overlap": overlap})
-
-    @classmethod
-    def load(cls, folder: Path) -> Context:
-        """Read `report.json`. Raises DataError if it is missing or damaged."""
-        path = folder / "report.json"
-        with files.intact(path, _AGAIN):
-            kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            logs = pd.DataFrame(kept["logs"])
-            hops = {id: tuple(map(str, own)) for id, own in kept["hops"].items()}
-            return cls(kept["facts"], logs.set_index(logs.columns[0]), hops, kept["overlap"])
 
 
 def read_table(path: Path, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
@@ -104,25 +76,30 @@ def remake(folder: str | Path, to: str | Path | None = None) -> None:
     Raises DataError if the rows or `report.json` are missing or damaged.
     """
     folder, out = at(folder), at(to or folder)
-    results, context = read_table(folder / "results.parquet", pd.read_parquet), Context.load(folder)
-    summary, differences = metrics.summarize(results), metrics.compare(results, context.hops)
-    files.write(out / "summary.csv", summary.round(_EXACT).to_csv(), durable=False)
-    files.write(out / "differences.csv", differences.round(_EXACT).to_csv(), durable=False)
-    files.write(out / "changed.csv", changed.turned(results).to_csv(index=False), durable=False)
+    results, path = read_table(folder / "results.parquet", pd.read_parquet), folder / "report.json"
+    with files.intact(path, _AGAIN):
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        facts, overlap, logs = kept["facts"], kept["overlap"], pd.DataFrame(kept["logs"])
+        logs = logs.set_index(logs.columns[0])
+        hops = {id: tuple(map(str, own)) for id, own in kept["hops"].items()}
+    summary, differences = metrics.summarize(results), metrics.compare(results, hops)
+    tables = {"summary.csv": summary, "differences.csv": differences}
     by_overlap = None
     (out / "strata.csv").unlink(missing_ok=True)
-    if context.overlap and "unseen" in set(results["split"]):
-        kind = pd.Series(context.overlap, name="overlap").rename_axis("question_id")
-        by_overlap = strata.by_overlap(
-            results, kind.astype(pd.CategoricalDtype(get_args(Stratum), ordered=True)), context.hops
-        )
-        files.write(out / "strata.csv", by_overlap.table().round(_EXACT).to_csv(), durable=False)
-    forms = beside_published(results, context.hops)
-    page = markdown(summary, differences, by_overlap, context.logs, read_manifest(folder), context.facts, forms)
+    if overlap and "unseen" in set(results["split"]):
+        kind = pd.Series(overlap, name="overlap").rename_axis("question_id")
+        ordered = kind.astype(pd.CategoricalDtype(get_args(Stratum), ordered=True))
+        by_overlap = strata.by_overlap(results, ordered, hops)
+        tables["strata.csv"] = by_overlap.table()
+    for name, frame in tables.items():
+        files.write(out / name, frame.round(_EXACT).to_csv(), durable=False)
+    files.write(out / "changed.csv", changed.turned(results).to_csv(index=False), durable=False)
+    forms = _beside_published(results, hops)
+    page = markdown(summary, differences, by_overlap, logs, read_manifest(folder), facts, forms)
     files.write(out / "report.md", page, durable=False)
 
 
-def beside_published(results: pd.DataFrame, hops: Hops) -> pd.DataFrame:
+def _beside_published(results: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     """Our variants less the published forms of the same kind, in the form of `metrics.compare`, paired by question.
 
     `published` names the other form. Without rows where no form was answered both ways.
@@ -172,12 +149,9 @@ def markdown(
     facts: Sequence[str],
     forms: pd.DataFrame,
 ) -> str:
-    """The report of one run.
+    """The report of one run: of `metrics.summarize`, `metrics.compare`, `Store.summary` and `_beside_published`.
 
-    summary, differences: as `metrics.summarize` and `metrics.compare` give them. by_overlap: the unseen questions by
-    overlap, None where it is not known (`facts` should say so). logs: `LogStore.summary()`. facts:
-    sentences on the questions and logs, for the reader to judge the numbers by. forms: as `beside_published` gives
-    them.
+    by_overlap: the unseen questions by overlap, None where it is not known. facts: sentences on questions and logs.
     """
     settings = manifest["settings"]
     scores = metrics.scores_in(summary)
@@ -187,14 +161,16 @@ def markdown(
         part = summary.xs(split, level="split")
         parts.append(f"## {split.capitalize()} questions (n = {part['n'].iloc[0]})")
         parts.append(_outcomes(part, _at(differences, "split", split), scores) + f"\n\n{_IN_PARENTHESES}")
-        parts.append(f"Per question:\n\n{_costs(part)}")
+        costs = {name: shown for name, shown in _COSTS.items() if name in part}
+        parts.append(f"Per question:\n\n{framed(part.rename('`{}`'.format), costs, 'variant')}")
         parts.append("\n".join(f"- {sentence}" for sentence in findings(differences, split)))
         if len(forms):
             parts.append(f"### As published, and ours\n\n{_forms(part, _at(forms, 'split', split), scores)}")
         if by_overlap and split == "unseen":
             parts += _by_overlap(by_overlap, scores)
     parts.append(f"## Stored logs\n\n{table(['block', *logs.columns], logs.reset_index().values.tolist())}")
-    shown = [[name, _plain(value)] for name, value in settings.items() if name not in _FOLDERS]
+    told = {name: value for name, value in settings.items() if name not in _FOLDERS}
+    shown = [[name, ", ".join(map(str, value)) if isinstance(value, list) else value] for name, value in told.items()]
     parts.append(f"## Settings\n\n{table(['setting', 'value'], shown)}")
     return "\n\n".join(parts) + "\n"
 
@@ -253,13 +229,3 @@ def _forms(part: pd.DataFrame, forms: pd.DataFrame, scores: Sequence[str]) -> st
 def _at(frame: pd.DataFrame, level: str, value: str) -> pd.DataFrame:
     """The rows at one label of a level, which may be none: a run without variants has no differences."""
     return frame[frame.index.get_level_values(level) == value].droplevel(level)
-
-
-def _costs(part: pd.DataFrame) -> str:
-    names = [name for name in _COSTS if name in part]
-    rows = [[f"`{policy}`", *(format(row[name], _COSTS[name][1]) for name in names)] for policy, row in part.iterrows()]
-    return table(["variant", *(_COSTS[name][0] for name in names)], rows)
-
-
-def _plain(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

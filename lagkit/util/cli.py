@@ -77,13 +77,12 @@ def settings(pairs: Sequence[str] | None, own: Mapping[str, str] = MappingProxyT
 
 def show(table: pd.DataFrame, title: str) -> None:
     """Print a table under its title."""
-    told = table.map(lambda value: printable(value) if isinstance(value, str) else value)
-    told = told.rename(index=_plain, columns=_plain)
+    told = table.map(_plain).rename(index=_plain, columns=_plain)
     tell(f"\n{title}\n{told.to_string(float_format='{:.3f}'.format)}")
 
 
-def _plain(label: object) -> object:
-    return printable(label) if isinstance(label, str) else label
+def _plain(value: object) -> object:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _line(text: str) -> str:

@@ -12,10 +12,9 @@ _CONSTANTS = (bool, int, float, str, bytes, tuple, frozenset, re.Pattern, type(N
 
 
 def digest(function: Callable[..., Any]) -> str:
-    """Identifies a function by its code, defaults, and the functions and constants of its module that it uses.
+    """Eight hex digits for a function: its code, defaults, and the functions and constants of its module that it uses.
 
-    Eight hex digits. The same source gives the same digest in another process of the same Python version. Raises
-    TypeError for what is no function of Python.
+    The same in each process of a Python version. Raises TypeError for what is no function of Python.
     """
     if not isinstance(function, FunctionType):
         raise TypeError(f"{function!r} is no function of Python")

@@ -30,9 +30,8 @@ def intact(path: Path, remedy: str) -> Iterator[None]:
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A new file beside `path` to write to, which takes its place when the block ends, and is removed if that fails.
 
-    Its name is random, so any number of processes may replace one path, and it is created exclusively: no link is
-    written through, and one at `path` itself is replaced. durable: whether the content is on disk when the block ends.
-    A kill leaves at most a file `NAME.*.new` beside the old one.
+    Its name is random, for any number of processes, and it is created exclusively: no link is written through. durable:
+    whether the content is on disk when the block ends. A kill leaves at most a file `NAME.*.new` beside the old one.
     """
     aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
     aside.touch(exist_ok=False)  # by O_CREAT and O_EXCL, with the rights that any new file gets

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from importlib import import_module
 from threading import RLock
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 
-def submodules(package: str, path: Iterable[str]) -> tuple[Callable[[str], ModuleType], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for a package's `__init__`."""
+def submodules(package: str, path: Iterable[str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` for a package's `__init__`: its modules."""
     names = sorted(module.name for module in pkgutil.iter_modules(path))
+    return attributes(package, {name: f"{package}.{name}" for name in names})
 
-    def found(name: str) -> ModuleType:
-        if name not in names:
-            raise AttributeError(f"{package} has no {name!r}; it has {', '.join(names)}.")
-        return import_module(f"{package}.{name}")
 
-    return found, lambda: names
+def attributes(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` for a package's `__init__`. places: name -> `module:name`, or a module."""
+
+    def found(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"{package} has no {name!r}; it has {', '.join(places)}.")
+        module, _, attribute = places[name].partition(":")
+        value = import_module(module)
+        return getattr(value, attribute) if attribute else value
+
+    return found, lambda: [*places]
 
 
 if TYPE_CHECKING:

@@ -28,30 +28,14 @@ def page(template: Path, **parts: str) -> str:
 
 
 def framed(frame: pd.DataFrame, columns: Columns, head: str) -> str:
-    """A table of a frame, its index under `head`.
+    """A table of a frame, its index under `head`; missing values are empty. `DataFrame.to_markdown` escapes nothing."""
 
-    Missing values are empty. (`DataFrame.to_markdown` escapes nothing.)
-    """
-    cells = {
-        name: [
-            "" if pd.isna(value) else form(value) if callable(form) else format(value, form) for value in frame[name]
-        ]
-        for name, (_, form) in columns.items()
-    }
+    def shown(value: Any, form: str | Callable[[Any], str]) -> str:
+        return "" if pd.isna(value) else form(value) if callable(form) else format(value, form)
+
+    cells = {name: [shown(value, form) for value in frame[name]] for name, (_, form) in columns.items()}
     rows = zip(frame.index, *cells.values(), strict=True)
     return table([head, *(heading for heading, _ in columns.values())], rows)
-
-
-def made_with(command: str, versions: Mapping[str, str], git: Mapping[str, Any] | None) -> str:
-    """The command that makes a page, its commit and the versions of what it ran on."""
-    state = git or {"commit": "unknown", "changed": True}
-    commit = state["commit"] + (" (with changes)" if state["changed"] else "")
-    return f"`{command}`, at commit {commit}; {', '.join(f'{name} {number}' for name, number in versions.items())}."
-
-
-def listed(settings: Mapping[str, Any]) -> str:
-    """Settings as a list, their names in code."""
-    return "\n".join(f"- `{key}`: {value}" for key, value in settings.items())
 
 
 def table(heads: Iterable[Any], rows: Iterable[Sequence[Any]]) -> str:

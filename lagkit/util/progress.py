@@ -37,9 +37,9 @@ def progress_mode() -> Mode:
 
 
 def in_live_notebook() -> bool:
-    """Whether a person runs this cell in a notebook, not a headless runner such as papermill."""
-    kernel = _kernel()
-    return kernel is not None and _is_live(kernel)
+    """Whether a person runs this cell in a notebook, not a headless runner, which cannot be asked for input."""
+    kernel: Any = _kernel()
+    return kernel is not None and bool(kernel.get_parent().get("content", {}).get("allow_stdin"))
 
 
 def say(text: str) -> None:
@@ -90,12 +90,10 @@ class Progress:
         self.done += steps
         if self._bar is not None:
             self._bar.update(steps)
-        elif self._mode == "lines" and self._line_is_due():
+            return
+        waited, steps = time.monotonic() - self._said_at, self.done - self._said
+        if self._mode == "lines" and waited >= _LINE_SECONDS and steps >= _LINE_SHARE * (self.total or 0):
             self._line()
-
-    def _line_is_due(self) -> bool:
-        long_enough = time.monotonic() - self._said_at >= _LINE_SECONDS
-        return long_enough and self.done - self._said >= _LINE_SHARE * (self.total or 0)
 
     def _line(self) -> None:
         self._said, self._said_at = self.done, time.monotonic()
@@ -120,8 +118,3 @@ def _kernel() -> object | None:
     from IPython import get_ipython
 
     return getattr(get_ipython(), "kernel", None)
-
-
-def _is_live(kernel: Any) -> bool:
-    """True when a person's front end sent the cell; headless runners such as papermill cannot be asked for input."""
-    return bool(kernel.get_parent().get("content", {}).get("allow_stdin"))

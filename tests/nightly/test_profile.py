@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lagkit.nightly.fingerprint import Fingerprint
 from lagkit.nightly.gates import Baselines, comparable, load_answers
 from lagkit.nightly.profile import Nightly, plan
+from lagkit.nightly.run import code_hash, fingerprint
 from lagkit.stats import changed as flips
 from lagkit.util.errors import ConfigError
 from tests.helpers import nights
@@ -87,26 +87,28 @@ def test_jobs_are_put_in_an_order_that_keeps_after(project):
 
 
 def test_what_results_depend_on_changes_their_fingerprint(project):
-    path, marks = project([{"notebook": "a"}, {"notebook": "b"}]), Fingerprint.now()
+    path, code = project([{"notebook": "a"}, {"notebook": "b"}]), code_hash()
     a, b = plan(path, "small").tasks
     other, same = plan(path, "small", {"size": 9}).tasks[0], plan(path, "small").tasks[0]
-    assert marks == Fingerprint.now()
-    assert marks.of(a) == marks.of(same)
-    assert len({marks.of(a), marks.of(b), marks.of(other), Fingerprint("else").of(a)}) == 4
-    before = marks.of(a)
+    assert code == code_hash()
+    assert fingerprint(code, [a]) == fingerprint(code, [same])
+    assert len({*(fingerprint(code, [task]) for task in (a, b, other)), fingerprint("else", [a])}) == 4
+    before = fingerprint(code, [a])
     a.notebook.write_bytes(a.notebook.read_bytes() + b"\n")
-    assert marks.of(a) != before
+    assert fingerprint(code, [a]) != before
 
 
 def test_other_questions_in_the_same_folder_are_other_work(project, tmp_path):
     data = tmp_path / "questions"
     data.mkdir()
     (data / "dev_test.json").write_text("[1]")
-    path, marks = project([{"notebook": "a"}, {"notebook": "b"}]), Fingerprint("code")
+    path = project([{"notebook": "a"}, {"notebook": "b"}])
 
     def found():
         wanted = plan(path, "small", {"data": str(data)})
-        return [marks.of(task) for task in wanted.tasks], marks.answers(wanted)
+        return [fingerprint("code", [task]) for task in wanted.tasks], fingerprint(
+            "code", wanted.tasks, notebooks=False
+        )
 
     (a, b), answers = found()
     (data / "dev_test.json").write_text("[2]")

@@ -27,9 +27,9 @@ def rows(policy: str, right: int, rounds: int, split: str = "unseen") -> list[di
 def page(folder, *answers: list[dict]) -> str:
     """The page of a finished run with these answers."""
     pd.DataFrame([row for own in answers for row in own]).to_parquet(folder / "results.parquet")
-    hops = {f"q{i}": [str(i)] for i in range(N)}
-    logs = pd.DataFrame({"logs": [1]}, index=pd.Index(["responses"], name="block"))
-    report.Context(["A fact."], logs, hops, None).save(folder)
+    hops = {f"q{i}": [i] for i in range(N)}
+    logs = {"block": ["responses"], "logs": [1]}
+    files.write_json(folder / "report.json", {"facts": ["A fact."], "logs": logs, "hops": hops, "overlap": None})
     files.write_json(folder / "manifest.json", {"settings": {"dataset": "wikihop", "model": "small"}})
     report.remake(folder)
     return (folder / "report.md").read_text(encoding="utf-8")

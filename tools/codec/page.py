@@ -14,6 +14,7 @@ from lagkit.runs import manifest
 from lagkit.stats.intervals import Difference
 from lagkit.stats.wording import interval
 from lagkit.util import files, markdown
+from tools import provenance
 from tools.codec.loss import AGAIN, ANSWERED, SCHEMES, TARGET_AGREEMENT, TARGET_BYTES, Loss
 
 _SCHEMES: dict[str, tuple[str, str]] = {
@@ -82,8 +83,8 @@ def told(runs: Mapping[str, Measured], made: Mapping[str, Any]) -> str:
         Path(__file__).with_name("page.md.j2"),
         findings="\n".join(f"- {finding}" for finding in findings(runs)),
         sections="\n\n".join(sections),
-        made=markdown.made_with("make codec", versions, made["git"]),
-        settings="\n\n".join(f"{name}:\n\n{markdown.listed(run.about)}" for name, run in runs.items()),
+        made=provenance.made_with("make codec", versions, made["git"]),
+        settings="\n\n".join(f"{name}:\n\n{provenance.listed(run.about)}" for name, run in runs.items()),
     )
 
 

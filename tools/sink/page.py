@@ -14,6 +14,7 @@ from lagkit.stats.intervals import Difference, mean_interval, paired_interval
 from lagkit.studies import examples, sink
 from lagkit.util import files, markdown
 from lagkit.util.code import digest
+from tools import provenance
 from tools import rows as sections
 
 _SHARES = {
@@ -111,7 +112,7 @@ def _section(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
         _table(apart.droplevel(1), _APART, ["kept"]),
         "First responses to the first question:",
         _responses(rows),
-        markdown.made_with(f"python -m tools.sink docs/results/sink/{name}.yaml", made["versions"], made["git"]),
+        provenance.made_with(f"python -m tools.sink docs/results/sink/{name}.yaml", made["versions"], made["git"]),
     ]
     return "\n\n".join(told)
 
@@ -132,7 +133,7 @@ def _loop(name: str, rows: pd.DataFrame, made: Mapping[str, Any]) -> str:
         f"First responses of a run on {data} with {settings['model']} in {settings['dtype']}: {n} "
         f"unseen questions, each variant that has answered all. More: broken tags less those of `{BASE}`, in points.",
         markdown.table(["variant", "broken tag", "act", "more"], told),
-        markdown.made_with("python -m tools.sink.loop CONFIG.yaml data=FOLDER", made["versions"], made["git"]),
+        provenance.made_with("python -m tools.sink.loop CONFIG.yaml data=FOLDER", made["versions"], made["git"]),
     ]
     return "\n\n".join(parts)
 

@@ -10,7 +10,8 @@ import pandas as pd
 from lagkit.datasets.loaders import Stratum
 from lagkit.stats import metrics
 from lagkit.stats.wording import interval
-from lagkit.util.markdown import framed, listed, made_with, table
+from lagkit.util.markdown import framed, table
+from tools.provenance import listed, made_with
 from tools.testbed.study import Study
 
 _MAIN = "kv_last_round"

@@ -12,7 +12,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from lagkit import __version__
 from lagkit.runs.workers.queue import GUILTY, Queue
-from lagkit.runs.workers.worker import Greeting, Task
+from lagkit.runs.workers.worker import Greeting
 from lagkit.util.errors import ClusterError, LagkitError
 from lagkit.util.progress import say, warn
 
@@ -58,25 +58,15 @@ class Pool:
             self._next(Queue((), 1, 1))
         return ready[0]
 
-    def ask(self, method: str, *given: Any) -> Any:
-        """What a worker that is ready says to this, at a time when none works."""
-        while True:
-            self.greeting()
-            slot = next(slot for slot in self._slots if slot.greeting)
-            try:
-                return _result(getattr(slot.actor, method).remote(*given))
-            except RayError as error:
-                self._died(slot, error)
-
     def run(
-        self, task: Task, keys: Collection[Any], item: Callable[[Any], Any], room: int
+        self, method: str, keys: Collection[Any], item: Callable[[Any], Any], room: int, *given: Any
     ) -> Iterator[tuple[Any, Any]]:
         """The results by their keys as they come, each once; in the place of one the error that took its workers.
 
-        `item`: what a key stands for. room: so many items a worker works on at a time. Raises what a worker raises, and
-        ClusterError when workers die again and again.
+        method, given: of a worker, and what it gets besides its items. item: what a key stands for. room: so many items
+        a worker works on at a time. Raises what a worker raises, and ClusterError when workers die again and again.
         """
-        queue, shared = Queue(keys, len(self._slots), room), ray.put(task)
+        queue, shared = Queue(keys, len(self._slots), room), [ray.put(one) for one in given]
         for slot in self._slots:
             if slot.greeting:  # nothing is asked of it, but by a task that was broken off
                 slot.asked, slot.chunk = None, {}
@@ -84,8 +74,8 @@ class Pool:
             for slot in self._slots:
                 if queue and slot.greeting and slot.asked is None:
                     slot.chunk = dict.fromkeys(queue.take())
-                    work = slot.actor.work.options(num_returns="streaming")
-                    slot.asked = work.remote(shared, [(key, item(key)) for key in slot.chunk])
+                    work = getattr(slot.actor, method).options(num_returns="streaming")
+                    slot.asked = work.remote([(key, item(key)) for key in slot.chunk], *shared)
             yield from self._next(queue)
 
     def close(self) -> None:

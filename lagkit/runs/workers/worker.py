@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from lagkit import __version__
 from lagkit.model.backend import Backend
+from lagkit.model.kv import KVBlock
 from lagkit.policy import Policy
 from lagkit.runs import manifest
 from lagkit.runs.config import RunConfig
 from lagkit.runs.executor import Asking, Local, Wanted
 from lagkit.runs.experiment import Experiment
 from lagkit.types import Question, Trace
-from lagkit.util.errors import ClusterError
+from lagkit.util.errors import ClusterError, LagkitError
 from lagkit.util.progress import quiet
 
 Load = Callable[[RunConfig], Backend]
@@ -34,52 +35,12 @@ class Greeting:
     machine: Mapping[str, Any]
 
 
-class Task(Protocol):
-    """A kind of work: items come in as pairs of a key and what it stands for, results go out under the same keys."""
-
-    def work(self, run: Experiment, hand: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-        """Results as they come; takes items in order, when there is room for them."""
-
-
-@dataclass(frozen=True)
-class Answering:
-    """Questions under one policy. folder, logs: the store that the driver has open, and how many logs it sees there."""
-
-    asking: Asking
-    folder: Path | str | None
-    logs: int
-
-    def work(self, run: Experiment, hand: Iterator[tuple[str, Question]]) -> Iterator[tuple[str, Trace]]:
-        """Traces by their question's id."""
-        questions = map(itemgetter(1), hand)
-        if self.folder is None:
-            yield from ((trace.question_id, trace) for trace in Local(run).answer(questions, self.asking))
-            return
-        with run.store(folder=self.folder) as store:
-            if len(store) != self.logs:
-                raise ClusterError(
-                    f"A worker sees {len(store)} logs in {self.folder}, and the run {self.logs}: workers have to share "
-                    "the run's folder, and nobody else may write there."
-                )
-            traces = Local(run).answer(questions, replace(self.asking, store=store))
-            yield from ((trace.question_id, trace) for trace in traces)
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """Logs, each with the one that lends its context, if any; blocks leave for the processor's memory."""
-
-    policies: Mapping[str, Policy]
-
-    def work(self, run: Experiment, hand: Iterator[tuple[Wanted, dict[str, Trace]]]) -> Iterator[tuple[Wanted, Any]]:
-        """Blocks, or why there is none, by what was wanted."""
-        for wanted, logs in hand:
-            [(_, block)] = Local(run).encode([wanted], logs, self.policies)
-            yield wanted, block if isinstance(block, Exception) else block.to(device="cpu")
-
-
 class Worker:
-    """The run's model and data in a process of its own."""
+    """The run's model and data in a process of its own.
+
+    Its kinds of work, `block_keys`, `answer` and `encode`, take items as pairs of a key and what it stands for, and
+    yield each result under its key as it comes.
+    """
 
     def __init__(self, run: Experiment, token: str, threads: int, load: Load | None) -> None:
         os.environ["LAGKIT_PROGRESS"] = "off"
@@ -106,10 +67,28 @@ class Worker:
         model = self.run.lm
         return Greeting(dict(model.fingerprint), str(model.dtype).removeprefix("torch."), manifest.machine())
 
-    def block_keys(self, policy: Policy) -> list[str]:
-        """As the model's tokenizer has it."""
-        return Local(self.run).block_keys(policy)
+    def block_keys(self, items: Sequence[tuple[str, Policy]]) -> Iterator[tuple[str, list[str]]]:
+        """Of policies, as the model's tokenizer has it."""
+        for name, policy in items:
+            yield name, Local(self.run).block_keys(policy)
 
-    def work(self, task: Task, items: Sequence[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-        """The results of a chunk, as they come."""
-        yield from task.work(self.run, iter(items))
+    def answer(
+        self, items: Sequence[tuple[str, Question]], asking: Asking, folder: Path | str | None, logs: int
+    ) -> Iterator[tuple[str, Trace]]:
+        """Traces by question. folder, logs: the store that the driver has open, and how many logs it sees there."""
+        with self.run.store(folder=folder) if folder else nullcontext() as store:
+            if store is not None and len(store) != logs:
+                raise ClusterError(
+                    f"A worker sees {len(store)} logs in {folder}, and the run {logs}: workers have to share "
+                    "the run's folder, and nobody else may write there."
+                )
+            for trace in Local(self.run).answer((q for _, q in items), replace(asking, store=store)):
+                yield trace.question_id, trace
+
+    def encode(
+        self, items: Sequence[tuple[Wanted, dict[str, Trace]]], policies: Mapping[str, Policy]
+    ) -> Iterator[tuple[Wanted, KVBlock | LagkitError]]:
+        """Blocks in the processor's memory, or why there is none. An item has the log and who lends it a context."""
+        for wanted, logs in items:
+            for _, block in Local(self.run).encode([wanted], logs, policies):
+                yield wanted, block if isinstance(block, Exception) else block.to(device="cpu")

@@ -17,13 +17,13 @@ from lagkit.policy import Policy
 from lagkit.runs.executor import Asking, Wanted
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.register import refuse_elsewhere
-from lagkit.runs.workers.worker import Answering, Encoding, Load, Worker
+from lagkit.runs.workers.worker import Load, Worker
 from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError, LagkitError
 
 
 class Workers:
-    """An `Executor` of `count` workers, each with a model of its own, for one run.
+    """`count` workers, each with a model of its own, in the place of a run's `executor.Local`.
 
     The run's folder is written here alone. Workers read the stores in it, so all nodes have to see it under one name.
     Its data travel to them, and models they load by the name in its settings.
@@ -71,10 +71,6 @@ class Workers:
     def __exit__(self, *failure: object) -> None:
         self._exit.close()
 
-    def wait(self) -> None:
-        """Until all workers are ready; work begins without that, with those that are."""
-        self.pool.greeting(self.count)
-
     def _start(self, exit: ExitStack) -> None:
         import ray
 
@@ -117,16 +113,22 @@ class Workers:
         return {"count": self.count, "gpus": self.gpus, "threads": self.threads, "machine": dict(self.model.machine)}
 
     def block_keys(self, policy: Policy) -> list[str]:
-        """As a worker's tokenizer has it."""
-        return list(self.pool.ask("block_keys", policy))
+        """As `Local.block_keys`."""
+        [(_, keys)] = self.pool.run("block_keys", [str(policy)], lambda _: policy, 1)
+        if isinstance(keys, LagkitError):
+            raise keys
+        return list(keys)
 
     def answer(self, questions: Collection[Question], asking: Asking) -> Iterator[Trace]:
         """Traces as they end; a question that takes its workers with it ends with an error."""
         by_id = {question.id: question for question in questions}
         folder, logs = (None, 0) if asking.store is None else (asking.store.path, len(asking.store))
-        task = Answering(replace(asking, store=None), folder, logs)
-        for id, trace in self.pool.run(task, by_id, by_id.__getitem__, asking.limits.batch_size):
-            yield self._failed(by_id[id], asking, trace) if isinstance(trace, LagkitError) else trace
+        given, room = (replace(asking, store=None), folder, logs), asking.limits.batch_size
+        for id, trace in self.pool.run("answer", by_id, by_id.__getitem__, room, *given):
+            if isinstance(trace, LagkitError):
+                error = f"{type(trace).__name__}: question {id!r}: {trace}"
+                trace = Trace(id, by_id[id].text, self.run.prompt.system, (), error=error, policy=asking.name)
+            yield trace
 
     def encode(
         self, wanted: Sequence[Wanted], logs: Logs, policies: Mapping[str, Policy]
@@ -136,8 +138,4 @@ class Workers:
         def read(want: Wanted) -> dict[str, Trace]:
             return logs_to_encode(want[0], logs, policies[want[1]])
 
-        return self.pool.run(Encoding(policies), wanted, read, room=1)
-
-    def _failed(self, question: Question, asking: Asking, error: LagkitError) -> Trace:
-        said = f"{type(error).__name__}: question {question.id!r}: {error}"
-        return Trace(question.id, question.text, self.run.prompt.system, (), error=said, policy=asking.name)
+        return self.pool.run("encode", wanted, read, 1, policies)

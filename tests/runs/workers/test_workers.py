@@ -26,7 +26,7 @@ from lagkit.runs.experiment import Experiment
 from lagkit.runs.journal import Journal
 from lagkit.runs.manifest import read_manifest
 from lagkit.runs.workers import Workers
-from lagkit.runs.workers.worker import Answering, Worker
+from lagkit.runs.workers.worker import Worker
 from lagkit.util.cli import settings
 from lagkit.util.errors import ClusterError, ConfigError, EndpointError
 from tests.helpers.clusters import mortal, of_session
@@ -203,7 +203,7 @@ def assert_equal_blocks(run: Experiment, other: Experiment) -> None:
 
 
 def pool(count: int = 2):
-    """Workers whose results are the items, but `die`, which kills them, and errors, which are raised."""
+    """Workers whose results are the items, but `die` and files that are missing, which kill them, and errors."""
     import ray
 
     from lagkit.runs.workers.pool import Pool
@@ -214,14 +214,11 @@ def pool(count: int = 2):
         def greet(self):
             return "hello"
 
-        def die(self, marker):
-            if not marker.exists():
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return "alive"
-
-        def work(self, task, items):
+        def work(self, items):
             for key, item in items:
+                if isinstance(item, Path) and not item.exists():
+                    item.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
                 if item == "die":
                     os.kill(os.getpid(), signal.SIGKILL)
                 if isinstance(item, Exception):
@@ -240,7 +237,7 @@ def frail(connected):
 
 
 def done_by(workers, items: list) -> list:
-    return list(workers.run(None, range(len(items)), items.__getitem__, room=4))
+    return list(workers.run("work", range(len(items)), items.__getitem__, room=4))
 
 
 def test_every_item_is_done_once(frail):
@@ -248,7 +245,7 @@ def test_every_item_is_done_once(frail):
 
 
 def test_work_that_is_broken_off_leaves_no_results_to_the_next(frail):
-    stream = frail.run(None, range(9), "abcdefghi".__getitem__, room=4)
+    stream = frail.run("work", range(9), "abcdefghi".__getitem__, room=4)
     key, item = next(stream)
     assert item == "abcdefghi"[key]
     stream.close()
@@ -277,8 +274,8 @@ def test_an_item_that_kills_its_workers_ends_with_an_error_and_the_others_are_do
     )
 
 
-def test_a_worker_that_dies_of_a_request_is_replaced_for_it(frail, tmp_path):
-    assert frail.ask("die", tmp_path / "marker") == "alive"
+def test_a_worker_that_dies_once_is_replaced_and_its_item_is_done(frail, tmp_path):
+    assert done_by(frail, [tmp_path / "marker"]) == [(0, tmp_path / "marker")]
 
 
 def test_workers_that_die_of_everything_are_given_up(connected, monkeypatch):
@@ -349,7 +346,7 @@ def test_a_worker_that_sees_another_store_says_so(whole):
     with run.store() as store:
         asking = Asking(None, "no_logs", None, run.config.limits)
         with pytest.raises(ClusterError, match=r"sees 6 logs in .*, and the run 7: workers have to share"):
-            list(Answering(asking, store.path, len(store) + 1).work(run, iter(())))
+            list(Worker(run, ".workers-1", 1, None).answer([], asking, store.path, len(store) + 1))
 
 
 @pytest.mark.parametrize(
