@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -119,7 +119,7 @@ def draw(world: World, controls: Controls) -> tuple[list[Chain], list[Chain]]:
     for i in range(controls.log_questions):
         drawing.add(controls.log_hops[i % len(controls.log_hops)])
     logged = list(drawing.drawn)
-    drawing.share(logged)
+    drawing.shared = {fact.id for chain in logged for fact in chain.facts}
     for i, stratum in enumerate(_strata(controls)):
         hops = controls.hops[i % len(controls.hops)]
         if hops == 1 and stratum in ("final", "other"):  # of one hop, all or none are shared
@@ -130,22 +130,17 @@ def draw(world: World, controls: Controls) -> tuple[list[Chain], list[Chain]]:
 
 
 class _Drawing:
-    """Questions drawn without repetition."""
+    """Questions drawn without repetition. shared: ids of the facts with which overlap is measured."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world, self.rng = world, rng
         self.drawn: dict[Chain, None] = {}
         self.shared: set[int] = set()
-        self.fresh = {fact.id for fact in world.facts}
-
-    def share(self, chains: Iterable[Chain]) -> None:
-        """From now on, overlap is that with `chains`."""
-        self.shared = {fact.id for chain in chains for fact in chain.facts}
-        self.fresh -= self.shared
 
     def add(self, hops: int, stratum: Stratum | None = None) -> None:
         """Draw one more; of any overlap if `stratum` is None."""
-        ways = self.shared if stratum == "all" else self.fresh if stratum == "none" else None
+        fresh = {fact.id for fact in self.world.facts} - self.shared
+        ways = self.shared if stratum == "all" else fresh if stratum == "none" else None
         for _ in range(_TRIES):
             chain = walk(self.world, hops, self.rng, ways=ways)
             if len(chain.facts) == hops and chain not in self.drawn:
