@@ -35,7 +35,6 @@ from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.logs.store import LogStore
 from lagkit.model.block_cache import BlockCache, PendingBlock
 from lagkit.model.cache import build_cache
-from lagkit.model.codec import packed_bytes
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.policy import POLICIES
@@ -83,7 +82,7 @@ class Source:
     def nbytes(self, dim: int) -> int:
         """What it takes in a store: block, embedding and trace."""
         text = json.dumps(self.trace.to_dict())
-        return packed_bytes(self.block.keys, self.block.values, "none") + 4 * dim + len(text)
+        return self.block.nbytes + 4 * dim + len(text)
 
 
 def sources(run: Experiment) -> list[Source]:
@@ -131,7 +130,7 @@ class Stream:
             [hits] = self.store.search(query, FOUND)
         with self._timed("read"):
             parts = [self._part(hit.id) for hit in hits]
-            build_cache([[part.resolve() for part in parts]], self.lm.model, self.lm.realigner, CAPACITY)
+            build_cache([parts], self.lm.model, self.lm.realigner, CAPACITY)
         self._add(log)
         with self._timed("evict"):
             gone = self.store.evict(self.cap)

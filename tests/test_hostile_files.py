@@ -330,9 +330,7 @@ def test_a_database_whose_columns_hold_something_else(pattern, tmp_path, wrong):
 
 
 def block_bytes() -> tuple[dict, bytes]:
-    with TemporaryDirectory() as folder:
-        kv(1).save(Path(folder) / "b")
-        raw = (Path(folder) / "b").read_bytes()
+    raw = kv(1).dump()
     size = struct.unpack("<Q", raw[:8])[0]
     return json.loads(raw[8 : 8 + size]), raw[8 + size :]
 
@@ -352,7 +350,7 @@ def test_a_block_with_any_header_is_loaded_or_refused(header, size):
         path = Path(folder) / "b.safetensors"
         path.write_bytes(struct.pack("<Q", len(header) if size is None else size) + header + CONTENT)
         with taken_or_refused(DamagedBlock, path):
-            block = KVBlock.load(path)
+            block = KVBlock.parse(path.read_bytes(), path)
             assert block.keys.shape == block.values.shape
             assert block.keys.shape[2:3] == block.ids.shape
 

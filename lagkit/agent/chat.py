@@ -1,57 +1,25 @@
-"""ContextBuilder for a model that is reached through a chat alone: messages, and policies that can be told in them."""
+"""Contexts of a model that is reached through a chat alone: messages, and policies that can be told in them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-from lagkit.agent.context import KVContextBuilder, LogTexts
-from lagkit.logs.store import Store
+from lagkit.agent.context import LogTexts
 from lagkit.model.api.requests import Chat
 from lagkit.model.backend import Backend
 from lagkit.model.lm import LM
-from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Policy
 from lagkit.types import Limits, Question
 from lagkit.util.errors import ConfigError
-
-
-class ContextBuilder(Protocol):
-    """Builds what a model continues, under one policy; contexts are the model's own and of no interest to the agent."""
-
-    @property
-    def policy(self) -> Policy | None:
-        """What is reused of logs; None if nothing is."""
-
-    @property
-    def store(self) -> Store | None:
-        """The logs; may be None where the policy is."""
-
-    def opening(self, question: Question) -> str:
-        """The assistant prefix: the words with which the assistant's turn is opened for the model."""
-
-    def notes(self, logs: Sequence[str]) -> str:
-        """What stands of these logs (ids) in the user turn."""
-
-    def context(self, question: Question, user_turn: str, logs: Sequence[str], notes: str = "") -> Any:
-        """The context for one round; `notes` are those that stand outside the user turn."""
-
-    def proceed(self, context: Any, said: str) -> Any:
-        """The context in which the model goes on from these words of its own turn (for `force_answer`)."""
-
-    def distil_context(self, question: Question, logs: Sequence[str]) -> Any:
-        """The context in which notes on logs are written."""
 
 
 @dataclass(frozen=True)
 class ChatContextBuilder(LogTexts):
     """Builds chats under one policy; what no chat can follow is refused beforehand (see `refusal`).
 
-    The assistant's turn cannot be opened through a chat API, so the prompt's opening, a restatement of the question, is
-    dropped: what the model says is its whole turn. With the restatement at the end of the user's turn the testbed's
-    model goes astray (a test shows it). Models that follow instructions are told the protocol by the system message
-    anyway.
+    The assistant's turn cannot be opened through a chat API, so the prompt's opening is dropped: what the model says is
+    its whole turn. At the end of the user's turn it would lead the testbed's model astray (a test shows it).
     """
 
     def opening(self, question: Question) -> str:
@@ -61,10 +29,6 @@ class ChatContextBuilder(LogTexts):
     def context(self, question: Question, user_turn: str, logs: Sequence[str], notes: str = "") -> Chat:
         """The chat for one round: the shared head, and the user's turn, in which logs stand already (see `notes`)."""
         return Chat((*self.prompt.for_question(question.id).head(), {"role": "user", "content": user_turn}))
-
-    def proceed(self, context: Chat, said: str) -> Chat:
-        """Not to be had: `refusal` keeps the agent from asking for it."""
-        raise NotImplementedError("A chat cannot go on from words in the assistant's turn.")
 
     def distil_context(self, question: Question, logs: Sequence[str]) -> Chat:
         """The chat in which the model writes notes on logs for a coming question."""
@@ -99,14 +63,3 @@ def admit(lm: Backend, policy: Policy | None, limits: Limits) -> None:
     """Raise ConfigError, with the reason, for a policy or limits that the model cannot follow (see `refusal`)."""
     if not isinstance(lm, LM) and (reason := refusal(policy, limits)):
         raise ConfigError(reason)
-
-
-def context_builder(
-    lm: Backend, prompt: Prompt, policy: Policy | None = None, store: Store | None = None
-) -> ContextBuilder:
-    """Builds a model's contexts under a policy: of tokens and KV, or of messages."""
-    return (
-        KVContextBuilder(lm, prompt, policy, store)
-        if isinstance(lm, LM)
-        else ChatContextBuilder(lm, prompt, policy, store)
-    )

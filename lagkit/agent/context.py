@@ -62,10 +62,9 @@ class LogTexts:
 class KVContextBuilder(LogTexts):
     """Builds contexts of tokens and KV for a model whose cache can be reached.
 
-    The prompt's shared head is injected from a cache wherever it stands at position 0. In front of BOS it cannot be:
-    there it has read the logs, and is prefilled each time.
-    Blocks that the store has are read, computed again, or whichever is sooner, as its `source` says.
-    Raises ConfigError where the model's chat template does not let the head be shared (`prompts.split_chat`).
+    The prompt's shared head is injected from a cache wherever it stands at position 0. Behind logs it has read them,
+    and is prefilled each time. Blocks that the store has are read, computed again, or whichever is faster, as its
+    `source` says. Raises ConfigError where the chat template does not let the head be shared (`prompt.split_chat`).
     """
 
     lm: LM
@@ -88,10 +87,7 @@ class KVContextBuilder(LogTexts):
         return self.lm.opens + self.prompt.open_turn(question)
 
     def context(self, question: Question, user_turn: str, logs: Sequence[str], notes: str = "") -> Context:
-        """The context for one round; `logs` are ids in the order in which they are shown.
-
-        Logs inside the user turn are part of `user_turn` already (see `notes`). notes: on logs, in front of BOS.
-        """
+        """The context for one round, with these logs (ids) unless they stand in `user_turn`, or notes in front."""
         if notes:
             return self.build(question, user_turn, (), self.lm.tokenize(self.lm.plain(notes + SEPARATOR)))
         return self.build(question, user_turn, *self._shown(question, logs))
@@ -119,13 +115,11 @@ class KVContextBuilder(LogTexts):
         return Context(tuple(self.lm.tokenize(chat)))
 
     def block(self, log: str, question: Question) -> KVBlock:
-        """A log's KV under this policy for a question's prompt, from the store or, if it is not there yet, encoded (and
-        stored if writable).
-        """
+        """A log's KV under this policy for a question's prompt: from the store, or encoded, and stored if writable."""
         return self.part(log, question).resolve()
 
     def part(self, log: str, question: Question) -> KVBlock | PendingBlock:
-        """As `block`, but what the store has is being read while the caller goes on."""
+        """As `block`, read in the background."""
         policy, store = self.reused
         encoder = replace(self.encoder, prompt=self.prompt.for_question(question.id))
         key = encoder.key(policy)
@@ -139,7 +133,8 @@ class KVContextBuilder(LogTexts):
             if row is None:  # another process has removed it
                 return block
         if row.sha256 not in self.lm.block_cache and self._is_sooner_computed(log, row):
-            return self.lm.block_cache.put(row.sha256, encoder.encode(store.get(log), policy))
+            computed = encoder.encode(store.get(log), policy)
+            return self.lm.block_cache.fetch(row.sha256, row.tokens, computed.nbytes, lambda: computed)
         return self.lm.block_cache.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row))
 
     @cached_property

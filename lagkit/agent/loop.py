@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from lagkit.agent.chat import admit, context_builder
+from lagkit.agent.chat import ChatContextBuilder, admit
+from lagkit.agent.context import KVContextBuilder
 from lagkit.agent.retrieval import Found, Retriever, shown
 from lagkit.datasets.loaders import Dataset
 from lagkit.logs.retrieve import Embedder, PassageIndex, load_embedder
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
 from lagkit.model.context import Generation
-from lagkit.model.prompts.actions import (
-    CLOSE_ANSWER,
-    OPEN_ANSWER,
-    STOP_STRINGS,
-    Action,
-    answer_span,
-    before_action,
-    parse,
-    unclosed,
-    without_reasoning,
-)
+from lagkit.model.lm import LM
+from lagkit.model.prompts import actions
+from lagkit.model.prompts.actions import Action, parse, unclosed, without_reasoning
 from lagkit.model.prompts.prompt import WORDING, Prompt
 from lagkit.model.prompts.untrusted import encodable
 from lagkit.policy import Policy, Variant
@@ -37,7 +30,10 @@ ROUND_LIMIT: dict[TaskKind, int] = {"qa": 8, "choice": 3}
 
 @dataclass
 class _Run:
-    """One question on its way through the rounds."""
+    """One question on its way through the rounds.
+
+    context: what the model continues next, with `result`. trace: set when the question ends.
+    """
 
     question: Question
     found: Found
@@ -46,14 +42,9 @@ class _Run:
     user_turn: str = ""
     confidence: float | None = None
     spent: Usage = field(default_factory=Usage)
-
-    @classmethod
-    def of(cls, question: Question) -> _Run:
-        """At its start: the question is the first query."""
-        return cls(question, Found(question.text))
-
-
-_Result = tuple[_Run, Generation | Exception]
+    context: Any = None
+    result: Generation | Exception | None = None
+    trace: Trace | None = None
 
 
 class Agent:
@@ -86,7 +77,9 @@ class Agent:
         """
         variant = Variant.of(policy)
         self.lm, self.limits = lm, variant.limits(limits or Limits())
-        self.prompt = prompt or Prompt.of(_given(data).kind, wording)
+        if prompt is None and data is None:
+            raise ConfigError("Give the agent the data that it is to work on, or a prompt and an index of passages.")
+        self.prompt = prompt or Prompt.of(data.kind if data else "qa", wording)
         if self.prompt.kind == "qa" and passages is None and not (data and data.passages):
             raise ConfigError("Question answering searches passages: give the agent a PassageIndex.")
         if variant.policy:
@@ -102,77 +95,86 @@ class Agent:
         self.passages = passages
         self.max_rounds = self.limits.max_rounds or ROUND_LIMIT[self.prompt.kind]
         self.policy_name = policy_name or variant.name
-        self.builder = context_builder(lm, self.prompt, variant.policy, store)
+        self.builder = (
+            KVContextBuilder(lm, self.prompt, variant.policy, store)
+            if isinstance(lm, LM)
+            else ChatContextBuilder(lm, self.prompt, variant.policy, store)
+        )
         self.retriever = Retriever(self.embedder, passages, variant.policy, store, self.limits, exclude or {})
 
     def run(self, questions: Iterable[Question]) -> Iterator[Trace]:
         """Yield each question's trace as soon as it ends, in order of ending.
 
         A question that fails (its prompt is too long, a block is damaged, ...) yields a trace with `error` and no
-        answer; the others go on. Questions fill the batch as places become free. Raises EndpointError when the
-        endpoint of a model behind an API cannot be used, or StoreUnreachable when the store's cannot.
+        answer; the others go on. Raises EndpointError when the endpoint of a model behind an API cannot be used, or
+        StoreUnreachable when the store's cannot.
         """
         waiting = iter(questions)
         active: list[_Run] = []
         while True:
             places = self.limits.batch_size - len(active)
-            active += [_Run.of(question) for question in islice(waiting, places)]
+            active += [_Run(question, Found(question.text)) for question in islice(waiting, places)]
             if not active:
                 return
-            ended = self._step(active)
-            active = [run for run in active if id(run) not in ended]
-            yield from ended.values()
+            self._step(active)
+            yield from (run.trace for run in active if run.trace is not None)
+            active = _going(active)
 
     def follow(self, question: Question) -> Iterator[Trace]:
-        """Yield one question's trace after each of its rounds; the last is what `run` gives.
+        """Yield one question's trace after each of its rounds, which begins when it is asked for; at last `run`'s."""
+        run = _Run(question, Found(question.text))
+        while run.trace is None:
+            self._step([run])
+            yield run.trace or self._trace(run)
 
-        A round begins when the next trace is asked for: who stops asking stops the work.
-        """
-        run = _Run.of(question)
-        while not (ended := self._step([run])):
-            yield self._trace(run)
-        yield from ended.values()
-
-    def _step(self, active: list[_Run]) -> dict[int, Trace]:
-        """One round of every active question; the traces of those that end with it, by the run's identity."""
-        ended: dict[int, Trace] = {}
-        self._retrieve(active, ended)
+    def _step(self, active: Sequence[_Run]) -> None:
+        """One round of every active question."""
+        failed = self.retriever.find([(run.question.id, run.found) for run in active])
+        for number, error in failed.items():
+            self._fail(active[number], error)
         if self.builder.policy and self.builder.policy.inject == "copy":
-            return ended | {id(run): self._copy(run) for run in active if id(run) not in ended}
-        self._distil(active, ended)
-        ready: list[tuple[_Run, Any]] = []
-        for run in active:
-            if id(run) in ended:
-                continue
+            for run in _going(active):
+                self._copy(run)
+            return
+        self._distil(_going(active))
+        ready = self._build(_going(active), self._context, self.limits.max_new_tokens)
+        self._generate(ready, self.prompt.stop, self.limits.max_new_tokens)
+        if self.limits.force_answer:
+            self._force(ready)
+        for run in ready:
+            self._advance(run)
+
+    def _build(self, runs: Sequence[_Run], build: Callable[[_Run], Any], most: int) -> list[_Run]:
+        """Give each question its next context; those in whose context `most` new tokens have room, the others end."""
+        ready = []
+        for run in runs:
             try:
-                ready.append((run, self._context(run)))
+                run.context = build(run)
+                self.lm.check(run.context, most)
+                ready.append(run)
             except EndpointError:
                 raise
             except LagkitError as error:
-                ended[id(run)] = self._trace(run, error=error)
-        results = list(self._generate(ready, self.prompt.stop))
-        if self.limits.force_answer:
-            results = self._force(ready, results)
-        for run, result in results:
-            ended |= self._advance(run, result)
-        return ended
+                self._fail(run, error)
+        return ready
 
-    def _advance(self, run: _Run, result: Generation | Exception) -> dict[int, Trace]:
-        """Record a round; the trace if the question ends with it."""
-        if isinstance(result, Exception):
-            return {id(run): self._trace(run, error=result)}
+    def _advance(self, run: _Run) -> None:
+        """Record a round, which may be the question's last."""
+        if not isinstance(result := run.result, Generation):
+            self._fail(run, result)
+            return
         said = self.lm.opens + result.text  # a mark of reasoning that the template wrote counts
         action = parse(said, self.prompt.kind)
-        if result.logprobs and (span := answer_span(said)):
+        if result.logprobs and (span := actions.answer_span(said)):
             run.confidence = self.lm.confidence(result, *(at - len(self.lm.opens) for at in span))
         run.rounds.append(self._round(run, result))
         run.spent = Usage()
         if action.kind == "search" and unclosed(said):
-            return {id(run): self._trace(run, error=self._thought_on())}
-        if action.kind == "answer" or len(run.rounds) == self.max_rounds:
-            return {id(run): self._trace(run, action=action)}
-        run.found.query = action.text
-        return {}
+            self._fail(run, self._thought_on())
+        elif action.kind == "answer" or len(run.rounds) == self.max_rounds:
+            run.trace = self._trace(run, action=action)
+        else:
+            run.found.query = action.text
 
     def _round(self, run: _Run, result: Generation) -> Round:
         """What was read and said; white space before the response belongs to the opening."""
@@ -187,68 +189,52 @@ class Agent:
             f"the reasoning of {self.lm.name} did not end within {limit} new tokens: raise max_new_tokens."
         )
 
-    def _force(self, ready: Sequence[tuple[_Run, Any]], results: Sequence[_Result]) -> list[_Result]:
-        """The results, where whoever would end without an answer has gone on from one that was begun for it."""
-        contexts = {id(run): context for run, context in ready}
-        begun: dict[int, tuple[str, Generation]] = {}
-        for run, said in results:
-            if len(run.rounds) + 1 < self.max_rounds or not isinstance(said, Generation):
+    def _force(self, ready: Sequence[_Run]) -> None:
+        """Have whoever would end without an answer go on from one that is begun for it."""
+        assert isinstance(self.builder, KVContextBuilder)  # `admit` refuses `force_answer` elsewhere
+        begun: list[tuple[_Run, str, Generation]] = []
+        for run in ready:
+            if len(run.rounds) + 1 < self.max_rounds or not isinstance(said := run.result, Generation):
                 continue
             turn = self.lm.opens + said.text
             if parse(turn, self.prompt.kind).kind != "answer":
-                begun[id(run)] = (before_action(turn) + OPEN_ANSWER).removeprefix(self.lm.opens), said
+                start = (actions.before_action(turn) + actions.OPEN_ANSWER).removeprefix(self.lm.opens)
+                run.context = self.builder.proceed(run.context, start)
                 run.spent += said.usage
-        again = [
-            (run, self.builder.proceed(contexts[id(run)], begun[id(run)][0])) for run, _ in ready if id(run) in begun
-        ]
-        forced: dict[int, Generation | Exception] = {}
-        for run, result in self._generate(again, STOP_STRINGS[self.prompt.kind]):
-            if isinstance(result, Generation):
-                start, said = begun[id(run)]
-                answer = result.text.removesuffix(CLOSE_ANSWER)
-                run.confidence = self.lm.confidence(result, 0, len(answer))
-                result = Generation(start + answer + CLOSE_ANSWER, (*said.ids, *result.ids), result.usage)
-            forced[id(run)] = result
-        return [(run, forced.get(id(run), result)) for run, result in results]
+                begun.append((run, start, said))
+        self._generate([run for run, *_ in begun], actions.STOP_STRINGS[self.prompt.kind], self.limits.max_new_tokens)
+        for run, start, said in begun:
+            if isinstance(forced := run.result, Generation):
+                answer = forced.text.removesuffix(actions.CLOSE_ANSWER)
+                run.confidence = self.lm.confidence(forced, 0, len(answer))
+                run.result = Generation(start + answer + actions.CLOSE_ANSWER, (*said.ids, *forced.ids), forced.usage)
 
-    def _copy(self, run: _Run) -> Trace:
-        """The end of a question that is given the answer of the most similar log."""
+    def _copy(self, run: _Run) -> None:
+        """End a question with the answer of the most similar log."""
         _, logs = run.found.new
         store = self.builder.store
         response = store.get(logs[0].id).rounds[-1].response if logs and store is not None else ""
         run.rounds.append(Round(run.question.text, response, run.found.query, (), logs))
-        return self._trace(run, action=parse(response, self.prompt.kind))
+        run.trace = self._trace(run, action=parse(response, self.prompt.kind))
 
-    def _retrieve(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
-        """Search for every question; one whose query cannot be searched for fails alone."""
-        failed = self.retriever.find([(run.question.id, run.found) for run in active])
-        ended |= {id(active[n]): self._trace(active[n], error=error) for n, error in failed.items()}
-
-    def _distil(self, active: Sequence[_Run], ended: dict[int, Trace]) -> None:
+    def _distil(self, active: Sequence[_Run]) -> None:
         """Cheatsheet only: write notes anew for every question that has found new logs."""
         policy = self.builder.policy
         if not policy or policy.inject != "cheatsheet":
             return
-        todo, most = [], min(self.limits.max_new_tokens, self.prompt.notes_tokens or self.limits.max_new_tokens)
-        for run in active:
-            if run.found.new[1] and id(run) not in ended:
-                try:
-                    context = self.builder.distil_context(run.question, self._logs(run))
-                    self.lm.check(context, most)
-                    todo.append((run, context))
-                except EndpointError:
-                    raise
-                except LagkitError as error:
-                    ended[id(run)] = self._trace(run, error=error)
-        for run, result in self._generate(todo, (), most):
-            if isinstance(result, Exception):
-                ended[id(run)] = self._trace(run, error=result)
+        most = min(self.limits.max_new_tokens, self.prompt.notes_tokens or self.limits.max_new_tokens)
+        new = [run for run in active if run.found.new[1]]
+        todo = self._build(new, lambda run: self.builder.distil_context(run.question, self._logs(run)), most)
+        self._generate(todo, (), most)
+        for run in todo:
+            if not isinstance(run.result, Generation):
+                self._fail(run, run.result)
                 continue
-            run.spent += result.usage
-            if unclosed(self.lm.opens + result.text):
-                ended[id(run)] = self._trace(run, error=self._thought_on())
+            run.spent += run.result.usage
+            if unclosed(self.lm.opens + run.result.text):
+                self._fail(run, self._thought_on())
             else:
-                run.notes = without_reasoning(self.lm.opens + result.text)
+                run.notes = without_reasoning(self.lm.opens + run.result.text)
 
     def _context(self, run: _Run) -> Any:
         ids = shown(run.found.passages, grouped=self.prompt.grouped)
@@ -259,35 +245,30 @@ class Agent:
         notes = run.notes or self.builder.notes(logs)
         told, in_front = (notes, "") if policy is None or policy.place == "user_turn" else ("", notes)
         run.user_turn = self.prompt.user_turn(run.question, passages, previous=previous, notes=told)
-        context = self.builder.context(run.question, run.user_turn, logs, in_front)
-        self.lm.check(context, self.limits.max_new_tokens)
-        return context
+        return self.builder.context(run.question, run.user_turn, logs, in_front)
 
     def _logs(self, run: _Run) -> list[str]:
         """The logs that a question has found, in the order in which they are shown."""
         return shown(run.found.logs, grouped=self.prompt.grouped)
 
-    def _generate(
-        self, ready: Sequence[tuple[_Run, Any]], stop: Sequence[str], most: int | None = None
-    ) -> Iterator[_Result]:
-        """Generate in a batch; when the batch fails, one by one, so that only the culprit fails.
-
-        An endpoint that cannot be used is no question's fault, and ends the run.
-        """
-        if not ready:
-            return
+    def _generate(self, ready: Sequence[_Run], stop: Sequence[str], most: int) -> None:
+        """Generate in a batch; when it fails, one by one, so that only the culprit fails. Raises EndpointError."""
         try:
-            contexts, most = [c for _, c in ready], most or self.limits.max_new_tokens
-            results = self.lm.generate(contexts, most, stop=stop, batch_size=self.limits.batch_size)
-            yield from zip((run for run, _ in ready), results, strict=True)
+            contexts, batch_size = [run.context for run in ready], self.limits.batch_size
+            results = self.lm.generate(contexts, most, stop=stop, batch_size=batch_size) if ready else []
+            for run, result in zip(ready, results, strict=True):
+                run.result = result
         except EndpointError:
             raise
         except (RuntimeError, LagkitError) as error:
             if len(ready) == 1:
-                yield ready[0][0], error
+                ready[0].result = error
                 return
-            for pair in ready:
-                yield from self._generate([pair], stop, most)
+            for run in ready:
+                self._generate([run], stop, most)
+
+    def _fail(self, run: _Run, error: Exception | None) -> None:
+        run.trace = self._trace(run, error=error)
 
     def _trace(self, run: _Run, *, action: Action | None = None, error: Exception | None = None) -> Trace:
         answer = encodable(action.text) if action and action.kind == "answer" else None
@@ -308,7 +289,6 @@ class Agent:
         )
 
 
-def _given(data: Dataset | None) -> Dataset:
-    if data is None:
-        raise ConfigError("Give the agent the data that it is to work on, or a prompt and an index of passages.")
-    return data
+def _going(runs: Iterable[_Run]) -> list[_Run]:
+    """Those that have not ended."""
+    return [run for run in runs if run.trace is None]

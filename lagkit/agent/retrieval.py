@@ -63,40 +63,28 @@ class Retriever:
         A query that was asked before brings the next best ones. Questions for which the same is asked of an index are
         searched for at once. Raises EndpointError.
         """
-        alike: dict[tuple[int, frozenset[str]], list[tuple[int, Vectors]]] = defaultdict(list)
-        for number, vector in enumerate(self.embedder.queries([found.query for _, found in some])):
-            id, found = some[number]
-            before = found.asked[found.query]
+        vectors = np.asarray(self.embedder.queries([found.query for _, found in some]))
+        alike: dict[tuple[int, frozenset[str]], list[int]] = defaultdict(list)
+        for number, (id, found) in enumerate(some):
+            alike[found.asked[found.query], frozenset(self.exclude.get(id, ()))].append(number)
             found.asked[found.query] += 1
-            alike[before, frozenset(self.exclude.get(id, ()))].append((number, vector))
         failed: dict[int, LagkitError] = {}
-        for (before, barred), asking in alike.items():
-            self._search(some, asking, before, barred, failed)
+        todo = [*alike.items()]
+        while todo:
+            (before, barred), group = todo.pop()
+            try:
+                passages, logs = self._passages(vectors[group], before), self._logs(vectors[group], before, barred)
+            except EndpointError:
+                raise
+            except LagkitError as error:
+                if len(group) == 1:
+                    failed[group[0]] = error
+                else:  # one by one, so that only the culprit fails
+                    todo += [((before, barred), [number]) for number in group]
+                continue
+            for number, its_passages, its_logs in zip(group, passages, logs, strict=True):
+                some[number][1].add(its_passages, its_logs)
         return failed
-
-    def _search(
-        self,
-        some: Sequence[tuple[str, Found]],
-        asking: Sequence[tuple[int, Vectors]],
-        before: int,
-        barred: frozenset[str],
-        failed: dict[int, LagkitError],
-    ) -> None:
-        """Passages and logs of some questions; when that fails, one by one, so that only the culprit fails."""
-        vectors = np.stack([vector for _, vector in asking])
-        try:
-            passages, logs = self._passages(vectors, before), self._logs(vectors, before, barred)
-        except EndpointError:
-            raise
-        except LagkitError as error:
-            if len(asking) == 1:
-                failed[asking[0][0]] = error
-                return
-            for one in asking:
-                self._search(some, [one], before, barred, failed)
-            return
-        for (number, _), its_passages, its_logs in zip(asking, passages, logs, strict=True):
-            some[number][1].add(its_passages, its_logs)
 
     def _passages(self, vectors: Vectors, before: int) -> list[list[Hit]]:
         k = self.limits.passages

@@ -20,10 +20,7 @@ _UNSEEN = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u2060\
 
 
 def trimmed(text: str) -> str:
-    """Text without outer white space; some data sets have it on the right option alone, which gives the answer away.
-
-    White space inside stays: it sets out tables and code.
-    """
+    """Text without outer white space: some data sets have it on the right option alone."""
     return text.strip(_UNSEEN)
 
 

@@ -47,11 +47,10 @@ _LABEL = re.compile(
 def choice_letter(answer: str | None, n_choices: int, *, strict: bool) -> str | None:
     """The option that an answer names, as a letter from A to the last of `n_choices`; None when it names none.
 
-    Strict: the answer holds one letter in parentheses, as `(B)`; the same one may be repeated, a second one is refused.
-    Parentheses of functions, as in `P(A)`, and letters of no option don't count. Flexible: failing that, what
-    `stated_letter` finds.
+    Strict: one letter in parentheses, as `(B)`, which may be repeated; not those of functions, as in `P(A)`. Flexible:
+    failing that, what `stated_letter` finds.
     """
-    bracketed = _bracketed(answer or "", n_choices)
+    bracketed = set(_options(_BRACKETED, answer or "", n_choices))
     if len(bracketed) == 1:
         return bracketed.pop()
     return None if strict else stated_letter(answer or "", n_choices)
@@ -60,20 +59,16 @@ def choice_letter(answer: str | None, n_choices: int, *, strict: bool) -> str | 
 def stated_letter(response: str, n_choices: int) -> str | None:
     """The option that a whole response states, tagged or not; None when it states none.
 
-    The forms are those that public harnesses read (`_STATED`), the first that is found, where it is found last; failing
-    these, a label that opens a line, if it is the only one. A letter that is merely mentioned is no answer.
+    By the first form of `_STATED` (those of public harnesses) that is found, where it is found last; failing these, by
+    the only label that opens a line. A letter that is merely mentioned is no answer.
     """
     text = re.sub(r"[^\S\n]+", " ", _MARKS.sub("", response))
     text = re.sub(r" ?\n\s*", "\n", text).strip()
     for pattern in _STATED:
         if found := _options(pattern, text, n_choices):
             return found[-1]
-    labels = set(_options(_LABEL, text, n_choices)) if len(_bracketed(text, n_choices)) < 2 else set()
-    return labels.pop() if len(labels) == 1 else None
-
-
-def _bracketed(text: str, n_choices: int) -> set[str]:
-    return set(_options(_BRACKETED, text, n_choices))
+    labels, bracketed = (set(_options(pattern, text, n_choices)) for pattern in (_LABEL, _BRACKETED))
+    return labels.pop() if len(labels) == 1 and len(bracketed) < 2 else None
 
 
 def _options(pattern: re.Pattern[str], text: str, n_choices: int) -> list[str]:

@@ -55,9 +55,8 @@ class Dataset:
         return self.seen if name == "seen" else self.unseen
 
     def sample(self, split: str, n: int | None, seed: int) -> tuple[Question, ...]:
-        """`n` questions of a split (None: all), drawn by `seed`, in file order.
+        """`n` questions of a split (None: all), drawn by `seed`, in file order; a larger sample holds the smaller.
 
-        The sample of a smaller `n` is a part of that of a larger one, so a run can grow without being redone.
         Raises ConfigError when the split does not hold `n` questions.
         """
         questions = self.split(split)
@@ -102,14 +101,9 @@ LOADERS: dict[str, Callable[[Path], Dataset]] = {}
 
 
 def load(folder: Path | str, dataset: str | None = None) -> Dataset:
-    """Read a data folder; `dataset` names its record shape, by default the folder's name.
+    """Read a data folder; `dataset` names its record shape (a key of `LAYOUTS`, or a registered loader).
 
-    A record shape is a key of `LAYOUTS`, or the name of a registered loader.
-
-    Question ids are the data set's own (GPQA has none: a hash of the content), hops are MuSiQue's sub-questions or
-    2Wiki's evidence triples, and `category` is the hop type or the subject.
-
-    Texts lose their outer white space. Raises DataError for a missing folder or file, for text that is not JSON or
+    By default that is the folder's name. Raises DataError for a missing folder or file, for text that is not JSON or
     repeats a key, for a record of another shape (naming file, record and key), and for a question id that occurs twice;
     ConfigError for an unknown `dataset`.
     """
@@ -133,7 +127,7 @@ def load(folder: Path | str, dataset: str | None = None) -> Dataset:
 
 
 def _checked(data: Dataset, name: str) -> Dataset:
-    """What a registered loader gave; raises DataError unless it is a data set whose questions have ids of their own."""
+    """What a registered loader gave; raises DataError where it is no data set, or one that cannot be worked on."""
     if not isinstance(data, Dataset):
         raise DataError(f"the loader {name!r} gave a {type(data).__name__}: let it give a datasets.loaders.Dataset")
     if twice := [id for id, count in Counter(question.id for question in data.questions).items() if count > 1]:
@@ -146,9 +140,8 @@ def _checked(data: Dataset, name: str) -> Dataset:
 def overlap(seen: Iterable[Question], question: Question) -> Stratum:
     """How much of a question's gold reasoning the questions of a log store share, by hop id.
 
-    `"all"` of its hops, the `"final"` one (but not all), only an `"other"` one, or `"none"`; a question without hops
-    has none to share: `Dataset.no_strata` tells data of which that holds throughout. For 2Wiki's comparisons the final
-    hop is the last evidence triple.
+    `"all"` of its hops, the `"final"` one (but not all), only an `"other"` one, or `"none"`, also without hops. For
+    2Wiki's comparisons the final hop is the last evidence triple.
     """
     return overlaps(seen, [question])[0]
 
@@ -201,7 +194,7 @@ def _passages(path: Path, document: Any) -> tuple[Passage, ...]:
 
 
 def _parse(path: Path, shape: Any) -> Any:
-    """The validated content of a JSON file; a failure names the file, the record and the key in one sentence."""
+    """The validated content of a JSON file; raises DataError, which names the file, the record and the key."""
     raw = read_json(path, DataError)
     try:
         # Strict as JSON is: of Python's values, a list would be no tuple.

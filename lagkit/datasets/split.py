@@ -22,10 +22,7 @@ from lagkit.util.errors import DataError
 
 
 def components(questions: Sequence[Question]) -> list[tuple[Question, ...]]:
-    """The questions in groups: two are in one if they share a hop, or are tied by others that do. In file order.
-
-    Only hops tie: questions that are answered from the same passage may stand apart. One without hops stands alone.
-    """
+    """The questions in groups, in file order: two are in one if they share a hop, or are tied by others that do."""
     number: dict[str, int] = {}
     n = len(questions)
     ties = [(i, n + number.setdefault(hop.id, len(number))) for i, q in enumerate(questions) for hop in q.hops]
@@ -41,13 +38,12 @@ def components(questions: Sequence[Question]) -> list[tuple[Question, ...]]:
 def disjoint_split(dataset: Dataset, seed: int) -> Dataset:
     """The same questions, split anew so that no unseen one shares a hop with a seen one, in file order.
 
-    Whole components are drawn by `seed` until as many questions are seen as under the authors' split, or as near to
-    that as their sizes allow; neither side is empty. Raises DataError if the data name no hops, or if all questions
-    are one component.
+    Whole components are drawn by `seed` until as many questions are seen as under the authors' split, as near as their
+    sizes allow. Raises DataError if the data name no hops, or if all questions are one component.
     """
     if dataset.no_strata:
         raise DataError(f"{dataset.no_strata} Nor can they be split by it: use split=authors.")
-    questions = (*dataset.seen, *dataset.unseen)
+    questions = dataset.questions
     groups = components(questions)
     if len(groups) < 2:
         raise DataError(
@@ -56,21 +52,17 @@ def disjoint_split(dataset: Dataset, seed: int) -> Dataset:
         )
     random.Random(f"disjoint {seed}").shuffle(groups)
     taken = _nearest([len(group) for group in groups], len(dataset.seen))
-    seen = {question.id for i in taken for question in groups[i]}
-    return replace(
-        dataset,
-        seen=tuple(question for question in questions if question.id in seen),
-        unseen=tuple(question for question in questions if question.id not in seen),
-    )
+    ids = {question.id for i in taken for question in groups[i]}
+    seen, unseen = (tuple(q for q in questions if (q.id in ids) is wanted) for wanted in (True, False))
+    return replace(dataset, seen=seen, unseen=unseen)
 
 
 def told(authors: Dataset, split: Dataset) -> str:
     """In a sentence, what a disjoint split did to the data: components, sizes, and why these are others if they are."""
-    questions = (*authors.seen, *authors.unseen)
-    groups = components(questions)
+    groups = components(authors.questions)
     said = (
         "The split is disjoint, so no unseen question shares a hop with a seen one: "
-        f"{len(questions)} questions fall into {len(groups)} components by shared hops, the largest of "
+        f"{len(authors.questions)} questions fall into {len(groups)} components by shared hops, the largest of "
         f"{max(map(len, groups))}; {len(split.seen)} are seen and {len(split.unseen)} unseen"
     )
     if len(split.seen) == len(authors.seen):
@@ -79,11 +71,8 @@ def told(authors: Dataset, split: Dataset) -> str:
 
 
 def survey(dataset: Dataset) -> dict[str, int]:
-    """Components and both splits in numbers: sizes, and how many unseen questions share what with the seen ones.
-
-    The numbers of a disjoint split are the same with every seed. Raises DataError as `disjoint` does.
-    """
-    groups, apart = components((*dataset.seen, *dataset.unseen)), disjoint_split(dataset, seed=0)
+    """Both splits in numbers, which are the same with every seed; raises DataError as `disjoint_split` does."""
+    groups, apart = components(dataset.questions), disjoint_split(dataset, seed=0)
     strata = Counter(overlaps(dataset.seen, dataset.unseen))
     return {
         "components of shared hops": len(groups),
@@ -98,9 +87,9 @@ def survey(dataset: Dataset) -> dict[str, int]:
 
 
 def _nearest(sizes: Sequence[int], target: int) -> list[int]:
-    """Which to take so that their sizes add up as near to `target` as can be, taking neither none nor all.
+    """Which to take, neither none nor all, so that their sizes add up as near to `target` as can be.
 
-    In their order, each is taken if what is then left can still be filled; so a shuffled order makes a random draw.
+    In their order, each is taken if what is then left can still be filled: a shuffled order makes a random draw.
     """
     fills = [1]  # from the end: bit s of the i-th says whether some of the last i sizes add up to s
     for size in reversed(sizes):

@@ -13,15 +13,13 @@ API = "api:"  # what the name of a model behind an API begins with
 
 
 class Model(Protocol):
-    """What a log store has to know of a model, wherever it works."""
+    """What a log store has to know of a model: the format of its KV blocks, and what tells its stores from others."""
 
     @property
-    def dtype(self) -> Any:
-        """Of the KV blocks in its stores."""
+    def dtype(self) -> Any: ...
 
     @property
-    def fingerprint(self) -> Mapping[str, str]:
-        """Tells one model's stores from another's."""
+    def fingerprint(self) -> Mapping[str, str]: ...
 
 
 class Backend(Model, Protocol):
@@ -37,7 +35,7 @@ class Backend(Model, Protocol):
         """Raise ContextTooLong where it is known beforehand."""
 
     def confidence(self, said: Generation, start: int, stop: int) -> float | None:
-        """The mean log-probability of the tokens of `said.text[start:stop]`; None where it is not known, or empty."""
+        """The mean log-probability of the tokens of `said.text[start:stop]`; None where it is unknown, or empty."""
 
     def generate(
         self, contexts: Sequence[Any], max_new_tokens: int, *, stop: Sequence[str] = (), batch_size: int = 16

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lagkit.model.kv import KVBlock
+from lagkit.model.kv import KVBlock, Part
 
 if TYPE_CHECKING:
     from lagkit.model.rope import Realigner
@@ -24,10 +22,10 @@ MAX_BYTES = 2**30
 
 
 class BlockCache:
-    """Blocks by the checksum of their content; the least recently used go first.
+    """Blocks by the checksum of their content; the least recently used go first. Any thread may use it.
 
     max_bytes: of blocks and of their keys as they were re-aligned; one that goes lives on where a context holds it.
-    pin: keep them in page-locked memory, from which a GPU copies while it computes. Any thread may use it.
+    pin: keep them in page-locked memory, from which a GPU copies while it computes.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES, *, pin: bool = False) -> None:
@@ -46,40 +44,31 @@ class BlockCache:
     def fetch(self, name: str, tokens: int, nbytes: int, read: Callable[[], KVBlock]) -> PendingBlock:
         """The block `name`, of `tokens` tokens and `nbytes` bytes; what is not here is being read from now on.
 
-        What `read` raises comes out of `PendingBlock.ready`, and the block is read again when it is next asked for.
+        What `read` raises comes out of `PendingBlock.resolve`, and the block is read again when it is next asked for.
         """
         with self._turn:
             held = self._held.get(name)
             if held is None or held.failed:
                 if held is not None:
                     self._drop(name)
-                held = self._held[name] = PendingBlock(tokens)
+                held = self._held[name] = PendingBlock(tokens, self.remember)
                 self._grow(held, nbytes)
                 self._readers = self._readers or ThreadPoolExecutor(READERS, "lagkit-read")
-                held.block = self._readers.submit(self._read, read, held)
+                held.block = self._readers.submit(self._read, read)
             if name in self._held:  # not if it is larger than the bound
                 self._held.move_to_end(name)
             return held
 
-    def put(self, name: str, block: KVBlock) -> PendingBlock:
-        """A block that was computed instead of read, as `fetch` gives it."""
-        return self.fetch(name, len(block), block.nbytes, lambda: block)
-
-    def _read(self, read: Callable[[], KVBlock], held: PendingBlock) -> CachedBlock:
-        block = read()
-        keys, values = (t.pin_memory() if self._pin else t for t in (block.keys, block.values))
-        # A reading holds its block: if that held the reading too, neither would be freed before the garbage collector
-        # came, which counts objects and not their bytes.
-        return CachedBlock(keys, values, block.ids, partial(self._remember, weakref.ref(held)))
-
-    def _remember(self, reading: weakref.ref[PendingBlock], nbytes: int) -> bool:
-        """Count a block's re-aligned keys, unless it has gone."""
+    def remember(self, held: PendingBlock, nbytes: int) -> bool:
+        """Count a block's re-aligned keys; False if it has gone, and they are not to be kept."""
         with self._turn:
-            held = reading()
-            if held is None or held.gone:
-                return False
-            self._grow(held, nbytes)
+            if not held.gone:
+                self._grow(held, nbytes)
             return not held.gone
+
+    def _read(self, read: Callable[[], KVBlock]) -> KVBlock:
+        block = read()
+        return KVBlock(block.keys.pin_memory(), block.values.pin_memory(), block.ids) if self._pin else block
 
     def _grow(self, held: PendingBlock, nbytes: int) -> None:
         held.nbytes += nbytes
@@ -94,13 +83,18 @@ class BlockCache:
 
 
 @dataclass(eq=False)
-class PendingBlock:
-    """A block that is being read, or is here; a `kv.Part`."""
+class PendingBlock(Part):
+    """A block that is being read, or is here, with its re-aligned keys by start position where there is room for them.
+
+    nbytes: of both. gone: whether the cache has dropped it.
+    """
 
     tokens: int
+    remember: Callable[[PendingBlock, int], bool] = field(repr=False)
     nbytes: int = 0
     gone: bool = False
-    block: Future[CachedBlock] = field(default_factory=Future, repr=False)
+    block: Future[KVBlock] = field(default_factory=Future, repr=False)
+    _aligned: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return self.tokens
@@ -112,31 +106,17 @@ class PendingBlock:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(layers, kv_heads, head_dim)."""
         return self.resolve().shape
 
-    def resolve(self) -> CachedBlock:
-        """The block; waits for it. Raises what reading it raised."""
+    def resolve(self) -> KVBlock:
         return self.block.result()
 
     def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
-        """See `kv.Part`."""
-        self.resolve().write_into(realigner, start, keys, values)
-
-
-@dataclass(frozen=True, eq=False)
-class CachedBlock(KVBlock):
-    """A block that keeps its re-aligned keys for each start position, where `remember` has room for them."""
-
-    remember: Callable[[int], bool] = field(repr=False)
-    _aligned: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
-
-    def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
-        """As a KVBlock; at a place where it was before, its keys are copied."""
+        block = self.resolve()
         if (aligned := self._aligned.get(start)) is not None:
             keys.copy_(aligned)
-            values.copy_(self.values, non_blocking=True)
+            values.copy_(block.values, non_blocking=True)
             return
-        super().write_into(realigner, start, keys, values)
-        if self.remember(keys.nbytes):
+        block.write_into(realigner, start, keys, values)
+        if self.remember(self, keys.nbytes):
             self._aligned[start] = keys.clone(memory_format=torch.contiguous_format)

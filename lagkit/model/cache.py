@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,26 +25,16 @@ class _RoomyLayer(DynamicLayer):
     """
 
     def __init__(self, room: int, keys: Tensor | None = None, values: Tensor | None = None, used: int = 0) -> None:
-        """`keys`, `values`: slots `[batch, kv_heads, used + room, head_dim]`, made at the first update if absent."""
+        """`keys`, `values`: slots `[batch, kv_heads, used + room, head_dim]`; by default made at the first update."""
         super().__init__()  # type: ignore[no-untyped-call]  # of transformers
-        self._room = room
-        if keys is not None and values is not None:
+        self._room, self._slots = room, [t for t in (keys, values) if t is not None]
+        if keys is not None:
             self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-            self._adopt(keys, values, used)
+            self._show(used)
 
-    def _adopt(self, keys: Tensor, values: Tensor, used: int) -> tuple[Tensor, Tensor]:
-        self._slots = keys, values
-        self.keys, self.values = shown = keys[:, :, :used], values[:, :, :used]
-        self._view: Tensor | None = shown[0]
-        return shown
-
-    def _reserve(self, like: Sequence[Tensor], used: int, slots: int) -> None:
-        """Move to fresh storage of `slots` slots: at the first token, when full, or after `crop` and its like."""
-        fresh = [new.new_empty(*new.shape[:2], slots, new.shape[-1]) for new in like]
-        for slot, old in zip(fresh, (self.keys, self.values), strict=True):
-            if used and old is not None:
-                slot[:, :, :used] = old
-        self._adopt(fresh[0], fresh[1], used)
+    def _show(self, used: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = (slots[:, :, :used] for slots in self._slots)
+        return self.keys, self.values
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -51,19 +42,21 @@ class _RoomyLayer(DynamicLayer):
         """Append `[batch, kv_heads, new, head_dim]`; return views of all tokens so far. Grows when full."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._view = None
-        used = self.get_seq_length()
+        used, news = self.get_seq_length(), (key_states, value_states)
         end = used + key_states.shape[-2]
-        if self.keys is not self._view or end > self._slots[0].shape[2]:
-            self._reserve((key_states, value_states), used, end + self._room)
-        for slot, new in zip(self._slots, (key_states, value_states), strict=True):
-            slot[:, :, used:end] = new
-        return self._adopt(*self._slots, end)
+        if not self._slots or end > self._slots[0].shape[2]:
+            full = self._slots
+            self._slots = [new.new_empty(*new.shape[:2], end + self._room, new.shape[-1]) for new in news]
+            for slots, old in zip(self._slots, full, strict=False):
+                slots[:, :, :used] = old[:, :, :used]
+        for slots, new in zip(self._slots, news, strict=True):
+            slots[:, :, used:end] = new
+        return self._show(end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows only, and their spare slots."""
-        keys, values = self._slots
-        self._adopt(keys[indices], values[indices], self.get_seq_length())
+        self._slots = [slots[indices] for slots in self._slots]
+        self._show(self.get_seq_length())
 
 
 class _RoomyCache(DynamicCache):
@@ -78,19 +71,10 @@ def has_recurrent_state(model: PreTrainedModel) -> bool:
 
 @torch.no_grad()
 def prefill(model: PreTrainedModel, ids: Tensor, positions: Tensor | None = None) -> Cache:
-    """Read unpadded `ids` `[batch, tokens]` at `positions` (`[batch, tokens]`, default 0..n-1); no logits are made.
-
-    Slot i of the cache that comes back holds token i, in sliding layers too.
-    """
+    """The cache of unpadded `ids` `[batch, tokens]` at `positions` (`[batch, tokens]`, default 0..n-1), by slot."""
     # Without a config every layer keeps all tokens; with it, sliding layers forget those outside their window.
-    cache = DynamicCache()
-    model.base_model(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )
+    cache, mask = DynamicCache(), torch.ones_like(ids)
+    model.base_model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
     return cache
 
 
@@ -119,30 +103,25 @@ def layer_states(cache: Cache, number: int) -> tuple[Tensor, Tensor]:
     return keys, values
 
 
-def read_cache(cache: Cache, realigner: Realigner, ids: Tensor, start: int, stop: int, row: int = 0) -> KVBlock:
-    """Cut `[start, stop)` out of a freshly prefilled, unpadded cache whose slot i is position i, and un-rotate it.
-
-    `ids`: int `[stop - start]`, the tokens cut out. Raises ValueError as `stack_layers` does, or if `ids` do not fit.
-    """
-    keys, values = stack_layers(cache, start, stop, row)
+def read_cache(cache: Cache, realigner: Realigner, ids: Tensor, start: int, stop: int) -> KVBlock:
+    """Cut tokens `[start, stop)`, of these `ids`, out of an unpadded cache whose slot i is position i, without RoPE."""
+    keys, values = stack_layers(cache, start, stop)
     keys = realigner.unrotate(keys, torch.arange(start, stop, device=keys.device))
     return KVBlock(keys, values, ids.to(keys.device, torch.long))
 
 
 def build_cache(
-    rows: Sequence[Part | Sequence[Part] | None], model: PreTrainedModel, realigner: Realigner, capacity: int
+    rows: Sequence[Sequence[Part]], model: PreTrainedModel, realigner: Realigner, capacity: int
 ) -> tuple[Cache, Tensor]:
-    """Lay each row's block or blocks, all `ready`, at positions 0..n-1 in a cache for `model.generate`.
+    """Write each row's parts side by side, at positions 0..n-1, into a cache for `model.generate`.
 
-    Several blocks of a row stand one after the other; that is faster than to concatenate them first. Rows without any
-    (None) and shorter ones are padded on the left with zeros up to P, the longest. Returns the cache, with
-    preallocated slots for `capacity` tokens more, and the prefix mask, int64 `[batch, P]`: the attention mask to pass
-    is `cat([prefix_mask, prompt_mask], 1)`. Use a cache once, for greedy decoding. Where layers slide, windows are
-    counted in slots, so prompts of one batch should be equally long once the text outgrows the window.
-    Raises ContextTooLong beyond the realigner's limit, StoreMismatch if a block is not of this model's shape.
+    Shorter rows are padded on the left with zeros up to P, the longest. Returns the cache, with preallocated slots for
+    `capacity` tokens more, and the prefix mask, int64 `[batch, P]`: the attention mask to pass is
+    `cat([prefix_mask, prompt_mask], 1)`. Use a cache once. Where layers slide, windows are counted in slots, so prompts
+    of one batch should be equally long once the text outgrows the window.
+    Raises ContextTooLong beyond the realigner's limit, StoreMismatch if a part is not of this model's shape.
     """
-    parts = [list(row or ()) if row is None or isinstance(row, Sequence) else [row] for row in rows]
-    lengths = [sum(map(len, blocks)) for blocks in parts]
+    lengths = [sum(map(len, parts)) for parts in rows]
     longest = max(lengths, default=0)
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
     mask = torch.zeros(len(rows), longest, dtype=torch.long, device=model.device)
@@ -152,68 +131,58 @@ def build_cache(
         raise ContextTooLong(
             f"{longest} injected tokens exceed the {realigner.limit} positions of {realigner.kind} RoPE: inject fewer."
         )
-    layers, kv_heads, head_dim = _common_shape([b for blocks in parts for b in blocks], depth)
+    layers, kv_heads, head_dim = _common_shape([part for parts in rows for part in parts], depth)
     size = (layers, len(rows), kv_heads, longest + capacity, head_dim)
     keys, values = (torch.empty(size, dtype=model.dtype, device=model.device) for _ in range(2))
-    for row, (blocks, tokens) in enumerate(zip(parts, lengths, strict=True)):
+    for row, (parts, tokens) in enumerate(zip(rows, lengths, strict=True)):
         pad = longest - tokens
         mask[row, pad:] = 1
         # Masked slots are still multiplied by zero weights: left uninitialised, a NaN there would spread.
         keys[:, row, :, :pad].zero_()
         values[:, row, :, :pad].zero_()
-        _lay(blocks, realigner, keys[:, row, :, pad:longest], values[:, row, :, pad:longest])
+        start = 0
+        for part in parts:
+            slots = slice(pad + start, pad + start + len(part))
+            part.write_into(realigner, start, keys[:, row, :, slots], values[:, row, :, slots])
+            start += len(part)
     return _RoomyCache([_RoomyLayer(capacity, k, v, longest) for k, v in zip(keys, values, strict=True)]), mask
 
 
-def split_rows(cache: Cache, spans: Sequence[tuple[int, int]]) -> list[Cache]:
-    """A cache of one row each, of the row's slots `[start, stop)`; views, not copies."""
+@dataclass(frozen=True, eq=False)
+class CachedRow(Part):
+    """Tokens `[start, stop)` of one row of a cache, keys rotated to 0.. : stands at the start of a context again.
 
-    def cut(number: int, row: int, start: int, stop: int) -> _RoomyLayer:
-        if stop == start:
-            return _RoomyLayer(0)
-        keys, values = (states[row : row + 1, :, start:stop] for states in layer_states(cache, number))
-        return _RoomyLayer(0, keys, values, stop - start)
-
-    depth = range(len(cache.layers))
-    return [_RoomyCache([cut(number, row, *span) for number in depth]) for row, span in enumerate(spans)]
-
-
-def merge_rows(caches: Sequence[Cache], capacity: int) -> tuple[Cache, Tensor]:
-    """Put caches of one row each side by side, padded on the left to the longest, with `capacity` more slots.
-
-    Rows end together, so no row has a hole: sliding windows see what they should whatever the lengths. Returns the
-    cache and its attention mask, int64 `[batch, longest]`, on the CPU.
+    ids: int64 `[stop - start]`, where it stands in a context.
     """
-    lengths = [cache.get_seq_length() for cache in caches]
-    longest = max(lengths)
-    fullest = caches[lengths.index(longest)].layers
-    mask = torch.zeros(len(caches), longest, dtype=torch.long)
-    for row, tokens in enumerate(lengths):
-        mask[row, longest - tokens :] = 1
-    if not longest:
-        return _RoomyCache([_RoomyLayer(capacity) for _ in fullest]), mask
-    layers = []
-    for number, layer in enumerate(fullest):
-        slots = []
-        for name in ("keys", "values"):
-            like = getattr(layer, name)
-            slot = like.new_empty(len(caches), like.shape[1], longest + capacity, like.shape[3])
-            for row, tokens in enumerate(lengths):
-                slot[row, :, : longest - tokens] = 0  # as in `build_cache`: masked slots must be finite
-                if tokens:
-                    slot[row, :, longest - tokens : longest] = getattr(caches[row].layers[number], name)[0]
-            slots.append(slot)
-        layers.append(_RoomyLayer(capacity, slots[0], slots[1], longest))
-    return _RoomyCache(layers), mask
 
+    cache: Cache
+    row: int
+    start: int
+    stop: int
+    ids: Tensor | None = None
 
-def _lay(parts: Sequence[Part], realigner: Realigner, keys: Tensor, values: Tensor) -> None:
-    """Write the parts side by side into slots `[layers, kv_heads, tokens, head_dim]`, keys rotated to 0..n-1."""
-    start = 0
-    for part in parts:
-        slots = slice(start, start + len(part))
-        part.write_into(realigner, start, keys[:, :, slots], values[:, :, slots])
-        start += len(part)
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        _, kv_heads, _, head_dim = layer_states(self.cache, 0)[0].shape
+        return len(self.cache.layers), kv_heads, head_dim
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        layers = range(len(self.cache.layers) if len(self) else 0)  # an empty cache has no tensors yet
+        return sum(t.nbytes for number in layers for t in self._states(number))
+
+    def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+        """Copied as they are: `start` is 0."""
+        for number, slots in enumerate(zip(keys, values, strict=True)):
+            for slot, cached in zip(slots, self._states(number), strict=True):
+                slot.copy_(cached)
+
+    def _states(self, number: int) -> list[Tensor]:
+        return [states[self.row, :, self.start : self.stop] for states in layer_states(self.cache, number)]
 
 
 def _common_shape(parts: Sequence[Part], depth: int) -> tuple[int, int, int]:

@@ -22,10 +22,6 @@ SCALES = 2.0 ** ((torch.arange(256) - 160) / 8)
 # The largest number of a channel is at most so many scales, and so at most 127 of them when rounded. Not 127, for then
 # a number could round down so far that the next smaller scale held it, and to encode twice would not be to encode once.
 _MOST = 127.2
-_TENSORS: dict[Codec, tuple[str, ...]] = {
-    "none": ("keys", "values"),
-    "int8": ("keys", "key_scales", "values", "value_scales"),
-}
 
 
 def pack(keys: Tensor, values: Tensor, codec: Codec) -> dict[str, Tensor]:
@@ -37,7 +33,12 @@ def pack(keys: Tensor, values: Tensor, codec: Codec) -> dict[str, Tensor]:
     if codec == "none":
         return {"keys": keys, "values": values}
     (keys, key_scales), (values, value_scales) = quantise(keys, 2), quantise(values, 3)
-    return dict(zip(_TENSORS[codec], (keys, key_scales.squeeze(2), values, value_scales.squeeze(3)), strict=True))
+    return {
+        "keys": keys,
+        "key_scales": key_scales.squeeze(2),
+        "values": values,
+        "value_scales": value_scales.squeeze(3),
+    }
 
 
 def unpack(tensors: Mapping[str, Tensor], codec: Codec, dtype: str) -> tuple[Tensor, Tensor]:
@@ -45,25 +46,13 @@ def unpack(tensors: Mapping[str, Tensor], codec: Codec, dtype: str) -> tuple[Ten
 
     Raises ValueError if the tensors are not what `pack` makes, or the dtype is none of floating point.
     """
+    keys, values = tensors["keys"], tensors["values"]
     if codec == "none":
-        return tensors["keys"], tensors["values"]
+        return keys, values
     wanted = getattr(torch, dtype, None)
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
         raise ValueError(f"its dtype is {dtype or 'not told'}")
-    keys, key_scales, values, value_scales = (tensors[name] for name in _TENSORS[codec])
-    return dequantise(keys, key_scales, 2, wanted), dequantise(values, value_scales, 3, wanted)
-
-
-def names(codec: Codec) -> tuple[str, ...]:
-    """The names of the tensors that `pack` makes."""
-    return _TENSORS[codec]
-
-
-def packed_bytes(keys: Tensor, values: Tensor, codec: Codec) -> int:
-    """The bytes of what `pack` makes."""
-    if codec == "none":
-        return keys.nbytes + values.nbytes
-    return keys.numel() + keys[:, :, :1].numel() + values.numel() + values[..., :1].numel()
+    return dequantise(keys, tensors["key_scales"], 2, wanted), dequantise(values, tensors["value_scales"], 3, wanted)
 
 
 def quantise(numbers: Tensor, shared: int, most: float = _MOST) -> tuple[Tensor, Tensor]:

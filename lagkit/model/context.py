@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from lagkit.model.kv import KVBlock, Part
 from lagkit.types import Usage
@@ -28,8 +28,7 @@ class Context:
     @property
     def blocks(self) -> tuple[KVBlock, ...]:
         """The parts' KV; waits for those that are being read. Raises DamagedBlock."""
-        # What is gone on from (`PrefixCache.resume`) is no block, and stands in no context outside `generate`.
-        return cast("tuple[KVBlock, ...]", tuple(part.resolve() for part in self.parts))
+        return tuple(part.resolve() for part in self.parts)
 
     @property
     def injected(self) -> int:
@@ -39,10 +38,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Generation:
-    """Newly generated text and its cost; `text` ends with the stop string that ended it, if one did.
+    """Newly generated text, up to and with the stop string that ended it, and its cost.
 
-    `usage.seconds` is the batch's wall time divided by its rows. `logprobs` are the natural logarithms of the
-    probabilities of `ids`; empty where they are not known.
+    `usage.seconds`: the batch's wall time divided by its rows. `logprobs`: natural logarithms, of each of `ids`; empty
+    where they are not known.
     """
 
     text: str

@@ -1,7 +1,6 @@
 """Families of language models, each as a tiny random model that is built in-process: what re-alignment is tried on.
 
-A tiny model has all that matters for moving keys (which dimensions turn, in which layout, how fast, in which layers;
-what else its cache holds) and nothing that costs: it is built, probed and measured in a tenth of a second.
+A tiny model has all that matters for moving keys, and is built, probed and measured in a tenth of a second.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from lagkit.util.errors import ConfigError
 
 @dataclass(frozen=True)
 class Family:
-    """One family: transformers' `model_type`, what its keys have of their own, and what differs from the usual sizes.
+    """One family: transformers' `model_type`, and what differs from the usual sizes.
 
-    trait: in words, empty for plain RoPE on all dimensions of all layers. refused: whether its KV is known to be bound
-    to a position, which the probe has to find out by itself; `trait` is then the reason.
+    trait: what its keys have of their own; empty for plain RoPE on all dimensions. refused: whether its KV is known to
+    be bound to a position, which the probe has to find out by itself; `trait` is then the reason.
     """
 
     model_type: str
@@ -52,10 +51,7 @@ def listed(names: Sequence[str]) -> list[str]:
 
 
 def tiny(family: str, **overrides: object) -> PreTrainedModel:
-    """The family's model in fp32 and eval mode, with the same weights every time; `overrides` go to its configuration.
-
-    Raises ConfigError for a family that is not in `FAMILIES`.
-    """
+    """The family's model in fp32, with the same weights every time; raises ConfigError for an unknown family."""
     found = FAMILIES[_known(family)]
     config = AutoConfig.for_model(found.model_type, **{**_SIZES, **(found.config or {}), **overrides})
     with torch.random.fork_rng():
@@ -66,10 +62,7 @@ def tiny(family: str, **overrides: object) -> PreTrainedModel:
 
 
 def load(family: str, *, dtype: str = "float32") -> LM:
-    """The family's tiny model in `dtype`, with a tokenizer whose words are the numbers of their ids.
-
-    Raises ConfigError as `tiny` does, and UnsupportedModel for a family whose keys cannot be re-aligned.
-    """
+    """The family's tiny model, with a tokenizer whose words are the numbers of their ids; raises UnsupportedModel."""
     words = Tokenizer(WordLevel({str(id): id for id in range(VOCAB)}, unk_token="0"))
     return LM(tiny(family).to(getattr(torch, dtype)), PreTrainedTokenizerFast(tokenizer_object=words), family)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -23,8 +24,28 @@ if TYPE_CHECKING:
 FORMATS: dict[Codec, str] = {"none": "lagkit-kv-1", "int8": "lagkit-kv-int8-1"}
 
 
+class Part:
+    """A stretch of KV at the start of a context: at hand, being read, or a cache that is continued."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """(layers, kv_heads, head_dim)."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    def resolve(self) -> Any:
+        """The KV itself, waited for where it is being read; raises DamagedBlock."""
+        return self
+
+    @abstractmethod
+    def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
+        """Write itself into slots `[layers, kv_heads, tokens, head_dim]`, the keys rotated to positions `start`.. ."""
+
+
 @dataclass(frozen=True, eq=False)
-class KVBlock:
+class KVBlock(Part):
     """Keys and values of consecutive or picked tokens of one text, free of positions; no tokens are legal too.
 
     `keys` (without RoPE) and `values`: `[layers, kv_heads, tokens, head_dim]`; `ids`: int64 `[tokens]`.
@@ -52,16 +73,10 @@ class KVBlock:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(layers, kv_heads, head_dim)."""
         layers, kv_heads, _, head_dim = self.keys.shape
         return layers, kv_heads, head_dim
 
-    def resolve(self) -> KVBlock:
-        """Itself: see `Part`."""
-        return self
-
     def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
-        """Write itself into slots `[layers, kv_heads, tokens, head_dim]`, the keys rotated to positions `start`.. ."""
         at = torch.arange(start, start + len(self), device=keys.device)
         # From pinned memory to a GPU, neither copy waits for the other.
         realigner.rotate(self.keys.to(keys.device, non_blocking=True), at, out=keys)
@@ -81,8 +96,6 @@ class KVBlock:
         """The tokens of all blocks, one after the other; raises ValueError if there is no block."""
         if not blocks:
             raise ValueError("concat needs at least one KV block")
-        if len(blocks) == 1:
-            return blocks[0]
         keys, values = (torch.cat([getattr(b, name) for b in blocks], dim=2) for name in ("keys", "values"))
         return cls(keys, values, torch.cat([b.ids for b in blocks]))
 
@@ -91,43 +104,20 @@ class KVBlock:
         keys, values = (t.to(device=device, dtype=dtype) for t in (self.keys, self.values))
         return KVBlock(keys, values, self.ids.to(device=device))
 
-    def save(self, path: str | Path, codec: Codec = "none") -> None:
-        """Write a safetensors file; the ids take 4 bytes each.
-
-        Raises OSError or SafetensorError if that fails, and ValueError for numbers that the codec cannot hold.
-        """
-        tensors, metadata = self._packed(codec)
-        safetensors.torch.save_file(tensors, path, metadata=metadata)
-
     def dump(self, codec: Codec = "none") -> bytes:
-        """What `save` writes; raises ValueError as it does."""
-        tensors, metadata = self._packed(codec)
-        return safetensors.torch.save(tensors, metadata=metadata)
-
-    def _packed(self, codec: Codec) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The content of a safetensors file, ids in 4 bytes each; raises ValueError for what the codec cannot hold."""
         tensors = {**codecs.pack(self.keys, self.values, codec), "ids": self.ids.to(torch.int32)}
         format = FORMATS[codec]
         if codec != "none":  # The tensors do not tell. Not an entry of its own: several are written in any order.
             format += "/" + str(self.keys.dtype).removeprefix("torch.")
-        return {name: t.contiguous() for name, t in tensors.items()}, {"format": format}
-
-    @classmethod
-    def load(cls, path: str | Path, codec: Codec = "none") -> KVBlock:
-        """Read a file that `save` wrote, in the dtype that it was saved from.
-
-        Raises DamagedBlock naming the file, also for one of another codec.
-        """
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise DamagedBlock(f"KV block {path} cannot be used ({error}): encode its log again.") from error
-        return cls.parse(data, path, codec)
+        return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()}, {"format": format})
 
     @classmethod
     def parse(cls, data: bytes, where: str | Path, codec: Codec = "none") -> KVBlock:
-        """What `load` makes of a file's content; DamagedBlock names `where` it came from.
+        """The block of which `dump` made `data`, in its dtype.
 
-        Not memory-mapped: a page fault for every 4 kB takes longer than to read and check them all.
+        Raises DamagedBlock, which names `where` it came from, also for another codec. Not memory-mapped: a page fault
+        for every 4 kB takes longer than to read and check them all.
         """
         try:
             tensors = safetensors.torch.load(data)
@@ -138,19 +128,3 @@ class KVBlock:
             return cls(*codecs.unpack(tensors, codec, dtype), tensors["ids"].long())
         except (SafetensorError, ValueError, KeyError) as error:
             raise DamagedBlock(f"KV block {where} cannot be used ({error}): encode its log again.") from error
-
-
-class Part(Protocol):
-    """A stretch of KV at the start of a context, be it at hand, in the making, or a cache that is gone on from."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(layers, kv_heads, head_dim)."""
-
-    def __len__(self) -> int: ...
-
-    def resolve(self) -> Part:
-        """What can be laid, waited for where it is being read; raises DamagedBlock."""
-
-    def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
-        """Write itself into slots `[layers, kv_heads, tokens, head_dim]` for positions `start`.. ."""

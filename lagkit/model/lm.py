@@ -15,12 +15,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lagkit.model.block_cache import BlockCache
-from lagkit.model.cache import build_cache, merge_rows, read_cache, split_rows
+from lagkit.model.cache import CachedRow, build_cache, read_cache
 from lagkit.model.context import Context, Generation
-from lagkit.model.devices import best_device, present_device, torch_dtype
+from lagkit.model.devices import best_device, check_load, present_device, torch_dtype
 from lagkit.model.hub import parameters, resolve_model
 from lagkit.model.kv import KVBlock
-from lagkit.model.machine import check_load
 from lagkit.model.prompts.actions import end_of_action, opened
 from lagkit.model.prompts.templates import PLAIN_CHAT, TODAY, asks_for_date, dated
 from lagkit.model.prompts.untrusted import breaker, marks
@@ -54,12 +53,11 @@ class LM:
 
     @classmethod
     def load(cls, name: str, *, device: str | None = None, dtype: str | None = None) -> LM:
-        """Load by alias (`smollm2`, `qwen`), hub id or folder.
+        """Load by alias (`smollm2`, `qwen`), hub id or folder; warns of a large model that will be slow on a CPU.
 
         device: `cpu`, `cuda`, `cuda:N` or `mps`; by default the best there is. dtype: `float32` or `bfloat16`
-        (default). Raises ConfigError for another or missing device and another dtype, before anything is fetched;
-        ModelNotFound, UnsupportedModel, and MachineTooSmall for a large model on a CPU, about which it warns if it will
-        be slow.
+        (default). Raises ConfigError for others, before anything is fetched; ModelNotFound, UnsupportedModel, and
+        MachineTooSmall.
         """
         device = best_device() if device is None else present_device(device)
         numbers = torch_dtype(dtype or "bfloat16")
@@ -121,10 +119,7 @@ class LM:
         }
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of `text` as it stands: special tokens that are spelled out count, none are added.
-
-        What comes from data has to go through `plain` first, unless `chat` has made it part of a conversation.
-        """
+        """Token ids of `text`, special tokens included if it spells them: data goes through `plain` or `chat` first."""
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     @cached_property
@@ -135,8 +130,8 @@ class LM:
     def chat(self, messages: Sequence[dict[str, str]], *, open_turn: bool) -> str:
         """Messages, made `plain`, through the model's own chat template; `open_turn` starts the assistant's turn.
 
-        Where the template knows no system message, its words go in front of the first user turn. Raises ConfigError
-        where the template refuses the messages all the same.
+        Where it knows no system message, its words go in front of the first user turn. Raises ConfigError where it
+        refuses the messages all the same.
         """
         messages = [{**message, "content": self.plain(message["content"])} for message in messages]
         try:
@@ -187,10 +182,7 @@ class LM:
 
     @torch.inference_mode()
     def encode(self, context: Context, start: int, stop: int) -> KVBlock:
-        """Prefill `context` and keep its tokens `[start, stop)`, counted from the first injected one.
-
-        Raises ContextTooLong.
-        """
+        """The KV of the context's tokens `[start, stop)`, counted from the first injected; raises ContextTooLong."""
         inputs = self._inputs([context])
         self.model.base_model(**inputs)
         ids = torch.cat([*(block.ids.cpu() for block in context.blocks), torch.tensor(context.ids, dtype=torch.long)])
@@ -199,14 +191,14 @@ class LM:
     def _inputs(self, contexts: Sequence[Context]) -> dict[str, Any]:
         """Arguments of one plain forward pass; its cache then holds the injected and the prefilled tokens.
 
-        Rows are padded on the left of what is injected and on the right of the prompt, so that none has a hole.
+        Rows are padded left of what is injected and right of the prompt, so that none has a hole.
         """
         for context in contexts:
             self.check(context, 0)
         lengths = torch.tensor([[len(context.ids)] for context in contexts])
         injected = torch.tensor([[context.injected] for context in contexts])
         longest = int(lengths.max())
-        cache, prefix = build_cache([context.blocks for context in contexts], self.model, self.realigner, longest)
+        cache, prefix = build_cache([context.parts for context in contexts], self.model, self.realigner, longest)
         places = torch.arange(longest)[None]
         ids = torch.zeros(len(contexts), longest, dtype=torch.long)
         for row, context in zip(ids, contexts, strict=True):
@@ -238,41 +230,35 @@ class LM:
     def _generate_batch(self, contexts: list[Context], max_new_tokens: int, stop: Sequence[str]) -> list[Generation]:
         """Prefill some rows at a time, then decode all together."""
         began = time.perf_counter()
-        caches: list[Cache] = []
+        rows: list[CachedRow] = []
         wanted, contexts = contexts, [c.prefix_cache.resume(c) if c.prefix_cache else c for c in contexts]
         for some in _groups(contexts):
-            inputs = self._inputs([Context(context.ids[:-1], context.blocks) for context in some])
+            inputs = self._inputs([Context(context.ids[:-1], context.parts) for context in some])
             if inputs["input_ids"].numel():
                 self.model.base_model(**inputs)
             ends = inputs["attention_mask"].shape[1] - inputs["input_ids"].shape[1]
             spans = [(ends - context.injected, ends + len(context.ids) - 1) for context in some]
-            caches += split_rows(inputs["past_key_values"], spans)
-        for context, row in zip(wanted, caches, strict=True):
+            rows += [CachedRow(inputs["past_key_values"], row, *span) for row, span in enumerate(spans)]
+        for context, row in zip(wanted, rows, strict=True):
             if context.prefix_cache:
                 context.prefix_cache.keep(context, row)
-        cache, mask = merge_rows(caches, max_new_tokens + 1)
-        last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
-        said = [context.said for context in contexts]
-        new = self._decode(last, cache, mask.to(self.device), max_new_tokens, stop, said)
+        # Rows end together, so none has a hole: sliding windows see what they should whatever the lengths.
+        parts = [[row] if len(row) else [] for row in rows]
+        cache, mask = build_cache(parts, self.model, self.realigner, max_new_tokens + 1)
+        new = self._decode(contexts, cache, mask, max_new_tokens, stop)
         seconds = (time.perf_counter() - began) / len(contexts)
         read = [len(context.ids) for context in contexts]
         return [self._finish(*row, stop, seconds) for row in zip(wanted, read, new, strict=True)]
 
     def _decode(
-        self,
-        last: torch.Tensor,
-        cache: Cache,
-        mask: torch.Tensor,
-        max_new_tokens: int,
-        stop: Sequence[str],
-        said: Sequence[str],
+        self, contexts: Sequence[Context], cache: Cache, mask: torch.Tensor, max_new_tokens: int, stop: Sequence[str]
     ) -> list[list[tuple[int, float]]]:
-        """Greedy tokens of each row after `last` `[batch, 1]`, with their log-probabilities; `mask` `[batch, cached]`.
+        """Greedy tokens of each row, with their log-probabilities; all but the contexts' last ids are in the cache.
 
-        Rows that end leave the batch. Without that, the few longest responses of a batch would cost as much as if all
-        were as long.
+        `mask`: `[batch, cached]`. Rows that end leave the batch: else the longest would cost as if all were as long.
         """
-        new: list[list[tuple[int, float]]] = [[] for _ in last]
+        last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
+        new: list[list[tuple[int, float]]] = [[] for _ in contexts]
         rows = list(range(len(new)))
         ended: set[int] = set()
         for _ in range(max_new_tokens):
@@ -285,7 +271,7 @@ class LM:
             for row, token, logprob in zip(rows, last.tolist(), logprobs.tolist(), strict=True):
                 if row not in ended:
                     new[row].append((token, logprob))
-                    ended |= {row} if self._has_ended(new[row], stop, said[row]) else set()
+                    ended |= {row} if self._has_ended(new[row], stop, contexts[row].said) else set()
             last = last[:, None]
             going = [i for i, row in enumerate(rows) if row not in ended]
             if not going:

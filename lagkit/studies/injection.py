@@ -98,9 +98,10 @@ def _inject(lm: LM, folder: Path, ids: list[str], hot: BlockCache) -> dict[str, 
         times.append(time.perf_counter())
         rows = [row for log in ids if (row := store.find(log, _KEY))]
         parts = [hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row)) for row in rows]
-        blocks = [part.resolve() for part in parts]
+        for part in parts:
+            part.resolve()
         times.append(time.perf_counter())
-        build_cache([blocks], lm.model, lm.realigner, 1)
+        build_cache([parts], lm.model, lm.realigner, 1)
         times.append(time.perf_counter())
     return dict(zip(("open", "read and check", "realign"), (1e3 * np.diff(times)).tolist(), strict=True))
 

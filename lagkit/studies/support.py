@@ -163,7 +163,7 @@ def cost(lm: LM, sizes: Sizes, seed: int = 0) -> dict[str, float]:
     context = Context(_random(lm, tokens, torch.Generator().manual_seed(seed)))
     block = lm.encode(context, 0, tokens)
     ways = {
-        "inject_s": lambda: build_cache([block], lm.model, lm.realigner, 1),
+        "inject_s": lambda: build_cache([[block]], lm.model, lm.realigner, 1),
         "prefill_s": lambda: lm.encode(context, 0, 0),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}

@@ -78,8 +78,8 @@ def rotated() -> None:
     import lagkit.model.cache as kv
     from lagkit.model.kv import KVBlock
 
-    def read(_: Any, cache: Any, realigner: Any, ids: Tensor, start: int, stop: int, row: int = 0) -> Any:
-        keys, values = kv.stack_layers(cache, start, stop, row)
+    def read(_: Any, cache: Any, realigner: Any, ids: Tensor, start: int, stop: int) -> Any:
+        keys, values = kv.stack_layers(cache, start, stop)
         return KVBlock(keys, values, ids.to(keys.device))
 
     around(kv, "read_cache", read)

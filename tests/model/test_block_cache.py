@@ -99,10 +99,10 @@ def test_re_aligned_keys_are_those_of_a_cold_block_whatever_was_laid_before(rows
 def test_keys_are_kept_as_they_were_re_aligned(monkeypatch):
     lm, hot = tiny_lm("llama"), BlockCache()
     block = lm.encode(lm_context(), 0, TOKENS)
-    build_cache([hot.fetch("a", TOKENS, block.nbytes, lambda: block)], lm.model, lm.realigner, 1)
+    build_cache([[hot.fetch("a", TOKENS, block.nbytes, lambda: block)]], lm.model, lm.realigner, 1)
     assert hot.nbytes == block.nbytes + block.keys.nbytes
     monkeypatch.setattr(type(lm.realigner), "rotate", pytest.fail)
-    build_cache([hot.fetch("a", TOKENS, block.nbytes, pytest.fail)], lm.model, lm.realigner, 1)
+    build_cache([[hot.fetch("a", TOKENS, block.nbytes, pytest.fail)]], lm.model, lm.realigner, 1)
 
 
 def test_many_threads_share_it():

@@ -12,12 +12,11 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from lagkit.model.cache import (
+    CachedRow,
     build_cache,
     has_recurrent_state,
-    merge_rows,
     prefill,
     read_cache,
-    split_rows,
     stack_layers,
 )
 from lagkit.model.families import SUPPORTED, VOCAB, tiny
@@ -51,7 +50,7 @@ def generate(
     model: PreTrainedModel, realigner: Realigner, rows: Sequence, prompts: Sequence[Tensor], capacity: int = 40
 ) -> list[list[int]]:
     ids, prompt_mask = left_pad(prompts)
-    cache, prefix_mask = build_cache(rows, model, realigner, capacity)
+    cache, prefix_mask = build_cache([[] if row is None else [row] for row in rows], model, realigner, capacity)
     mask = torch.cat([prefix_mask, prompt_mask], dim=1)
     out = model.generate(ids, attention_mask=mask, past_key_values=cache, max_new_tokens=NEW_TOKENS, do_sample=False)
     return out[:, ids.shape[1] :].tolist()
@@ -69,7 +68,7 @@ def read_whole(model: PreTrainedModel, ids: Tensor) -> list[int]:
 @torch.no_grad()
 def logits_behind(model: PreTrainedModel, realigner: Realigner, row: Any, prompt: Tensor) -> Tensor:
     """Logits `[tokens, vocabulary]` of `prompt` behind the injected row."""
-    cache, mask = build_cache([row], model, realigner, len(prompt))
+    cache, mask = build_cache([[row]], model, realigner, len(prompt))
     positions = torch.arange(len(prompt)) + mask.shape[1]
     mask = torch.cat([mask, torch.ones(1, len(prompt), dtype=torch.long)], dim=1)
     return model(prompt[None], attention_mask=mask, position_ids=positions[None], past_key_values=cache).logits[0]
@@ -113,7 +112,7 @@ def test_batch_equals_one_by_one_equals_reading_the_whole_text(family: str, leng
 def test_no_row_has_a_prefix() -> None:
     model = tiny("llama")
     prompts = random_ids(7, 4)
-    cache, mask = build_cache([None, block_of(0)], model, probe(model), 8)
+    cache, mask = build_cache([[], [block_of(0)]], model, probe(model), 8)
     assert mask.shape == (2, 0)
     assert cache.get_seq_length() == 0
     expected = [read_whole(model, p) for p in prompts]
@@ -125,7 +124,7 @@ def test_blocks_cut_elsewhere_are_laid_at_positions_from_zero() -> None:
     realigner = probe(model)
     (text,) = random_ids(30)
     cut = read_cache(prefill(model, text[None]), realigner, text[12:20], 12, 20)
-    cache, _ = build_cache([cut], model, realigner, 1)
+    cache, _ = build_cache([[cut]], model, realigner, 1)
     there = prefill(model, text[None], torch.arange(30)[None] - 12)
     keys, values = stack_layers(cache, 0, 8)
     expected_keys, expected_values = stack_layers(there, 12, 20)
@@ -139,7 +138,7 @@ def test_several_blocks_of_a_row_stand_one_after_the_other() -> None:
     realigner = probe(model)
     blocks = [block_of(n, seed=n, layers=4) for n in (3, 0, 5)]
     blocks = [KVBlock(b.keys.repeat(1, 1, 1, 2), b.values.repeat(1, 1, 1, 2), b.ids) for b in blocks]
-    one, one_mask = build_cache([KVBlock.concat(blocks), None], model, realigner, 2)
+    one, one_mask = build_cache([[KVBlock.concat(blocks)], []], model, realigner, 2)
     many, many_mask = build_cache([blocks, []], model, realigner, 2)
     assert torch.equal(one_mask, many_mask)
     assert one_mask.tolist() == [[1] * 8, [0] * 8]
@@ -150,7 +149,7 @@ def test_several_blocks_of_a_row_stand_one_after_the_other() -> None:
 
 def test_padding_is_zero_and_masked_and_on_the_left() -> None:
     model = tiny("llama")
-    cache, mask = build_cache([block_of(2), None, block_of(5, seed=1)], model, probe(model), 3)
+    cache, mask = build_cache([[block_of(2)], [], [block_of(5, seed=1)]], model, probe(model), 3)
     assert mask.tolist() == [[0, 0, 0, 1, 1], [0] * 5, [1] * 5]
     for row, pad in enumerate((3, 5, 0)):
         for tensor in stack_layers(cache, 0, 5, row):
@@ -160,23 +159,21 @@ def test_padding_is_zero_and_masked_and_on_the_left() -> None:
 
 def test_rows_taken_apart_and_put_side_by_side_again_hold_the_same_tokens() -> None:
     model = tiny("llama")
-    cache, mask = build_cache([block_of(2), None, block_of(5, seed=1)], model, probe(model), 3)
-    rows = split_rows(cache, [(3, 5), (5, 5), (0, 5)])
-    assert [row.get_seq_length() for row in rows] == [2, 0, 5]
-    merged, merged_mask = merge_rows(rows, 3)
+    cache, mask = build_cache([[block_of(2)], [], [block_of(5, seed=1)]], model, probe(model), 3)
+    rows = [CachedRow(cache, row, *span) for row, span in enumerate([(3, 5), (5, 5), (0, 5)])]
+    assert [len(row) for row in rows] == [2, 0, 5]
+    merged, merged_mask = build_cache([[row] for row in rows], model, probe(model), 3)
     assert torch.equal(merged_mask, mask)
     for row in range(3):
         for found, expected in zip(stack_layers(merged, 0, 5, row), stack_layers(cache, 0, 5, row), strict=True):
             assert torch.equal(found, expected)
-    empty, empty_mask = merge_rows(split_rows(merged, [(5, 5)] * 2), 3)
-    assert (empty.get_seq_length(), empty_mask.shape) == (0, (2, 0))
 
 
 def test_decoding_writes_in_place_and_grows_beyond_its_capacity() -> None:
     model = tiny("llama")
     realigner = probe(model)
     prompts, row = random_ids(6), block_of(5)
-    roomy, mask = build_cache([row], model, realigner, 6 + NEW_TOKENS)
+    roomy, mask = build_cache([[row]], model, realigner, 6 + NEW_TOKENS)
     before = [layer.keys.data_ptr() for layer in roomy.layers]
     ids, prompt_mask = left_pad(prompts)
     model.generate(
@@ -194,7 +191,7 @@ def test_cropped_cache_goes_on_from_the_tokens_that_are_left() -> None:
     text, prompt = random_ids(12, 5)
     block = block_at_zero(model, realigner, text)
     expected = logits_behind(model, realigner, block.slice(0, 8), prompt)
-    cache, _ = build_cache([block], model, realigner, 20)
+    cache, _ = build_cache([[block]], model, realigner, 20)
     cache.crop(-4)
     with torch.no_grad():
         found = model(prompt[None], position_ids=torch.arange(8, 13)[None], past_key_values=cache).logits[0]
@@ -204,7 +201,7 @@ def test_cropped_cache_goes_on_from_the_tokens_that_are_left() -> None:
 def test_bfloat16_model_takes_blocks_of_another_dtype() -> None:
     model = tiny("llama").to(torch.bfloat16)
     realigner = probe(model)
-    cache, _ = build_cache([block_of(5, dtype=torch.float16)], model, realigner, 3)
+    cache, _ = build_cache([[block_of(5, dtype=torch.float16)]], model, realigner, 3)
     keys, values = stack_layers(cache, 0, 5)
     assert keys.dtype == values.dtype == torch.bfloat16
     assert torch.equal(values, block_of(5, dtype=torch.float16).values.bfloat16())
@@ -213,16 +210,16 @@ def test_bfloat16_model_takes_blocks_of_another_dtype() -> None:
 def test_more_tokens_than_one_frequency_regime_are_refused() -> None:
     model = tiny("llama_dynamic")
     with pytest.raises(ContextTooLong, match="129 injected tokens exceed the 128 positions of dynamic RoPE"):
-        build_cache([block_of(129)], model, probe(model), 4)
+        build_cache([[block_of(129)]], model, probe(model), 4)
 
 
 def test_blocks_of_another_model_are_refused() -> None:
     model = tiny("llama")
     realigner = probe(model)
     with pytest.raises(StoreMismatch, match=r"The model has 2 layers, but .* \(3, 2, 8\): encode the logs with this"):
-        build_cache([block_of(4, layers=3)], model, realigner, 4)
+        build_cache([[block_of(4, layers=3)]], model, realigner, 4)
     with pytest.raises(StoreMismatch, match=r"\(2, 2, 8\), \(3, 2, 8\)"):
-        build_cache([block_of(4), block_of(4, layers=3)], model, realigner, 4)
+        build_cache([[block_of(4)], [block_of(4, layers=3)]], model, realigner, 4)
 
 
 @pytest.mark.parametrize(("family", "recurrent"), [("llama", False), ("gemma3", False), ("jamba", True)])

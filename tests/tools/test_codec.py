@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lagkit.model.codec import pack, packed_bytes, unpack
+from lagkit.model.codec import pack, unpack
 from lagkit.model.kv import KVBlock
 from lagkit.util.errors import ConfigError
 from tests.helpers.blocks import block_of, same
@@ -21,7 +21,7 @@ def test_the_int8_scheme_is_the_codec_of_stores():
     packed = pack(block.keys, block.values, "int8")
     expected = KVBlock(*unpack(packed, "int8", "float32"), block.ids)
     assert same(SCHEMES["int8"].lossy(block), expected)
-    assert SCHEMES["int8"].nbytes(block) == packed_bytes(block.keys, block.values, "int8")
+    assert SCHEMES["int8"].nbytes(block) == sum(t.nbytes for t in packed.values())
 
 
 def test_errors_grow_with_fewer_bits_as_uniform_rounding_says():
@@ -52,15 +52,15 @@ def test_keys_with_large_channels_need_scales_by_channel():
     assert by_token > 10 * by_channel
 
 
-def test_the_shortest_block_that_meets_the_target(tmp_path):
+def test_the_shortest_block_that_meets_the_target():
     """The testbed's shape, whose logs have 15 tokens and more."""
-    first = shortest(6, 3, 64, tmp_path)
+    first = shortest(6, 3, 64)
     assert 10 <= first <= 15
     for tokens, meets in ((first, True), (first - 1, False)):
         numbers = torch.ones(6, 3, tokens, 64)
-        sizes = file_sizes(KVBlock(numbers, numbers, torch.arange(tokens)), tmp_path)
+        sizes = file_sizes(KVBlock(numbers, numbers, torch.arange(tokens)))
         assert (sizes["int8"] <= 0.53 * sizes["none"]) is meets
-    assert shortest(1, 1, 1, tmp_path, limit=3) == 4
+    assert shortest(1, 1, 1, limit=3) == 4
 
 
 def test_a_run_is_measured_and_resumes(tmp_path, monkeypatch):

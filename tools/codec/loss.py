@@ -26,7 +26,7 @@ from lagkit.logs.encode import Encoder
 from lagkit.logs.header import Header
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.cache import build_cache
-from lagkit.model.codec import Codec, dequantise, quantise
+from lagkit.model.codec import CODECS, Codec, dequantise, quantise
 from lagkit.model.kv import KVBlock
 from lagkit.policy import Variant
 from lagkit.runs.answers import result_row
@@ -221,10 +221,9 @@ class Loss:
         `all` logs; the `worst` log, of `worst_tokens`; `tokens`, the mean; `from_tokens`: no block of so many tokens or
         more takes more than `TARGET_BYTES`.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            sizes = {log: file_sizes(block, Path(folder)) for log, block in self.blocks.items()}
-            like = next(iter(self.blocks.values())).keys
-            first = shortest(like.shape[0], like.shape[1], like.shape[3], Path(folder))
+        sizes = {log: file_sizes(block) for log, block in self.blocks.items()}
+        like = next(iter(self.blocks.values())).keys
+        first = shortest(like.shape[0], like.shape[1], like.shape[3])
         worst = max(sizes, key=lambda log: sizes[log]["int8"] / sizes[log]["none"])
         return {
             "all": sum(size["int8"] for size in sizes.values()) / sum(size["none"] for size in sizes.values()),
@@ -242,11 +241,11 @@ class Loss:
             for number, block in enumerate(list(self.blocks.values())[:20]):
                 paths = {codec: Path(folder) / f"{number}-{codec}" for codec in times}
                 for codec, path in paths.items():
-                    block.save(path, codec)
+                    path.write_bytes(block.dump(codec))
                 for codec in [*times] * repeats:
                     began = time.perf_counter()
-                    found = KVBlock.load(paths[codec], codec)
-                    build_cache([found], lm.model, lm.realigner, 1)
+                    found = KVBlock.parse(paths[codec].read_bytes(), paths[codec], codec)
+                    build_cache([[found]], lm.model, lm.realigner, 1)
                     times[codec].append(1e3 * (time.perf_counter() - began))
         return {str(codec): median(found) for codec, found in times.items()}
 
@@ -256,23 +255,19 @@ def relative_error(expected: Tensor, found: Tensor) -> float:
     return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
-def file_sizes(block: KVBlock, folder: Path) -> Mapping[str, int]:
+def file_sizes(block: KVBlock) -> Mapping[str, int]:
     """Bytes of the block's file in bf16, by codec."""
-    block, sizes = block.to(torch.bfloat16), {}
-    for codec in ("none", "int8"):
-        block.save(folder / "block", codec)
-        sizes[codec] = (folder / "block").stat().st_size
-    return sizes
+    return {codec: len(block.to(torch.bfloat16).dump(codec)) for codec in CODECS}
 
 
-def shortest(layers: int, kv_heads: int, head_dim: int, folder: Path, limit: int = 64) -> int:
+def shortest(layers: int, kv_heads: int, head_dim: int, limit: int = 64) -> int:
     """The least tokens from which on no block up to `limit` takes more than `TARGET_BYTES` of bf16 as int8.
 
     Longer ones take less, since their tokens share the scales of the keys. `limit + 1` if even these take more.
     """
     for tokens in range(limit, 0, -1):
         numbers = torch.ones(layers, kv_heads, tokens, head_dim)
-        sizes = file_sizes(KVBlock(numbers, numbers, torch.arange(tokens)), folder)
+        sizes = file_sizes(KVBlock(numbers, numbers, torch.arange(tokens)))
         if sizes["int8"] > TARGET_BYTES * sizes["none"]:
             return tokens + 1
     return 1

@@ -15,8 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from lagkit.datasets.world.carry import LOGS, RUNGS, Scoped, scope
-from lagkit.datasets.world.questions import ask
-from lagkit.datasets.world.world import make_world, plain, tell, trivia
+from lagkit.datasets.world.world import ask, make_world, plain, tell, trivia
 from lagkit.logs.encode import SEPARATOR
 from lagkit.types import Passage, Question
 from lagkit.util.errors import ConfigError

@@ -7,15 +7,14 @@ not, in each of the places where a policy may put logs; KV is never injected.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from lagkit.datasets.world.questions import Chain, respond, walk
-from lagkit.datasets.world.world import Fact, World, language, make_world, name_pool, plain, tell, trivia
+from lagkit.datasets.world.world import Chain, Fact, World, language, make_world, name_pool, plain, tell, trivia, walk
 from lagkit.logs.encode import SEPARATOR, kept_text
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import Keep
@@ -157,6 +156,24 @@ def _rounds(scene: _Scene, tokenizer: PreTrainedTokenizerBase, count: int) -> li
         kind: Kind = "answer" if answered else "search"
         made.append(Lesson(before, context, f"{question.text} {reply}", len(chain.facts), kind))
     return made
+
+
+def respond(start: str, relations: tuple[str, ...], known: Mapping[tuple[str, str], str]) -> tuple[str, bool]:
+    """What a faultless agent says behind the restated question, and whether it answers.
+
+    It follows the chain as far as it knows the facts (subject and relation -> object), then answers, or names the first
+    unknown fact and searches for it.
+    """
+    said, entity = [], start
+    for relation in relations:
+        target = known.get((entity, relation))
+        wording = plain(relation).replace("$s", entity)
+        if target is None:
+            said += [wording.replace("$o", "unknown"), f"<keywords> {entity}'s {relation}</keywords>"]
+            return " ".join(said), False
+        said.append(wording.replace("$o", target))
+        entity = target
+    return " ".join([*said, f"<ans> {entity}</ans>"]), True
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> tuple[str, str]:

@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from lagkit.datasets.world.questions import ask
-from lagkit.datasets.world.world import Fact, World, language, make_world, name_pool, plain, tell, trivia
+from lagkit.datasets.world.world import Fact, World, ask, language, make_world, name_pool, plain, tell, trivia
 from lagkit.types import Hop, Passage, Question, Round, Trace
 from lagkit.util.errors import ConfigError
 
@@ -31,7 +30,6 @@ class Scoped:
 
     alias: str
     rung: Rung
-    relations: tuple[str, ...]
     facts: tuple[tuple[Fact, ...], ...]
     others: tuple[tuple[Fact, ...], ...]
 
@@ -92,10 +90,7 @@ class Item:
 
 
 def scope(world: World, rung: Rung, rng: random.Random, *, facts: int = 1) -> Scoped:
-    """Three entities of a kind under one alias, with `facts` relations of each, whose objects all differ.
-
-    Raises ConfigError where the world has no such entities, or no name is left for an alias.
-    """
+    """Three entities of a kind under one alias, with `facts` relations whose objects all differ; raises ConfigError."""
     names, unused = list(world.kinds), [name for name in name_pool() if name not in world.kinds]
     for _ in range(_TRIES if unused else 0):
         kind = world.kinds[rng.choice(names)]
@@ -103,7 +98,7 @@ def scope(world: World, rung: Rung, rng: random.Random, *, facts: int = 1) -> Sc
         relations = list(language().relations[kind])
         if len(alike) < LOGS or len(relations) < facts:
             continue
-        entities, chosen = rng.sample(alike, LOGS), tuple(rng.sample(relations, facts))
+        entities, chosen = rng.sample(alike, LOGS), rng.sample(relations, facts)
         told = tuple(tuple(world.of[name][relation] for relation in chosen) for name in entities)
         objects = [fact.object for own in told for fact in own]
         if len({*objects, *entities}) < LOGS * (facts + 1):
@@ -111,7 +106,7 @@ def scope(world: World, rung: Rung, rng: random.Random, *, facts: int = 1) -> Sc
         apart = [fact for fact in world.facts if not {fact.subject, fact.object} & {*objects, *entities}]
         others = rng.sample(apart, LOGS * (ROUNDS - 1))
         padded = tuple(tuple(others[i::LOGS]) for i in range(LOGS))
-        return Scoped(rng.choice(unused), rung, chosen, told, padded)
+        return Scoped(rng.choice(unused), rung, told, padded)
     raise ConfigError(
         f"This world of {len(names)} entities has no {LOGS} of a kind whose facts differ, or no name for an alias: ask "
         f"for more of them, and {len(name_pool()) - 1} at most."
@@ -119,10 +114,7 @@ def scope(world: World, rung: Rung, rng: random.Random, *, facts: int = 1) -> Sc
 
 
 def items(seed: int, count: int, entities: int = 400) -> list[Item]:
-    """`count` questions of each rung over one world, drawn by `seed`; on every rung the same entities and facts.
-
-    So rungs differ in nothing but where the alias is told.
-    """
+    """`count` questions of each rung over one world, drawn by `seed`: rungs differ only in where the alias is told."""
     world, rng = make_world(seed, entities), random.Random(f"carry {seed}")
     drawn: dict[int, Item] = {}
     repeated = 0

@@ -55,10 +55,7 @@ class Controls(Settings):
 
 
 class CarryControls(Settings):
-    """What a world of mode `carry` is like, whose logs take an earlier round to be understood (`world.carry`).
-
-    unseen_questions: a quarter of them on each rung of the ladder.
-    """
+    """What a world of mode `carry` (`world.carry`) is like; a quarter of the unseen questions are on each rung."""
 
     what: ClassVar[str] = "controls of a test world of mode carry"
 
@@ -72,7 +69,7 @@ AnyControls = Controls | CarryControls
 
 
 def controls_of(given: dict[str, Any]) -> AnyControls:
-    """The controls that are given, those of a plain world if no `mode` is. Raises ConfigError as `Settings.parse`."""
+    """The controls that are given, of a plain world if no `mode` is; raises ConfigError."""
     if "mode" not in given:
         return Controls.parse(given)
     if given["mode"] != "carry":

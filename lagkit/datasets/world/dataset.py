@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +12,7 @@ from lagkit.datasets import loaders as data
 from lagkit.datasets.loaders import Dataset, Stratum, stratum_of
 from lagkit.datasets.world import carry
 from lagkit.datasets.world.controls import AnyControls, CarryControls, Controls
-from lagkit.datasets.world.questions import Chain, ask, walk
-from lagkit.datasets.world.world import Fact, World, language, make_world, tell, trivia
+from lagkit.datasets.world.world import Chain, Fact, World, ask, language, make_world, tell, trivia, walk
 from lagkit.types import Hop
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.files import write_json
@@ -31,43 +30,56 @@ def write(folder: Path | str, controls: AnyControls) -> Path:
     In mode `carry`, the logs too: `logs.json`. The same controls write the same bytes. Raises ConfigError when the
     world cannot provide what is asked.
     """
-    if isinstance(controls, CarryControls):
-        return _write_carry(at(folder), controls)
+    files = _carried(controls) if isinstance(controls, CarryControls) else _drawn(controls)
+    folder = at(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The controls at last, since they say that all the rest is there.
+    for name, content in {**files, CONTROLS: controls.model_dump(mode="json")}.items():
+        write_json(folder / name, content)
+    return folder
+
+
+def _drawn(controls: Controls) -> dict[str, Any]:
+    """The files of a plain world."""
     world = make_world(controls.seed, controls.entities)
     logged, unseen = draw(world, controls)
     if controls.contradicted:
         world = world.contradicted(controls.contradicted, controls.seed)
         logged, unseen = ([follow(world, chain) for chain in split] for split in (logged, unseen))
-    passages, support = _passages(world, controls)
-    folder = at(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "dev_docs.json", passages)
-    for name, split in (("dev_train", logged), ("dev_test", unseen)):
-        write_json(folder / f"{name}.json", [_record(chain, support) for chain in split])
-    # At last, since it says that all the rest is there.
-    write_json(folder / CONTROLS, controls.model_dump(mode="json"))
-    return folder
+    told = {fact.id: f"{fact.subject.lower()}-0" for fact in world.facts}  # a passage that tells it
+
+    def record(chain: Chain) -> dict[str, Any]:
+        questions = [ask(fact.subject if i == 0 else f"#{i}", (fact.relation,)) for i, fact in enumerate(chain.facts)]
+        steps = [
+            {"id": fact.id, "question": question, "answer": fact.object, "document_id": told[fact.id]}
+            for fact, question in zip(chain.facts, questions, strict=True)
+        ]
+        return _record(chain.id, chain.text, steps, chain.answer)
+
+    splits = {"dev_train.json": logged, "dev_test.json": unseen}
+    records = {name: [record(chain) for chain in split] for name, split in splits.items()}
+    return {"dev_docs.json": _passages(world, controls), **records}
 
 
-def _write_carry(folder: Path, controls: CarryControls) -> Path:
-    """Write a world of mode `carry`; its logs are the answers to the questions of `dev_train.json`."""
+def _carried(controls: CarryControls) -> dict[str, Any]:
+    """The files of a world of mode `carry`; its logs are the answers to the questions of `dev_train.json`."""
     items = carry.items(controls.seed, controls.unseen_questions // len(carry.RUNGS), controls.entities)
     logs = {log.question_id: (log, hop) for i in items for log, hop in zip(i.logs, i.question.hops, strict=True)}
-    folder.mkdir(parents=True, exist_ok=True)
-    passages = {p.id: {"title": p.title, "content": p.text} for item in items for p in item.passages}
-    write_json(folder / "dev_docs.json", passages)
-    asked = [_asked(log.question_id, log.question, hop.answer, [hop]) for log, hop in logs.values()]
-    write_json(folder / "dev_train.json", asked)
-    questions = [item.question for item in items]
-    write_json(folder / "dev_test.json", [_asked(q.id, q.text, q.answers[0], q.hops) for q in questions])
-    write_json(folder / LOGS, [log.to_dict() for log, _ in logs.values()])
-    write_json(folder / CONTROLS, controls.model_dump(mode="json"))
-    return folder
+
+    def record(id: str, question: str, answer: str, hops: Sequence[Hop]) -> dict[str, Any]:
+        steps = [{"id": int(hop.id), "question": hop.question, "answer": hop.answer} for hop in hops]
+        return _record(id, question, steps, answer)
+
+    return {
+        "dev_docs.json": {p.id: {"title": p.title, "content": p.text} for item in items for p in item.passages},
+        "dev_train.json": [record(log.question_id, log.question, hop.answer, [hop]) for log, hop in logs.values()],
+        "dev_test.json": [record(q.id, q.text, q.answers[0], q.hops) for q in (item.question for item in items)],
+        LOGS: [log.to_dict() for log, _ in logs.values()],
+    }
 
 
-def _asked(id: str, question: str, answer: str, hops: Sequence[Hop]) -> dict[str, Any]:
-    """A question in MuSiQue's shape, whose facts no passage tells."""
-    steps = [{"id": int(hop.id), "question": hop.question, "answer": hop.answer} for hop in hops]
+def _record(id: str, question: str, steps: Sequence[Mapping[str, Any]], answer: str) -> dict[str, Any]:
+    """A question in MuSiQue's shape."""
     return {
         "id": id,
         "question": question,
@@ -102,15 +114,12 @@ def load(folder: Path, controls: AnyControls) -> Dataset:
 
 
 def draw(world: World, controls: Controls) -> tuple[list[Chain], list[Chain]]:
-    """The log-store questions and the unseen ones, drawn by the seed; no question is in both.
-
-    Raises ConfigError when the world does not hold enough questions of a kind.
-    """
+    """The log-store questions and the unseen ones, drawn by the seed; raises ConfigError where there are too few."""
     drawing = _Drawing(world, random.Random(f"questions {controls.seed}"))
     for i in range(controls.log_questions):
         drawing.add(controls.log_hops[i % len(controls.log_hops)])
     logged = list(drawing.drawn)
-    drawing.share(logged)
+    drawing.shared = {fact.id for chain in logged for fact in chain.facts}
     for i, stratum in enumerate(_strata(controls)):
         hops = controls.hops[i % len(controls.hops)]
         if hops == 1 and stratum in ("final", "other"):  # of one hop, all or none are shared
@@ -121,22 +130,17 @@ def draw(world: World, controls: Controls) -> tuple[list[Chain], list[Chain]]:
 
 
 class _Drawing:
-    """Questions drawn without repetition."""
+    """Questions drawn without repetition. shared: ids of the facts with which overlap is measured."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world, self.rng = world, rng
         self.drawn: dict[Chain, None] = {}
         self.shared: set[int] = set()
-        self.fresh = {fact.id for fact in world.facts}
-
-    def share(self, chains: Iterable[Chain]) -> None:
-        """From now on, overlap is that with `chains`."""
-        self.shared = {fact.id for chain in chains for fact in chain.facts}
-        self.fresh -= self.shared
 
     def add(self, hops: int, stratum: Stratum | None = None) -> None:
         """Draw one more; of any overlap if `stratum` is None."""
-        ways = self.shared if stratum == "all" else self.fresh if stratum == "none" else None
+        fresh = {fact.id for fact in self.world.facts} - self.shared
+        ways = self.shared if stratum == "all" else fresh if stratum == "none" else None
         for _ in range(_TRIES):
             chain = walk(self.world, hops, self.rng, ways=ways)
             if len(chain.facts) == hops and chain not in self.drawn:
@@ -173,37 +177,19 @@ def follow(world: World, chain: Chain) -> Chain:
     return Chain(tuple(facts))
 
 
-def _passages(world: World, controls: Controls) -> tuple[dict[str, dict[str, str]], dict[int, str]]:
-    """The passages by id, in MuSiQue's shape, and for each fact's id a passage that tells it."""
+def _passages(world: World, controls: Controls) -> dict[str, dict[str, str]]:
+    """The passages by id, in MuSiQue's shape."""
     rng = random.Random(f"passages {controls.seed}")
-    made: list[tuple[str, str, str]] = []
+    made: list[tuple[str, dict[str, str]]] = []
+
+    def add(id: str, name: str, facts: list[Fact]) -> None:
+        made.append((id, {"title": name, "content": tell(facts, rng)}))
+
     for name, facts in world.of.items():
         for copy in range(controls.passages_per_fact):
             more = trivia(name, rng.randint(0, 1), rng) if len(facts) < MOST_FACTS else []
-            made.append((f"{name.lower()}-{copy}", name, tell([*facts.values(), *more], rng)))
+            add(f"{name.lower()}-{copy}", name, [*facts.values(), *more])
         for copy in range(controls.distractors):
-            facts_of_no_use = trivia(name, rng.randint(3, len(language().trivia)), rng)
-            made.append((f"{name.lower()}-trivia-{copy}", name, tell(facts_of_no_use, rng)))
+            add(f"{name.lower()}-trivia-{copy}", name, trivia(name, rng.randint(3, len(language().trivia)), rng))
     rng.shuffle(made)
-    support = {fact.id: f"{fact.subject.lower()}-0" for fact in world.facts}
-    return {id: {"title": title, "content": text} for id, title, text in made}, support
-
-
-def _record(chain: Chain, support: Mapping[int, str]) -> dict[str, Any]:
-    """A question in MuSiQue's shape."""
-    steps = [
-        {
-            "id": fact.id,
-            "question": ask(fact.subject if i == 0 else f"#{i}", (fact.relation,)),
-            "answer": fact.object,
-            "document_id": support[fact.id],
-        }
-        for i, fact in enumerate(chain.facts)
-    ]
-    return {
-        "id": chain.id,
-        "question": chain.text,
-        "question_decomposition": steps,
-        "answer": chain.answer,
-        "answer_aliases": [],
-    }
+    return dict(made)

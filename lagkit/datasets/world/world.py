@@ -1,10 +1,10 @@
-"""The world: fictional entities, their relations and facts, drawn anew for each seed, and sentences that tell them."""
+"""The world: fictional entities and the facts about them, drawn anew for each seed; sentences that tell or ask them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 
@@ -22,7 +22,7 @@ _SYLLABLES = (
 
 @dataclass(frozen=True)
 class Relation:
-    """What can be said of an entity of one kind; `says` are its wordings, with `$s` and `$o` for subject and object.
+    """What can be said of an entity of one kind, in the wordings `says`, with `$s` and `$o` for subject and object.
 
     `kind` is that of the object; None for trivia, whose objects are `words` instead of entities.
     """
@@ -105,30 +105,20 @@ class World:
         return found
 
     def contradicted(self, share: float, seed: int) -> World:
-        """The same world with that share of its facts changed, each to another object of the same kind.
-
-        Raises ConfigError for a share outside 0..1.
-        """
-        if not 0 <= share <= 1:
-            raise ConfigError(f"The share of contradicted facts is {share}; it must lie between 0 and 1.")
+        """The same world with that share of its facts changed, each to another object of the same kind."""
         rng = random.Random(f"contradicted {seed}")
-        changed = set(rng.sample(range(len(self.facts)), round(share * len(self.facts))))
+        changed = rng.sample(range(len(self.facts)), round(share * len(self.facts)))
         others = _by_kind(self.kinds)
-        facts = []
-        for i, fact in enumerate(self.facts):
-            if i in changed:
-                avoid = {fact.subject, fact.object}
-                choices = [name for name in others[self.kinds[fact.object]] if name not in avoid]
-                fact = Fact(fact.id, fact.subject, fact.relation, rng.choice(choices))
-            facts.append(fact)
+        facts = list(self.facts)
+        for i in sorted(changed):
+            avoid = {facts[i].subject, facts[i].object}
+            choices = [name for name in others[self.kinds[facts[i].object]] if name not in avoid]
+            facts[i] = replace(facts[i], object=rng.choice(choices))
         return World(self.kinds, tuple(facts))
 
 
 def make_world(seed: int | str, entities: int = 400) -> World:
-    """A world of `entities`, drawn by `seed`.
-
-    Raises ConfigError when the pool has too few names, or the world too few entities to relate them.
-    """
+    """A world of `entities`, drawn by `seed`; raises ConfigError for more than the pool has names, or too few."""
     names, tongue = name_pool(), language()
     if not 3 * len(tongue.kinds) <= entities <= len(names):
         raise ConfigError(
@@ -173,3 +163,66 @@ def trivia(name: str, count: int, rng: random.Random) -> list[Fact]:
     """`count` facts about an entity that no question asks for."""
     chosen = rng.sample(list(language().trivia.values()), count)
     return [Fact(-1, name, relation.name, rng.choice(relation.words)) for relation in chosen]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The gold reasoning of a question: each fact's object is the next one's subject; no relation comes twice."""
+
+    facts: tuple[Fact, ...]
+
+    @property
+    def start(self) -> str:
+        """The entity that the question names."""
+        return self.facts[0].subject
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """The relations in the order in which they are followed."""
+        return tuple(fact.relation for fact in self.facts)
+
+    @property
+    def answer(self) -> str:
+        """The last fact's object."""
+        return self.facts[-1].object
+
+    @property
+    def id(self) -> str:
+        """As MuSiQue names its questions: the number of hops and the sub-questions' ids."""
+        return f"{len(self.facts)}hop__" + "_".join(str(fact.id) for fact in self.facts)
+
+    @property
+    def text(self) -> str:
+        """The question."""
+        return ask(self.start, self.relations)
+
+
+def ask(start: str, relations: tuple[str, ...]) -> str:
+    """A question in the order of its reasoning: "Who is Velmora's director's spouse?"."""
+    person = language().by_name[relations[-1]].kind == "person"
+    return f"{'Who' if person else 'What'} is " + "'s ".join([start, *relations]) + "?"
+
+
+def walk(
+    world: World, hops: int, rng: random.Random, start: str | None = None, ways: Container[int] | None = None
+) -> Chain:
+    """A random chain of `hops` facts, fewer where it cannot go on, none of whose relations or entities comes twice.
+
+    start: the entity to begin with, by default any. ways: ids of the facts to use, by default all.
+    """
+    entity = start or rng.choice(list(world.kinds))
+    facts: list[Fact] = []
+    met, used = {entity}, set()
+    for _ in range(hops):
+        open_ways = [
+            fact
+            for fact in world.of[entity].values()
+            if fact.relation not in used and fact.object not in met and (ways is None or fact.id in ways)
+        ]
+        if not open_ways:
+            break
+        facts.append(rng.choice(open_ways))
+        used.add(facts[-1].relation)
+        entity = facts[-1].object
+        met.add(entity)
+    return Chain(tuple(facts))

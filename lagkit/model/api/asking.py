@@ -50,8 +50,7 @@ class Asking:
     def ask(self, send: Callable[[], T], given_up: threading.Event) -> T:
         """What `send` returns; the client repeats it where that may help, and not once `given_up` is set.
 
-        Raises ContextTooLong or RequestRefused for what stands in the request, and EndpointError where no request
-        would do better.
+        Raises ContextTooLong or RequestRefused for what stands in the request, else EndpointError.
         """
         _given_up.set(given_up)
         try:
@@ -72,19 +71,19 @@ class Asking:
 
     def _failure(self, error: Exception) -> LagkitError:
         """What is raised: a sentence that says what may be done, or how often it was tried."""
-        where, said = self.endpoint.shown, self._said(error)
+        where, said, status = self.endpoint.shown, self._said(error), getattr(error, "status_code", None)
         if isinstance(error, openai.APIStatusError) and (lasting := self._lasting(error, said)):
             return lasting
         if isinstance(error, openai.APITimeoutError):
             trouble = f"did not answer within {self.requests.timeout:g} s"
         elif isinstance(error, openai.APIConnectionError):
             trouble = f"cannot be reached, see that the address in LAGKIT_API_BASE is right and its server runs: {said}"
-        elif not isinstance(error, openai.APIStatusError):
+        elif status is None:
             trouble = f"does not answer in the form of OpenAI's API: {said}"
-        elif error.status_code == 429:
+        elif status == 429:
             trouble = f"limits the rate of requests, lower api.per_minute: {said}"
         else:
-            trouble = f"fails with {error.status_code}: {said}"
+            trouble = f"fails with {status}: {said}"
         tries = 1 + int(error.request.headers.get(_TRIES, 0)) if isinstance(error, openai.APIError) else 1
         tried = "once" if tries == 1 else f"{tries} times"
         return EndpointError(f"{where} {trouble} (tried {tried}). What has ended is kept: the same command resumes.")

@@ -46,8 +46,7 @@ class Endpoint:
     @property
     def shown(self) -> str:
         """The address without names and passwords in it, for messages."""
-        parts = urlsplit(self.base_url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+        return urlsplit(self.bare_url)._replace(query="", fragment="").geturl()
 
     @property
     def credentials(self) -> tuple[str, str] | None:
@@ -67,9 +66,9 @@ class Endpoint:
 
     @classmethod
     def find(cls, base_url: str = "") -> Endpoint:
-        """From LAGKIT_API_BASE and LAGKIT_API_KEY, or failing the first from OPENAI_BASE_URL and OPENAI_API_KEY.
+        """From the first pair of variables whose address is set; with `base_url`, the key is LAGKIT_API_KEY.
 
-        With `base_url`, the key is LAGKIT_API_KEY. Raises ConfigError where a variable is missing.
+        Raises ConfigError where a variable is missing.
         """
         if base_url:
             return cls(base_url, _key("LAGKIT_API_KEY", "an endpoint is given"))

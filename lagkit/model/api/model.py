@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -22,8 +23,7 @@ from lagkit.util.progress import warn
 class APIModel:
     """A language model that is reached through chat completions: text goes in and comes out, its KV stays there.
 
-    Its stores hold texts and embeddings and no KV blocks; `dtype` is only what their header asks for. `spent` is the
-    usage of all requests so far, `cost` its price.
+    dtype: only what the header of its stores asks for. spent: the usage of all requests so far, `cost` its price.
     """
 
     dtype = "float32"
@@ -73,12 +73,10 @@ class APIModel:
     ) -> list[Generation | LagkitError]:
         """Answers in the order of `contexts`, at most `batch_size` asked for at a time, cut behind a finished action.
 
-        stop: as for `actions.cut`. It is not sent: an endpoint would look for it in the model's reasoning, too. In the
-        place of an answer stands ContextTooLong, RequestRefused or ReasoningTooLong where the endpoint says so, or says
-        nothing: the others are paid for and stay. Raises EndpointError as soon as one request cannot be answered for
-        another reason.
-        `usage.seconds` is the wall time divided by the contexts, waiting included; `usage.prefilled` counts the tokens
-        of the whole chat.
+        stop: as for `actions.cut`; not sent, since an endpoint would look for it in the reasoning, too. In the place of
+        an answer stands ContextTooLong, RequestRefused or ReasoningTooLong where it alone has none: the others are paid
+        for and stay. Raises EndpointError as soon as a request fails for another reason. `usage.seconds` is the wall
+        time divided by the contexts; `usage.prefilled` counts the tokens of the whole chat.
         """
         began, given_up = time.perf_counter(), threading.Event()
         with ThreadPoolExecutor(max(1, min(batch_size, len(contexts)))) as pool:
@@ -90,12 +88,12 @@ class APIModel:
                 given_up.set()
                 pool.shutdown(cancel_futures=True)
                 raise
-        seconds = (time.perf_counter() - began) / max(1, len(contexts))
-        return [self._timed(one.result(), seconds) for one in waiting]
+        wall = Usage(seconds=(time.perf_counter() - began) / max(1, len(contexts)))
+        return [self._timed(one.result(), wall) for one in waiting]
 
     def _answer(
         self, chat: Chat, max_new_tokens: int, stop: Sequence[str], given_up: threading.Event
-    ) -> tuple[str, Usage] | QuestionError:
+    ) -> Generation | QuestionError:
         settings: dict[str, Any] = {self.requests.limit: max_new_tokens}
         if self.requests.temperature is not None:
             settings["temperature"] = self.requests.temperature
@@ -119,7 +117,7 @@ class APIModel:
                 "max_new_tokens.",
                 usage,
             )
-        return cut(text, stop), usage
+        return Generation(cut(text, stop), (), usage)
 
     def _book(self, usage: Usage | None) -> Usage:
         """Add to `spent` what a reply tells of its tokens; returns what is counted."""
@@ -131,9 +129,8 @@ class APIModel:
         return usage or Usage()
 
     @staticmethod
-    def _timed(answer: tuple[str, Usage] | QuestionError, seconds: float) -> Generation | LagkitError:
-        if isinstance(answer, QuestionError):
-            answer.usage = (answer.usage or Usage()) + Usage(seconds=seconds)
-            return answer
-        text, usage = answer
-        return Generation(text, (), usage + Usage(seconds=seconds))
+    def _timed(answer: Generation | QuestionError, wall: Usage) -> Generation | LagkitError:
+        if isinstance(answer, Generation):
+            return replace(answer, usage=answer.usage + wall)
+        answer.usage = (answer.usage or Usage()) + wall
+        return answer

@@ -54,9 +54,9 @@ class _Usage(BaseModel):
 class Reply:
     """An endpoint's answer to one chat.
 
-    text: what was said, without reasoning that comes in fields of its own; empty where there is none. refused: why
-    there is no text, for a sentence that begins with the endpoint; empty where the reply holds an answer. cut_off:
-    whether the new tokens were used up. usage: None where it is not told, or cannot be.
+    text: what was said, without reasoning that comes in fields of its own. refused: why there is no text, for a
+    sentence that begins with the endpoint; empty where there is an answer. cut_off: whether the new tokens were used
+    up. usage: None where it is not told, or cannot be.
     """
 
     text: str
@@ -75,32 +75,23 @@ class Reply:
         except (ValueError, RecursionError) as error:
             raise Malformed(f"{error} in {body[:80].decode('utf-8', 'replace')!r}") from None
         choice = completion.choices[0]
-        text = _text(choice.message.content)
-        refused = "" if text else _refusal(choice)
+        content = choice.message.content
+        said = content if isinstance(content, list) else [content or ""]
+        parts = [_Part(text=part) if isinstance(part, str) else part for part in said]
+        text = encodable("".join(part.text or "" for part in parts if part.type in _TEXT))
+        refused = "" if text else _refusal(choice.message, parts)
         if choice.finish_reason == "content_filter":
             refused = "withholds an answer for its content"
         return cls(text, refused, choice.finish_reason == "length", _usage(completion.usage))
 
 
-def _text(content: str | list[str | _Part] | None) -> str:
-    parts = content if isinstance(content, list) else [content or ""]
-    said = (part if isinstance(part, str) else part.text or "" for part in parts if _kind(part) in _TEXT)
-    return encodable("".join(said))
-
-
-def _kind(part: str | _Part) -> str:
-    return "text" if isinstance(part, str) else part.type
-
-
-def _refusal(choice: _Choice) -> str:
-    """Why a choice without text has none, if it says so."""
-    message = choice.message
-    others = {_kind(part) for part in message.content} if isinstance(message.content, list) else set()
+def _refusal(message: _Message, parts: list[_Part]) -> str:
+    """Why a message without text has none, if it says so."""
     if message.refusal:
         return f"refuses to answer ({' '.join(encodable(message.refusal).split())[:_SAID]})"
     if message.tool_calls or message.function_call:
         return "calls a tool, though it was offered none, and says nothing"
-    if unread := sorted(others - {*_TEXT, *_REASONING}):
+    if unread := sorted({part.type for part in parts} - {*_TEXT, *_REASONING}):
         return f"answers with {', '.join(map(repr, unread))} instead of text"
     return ""
 

@@ -22,10 +22,9 @@ class Requests(Settings):
     """How a model behind an API is asked, and what that costs.
 
     per_minute: so many requests at most (None: no limit). retries: of a request that failed for a reason that may pass,
-    by openai's client: after half a second, then twice as long each time up to 8, or when the endpoint says, if that is
-    within two minutes. timeout: seconds to wait for an answer. temperature: None leaves it to the endpoint, which some
-    models ask for. limit: the name under which the endpoint knows the largest number of new tokens. input_price,
-    output_price: of a million tokens, in any currency.
+    by openai's client: after half a second, then twice as long each time up to 8, or when the endpoint says, within two
+    minutes. timeout: seconds to wait for an answer. temperature: None leaves it to the endpoint. limit: its name for
+    the largest number of new tokens. input_price, output_price: of a million tokens, in any currency.
     """
 
     what: ClassVar[str] = "settings of `api`"

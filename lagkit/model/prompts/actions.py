@@ -73,10 +73,10 @@ class Action:
 
 
 def parse(response: str, task: TaskKind) -> Action:
-    """Read the action of a response; without any tag the whole response, but for reasoning, is the next query.
+    """The action of a response: its last non-empty answer, or else a search.
 
-    The last non-empty answer wins over every search. Question answering searches for the last keywords;
-    multiple choice for all sub-questions, joined without duplicates.
+    Question answering searches for the last keywords, multiple choice for all sub-questions, joined without duplicates;
+    without any tag for the whole response, but for reasoning.
     """
     found = [(m[1], text) for m in _tagged(response) if (text := _words(m[2]))]
     answers = [text for tag, text in found if tag == "ans"]
@@ -89,10 +89,7 @@ def parse(response: str, task: TaskKind) -> Action:
 
 
 def _tagged(response: str) -> Iterator[re.Match[str]]:
-    """What `_TAGS` matches where the model acts, in linear time: no end is looked for behind the last one of its name.
-
-    The matches are of the `_masked` response.
-    """
+    """Matches of `_TAGS` in the `_masked` response, in linear time: no end is sought behind the last of its name."""
     acting, at = _masked(response), 0
     last = {name: acting.rfind(f"</{name}>") for name in _NAMES}
     for opening in _OPENING.finditer(acting):
@@ -137,16 +134,13 @@ def end_of_action(text: str, stop: Sequence[str], before: str = "") -> int | Non
     return min((acting.index(s) + len(s) for s in stop if s in acting), default=None)
 
 
-def cut(text: str, stop: Sequence[str], before: str = "") -> str:
+def cut(text: str, stop: Sequence[str]) -> str:
     """`text` up to its `end_of_action`; all of it if there is none."""
-    return text[: end_of_action(text, stop, before)]
+    return text[: end_of_action(text, stop)]
 
 
 def without_tags(text: str) -> str:
-    """A text whose tags and marks are broken by a space, `< ans>`, so that they are not read as what the model says.
-
-    For words of the question that stand in the model's own turn.
-    """
+    """A text of the question for the model's own turn: its tags and marks are broken by a space, `< ans>`."""
     for tag in (*TAGS, *REASONING, *REASONING.values()):
         text = text.replace(tag, f"{tag[0]} {tag[1:]}")
     return text
@@ -159,10 +153,7 @@ def answer_span(response: str) -> tuple[int, int] | None:
 
 
 def before_action(response: str) -> str:
-    """A response up to its last opening tag, whether the action is finished or not; all of it if there is no tag.
-
-    Reasoning that has not ended is closed.
-    """
+    """A response up to its last opening tag, finished or not; all if there is none. Open reasoning is closed."""
     acting = _masked(response)
     start = max(acting.rfind(tag) for tag in (OPEN_ANSWER, "<keywords>", "<subquestion>"))
     said = response if start < 0 else response[:start]

@@ -55,15 +55,25 @@ class Prompt:
     grouped: bool = False
     notes_tokens: int | None = None
 
-    @classmethod
-    def load(cls, name: str) -> Prompt:
-        """Read `lagkit/prompts/<name>.yaml`; raises ConfigError for an unknown name or key."""
-        return _load(name)
+    @staticmethod
+    @cache
+    def load(name: str) -> Prompt:
+        """Read `<name>.yaml`, which stands beside this file; raises ConfigError for an unknown name or key."""
+        folder = files(__package__)
+        path = folder / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+            raise ConfigError(f"Unknown prompt {name!r}: there are {', '.join(known)}.")
+        raw = load_yaml(path.read_text(encoding="utf-8"), f"Prompt {name}.yaml")
+        try:
+            return Prompt(name=name, **{**raw, "examples": tuple(raw["examples"])})
+        except TypeError as error:
+            raise ConfigError(f"Prompt {name}.yaml has a wrong key: {error}.") from error
 
     @classmethod
     def of(cls, kind: TaskKind, wording: str = WORDING) -> Prompt:
         """The prompt for a kind of task: `plain`, or another wording of it; raises ConfigError where there is none."""
-        return _load(kind if wording == "plain" else f"{kind}_{wording}")
+        return cls.load(kind if wording == "plain" else f"{kind}_{wording}")
 
     @property
     def hash(self) -> str:
@@ -86,42 +96,37 @@ class Prompt:
         return [replace(self, first=first) for first in range(len(self.tasks) or 1)]
 
     def for_question(self, id: str) -> Prompt:
-        """The rotation for the question with this id.
-
-        A small model tends to answer in the form of the last example, so each is the last one for its share of the
-        questions. There are few heads all the same, which questions share.
-        """
+        """The rotation for the question with this id: a small model tends to answer in the form of the last example."""
         rotations = self.rotations
         return rotations[zlib.crc32(id.encode("utf-8", "surrogatepass")) % len(rotations)]
 
     def user_turn(self, question: Question, passages: Sequence[Passage], *, previous: str = "", notes: str = "") -> str:
         """The user's turn: notes from logs if any, passages or information so far, and the question."""
-        task = self._fill(
+        shown = (_fill(self.passage, number=i, title=p.title, text=p.text) for i, p in enumerate(passages, 1))
+        task = _fill(
             self.user,
             question=question.text,
-            passages="\n".join(
-                self._fill(self.passage, number=i, title=p.title, text=p.text) for i, p in enumerate(passages, 1)
-            ),
+            passages="\n".join(shown),
             choices="\n".join(f"({LETTERS[i]}) {choice}" for i, choice in enumerate(question.choices)),
-            information=self._fill(self.information, previous=previous) if previous else "",
+            information=_fill(self.information, previous=previous) if previous else "",
         ).strip()
-        return f"{self._fill(self.notes, notes=notes)}\n\n{task}" if notes else task
+        return f"{_fill(self.notes, notes=notes)}\n\n{task}" if notes else task
 
     def open_turn(self, question: Question) -> str:
         """The words with which the assistant's turn is opened for the model; a tag in the question is none of it."""
-        return self._fill(self.opening, question=without_tags(question.text))
+        return _fill(self.opening, question=without_tags(question.text))
 
     def told(self, question: str, response: str) -> str:
         """A log as whoever writes notes reads it."""
-        return self._fill(self.log, question=question, response=response)
+        return _fill(self.log, question=question, response=response)
 
     def embedded(self, passage: Passage) -> str:
         """The text by which a passage is found."""
-        return self._fill(self.indexed, title=passage.title, text=passage.text).strip()
+        return _fill(self.indexed, title=passage.title, text=passage.text).strip()
 
     def distil_turn(self, question: Question, logs: str) -> str:
         """The user's turn that asks for notes on earlier work (Dynamic Cheatsheet, arXiv 2504.07952)."""
-        return self._fill(self.distil_user, logs=logs, question=question.text)
+        return _fill(self.distil_user, logs=logs, question=question.text)
 
     def head(self) -> list[dict[str, str]]:
         """The messages that questions share: the system message, if any, and the worked examples."""
@@ -131,16 +136,14 @@ class Prompt:
             question = Question("", raw["question"], (), self.kind, tuple(raw.get("choices", ())))
             passages = [Passage("", **p) for p in raw.get("passages", ())]
             opening = self.open_turn(question)
+            turn = self.user_turn(question, passages, previous=raw.get("previous", ""))
             response = f"{opening} {raw['response']}" if opening else raw["response"]
-            messages.append(
-                {"role": "user", "content": self.user_turn(question, passages, previous=raw.get("previous", ""))}
-            )
-            messages.append({"role": "assistant", "content": response})
+            messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": response}]
         return messages
 
-    @staticmethod
-    def _fill(template: str, **values: Any) -> str:
-        return string.Template(template).substitute(values)
+
+def _fill(template: str, **values: Any) -> str:
+    return string.Template(template).substitute(values)
 
 
 def split_chat(lm: LM, head: Sequence[dict[str, str]], turns: Sequence[dict[str, str]]) -> tuple[str, str]:
@@ -154,27 +157,21 @@ def split_chat(lm: LM, head: Sequence[dict[str, str]], turns: Sequence[dict[str,
     if not head:
         bos = lm.tokenizer.bos_token or ""
         return (bos, whole.removeprefix(bos)) if whole.startswith(bos) else ("", whole)
-    alone = _alone(lm, head)
+    try:
+        alone = lm.chat(head, open_turn=False)
+    except ConfigError:  # some templates refuse a chat without a question
+        alone = ""
     shared = alone if alone and whole.startswith(alone) else _shared(lm, head, alone)
     if not whole.startswith(shared):
         raise ConfigError(f"The chat template of {lm.name} writes the head of a prompt otherwise for some questions.")
     return shared, whole[len(shared) :]
 
 
-def _alone(lm: LM, head: Sequence[dict[str, str]]) -> str:
-    """The head as the template writes it when nothing follows; empty where it refuses to."""
-    try:
-        return lm.chat(head, open_turn=False)
-    except ConfigError:
-        return ""
-
-
 def _shared(lm: LM, head: Sequence[dict[str, str]], alone: str) -> str:
-    """What stands of the head in front of any question, where `alone` need not be it.
+    """What stands of the head in front of any question, where that is not the head `alone`.
 
     Some templates write the last turn of a chat otherwise than the same turn with others behind it (Qwen3), or refuse a
-    chat without a question (Qwen3.5). So the end is looked for in front of questions: behind the head's last words
-    stands what ends them in `alone`, or what ends a question.
+    chat without a question (Qwen3.5). Behind the head's last words stands what ends them in `alone`, or a question.
     """
     ask = [{"role": "user", "content": words} for words in ("0?", "1?")]
     one, other = (lm.chat([*head, turn], open_turn=True) for turn in ask)
@@ -194,17 +191,3 @@ def _shared(lm: LM, head: Sequence[dict[str, str]], alone: str) -> str:
         )
     bos = lm.tokenizer.bos_token or ""
     return bos if common.startswith(bos) else ""
-
-
-@cache
-def _load(name: str) -> Prompt:
-    folder = files(__package__)
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
-        raise ConfigError(f"Unknown prompt {name!r}: there are {', '.join(known)}.")
-    raw = load_yaml(path.read_text(encoding="utf-8"), f"Prompt {name}.yaml")
-    try:
-        return Prompt(name=name, **{**raw, "examples": tuple(raw["examples"])})
-    except TypeError as error:
-        raise ConfigError(f"Prompt {name}.yaml has a wrong key: {error}.") from error

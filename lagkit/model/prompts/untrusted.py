@@ -1,8 +1,7 @@
 """Texts from data (passages, questions, logs, notes) must not end a turn or open one.
 
-A tokenizer reads `<|im_end|>` in a passage as the token that ends a turn. Reading data apart from the chat template
-would prevent that, and change tokens where the two meet; so the spelling is broken instead, by a space behind its
-first character: `< |im_end|>`. Texts that spell no such token, nearly all, stay as they are.
+A tokenizer reads `<|im_end|>` in a passage as the token that ends a turn. So the spelling is broken by a space,
+`< |im_end|>`: to tokenize data apart from the chat template would change tokens where the two meet.
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ def encodable(text: str) -> str:
 
 
 def marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What data may not spell: special tokens, and tokens of their own that the chat template writes around messages.
+    """What data may not spell: special tokens, and others that the chat template writes around messages (DeepSeek's).
 
-    Some models (DeepSeek's, say) don't declare special the tokens that open turns. Single characters, white space and
-    plain words are ordinary writing, and the tags are the protocol's own, whatever a tokenizer says of them. Raises
+    Single characters, white space and plain words are ordinary writing, and the tags are the protocol's own. Raises
     ConfigError for a template that refuses a plain conversation.
     """
     turns = [{"role": role, "content": "."} for role in ("user", "assistant", "user")]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from lagkit.datasets import loaders as data
 from lagkit.datasets.world.controls import Controls
 from lagkit.datasets.world.dataset import follow, write
-from lagkit.datasets.world.questions import ask, respond, walk
-from lagkit.datasets.world.world import NAMES_IN_POOL, language, make_world, name_pool, tell, trivia
+from lagkit.datasets.world.world import NAMES_IN_POOL, ask, language, make_world, name_pool, tell, trivia, walk
 from lagkit.util.errors import ConfigError
+from tools.testbed.rounds import respond
 
 SMALL = {"entities": 90, "log_questions": 40, "unseen_questions": 40}
 RELATIONS = language().by_name

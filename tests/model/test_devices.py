@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lagkit.model import machine
+from lagkit.model import devices
 from lagkit.model.hub import parameters
 from lagkit.model.lm import LM
 from lagkit.util.errors import MachineTooSmall
@@ -17,7 +17,7 @@ from tests.helpers.lms import saved
 @pytest.fixture
 def large(tmp_path, monkeypatch):
     """A saved model that counts as large."""
-    monkeypatch.setattr(machine, "_LARGE", 1)
+    monkeypatch.setattr(devices, "_LARGE", 1)
     return str(saved(tmp_path / "large"))
 
 
@@ -25,8 +25,8 @@ def large(tmp_path, monkeypatch):
 def speeds(monkeypatch):
     """GFLOP/s in each format, as if measured."""
     told = {torch.bfloat16: 10.0, torch.float32: 70.0}
-    monkeypatch.setattr(machine, "_gigaflops", told.__getitem__)
-    monkeypatch.setattr(machine, "_loaded", lambda parameters, dtype: parameters * dtype.itemsize / 1e9)
+    monkeypatch.setattr(devices, "_gigaflops", told.__getitem__)
+    monkeypatch.setattr(devices, "_loaded", lambda parameters, dtype: parameters * dtype.itemsize / 1e9)
     return told
 
 
@@ -36,14 +36,14 @@ def test_parameters_are_counted_by_the_files(large):
 
 def test_a_processor_without_fast_bfloat16_is_told_before_loading(speeds, capsys, monkeypatch):
     monkeypatch.setenv("LAGKIT_PROGRESS", "off")  # a warning is told all the same
-    machine.check_load("qwen", 1.78e9, torch.bfloat16)
+    devices.check_load("qwen", 1.78e9, torch.bfloat16)
     assert capsys.readouterr().err == (
         "'qwen' is slow here: 1,000 tokens of prompt take about 356 s, since this processor has no fast bfloat16 "
         "(10 GFLOP/s); dtype=float32 would take 51 s and 7.1 GB of memory.\n"
     )
     speeds[torch.bfloat16] = 300.0
-    machine.check_load("qwen", 1.78e9, torch.bfloat16)
-    machine.check_load("qwen", 1.78e9, torch.float32)
+    devices.check_load("qwen", 1.78e9, torch.bfloat16)
+    devices.check_load("qwen", 1.78e9, torch.float32)
     assert capsys.readouterr().err == ""
 
 
@@ -56,10 +56,10 @@ def test_loading_looks_at_memory_and_speed(large, speeds, capsys, monkeypatch):
 
 
 def test_small_models_are_not_looked_at(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "_gigaflops", pytest.fail)
+    monkeypatch.setattr(devices, "_gigaflops", pytest.fail)
     monkeypatch.setattr("psutil.virtual_memory", pytest.fail)
     assert LM.load(str(saved(tmp_path / "small")), device="cpu").dtype == torch.bfloat16
 
 
 def test_speed_is_measured():
-    assert 0 < machine._gigaflops(torch.float32) < 1e6
+    assert 0 < devices._gigaflops(torch.float32) < 1e6
