@@ -119,10 +119,10 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([groups.size().rename("n"), means, counts, groups[costs].mean()], axis=1)
 
 
-def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs", *, level: float = 0.95) -> pd.DataFrame:
+def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs") -> pd.DataFrame:
     """Each policy against the baseline: one row per policy, split and metric (the scores and `rounds`).
 
-    `hops`: question id -> ids of its hops. Columns: `mean`, `low`, `high`, `n`, `effective`, as in `Difference`; a
+    Columns: `mean`, `low`, `high`, `n`, `effective`, as in `Difference`; a
     failed question scores 0. Raises ConfigError when the results do not hold the baseline, DataError when a policy
     answered other questions than it.
     """
@@ -138,7 +138,7 @@ def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs", *, lev
             for metric in (*scores_in(results), "rounds") if policy != baseline else ():
                 base = by_policy[baseline][metric]
                 pairs[policy, split, metric] = base, own[metric]
-    return paired_intervals(pairs, hops, ["policy", "split", "metric"], level=level)
+    return paired_intervals(pairs, hops, ["policy", "split", "metric"])
 
 
 def first_score(results: pd.DataFrame) -> str:

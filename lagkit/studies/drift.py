@@ -30,21 +30,13 @@ from lagkit.util.progress import progress
 DENSE, ALIGNED, BARE, STALE = "dense, moved", "re-aligned", "un-rotated only", "not re-aligned"
 
 
-def reading_policy(place: Place) -> Policy:
-    """Keeps the last round, read without the rounds before it."""
-    return Policy("kv", encode="kept", place=place)
-
-
 def shifts(limit: int, steps: int = 6) -> list[int]:
     """0, then powers of 4 from 16 on, as many as `steps` allows, and the farthest there is: `limit`."""
     return sorted({0, *(shift for shift in (16 * 4**i for i in range(steps)) if shift < limit), max(limit, 0)})
 
 
 def farthest(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place) -> int:
-    """The longest distance by which every case's context can be moved within the model's context length.
-
-    Raises ContextTooLong if one does not fit even where it stands.
-    """
+    """The longest distance by which all contexts can be moved in the model's context length; raises ContextTooLong."""
     longest = 0
     for case in cases:
         for log in (case.log, case.stranger):
@@ -55,13 +47,12 @@ def farthest(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place) -> int
 
 
 def drift(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place, distances: Sequence[int]) -> pd.DataFrame:
-    """Divergence of a log that was read `distances` tokens behind where it now stands.
+    """Divergence from dense prefill of a log that was read `distances` tokens behind where it now stands.
 
-    One row per question, content (`retrieved` log or `random` one), variant and shift: `kl`, the mean over the prompt's
-    tokens of the divergence (nats) of the next token's distribution from dense prefill, and `agreement`, the share of
-    these tokens at which both have the same most probable next token. Variants: `re-aligned`; `un-rotated only`, all
-    keys at position 0; `not re-aligned`, keys as they were cached; and as a measure of rounding `dense, moved`: all
-    tokens read at shifted positions, nothing injected. Raises ContextTooLong if a shift does not fit.
+    One row per question, content (`retrieved` log or `random` one), variant and shift, with what `divergence` gives
+    over the prompt's tokens. Variants: `re-aligned`; `un-rotated only`, all keys at position 0; `not re-aligned`, keys
+    as they were cached; and as a measure of rounding `dense, moved`: all tokens read at shifted positions, nothing
+    injected. Raises ContextTooLong if a shift does not fit.
     """
     if distances and max(distances) > (limit := farthest(lm, prompt, cases, place)):
         raise ContextTooLong(f"A shift of {max(distances)} is too far for {lm.name}: here it holds up to {limit}.")
@@ -107,8 +98,8 @@ def _variants(lm: LM, context: Context, shift: int) -> dict[str, Tensor]:
 
 
 def _context(lm: LM, prompt: Prompt, case: Case, log: Trace, place: Place, shift: int) -> Context:
-    """The case's context behind a log that was read `shift` tokens late, re-aligned."""
-    policy = reading_policy(place)
+    """The case's context behind a log that was read alone and `shift` tokens late, re-aligned."""
+    policy = Policy("kv", encode="kept", place=place)
     block = _read_late(Encoder(lm, prompt), log, policy, shift)
     return KVContextBuilder(lm, prompt, policy).build(case.question, case.user_turn, (block,))
 

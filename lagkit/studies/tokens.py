@@ -171,7 +171,7 @@ def measured(
     begins = {piece.slots[0]: i for i, piece in enumerate(pieces)}
     asking_slots = [slot for slot in queries if slot in begins]
     owner = {slot: i for i, piece in enumerate(pieces) for slot in piece.slots}
-    found = weights(lm, context, queries=asking_slots)
+    found = weights(lm, context, asking_slots)
     spans: dict[str, list[int]] = {}
     for piece in pieces:
         spans.setdefault(piece.part, []).extend(piece.slots)

@@ -1,8 +1,7 @@
 """Negative transfer: stores of known composition, answers with and without them, and a threshold on similarity.
 
-A log is *helpful* to a question if its question shares a hop with it, *contradicting* if it tells such a hop otherwise
-(it was made when the world was another), *irrelevant* if they share none. That goes by gold reasoning: a helpful log
-may still be wrong.
+By gold reasoning, a log is *helpful* to a question if its question shares a hop with it, *contradicting* if it tells
+such a hop otherwise (it was made when the world was another), *irrelevant* if they share none.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ ALL = -1.0  # no cosine similarity is lower: the threshold at which every log is
 class Mix:
     """Composition of a store, in shares of the logged questions; a larger share contains a smaller one.
 
-    removed: logs out of the reach of every question that shares a hop with them, which finds irrelevant ones instead.
-    changed: logs that gave way to those of the same questions in the changed world. Raises ConfigError for shares
-    that are negative or add up to more than 1.
+    removed: logs out of the reach of every question that shares a hop with them. changed: logs that gave way to those
+    of the same questions in the changed world. Raises ConfigError for shares that are negative or add up to more than
+    1.
     """
 
     removed: float = 0.0
@@ -63,10 +62,9 @@ class _Place:
 class Transfer:
     """A run, the logs of its world and of one in which some facts are changed, and what questions make of them.
 
-    Answers are kept in the run's folder, and the changed world with its logs in `changed-SHARE` there. Data that are
-    no test world have no changed one (`changed` is None). No question finds its own log, so the answers to log-store
-    questions are leave-one-out. `changed_facts`: the share of the facts that differ. Raises ConfigError for a share
-    outside 0..1, DataError for data that name no hops, by which logs are told apart, and what `Experiment` raises.
+    The changed world, in `changed-SHARE` of the run's folder, is None for data that are no test world. No question
+    finds its own log, so the answers to log-store questions are leave-one-out. `changed_facts`: the share of the facts
+    that differ. Raises ConfigError for a share outside 0..1, DataError for data that name no hops.
     """
 
     def __init__(self, run: Experiment, changed_facts: float = 0.5) -> None:
@@ -117,8 +115,8 @@ class Transfer:
         """Effect of logs on each question: a row each, by its id.
 
         Columns: `stratum`, the question's overlap with the (other) logged ones; whether it is right `without` and
-        `with_logs`; `kind`: contradicting if any log that it found is, else helpful if any is, else irrelevant (None
-        where it found none); `best`, the highest similarity of a log of that kind.
+        `with_logs`; `kind`, the first of `KINDS` that a log it found is of (None where it found none); `best`, the
+        highest similarity of a log of that kind.
         """
         before, after = self.answers("no_logs", split), self.answers(policy, split, mix, min_similarity)
         rows = {}
@@ -140,8 +138,8 @@ class Transfer:
     def sweep(self, policy: str, thresholds: Sequence[float], mix: Mix = UNCHANGED) -> pd.DataFrame:
         """Thresholds on the log-store split, leave-one-out: a row each, `ALL` first.
 
-        Columns: `right`, the share of right answers; `positive` and `negative` transfer; the paired difference in
-        right answers to using all logs, as in `intervals.Difference`; that of `ALL` itself has no interval.
+        Columns: `right`, the share of right answers; `positive` and `negative` transfer; the paired difference in right
+        answers to using all logs, as in `intervals.Difference`.
         """
         hops = data.hops(self.questions("seen"))
         found = {threshold: self.outcomes(policy, "seen", mix, threshold) for threshold in (ALL, *thresholds)}
@@ -199,11 +197,8 @@ def kind_of(question: Question, logged: Question) -> Kind:
 
 
 def transfer(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
-    """`positive`, `negative` and `net` transfer as shares of the questions, with their intervals.
-
-    Positive: wrong without logs and right with them. Negative: the other way round. Net: the first less the second.
-    Columns as in `intervals.Difference`. Raises DataError as `paired_interval` does.
-    """
+    """Shares of questions wrong without logs and right with them (`positive`), the other way round (`negative`), and
+    the first less the second (`net`): columns as in `intervals.Difference`."""
     before, after = outcomes["without"], outcomes["with_logs"]
     found = {
         "positive": mean_interval((after & ~before).astype(float), hops),
