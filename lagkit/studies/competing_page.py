@@ -23,16 +23,13 @@ WHOLE, PART = Condition("terse", EVERY, "text"), Condition("terse", "last_round"
 
 def findings(rows: pd.DataFrame) -> list[str]:
     """What the rows of some models say, in sentences."""
-    table, told = rates(rows), []
-    for model, own in rows.groupby("model", sort=False):
-        mine = table[table["model"] == model]
-        told += [f"{model}: {sentence}" for sentence in _said(own, mine)]
-    return told
+    models = rows.groupby("model", sort=False)
+    return [f"{model}: {sentence}" for model, own in models for sentence in _said(own)]
 
 
-def _said(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+def _said(rows: pd.DataFrame) -> list[str]:
     """Sentences on one model."""
-    apart, told = pick(rows, APART), []
+    table, apart, told = rates(rows), pick(rows, APART), list[str]()
     if len(apart):
         cells = pick(table, APART).set_index("at")
         places = ", ".join(f"{percent(cells.loc[at])} if it stands {where(at)}" for at in POSITIONS)
@@ -46,26 +43,22 @@ def _said(rows: pd.DataFrame, table: pd.DataFrame) -> list[str]:
         wrong = apart[~apart["right"] & (apart["at"] != POSITIONS[-1])]
         last = (wrong["chosen"] == POSITIONS[-1]).sum()
         told.append(f"of {len(wrong)} wrong choices while another log stands last, {last} are the last log's answer.")
-    for condition in (TEXT, ALONE, *repairs(table)):
+    repaired = table[(table["recompute"] != "") & (table["form"] == "restating") & (table["at"] == "all")]
+    ways = repaired.sort_values("share", kind="stable")["recompute"].drop_duplicates()
+    for condition in (TEXT, ALONE, *(replace(APART, recompute=way) for way in ways)):
         if (found := gain(apart, pick(rows, condition))) is not None:
             whole = pick(table, condition).set_index("at").loc["all"]
             anew = f" ({whole['share']:.0%} of tokens)" if whole["share"] else ""
             told.append(f"{label(condition)}{anew}: {percent(whole)}; against KV read apart {_judged(found)}.")
     own = pick(rows, TERSE["own"])
     for reads in ("stranger", "filler", "none"):
-        if (found := gain(pick(rows, TERSE[reads]), own)) is not None:
-            words = (
-                f"terse last rounds, their own context against {reads}: {_judged(found)}; log-probability of the right"
+        other = pick(rows, TERSE[reads])
+        if (found := gain(other, own)) is not None:
+            told.append(
+                f"terse last rounds, their own context against {reads}: {_judged(found)}; log-probability of the right "
+                f"answer: {_likelier(gain(other, own, 'logprob'))}."
             )
-            told.append(f"{words} answer: {_likelier(gain(pick(rows, TERSE[reads]), own, 'logprob'))}.")
     return told
-
-
-def repairs(table: pd.DataFrame) -> list[Condition]:
-    """The recomputations of restating logs that were measured, by the share of tokens that they compute anew."""
-    own = table[(table["recompute"] != "") & (table["form"] == "restating") & (table["at"] == "all")]
-    own = own.sort_values("share", kind="stable")
-    return [Condition("restating", EVERY, "own", recompute=way) for way in own["recompute"].drop_duplicates()]
 
 
 def patched(rows: pd.DataFrame) -> pd.DataFrame:
@@ -80,12 +73,11 @@ def patched(rows: pd.DataFrame) -> pd.DataFrame:
         none, table = pick(own, TERSE["none"]), rates(own)
         for part in (*parts, "") if len(parts) else ():
             condition = replace(TERSE["own"], patch=part)
-            gained = gain(none, pick(own, condition), "logprob")
-            if pick(own, condition).empty:
+            if (shown := pick(own, condition)).empty:
                 continue
             whole = pick(table, condition).set_index("at").loc["all"]
-            share = whole["share"] if part else 1.0
-            found.append([model, label(condition), f"{share:.0%}", percent(whole), _likelier(gained)])
+            share, gained = f"{whole['share'] if part else 1:.0%}", gain(none, shown, "logprob")
+            found.append([model, label(condition), share, percent(whole), _likelier(gained)])
     columns = ["model", "context", "share", "right", "more likely"]
     return pd.DataFrame(found, columns=columns).set_index(columns[:2])
 

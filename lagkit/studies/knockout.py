@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pandas as pd
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import EncodedText, Encoder
@@ -73,15 +72,13 @@ def back_name(back: int) -> str:
 def change(intact: KVBlock, cut: KVBlock) -> pd.DataFrame:
     """Change of stored KV: a row for each layer and part (`keys`, without RoPE, and `values`).
 
-    `relative`: norm of the difference over norm of the intact. `cosine`: mean over tokens and heads.
+    `relative`: norm of the difference over norm of the intact.
     """
     rows = []
     for part in ("keys", "values"):
         before, after = (getattr(block, part).float() for block in (intact, cut))
         relative = (after - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
-        cosine = cosine_similarity(before, after, dim=-1).flatten(1).mean(dim=1)
-        for layer, (moved, angle) in enumerate(zip(relative.tolist(), cosine.tolist(), strict=True)):
-            rows.append({"layer": layer, "part": part, "relative": moved, "cosine": angle})
+        rows += [{"layer": n, "part": part, "relative": moved} for n, moved in enumerate(relative.tolist())]
     return pd.DataFrame(rows)
 
 

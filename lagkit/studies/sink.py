@@ -1,12 +1,11 @@
 """The attention sink: the same kept tokens with it and without it, what is looked at, and what is said.
 
-A model rests attention that has nowhere to go on the very first token that it reads. Where a log is encoded alone and
-kept whole, its first token is that sink. The published code reads a blank line first and drops it, and so the sink.
+Where a log is encoded alone and kept whole, its first token is the sink. The published code reads a blank line first
+and drops it, and so the sink.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from lagkit.logs.store import Store
 from lagkit.model.context import Context, Generation
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
-from lagkit.model.prompts.actions import TAGS, action_spans, parse
+from lagkit.model.prompts.actions import action_spans, parse
 from lagkit.policy import get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
@@ -26,7 +25,6 @@ from lagkit.studies import asking
 from lagkit.studies.attention import mass
 from lagkit.studies.drift import divergence
 from lagkit.studies.examples import Meeting
-from lagkit.util.errors import ConfigError
 from lagkit.util.progress import progress
 
 # What is kept -> the same words with a sink among their tokens, and without; the space before them may differ.
@@ -36,30 +34,23 @@ FORMS = {
 }
 WITH, WITHOUT, NO_LOGS = "with", "without", "no logs"
 GARBLED = 0.5  # share of tokens that a garbled response has said before
-_BROKEN = re.compile(rf"</(?:{'|'.join(tag[1:-1] for tag in TAGS if tag[1] != '/')})(?!>)")
 
 
-def looks(run: Experiment, met: Sequence[Meeting], keep: Sequence[str] = tuple(FORMS)) -> pd.DataFrame:
+def looks(run: Experiment, met: Sequence[Meeting]) -> pd.DataFrame:
     """First rounds with logs in front whose blocks have a sink, or none: a row per question, part kept and form.
 
-    Without logs at all, for comparison, a row under `NO_LOGS` for each question.
+    For comparison, a row without logs under `NO_LOGS` for each question. `firsts`, `logs`, `bos`, `prompt`: shares of
+    attention, from the tokens of the response, on the first kept token of each log, on their others, on the first token
+    of the prompt and on the rest; means over tokens, layers and heads. `acts`: whether the response has an action,
+    `right`: whether it is the right answer, `repeated`: the share of its tokens that it has said before, `garbled`:
+    whether it has no action and that share is a half or more, and `response`: its words.
 
-    `firsts`, `logs`, `bos`, `prompt`: shares of attention, from the tokens of the response, on the first kept token of
-    each log, on their others, on the first token of the prompt and on the rest; means over tokens, layers and heads.
-    `acts`: whether the response has an action, `right`: whether it is the right answer, `repeated`: the share of its
-    tokens that it has said before, `garbled`: whether it has no action and that share is a half or more, `broken`:
-    whether it closes a tag by other words than its own, as in `</ans</ans>`, and `response`: its words.
-
-    Of the form without a sink also its divergence from the one with it, over the tokens of that one's response: `kl`
-    (nats, mean over tokens), `agreement` of the most probable tokens, and whether both responses are the `same`.
-
-    Raises ConfigError for another part kept, ContextTooLong, UnsupportedModel.
+    Of the form without a sink also what `divergence` gives, from the one with it and over that one's response, and
+    whether both responses are the `same`. Raises ContextTooLong, UnsupportedModel.
     """
-    if unknown := [name for name in keep if name not in FORMS]:
-        raise ConfigError(f"The sink is looked at where {' or '.join(FORMS)} is kept; {unknown[0]!r} is not.")
     rows = []
     with run.writing(), run.store(write=True) as store:
-        for part in progress((NO_LOGS, *keep), "Looking for the sink"):
+        for part in progress((NO_LOGS, *FORMS), "Looking for the sink"):
             rows += _looked_at(run, met, part, store)
     return pd.DataFrame(rows)
 
@@ -93,11 +84,11 @@ class _Seen:
     @classmethod
     def of(cls, context: Context, response: Generation) -> _Seen:
         """With what the prefix cache keeps of the context, which then forgets it."""
-        cache = context.prefix_cache
-        read = context if cache is None else cache.resume(context)
-        if cache is not None:
-            cache.clear()
-        return cls(context, read, response)
+        if (cache := context.prefix_cache) is None:
+            return cls(context, context, response)
+        seen = cls(context, cache.resume(context), response)
+        cache.clear()
+        return seen
 
     def going_on(self, said: Sequence[int]) -> Context:
         """The context with these tokens behind it."""
@@ -140,11 +131,5 @@ def _outcome(run: Experiment, meeting: Meeting, response: Generation) -> dict[st
         "right": float(right),
         "repeated": repeated,
         "garbled": float(not acts and repeated >= GARBLED),
-        "broken": float(broken(response.text)),
         "response": response.text.strip(),
     }
-
-
-def broken(response: str) -> bool:
-    """Whether a response begins to close a tag and does not do so."""
-    return bool(_BROKEN.search(response))
