@@ -107,6 +107,16 @@ def mass(lm: LM, context: Context, queries: Sequence[int], spans: Mapping[str, S
     return _pass(lm, context, lambda found: (found[:, rows] @ belongs).mean(dim=1))
 
 
+def response_mass(
+    lm: LM, context: Context, said: Sequence[int], spans: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """The `mass` from tokens that are said behind a context, by span: means over layers and heads."""
+    end = context.injected + len(context.ids)
+    whole = Context((*context.ids, *said), context.parts)
+    shares = mass(lm, whole, range(end, end + len(said)), spans).mean(dim=(0, 1))
+    return dict(zip(spans, shares.tolist(), strict=True))
+
+
 def uniform_mass(queries: Sequence[int], spans: Mapping[str, Sequence[int]]) -> Tensor:
     """`mass` if every query shared its attention out evenly over the tokens that it sees: `[spans]`."""
     share = [[sum(slot <= query for slot in slots) / (query + 1) for slots in spans.values()] for query in queries]

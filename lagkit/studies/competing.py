@@ -258,8 +258,10 @@ class Probe:
             )
             for parts, fact in asking
         ]
-        if len(begins) > 1:
-            asked = [self._read_once(context) for context in asked]
+        if len(begins) > 1:  # the answers' tokens share the KV of all others but the last
+            for n, context in enumerate(asked):
+                read = self.lm.encode(context, context.injected, context.injected + len(context.ids) - 1)
+                asked[n] = Context(context.ids[-1:], (*context.blocks, read))
         contexts = [replace(context, ids=(*context.ids, *ids)) for context in asked for ids in begins]
         logprobs = self.lm.next_logits(contexts).float().log_softmax(dim=-1).unflatten(0, (len(asking), len(begins)))
         return [
@@ -269,11 +271,6 @@ class Probe:
             ]
             for row in logprobs
         ]
-
-    def _read_once(self, context: Context) -> Context:
-        """The same with the KV of all of its tokens but the last, which the answers' tokens share."""
-        stop = context.injected + len(context.ids) - 1
-        return Context(context.ids[-1:], (*context.blocks, self.lm.encode(context, context.injected, stop)))
 
     def block(self, condition: Condition, fact: Fact) -> KVBlock:
         """A log's KV."""

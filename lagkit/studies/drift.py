@@ -62,11 +62,12 @@ def drift(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place, distances
             expected = dense(lm, _context(lm, prompt, case, log, place, 0), 0)
             for shift in distances:
                 context = _context(lm, prompt, case, log, place, shift)
-                for variant, found in _variants(lm, context, shift).items():
-                    rows.append(
-                        {"question_id": case.question.id, "content": content, "variant": variant, "shift": shift}
-                        | divergence(expected, found)
-                    )
+                stale = displaced(lm, context, lambda positions, by=shift: positions + by)
+                found = {DENSE: dense(lm, context, shift), ALIGNED: lm.logits(context)}
+                found |= {BARE: lm.logits(displaced(lm, context, torch.zeros_like)), STALE: lm.logits(stale)}
+                for variant, logits in found.items():
+                    row = {"question_id": case.question.id, "content": content, "variant": variant, "shift": shift}
+                    rows.append(row | divergence(expected, logits))
     return pd.DataFrame(rows)
 
 
@@ -77,6 +78,11 @@ def divergence(expected: Tensor, found: Tensor) -> dict[str, float]:
     return {"kl": float(kl), "agreement": float((p.argmax(-1) == q.argmax(-1)).float().mean())}
 
 
+def response_logits(lm: LM, context: Context, said: Sequence[int]) -> Tensor:
+    """Logits `[tokens, vocab]` from which each token of a response is drawn."""
+    return lm.logits(Context((*context.ids, *said), context.parts))[-len(said) - 1 : -1]
+
+
 @torch.inference_mode()
 def dense(lm: LM, context: Context, shift: int) -> Tensor:
     """Logits of the prompt `[tokens, vocab]` when the whole context is read as words, at shifted positions."""
@@ -85,16 +91,6 @@ def dense(lm: LM, context: Context, shift: int) -> Tensor:
     out = lm.model(words, attention_mask=torch.ones_like(words), position_ids=positions, use_cache=False)
     logits: Tensor = out.logits
     return logits[0, context.injected :]
-
-
-def _variants(lm: LM, context: Context, shift: int) -> dict[str, Tensor]:
-    """Logits of the prompt for each way to treat the log's keys."""
-    contexts = {
-        ALIGNED: context,
-        BARE: displaced(lm, context, lambda positions: positions * 0),
-        STALE: displaced(lm, context, lambda positions: positions + shift),
-    }
-    return {DENSE: dense(lm, context, shift)} | {name: lm.logits(moved) for name, moved in contexts.items()}
 
 
 def _context(lm: LM, prompt: Prompt, case: Case, log: Trace, place: Place, shift: int) -> Context:

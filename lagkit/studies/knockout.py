@@ -138,12 +138,12 @@ def _score(run: Experiment, cases: Sequence[Case], read: Sequence[dict[str, Cont
     for case, contexts in progress(list(zip(cases, read, strict=True)), "Scoring answers"):
         gold = _gold(run, case, contexts)
         rows += [{"question_id": case.question.id, "condition": name, "gold": gold[name]} for name in contexts]
-    asked = [(case, context) for case, contexts in zip(cases, read, strict=True) for context in contexts.values()]
-    said = _answers(run, [context for _, context in asked])
-    right = [
-        float(metrics.is_right(case.question, answer or None)) for (case, _), answer in zip(asked, said, strict=True)
-    ]
-    return pd.DataFrame(rows).assign(answer=said, right=right)
+    said = asking.respond(run, [context for contexts in read for context in contexts.values()])
+    actions = [parse(run.lm.opens + one.text, run.prompt.kind) for one in said]
+    answers = [action.text if action.kind == "answer" else "" for action in actions]
+    asked = [case.question for case, contexts in zip(cases, read, strict=True) for _ in contexts]
+    right = [float(metrics.is_right(question, answer or None)) for question, answer in zip(asked, answers, strict=True)]
+    return pd.DataFrame(rows).assign(answer=answers, right=right)
 
 
 def _cut(reading: EncodedText, rounds: Collection[int]) -> Tensor:
@@ -163,9 +163,3 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     asked = {name: [Context((*context.ids, *before), context.blocks)] for name, context in read.items()}
     readings = sanity.read(run.local_lm, asked, [answer], new_tokens=0)
     return {name: float(reading.gold[0]) for name, reading in readings.items()}
-
-
-def _answers(run: Experiment, contexts: Sequence[Context]) -> list[str]:
-    """The answer that a response of one round gives in each context; empty where it gives none."""
-    actions = [parse(run.lm.opens + said.text, run.prompt.kind) for said in asking.respond(run, contexts)]
-    return [action.text if action.kind == "answer" else "" for action in actions]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -88,8 +88,7 @@ class Kept:
                 store.add(trace, vector)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A task of a stream: its trace, and what the store then held: `logs`, of which `right` ones."""
 
     trace: Trace
@@ -185,9 +184,12 @@ class Online:
             for number in range(orders):
                 steps = self.stream(rule, number)
                 logged = {step.trace.id: step.trace for step in steps}
-                for place, step in enumerate(steps, 1):
-                    row = {"condition": condition, "order": number, "place": place, **self._row(step.trace)}
-                    rows.append({**row, "logs": step.logs, "right_logs": step.right, **self._help(step.trace, logged)})
+                for place, (task, logs, right) in enumerate(steps, 1):
+                    row = {"condition": condition, "order": number, "place": place, **self._row(task)}
+                    question, found = self._asked[task.question_id], [logged[log] for log in recalled(task)]
+                    helps = [log for log in found if kind_of(question, self._asked[log.question_id]) == "helpful"]
+                    row |= {"logs": logs, "right_logs": right, "helpful": len(helps)}
+                    rows.append(row | {"wrong_helpful": sum(not log.correct for log in helps)})
         return pd.DataFrame(rows)
 
     def references(self) -> pd.DataFrame:
@@ -236,13 +238,6 @@ class Online:
 
     def _row(self, trace: Trace) -> dict[str, Any]:
         return {"split": self._splits[trace.question_id], **result_row(self._asked[trace.question_id], trace)}
-
-    def _help(self, task: Trace, logged: Mapping[str, Trace]) -> dict[str, int]:
-        """Numbers of retrieved logs that share a hop with a task, and of those among them that are wrong."""
-        question = self._asked[task.question_id]
-        found = [logged[log] for log in recalled(task)]
-        helpful = [log for log in found if kind_of(question, self._asked[log.question_id]) == "helpful"]
-        return {"helpful": len(helpful), "wrong_helpful": sum(not log.correct for log in helpful)}
 
     def _state(self, store: Store, tasks: Iterable[Trace]) -> pd.Series:
         used, logs = set().union(*map(recalled, tasks)), list(store.traces())

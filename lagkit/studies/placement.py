@@ -13,7 +13,6 @@ from itertools import pairwise, product
 from typing import get_args
 
 import pandas as pd
-from torch import Tensor
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import EncodedText, Encoder
@@ -25,8 +24,8 @@ from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Before, Place, Policy, Variant, get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.studies import asking
-from lagkit.studies.attention import hidden_slots, mass, watching
-from lagkit.studies.drift import divergence
+from lagkit.studies.attention import hidden_slots, response_mass, watching
+from lagkit.studies.drift import divergence, response_logits
 from lagkit.studies.examples import Meeting
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError
@@ -129,9 +128,9 @@ def fidelity(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
     rows = []
     for group in progress(_by_dense(found), "Divergence from dense prefill"):
         first = group[0]
-        expected = _logits(lm, first.dense, first.said)
+        expected = response_logits(lm, first.dense, first.said)
         for variant, context in [(NO_LOGS, first.without), *((pair.variant, pair.kv) for pair in group)]:
-            row = divergence(expected, _logits(lm, context, first.said))
+            row = divergence(expected, response_logits(lm, context, first.said))
             rows.append({"question_id": first.question_id, "variant": variant, **row})
     return pd.DataFrame(rows).assign(same=lambda table: table["agreement"] == 1)
 
@@ -181,19 +180,9 @@ def _by_dense(found: Sequence[Pair]) -> list[list[Pair]]:
     return list(groups.values())
 
 
-def _logits(lm: LM, context: Context, said: Sequence[int]) -> Tensor:
-    """Logits `[tokens, vocab]` from which each token of the response is drawn."""
-    return lm.logits(Context((*context.ids, *said), context.blocks))[-len(said) - 1 : -1]
-
-
 def _shares(lm: LM, pair: Pair, context: Context) -> dict[str, float]:
-    whole = Context((*context.ids, *pair.said), context.blocks)
-    end = whole.injected + len(whole.ids)
-    firsts = [slots[0] for slots in pair.logs]
-    others = [slot for slots in pair.logs for slot in slots[1:]]
-    spans = {"bos": [pair.bos], "firsts": firsts, "logs": others}
-    shares = mass(lm, whole, range(end - len(pair.said), end), spans).mean(dim=(0, 1))
-    return dict(zip(spans, shares.tolist(), strict=True))
+    firsts, others = [own[0] for own in pair.logs], [slot for own in pair.logs for slot in own[1:]]
+    return response_mass(lm, context, pair.said, {"bos": [pair.bos], "firsts": firsts, "logs": others})
 
 
 def _parts(prompt: Prompt, reading: EncodedText, trace: Trace) -> dict[str, set[int]]:

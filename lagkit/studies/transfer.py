@@ -50,15 +50,6 @@ class Mix:
 UNCHANGED = Mix()
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A logged question, the id of its log, and that of its log in the changed world; None where there is none."""
-
-    question: Question
-    own: str | None
-    changed: str | None
-
-
 class Transfer:
     """A run, the logs of its world and of one in which some facts are changed, and what questions make of them.
 
@@ -152,32 +143,35 @@ class Transfer:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
 
     @cached_property
-    def _places(self) -> list[_Place]:
-        """The places of the store in the order in which they are removed; they are changed from the other end."""
+    def _places(self) -> list[tuple[Question, str | None, str | None]]:
+        """Logged questions, the ids of their logs and of those in the changed world (None: there is none).
+
+        In the order in which they are removed; they are changed from the other end.
+        """
         with self.run.store() as store:
             own = {trace.question: trace.id for trace in store.traces()}
         changed = {trace.question: trace.id for trace in self.changed.logs} if self.changed else {}
-        places = [_Place(q, own.get(q.text), changed.get(q.text)) for q in self.run.log_questions]
+        places = [(q, own.get(q.text), changed.get(q.text)) for q in self.run.log_questions]
         random.Random(f"mix {self.run.config.data.seed}").shuffle(places)
         return places
 
     @cached_property
     def _logged(self) -> Mapping[str, Question]:
         """The question of each log, as it is answered in the log's world."""
-        changed = {q.text: q for q in self.changed.log_questions} if self.changed else {}
-        of_changed = {place.changed: changed[place.question.text] for place in self._places if place.changed}
-        return of_changed | {place.own: place.question for place in self._places if place.own}
+        retold = {q.text: q for q in self.changed.log_questions} if self.changed else {}
+        of_changed = {changed: retold[question.text] for question, _, changed in self._places if changed}
+        return of_changed | {own: question for question, own, _ in self._places if own}
 
     def _out_of_reach(self, question: Question, mix: Mix) -> set[str]:
         """The logs that a question cannot find: in each place stands one of two, or none."""
         excluded: set[str | None] = set()
         last = len(self._places) - round(mix.changed * len(self._places))
-        for number, place in enumerate(self._places):
-            standing = place.own if number < last else place.changed
+        for number, (logged, own, changed) in enumerate(self._places):
+            standing = own if number < last else changed
             removed = number < round(mix.removed * len(self._places))
-            if place.question.id == question.id or (removed and kind_of(question, place.question) != "irrelevant"):
+            if logged.id == question.id or (removed and kind_of(question, logged) != "irrelevant"):
                 standing = None
-            excluded |= {place.own, place.changed} - {standing}
+            excluded |= {own, changed} - {standing}
         return {log for log in excluded if log is not None}
 
     def _journal(self, policy: str, split: Split, mix: Mix, min_similarity: float) -> str:
