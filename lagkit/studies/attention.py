@@ -90,8 +90,7 @@ def weights(lm: LM, context: Context, queries: Sequence[int]) -> Tensor:
     queries: slots of prefilled tokens, counted from the first injected one. Raises ContextTooLong, ValueError,
     UnsupportedModel.
     """
-    rows = _rows(context, queries)
-    return _pass(lm, context, lambda found: found[:, rows])
+    return _pass(lm, context, queries, lambda asked: asked)
 
 
 def mass(lm: LM, context: Context, queries: Sequence[int], spans: Mapping[str, Sequence[int]]) -> Tensor:
@@ -100,11 +99,10 @@ def mass(lm: LM, context: Context, queries: Sequence[int], spans: Mapping[str, S
     The mean over queries of the weights summed over the span's slots; slots and errors as in `weights`, whose size this
     needs for one layer at a time.
     """
-    rows = _rows(context, queries)
     belongs = torch.zeros(context.injected + len(context.ids), len(spans), device=lm.device)
     for column, slots in enumerate(spans.values()):
         belongs[list(slots), column] = 1
-    return _pass(lm, context, lambda found: (found[:, rows] @ belongs).mean(dim=1))
+    return _pass(lm, context, queries, lambda asked: (asked @ belongs).mean(dim=1))
 
 
 def response_mass(
@@ -123,21 +121,17 @@ def uniform_mass(queries: Sequence[int], spans: Mapping[str, Sequence[int]]) -> 
     return torch.tensor(share).mean(dim=0)
 
 
-def _rows(context: Context, queries: Sequence[int]) -> list[int]:
-    """Rows of slots among the prefilled tokens."""
+@torch.inference_mode()
+def _pass(lm: LM, context: Context, queries: Sequence[int], keep: Callable[[Tensor], Tensor]) -> Tensor:
+    """What is kept of the weights `[heads, queries, tokens]` of each layer."""
     tokens = len(context.ids)
     rows = [slot - context.injected for slot in queries]
     if not rows or min(rows) < 0 or max(rows) >= tokens:
         raise ValueError(
             f"queries must be prefilled tokens, slots {context.injected} to {context.injected + tokens - 1}: {queries}"
         )
-    return rows
-
-
-@torch.inference_mode()
-def _pass(lm: LM, context: Context, keep: Callable[[Tensor], Tensor]) -> Tensor:
     lm.check(context, 0)
-    with watching(lm.model, keep) as seen:
+    with watching(lm.model, lambda found: keep(found[:, rows])) as seen:
         lm.encode(context, 0, 0)
     return torch.stack([seen[layer] for layer in sorted(seen)]).cpu()
 

@@ -149,14 +149,12 @@ def discrimination(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
 
 def against_chance(told: pd.DataFrame) -> pd.DataFrame:
     """`discrimination` as a table: `answers`, `right`, `median`, the `AUC` with its interval, and the `verdict`."""
-    rows = {}
-    for key, row in told.iterrows():
-        known = row["mean"] >= 0
-        area = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if known else ""
-        verdict = judged(row[["low", "high"]] - 0.5, "auc", "better than chance", "worse than chance") if known else ""
-        rows[key] = {"AUC": area, "verdict": verdict}
-    found = pd.DataFrame.from_dict(rows, orient="index", columns=["AUC", "verdict"])
-    return told[["answers", "right", "median"]].assign(**{name: found[name].to_numpy() for name in found})
+    table = told[["answers", "right", "median"]].assign(AUC="", verdict="")
+    for key, row in told.dropna(subset=["mean"]).iterrows():
+        table.loc[key, "AUC"] = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        chance = row[["low", "high"]] - 0.5
+        table.loc[key, "verdict"] = judged(chance, "auc", "better than chance", "worse than chance")
+    return table
 
 
 def findings(told: pd.DataFrame) -> list[str]:

@@ -104,8 +104,8 @@ class Online:
 
     def __init__(self, run: Experiment, policy: str) -> None:
         self.run, self.name = run, policy
-        self.variant, self.policy = asking.of_traces(policy)
-        self.limits = self.variant.limits(run.config.limits)
+        variant, self.policy = asking.of_traces(policy)
+        self.limits = variant.limits(run.config.limits)
         seen, unseen = run.log_questions, run.questions("unseen")
         self.questions = (*seen, *unseen)
         self._asked = {question.id: question for question in self.questions}
@@ -223,18 +223,18 @@ class Online:
 
     @cached_property
     def _without_logs(self) -> list[Trace]:
-        logged = asking.without_logs(self.run, "log", self.run.log_questions)
-        return logged + asking.without_logs(self.run, "no_logs.unseen", self.run.questions("unseen"))
+        logged = asking.answers(self.run, "no_logs", "log", self.run.log_questions)
+        return logged + asking.answers(self.run, "no_logs", "no_logs.unseen", self.run.questions("unseen"))
 
     @cached_property
     def _static(self) -> list[Trace]:
         self.run.build()
         self.run.encode()
-        seen, unseen, variant = self.run.log_questions, self.run.questions("unseen"), self.variant
-        with self.run.store() as store:
+        run, name, unseen = self.run, self.name, self.run.questions("unseen")
+        with run.store() as store:
             own = {trace.question_id: {trace.id} for trace in store.traces()}
-            logged = asking.answers(self.run, variant, f"{self.name}.leave-one-out", seen, store, exclude=own)
-            return logged + asking.answers(self.run, variant, f"{self.name}.unseen", unseen, store)
+            logged = asking.answers(run, name, f"{name}.leave-one-out", run.log_questions, store, exclude=own)
+            return logged + asking.answers(run, name, f"{name}.unseen", unseen, store)
 
     def _row(self, trace: Trace) -> dict[str, Any]:
         return {"split": self._splits[trace.question_id], **result_row(self._asked[trace.question_id], trace)}

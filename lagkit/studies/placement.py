@@ -165,18 +165,16 @@ def _pair(builder: KVContextBuilder, meeting: Meeting, name: str, blocks: Sequen
 
 def _answered(run: Experiment, found: Sequence[Pair]) -> list[Pair]:
     """The pairs with the model's responses to dense prefill; those that read the same words share them."""
-    key = {i: (pair.dense.injected, pair.dense.ids) for i, pair in enumerate(found)}
-    dense = {key[i]: pair.dense for i, pair in enumerate(found)}
-    said = asking.respond(run, list(dense.values()))
-    ids = {context: response.ids for context, response in zip(dense, said, strict=True)}
-    return [replace(pair, dense=dense[key[i]], said=ids[key[i]]) for i, pair in enumerate(found)]
+    dense = list(dict.fromkeys(pair.dense for pair in found))
+    said = dict(zip(dense, asking.respond(run, dense), strict=True))
+    return [replace(pair, said=said[pair.dense].ids) for pair in found]
 
 
 def _by_dense(found: Sequence[Pair]) -> list[list[Pair]]:
     """Pairs that share dense prefill together, so that it is done once for them and not kept for all."""
-    groups: dict[int, list[Pair]] = {}
+    groups: dict[Context, list[Pair]] = {}
     for pair in found:
-        groups.setdefault(id(pair.dense), []).append(pair)
+        groups.setdefault(pair.dense, []).append(pair)
     return list(groups.values())
 
 

@@ -83,20 +83,21 @@ class Logs:
 
         `label` stands in the place of the policy's name. Raises ConfigError as `asking.of_traces`.
         """
-        questions, (variant, _) = self.asked.questions("unseen"), asking.of_traces(policy)
+        questions = self.asked.questions("unseen")
+        asking.of_traces(policy)
         with self.run.store() as store:
             out_of_reach = set(store.ids) - set(logs)
             journal = f"{policy}.unseen"
             if out_of_reach or self.run is not self.asked:
                 journal += f".only-{len(logs)}-{of_logs(logs)}"
             exclude = dict.fromkeys((question.id for question in questions), out_of_reach)
-            traces = asking.answers(self.asked, variant, journal, questions, store, exclude=exclude)
+            traces = asking.answers(self.asked, policy, journal, questions, store, exclude=exclude)
         return asking.scored(questions, traces, policy=label or policy, split="unseen")
 
     def without(self) -> pd.DataFrame:
         """The unseen questions, answered without logs."""
         questions = self.asked.questions("unseen")
-        traces = asking.without_logs(self.asked, "no_logs.unseen", questions)
+        traces = asking.answers(self.asked, "no_logs", "no_logs.unseen", questions)
         return asking.scored(questions, traces, policy="no_logs", split="unseen")
 
     @cached_property
@@ -172,7 +173,7 @@ class Logs:
     @cached_property
     def again(self) -> dict[str, Trace]:
         """The second run of the log questions, by question id; what was answered earlier is read."""
-        traces = asking.answers(self.run, self.second, f"{self.second.name}.log", self.run.log_questions)
+        traces = asking.answers(self.run, self.second.name, f"{self.second.name}.log", self.run.log_questions)
         return {trace.question_id: trace for trace in traces}
 
     def _agrees(self, log: Trace) -> bool:
@@ -250,10 +251,10 @@ def judge(logs: Logs, choices: Sequence[str]) -> pd.DataFrame:
 
 def gains(logs: Logs, policy: str, choices: Sequence[str]) -> pd.DataFrame:
     """Unseen questions with the logs that each choice (`filter`) keeps, `against` all logs and as many at random."""
-    every, rows = logs.results(policy, logs.keep("all")), []
+    every, rows = logs.results(policy, logs.keep("all")), {}
     for choice in choices:
         kept = logs.keep(choice)
         own, drawn = logs.results(policy, kept), logs.results(policy, logs.at_random(len(kept)))
-        for name, other in (("all logs", every), ("as many at random", drawn)):
-            rows.append(pd.concat({(choice, name): against(logs, other, own)}, names=["filter", "against"]))
-    return pd.concat(rows)
+        rows |= {(choice, "all logs"): against(logs, every, own)}
+        rows |= {(choice, "as many at random"): against(logs, drawn, own)}
+    return pd.concat(rows, names=["filter", "against"])

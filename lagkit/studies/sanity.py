@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -91,8 +92,7 @@ def displaced(lm: LM, context: Context, move: Callable[[Tensor], Tensor]) -> Con
     return replace(context, parts=(*before, replace(log, keys=keys)))
 
 
-@dataclass(frozen=True, eq=False)
-class Measurement:
+class Measurement(NamedTuple):
     """Responses and scores of a model on some contexts, a row each.
 
     `texts`: the first line of the greedy answer. `gold` `[rows]`: mean log-probability of the right answer's tokens
@@ -119,11 +119,8 @@ def read(
     """
     rows = [context for contexts in conditions.values() for context in contexts]
     every = _read(lm, rows, [*answers] * len(conditions), hide_log, new_tokens)
-    found = {}
-    for number, name in enumerate(conditions):
-        own = slice(number * len(answers), (number + 1) * len(answers))
-        found[name] = Measurement(every.texts[own], every.gold[own], every.first[own])
-    return found
+    cuts = (slice(start, start + len(answers)) for start in range(0, len(rows), len(answers)))
+    return {name: Measurement(*(part[own] for part in every)) for name, own in zip(conditions, cuts, strict=True)}
 
 
 def _read(lm: LM, contexts: Sequence[Context], answers: Sequence[str], hide_log: bool, new_tokens: int) -> Measurement:

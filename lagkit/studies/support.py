@@ -28,7 +28,6 @@ EXACT = 1e-4  # the largest relative error of a layer's keys, in float32, that s
 DTYPES = ("float32", "bfloat16")
 SUPPORTED, REFUSED, UNMEASURED = "supported", "refused", "not measured"
 
-
 Load = Callable[..., LM]  # `LM.load`, `families.load` and their like: of a name, and a keyword `dtype`
 
 

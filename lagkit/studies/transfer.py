@@ -90,7 +90,7 @@ class Transfer:
         questions, variant = self.questions(split), Variant.parse(policy)
         if variant.policy is None:
             journal = "log" if (policy, split) == ("no_logs", "seen") else f"{policy}.{split}"
-            return {trace.question_id: trace for trace in asking.answers(self.run, variant, journal, questions)}
+            return {trace.question_id: trace for trace in asking.answers(self.run, policy, journal, questions)}
         if mix.changed and self.changed is None:
             raise ConfigError("Only test worlds can be changed: leave `changed` at 0 for other data.")
         limits = variant.limits(self.run.config.limits)
@@ -99,7 +99,7 @@ class Transfer:
         barred = {question.id: self._out_of_reach(question, mix) for question in questions}
         journal = self._journal(policy, split, mix, min_similarity)
         with (self.changed or self.run).store() as store:
-            traces = asking.answers(self.run, variant, journal, questions, store, limits=limits, exclude=barred)
+            traces = asking.answers(self.run, policy, journal, questions, store, limits=limits, exclude=barred)
         return {trace.question_id: trace for trace in traces}
 
     def outcomes(self, policy: str, split: Split, mix: Mix = UNCHANGED, min_similarity: float = ALL) -> pd.DataFrame:
