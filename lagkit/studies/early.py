@@ -37,7 +37,7 @@ def to_rounds(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.Data
         last = len(reading.rounds) - 1
         spans = {back: [slot for slot in reading.rounds[last - back] if slot] for back in range(1, last + 1)}
         swapped = _swapped(encoder, reading.context, spans, case.stranger)
-        tables.append(_table(run.local_lm, (reading.context, swapped), reading.kept, spans, case, "back"))
+        tables.append(_table(run.local_lm, (reading.context, swapped), reading.kept, spans, case))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -64,8 +64,8 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
         start = sum(map(len, before))
         log = [slot for slot in range(start, start + len(block)) if slot]
         generated = range(end - len(response.ids), end)
-        tables.append(_table(run.local_lm, (whole, swapped), generated, {0: log}, case, "log"))
-    return pd.concat(tables, ignore_index=True).drop(columns="log")
+        tables.append(_table(run.local_lm, (whole, swapped), generated, {0: log}, case))
+    return pd.concat(tables, ignore_index=True).drop(columns="back")
 
 
 def repetition(logs: Sequence[Trace], questions: Sequence[Question]) -> pd.DataFrame:
@@ -94,7 +94,7 @@ def repetition(logs: Sequence[Trace], questions: Sequence[Question]) -> pd.DataF
 
 
 def _table(
-    lm: LM, contexts: tuple[Context, Context], queries: Sequence[int], spans: _Spans, case: Case, column: str
+    lm: LM, contexts: tuple[Context, Context], queries: Sequence[int], spans: _Spans, case: Case
 ) -> pd.DataFrame:
     """Rows for one case, from the true context and from the one with a stranger's tokens in its place."""
     named = {str(key): slots for key, slots in spans.items()}
@@ -105,7 +105,7 @@ def _table(
             "question_id": case.question.id,
             "layer": layer,
             "head": head,
-            column: key,
+            "back": key,
             "mass": float(found[layer, head, i]),
             "null": float(null[layer, head, i]),
             "uniform": float(uniform[i]),

@@ -117,11 +117,9 @@ def choose_gates(right: Mapping[Gate, float]) -> dict[str, Gate]:
 def confidences(without: Mapping[str, Trace], with_logs: Mapping[str, Trace]) -> pd.DataFrame:
     """Confidence by question: `sure_without`, `sure_with_logs`, and `change`, the second less the first; NaN:
     unknown."""
-    told = {
-        "sure_without": {id: trace.confidence for id, trace in without.items()},
-        "sure_with_logs": {id: trace.confidence for id, trace in with_logs.items()},
-    }
-    table = pd.DataFrame(told, index=list(with_logs), dtype=float)
+    rows = {id: (without[id].confidence, trace.confidence) for id, trace in with_logs.items()}
+    columns = ["sure_without", "sure_with_logs"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
     return table.assign(change=table["sure_with_logs"] - table["sure_without"])
 
 

@@ -40,7 +40,7 @@ def right_logs(experiment: Experiment) -> pd.DataFrame:
         [(t.question_id, float(bool(t.correct)), len(t.rounds)) for t in experiment.logs],
         columns=["question_id", "right", "rounds"],
     ).set_index("question_id")
-    number = pd.Series({id: len(questions[id].hops) for id in table.index})
+    number = table.index.map(lambda id: len(questions[id].hops))
     parts = {"all logs": table} | {f"{n} hop{'s' * (n != 1)}": own for n, own in table.groupby(number)}
     rows = {}
     for name, own in parts.items():

@@ -124,12 +124,8 @@ def using(
     context = builder.build(question, user_turn, [builder.encoder.prefill(one) for one in readings])
     turn = [{"role": "user", "content": user_turn}]
     head, tail = split_chat(lm, builder.prompt.for_question(question.id).head(), turn)
-    texts = [(PROMPT, tail + lm.plain(opening)), (OWN, lm.plain(said))]
-    head_tokens, pieces = len(lm.tokenize(head)), list[Piece]()
-    behind = policy.place == "prefix" or not logs
-    if behind:
-        pieces = _chips(head_tokens, HEAD)
-    at = head_tokens if behind else 0
+    head_tokens, behind = len(lm.tokenize(head)), policy.place == "prefix" or not logs
+    pieces, at = (_chips(head_tokens, HEAD), head_tokens) if behind else (list[Piece](), 0)
     for number, one in enumerate(readings, 1):
         spans = [one.spans[slot - one.context.injected] for slot in one.kept]
         pieces += _pieces(one.text, spans, at, f"log {number}")
@@ -137,14 +133,12 @@ def using(
     if not behind:
         pieces += _chips(head_tokens, HEAD, at)
         at += head_tokens
-    own: range = range(0)
-    ids: list[int] = []
-    for name, text in texts:
+    for name, text in ((PROMPT, tail + lm.plain(opening)), (OWN, lm.plain(said))):
         encoded = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids = encoded["input_ids"]
         pieces += _pieces(text, encoded["offset_mapping"], at, name)
         own, at = range(at, at + len(ids)), at + len(ids)
-    if not own:
+    if not ids:
         raise DataError("The model said nothing, so there is no word whose attention could be shown.")
     whole = replace(context, ids=(*context.ids, *ids))
     return measured(lm, whole, pieces, own, question.text, "generated")
