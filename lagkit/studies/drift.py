@@ -7,6 +7,7 @@ computation: whatever differs comes from the move.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -62,7 +63,7 @@ def drift(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place, distances
             expected = dense(lm, _context(lm, prompt, case, log, place, 0), 0)
             for shift in distances:
                 context = _context(lm, prompt, case, log, place, shift)
-                stale = displaced(lm, context, lambda positions, by=shift: positions + by)
+                stale = displaced(lm, context, partial(torch.add, other=shift))
                 found = {DENSE: dense(lm, context, shift), ALIGNED: lm.logits(context)}
                 found |= {BARE: lm.logits(displaced(lm, context, torch.zeros_like)), STALE: lm.logits(stale)}
                 for variant, logits in found.items():

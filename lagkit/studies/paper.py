@@ -91,8 +91,8 @@ def beside(ours: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             em=means["em"].fillna(means["accuracy"])
         )
     sources |= {f"{name} ({means['n'].iloc[0]:,}), ours": means for name, means in ours.items()}
-    columns = {}
-    for source, means in sources.items():
-        columns |= {(source, "score"): 100 * means["em"], (source, "rounds"): means["rounds"]}
-    table = pd.DataFrame(columns)
+    scores = {(source, "score"): 100 * means["em"] for source, means in sources.items()}
+    rounds = {(source, "rounds"): means["rounds"] for source, means in sources.items()}
+    columns = [(source, name) for source in sources for name in ("score", "rounds")]
+    table = pd.DataFrame(scores | rounds)[columns]
     return table.loc[[name for name in POLICIES if name in table.index]]

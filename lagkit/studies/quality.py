@@ -251,10 +251,11 @@ def judge(logs: Logs, choices: Sequence[str]) -> pd.DataFrame:
 
 def gains(logs: Logs, policy: str, choices: Sequence[str]) -> pd.DataFrame:
     """Unseen questions with the logs that each choice (`filter`) keeps, `against` all logs and as many at random."""
-    every, rows = logs.results(policy, logs.keep("all")), {}
+    every = logs.results(policy, logs.keep("all"))
+    rows: dict[tuple[str, str], pd.DataFrame] = {}
     for choice in choices:
         kept = logs.keep(choice)
         own, drawn = logs.results(policy, kept), logs.results(policy, logs.at_random(len(kept)))
-        rows |= {(choice, "all logs"): against(logs, every, own)}
-        rows |= {(choice, "as many at random"): against(logs, drawn, own)}
+        rows[choice, "all logs"] = against(logs, every, own)
+        rows[choice, "as many at random"] = against(logs, drawn, own)
     return pd.concat(rows, names=["filter", "against"])

@@ -120,7 +120,8 @@ def read(
     rows = [context for contexts in conditions.values() for context in contexts]
     every = _read(lm, rows, [*answers] * len(conditions), hide_log, new_tokens)
     cuts = (slice(start, start + len(answers)) for start in range(0, len(rows), len(answers)))
-    return {name: Measurement(*(part[own] for part in every)) for name, own in zip(conditions, cuts, strict=True)}
+    parts = [Measurement(every.texts[own], every.gold[own], every.first[own]) for own in cuts]
+    return dict(zip(conditions, parts, strict=True))
 
 
 def _read(lm: LM, contexts: Sequence[Context], answers: Sequence[str], hide_log: bool, new_tokens: int) -> Measurement:
