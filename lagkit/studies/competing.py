@@ -252,12 +252,7 @@ class Probe:
         """Log-probability a token of each answer of the group, for pairs of what is injected and the log asked for."""
         answers = [self.lm.tokenize(f" {fact.answer}") for fact in self.group.facts]
         begins = [*dict.fromkeys(tuple(ids[:end]) for ids in answers for end in range(len(ids)))]
-        asked = [
-            self._builder(condition, fact.opening).build(
-                Question(self.group.id, fact.question, (fact.answer,)), fact.question, parts
-            )
-            for parts, fact in asking
-        ]
+        asked = [self._context(condition, parts, fact) for parts, fact in asking]
         if len(begins) > 1:  # the answers' tokens share the KV of all others but the last
             for n, context in enumerate(asked):
                 read = self.lm.encode(context, context.injected, context.injected + len(context.ids) - 1)
@@ -271,6 +266,10 @@ class Probe:
             ]
             for row in logprobs
         ]
+
+    def _context(self, condition: Condition, parts: Sequence[Part], asked: Fact) -> Context:
+        question = Question(self.group.id, asked.question, (asked.answer,))
+        return self._builder(condition, asked.opening).build(question, asked.question, parts)
 
     def block(self, condition: Condition, fact: Fact) -> KVBlock:
         """A log's KV."""
