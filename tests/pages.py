@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 
 from benchmarks import page as scale
 from lagkit.runs import report
-from lagkit.studies import competing_page, support_page
+from lagkit.studies import support_page
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
-from tools import choice, forms, pilot
+from tools import choice, competing, forms, pilot
 from tools.codec import page as codec
 from tools.sink import page as sink
 from tools.testbed import carry_page
@@ -26,7 +26,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "scale.md": lambda: scale.markdown(scale.RESULTS),
     "testbed.md": lambda: markdown(Study.load(RESULTS / "testbed")),
     "support.md": lambda: support_page.remade(RESULTS / "support.json"),
-    "competing.md": lambda: competing_page.remade(RESULTS / "competing"),
+    "competing.md": lambda: competing.remade(RESULTS / "competing"),
     "codec.md": lambda: codec.remade(RESULTS / "codec.json"),
     "carry.md": lambda: carry_page.markdown(RESULTS / "carry.parquet"),
     "carried.md": lambda: carry_page.sites(RESULTS / "carried.parquet"),

@@ -11,11 +11,10 @@ from lagkit.stats.intervals import Hops, mean_interval
 
 
 def limited(results: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """The results as they would be had every question ended after `limit` rounds.
+    """The results (of a run with a larger limit) had every question ended after `limit` rounds.
 
     An agent does not know its limit, so its first rounds are the same under any; one that had not answered by then
-    abstains and scores 0. results: as `Experiment.run` gives them, from a run with a larger limit. What the left-out
-    rounds cost is not known by round, so the columns of costs are dropped.
+    abstains and scores 0. Costs are not known by round: their columns are dropped.
     """
     late = results["rounds"] > limit
     failed = results["failed"] & (results["rounds"] < limit)
@@ -30,49 +29,44 @@ def limited(results: pd.DataFrame, limit: int) -> pd.DataFrame:
 
 
 def curve(results: pd.DataFrame, hops: Hops, limits: Collection[int]) -> pd.DataFrame:
-    """The mean score (EM, or accuracy) of each policy under each of `limits`, with its interval.
-
-    results: of one split. `hops`: question id -> ids of its hops. Columns: `policy`, `rounds` (the limit), `mean`,
-    `low`, `high`.
-    """
-    rows = []
+    """The first score's mean by policy and limit, of one split: columns `policy`, `rounds` (the limit), `mean`, `low`,
+    `high`."""
+    rows, score = [], metrics.first_score(results)
     for limit in limits:
         part = limited(results, limit)
-        score = metrics.first_score(part)
         for policy, own in part.groupby("policy", sort=False):
             found = mean_interval(own.set_index("question_id")[score].fillna(0.0), hops)
             rows.append({"policy": policy, "rounds": limit, "mean": found.mean, "low": found.low, "high": found.high})
     return pd.DataFrame(rows)
 
 
-def differences(results: pd.DataFrame, hops: Hops, limits: Collection[int], baseline: str = "no_logs") -> pd.DataFrame:
-    """Each policy against the baseline under the same limit: columns as of `curve`, of the paired difference."""
+def differences(results: pd.DataFrame, hops: Hops, limits: Collection[int]) -> pd.DataFrame:
+    """Each policy against `no_logs` under the same limit: columns as of `curve`, of the paired difference."""
     rows, score = [], metrics.first_score(results)
     for limit in limits:
-        found = metrics.compare(limited(results, limit), hops, baseline).xs(score, level="metric")
+        found = metrics.compare(limited(results, limit), hops).xs(score, level="metric")
         for (policy, _), row in found.iterrows():
             rows.append({"policy": policy, "rounds": limit, **row[["mean", "low", "high"]]})
     return pd.DataFrame(rows)
 
 
-def to_ceiling(
-    results: pd.DataFrame, hops: Hops, limit: int, baseline: str = "no_logs", share: float = 1.0
-) -> pd.DataFrame:
-    """Rounds that each policy needs for `share` of the baseline's score with `limit` rounds, the ceiling.
+def to_ceiling(results: pd.DataFrame, hops: Hops, limit: int, share: float = 1.0) -> pd.DataFrame:
+    """Rounds that each policy needs for `share` of the score of `no_logs` with `limit` rounds, the ceiling.
 
-    Indexed by policy: `rounds`, the least number with which its mean is not below that (missing if there is none); and
-    there `mean`, `low` and `high` of the paired difference to the ceiling.
+    Indexed by policy: `rounds`, the least number with which its mean is not below that, and there `mean`, `low` and
+    `high` of the paired difference to the ceiling; all missing if there is none.
     """
     score = metrics.first_score(results)
-    ceiling = limited(results[results["policy"] == baseline], limit)
-    rows: dict[str, dict[str, float | None]] = {}
+    ceiling = limited(results[results["policy"] == "no_logs"], limit)
+    rows: dict[str, dict[str, float]] = {}
     for policy, own in results.groupby("policy", sort=False):
-        rows[policy] = {"rounds": None, "mean": None, "low": None, "high": None}
+        rows[policy] = {}
         for rounds in range(1, limit + 1):
             early = limited(own, rounds)
             if early[score].mean() >= share * ceiling[score].mean():
-                pair = pd.concat([ceiling.assign(policy=baseline), early.assign(policy="early")])
-                found = metrics.compare(pair, hops, baseline).xs(("early", score), level=("policy", "metric")).iloc[0]
+                pair = pd.concat([ceiling, early.assign(policy="early")])
+                found = metrics.compare(pair, hops).xs(("early", score), level=("policy", "metric")).iloc[0]
                 rows[policy] = {"rounds": rounds, **found[["mean", "low", "high"]]}
                 break
-    return pd.DataFrame.from_dict(rows, orient="index").astype(float).rename_axis("policy")
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["rounds", "mean", "low", "high"])
+    return table.astype(float).rename_axis("policy")

@@ -16,51 +16,44 @@ NONE = pd.DataFrame(columns=[*_KEYS, "answer", "right", "rounds", "read", "confi
 _LEAST_DOUBT = 1e-6  # nats per token; float32 tells no less
 
 
-def outcomes(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
-    """One row per policy other than the baseline, split and question that both answered.
+def outcomes(results: pd.DataFrame) -> pd.DataFrame:
+    """One row per policy, split and question that it and `no_logs` answered.
 
-    results: as `Experiment.run` gives them. Columns: `policy`, `split`, `question_id`, `outcome` (one of `OUTCOMES`),
-    `answer_before` and `answer` (None: none was given), `rounds_before` and `rounds`. Right is an exact match, or the
-    right letter. Raises ConfigError without results of the baseline.
+    Columns: `policy`, `split`, `question_id`, `outcome` (one of `OUTCOMES`), `answer_before` and `answer` (None: none
+    was given), `rounds_before` and `rounds`. Right is an exact match, or the right letter. Raises ConfigError without
+    results of `no_logs`.
     """
     score = first_score(results)
     columns = ["policy", "split", "question_id", "answer", "rounds"]
     table = results[columns].assign(right=results[score] == 1.0)
-    before = table[table["policy"] == baseline].drop(columns="policy")
+    before = table[table["policy"] == "no_logs"].drop(columns="policy")
     if before.empty:
-        raise ConfigError(f"There are no results of {baseline!r} to compare with: run it too, or name another.")
-    after = table[table["policy"] != baseline]
+        raise ConfigError("There are no results of 'no_logs' to compare with: run it too.")
+    after = table[table["policy"] != "no_logs"]
     both = after.merge(before, on=["split", "question_id"], suffixes=("", "_before"))
-    same, turned = both["right"] == both["right_before"], both["right"].map({True: OUTCOMES[1], False: OUTCOMES[2]})
-    kept = both["right"].map({True: OUTCOMES[0], False: OUTCOMES[3]})
-    both["outcome"] = kept.where(same, turned)
+    right, before = both["right"], both["right_before"]
+    both["outcome"] = np.select([right & before, right, before], OUTCOMES[:3], default=OUTCOMES[3])
     return both[["policy", "split", "question_id", "outcome", "answer_before", "answer", "rounds_before", "rounds"]]
 
 
-def turned(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
+def turned(results: pd.DataFrame) -> pd.DataFrame:
     """The rows of `outcomes` whose answer was turned right, or wrong."""
-    table = outcomes(results, baseline)
+    table = outcomes(results)
     return table[table["outcome"].isin(OUTCOMES[1:3])].reset_index(drop=True)
 
 
-def counts(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
+def counts(results: pd.DataFrame) -> pd.DataFrame:
     """Number of questions of each outcome: a row per policy and split, a column for each of `OUTCOMES`."""
-    table = outcomes(results, baseline)
-    found = table.groupby(["policy", "split", "outcome"], sort=False).size().unstack(fill_value=0)
-    order = list(dict.fromkeys(zip(table["policy"], table["split"], strict=True)))
-    return (
-        found.reindex(index=pd.MultiIndex.from_tuples(order, names=["policy", "split"]), columns=list(OUTCOMES))
-        .fillna(0)
-        .astype(int)
-    )
+    table = outcomes(results)
+    each = pd.DataFrame({outcome: (table["outcome"] == outcome).astype(int) for outcome in OUTCOMES})
+    return each.groupby([table["policy"], table["split"]], sort=False).sum()
 
 
 def answers(results: pd.DataFrame) -> pd.DataFrame:
     """Answers as runs are compared by: the columns of `NONE`.
 
     `answer` in normal form, `right`, `rounds`, the tokens that were `read` (prefilled or injected), and `confidence`.
-    results: as `Experiment.run` gives them; what they lack is missing here, but for `split` (unseen). Where they hold
-    no score, `right` is their own.
+    What the results lack is missing here, but for `split` (unseen). Where they hold no score, `right` is their own.
     """
     score = next((name for name in SCORES if name in results), "right")
     table = results.assign(right=results[score] == 1.0, rounds=results["rounds"].astype(float))
@@ -77,9 +70,8 @@ def compared(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """Distance of two runs with the same settings: a row for each policy and split of `before`.
 
     before, after: as `answers` gives them. Columns: `n`, answers before; how many have `changed`, in words, right or
-    wrong, or in rounds; for how many other tokens were `read`; and `doubt`, by what power of ten the doubt in an answer
-    (confidence without its minus sign) differs, median, NaN where none has a confidence. A question that only one of
-    the two holds has changed.
+    wrong, or in rounds, or are in one run alone; for how many other tokens were `read`; and `doubt`, by what power of
+    ten confidence differs, median, NaN where none has one.
     """
     both = before.merge(after, how="outer", on=_KEYS, suffixes=("", "_after"), indicator="found")
     missing = both["found"] != "both"

@@ -11,31 +11,29 @@ from lagkit.stats.intervals import Hops, mean_interval
 # What reuse has to beat, beside the policies: more read for each query, more rounds, and no abstaining.
 BASELINES = ("no_logs+passages=2", "no_logs+max_rounds=10", "no_logs+force_answer=true")
 
-READ = ("prefilled", "injected")  # a token in sight costs attention at every later step, however it came there
+_READ = ["prefilled", "injected"]  # a token in sight costs attention at every later step, however it came there
 
 
 def costs(results: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     """The score of each policy with its interval, and the tokens of a question; cheapest first.
 
-    results: of one split, as `Experiment.run` gives them. Columns: `mean`, `low`, `high` of the first score (EM, or
-    accuracy), mean `prefilled`, `injected` and `generated` tokens, and `read`, the sum of the first two: all that the
-    model had in sight, over all rounds.
+    results: of one split. Columns: `mean`, `low`, `high` of the first score, mean `prefilled`, `injected` and
+    `generated` tokens, and `read`, the sum of the first two: all that the model had in sight, over all rounds.
     """
     score = metrics.first_score(results)
     rows = {}
     for policy, own in results.groupby("policy", sort=False):
         found = mean_interval(own.set_index("question_id")[score].fillna(0.0), hops)
         bounds = {"mean": found.mean, "low": max(found.low, 0.0), "high": min(found.high, 1.0)}
-        rows[policy] = {**bounds, **own[[*READ, "generated"]].mean()}
+        rows[policy] = {**bounds, **own[[*_READ, "generated"]].mean()}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("policy")
-    return table.assign(read=table[[*READ]].sum(axis=1)).sort_values("read", kind="stable")
+    return table.assign(read=table[_READ].sum(axis=1)).sort_values("read", kind="stable")
 
 
 def budgets(costs: pd.DataFrame) -> pd.Series:
-    """For each policy that reuses logs, the one without logs to compare it with: policy -> policy.
+    """For each policy that reuses logs, the one without logs to compare it with, from the table of `costs`.
 
-    It is the cheapest that reads at least as many tokens, or the one that reads most where none reads as many. What is
-    right or wrong plays no part in it. costs: as the function of that name gives.
+    It is the cheapest that reads at least as many tokens, or else the one that reads most.
     """
     without = costs[[get_policy(name) is None for name in costs.index]].sort_values("read", kind="stable")
     chosen = {}
@@ -46,10 +44,10 @@ def budgets(costs: pd.DataFrame) -> pd.Series:
 
 
 def at_equal_budget(results: pd.DataFrame, hops: Hops) -> pd.DataFrame:
-    """Each policy that reuses logs against its baseline of `budgets`: a row per policy.
+    """Each policy that reuses logs against its baseline of `budgets`, on one split: a row per policy.
 
     Columns: `without logs` (the baseline), `read` and `read without` (tokens of a question), and `mean`, `low`, `high`
-    of the paired difference in the first score. results: of one split.
+    of the paired difference in the first score.
     """
     table = costs(results, hops)
     score = metrics.first_score(results)

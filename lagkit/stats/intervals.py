@@ -40,8 +40,6 @@ MARGINS = {
 class Difference:
     """A mean difference over `n` questions with its interval, NaN where there is no second independent question.
 
-    An interval has a width: where all questions agree, it says what so few can leave unseen.
-
     `effective`: n^2 over the number of ordered pairs that share a hop, themselves included; `n` if none do, and the
     number of clusters if the questions fall into clusters of one size.
     """
@@ -59,13 +57,11 @@ class Difference:
 def paired_interval(a: pd.Series, b: pd.Series, hops: Hops, *, level: float = 0.95) -> Difference:
     """The mean of `b - a` over questions, with an interval that holds though questions share sub-questions.
 
-    `a` and `b` are values by question id, in any order; `hops` is question id -> ids of its hops. Questions that share
-    a sub-question go right or wrong together, so taking them for independent makes intervals too narrow. Grouping them
-    into clusters is no way out where hops chain nearly all questions into one. So every pair that shares a hop counts
-    as dependent, in whatever degree the data show, and no other pair: the variance of the mean is the sum of e_i e_j
-    over these pairs, e being deviations from the mean (for disjoint clusters, the cluster-robust variance; for
-    independent questions, the textbook one), never less than that of independent questions. Quantiles are Student's,
-    with `effective - 1` degrees of freedom.
+    `a` and `b` are values by question id, in any order. Questions that share a hop go right or wrong together, and hops
+    chain nearly all questions into one cluster. So every pair that shares a hop counts as dependent, in whatever degree
+    the data show: the variance of the mean is the sum of e_i e_j over these pairs, e being deviations from the mean
+    (for disjoint clusters, the cluster-robust variance), never less than that of independent questions. Quantiles are
+    Student's, with `effective - 1` degrees of freedom.
 
     Where fewer than ten differences are not the commonest one, deviations tell too little of the variance. There the
     interval is Tango's score interval for paired proportions, of `effective` independent questions: for outcomes of 0
@@ -110,30 +106,30 @@ def paired_intervals(
     return pd.DataFrame(rows, index, columns=[field.name for field in fields(Difference)])
 
 
-def mean_interval(values: pd.Series, hops: Hops, *, level: float = 0.95) -> Difference:
+def mean_interval(values: pd.Series, hops: Hops) -> Difference:
     """The mean of `values` by question id, with an interval as in `paired_interval`.
 
     Where all values are 0 or 1, and fewer than ten are one of the two, it is that of `share_interval`.
     """
     if len(values) and set(values) <= {0.0, 1.0} and _sparse(values.to_numpy(float), binary=True):
-        return share_interval(values, hops, level=level)
-    return paired_interval(values * 0.0, values, hops, level=level)
+        return share_interval(values, hops)
+    return paired_interval(values * 0.0, values, hops)
 
 
-def share_interval(holds: pd.Series, hops: Hops, *, level: float = 0.95) -> Difference:
+def share_interval(holds: pd.Series, hops: Hops) -> Difference:
     """The share of questions of which `holds` is true, with Wilson's interval for `effective` independent ones.
 
     For shares that may be 0 or 1; questions that share a hop are taken to stand or fall together, so it is rather too
     wide. Raises DataError as `paired_interval` does.
     """
-    found = paired_interval(holds * 0.0, holds.astype(float), hops, level=level)
-    low, high = wilson(found.mean, found.effective, level)
+    found = paired_interval(holds * 0.0, holds.astype(float), hops)
+    low, high = wilson(found.mean, found.effective)
     return Difference(found.mean, low, high, found.n, found.effective)
 
 
-def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share of `n` independent cases."""
-    z = float(norm.ppf((1 + level) / 2))
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share of `n` independent cases, of 95%."""
+    z = float(norm.ppf(0.975))
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
     # Rounding must not put the share outside.

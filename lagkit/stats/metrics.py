@@ -12,7 +12,6 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -56,11 +55,8 @@ def f1_hotpot(prediction: str | None, answers: Sequence[str]) -> float:
     text. Where neither side has words, 0.0.
     """
     said = normalize(prediction or "")
-    return max((f1(said, [gold]) for gold in map(normalize, answers) if _comparable(said, gold)), default=0.0)
-
-
-def _comparable(said: str, gold: str) -> bool:
-    return bool(said) and (said == gold or not _VERDICTS & {said, gold})
+    golds = [gold for gold in map(normalize, answers) if said == gold or not _VERDICTS & {said, gold}]
+    return max((f1(said, [gold]) for gold in golds), default=0.0) if said else 0.0
 
 
 def _f1(predicted: list[str], gold: list[str]) -> float:
@@ -77,14 +73,13 @@ def score(question: Question, answer: str | None, response: str = "") -> dict[st
     failing that the last response, gives in any usual form. So a question that abstained may be right by the second.
     Registered metrics follow. Raises ConfigError for one that gives no number from 0 to 1.
     """
-    return _usual(question, answer, response) | {name: _own(name, question, answer, response) for name in METRICS}
-
-
-def _own(name: str, *asked: Any) -> float:
-    value = METRICS[name](*asked)
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ConfigError(f"The metric {name} gave {value!r}: a score is a number from 0 to 1.")
-    return float(value)
+    scores = _usual(question, answer, response)
+    for name, metric in METRICS.items():
+        value = metric(question, answer, response)
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ConfigError(f"The metric {name} gave {value!r}: a score is a number from 0 to 1.")
+        scores[name] = float(value)
+    return scores
 
 
 def _usual(question: Question, answer: str | None, response: str) -> dict[str, float]:
@@ -119,12 +114,11 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([groups.size().rename("n"), means, counts, groups[costs].mean()], axis=1)
 
 
-def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs", *, level: float = 0.95) -> pd.DataFrame:
+def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs") -> pd.DataFrame:
     """Each policy against the baseline: one row per policy, split and metric (the scores and `rounds`).
 
-    `hops`: question id -> ids of its hops. Columns: `mean`, `low`, `high`, `n`, `effective`, as in `Difference`; a
-    failed question scores 0. Raises ConfigError when the results do not hold the baseline, DataError when a policy
-    answered other questions than it.
+    Columns as in `Difference`; a failed question scores 0. Raises ConfigError when the results do not hold the
+    baseline, DataError when a policy answered other questions than it.
     """
     _require(results, ("policy", "split", "question_id", "rounds"))
     pairs = {}
@@ -138,7 +132,7 @@ def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs", *, lev
             for metric in (*scores_in(results), "rounds") if policy != baseline else ():
                 base = by_policy[baseline][metric]
                 pairs[policy, split, metric] = base, own[metric]
-    return paired_intervals(pairs, hops, ["policy", "split", "metric"], level=level)
+    return paired_intervals(pairs, hops, ["policy", "split", "metric"])
 
 
 def first_score(results: pd.DataFrame) -> str:

@@ -29,7 +29,7 @@ class Strata(NamedTuple):
     def table(self) -> pd.DataFrame:
         """Means and differences in one row for each (overlap, policy); the baseline has no difference.
 
-        Behind the columns of `means` come `em_diff`, `em_low`, `em_high` and so on, for each score and the rounds.
+        Behind the columns of `means`: `em_diff`, `em_low`, `em_high` and so on, for each score and the rounds.
         """
         wide = self.differences[["mean", "low", "high"]].unstack("metric").swaplevel(axis="columns")
         wide = wide.reindex(columns=self.differences.index.unique("metric"), level=0)
@@ -38,10 +38,7 @@ class Strata(NamedTuple):
 
 
 def overlaps(experiment: Experiment) -> pd.Series:
-    """Unseen question id -> its overlap with the questions that the log store was built on, as an ordered categorical.
-
-    Raises DataError where the data name no hops.
-    """
+    """Unseen question id -> its overlap with logged questions, an ordered categorical; DataError without hops."""
     if reason := experiment.data.no_strata:
         raise DataError(reason)
     questions = experiment.questions("unseen")
@@ -56,7 +53,7 @@ def outcomes(experiment: Experiment, results: pd.DataFrame) -> Strata:
 
 
 def by_overlap(results: pd.DataFrame, kind: pd.Series, hops: Hops) -> Strata:
-    """The same without the run. kind: as `overlaps` gives it. hops: question id -> ids of its hops."""
+    """The same without the run; `kind` as `overlaps` gives it."""
     parts = _parts(results[results["split"] == "unseen"], kind)
     means = {name: metrics.summarize(own) for name, own in parts}
     differences = {name: metrics.compare(own, hops) for name, own in parts}
@@ -78,8 +75,7 @@ def about(experiment: Experiment) -> str:
 def facts(experiment: Experiment) -> pd.DataFrame:
     """A row for each question of the run, by id: `split`, `question`, `gold` answer, `hops` (0: not known), `overlap`.
 
-    `overlap` is with the questions that the log store was built on: a categorical in the order of `data.Stratum`, empty
-    where the data name no hops. Seen questions are among those, so they share `all`.
+    `overlap` is with logged questions: a categorical in the order of `data.Stratum`, empty without hops.
     """
     rows = {
         question.id: {

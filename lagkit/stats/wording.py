@@ -61,29 +61,21 @@ def measured(row: Mapping[str, float] | pd.Series, unit: str, digits: str) -> st
     return f"{judged(row, unit.split()[0])}, {mean} [{low}, {high}] {unit}"
 
 
-def unit_of(metric: str) -> str:
-    """The unit of a difference: `rounds`, or points of the score by its usual name."""
-    return metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"
-
-
 def as_row(what: str, row: Mapping[str, float] | pd.Series, metric: str, verdict: str = "") -> Told:
     """A row of `metrics.compare` for a table; scores in points. verdict: in place of `judged`."""
     scale, digits = (1, "+.2f") if metric == "rounds" else (100, "+.1f")
     mean, low, high = (scale * float(row[name]) for name in ("mean", "low", "high"))
-    return Told(what, verdict or judged(row, metric), mean, low, high, unit_of(metric), digits)
+    unit = metric if metric == "rounds" else f"points of {metric.upper() if len(metric) < 3 else metric}"
+    return Told(what, verdict or judged(row, metric), mean, low, high, unit, digits)
 
 
-def difference(name: str, row: Mapping[str, float] | pd.Series, metric: str, baseline: str = "no_logs") -> Finding:
-    """A sentence on a row of `metrics.compare`: a gain, a loss, equal within the margin, or inconclusive."""
-    what = f"`{name}` against `{baseline}`"
-    said = f"{what}: {judged(row, metric)} ({interval(row, metric)} {unit_of(metric)})."
-    return Finding(said, as_row(what, row, metric))
-
-
-def fronted(front: str, finding: Finding) -> Finding:
-    """The finding with words and a colon in front, none if these are empty."""
-    begun = f"{front[:1].upper()}{front[1:]}{': ' * bool(front)}"
-    return Finding(f"{begun}{finding}", *(row._replace(what=f"{begun}{row.what}") for row in finding.rows))
+def difference(
+    name: str, row: Mapping[str, float] | pd.Series, metric: str, baseline: str = "no_logs", front: str = ""
+) -> Finding:
+    """A sentence on a row of `metrics.compare`, with words in front of it: more, less, equal, or inconclusive."""
+    what = f"{front}`{name}` against `{baseline}`"
+    told = as_row(what, row, metric)
+    return Finding(f"{what}: {told.verdict} ({interval(row, metric)} {told.unit}).", told)
 
 
 def sentences(differences: pd.DataFrame, baseline: str = "no_logs") -> list[Finding]:
@@ -96,5 +88,6 @@ def sentences(differences: pd.DataFrame, baseline: str = "no_logs") -> list[Find
         labels = dict(zip(differences.index.names, key, strict=True))
         policy, metric = str(labels.pop("policy")), str(labels.pop("metric"))
         front = ", ".join(f"{label} questions" if level == "split" else str(label) for level, label in labels.items())
-        found.append(fronted(front, difference(policy, row, metric, baseline)))
+        front = f"{front[:1].upper()}{front[1:]}: " if front else ""
+        found.append(difference(policy, row, metric, baseline, front))
     return found

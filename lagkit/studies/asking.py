@@ -26,7 +26,7 @@ def of_traces(name: str) -> tuple[Variant, Policy]:
 
 def answers(
     run: Experiment,
-    variant: Variant,
+    name: str,
     journal: str,
     questions: Sequence[Question],
     store: Store | None = None,
@@ -38,13 +38,9 @@ def answers(
 
     limits: the variant's own by default. exclude: question id -> logs that it cannot find.
     """
+    variant = Variant.parse(name)
     limits = limits or variant.limits(run.config.limits)
-    return run.ask(journal, variant.policy, variant.name, questions, store, limits=limits, exclude=exclude)
-
-
-def without_logs(run: Experiment, journal: str, questions: Sequence[Question]) -> list[Trace]:
-    """A run's answers without logs."""
-    return answers(run, Variant.parse("no_logs"), journal, questions)
+    return run.ask(journal, variant.policy, name, questions, store, limits=limits, exclude=exclude)
 
 
 def scored(questions: Sequence[Question], traces: Sequence[Trace], **columns: Any) -> pd.DataFrame:

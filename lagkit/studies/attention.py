@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,29 +26,26 @@ from lagkit.util.errors import UnsupportedModel
 _NAME = "lagkit_watched"
 
 
-@dataclass
-class Watch:
-    """Weights to keep, and attention to cut, in the passes of a `watching` block.
+class _Watch(NamedTuple):
+    """The parameters of `watching`, and what it gives."""
 
-    keep: what of a layer's weights `[heads, new tokens, all tokens]` (fp32) is kept in `seen`; None looks at nothing.
-    layers: those to look at; None: all. cut: bool `[tokens, tokens]`, True where a query (row) sees no key (column);
-    slots count from the first injected token.
-    """
-
-    keep: Callable[[Tensor], Tensor] | None = None
-    layers: Sequence[int] | None = None
-    cut: Tensor | None = None
-    seen: dict[int, Tensor] = field(default_factory=dict)
+    keep: Callable[[Tensor], Tensor] | None
+    cut: Tensor | None
+    seen: dict[int, Tensor]
 
 
-_watch: ContextVar[Watch] = ContextVar("watch")
+_watch: ContextVar[_Watch] = ContextVar("watch")
 
 
 @contextmanager
-def watching(model: PreTrainedModel, watch: Watch) -> Iterator[Watch]:
-    """While it lasts, forward passes of `model` over one row obey `watch`.
+def watching(
+    model: PreTrainedModel, keep: Callable[[Tensor], Tensor] | None = None, cut: Tensor | None = None
+) -> Iterator[dict[int, Tensor]]:
+    """Watch the forward passes of `model` over one row; gives what was kept of each layer.
 
-    Raises UnsupportedModel if the model's attention is not sdpa (some models have none).
+    keep: what is kept of a layer's weights `[heads, new tokens, all tokens]` (fp32). cut: bool `[tokens, tokens]`, True
+    where a query (row) sees no key (column); slots count from the first injected token. Raises UnsupportedModel if the
+    model's attention is not sdpa (some models have none).
     """
     if model.config._attn_implementation != "sdpa":
         raise UnsupportedModel(
@@ -63,11 +59,12 @@ def watching(model: PreTrainedModel, watch: Watch) -> Iterator[Watch]:
     copies = {id(config): deepcopy(config) for _, config in owners}
     for config in copies.values():
         config._attn_implementation = _NAME
-    token = _watch.set(watch)
+    seen: dict[int, Tensor] = {}
+    token = _watch.set(_Watch(keep, cut, seen))
     try:
         for module, config in owners:
             module.config = copies[id(config)]
-        yield watch
+        yield seen
     finally:
         for module, config in owners:
             module.config = config
@@ -75,7 +72,7 @@ def watching(model: PreTrainedModel, watch: Watch) -> Iterator[Watch]:
 
 
 def hidden_slots(reading: EncodedText, hidden: Iterable[tuple[Iterable[int], Iterable[int]]]) -> Tensor:
-    """Bool `[tokens, tokens]`, a `cut` of slots of queries and the slots that they do not see.
+    """A `cut`, from slots of queries and the slots that these do not see.
 
     All see the very first slot: attention rests there when it has nowhere to go, and would go astray.
     """
@@ -87,36 +84,35 @@ def hidden_slots(reading: EncodedText, hidden: Iterable[tuple[Iterable[int], Ite
     return cut
 
 
-def weights(
-    lm: LM, context: Context, *, queries: Sequence[int] | None = None, layers: Sequence[int] | None = None
-) -> Tensor:
+def weights(lm: LM, context: Context, queries: Sequence[int]) -> Tensor:
     """Attention weights, fp32 `[layers, heads, queries, tokens]`, of one pass over the context's ids.
 
-    `queries` are slots, counted from the first injected token; by default all that are prefilled: injected tokens ask
-    nothing. `layers`: in the order wanted, by default all. Raises ContextTooLong, ValueError, UnsupportedModel.
+    queries: slots of prefilled tokens, counted from the first injected one. Raises ContextTooLong, ValueError,
+    UnsupportedModel.
     """
-    rows = _rows(context, queries)
-    return _pass(lm, context, layers, lambda found: found[:, rows])
+    return _pass(lm, context, queries, lambda asked: asked)
 
 
-def mass(
-    lm: LM,
-    context: Context,
-    queries: Sequence[int],
-    spans: Mapping[str, Sequence[int]],
-    *,
-    layers: Sequence[int] | None = None,
-) -> Tensor:
+def mass(lm: LM, context: Context, queries: Sequence[int], spans: Mapping[str, Sequence[int]]) -> Tensor:
     """Share of attention from `queries` to each of `spans` (name -> slots): fp32 `[layers, heads, spans]`.
 
-    The mean over queries of the weights summed over the span's slots: 1 would be all attention there is. Slots and
-    errors are as in `weights`, whose size this never needs for more than one layer.
+    The mean over queries of the weights summed over the span's slots; slots and errors as in `weights`, whose size this
+    needs for one layer at a time.
     """
-    rows = _rows(context, queries)
     belongs = torch.zeros(context.injected + len(context.ids), len(spans), device=lm.device)
     for column, slots in enumerate(spans.values()):
         belongs[list(slots), column] = 1
-    return _pass(lm, context, layers, lambda found: (found[:, rows] @ belongs).mean(dim=1))
+    return _pass(lm, context, queries, lambda asked: (asked @ belongs).mean(dim=1))
+
+
+def response_mass(
+    lm: LM, context: Context, said: Sequence[int], spans: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """The `mass` from tokens that are said behind a context, by span: means over layers and heads."""
+    end = context.injected + len(context.ids)
+    whole = Context((*context.ids, *said), context.parts)
+    shares = mass(lm, whole, range(end, end + len(said)), spans).mean(dim=(0, 1))
+    return dict(zip(spans, shares.tolist(), strict=True))
 
 
 def uniform_mass(queries: Sequence[int], spans: Mapping[str, Sequence[int]]) -> Tensor:
@@ -125,24 +121,19 @@ def uniform_mass(queries: Sequence[int], spans: Mapping[str, Sequence[int]]) -> 
     return torch.tensor(share).mean(dim=0)
 
 
-def _rows(context: Context, queries: Sequence[int] | None) -> list[int]:
-    """Rows of slots among the prefilled tokens."""
+@torch.inference_mode()
+def _pass(lm: LM, context: Context, queries: Sequence[int], keep: Callable[[Tensor], Tensor]) -> Tensor:
+    """What is kept of the weights `[heads, queries, tokens]` of each layer."""
     tokens = len(context.ids)
-    rows = list(range(tokens)) if queries is None else [slot - context.injected for slot in queries]
+    rows = [slot - context.injected for slot in queries]
     if not rows or min(rows) < 0 or max(rows) >= tokens:
         raise ValueError(
             f"queries must be prefilled tokens, slots {context.injected} to {context.injected + tokens - 1}: {queries}"
         )
-    return rows
-
-
-@torch.inference_mode()
-def _pass(lm: LM, context: Context, layers: Sequence[int] | None, keep: Callable[[Tensor], Tensor]) -> Tensor:
     lm.check(context, 0)
-    wanted = range(lm.model.config.get_text_config(decoder=True).num_hidden_layers) if layers is None else layers
-    with watching(lm.model, Watch(keep, wanted)) as watch:
+    with watching(lm.model, lambda found: keep(found[:, rows])) as seen:
         lm.encode(context, 0, 0)
-    return torch.stack([watch.seen[layer] for layer in wanted]).cpu()
+    return torch.stack([seen[layer] for layer in sorted(seen)]).cpu()
 
 
 def _attend(
@@ -154,10 +145,10 @@ def _attend(
     scaling: float | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as sdpa; keeps the weights of a watched layer."""
+    """Attention as sdpa; keeps what is wanted of the weights."""
     watch = _watch.get()
     layer: Any = module.layer_idx
-    if watch.keep and (watch.layers is None or layer in watch.layers):
+    if watch.keep:
         factor = query.shape[-1] ** -0.5 if scaling is None else scaling
         scores = query.float() @ repeat_kv(key, query.shape[1] // key.shape[1]).float().transpose(2, 3) * factor
         found = scores.masked_fill(~attention_mask, float("-inf")).softmax(dim=-1)
@@ -166,8 +157,8 @@ def _attend(
 
 
 def _mask(**settings: Any) -> Tensor:
-    """The mask of sdpa, always spelled out (sdpa may leave it away), without what is cut: `[batch, 1, new, all]`."""
-    settings |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}  # with these it is always a mask
+    """The mask of sdpa without what is cut, always spelled out: `[batch, 1, new, all]`."""
+    settings |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     mask: Any = sdpa_mask(**settings)
     cut = _watch.get().cut
     shown: Tensor = mask if cut is None else mask & ~cut[-mask.shape[-2] :].to(mask.device)

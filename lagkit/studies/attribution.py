@@ -38,7 +38,7 @@ def retrieved(store: Store, embedder: Embedder, query: str, k: int = 3) -> pd.Da
 def contributions(embedder: Embedder, query: str, text: str) -> pd.Series:
     """Contribution of each word of `query` to its cosine with `text`: the score less that without the word.
 
-    By word in its first spelling, the largest first. This asks the embedder itself, so it holds for any.
+    By word in its first spelling, the largest first.
     """
     words = list({word.lower(): word for word in reversed(_WORD.findall(query))}.values())[::-1]
     without = [re.sub(rf"\b{re.escape(word)}\b", " ", query, flags=re.IGNORECASE) for word in words]
@@ -47,10 +47,9 @@ def contributions(embedder: Embedder, query: str, text: str) -> pd.Series:
 
 
 def found_by_rank(experiment: Experiment) -> pd.Series:
-    """Hit rate of useful logs, by k from 1 to the run's number of logs.
+    """Share of unseen questions with a log that shares a hop among the first k, by k up to the run's number of logs.
 
-    It is the share of unseen questions with a log that shares a hop among the first k, of those that share a hop with
-    any log; empty if there are none, as for data without hops.
+    Of those that share a hop with any log; empty if there are none, as for data without hops.
     """
     hops = {question.id: {hop.id for hop in question.hops} for question in experiment.log_questions}
     with experiment.store() as store:

@@ -1,8 +1,7 @@
 """Which of several competing logs does a model read? A forced choice between their answers, without decoding.
 
 Three logs say the same kind of fact of three entities, and one is asked for. The model chooses the answer with the
-highest log-probability (a token, of answers of several) behind the words with which its turn is opened; chance is a
-third.
+highest log-probability a token behind the words with which its turn is opened; chance is a third.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,9 +44,9 @@ class Condition:
 
     reads: as `text`, or as KV: of all logs read in one go (`dense`), or of each log read apart, behind its `own` first
     round, a `stranger`'s, as many neutral words (`filler`) or `none`; `same positions`: own, each log at those of the
-    first. beside: what stands beside the log that is asked for (`no logs`: it is not shown either). recompute: tokens
-    that are computed anew behind the other logs: `first:K` or `last:K` of each log, or `most:P`, the P percent that
-    deviate most. patch: of what a log's own context adds to its KV, the part that is kept, as `Patch.of` reads it.
+    first. beside: what stands beside the log that is asked for (`no logs`: nor that). recompute: tokens computed anew
+    behind the other logs: `first:K` or `last:K` of each log, or `most:P`, the P percent that deviate most. patch: the
+    part that is kept of what its own context adds to a log's KV, as `Patch.of` reads it.
     """
 
     form: Form
@@ -113,11 +112,11 @@ def measure(lm: LM, groups: Sequence[Group], shown: Sequence[Condition], out: Pa
     """Every group under every condition: a row per log that is asked for and place of it, written as they come.
 
     out: a file of JSON lines; what it holds is not computed again. Columns besides the condition's: `model` (with the
-    data set, if the groups are from one), `dtype`, `group`, `kind`, `asked` (number of the log that is asked for), `at`
-    (where it stands), `chosen` (where the log stands whose answer is chosen; empty if it is not shown), `right`,
-    `logprob` of the right answer (nats a token), `margin` over the best wrong one, and `share` of the logs' tokens that
-    were computed anew, or of the numbers of their KV that a patch has. Raises ConfigError where `out` is another
-    model's or groups are not of one data set, DataError where `out` is damaged, ContextTooLong.
+    groups' data set), `dtype`, `group`, `kind`, `asked` (number of the log that is asked for), `at` (where it stands),
+    `chosen` (where the log stands whose answer is chosen; empty if it is not shown), `right`, `logprob` of the right
+    answer (nats a token), `margin` over the best wrong one, and `share` of the logs' tokens that were computed anew, or
+    of the numbers of their KV that a patch has. Raises ConfigError where `out` is another model's or groups are not of
+    one data set, DataError where `out` is damaged, ContextTooLong.
     """
     names = {lm.name + (f", {group.data}" if group.data else "") for group in groups}
     if len(names) != 1:
@@ -203,61 +202,61 @@ class Probe:
     def shown(self, condition: Condition) -> Iterator[Shown]:
         """Each order in which logs are shown: every log stands once in every place."""
         facts = self.group.facts
-        if condition.beside == "no logs":
-            yield from (Shown((fact,), ()) for fact in facts)
-        elif condition.beside == "nothing":
-            yield from (Shown((fact,), (self.block(condition, fact),)) for fact in facts)
-        elif condition.beside == "paragraph":
-            other = self._encode(_paragraph(), condition.policy)
-            for fact in facts:
-                own = self.block(condition, fact)
-                yield from (Shown((fact, None), (own, other)), Shown((None, fact), (other, own)))
-        else:
-            for start in range(RIVALS):
-                yield self._together(condition, facts[start:] + facts[:start])
+        if condition.beside == "rivals":
+            yield from (self._together(condition, facts[start:] + facts[:start]) for start in range(RIVALS))
+            return
+        for fact in facts:
+            own = () if condition.beside == "no logs" else (self.block(condition, fact),)
+            if condition.beside == "paragraph":
+                paragraph = Trace("paragraph", "", "", tuple(Round("", words) for words in UNRELATED), "")
+                other = (self._encode(paragraph, condition.policy),)
+                yield from (Shown((fact, None), own + other), Shown((None, fact), other + own))
+            else:
+                yield Shown((fact,), own)
 
     def _together(self, condition: Condition, facts: tuple[Fact, ...]) -> Shown:
         if condition.reads == "text":
             texts = SEPARATOR.join(kept_text(fact.log(condition.form), condition.keep) for fact in facts)
             return Shown(facts, (self._prefill(condition, self.lm.tokenize(texts)),))
         blocks = [self.block(condition, fact) for fact in facts]
-        start = len(self.head(condition))
+        head = self.head(condition)
+        start = len(head)
         if condition.reads == "dense":
-            return Shown(facts, tuple(self._dense(condition, blocks)))
+            return Shown(facts, (self._dense(condition, blocks),))
         if condition.reads == "same positions":
             return Shown(facts, tuple(PlacedBlock(b, torch.arange(start, start + len(b))) for b in blocks))
+        if condition.patch:
+            patch = Patch.of(condition.patch, len(blocks[0].keys))
+            return Shown(facts, tuple(blocks), patch.share(blocks[0]))
         if not condition.recompute:
-            return Shown(
-                facts, tuple(blocks), _patch(condition, blocks[0]).share(blocks[0]) if condition.patch else 0.0
-            )
-        head, slots = self.head(condition), self._anew(condition, blocks)
+            return Shown(facts, tuple(blocks))
+        slots = self._anew(condition, blocks)
         whole = recompute(self.lm, [head, *blocks], [start + slot for slot in slots])
         return Shown(facts, (whole.slice(start, len(whole)),), len(slots) / (len(whole) - start))
 
     def _anew(self, condition: Condition, blocks: Sequence[KVBlock]) -> list[int]:
         """The slots to compute anew, counted from the first log's first; the first log has nothing in front of it."""
         how, _, number = condition.recompute.partition(":")
-        starts = [sum(map(len, blocks[:i])) for i in range(len(blocks) + 1)]
         if how == "most":
-            far = deviations(blocks, self._dense(condition, blocks))
+            far = deviations(KVBlock.concat(blocks), self._dense(condition, blocks))
             return sorted(far.argsort(descending=True)[: round(int(number) * len(far) / 100)].tolist())
-        edge = int(number)
-        spans = [range(*span)[:edge] if how == "first" else range(*span)[-edge:] for span in pairwise(starts)]
-        return [slot for span in spans[1:] for slot in span]
+        edges = pairwise(accumulate(map(len, blocks), initial=0))
+        part = slice(int(number)) if how == "first" else slice(-int(number), None)
+        return [slot for edge in [*edges][1:] for slot in range(*edge)[part]]
 
-    def _dense(self, condition: Condition, blocks: Sequence[KVBlock]) -> list[KVBlock]:
-        """The same tokens read in one go, cut into blocks."""
-        whole = self._prefill(condition, torch.cat([block.ids for block in blocks]).tolist())
-        starts = [sum(map(len, blocks[:i])) for i in range(len(blocks) + 1)]
-        return [whole.slice(a, b) for a, b in pairwise(starts)]
+    def _dense(self, condition: Condition, blocks: Sequence[KVBlock]) -> KVBlock:
+        """The same tokens read in one go."""
+        return self._prefill(condition, torch.cat([block.ids for block in blocks]).tolist())
 
     def logprobs(self, condition: Condition, asking: Sequence[tuple[Sequence[Part], Fact]]) -> list[list[float]]:
         """Log-probability a token of each answer of the group, for pairs of what is injected and the log asked for."""
         answers = [self.lm.tokenize(f" {fact.answer}") for fact in self.group.facts]
         begins = [*dict.fromkeys(tuple(ids[:end]) for ids in answers for end in range(len(ids)))]
         asked = [self._context(condition, parts, fact) for parts, fact in asking]
-        if len(begins) > 1:
-            asked = [self._read_once(context) for context in asked]
+        if len(begins) > 1:  # the answers' tokens share the KV of all others but the last
+            for n, context in enumerate(asked):
+                read = self.lm.encode(context, context.injected, context.injected + len(context.ids) - 1)
+                asked[n] = Context(context.ids[-1:], (*context.blocks, read))
         contexts = [replace(context, ids=(*context.ids, *ids)) for context in asked for ids in begins]
         logprobs = self.lm.next_logits(contexts).float().log_softmax(dim=-1).unflatten(0, (len(asking), len(begins)))
         return [
@@ -267,11 +266,6 @@ class Probe:
             ]
             for row in logprobs
         ]
-
-    def _read_once(self, context: Context) -> Context:
-        """The same with the KV of all of its tokens but the last, which the answers' tokens share."""
-        stop = context.injected + len(context.ids) - 1
-        return Context(context.ids[-1:], (*context.blocks, self.lm.encode(context, context.injected, stop)))
 
     def _context(self, condition: Condition, parts: Sequence[Part], asked: Fact) -> Context:
         question = Question(self.group.id, asked.question, (asked.answer,))
@@ -284,7 +278,7 @@ class Probe:
         if not condition.patch:
             return block
         alone = self._encode(fact.log(condition.form), replace(condition, reads="none").policy)
-        return _patch(condition, block).apply(alone, block)
+        return Patch.of(condition.patch, len(block.keys)).apply(alone, block)
 
     def head(self, condition: Condition) -> KVBlock:
         """What stands in front of the logs: the prompt's shared head, or nothing."""
@@ -312,24 +306,11 @@ class Probe:
         return KVContextBuilder(self.lm, replace(PROMPT, opening=opening), condition.policy)
 
 
-def _patch(condition: Condition, block: KVBlock) -> Patch:
-    return Patch.of(condition.patch, layers=block.shape[0])
-
-
-def deviations(blocks: Sequence[KVBlock], dense: Sequence[KVBlock]) -> torch.Tensor:
-    """How far each token's KV is from dense prefill in the second layer, the first in which it differs: `[tokens]`.
-
-    What CacheBlend selects by: finding it takes one layer's pass over all tokens.
-    """
-    layer = min(1, len(blocks[0].keys) - 1)
-    apart, whole = KVBlock.concat(blocks), KVBlock.concat(dense)
-    gaps = (getattr(apart, name)[layer] - getattr(whole, name)[layer] for name in ("keys", "values"))
+def deviations(apart: KVBlock, dense: KVBlock) -> torch.Tensor:
+    """Squared distance of each token's KV from dense prefill in the second layer, as in CacheBlend: `[tokens]`."""
+    layer = min(1, len(apart.keys) - 1)
+    gaps = (getattr(apart, name)[layer] - getattr(dense, name)[layer] for name in ("keys", "values"))
     return sum((gap.float().square().sum(dim=(0, 2)) for gap in gaps), torch.zeros(len(apart)))
-
-
-def _paragraph() -> Trace:
-    rounds = tuple(Round("", words) for words in UNRELATED)
-    return Trace("paragraph", "", "", rounds, "")
 
 
 def _places(logs: int) -> list[str]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 
 from lagkit.datasets.loaders import Dataset
-from lagkit.studies.competing_items import RIVALS, Fact, Group
+from lagkit.studies.competing_items import RIVALS, Fact, Group, Kind
 from lagkit.types import Question
 from lagkit.util.errors import ConfigError, DataError
 
@@ -25,9 +25,8 @@ def check(model: str, data: str) -> None:
 def groups(data: Dataset, count: int | None = None, seed: int = 0) -> list[Group]:
     """Groups of three logs that tell the same two relations, of other entities; the first ones are the same always.
 
-    Of the questions of both splits those with two gold steps, `work >> relation` and `its answer >> relation`. No work,
-    person or answer comes twice in a group or in another one. Raises DataError where the data set has no such groups,
-    or fewer than `count`.
+    Of questions with two gold steps, `work >> relation` and `its answer >> relation`. No work, person or answer comes
+    twice. Raises DataError where the data set has no such groups, or fewer than `count`.
     """
     kinds = defaultdict[str, list[Fact]](list)
     for question in sorted(data.questions, key=lambda question: question.id):
@@ -44,7 +43,8 @@ def groups(data: Dataset, count: int | None = None, seed: int = 0) -> list[Group
     # Whose first round is read instead of a log's own: one of the next group's, which shares nothing with it.
     strangers = [facts[0] for facts in (*found[1:], found[0])]
     made = [
-        Group(f"{seed}-{number:03d}-{_digest(facts)}", facts, stranger, data.name)
+        # The digest tells groups apart that were drawn with one seed from two folders of one name.
+        Group(f"{seed}-{number:03d}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}", facts, stranger, data.name)
         for number, (facts, stranger) in enumerate(zip(found, strangers, strict=True))
     ]
     return made[:count]
@@ -60,23 +60,8 @@ def _fact(question: Question) -> Fact | None:
     follows = about == "#1" or about.casefold() in person.casefold()
     if not (role and found and follows) or answer in (work, person) or _is_no_noun(role) or _is_no_noun(says):
         return None
-    whom = f"{person}, the {role} of {work},"
-    return Fact(
-        kind=f"{role}, {says}",
-        work=work,
-        person=person,
-        answer=answer,
-        first=f"The {role} of {work} is {person}.",
-        terse=f"The {says} of this {role} is {answer}.",
-        restating=f"The {says} of {whom} is {answer}.",
-        question=f"What is the {says} of {whom[:-1]}?",
-        opening=f"The {says} of {person} is",
-    )
-
-
-def _digest(facts: Sequence[Fact]) -> str:
-    """Tells groups apart that were drawn with one seed from two folders of one name."""
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+    kind = Kind(f"{role}, {says}", role, f"The {says} of {{}} is", f"What is the {says} of {{}}?")
+    return kind.fact(work, person, answer)
 
 
 def _is_no_noun(relation: str) -> bool:
@@ -86,13 +71,10 @@ def _is_no_noun(relation: str) -> bool:
 
 def _cut(facts: Sequence[Fact], taken: set[str]) -> list[tuple[Fact, ...]]:
     """Groups of one kind; `taken`: names that came before, which this adds to."""
-    fresh = list(_fresh(facts, taken))
-    return [tuple(fresh[start : start + RIVALS]) for start in range(0, len(fresh) - RIVALS + 1, RIVALS)]
-
-
-def _fresh(facts: Sequence[Fact], taken: set[str]) -> Iterator[Fact]:
+    fresh = []
     for fact in facts:
         names = {fact.work, fact.person, fact.answer}
         if not names & taken:
             taken |= names
-            yield fact
+            fresh.append(fact)
+    return [tuple(fresh[start : start + RIVALS]) for start in range(0, len(fresh) - RIVALS + 1, RIVALS)]

@@ -43,10 +43,9 @@ UNRELATED = (
 
 @dataclass(frozen=True)
 class Fact:
-    """What one log says. kind: name of what is told; work: whom the question is about in the end.
+    """What one log says. first: the first round; terse, restating: the last round in both forms.
 
-    first: the first round, which alone names person and work in a terse log. terse, restating: the last round in both
-    forms. question: the words of the user's turn; opening: those with which the assistant's begins, up to the answer.
+    question: the words of the user's turn; opening: those with which the assistant's begins, up to the answer.
     """
 
     kind: str
@@ -60,7 +59,7 @@ class Fact:
     opening: str
 
     def last(self, form: Form) -> str:
-        """The last round: `terse`, saying only what is new, or `restating` whom it is about."""
+        """The last round: saying only what is new, or restating whom it is about."""
         return self.terse if form == "terse" else self.restating
 
     def log(self, form: Form, first: str | None = None) -> Trace:
@@ -76,42 +75,44 @@ class Fact:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fact. work: a pattern of two words' places. role: who stands behind it. says: what is said of them, up
-    to the answer. asks: the question's words around whom it is about.
+    """A kind of fact: the role of who stands behind a work, what is told of them up to the answer, and the question.
+
+    tells, asks: with `{}` for whom. works: a pattern of two words' places. answers: words to draw from.
     """
 
     name: str
-    work: str
     role: str
-    says: str
-    asks: tuple[str, str]
-    answers: str
+    tells: str
+    asks: str
+    works: str = ""
+    answers: str = ""
 
     def fact(self, work: str, person: str, answer: str) -> Fact:
         """What a log says of a work, the person behind it, and the answer."""
-        whom, (before, behind) = f"{person}, the {self.role} of {work},", self.asks
+        whom = f"{person}, the {self.role} of {work}"
+        terse = f"{self.tells.replace('{}', f'this {self.role}')} {answer}."
         return Fact(
             kind=self.name,
             work=work,
             person=person,
             answer=answer,
             first=f"The {self.role} of {work} is {person}.",
-            terse=f"This {self.role} {self.says} {answer}.",
-            restating=f"{whom} {self.says} {answer}.",
-            question=f"{before} {whom} {behind}",
-            opening=f"{person} {self.says}",
+            terse=terse[0].upper() + terse[1:],
+            restating=f"{self.tells.replace('{}', f'{whom},')} {answer}.",
+            question=self.asks.replace("{}", whom),
+            opening=self.tells.replace("{}", person),
         )
 
 
 KINDS = (
-    Kind("film", "The {} {}", "director", "was born in the town of", ("In which town was", "born?"), _TOWNS),
-    Kind("novel", "A {} {}", "author", "worked as a", ("As what did", "work?"), _JOBS),
-    Kind("company", "{} {} Limited", "founder", "kept as a pet a", ("Which pet did", "keep?"), _ANIMALS),
-    Kind("song", "My {} {}", "composer", "moved to the country of", ("To which country did", "move?"), _COUNTRIES),
-    Kind("ship", "the {} {}", "captain", "spoke the language called", ("Which language did", "speak?"), _LANGUAGES),
-    Kind("school", "{} {} School", "head", "played the sport of", ("Which sport did", "play?"), _SPORTS),
-    Kind("hotel", "Hotel {} {}", "owner", "grew the fruit called", ("Which fruit did", "grow?"), _FRUITS),
-    Kind("opera", "O {} {}", "conductor", "always wore the colour", ("Which colour did", "wear?"), _COLOURS),
+    Kind("film", "director", "{} was born in the town of", "In which town was {}, born?", "The {} {}", _TOWNS),
+    Kind("novel", "author", "{} worked as a", "As what did {}, work?", "A {} {}", _JOBS),
+    Kind("company", "founder", "{} kept as a pet a", "Which pet did {}, keep?", "{} {} Limited", _ANIMALS),
+    Kind("song", "composer", "{} moved to the country of", "To which country did {}, move?", "My {} {}", _COUNTRIES),
+    Kind("ship", "captain", "{} spoke the language called", "Which language did {}, speak?", "the {} {}", _LANGUAGES),
+    Kind("school", "head", "{} played the sport of", "Which sport did {}, play?", "{} {} School", _SPORTS),
+    Kind("hotel", "owner", "{} grew the fruit called", "Which fruit did {}, grow?", "Hotel {} {}", _FRUITS),
+    Kind("opera", "conductor", "{} always wore the colour", "Which colour did {}, wear?", "O {} {}", _COLOURS),
 )
 
 
@@ -130,16 +131,17 @@ def groups(lm: LM, count: int, seed: int = 0) -> list[Group]:
 
     No name, work or answer comes twice in a group. Raises ConfigError for a model that lacks words of the items.
     """
-    rng, drawn, works = random.Random(f"competing {seed}"), [], set[str]()
+    rng, drawn, taken = random.Random(f"competing {seed}"), [], set[str]()
     for number in range(count):
-        kind = KINDS[number % len(KINDS)]
+        kind, works = KINDS[number % len(KINDS)], list[str]()
         answers = _equally_long(lm, kind.answers.split())
-        facts = [
-            kind.fact(work, person, answer)
-            for work, person, answer in zip(
-                _works(rng, kind, works), _people(rng), rng.sample(answers, RIVALS + 1), strict=True
-            )
-        ]
+        while len(works) <= RIVALS:
+            work = kind.works.format(rng.choice(_ADJECTIVES.split()), rng.choice(_NOUNS.split()))
+            works += [] if work in taken else [work]
+            taken.add(work)
+        names = zip(*(rng.sample(words.split(), RIVALS + 1) for words in (_FIRST, _LAST)), strict=True)
+        said = zip(works, map(" ".join, names), rng.sample(answers, RIVALS + 1), strict=True)
+        facts = [kind.fact(*parts) for parts in said]
         drawn.append(Group(f"{seed}-{number:03d}-{kind.name}", tuple(facts[:RIVALS]), facts[RIVALS]))
     return drawn
 
@@ -154,19 +156,3 @@ def _equally_long(lm: LM, words: Sequence[str]) -> list[str]:
     if len(found) <= RIVALS:
         raise ConfigError(f"Too few words of one length for {lm.name} among {', '.join(words)}.")
     return found
-
-
-def _works(rng: random.Random, kind: Kind, taken: set[str]) -> Sequence[str]:
-    """Names of works, none of which came before."""
-    found: list[str] = []
-    while len(found) <= RIVALS:
-        name = kind.work.format(rng.choice(_ADJECTIVES.split()), rng.choice(_NOUNS.split()))
-        if name not in taken:
-            taken.add(name)
-            found.append(name)
-    return found
-
-
-def _people(rng: random.Random) -> Sequence[str]:
-    firsts, lasts = (rng.sample(names.split(), RIVALS + 1) for names in (_FIRST, _LAST))
-    return [f"{first} {last}" for first, last in zip(firsts, lasts, strict=True)]

@@ -70,9 +70,8 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
     """Share of right choices by model, condition and place of the right log, and over all places (`at`: `all`).
 
     A row each, in the order in which they were measured: columns `model`, the condition's, `label`, `at`, `n`,
-    `groups`, `mean`, `low`, `high`, `share` as of `competing.measure`, and `last`: of the wrong choices, the share that
-    is the last log's answer (missing where the right log is the last, or no other one is shown). Choices in one group
-    of logs count as dependent.
+    `groups`, `mean`, `low`, `high` (choices in one group count as dependent), `share` as of `competing.measure`, and
+    `last`: of the wrong choices while another log stands last, the share that is the last log's answer.
     """
     found = []
     for key, own in rows.groupby(["model", *CHOICES], sort=False):
@@ -80,7 +79,8 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
         named["label"] = label(named)
         for at in (*(place for place in (*POSITIONS, "alone") if place in set(own["at"])), "all"):
             some = own if at == "all" else own[own["at"] == at]
-            interval = mean_interval(_values(some, "right"), _hops(some))
+            values = _values(some, "right")
+            interval = mean_interval(values, _hops(values))
             wrong = some[~some["right"] & some["at"].isin(POSITIONS[:-1])]
             last = (wrong["chosen"] == POSITIONS[-1]).mean() if len(wrong) else float("nan")
             # Few groups that differ much give bounds beyond any share.
@@ -92,10 +92,7 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
 
 def pick(table: pd.DataFrame, condition: Condition) -> pd.DataFrame:
     """The rows of one condition."""
-    chosen = pd.Series(True, table.index)
-    for name, value in condition.columns.items():
-        chosen &= table[name] == value
-    return table[chosen]
+    return table[(table[CHOICES] == pd.Series(condition.columns)).all(axis=1)]
 
 
 def gain(one: pd.DataFrame, other: pd.DataFrame, column: str = "right") -> Difference | None:
@@ -104,11 +101,9 @@ def gain(one: pd.DataFrame, other: pd.DataFrame, column: str = "right") -> Diffe
     Where both know the same places, they are paired by place, too; else places are averaged. None without a pair.
     """
     by_place = set(one["at"]) == set(other["at"])
-    values = [_values(rows, column, by_place=by_place) for rows in (one, other)]
-    shared = values[0].index.intersection(values[1].index)
-    if not len(shared):
-        return None
-    return paired_interval(values[0].loc[shared], values[1].loc[shared], {id: [id.split("/")[0]] for id in shared})
+    before, after = (_values(rows, column, by_place=by_place) for rows in (one, other))
+    before, after = before.align(after, join="inner")
+    return paired_interval(before, after, _hops(before)) if len(before) else None
 
 
 def _values(rows: pd.DataFrame, column: str, *, by_place: bool = True) -> pd.Series:
@@ -117,5 +112,5 @@ def _values(rows: pd.DataFrame, column: str, *, by_place: bool = True) -> pd.Ser
     return rows[column].astype(float).groupby(ids.to_numpy()).mean()
 
 
-def _hops(rows: pd.DataFrame) -> dict[str, list[str]]:
-    return {f"{row.group}/{row.asked}/{row.at}": [row.group] for row in rows.itertuples()}
+def _hops(values: pd.Series) -> dict[str, list[str]]:
+    return {id: [id.split("/")[0]] for id in values.index}

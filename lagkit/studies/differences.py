@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count, takewhile
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,8 @@ from lagkit.stats.intervals import Hops, paired_intervals
 from lagkit.stats.wording import Finding, Told, judged, measured
 from lagkit.studies.knockout import INTACT, back_name
 
-MEASURES = ("gold", "right")
 _UNITS = {"gold": "nats of the answer's log-probability", "right": "of right answers"}
-FLOOR = 1e-9  # a divergence of exactly zero has no logarithm
+_FLOOR = 1e-9  # a divergence of exactly zero has no logarithm
 
 
 def contrast(
@@ -21,7 +21,7 @@ def contrast(
 ) -> pd.DataFrame:
     """`value` at one value of a column less that at another, paired by question: a row for each group of `by`.
 
-    A question's measurements are averaged first. Columns: as in `intervals.Difference`, in the unit of `value`.
+    A question's measurements are averaged first. Columns: as in `intervals.Difference`.
     """
     pairs = {}
     for key, own in table.groupby(by[0] if len(by) == 1 else list(by), sort=False):
@@ -33,8 +33,8 @@ def contrast(
 def effects(responses: pd.DataFrame, choices: Mapping[str, Sequence[str]], hops: Hops) -> pd.DataFrame:
     """Each value of a choice against its first one: differences in log10 of the KL, as of `contrast`.
 
-    responses: as `placement.fidelity` gives them, with a column for each choice. A question's cells are averaged over
-    the other choices; all choices but `place` are compared within each place.
+    responses: as `placement.fidelity` gives them, with a column for each choice; all but `place` are compared within
+    each place.
     """
     logged, found = responses.assign(log=_log(responses["kl"]), where=""), []
     for choice, (base, *others) in choices.items():
@@ -64,11 +64,7 @@ def against_null(table: pd.DataFrame, hops: Hops, by: Sequence[str] = (), *, lev
 
 
 def heads_apart(table: pd.DataFrame, hops: Hops, by: str) -> pd.DataFrame:
-    """For each value of `by`, how many heads give `more` and `less` than the null, of how many `heads`.
-
-    Intervals are widened by the number of heads (Bonferroni): chance alone finds some head in at most one group of
-    twenty.
-    """
+    """For each value of `by`, how many heads give `more` and `less` than the null, of how many `heads` (Bonferroni)."""
     counts = {}
     for key, part in table.groupby(by):
         heads = len(part[["layer", "head"]].drop_duplicates())
@@ -82,7 +78,7 @@ def against_intact(answers: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     parts = {name: own.set_index("question_id") for name, own in answers.groupby("condition", sort=False)}
     intact, pairs = parts.pop(INTACT), {}
     for condition, own in parts.items():
-        for measure in MEASURES:
+        for measure in _UNITS:
             pairs[condition, measure] = intact.loc[own.index, measure], own[measure]
     return paired_intervals(pairs, hops, ["condition", "measure"])
 
@@ -104,7 +100,8 @@ def findings(found: pd.DataFrame, what: str, unit: str = "of all") -> list[str]:
     what: its beginning, with the row's or the condition's name in place of `{}`. Values in nats are shown as powers.
     """
     if "measure" not in found.index.names:
-        return [_finding(what.format(_label(key)), [(row, unit)]) for key, row in found.iterrows()]
+        names = [", ".join(key) if isinstance(key, tuple) else key for key in found.index]
+        return [_finding(what.format(name), [(found.iloc[n], unit)]) for n, name in enumerate(names)]
     return [
         _finding(what.format(name), [(row, _UNITS[key[1]]) for key, row in own.iterrows()])
         for name, own in found.groupby(level="condition", sort=False)
@@ -130,13 +127,10 @@ def _digits(row: pd.Series, unit: str) -> str:
 
 def factors(differences: pd.DataFrame) -> pd.DataFrame:
     """Differences in log10 of the KL as factors, with their intervals and verdicts."""
-    told = {
-        name: (
-            "{:.3g} [{:.3g}, {:.3g}]".format(*(10 ** row[["mean", "low", "high"]])),
-            judged(row, "log10", "a higher KL", "a lower KL"),
-        )
-        for name, row in differences.iterrows()
-    }
+    told = {}
+    for name, row in differences.iterrows():
+        factor = "{:.3g} [{:.3g}, {:.3g}]".format(*(10 ** row[["mean", "low", "high"]]))
+        told[name] = factor, judged(row, "log10", "a higher KL", "a lower KL")
     return pd.DataFrame.from_dict(told, orient="index", columns=["factor of the KL", "verdict"])
 
 
@@ -147,15 +141,8 @@ def factor_findings(differences: pd.DataFrame, what: str) -> list[str]:
 
 
 def _reach(holds: Callable[[int], bool]) -> int:
-    back = 0
-    while holds(back + 1):
-        back += 1
-    return back
-
-
-def _label(key: object) -> str:
-    return ", ".join(key) if isinstance(key, tuple) else str(key)
+    return len([*takewhile(holds, count(1))])
 
 
 def _log(kl: pd.Series) -> pd.Series:
-    return np.log10(kl.clip(lower=FLOOR))
+    return np.log10(kl.clip(lower=_FLOOR))

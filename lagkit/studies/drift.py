@@ -7,6 +7,7 @@ computation: whatever differs comes from the move.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -30,21 +31,13 @@ from lagkit.util.progress import progress
 DENSE, ALIGNED, BARE, STALE = "dense, moved", "re-aligned", "un-rotated only", "not re-aligned"
 
 
-def reading_policy(place: Place) -> Policy:
-    """Keeps the last round, read without the rounds before it."""
-    return Policy("kv", encode="kept", place=place)
-
-
 def shifts(limit: int, steps: int = 6) -> list[int]:
     """0, then powers of 4 from 16 on, as many as `steps` allows, and the farthest there is: `limit`."""
     return sorted({0, *(shift for shift in (16 * 4**i for i in range(steps)) if shift < limit), max(limit, 0)})
 
 
 def farthest(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place) -> int:
-    """The longest distance by which every case's context can be moved within the model's context length.
-
-    Raises ContextTooLong if one does not fit even where it stands.
-    """
+    """The longest distance by which all contexts can be moved in the model's context length; raises ContextTooLong."""
     longest = 0
     for case in cases:
         for log in (case.log, case.stranger):
@@ -55,13 +48,12 @@ def farthest(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place) -> int
 
 
 def drift(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place, distances: Sequence[int]) -> pd.DataFrame:
-    """Divergence of a log that was read `distances` tokens behind where it now stands.
+    """Divergence from dense prefill of a log that was read `distances` tokens behind where it now stands.
 
-    One row per question, content (`retrieved` log or `random` one), variant and shift: `kl`, the mean over the prompt's
-    tokens of the divergence (nats) of the next token's distribution from dense prefill, and `agreement`, the share of
-    these tokens at which both have the same most probable next token. Variants: `re-aligned`; `un-rotated only`, all
-    keys at position 0; `not re-aligned`, keys as they were cached; and as a measure of rounding `dense, moved`: all
-    tokens read at shifted positions, nothing injected. Raises ContextTooLong if a shift does not fit.
+    One row per question, content (`retrieved` log or `random` one), variant and shift, with what `divergence` gives
+    over the prompt's tokens. Variants: `re-aligned`; `un-rotated only`, all keys at position 0; `not re-aligned`, keys
+    as they were cached; and as a measure of rounding `dense, moved`: all tokens read at shifted positions, nothing
+    injected. Raises ContextTooLong if a shift does not fit.
     """
     if distances and max(distances) > (limit := farthest(lm, prompt, cases, place)):
         raise ContextTooLong(f"A shift of {max(distances)} is too far for {lm.name}: here it holds up to {limit}.")
@@ -71,11 +63,12 @@ def drift(lm: LM, prompt: Prompt, cases: Sequence[Case], place: Place, distances
             expected = dense(lm, _context(lm, prompt, case, log, place, 0), 0)
             for shift in distances:
                 context = _context(lm, prompt, case, log, place, shift)
-                for variant, found in _variants(lm, context, shift).items():
-                    rows.append(
-                        {"question_id": case.question.id, "content": content, "variant": variant, "shift": shift}
-                        | divergence(expected, found)
-                    )
+                stale = displaced(lm, context, partial(torch.add, other=shift))
+                found = {DENSE: dense(lm, context, shift), ALIGNED: lm.logits(context)}
+                found |= {BARE: lm.logits(displaced(lm, context, torch.zeros_like)), STALE: lm.logits(stale)}
+                for variant, logits in found.items():
+                    row = {"question_id": case.question.id, "content": content, "variant": variant, "shift": shift}
+                    rows.append(row | divergence(expected, logits))
     return pd.DataFrame(rows)
 
 
@@ -84,6 +77,11 @@ def divergence(expected: Tensor, found: Tensor) -> dict[str, float]:
     p, q = (logits.float().log_softmax(-1) for logits in (expected, found))
     kl = kl_div(q, p, log_target=True, reduction="none").sum(-1).clamp(min=0).mean()
     return {"kl": float(kl), "agreement": float((p.argmax(-1) == q.argmax(-1)).float().mean())}
+
+
+def response_logits(lm: LM, context: Context, said: Sequence[int]) -> Tensor:
+    """Logits `[tokens, vocab]` from which each token of a response is drawn."""
+    return lm.logits(Context((*context.ids, *said), context.parts))[-len(said) - 1 : -1]
 
 
 @torch.inference_mode()
@@ -96,19 +94,9 @@ def dense(lm: LM, context: Context, shift: int) -> Tensor:
     return logits[0, context.injected :]
 
 
-def _variants(lm: LM, context: Context, shift: int) -> dict[str, Tensor]:
-    """Logits of the prompt for each way to treat the log's keys."""
-    contexts = {
-        ALIGNED: context,
-        BARE: displaced(lm, context, lambda positions: positions * 0),
-        STALE: displaced(lm, context, lambda positions: positions + shift),
-    }
-    return {DENSE: dense(lm, context, shift)} | {name: lm.logits(moved) for name, moved in contexts.items()}
-
-
 def _context(lm: LM, prompt: Prompt, case: Case, log: Trace, place: Place, shift: int) -> Context:
-    """The case's context behind a log that was read `shift` tokens late, re-aligned."""
-    policy = reading_policy(place)
+    """The case's context behind a log that was read alone and `shift` tokens late, re-aligned."""
+    policy = Policy("kv", encode="kept", place=place)
     block = _read_late(Encoder(lm, prompt), log, policy, shift)
     return KVContextBuilder(lm, prompt, policy).build(case.question, case.user_turn, (block,))
 

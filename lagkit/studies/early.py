@@ -21,16 +21,15 @@ from lagkit.studies.examples import Case
 from lagkit.types import Question, Trace
 from lagkit.util.progress import progress
 
-Spans = Mapping[int, Sequence[int]]
+_Spans = Mapping[int, Sequence[int]]
 
 
 def to_rounds(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFrame:
     """Attention from each log's kept tokens to every earlier round, while the log is encoded.
 
     One row per question, layer, head and `back` (1: the round next to the last). `mass`: the share of attention that
-    goes to that round. `null`: the same when another log's words stand in the slots of all earlier rounds: as many, at
-    the same positions. `uniform`: the round's share of what a kept token sees. The very first slot counts to no round:
-    attention rests there when it has nowhere to go.
+    goes to that round. `null`: the same when another log's words stand in the slots of all earlier rounds. `uniform`:
+    the round's share of what a kept token sees. The very first slot, where attention rests, counts to no round.
     """
     encoder, tables = Encoder(run.local_lm, run.prompt), []
     for case in progress(cases, "Attention to earlier rounds"):
@@ -38,7 +37,7 @@ def to_rounds(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.Data
         last = len(reading.rounds) - 1
         spans = {back: [slot for slot in reading.rounds[last - back] if slot] for back in range(1, last + 1)}
         swapped = _swapped(encoder, reading.context, spans, case.stranger)
-        tables.append(_table(run.local_lm, (reading.context, swapped), reading.kept, spans, case, "back"))
+        tables.append(_table(run.local_lm, (reading.context, swapped), reading.kept, spans, case))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -65,15 +64,15 @@ def to_log(run: Experiment, cases: Sequence[Case], policy: Policy) -> pd.DataFra
         start = sum(map(len, before))
         log = [slot for slot in range(start, start + len(block)) if slot]
         generated = range(end - len(response.ids), end)
-        tables.append(_table(run.local_lm, (whole, swapped), generated, {0: log}, case, "log"))
-    return pd.concat(tables, ignore_index=True).drop(columns="log")
+        tables.append(_table(run.local_lm, (whole, swapped), generated, {0: log}, case))
+    return pd.concat(tables, ignore_index=True).drop(columns="back")
 
 
 def repetition(logs: Sequence[Trace], questions: Sequence[Question]) -> pd.DataFrame:
-    """Share of each earlier round that the last one repeats: one row per log and `back`.
+    """What the last round repeats of each earlier one: one row per log and `back`.
 
-    `words`: the share of the round's distinct words that the last round repeats (NaN if it has none). `found`: how many
-    answers of the log question's hops the round names; `found_again`: how many of these the last round names too.
+    `words`: the share of the round's distinct words (NaN if it has none). `found`: how many answers of the log
+    question's hops the round names; `found_again`: how many of these the last round names too.
     """
     hops = {question.id: [normalize(hop.answer) for hop in question.hops] for question in questions}
     rows = []
@@ -95,11 +94,9 @@ def repetition(logs: Sequence[Trace], questions: Sequence[Question]) -> pd.DataF
 
 
 def _table(
-    lm: LM, contexts: tuple[Context, Context], queries: Sequence[int], spans: Spans, case: Case, column: str
+    lm: LM, contexts: tuple[Context, Context], queries: Sequence[int], spans: _Spans, case: Case
 ) -> pd.DataFrame:
     """Rows for one case, from the true context and from the one with a stranger's tokens in its place."""
-    if not spans:
-        return pd.DataFrame()
     named = {str(key): slots for key, slots in spans.items()}
     found, null = (mass(lm, context, queries, named) for context in contexts)
     uniform = uniform_mass(queries, named)
@@ -108,7 +105,7 @@ def _table(
             "question_id": case.question.id,
             "layer": layer,
             "head": head,
-            column: key,
+            "back": key,
             "mass": float(found[layer, head, i]),
             "null": float(null[layer, head, i]),
             "uniform": float(uniform[i]),
@@ -118,7 +115,7 @@ def _table(
     )
 
 
-def _swapped(encoder: Encoder, context: Context, spans: Spans, stranger: Trace) -> Context:
+def _swapped(encoder: Encoder, context: Context, spans: _Spans, stranger: Trace) -> Context:
     """The context with a stranger's words, repeated or cut to fit, in the slots of `spans`."""
     slots = sorted(slot - context.injected for span in spans.values() for slot in span)
     lm = encoder.lm

@@ -33,8 +33,7 @@ class Meeting:
 def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
     """Questions of `n` logs that are right and have at least `rounds` rounds (or of all, if fewer), with their own log.
 
-    Such a log holds all that its question needs, so that what is lost of it must show. The run's logs must be built;
-    they are drawn with its seed, and so are strangers, among logs with as many rounds where there are any. Raises
+    The run's logs must be built. Strangers are drawn among logs with as many rounds where there are any. Raises
     DataError when there is no such log.
     """
     logs = run.logs
@@ -53,21 +52,15 @@ def revisit(run: Experiment, n: int, *, rounds: int = 2) -> list[Case]:
 
 def first_turns(run: Experiment, questions: Sequence[Question]) -> list[str]:
     """First user turn of each question: the passages that the question itself finds, and the question."""
-    turns = []
-    for question, vector in zip(questions, run.embedder.queries([q.text for q in questions]), strict=True):
-        passages = []
-        if run.passages is not None:
-            found = run.passages.search(vector[None], run.config.limits.passages)[0]
-            passages = [run.passages.passage(hit.id) for hit in found]
-        turns.append(run.prompt.user_turn(question, passages))
-    return turns
+    if run.passages is None:
+        return [run.prompt.user_turn(question, []) for question in questions]
+    index, k, vectors = run.passages, run.config.limits.passages, run.embedder.queries([q.text for q in questions])
+    found = [[index.passage(hit.id) for hit in index.search(vector[None], k)[0]] for vector in vectors]
+    return [run.prompt.user_turn(*asked) for asked in zip(questions, found, strict=True)]
 
 
 def meetings(run: Experiment, n: int, logs: int = 0) -> list[Meeting]:
-    """The first `n` unseen questions, each with its nearest `logs` (0: as many as the run shows).
-
-    The run's logs must be built.
-    """
+    """The first `n` unseen questions, each with its nearest `logs` (0: as many as the run shows) of those built."""
     questions = run.questions("unseen")[:n]
     vectors = run.embedder.queries([question.text for question in questions])
     with run.store() as store:
@@ -77,7 +70,7 @@ def meetings(run: Experiment, n: int, logs: int = 0) -> list[Meeting]:
 
 
 def meet(run: Experiment, n: int) -> list[Case]:
-    """The first `n` unseen questions, each with its nearest log. The run's logs must be built; strangers as above."""
+    """The first `n` unseen questions, each with its nearest log; otherwise as `revisit`."""
     draw, logs = random.Random(run.config.data.seed), run.logs
     met = meetings(run, n, 1)
     return [Case(one.question, one.user_turn, one.logs[0], _stranger(one.logs[0], logs, draw)) for one in met]

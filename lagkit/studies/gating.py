@@ -34,15 +34,11 @@ LAST_RESORT = -math.inf  # logs are used only where there is no answer without t
 class Gate:
     """Condition for taking the answer with logs.
 
-    min_similarity: logs that are less similar to the query are not used, in any round (`ALL`: none is).
-    margin: None takes the answer with logs whatever it is, and the question is answered once. A number has it answered
-    twice, with logs and without, and takes one of the two answers:
-
-    - if only one run ended with an answer, that one: an answer beats an abstention or a failure, however unsure it is;
-    - if neither did, none;
-    - if both did, the one with logs, unless its confidence is lower than the other's by more than `margin`: at 0 it
-      must not fall, at `BACKUP` it may fall as it likes, at `LAST_RESORT` no rise is enough. If one of the two is not
-      known, there is no fall and no rise.
+    min_similarity: logs that are less similar to the query are not used, in any round (`ALL`: none is). margin: None
+    takes the answer with logs whatever it is. With a number the question is answered twice, with logs and without: an
+    answer beats none, and of two answers the one with logs is taken, unless its confidence is lower than the other's by
+    more than `margin` (of unknown ones it is equal). At `BACKUP` it may fall as it likes, at `LAST_RESORT` no rise is
+    enough.
     """
 
     min_similarity: float = ALL
@@ -68,9 +64,8 @@ def takes_logs(without: Trace, with_logs: Trace, margin: float) -> bool:
 def gated(without: Mapping[str, Trace], with_logs: Mapping[str, Trace], margin: float | None) -> pd.DataFrame:
     """Outcome of a gate's margin on two runs of the same questions: a row each, by its id.
 
-    Columns: `logs`, whether the answer with logs was taken; whether it was `answered`, and is `right`; `rounds`, and
-    the tokens and seconds of `metrics.COSTS`, of both runs if there is a margin (where confidence is not asked, only if
-    the first left no answer). Raises DataError if the runs hold different questions, or if confidence is asked and no
+    Columns: `logs`, whether the answer with logs was taken; `answered`; `right`; `rounds` and `metrics.COSTS`, of all
+    runs that the gate needs. Raises DataError if the runs hold different questions, or if confidence is asked and no
     answer of a run has one.
     """
     if without.keys() != with_logs.keys():
@@ -105,11 +100,12 @@ def _needed(without: Trace, with_logs: Trace, margin: float | None) -> list[Trac
 def choose_gates(right: Mapping[Gate, float]) -> dict[str, Gate]:
     """The best gate of each kind: `all logs`, `similar logs`, `confident answers` (all logs, and a margin), `both`.
 
-    right: the share of right answers of each candidate, among them that of `Gate()`. Each kind may choose to do without
-    a limit. Of equally good gates it is the one that interferes least: of the lowest similarity, then the largest
-    margin.
+    right: the share of right answers of each candidate, `Gate()` among them. Of equally good gates it is the one of the
+    lowest similarity, then the largest margin.
     """
-    order = sorted(right, key=lambda gate: (-right[gate], *_interference(gate)))
+    order = sorted(
+        right, key=lambda gate: (-right[gate], gate.min_similarity, gate.margin is not None, -(gate.margin or 0.0))
+    )
     return {
         "all logs": Gate(),
         "similar logs": next(gate for gate in order if gate.margin is None),
@@ -118,30 +114,22 @@ def choose_gates(right: Mapping[Gate, float]) -> dict[str, Gate]:
     }
 
 
-def _interference(gate: Gate) -> tuple[float, bool, float]:
-    return gate.min_similarity, gate.margin is not None, -(gate.margin or 0.0)
-
-
 def confidences(without: Mapping[str, Trace], with_logs: Mapping[str, Trace]) -> pd.DataFrame:
-    """Confidence of the model: a row for each question, by its id; NaN where it is unknown.
-
-    Columns: `sure_without`, `sure_with_logs`, and `change`, the second less the first.
-    """
-    told = {
-        "sure_without": {id: trace.confidence for id, trace in without.items()},
-        "sure_with_logs": {id: trace.confidence for id, trace in with_logs.items()},
-    }
-    table = pd.DataFrame(told, index=list(with_logs), dtype=float)
+    """Confidence by question: `sure_without`, `sure_with_logs`, and `change`, the second less the first; NaN:
+    unknown."""
+    rows = {id: (without[id].confidence, trace.confidence) for id, trace in with_logs.items()}
+    columns = ["sure_without", "sure_with_logs"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns, dtype=float)
     return table.assign(change=table["sure_with_logs"] - table["sure_without"])
 
 
 def discrimination(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
     """Area under the ROC curve of confidence for right answers: a row for each kind of answers.
 
-    outcomes: as `Transfer.outcomes` gives them, with the columns of `confidences`. Rows: answers `without logs`, those
-    `with logs`, of these the ones with each kind of logs, and `change, right without`: whether confidence changes
-    otherwise where logs cost the right answer. Columns: how many `answers` with a confidence there are, the share
-    `right`, the `median` of confidence or its change, and the area as `auc` gives it (`mean`, `low`, `high`, ...).
+    outcomes: as `Transfer.outcomes` gives them, with the columns of `confidences`. `change, right without`: whether
+    confidence changes otherwise where logs cost the right answer. Columns: how many `answers` have a confidence, the
+    share `right`, the `median` of confidence or its change, and the area as `auc` gives it (`mean`, `low`, `high`,
+    ...).
     """
     parts = {
         "without logs": (outcomes, "sure_without", "without"),
@@ -159,14 +147,12 @@ def discrimination(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
 
 def against_chance(told: pd.DataFrame) -> pd.DataFrame:
     """`discrimination` as a table: `answers`, `right`, `median`, the `AUC` with its interval, and the `verdict`."""
-    rows = {}
-    for key, row in told.iterrows():
-        known = row["mean"] >= 0
-        area = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]" if known else ""
-        verdict = judged(row[["low", "high"]] - 0.5, "auc", "better than chance", "worse than chance") if known else ""
-        rows[key] = {"AUC": area, "verdict": verdict}
-    found = pd.DataFrame.from_dict(rows, orient="index", columns=["AUC", "verdict"])
-    return told[["answers", "right", "median"]].assign(**{name: found[name].to_numpy() for name in found})
+    table = told[["answers", "right", "median"]].assign(AUC="", verdict="")
+    for key, row in told.dropna(subset=["mean"]).iterrows():
+        table.loc[key, "AUC"] = f"{row['mean']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+        chance = row[["low", "high"]] - 0.5
+        table.loc[key, "verdict"] = judged(chance, "auc", "better than chance", "worse than chance")
+    return table
 
 
 def findings(told: pd.DataFrame) -> list[str]:
@@ -181,10 +167,10 @@ def findings(told: pd.DataFrame) -> list[str]:
 
 
 def applied(rows: Mapping[tuple[str, str], pd.DataFrame], base: str, metric: str, hops: Hops) -> pd.DataFrame:
-    """Gain of each gate over another use of the same store's logs, or over `no_logs`, paired by question.
+    """Gain of each gate over the use `base` of the same store's logs, or over `no_logs`, paired by question.
 
-    rows: `gated` by store and use; doing without logs stands under the store `""`. A row for each store, use (the level
-    `policy`) and metric; columns as in `intervals.Difference`.
+    rows: `gated` by store and use; `no_logs` has the store `""`. Index `store`, `policy` (the use) and `metric`;
+    columns as in `intervals.Difference`.
     """
     pairs = {
         (store, use, metric): (rows[("" if base == "no_logs" else store), base]["right"], part["right"])
@@ -197,10 +183,9 @@ def applied(rows: Mapping[tuple[str, str], pd.DataFrame], base: str, metric: str
 def auc(score: pd.Series, right: pd.Series, hops: Hops) -> Difference:
     """Area under the ROC curve: how often a right answer scores above a wrong one, ties counting half; 0.5 is chance.
 
-    Series by question id, without gaps. The interval is DeLong's (the variance of each question's part in the area: the
-    share of those of the other side that it stands rightly to), widened for questions that share a hop as
-    `paired_interval` does; Wilson's, of as many as the rarer side has, where the area is 0 or 1. All NaN where fewer
-    than 5 answers are right, or wrong: so few tell nothing of their spread.
+    Series by question id, without gaps. The interval is DeLong's, from each question's part in the area, widened for
+    questions that share a hop as `paired_interval` does; Wilson's, of as many as the rarer side has, where the area is
+    0 or 1. All NaN where fewer than 5 answers are right, or wrong.
     """
     values, good, n = score.to_numpy(float), right.reindex(score.index).to_numpy(bool), len(score)
     if min(good.sum(), n - good.sum()) < _FEWEST:

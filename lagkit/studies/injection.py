@@ -29,9 +29,8 @@ _KEY = "log"
 class Costs:
     """Medians in milliseconds: the parts of a cold and of a hot injection, and a prefill of the same tokens.
 
-    Cold, the store is closed and nothing of it in this process, though its files are in the system's page cache; a
-    checksum of each block is computed. Hot, the blocks were injected at these places before. rates: of this model and
-    the folder for temporary files.
+    Cold: from a closed store, whose files are in the system's page cache, with checksums. Hot: the blocks were injected
+    at these places before. rates: of this model and the folder for temporary files.
     """
 
     cold: Mapping[str, float]
@@ -77,7 +76,8 @@ def measure(lm: LM, *, logs: int = 3, tokens: int = 150, repeats: int = 5) -> Co
         with LogStore.new(folder, Header.new(lm.fingerprint, "none", 2, lm.dtype)) as store:
             blocks = [lm.encode(Context(text), 0, len(text)) for text in texts]
             vector = np.eye(2, dtype=np.float32)[0]
-            ids = store.add_many((_trace(i), vector, {_KEY: block}) for i, block in enumerate(blocks))
+            traces = [Trace(str(i), f"Question {i}?", "", (Round(str(i), str(i)),)) for i in range(logs)]
+            ids = store.add_many((trace, vector, {_KEY: block}) for trace, block in zip(traces, blocks, strict=True))
         for _ in range(repeats):
             cold.append(_inject(lm, Path(folder), ids, held := BlockCache()))
             hot.append(_inject(lm, Path(folder), ids, held))
@@ -104,7 +104,3 @@ def _inject(lm: LM, folder: Path, ids: list[str], hot: BlockCache) -> dict[str, 
         build_cache([parts], lm.model, lm.realigner, 1)
         times.append(time.perf_counter())
     return dict(zip(("open", "read and check", "realign"), (1e3 * np.diff(times)).tolist(), strict=True))
-
-
-def _trace(number: int) -> Trace:
-    return Trace(str(number), f"Question {number}?", "", (Round(str(number), str(number)),))

@@ -1,7 +1,5 @@
-"""The causal test of the method's assumption: later rounds are kept from seeing an earlier one while a log is encoded.
-
-If what is stored of a log carries an early round, then the stored KV, and what the model answers with it, must suffer.
-"""
+"""The causal test of the method's assumption: later rounds are kept from seeing an earlier one while a log is
+encoded."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ from dataclasses import replace
 
 import pandas as pd
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import EncodedText, Encoder
@@ -22,7 +19,7 @@ from lagkit.policy import Policy, get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
 from lagkit.studies import asking, sanity
-from lagkit.studies.attention import Watch, hidden_slots, watching
+from lagkit.studies.attention import hidden_slots, watching
 from lagkit.studies.examples import Case
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError, DataError
@@ -50,13 +47,12 @@ def reading_policy(name: str) -> Policy:
 def encode(encoder: Encoder, trace: Trace, policy: Policy, cut: Collection[int] = ()) -> KVBlock:
     """As `Encoder.encode`, but no token behind round i sees round i, for every i of `cut` (counted from 0).
 
-    Positions stay as they are, and the very first slot stays visible. Raises ConfigError under a policy that reads no
-    earlier rounds, IndexError for a round that there is not, and what `watching` and `Encoder.encode` raise.
+    Positions stay as they are. Raises ConfigError under a policy that reads no earlier rounds, UnsupportedModel.
     """
     if policy.encode not in READS_EARLIER:
         raise ConfigError(f"Policy {policy} reads none of its earlier rounds: choose encode responses or conversation.")
     reading = encoder.read(trace, policy)
-    with watching(encoder.lm.model, Watch(cut=_cut(reading, cut))):
+    with watching(encoder.lm.model, cut=_cut(reading, cut)):
         return encoder.prefill(reading)
 
 
@@ -76,22 +72,18 @@ def back_name(back: int) -> str:
 def change(intact: KVBlock, cut: KVBlock) -> pd.DataFrame:
     """Change of stored KV: a row for each layer and part (`keys`, without RoPE, and `values`).
 
-    `relative`: norm of the difference over norm of the intact. `cosine`: mean over tokens and heads.
+    `relative`: norm of the difference over norm of the intact.
     """
     rows = []
     for part in ("keys", "values"):
         before, after = (getattr(block, part).float() for block in (intact, cut))
         relative = (after - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
-        cosine = cosine_similarity(before, after, dim=-1).flatten(1).mean(dim=1)
-        for layer, (moved, angle) in enumerate(zip(relative.tolist(), cosine.tolist(), strict=True)):
-            rows.append({"layer": layer, "part": part, "relative": moved, "cosine": angle})
+        rows += [{"layer": n, "part": part, "relative": moved} for n, moved in enumerate(relative.tolist())]
     return pd.DataFrame(rows)
 
 
 def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Cut each case's log in every way, and let the model answer the question in one round with what is left.
-
-    The cases are of `cases.revisit`: right logs, each shown to its own question.
+    """Cut each log of `examples.revisit` in every way, and let the model answer its question with what is left.
 
     Returns two tables. Stored KV: one row per question, condition, layer and part, as in `change`. Answers: one row per
     question and condition, `no log` among them, with `gold`, the mean log-probability (nats) of the gold answer's
@@ -115,28 +107,22 @@ def reuse(run: Experiment, cases: Sequence[Case], policies: Sequence[str]) -> pd
 
     Raises NoStranger where a policy reads another log's context and none of the run's can lend one.
     """
-    named = zip([INTACT, *policies[1:]], map(get_policy, policies), strict=True)
-    logs = {log.id: log for log in run.logs}
-    augmenters = {name: KVContextBuilder(run.local_lm, run.prompt, policy) for name, policy in named}
-
-    def context(case: Case, builder: KVContextBuilder) -> Context:
-        if builder.policy is None:
-            raise ConfigError("no_logs keeps no KV: name policies that do.")
-        block = replace(builder.encoder, logs=logs).encode(case.log, builder.policy)
-        return builder.build(case.question, case.user_turn, (block,))
-
-    read = [
-        {name: context(case, builder) for name, builder in augmenters.items()}
-        for case in progress(cases, "Encoding as other policies do")
-    ]
+    logs, read = {log.id: log for log in run.logs}, list[dict[str, Context]]()
+    for case in progress(cases, "Encoding as other policies do"):
+        read.append({})
+        for name, policy in zip([INTACT, *policies[1:]], map(get_policy, policies), strict=True):
+            if policy is None:
+                raise ConfigError("no_logs keeps no KV: name policies that do.")
+            builder = KVContextBuilder(run.local_lm, run.prompt, policy)
+            block = replace(builder.encoder, logs=logs).encode(case.log, policy)
+            read[-1][name] = builder.build(case.question, case.user_turn, (block,))
     return _score(run, cases, read)
 
 
 def of_one(answers: pd.DataFrame, case: Case) -> pd.DataFrame:
-    """What changes for one case: its rows of the tables of `knock_out` and `reuse`, each condition once.
+    """One case's rows of the tables of `knock_out` and `reuse`, each condition once: columns `answer`, `right`, `gold`.
 
-    The index says in words what the kept tokens have read; columns `answer` (empty where there is none), `right` and
-    `gold`.
+    The index says in words what the kept tokens have read.
     """
     own = answers[answers["question_id"] == case.question.id].drop_duplicates("condition")
     last = sum(bool(round_.response) for round_ in case.log.rounds)
@@ -152,12 +138,12 @@ def _score(run: Experiment, cases: Sequence[Case], read: Sequence[dict[str, Cont
     for case, contexts in progress(list(zip(cases, read, strict=True)), "Scoring answers"):
         gold = _gold(run, case, contexts)
         rows += [{"question_id": case.question.id, "condition": name, "gold": gold[name]} for name in contexts]
-    asked = [(case, context) for case, contexts in zip(cases, read, strict=True) for context in contexts.values()]
-    said = _answers(run, [context for _, context in asked])
-    right = [
-        float(metrics.is_right(case.question, answer or None)) for (case, _), answer in zip(asked, said, strict=True)
-    ]
-    return pd.DataFrame(rows).assign(answer=said, right=right)
+    said = asking.respond(run, [context for contexts in read for context in contexts.values()])
+    actions = [parse(run.lm.opens + one.text, run.prompt.kind) for one in said]
+    answers = [action.text if action.kind == "answer" else "" for action in actions]
+    asked = [case.question for case, contexts in zip(cases, read, strict=True) for _ in contexts]
+    right = [float(metrics.is_right(question, answer or None)) for question, answer in zip(asked, answers, strict=True)]
+    return pd.DataFrame(rows).assign(answer=answers, right=right)
 
 
 def _cut(reading: EncodedText, rounds: Collection[int]) -> Tensor:
@@ -167,11 +153,7 @@ def _cut(reading: EncodedText, rounds: Collection[int]) -> Tensor:
 
 
 def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, float]:
-    """Mean log-probability of the answer's tokens where the log's last response first names it, in each condition.
-
-    What the response says before that is read as it stands: of an answer that is forced at once, a model that was
-    never asked for one has no opinion.
-    """
+    """`gold` of `knock_out` in each condition, behind what the response says before it names the answer."""
     said = case.log.rounds[-1].turn.removeprefix(run.lm.opens + run.prompt.open_turn(case.question))
     answer = case.log.answer or ""
     named = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", said) if answer else None
@@ -181,9 +163,3 @@ def _gold(run: Experiment, case: Case, read: dict[str, Context]) -> dict[str, fl
     asked = {name: [Context((*context.ids, *before), context.blocks)] for name, context in read.items()}
     readings = sanity.read(run.local_lm, asked, [answer], new_tokens=0)
     return {name: float(reading.gold[0]) for name, reading in readings.items()}
-
-
-def _answers(run: Experiment, contexts: Sequence[Context]) -> list[str]:
-    """The answer that a response of one round gives in each context; empty where it gives none."""
-    actions = [parse(run.lm.opens + said.text, run.prompt.kind) for said in asking.respond(run, contexts)]
-    return [action.text if action.kind == "answer" else "" for action in actions]

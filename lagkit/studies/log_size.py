@@ -33,15 +33,14 @@ def ablation(*, grid: bool = False) -> tuple[str, ...]:
 def right_logs(experiment: Experiment) -> pd.DataFrame:
     """Accuracy of the run's logs: a row for `all logs`, then one for each number of hops.
 
-    Columns: `logs`, `right` (share) with `low` and `high` of its interval, in which questions that share a hop count as
-    dependent, and mean `rounds`.
+    Columns: `logs`, `right` (share) with `low` and `high` of its interval, and mean `rounds`.
     """
     questions = {question.id: question for question in experiment.log_questions}
     table = pd.DataFrame(
         [(t.question_id, float(bool(t.correct)), len(t.rounds)) for t in experiment.logs],
         columns=["question_id", "right", "rounds"],
     ).set_index("question_id")
-    number = pd.Series({id: len(questions[id].hops) for id in table.index})
+    number = table.index.map(lambda id: len(questions[id].hops))
     parts = {"all logs": table} | {f"{n} hop{'s' * (n != 1)}": own for n, own in table.groupby(number)}
     rows = {}
     for name, own in parts.items():
@@ -52,26 +51,30 @@ def right_logs(experiment: Experiment) -> pd.DataFrame:
 
 
 def stored(experiment: Experiment, names: Iterable[str]) -> pd.DataFrame:
-    """Mean size of a log of the run's store: a row per policy that reuses logs.
+    """Mean size of a log of the run's store: a row per policy that reuses logs, and whose blocks are encoded.
 
     Columns: `inject`, `keep` and `encode` (`text` where there is no KV), `tokens`, and `bytes`: those of the block's
-    file, or of the text in UTF-8. A policy whose blocks the run has not encoded is left out.
+    file, or of the text in UTF-8.
     """
-    encoder, rows = Encoder(experiment.local_lm, experiment.prompt), {}
+    lm, rows = experiment.local_lm, {}
+    encoder = Encoder(lm, experiment.prompt)
     with experiment.store() as store:
-        blocks = store.summary()
-        traces = list(store.traces())
+        blocks, traces = store.summary(), list(store.traces())
     for name in names:
         policy = get_policy(name)
-        if policy is None or (policy.inject == "kv" and encoder.key(policy) not in blocks.index):
+        if policy is None:
             continue
-        if policy.inject == "kv":
-            block = blocks.loc[encoder.key(policy)]
-            size = {"tokens": block["tokens"] / block["logs"], "bytes": block["bytes"] / block["logs"]}
-        else:
-            size = _size_of_text(encoder, policy, traces)
-        encode = policy.encode if policy.inject == "kv" else "text"
-        rows[name] = {"inject": policy.inject, "keep": policy.keep, "encode": encode, **size}
+        row = {"inject": policy.inject, "keep": policy.keep}
+        if policy.inject != "kv":
+            texts = [kept_text(trace, policy.keep) for trace in traces]
+            tokens, size = (
+                sum(len(lm.tokenize(lm.plain(text))) for text in texts),
+                sum(len(t.encode()) for t in texts),
+            )
+            rows[name] = {**row, "encode": "text", "tokens": tokens / len(texts), "bytes": size / len(texts)}
+        elif (key := encoder.key(policy)) in blocks.index:
+            tokens, size = blocks.loc[key, ["tokens", "bytes"]] / blocks.loc[key, "logs"]
+            rows[name] = {**row, "encode": policy.encode, "tokens": tokens, "bytes": size}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("policy")
 
 
@@ -95,9 +98,8 @@ def encoding_seconds(experiment: Experiment, names: Iterable[str], traces: Seque
 def outcomes(sizes: pd.DataFrame, means: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     """Each policy's scores and rounds beside its size, for `plots.curves.by_bytes`: a row per policy and metric.
 
-    sizes: as `stored` gives. means, differences: `metrics.summarize` and `metrics.compare` of one split, without the
-    level of splits. `low` and `high` are those of the paired difference to the baseline, laid around the policy's
-    own mean: where they hold the baseline's mean, the difference is not clear of zero.
+    sizes: as `stored` gives. means, differences: `metrics.summarize` and `metrics.compare` without the level of splits.
+    `low` and `high` are those of the paired difference to the baseline, laid around the policy's own mean.
     """
     rows = []
     for (policy, metric), row in differences.iterrows():
@@ -107,11 +109,3 @@ def outcomes(sizes: pd.DataFrame, means: pd.DataFrame, differences: pd.DataFrame
             bounds = {"mean": value, "low": base + row["low"], "high": base + row["high"], "base": base}
             rows.append({"policy": policy, "metric": metric, **sizes.loc[policy], **bounds})
     return pd.DataFrame(rows)
-
-
-def _size_of_text(encoder: Encoder, policy: Policy, traces: Sequence[Trace]) -> dict[str, float]:
-    texts = [kept_text(trace, policy.keep) for trace in traces]
-    return {
-        "tokens": sum(len(encoder.lm.tokenize(encoder.lm.plain(text))) for text in texts) / len(texts),
-        "bytes": sum(len(text.encode()) for text in texts) / len(texts),
-    }

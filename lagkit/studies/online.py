@@ -1,7 +1,6 @@
 """Tasks that come one by one: each is answered with the logs of those before it, and then logged, right or wrong.
 
-A stream is what its journal says. Which logs are kept follows from the traces in it and a rule, so a stream that was
-killed reads its journal, brings its store to where it has to be, and goes on.
+A stream is what its journal says: which logs are kept follows from the traces in it and a rule.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,17 +31,14 @@ from lagkit.types import Question, Trace
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.progress import progress, warn
 
-REFERENCES = ("no_logs", "static")
-
 
 @dataclass(frozen=True)
 class Rule:
     """Rule by which a store keeps incoming logs; without limits all of them.
 
-    dedup: a log whose key is at least so similar (cosine) to that of a stored one is not added; the older one stays,
-    with its recalls. cap: the most logs. Where there are as many, the least recalled makes room for the next one, of
-    equally recalled ones the oldest; the new log itself is always added, since it cannot have been recalled yet.
-    Raises ConfigError for a cap below 1.
+    dedup: a log whose key is at least so similar (cosine) to that of a stored one is not added. cap: the most logs; the
+    least recalled makes room for the next one, of equally recalled ones the oldest. Raises ConfigError for a cap below
+    1.
     """
 
     dedup: float | None = None
@@ -68,7 +64,9 @@ class Kept:
     def take(self, trace: Trace, vector: Vectors) -> None:
         """Count what a task recalled, and log it unless it failed; `vector` [dim] is the embedding of its key."""
         self.recalls.update(recalled(trace))
-        if trace.error or self._has_double_of(vector):
+        least = self.rule.dedup
+        doubled = least is not None and any(float(np.dot(other, vector)) >= least for _, other in self.logs.values())
+        if trace.error or doubled:
             return
         if len(self.logs) == self.rule.cap:
             gone = min(self.logs, key=lambda log: self.recalls[log])
@@ -89,13 +87,8 @@ class Kept:
             if log not in held:
                 store.add(trace, vector)
 
-    def _has_double_of(self, vector: Vectors) -> bool:
-        least = self.rule.dedup
-        return least is not None and any(float(np.dot(other, vector)) >= least for _, other in self.logs.values())
 
-
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """A task of a stream: its trace, and what the store then held: `logs`, of which `right` ones."""
 
     trace: Trace
@@ -106,24 +99,20 @@ class Step:
 class Online:
     """A run's log-store and unseen questions as streams, answered under one policy, in `online/` of the run's folder.
 
-    Each stream has a rule and an order, and its own journal and store. Raises ConfigError for a policy without logs, or
-    whose logs are single steps.
+    Each rule and order has its own journal and store. Raises ConfigError as `asking.of_traces`.
     """
 
     def __init__(self, run: Experiment, policy: str) -> None:
         self.run, self.name = run, policy
-        self.variant, self.policy = asking.of_traces(policy)
-        self.limits = self.variant.limits(run.config.limits)
+        variant, self.policy = asking.of_traces(policy)
+        self.limits = variant.limits(run.config.limits)
         seen, unseen = run.log_questions, run.questions("unseen")
         self.questions = (*seen, *unseen)
         self._asked = {question.id: question for question in self.questions}
         self._splits = {q.id: "seen" for q in seen} | {q.id: "unseen" for q in unseen}
 
     def order(self, number: int) -> tuple[Question, ...]:
-        """The questions as they come in order `number`: a seeded shuffle, and with the next odd number its reverse.
-
-        So over both orders of a pair, no question comes earlier on average than another.
-        """
+        """The questions as they come in order `number`: a seeded shuffle, and with the next odd number its reverse."""
         drawn = list(self.questions)
         random.Random(f"stream {self.run.config.data.seed} {number // 2}").shuffle(drawn)
         return tuple(drawn[::-1] if number % 2 else drawn)
@@ -136,10 +125,9 @@ class Online:
     def stream(self, rule: Rule, number: int) -> list[Step]:
         """Answer the tasks that are not answered yet, one by one; all steps, those of earlier sessions included.
 
-        The first task, and any that finds the store empty, is answered without logs. A task that failed for a reason
-        that may have passed, or was worded otherwise, is asked again, and with it all that came after: they were
-        answered with the logs that it left. Raises DataError if the journal holds other tasks than the order begins
-        with.
+        A task that finds the store empty is answered without logs. One that failed for a reason that may have passed,
+        or was worded otherwise, is asked again, and so is all that came after. Raises DataError if the journal holds
+        other tasks than the order begins with.
         """
         order, book = self.order(number), Journal(self.folder(rule, number) / "traces.jsonl")
         with self.run.writing(), self.run.store(folder=self.folder(rule, number) / "store", write=True) as store:
@@ -188,34 +176,37 @@ class Online:
         """One row per condition (a name of `rules`), order and task.
 
         Columns: `condition`, `order`, `place` (from 1), `split`, those of `answers.result_row`; `logs` in the store
-        after the task, of which `right_logs`; and of the logs that it found, `helpful` and `wrong_helpful` ones: they
-        share a hop with it, and answered their own question wrongly.
+        after the task, of which `right_logs`; and of the logs that it found, those that share a hop with it
+        (`helpful`), and of these the wrong ones (`wrong_helpful`).
         """
         rows = []
         for condition, rule in rules.items():
             for number in range(orders):
                 steps = self.stream(rule, number)
                 logged = {step.trace.id: step.trace for step in steps}
-                for place, step in enumerate(steps, 1):
-                    row = {"condition": condition, "order": number, "place": place, **self._row(step.trace)}
-                    rows.append({**row, "logs": step.logs, "right_logs": step.right, **self._help(step.trace, logged)})
+                for place, (task, logs, right) in enumerate(steps, 1):
+                    row = {"condition": condition, "order": number, "place": place, **self._row(task)}
+                    question, found = self._asked[task.question_id], [logged[log] for log in recalled(task)]
+                    helps = [log for log in found if kind_of(question, self._asked[log.question_id]) == "helpful"]
+                    row |= {"logs": logs, "right_logs": right, "helpful": len(helps)}
+                    rows.append(row | {"wrong_helpful": sum(not log.correct for log in helps)})
         return pd.DataFrame(rows)
 
     def references(self) -> pd.DataFrame:
-        """The same questions without logs, and with the run's own store: a row per question and these two.
+        """The same questions without logs, and with the run's own store: a row per question and `condition`.
 
-        The `static` store is built from the log-store questions, without logs, before the first task; a log-store
-        question does not find its own log in it. Columns: `condition`, `split`, those of `answers.result_row`.
+        In the `static` store, a log-store question does not find its own log. Columns: `condition`, `split`, those of
+        `answers.result_row`.
         """
-        answers = zip(REFERENCES, (self._without_logs, self._static), strict=True)
-        return pd.DataFrame([{"condition": name, **self._row(trace)} for name, traces in answers for trace in traces])
+        answers = {"no_logs": self._without_logs, "static": self._static}
+        rows = [{"condition": name, **self._row(trace)} for name, traces in answers.items() for trace in traces]
+        return pd.DataFrame(rows)
 
     def stores(self, rules: Mapping[str, Rule], orders: int) -> pd.DataFrame:
         """State of the stores after the last task: a row per condition, means over its orders; `static` last.
 
-        Columns: `logs`; `right`, the share of these that answer their question rightly; `recalled`, the share of these
-        that a task retrieved; `bytes`, of the KV in the store (a stream encodes a log when it is first recalled), or of
-        the text that the policy keeps.
+        Columns: `logs`; the shares of these that are `right`, and that a task `recalled`; `bytes`, of the KV in the
+        store (a stream encodes a log when it is first recalled), or of the text that the policy keeps.
         """
         rows = {}
         for condition, rule in rules.items():
@@ -232,28 +223,21 @@ class Online:
 
     @cached_property
     def _without_logs(self) -> list[Trace]:
-        logged = asking.without_logs(self.run, "log", self.run.log_questions)
-        return logged + asking.without_logs(self.run, "no_logs.unseen", self.run.questions("unseen"))
+        logged = asking.answers(self.run, "no_logs", "log", self.run.log_questions)
+        return logged + asking.answers(self.run, "no_logs", "no_logs.unseen", self.run.questions("unseen"))
 
     @cached_property
     def _static(self) -> list[Trace]:
         self.run.build()
         self.run.encode()
-        seen, unseen, variant = self.run.log_questions, self.run.questions("unseen"), self.variant
-        with self.run.store() as store:
+        run, name, unseen = self.run, self.name, self.run.questions("unseen")
+        with run.store() as store:
             own = {trace.question_id: {trace.id} for trace in store.traces()}
-            logged = asking.answers(self.run, variant, f"{self.name}.leave-one-out", seen, store, exclude=own)
-            return logged + asking.answers(self.run, variant, f"{self.name}.unseen", unseen, store)
+            logged = asking.answers(run, name, f"{name}.leave-one-out", run.log_questions, store, exclude=own)
+            return logged + asking.answers(run, name, f"{name}.unseen", unseen, store)
 
     def _row(self, trace: Trace) -> dict[str, Any]:
         return {"split": self._splits[trace.question_id], **result_row(self._asked[trace.question_id], trace)}
-
-    def _help(self, task: Trace, logged: Mapping[str, Trace]) -> dict[str, int]:
-        """Numbers of retrieved logs that share a hop with a task, and of those among them that are wrong."""
-        question = self._asked[task.question_id]
-        found = [logged[log] for log in recalled(task)]
-        helpful = [log for log in found if kind_of(question, self._asked[log.question_id]) == "helpful"]
-        return {"helpful": len(helpful), "wrong_helpful": sum(not log.correct for log in helpful)}
 
     def _state(self, store: Store, tasks: Iterable[Trace]) -> pd.Series:
         used, logs = set().union(*map(recalled, tasks)), list(store.traces())

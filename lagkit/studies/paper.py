@@ -15,16 +15,12 @@ _TABLE = Path(__file__).with_name("paper.csv")
 _SHARES = ["em", "f1", "accuracy"]
 
 LOGS = 1_691  # of the published store on MuSiQue
-LAST_ACTION_TOKENS = 28  # that it keeps of a log's last action, on average
 TOKEN_BYTES = 131_072  # of KV in bfloat16: keys and values of 32 layers with 8 heads of 128 numbers
 
 
 def published() -> pd.DataFrame:
-    """The paper's results on unseen questions.
-
-    Columns: `dataset`, `questions` (their number), `policy`, the scores `em` and `f1`, or `accuracy` for multiple
-    choice (shares of 1; NaN where a data set has no such score), and mean `rounds`.
-    """
+    """The paper's results on unseen questions: `dataset`, `questions` (their number), `policy`, `em` and `f1`, or
+    `accuracy` for multiple choice (shares of 1, NaN where there is none), and mean `rounds`."""
     table = pd.read_csv(_TABLE, comment="#")
     return table.assign(**{name: table[name] / 100 for name in _SHARES})
 
@@ -46,16 +42,16 @@ def reported(folder: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return load.published(folder)
 
 
-def differences(table: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
-    """Published results against the baseline of their data set, in the form of `metrics.compare`.
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Published results against `no_logs` on their data set, in the form of `metrics.compare`.
 
-    Rows: policy, `source` (the data set) and metric. Nothing about single questions is published, so `low` and `high`
-    are NaN: no interval can be had.
+    Rows: policy, `source` (the data set) and metric. Nothing about single questions is published: `low` and `high` are
+    NaN.
     """
     rows = []
     for dataset, part in table.groupby("dataset", sort=False):
         means = part.set_index("policy")[[*_SHARES, "rounds"]].dropna(axis=1, how="all")
-        gains = (means - means.loc[baseline]).drop(index=baseline)
+        gains = (means - means.loc["no_logs"]).drop(index="no_logs")
         rows += [
             {"policy": policy, "source": dataset, "metric": metric, "mean": gain, "n": part["questions"].iloc[0]}
             for (policy, metric), gain in gains.stack().items()
@@ -67,9 +63,8 @@ def differences(table: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
 def agreement(theirs: pd.DataFrame, ours: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Agreement of our differences with the paper's in direction: a row for each of its data sets with this metric.
 
-    theirs: as `differences` gives them. ours: the same levels, one source. Columns count the policies that both have:
-    `same` and `opposite` direction where our interval keeps clear of zero; where it does not, `equal` within the
-    metric's margin, and `inconclusive`.
+    theirs: as `differences` gives them. ours: the same levels, one source. Columns count the policies that both have,
+    by our verdict: `same` or `opposite` direction, `equal`, and `inconclusive`.
     """
     own = ours.xs(metric, level="metric").droplevel("source")
     rows = {}
@@ -89,16 +84,15 @@ def beside(ours: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     ours: the name of a run -> its `metrics.summarize` on one split, by policy. The score is EM, or accuracy for
     multiple choice; a policy that a source lacks is NaN.
     """
-    columns: dict[tuple[str, str], pd.Series] = {}
+    sources = {}
     for dataset, part in published().groupby("dataset", sort=False):
         means = part.set_index("policy")
-        source = f"{dataset} ({part['questions'].iloc[0]:,}), paper"
-        columns |= _pair(source, means["em"].fillna(means["accuracy"]), means["rounds"])
-    for name, means in ours.items():
-        columns |= _pair(f"{name} ({means['n'].iloc[0]:,}), ours", means["em"], means["rounds"])
-    table = pd.DataFrame(columns)
+        sources[f"{dataset} ({part['questions'].iloc[0]:,}), paper"] = means.assign(
+            em=means["em"].fillna(means["accuracy"])
+        )
+    sources |= {f"{name} ({means['n'].iloc[0]:,}), ours": means for name, means in ours.items()}
+    scores = {(source, "score"): 100 * means["em"] for source, means in sources.items()}
+    rounds = {(source, "rounds"): means["rounds"] for source, means in sources.items()}
+    columns = [(source, name) for source in sources for name in ("score", "rounds")]
+    table = pd.DataFrame(scores | rounds)[columns]
     return table.loc[[name for name in POLICIES if name in table.index]]
-
-
-def _pair(source: str, score: pd.Series, rounds: pd.Series) -> dict[tuple[str, str], pd.Series]:
-    return {(source, "score"): 100 * score, (source, "rounds"): rounds}

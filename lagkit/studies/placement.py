@@ -7,13 +7,12 @@ the prompt's head, or nothing, and the logs in front of it; injected KV has read
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import get_args
 
 import pandas as pd
-from torch import Tensor
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.encode import EncodedText, Encoder
@@ -22,11 +21,11 @@ from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
-from lagkit.policy import POLICIES, Before, Encode, Place, Policy, Variant, get_policy
+from lagkit.policy import POLICIES, Before, Place, Policy, Variant, get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.studies import asking
-from lagkit.studies.attention import Watch, hidden_slots, mass, watching
-from lagkit.studies.drift import divergence
+from lagkit.studies.attention import hidden_slots, response_mass, watching
+from lagkit.studies.drift import divergence, response_logits
 from lagkit.studies.examples import Meeting
 from lagkit.types import Trace
 from lagkit.util.errors import ConfigError
@@ -39,10 +38,10 @@ LEAD, REST = "words before the questions", "rest of the user turns"
 
 @dataclass(frozen=True)
 class Pair:
-    """A meeting under one variant: the context with KV, the one in which the same words are read, and what is said.
+    """A meeting under one variant: the contexts with KV, with the same words read (`dense`), and without logs.
 
-    without: the context in which there are no logs. said: ids of the model's response to dense prefill, which it is
-    made to say after each. logs: slots of each log, and bos: that of the head's first token, in `kv` and `dense` alike.
+    said: ids of the model's response to dense prefill, which it is made to say after each. logs: slots of each log, and
+    bos: that of the head's first token, in `kv` and `dense` alike.
     """
 
     question_id: str
@@ -55,20 +54,18 @@ class Pair:
     said: tuple[int, ...] = ()
 
 
-def grid(encode: Encode = "responses") -> pd.DataFrame:
-    """Variants that keep the last round as KV, in each `place`, with each `before`, the best log first or last.
-
-    A row each, by its name; columns `place`, `before` and `best_log`.
-    """
-    names = {policy: name for name, policy in POLICIES.items()}
-    rows = {}
-    for place in (place for place in get_args(Place) if place != "user_turn"):
-        usual = Policy("kv", encode=encode, place=place)
-        for before in (before for before in get_args(Before) if before != "usual"):
-            policy = usual if before == usual.reads_first else replace(usual, before=before)
-            for best, suffix in (("first", ""), ("last", LAST)):
-                name = names.get(policy, str(policy)) + suffix
-                rows[name] = {"place": place, "before": before, "best_log": best}
+def grid() -> pd.DataFrame:
+    """Variants that keep the last round as KV, by name: columns `place`, `before` and `best_log` (`first` or
+    `last`)."""
+    names, rows = {policy: name for name, policy in POLICIES.items()}, {}
+    places = (place for place in get_args(Place) if place != "user_turn")
+    befores = (before for before in get_args(Before) if before != "usual")
+    for place, before, best in product(places, befores, ("first", "last")):
+        policy = Policy("kv", place=place)
+        if before != policy.reads_first:
+            policy = replace(policy, before=before)
+        name = names.get(policy, str(policy)) + (LAST if best == "last" else "")
+        rows[name] = {"place": place, "before": before, "best_log": best}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("variant")
 
 
@@ -113,33 +110,28 @@ def hidden_pairs(run: Experiment, met: Sequence[Meeting], name: str) -> list[Pai
 
 
 def hidden(encoder: Encoder, trace: Trace, policy: Policy) -> dict[str, KVBlock]:
-    """A conversation's block when the kept tokens do not see one of its parts; positions stay as they are.
-
-    The very first slot stays visible: attention rests there when it has nowhere to go.
-    """
-    reading = encoder.read(trace, policy)
-    return {
-        part: _prefill_without(encoder, reading, slots)
-        for part, slots in _parts(encoder.prompt, reading, trace).items()
-    }
+    """A conversation's block when the kept tokens do not see one of its parts; positions stay as they are."""
+    reading, blocks = encoder.read(trace, policy), {}
+    for part, slots in _parts(encoder.prompt, reading, trace).items():
+        cut = hidden_slots(reading, [(reading.kept, slots - {*reading.kept})])
+        with watching(encoder.lm.model, cut=cut):
+            blocks[part] = encoder.prefill(reading)
+    return blocks
 
 
 def fidelity(lm: LM, found: Sequence[Pair]) -> pd.DataFrame:
     """Divergence of KV from dense prefill, over the tokens of the response to dense prefill: a row per pair.
 
-    Without logs at all, for comparison, a row under `NO_LOGS` for each response to dense prefill.
-
-    `kl`: mean divergence (nats) of the next token's distribution; `agreement`: share of tokens with the same most
-    probable one; `same`: whether it is the same at all of them, so that the greedy response is the same.
+    For comparison, a row under `NO_LOGS` for each response. Columns as of `drift.divergence`, and `same`: whether the
+    most probable token is the same throughout, so that the greedy response is.
     """
     rows = []
     for group in progress(_by_dense(found), "Divergence from dense prefill"):
-        question, said = group[0].question_id, group[0].said
-        expected = _logits(lm, group[0].dense, said)
-        shown = [(NO_LOGS, group[0].without), *((pair.variant, pair.kv) for pair in group)]
-        for variant, context in shown:
-            row = divergence(expected, _logits(lm, context, said))
-            rows.append({"question_id": question, "variant": variant, **row})
+        first = group[0]
+        expected = response_logits(lm, first.dense, first.said)
+        for variant, context in [(NO_LOGS, first.without), *((pair.variant, pair.kv) for pair in group)]:
+            row = divergence(expected, response_logits(lm, context, first.said))
+            rows.append({"question_id": first.question_id, "variant": variant, **row})
     return pd.DataFrame(rows).assign(same=lambda table: table["agreement"] == 1)
 
 
@@ -173,34 +165,22 @@ def _pair(builder: KVContextBuilder, meeting: Meeting, name: str, blocks: Sequen
 
 def _answered(run: Experiment, found: Sequence[Pair]) -> list[Pair]:
     """The pairs with the model's responses to dense prefill; those that read the same words share them."""
-    key = {i: (pair.dense.injected, pair.dense.ids) for i, pair in enumerate(found)}
-    dense = {key[i]: pair.dense for i, pair in enumerate(found)}
-    said = asking.respond(run, list(dense.values()))
-    ids = {context: response.ids for context, response in zip(dense, said, strict=True)}
-    return [replace(pair, dense=dense[key[i]], said=ids[key[i]]) for i, pair in enumerate(found)]
+    dense = list(dict.fromkeys(pair.dense for pair in found))
+    said = dict(zip(dense, asking.respond(run, dense), strict=True))
+    return [replace(pair, said=said[pair.dense].ids) for pair in found]
 
 
 def _by_dense(found: Sequence[Pair]) -> list[list[Pair]]:
     """Pairs that share dense prefill together, so that it is done once for them and not kept for all."""
-    groups: dict[int, list[Pair]] = {}
+    groups: dict[Context, list[Pair]] = {}
     for pair in found:
-        groups.setdefault(id(pair.dense), []).append(pair)
+        groups.setdefault(pair.dense, []).append(pair)
     return list(groups.values())
 
 
-def _logits(lm: LM, context: Context, said: Sequence[int]) -> Tensor:
-    """Logits `[tokens, vocab]` from which each token of the response is drawn."""
-    return lm.logits(Context((*context.ids, *said), context.blocks))[-len(said) - 1 : -1]
-
-
 def _shares(lm: LM, pair: Pair, context: Context) -> dict[str, float]:
-    whole = Context((*context.ids, *pair.said), context.blocks)
-    end = whole.injected + len(whole.ids)
-    firsts = [slots[0] for slots in pair.logs]
-    others = [slot for slots in pair.logs for slot in slots[1:]]
-    spans = {"bos": [pair.bos], "firsts": firsts, "logs": others}
-    shares = mass(lm, whole, range(end - len(pair.said), end), spans).mean(dim=(0, 1))
-    return dict(zip(spans, shares.tolist(), strict=True))
+    firsts, others = [own[0] for own in pair.logs], [slot for own in pair.logs for slot in own[1:]]
+    return response_mass(lm, context, pair.said, {"bos": [pair.bos], "firsts": firsts, "logs": others})
 
 
 def _parts(prompt: Prompt, reading: EncodedText, trace: Trace) -> dict[str, set[int]]:
@@ -227,10 +207,3 @@ def _slots(reading: EncodedText, spans: Sequence[Span]) -> list[int]:
     """Slots of the tokens that have a character in one of `spans`."""
     tokens = enumerate(reading.spans, reading.context.injected)
     return [slot for slot, (a, b) in tokens if any(a < stop and b > start for start, stop in spans)]
-
-
-def _prefill_without(encoder: Encoder, reading: EncodedText, slots: Collection[int]) -> KVBlock:
-    """The KV of what is kept when it does not see `slots`."""
-    cut = hidden_slots(reading, [(reading.kept, {*slots} - {*reading.kept})])
-    with watching(encoder.lm.model, Watch(cut=cut)):
-        return encoder.prefill(reading)

@@ -1,8 +1,4 @@
-"""Scores over streams of tasks: each task is answered before it is logged, so every answer counts.
-
-Several orders of the same questions are not independent of each other: values are averaged over the orders first, and
-intervals are those of paired differences between questions.
-"""
+"""Scores over streams of tasks: averaged over the orders first, with intervals of paired differences of questions."""
 
 from __future__ import annotations
 
@@ -21,10 +17,11 @@ FOUND = ("none helps", "those that help are right", "one that helps is wrong")
 def by_question(
     results: pd.DataFrame, references: pd.DataFrame, metric: str, places: tuple[int, int] | None = None
 ) -> pd.DataFrame:
-    """A row for each question that came at one of `places` (after the first number, up to the second; None: all).
+    """The mean of `metric` over the orders in which a question came at one of `places` (first < place <= last; None:
+    all).
 
-    results, references: as `online.Online` gives them. A column for each condition and reference: the mean of `metric`
-    over the orders in which the question came there.
+    results, references: as `online.Online` gives them. A row for each question, a column for each condition and
+    reference.
     """
     first, last = places or (0, results["place"].max())
     part = results[(results["place"] > first) & (results["place"] <= last)]
@@ -41,10 +38,8 @@ def compare(
     baselines: Sequence[str],
     places: tuple[int, int] | None = None,
 ) -> pd.DataFrame:
-    """Conditions and references against each of `baselines`, paired by question: a row per baseline, condition, metric.
-
-    places: as in `by_question`. Columns as in `intervals.Difference`.
-    """
+    """Conditions and references against each of `baselines`, paired by question: a row per baseline, condition,
+    metric."""
     tables = {metric: by_question(results, references, metric, places) for metric in metrics}
     pairs = {
         (baseline, name, metric): (table[baseline], table[name])
@@ -56,30 +51,28 @@ def compare(
     return paired_intervals(pairs, hops, ["baseline", "condition", "metric"])
 
 
-def curve(
-    results: pd.DataFrame, references: pd.DataFrame, metric: str, hops: Hops, windows: int, baseline: str = "no_logs"
-) -> pd.DataFrame:
+def curve(results: pd.DataFrame, references: pd.DataFrame, metric: str, hops: Hops, windows: int) -> pd.DataFrame:
     """The stream in `windows` parts of equal length: a row per part and condition, references included.
 
-    Columns: `condition`, `first` and `last` place, `mean`, `low`, `high`. The interval is that of the paired difference
-    to the baseline, around the mean: it reaches the baseline's mean where the difference is not clear of zero.
+    Columns: `condition`, `first` and `last` place, `mean`, `low`, `high`: the interval is that of the paired difference
+    to `no_logs`, laid around the mean.
     """
     edges = np.linspace(0, results["place"].max(), windows + 1).round().astype(int)
     rows = []
     for first, last in pairwise(edges):
         table = by_question(results, references, metric, (first, last))
         for name, values in table.items():
-            apart, base = paired_interval(table[baseline], values, hops), table[baseline].mean()
+            apart, base = paired_interval(table["no_logs"], values, hops), table["no_logs"].mean()
             row = {"condition": name, "first": first + 1, "last": last, "mean": values.mean()}
             rows.append({**row, "low": base + apart.low, "high": base + apart.high})
     return pd.DataFrame(rows)
 
 
 def by_errors(results: pd.DataFrame, references: pd.DataFrame, metric: str, hops: Hops) -> pd.DataFrame:
-    """Answers by the correctness of the logs that a task found: one row per condition and group of `FOUND`.
+    """Answers by the correctness of the helpful logs that a task found: one row per condition and group of `FOUND`.
 
-    Only logs that share a hop with the task count here. Columns: `answers`, `online` and `no_logs` (means on the same
-    questions), and the paired difference of the two as in `intervals.Difference`.
+    Columns: `answers`, `online` and `no_logs` (means on the same questions), and their paired difference as in
+    `intervals.Difference`.
     """
     found = np.select([results["wrong_helpful"] > 0, results["helpful"] > 0], FOUND[:0:-1], default=FOUND[0])
     rows = {}

@@ -1,7 +1,6 @@
 """Quality of logs: stores of some of a run's logs, by the share of wrong ones, and by filters.
 
-A log is right if its answer is, and wrong if it has another answer or none. Only `right`, `wrong` and shares of wrong
-logs go by the gold answers; filters (`FILTERS`) do without, as they would have to in use.
+A log is right if its answer is, and wrong if it has another answer or none. Filters do without the gold answers.
 """
 
 from __future__ import annotations
@@ -37,10 +36,9 @@ def forced(run: Experiment) -> Experiment:
 class Logs:
     """The logs of a run, and what the unseen questions make of some of them.
 
-    asked: the run whose questions are answered, and in whose folder the answers are kept; by default `run` itself. They
-    are kept by which logs there are, so equal choices are answered once. second: the condition under which the log
-    questions are answered again for the filter `agreement`, a variant without logs; by default a passage more.
-    Raises ConfigError for one that reuses logs, or is no variant.
+    asked: the run whose questions are answered, and in whose folder the answers are kept, by which logs there are; by
+    default `run` itself. second: the variant without logs under which the log questions are answered again for the
+    filter `agreement`; by default a passage more. Raises ConfigError for one that reuses logs, or is no variant.
     """
 
     def __init__(self, run: Experiment, asked: Experiment | None = None, second: str = "") -> None:
@@ -63,11 +61,8 @@ class Logs:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row for each log.
-
-        Columns: `question_id`; `right`; `answered`; `kind`, which is right, wrong answer or no answer; `confidence`;
-        `rounds`; and `hops`, the number of its question's.
-        """
+        """A row for each log: `question_id`, `right`, `answered`, `kind` (right, wrong answer or no answer),
+        `confidence`, `rounds`, and the number of `hops` of its question."""
         asked = self._questions
         rows = {
             id: {
@@ -86,31 +81,28 @@ class Logs:
     def results(self, policy: str, logs: Collection[str], label: str = "") -> pd.DataFrame:
         """The unseen questions, answered under a policy with these logs (ids) alone: as `metrics.compare` takes them.
 
-        `label` stands in the place of the policy's name. Raises ConfigError for a policy whose logs are single steps.
+        `label` stands in the place of the policy's name. Raises ConfigError as `asking.of_traces`.
         """
-        questions, (variant, _) = self.asked.questions("unseen"), asking.of_traces(policy)
+        questions = self.asked.questions("unseen")
+        asking.of_traces(policy)
         with self.run.store() as store:
             out_of_reach = set(store.ids) - set(logs)
             journal = f"{policy}.unseen"
             if out_of_reach or self.run is not self.asked:
                 journal += f".only-{len(logs)}-{of_logs(logs)}"
             exclude = dict.fromkeys((question.id for question in questions), out_of_reach)
-            traces = asking.answers(self.asked, variant, journal, questions, store, exclude=exclude)
+            traces = asking.answers(self.asked, policy, journal, questions, store, exclude=exclude)
         return asking.scored(questions, traces, policy=label or policy, split="unseen")
 
     def without(self) -> pd.DataFrame:
         """The unseen questions, answered without logs."""
         questions = self.asked.questions("unseen")
-        traces = asking.without_logs(self.asked, "no_logs.unseen", questions)
+        traces = asking.answers(self.asked, "no_logs", "no_logs.unseen", questions)
         return asking.scored(questions, traces, policy="no_logs", split="unseen")
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
-        """Pairs of a right and a wrong log whose questions have as many hops; as many as can be made, in drawn order.
-
-        Agents fail at long questions: without pairs, right and wrong logs would differ in what they tell of as well.
-        Raises DataError if there is none.
-        """
+        """Pairs of a right and a wrong log whose questions have as many hops, in drawn order; DataError without any."""
         wrong_of: dict[str, str] = {}
         for _, same in self.table.loc[self._order].groupby("hops"):
             wrong_of |= zip(same.index[same["right"]], same.index[~same["right"]], strict=False)
@@ -122,10 +114,7 @@ class Logs:
         return [(log, wrong_of[log]) for log in self._order if log in wrong_of]
 
     def mixture(self, share: float) -> list[str]:
-        """A log of each of the `pairs`, the wrong one in this share of them; a larger share contains a smaller one.
-
-        Raises ConfigError for a share outside 0..1.
-        """
+        """A log of each of the `pairs`, the wrong one in this share of them; ConfigError for one outside 0..1."""
         if not 0 <= share <= 1:
             raise ConfigError(f"A share of wrong logs lies between 0 and 1, and {share} does not.")
         bad = round(share * len(self.pairs))
@@ -146,9 +135,8 @@ class Logs:
     def keep(self, choice: str) -> list[str]:
         """The ids of the logs that a choice (of `CHOICES`) keeps. Raises ConfigError for one that is `unusable`.
 
-        all; right, wrong: by the gold answers. answered: those with an answer. agreement: the second run of the log
-        question gave the same one. supported: its words stand in a passage that the log has read. confidence: the half
-        of the logs with an answer whose answers were the most probable to the model (of equal ones the first).
+        right, wrong: by the gold answers. agreement: the second run gave the same answer. supported: its words stand in
+        a passage that the log has read. confidence: the half of the logs with an answer that were the surest of it.
         """
         if why := self.unusable(choice):
             raise ConfigError(why)
@@ -185,7 +173,7 @@ class Logs:
     @cached_property
     def again(self) -> dict[str, Trace]:
         """The second run of the log questions, by question id; what was answered earlier is read."""
-        traces = asking.answers(self.run, self.second, f"{self.second.name}.log", self.run.log_questions)
+        traces = asking.answers(self.run, self.second.name, f"{self.second.name}.log", self.run.log_questions)
         return {trace.question_id: trace for trace in traces}
 
     def _agrees(self, log: Trace) -> bool:
@@ -223,10 +211,9 @@ def says(passage: Passage, answer: str | None) -> bool:
 
 
 def by_share(logs: Logs, policies: Sequence[str], shares: Sequence[float]) -> pd.DataFrame:
-    """Unseen questions by the share of wrong logs: a row for each policy, share and metric (the scores and `rounds`).
+    """Unseen questions by the share of wrong logs: a row for each `policy`, `share` and `metric`.
 
-    Columns: `policy`, `share`, `metric`; `reach`, the share of unseen questions that share a hop with a log's; the mean
-    as `value`, that of `no_logs` as `base`; and the paired difference to `no_logs`, as in `intervals.Difference`.
+    Further columns: `reach` as of `Logs.reach`, and those of `against`, compared with `no_logs`.
     """
     base, rows = logs.without(), []
     for policy in policies:
@@ -249,9 +236,8 @@ def against(logs: Logs, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFra
 def judge(logs: Logs, choices: Sequence[str]) -> pd.DataFrame:
     """Precision and recall of choices for right logs: a row for each choice and metric.
 
-    Precision is the share of right logs among those kept, recall the share of the right ones that are kept. Columns:
-    `kept`, their number, and the share as in `intervals.share_interval`; a choice that keeps nothing has no precision.
-    Raises DataError if no log is right.
+    Columns: `kept`, their number, and the share as in `intervals.share_interval`; a choice that keeps nothing has no
+    precision. Raises DataError if no log is right.
     """
     shared, rows = hops(logs.run.log_questions), {}
     right = logs.table.set_index("question_id")["right"]
@@ -264,14 +250,12 @@ def judge(logs: Logs, choices: Sequence[str]) -> pd.DataFrame:
 
 
 def gains(logs: Logs, policy: str, choices: Sequence[str]) -> pd.DataFrame:
-    """Unseen questions with the logs that each choice keeps, against all logs and against as many drawn at random.
-
-    A row for each choice (`filter`), `against` ("all logs", "as many at random") and `metric`; columns as of `against`.
-    """
-    every, rows = logs.results(policy, logs.keep("all")), []
+    """Unseen questions with the logs that each choice (`filter`) keeps, `against` all logs and as many at random."""
+    every = logs.results(policy, logs.keep("all"))
+    rows: dict[tuple[str, str], pd.DataFrame] = {}
     for choice in choices:
         kept = logs.keep(choice)
         own, drawn = logs.results(policy, kept), logs.results(policy, logs.at_random(len(kept)))
-        for name, other in (("all logs", every), ("as many at random", drawn)):
-            rows.append(pd.concat({(choice, name): against(logs, other, own)}, names=["filter", "against"]))
-    return pd.concat(rows)
+        rows[choice, "all logs"] = against(logs, every, own)
+        rows[choice, "as many at random"] = against(logs, drawn, own)
+    return pd.concat(rows, names=["filter", "against"])

@@ -1,7 +1,6 @@
 """The seed experiment of the method and the ways in which it fails (notebooks/00_sanity_check.ipynb).
 
-Every failure is made from outside: of a log's keys, of the attention mask, or of what a log says. The way that runs
-take from a log to a context is the same for all of them.
+Every failure is made from outside: of a log's keys, of the attention mask, or of what a log says.
 """
 
 from __future__ import annotations
@@ -10,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
+from torch.nn.utils.rnn import pad_sequence
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.retrieve import Embedder
@@ -84,18 +85,14 @@ def contexts(
 
 
 def displaced(lm: LM, context: Context, move: Callable[[Tensor], Tensor]) -> Context:
-    """The context with the keys of its log (the last block) at `move(positions)` instead of the right positions.
-
-    RoPE angles add up, so turning the stored keys by the difference is enough, and injection stays what it is.
-    """
+    """The context with the keys of its log (the last block) at `move(positions)` instead of the right positions."""
     *before, log = context.blocks
     right = torch.arange(len(log)) + sum(map(len, before))
     keys = lm.realigner.unrotate(lm.realigner.rotate(log.keys, move(right)), right)
     return replace(context, parts=(*before, replace(log, keys=keys)))
 
 
-@dataclass(frozen=True, eq=False)
-class Measurement:
+class Measurement(NamedTuple):
     """Responses and scores of a model on some contexts, a row each.
 
     `texts`: the first line of the greedy answer. `gold` `[rows]`: mean log-probability of the right answer's tokens
@@ -122,27 +119,27 @@ def read(
     """
     rows = [context for contexts in conditions.values() for context in contexts]
     every = _read(lm, rows, [*answers] * len(conditions), hide_log, new_tokens)
-    starts = range(0, len(rows), len(answers))
-    cuts = [slice(i, i + len(answers)) for i in starts]
-    parts = [Measurement(every.texts[cut], every.gold[cut], every.first[cut]) for cut in cuts]
+    cuts = (slice(start, start + len(answers)) for start in range(0, len(rows), len(answers)))
+    parts = [Measurement(every.texts[own], every.gold[own], every.first[own]) for own in cuts]
     return dict(zip(conditions, parts, strict=True))
 
 
 def _read(lm: LM, contexts: Sequence[Context], answers: Sequence[str], hide_log: bool, new_tokens: int) -> Measurement:
     golds = [lm.tokenize(lm.plain(f" {answer}")) for answer in answers]
-    spare = max(map(len, golds)) - 1
-    cache, prefix = build_cache([c.blocks for c in contexts], lm.model, lm.realigner, _longest(contexts) + spare + 8)
+    prompts = [torch.tensor(context.ids) for context in contexts]
+    before = pad_sequence(prompts, batch_first=True, padding_side="left")
+    shown = pad_sequence([torch.ones_like(ids) for ids in prompts], batch_first=True, padding_side="left")
+    behind = pad_sequence([torch.tensor(gold[:-1], dtype=torch.long) for gold in golds], batch_first=True)
+    ids, spare = torch.cat([before, behind], 1).to(lm.device), behind.shape[1]
+    cache, prefix = build_cache([c.blocks for c in contexts], lm.model, lm.realigner, ids.shape[1] + 8)
     if hide_log:
         for mask, context in zip(prefix, contexts, strict=True):
             mask[len(mask) - len(context.blocks[-1]) :] = 0
-    ids, prompt = _aligned(contexts, [gold[:-1] for gold in golds], spare)
     # Gold tokens come last and are causal: they, and the padding behind them, do not change what stands before.
-    mask = torch.cat(
-        [prefix, prompt.to(lm.device), torch.ones(len(golds), spare, dtype=torch.long, device=lm.device)], 1
-    )
+    mask = torch.cat([prefix, torch.cat([shown, torch.ones_like(behind)], 1).to(lm.device)], 1)
     with torch.inference_mode():
         logits = lm.model(
-            input_ids=ids.to(lm.device),
+            input_ids=ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :],
             past_key_values=cache,
@@ -172,22 +169,6 @@ def _greedy(lm: LM, first: Tensor, mask: Tensor, cache: object, new_tokens: int)
     return [decoded(lm.tokenizer, list(row)).strip().partition("\n")[0] for row in rows]
 
 
-def _longest(contexts: Sequence[Context]) -> int:
-    return max(len(context.ids) for context in contexts)
-
-
-def _aligned(contexts: Sequence[Context], more: Sequence[Sequence[int]], spare: int) -> tuple[Tensor, Tensor]:
-    """Token ids `[rows, longest + spare]`: prompts end together, `more` follows; and the mask of the prompts."""
-    longest = _longest(contexts)
-    ids = torch.zeros(len(contexts), longest + spare, dtype=torch.long)
-    mask = torch.zeros(len(contexts), longest, dtype=torch.long)
-    for row, (context, after) in enumerate(zip(contexts, more, strict=True)):
-        start = longest - len(context.ids)
-        ids[row, start : longest + len(after)] = torch.tensor([*context.ids, *after])
-        mask[row, start:] = 1
-    return ids, mask
-
-
 def score(readings: Mapping[str, Measurement], facts: Sequence[Fact], references: Mapping[str, str]) -> pd.DataFrame:
     """One row per condition and fact.
 
@@ -197,13 +178,10 @@ def score(readings: Mapping[str, Measurement], facts: Sequence[Fact], references
     likely = {name: reading.first.log_softmax(-1) for name, reading in readings.items()}
     tables = []
     for condition, reading in readings.items():
-        kl = {
-            column: kl_div(likely[condition], likely[name], log_target=True, reduction="none")
-            .sum(-1)
-            .clamp(min=0)
-            .tolist()
-            for column, name in references.items()
-        }
+        kl = {}
+        for column, name in references.items():
+            each = kl_div(likely[condition], likely[name], log_target=True, reduction="none")
+            kl[column] = each.sum(-1).clamp(min=0).tolist()
         rows = {
             "condition": condition,
             "asked": [fact.asked for fact in facts],

@@ -1,32 +1,29 @@
 """The attention sink: the same kept tokens with it and without it, what is looked at, and what is said.
 
-A model rests attention that has nowhere to go on the very first token that it reads. Where a log is encoded alone and
-kept whole, its first token is that sink. The published code reads a blank line first and drops it, and so the sink.
+Where a log is encoded alone and kept whole, its first token is the sink. The published code reads a blank line first
+and drops it, and so the sink.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from lagkit.agent.context import KVContextBuilder
 from lagkit.logs.store import Store
 from lagkit.model.context import Context, Generation
-from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
-from lagkit.model.prompts.actions import TAGS, action_spans, parse
+from lagkit.model.prompts.actions import action_spans, parse
 from lagkit.policy import get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.stats import metrics
 from lagkit.studies import asking
-from lagkit.studies.attention import mass
-from lagkit.studies.drift import divergence
+from lagkit.studies.attention import response_mass
+from lagkit.studies.drift import divergence, response_logits
 from lagkit.studies.examples import Meeting
-from lagkit.util.errors import ConfigError
 from lagkit.util.progress import progress
 
 # What is kept -> the same words with a sink among their tokens, and without; the space before them may differ.
@@ -36,98 +33,67 @@ FORMS = {
 }
 WITH, WITHOUT, NO_LOGS = "with", "without", "no logs"
 GARBLED = 0.5  # share of tokens that a garbled response has said before
-_BROKEN = re.compile(rf"</(?:{'|'.join(tag[1:-1] for tag in TAGS if tag[1] != '/')})(?!>)")
 
 
-def looks(run: Experiment, met: Sequence[Meeting], keep: Sequence[str] = tuple(FORMS)) -> pd.DataFrame:
+def looks(run: Experiment, met: Sequence[Meeting]) -> pd.DataFrame:
     """First rounds with logs in front whose blocks have a sink, or none: a row per question, part kept and form.
 
-    Without logs at all, for comparison, a row under `NO_LOGS` for each question.
+    For comparison, a row without logs under `NO_LOGS` for each question. `firsts`, `logs`, `bos`, `prompt`: shares of
+    attention, from the tokens of the response, on the first kept token of each log, on their others, on the first token
+    of the prompt and on the rest; means over tokens, layers and heads. `acts`: whether the response has an action,
+    `right`: whether it is the right answer, `repeated`: the share of its tokens that it has said before, `garbled`:
+    whether it has no action and that share is a half or more, and `response`: its words.
 
-    `firsts`, `logs`, `bos`, `prompt`: shares of attention, from the tokens of the response, on the first kept token of
-    each log, on their others, on the first token of the prompt and on the rest; means over tokens, layers and heads.
-    `acts`: whether the response has an action, `right`: whether it is the right answer, `repeated`: the share of its
-    tokens that it has said before, `garbled`: whether it has no action and that share is a half or more, `broken`:
-    whether it closes a tag by other words than its own, as in `</ans</ans>`, and `response`: its words.
-
-    Of the form without a sink also its divergence from the one with it, over the tokens of that one's response: `kl`
-    (nats, mean over tokens), `agreement` of the most probable tokens, and whether both responses are the `same`.
-
-    Raises ConfigError for another part kept, ContextTooLong, UnsupportedModel.
+    Of the form without a sink also what `divergence` gives, from the one with it and over that one's response, and
+    whether both responses are the `same`. Raises ContextTooLong, UnsupportedModel.
     """
-    if unknown := [name for name in keep if name not in FORMS]:
-        raise ConfigError(f"The sink is looked at where {' or '.join(FORMS)} is kept; {unknown[0]!r} is not.")
-    rows = []
+    rows = list[dict[str, Any]]()
     with run.writing(), run.store(write=True) as store:
-        for part in progress((NO_LOGS, *keep), "Looking for the sink"):
-            rows += _looked_at(run, met, part, store)
+        for keep in progress((NO_LOGS, *FORMS), "Looking for the sink"):
+            forms = dict(zip((WITH, WITHOUT), FORMS[keep], strict=True)) if keep in FORMS else {NO_LOGS: "no_logs"}
+            seen = {form: _seen(run, met, name, store) for form, name in forms.items()}
+            for form, own in seen.items():
+                for n, (meeting, look) in enumerate(zip(met, own, strict=True)):
+                    shares = response_mass(run.local_lm, look.read, look.response.ids, look.spans)
+                    row = {"question_id": meeting.question.id, "keep": keep, "sink": form, **shares}
+                    row |= _outcome(run, meeting, look.response)
+                    rows.append(row | (_apart(run.local_lm, seen[WITH][n], look) if form == WITHOUT else {}))
     return pd.DataFrame(rows)
 
 
-def _looked_at(run: Experiment, met: Sequence[Meeting], part: str, store: Store) -> list[dict[str, Any]]:
-    """The rows of one part kept, or of `NO_LOGS`."""
-    lm, rows = run.local_lm, []
-    forms = {NO_LOGS: NO_LOGS} if part == NO_LOGS else dict(zip((WITH, WITHOUT), FORMS[part], strict=True))
-    seen: dict[str, list[_Seen]] = {}
-    for form, name in forms.items():
-        builder = KVContextBuilder(lm, run.prompt, None if part == NO_LOGS else get_policy(name), store)
-        contexts = [_context(builder, meeting) for meeting in met]
-        said = asking.respond(run, contexts)
-        seen[form] = [_Seen.of(*pair) for pair in zip(contexts, said, strict=True)]
-    for form, own in seen.items():
-        for n, (meeting, look) in enumerate(zip(met, own, strict=True)):
-            told: dict[str, Any] = {"question_id": meeting.question.id, "keep": part, "sink": form}
-            apart = _apart(lm, seen[WITH][n], look) if form == WITHOUT else {}
-            rows.append(told | _shares(lm, look, part) | _outcome(run, meeting, look.response) | apart)
-    return rows
+class _Seen(NamedTuple):
+    """A context as far as it was read for the response, spans of its slots, and the response."""
 
-
-@dataclass(frozen=True)
-class _Seen:
-    """A context, the same one as far as it was read for the response, and the response."""
-
-    context: Context
     read: Context
+    spans: dict[str, Sequence[int]]
     response: Generation
 
-    @classmethod
-    def of(cls, context: Context, response: Generation) -> _Seen:
-        """With what the prefix cache keeps of the context, which then forgets it."""
+
+def _seen(run: Experiment, met: Sequence[Meeting], name: str, store: Store) -> list[_Seen]:
+    """What each meeting gives under a policy; the prefix cache tells what was read, and then forgets it."""
+    builder = KVContextBuilder(run.local_lm, run.prompt, get_policy(name), store)
+    contexts, logs = list[Context](), list[list[int]]()
+    for meeting in met:
+        blocks = [builder.block(log.id, meeting.question) for log in meeting.logs] if builder.policy else []
+        blocks = [block for block in blocks if len(block)]
+        contexts.append(builder.build(meeting.question, meeting.user_turn, blocks))
+        logs.append([len(block) for block in blocks])
+    found = []
+    for context, sizes, said in zip(contexts, logs, asking.respond(run, contexts), strict=True):
+        *starts, bos = accumulate(sizes, initial=0)
+        spans: dict[str, Sequence[int]] = {"firsts": starts, "logs": sorted({*range(bos)} - {*starts}), "bos": [bos]}
+        spans["prompt"] = range(bos + 1, context.injected + len(context.ids))
         cache = context.prefix_cache
-        read = context if cache is None else cache.resume(context)
+        found.append(_Seen(context if cache is None else cache.resume(context), spans, said))
         if cache is not None:
             cache.clear()
-        return cls(context, read, response)
-
-    def going_on(self, said: Sequence[int]) -> Context:
-        """The context with these tokens behind it."""
-        return Context((*self.read.ids, *said), self.read.parts)
-
-
-def _context(builder: KVContextBuilder, meeting: Meeting) -> Context:
-    logs = meeting.logs if builder.policy else ()
-    blocks = [builder.block(log.id, meeting.question) for log in logs]
-    return builder.build(meeting.question, meeting.user_turn, [block for block in blocks if len(block)])
+    return found
 
 
 def _apart(lm: LM, kept: _Seen, bare: _Seen) -> dict[str, float]:
     """Divergence of the form without a sink, over the response to the one with it."""
-    said = kept.response.ids
-    expected, found = (lm.logits(look.going_on(said))[-len(said) - 1 : -1] for look in (kept, bare))
+    expected, found = (response_logits(lm, look.read, kept.response.ids) for look in (kept, bare))
     return {**divergence(expected, found), "same": float(kept.response.text == bare.response.text)}
-
-
-def _shares(lm: LM, look: _Seen, part: str) -> dict[str, float]:
-    """Attention from the response's tokens."""
-    context, said = look.context, look.response.ids
-    blocks: Sequence[KVBlock] = context.blocks if part != NO_LOGS else ()
-    starts = [sum(map(len, blocks[:i])) for i in range(len(blocks))]
-    end = context.injected + len(context.ids)
-    logged = range(sum(map(len, blocks)))
-    spans = {"firsts": starts, "logs": [slot for slot in logged if slot not in starts], "bos": [len(logged)]}
-    spans["prompt"] = list(range(len(logged) + 1, end))
-    shares = mass(lm, look.going_on(said), range(end, end + len(said)), spans)
-    return dict(zip(spans, shares.mean(dim=(0, 1)).tolist(), strict=True))
 
 
 def _outcome(run: Experiment, meeting: Meeting, response: Generation) -> dict[str, float | str]:
@@ -140,11 +106,5 @@ def _outcome(run: Experiment, meeting: Meeting, response: Generation) -> dict[st
         "right": float(right),
         "repeated": repeated,
         "garbled": float(not acts and repeated >= GARBLED),
-        "broken": float(broken(response.text)),
         "response": response.text.strip(),
     }
-
-
-def broken(response: str) -> bool:
-    """Whether a response begins to close a tag and does not do so."""
-    return bool(_BROKEN.search(response))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 import torch
@@ -24,17 +24,11 @@ from lagkit.studies.sanity import displaced
 from lagkit.util.errors import LagkitError, UnsupportedModel
 from lagkit.util.progress import progress
 
-# The largest relative error of a layer's keys, in float32, that still counts as exact. In bfloat16, with two to three
-# digits, nothing is exact: there the measure is what a dense prefill at other positions loses by rounding.
-EXACT = 1e-4
+EXACT = 1e-4  # the largest relative error of a layer's keys, in float32, that still counts as exact
 DTYPES = ("float32", "bfloat16")
 SUPPORTED, REFUSED, UNMEASURED = "supported", "refused", "not measured"
 
-
-class Load(Protocol):
-    """`LM.load`, `families.load` and their like."""
-
-    def __call__(self, name: str, /, *, dtype: str) -> LM: ...
+Load = Callable[..., LM]  # `LM.load`, `families.load` and their like: of a name, and a keyword `dtype`
 
 
 @dataclass(frozen=True)
@@ -75,10 +69,9 @@ def traits(names: Iterable[str]) -> list[str]:
 
 
 def measure(name: str, load: Load, sizes: Sizes, *, dtypes: Sequence[str] = DTYPES, seed: int = 0) -> dict[str, Any]:
-    """One model's row: `verdict` (supported, refused, not measured), `reason`, and unless refused what was measured.
+    """One model's row: `verdict` (supported, refused, not measured), `reason` (an error's sentence), and measurements.
 
-    A model that is not found, refused or too short for `sizes` has the error's sentence as its reason. For each dtype,
-    as `NAME.DTYPE`, what `fidelity` gives; then what `anatomy` and `cost` give, of the last dtype.
+    For each dtype, as `NAME.DTYPE`, what `fidelity` gives; then what `anatomy` and `cost` give, of the last dtype.
     """
     row: dict[str, Any] = {"verdict": SUPPORTED, "reason": ""}
     for dtype in dtypes:
@@ -97,9 +90,8 @@ def compare(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, str]]:
     """Run each model's experiment: summaries, differences to `no_logs`, answers, and why models failed.
 
-    `open_run` gives a model's run; its finished stages stay as they are. The tables are those of `metrics.summarize`
-    and `Experiment.differences`, with the model as their first level, and of `Experiment.run`, with the model before
-    the name of each policy.
+    The tables are those of `metrics.summarize` and `Experiment.differences`, with the model as their first level, and
+    of `Experiment.run`, with the model before the name of each policy.
     """
     summaries, differences, answers, reasons = {}, {}, {}, {}
     for name in names:
@@ -120,11 +112,12 @@ def fidelity(lm: LM, sizes: Sizes, seed: int = 0) -> dict[str, float]:
 
     error: relative error (norm over norm, worst layer) of keys read at 0 and turned to `shift`, against keys read
     there. unturned: the same without turning, the least of the texts. kl, agreement: of the prompt's next tokens, when
-    the log was read alone at `shift` and is injected at 0, against a dense prefill of both at 0. kl_moved: of the dense
-    prefill at `shift`, which shows what rounding alone does. kl_unturned: of a log that is injected as it was read.
-    Raises ContextTooLong if the sizes don't fit into the model's context.
+    the log was read alone at `shift` and is injected at 0, against a dense prefill of both. kl_moved: of the dense
+    prefill at `shift`: rounding alone. kl_unturned: of a log injected as it was read. Raises ContextTooLong.
     """
-    found = [_fidelity(lm, log, prompt, sizes.shift) for log, prompt in _texts(lm, sizes, seed)]
+    draw = torch.Generator().manual_seed(seed)
+    texts = [(_random(lm, sizes.log, draw), _random(lm, sizes.prompt, draw)) for _ in range(sizes.texts)]
+    found = [_fidelity(lm, log, prompt, sizes.shift) for log, prompt in texts]
     collected = {key: [one[key] for one in found] for key in found[0]}
     how = {"error": max, "unturned": min}
     return {key: how.get(key, mean)(values) for key, values in collected.items()}
@@ -155,9 +148,9 @@ def anatomy(lm: LM) -> dict[str, Any]:
 
 
 def cost(lm: LM, sizes: Sizes, seed: int = 0) -> dict[str, float]:
-    """Medians of the seconds that it takes to turn a block and lay it into a cache, and to prefill the same tokens.
+    """Median seconds to turn a block and lay it into a cache, and to prefill the same tokens, measured in turns.
 
-    The block has `sizes.timed` tokens, or as many as the model's context holds. Both are measured in turns.
+    The block has `sizes.timed` tokens, or as many as the model's context holds.
     """
     tokens = min(sizes.timed, lm.context_length)
     context = Context(_random(lm, tokens, torch.Generator().manual_seed(seed)))
@@ -206,12 +199,6 @@ def _error(expected: Tensor, found: Tensor) -> float:
     """The worst layer's norm of the difference over the norm of what is expected."""
     gap = (expected.float() - found.float()).flatten(1).norm(dim=1)
     return float((gap / expected.float().flatten(1).norm(dim=1)).max())
-
-
-def _texts(lm: LM, sizes: Sizes, seed: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Pairs of log and prompt."""
-    generator = torch.Generator().manual_seed(seed)
-    return [(_random(lm, sizes.log, generator), _random(lm, sizes.prompt, generator)) for _ in range(sizes.texts)]
 
 
 def _random(lm: LM, tokens: int, generator: torch.Generator) -> tuple[int, ...]:

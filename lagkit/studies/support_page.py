@@ -62,8 +62,7 @@ def kinds(row: Mapping[str, Any]) -> list[str]:
 def grouped(survey: pd.DataFrame) -> pd.DataFrame:
     """The short table: kinds of RoPE, the plain one first, then what is refused, by the reason.
 
-    Columns: `families`; `verdict`, as in `verdicts`; `error`, the worst in float32. A family that is of several kinds
-    is in several rows.
+    Columns: `families`; `verdict`, as in `verdicts`; `error`, the worst in float32.
     """
     rows = []
     for (name, row), verdict in zip(survey.iterrows(), verdicts(survey), strict=True):
@@ -71,9 +70,8 @@ def grouped(survey: pd.DataFrame) -> pd.DataFrame:
         for kind in kinds(row) if moved else traits([name]):
             place = (not moved, kind != PLAIN, kind if moved else "")
             rows.append((place, kind, verdict, name, row.get("error.float32", nan) if moved else nan))
-    ordered = sorted(rows, key=lambda row: row[0])
-    frame = pd.DataFrame(ordered, columns=["place", "keys and values", "verdict", "families", "error"])
-    groups = frame.groupby(["keys and values", "verdict"], sort=False)
+    frame = pd.DataFrame(rows, columns=["place", "keys and values", "verdict", "families", "error"])
+    groups = frame.sort_values("place", kind="stable").groupby(["keys and values", "verdict"], sort=False)
     joined = groups.agg(families=("families", ", ".join), error=("error", "max")).reset_index("verdict")
     return joined[["families", "verdict", "error"]]
 
@@ -125,7 +123,7 @@ def told(families: pd.DataFrame, models: pd.DataFrame, versions: Mapping[str, st
         summary=summary(families),
         supported=supported(families),
         refused=others(families),
-        models=supported(models) if len(models) else "",
-        others=others(models) if len(models) else "",
+        models=supported(models),
+        others=others(models),
         made=", ".join(f"{name} {versions[name]}" for name in ("lagkit", "torch", "transformers")),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -32,8 +32,8 @@ FIRST, HEAD, OTHER, PROMPT, OWN = "first token", "prompt's head", "other text", 
 class Piece:
     """A token as people read it. `slots`: its own, or those of several tokens that share a character or have no text.
 
-    before: characters in front of it that belong to no token. part: what it counts to; the very first slot is a part of
-    its own, for attention rests there when it has nowhere to go.
+    before: characters in front of it that belong to no token. part: what it counts to; the very first slot, where
+    attention rests when it has nowhere to go, is a part of its own.
     """
 
     text: str
@@ -93,7 +93,7 @@ def encoding(encoder: Encoder, log: Trace, policy: Policy) -> TokenAttention:
     """Attention of a log's kept tokens to all that is read before them, while the log is encoded.
 
     The parts are its rounds, as `early.to_rounds` counts them. Raises ConfigError where the policy keeps no KV,
-    DataError where nothing of the log is kept, and what `Encoder.read` and `attention.weights` raise.
+    DataError where nothing of the log is kept, ContextTooLong, UnsupportedModel.
     """
     if policy.inject != "kv":
         raise ConfigError(
@@ -105,9 +105,7 @@ def encoding(encoder: Encoder, log: Trace, policy: Policy) -> TokenAttention:
     injected, last = reading.context.injected, sum(bool(one.response) for one in log.rounds)
     first = last - len(reading.rounds)  # behind another context, only the kept rounds are the log's own
     owner = {slot: f"round {n + 1}" for n, own in enumerate(reading.rounds, first) for slot in own}
-    pieces = _chips(injected, HEAD) + _pieces(
-        reading.text, reading.spans, injected, lambda slot: FIRST if slot == 0 else owner.get(slot, OTHER)
-    )
+    pieces = _chips(injected, HEAD) + _pieces(reading.text, reading.spans, injected, OTHER, owner)
     return measured(encoder.lm, reading.context, pieces, reading.kept, log.question, "kept")
 
 
@@ -126,26 +124,21 @@ def using(
     context = builder.build(question, user_turn, [builder.encoder.prefill(one) for one in readings])
     turn = [{"role": "user", "content": user_turn}]
     head, tail = split_chat(lm, builder.prompt.for_question(question.id).head(), turn)
-    texts = [(PROMPT, tail + lm.plain(opening)), (OWN, lm.plain(said))]
-    head_tokens, pieces = len(lm.tokenize(head)), list[Piece]()
-    behind = policy.place == "prefix" or not logs
-    if behind:
-        pieces = _chips(head_tokens, HEAD)
-    at = head_tokens if behind else 0
+    head_tokens, behind = len(lm.tokenize(head)), policy.place == "prefix" or not logs
+    pieces, at = (_chips(head_tokens, HEAD), head_tokens) if behind else (list[Piece](), 0)
     for number, one in enumerate(readings, 1):
         spans = [one.spans[slot - one.context.injected] for slot in one.kept]
-        pieces += _pieces(one.text, spans, at, _named(f"log {number}"))
+        pieces += _pieces(one.text, spans, at, f"log {number}")
         at += len(spans)
     if not behind:
         pieces += _chips(head_tokens, HEAD, at)
         at += head_tokens
-    own: range = range(0)
-    ids: list[int] = []
-    for name, text in texts:
-        found, spans = _spelled(lm, text)
-        pieces += _pieces(text, spans, at, _named(name))
-        own, ids, at = range(at, at + len(found)), found, at + len(found)
-    if not own:
+    for name, text in ((PROMPT, tail + lm.plain(opening)), (OWN, lm.plain(said))):
+        encoded = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids = encoded["input_ids"]
+        pieces += _pieces(text, encoded["offset_mapping"], at, name)
+        own, at = range(at, at + len(ids)), at + len(ids)
+    if not ids:
         raise DataError("The model said nothing, so there is no word whose attention could be shown.")
     whole = replace(context, ids=(*context.ids, *ids))
     return measured(lm, whole, pieces, own, question.text, "generated")
@@ -166,12 +159,12 @@ def measured(
 ) -> TokenAttention:
     """The attention from `queries` (slots) to all `pieces`, a row for each piece that begins with one of them.
 
-    asks: what the queries are, as in `TokenAttention`. Raises what `attention.weights` raises.
+    asks: what the queries are, as in `TokenAttention`. Raises as `attention.weights`.
     """
     begins = {piece.slots[0]: i for i, piece in enumerate(pieces)}
     asking_slots = [slot for slot in queries if slot in begins]
     owner = {slot: i for i, piece in enumerate(pieces) for slot in piece.slots}
-    found = weights(lm, context, queries=asking_slots)
+    found = weights(lm, context, asking_slots)
     spans: dict[str, list[int]] = {}
     for piece in pieces:
         spans.setdefault(piece.part, []).extend(piece.slots)
@@ -182,16 +175,19 @@ def measured(
     return TokenAttention(title, asks, tuple(pieces), tuple(begins[slot] for slot in asking_slots), summed, even)
 
 
-def _pieces(text: str, spans: Sequence[tuple[int, int]], first: int, part: Callable[[int], str]) -> list[Piece]:
-    """The tokens of a text, from slot `first` on. Tokens of one character's bytes are one piece."""
-    pieces: list[Piece] = []
+def _pieces(
+    text: str, spans: Sequence[tuple[int, int]], first: int, part: str, owner: Mapping[int, str] | None = None
+) -> list[Piece]:
+    """The tokens of a text, from slot `first` on, of one part but for those of `owner`; a character's tokens are
+    one."""
+    pieces, owner = list[Piece](), {**(owner or {}), 0: FIRST}
     at = spans[0][0] if spans else 0
     for slot, (start, stop) in enumerate(spans, first):
         if stop <= at and pieces:
             pieces[-1] = replace(pieces[-1], slots=(*pieces[-1].slots, slot))
             continue
         gap = text[at : max(start, at)]
-        pieces.append(Piece(text[max(start, at) : stop], (slot,), part(slot), "…" if gap.strip() else gap))
+        pieces.append(Piece(text[max(start, at) : stop], (slot,), owner.get(slot, part), "…" if gap.strip() else gap))
         at = max(stop, at)
     return pieces
 
@@ -202,15 +198,6 @@ def _chips(tokens: int, name: str, first: int = 0) -> list[Piece]:
     chips = [Piece(f"[{FIRST}]", slots[:1], FIRST)] if slots and first == 0 else []
     rest = slots[len(chips) :]
     return [*chips, Piece(f"[{name}: {len(rest)} tokens]", rest, name)] if rest else chips
-
-
-def _named(name: str) -> Callable[[int], str]:
-    return lambda slot: FIRST if slot == 0 else name
-
-
-def _spelled(lm: LM, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    encoded = lm.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return encoded["input_ids"], [(start, stop) for start, stop in encoded["offset_mapping"]]
 
 
 def _summed(found: Tensor, owner: Sequence[int], groups: int) -> Tensor:

@@ -1,8 +1,7 @@
 """Negative transfer: stores of known composition, answers with and without them, and a threshold on similarity.
 
-A log is *helpful* to a question if its question shares a hop with it, *contradicting* if it tells such a hop otherwise
-(it was made when the world was another), *irrelevant* if they share none. That goes by gold reasoning: a helpful log
-may still be wrong.
+By gold reasoning, a log is *helpful* to a question if its question shares a hop with it, *contradicting* if it tells
+such a hop otherwise (it was made when the world was another), *irrelevant* if they share none.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ ALL = -1.0  # no cosine similarity is lower: the threshold at which every log is
 class Mix:
     """Composition of a store, in shares of the logged questions; a larger share contains a smaller one.
 
-    removed: logs out of the reach of every question that shares a hop with them, which finds irrelevant ones instead.
-    changed: logs that gave way to those of the same questions in the changed world. Raises ConfigError for shares
-    that are negative or add up to more than 1.
+    removed: logs out of the reach of every question that shares a hop with them. changed: logs that gave way to those
+    of the same questions in the changed world. Raises ConfigError for shares that are negative or add up to more than
+    1.
     """
 
     removed: float = 0.0
@@ -51,22 +50,12 @@ class Mix:
 UNCHANGED = Mix()
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A logged question, the id of its log, and that of its log in the changed world; None where there is none."""
-
-    question: Question
-    own: str | None
-    changed: str | None
-
-
 class Transfer:
     """A run, the logs of its world and of one in which some facts are changed, and what questions make of them.
 
-    Answers are kept in the run's folder, and the changed world with its logs in `changed-SHARE` there. Data that are
-    no test world have no changed one (`changed` is None). No question finds its own log, so the answers to log-store
-    questions are leave-one-out. `changed_facts`: the share of the facts that differ. Raises ConfigError for a share
-    outside 0..1, DataError for data that name no hops, by which logs are told apart, and what `Experiment` raises.
+    The changed world, in `changed-SHARE` of the run's folder, is None for data that are no test world. No question
+    finds its own log, so the answers to log-store questions are leave-one-out. `changed_facts`: the share of the facts
+    that differ. Raises ConfigError for a share outside 0..1, DataError for data that name no hops.
     """
 
     def __init__(self, run: Experiment, changed_facts: float = 0.5) -> None:
@@ -101,7 +90,7 @@ class Transfer:
         questions, variant = self.questions(split), Variant.parse(policy)
         if variant.policy is None:
             journal = "log" if (policy, split) == ("no_logs", "seen") else f"{policy}.{split}"
-            return {trace.question_id: trace for trace in asking.answers(self.run, variant, journal, questions)}
+            return {trace.question_id: trace for trace in asking.answers(self.run, policy, journal, questions)}
         if mix.changed and self.changed is None:
             raise ConfigError("Only test worlds can be changed: leave `changed` at 0 for other data.")
         limits = variant.limits(self.run.config.limits)
@@ -110,15 +99,15 @@ class Transfer:
         barred = {question.id: self._out_of_reach(question, mix) for question in questions}
         journal = self._journal(policy, split, mix, min_similarity)
         with (self.changed or self.run).store() as store:
-            traces = asking.answers(self.run, variant, journal, questions, store, limits=limits, exclude=barred)
+            traces = asking.answers(self.run, policy, journal, questions, store, limits=limits, exclude=barred)
         return {trace.question_id: trace for trace in traces}
 
     def outcomes(self, policy: str, split: Split, mix: Mix = UNCHANGED, min_similarity: float = ALL) -> pd.DataFrame:
         """Effect of logs on each question: a row each, by its id.
 
         Columns: `stratum`, the question's overlap with the (other) logged ones; whether it is right `without` and
-        `with_logs`; `kind`: contradicting if any log that it found is, else helpful if any is, else irrelevant (None
-        where it found none); `best`, the highest similarity of a log of that kind.
+        `with_logs`; `kind`, the first of `KINDS` that a log it found is of (None where it found none); `best`, the
+        highest similarity of a log of that kind.
         """
         before, after = self.answers("no_logs", split), self.answers(policy, split, mix, min_similarity)
         rows = {}
@@ -140,8 +129,8 @@ class Transfer:
     def sweep(self, policy: str, thresholds: Sequence[float], mix: Mix = UNCHANGED) -> pd.DataFrame:
         """Thresholds on the log-store split, leave-one-out: a row each, `ALL` first.
 
-        Columns: `right`, the share of right answers; `positive` and `negative` transfer; the paired difference in
-        right answers to using all logs, as in `intervals.Difference`; that of `ALL` itself has no interval.
+        Columns: `right`, the share of right answers; `positive` and `negative` transfer; the paired difference in right
+        answers to using all logs, as in `intervals.Difference`.
         """
         hops = data.hops(self.questions("seen"))
         found = {threshold: self.outcomes(policy, "seen", mix, threshold) for threshold in (ALL, *thresholds)}
@@ -154,32 +143,35 @@ class Transfer:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold")
 
     @cached_property
-    def _places(self) -> list[_Place]:
-        """The places of the store in the order in which they are removed; they are changed from the other end."""
+    def _places(self) -> list[tuple[Question, str | None, str | None]]:
+        """Logged questions, the ids of their logs and of those in the changed world (None: there is none).
+
+        In the order in which they are removed; they are changed from the other end.
+        """
         with self.run.store() as store:
             own = {trace.question: trace.id for trace in store.traces()}
         changed = {trace.question: trace.id for trace in self.changed.logs} if self.changed else {}
-        places = [_Place(q, own.get(q.text), changed.get(q.text)) for q in self.run.log_questions]
+        places = [(q, own.get(q.text), changed.get(q.text)) for q in self.run.log_questions]
         random.Random(f"mix {self.run.config.data.seed}").shuffle(places)
         return places
 
     @cached_property
     def _logged(self) -> Mapping[str, Question]:
         """The question of each log, as it is answered in the log's world."""
-        changed = {q.text: q for q in self.changed.log_questions} if self.changed else {}
-        of_changed = {place.changed: changed[place.question.text] for place in self._places if place.changed}
-        return of_changed | {place.own: place.question for place in self._places if place.own}
+        retold = {q.text: q for q in self.changed.log_questions} if self.changed else {}
+        of_changed = {changed: retold[question.text] for question, _, changed in self._places if changed}
+        return of_changed | {own: question for question, own, _ in self._places if own}
 
     def _out_of_reach(self, question: Question, mix: Mix) -> set[str]:
         """The logs that a question cannot find: in each place stands one of two, or none."""
         excluded: set[str | None] = set()
         last = len(self._places) - round(mix.changed * len(self._places))
-        for number, place in enumerate(self._places):
-            standing = place.own if number < last else place.changed
+        for number, (logged, own, changed) in enumerate(self._places):
+            standing = own if number < last else changed
             removed = number < round(mix.removed * len(self._places))
-            if place.question.id == question.id or (removed and kind_of(question, place.question) != "irrelevant"):
+            if logged.id == question.id or (removed and kind_of(question, logged) != "irrelevant"):
                 standing = None
-            excluded |= {place.own, place.changed} - {standing}
+            excluded |= {own, changed} - {standing}
         return {log for log in excluded if log is not None}
 
     def _journal(self, policy: str, split: Split, mix: Mix, min_similarity: float) -> str:
@@ -199,11 +191,8 @@ def kind_of(question: Question, logged: Question) -> Kind:
 
 
 def transfer(outcomes: pd.DataFrame, hops: Hops) -> pd.DataFrame:
-    """`positive`, `negative` and `net` transfer as shares of the questions, with their intervals.
-
-    Positive: wrong without logs and right with them. Negative: the other way round. Net: the first less the second.
-    Columns as in `intervals.Difference`. Raises DataError as `paired_interval` does.
-    """
+    """Shares of questions wrong without logs and right with them (`positive`), the other way round (`negative`), and
+    the first less the second (`net`): columns as in `intervals.Difference`."""
     before, after = outcomes["without"], outcomes["with_logs"]
     found = {
         "positive": mean_interval((after & ~before).astype(float), hops),

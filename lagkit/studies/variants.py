@@ -26,12 +26,10 @@ def findings(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
     """A sentence for each variant on unseen questions, and what `focus` changes, costs, and owes to shared steps."""
     main = metrics.first_score(results)
     differences, unseen = run.differences(results), results[results["split"] == "unseen"]
-    turned = changed.counts(results).loc[(focus, "unseen")]
     told = [
         *report.findings(differences, "unseen"),
         *sentences(differences.loc[[(focus, "seen", main)]]),
-        f"Of {turned.sum()} unseen questions, `{focus}` turned {turned['wrong to right']} from wrong to right and "
-        f"{turned['right to wrong']} from right to wrong.",
+        _turned(results, focus, f", `{focus}`"),
         *_at_equal_budget(unseen, run, focus, main),
     ]
     if run.config.data.split == "disjoint":
@@ -48,13 +46,17 @@ def verdict(run: Experiment, results: pd.DataFrame, focus: str) -> list[str]:
     """What `focus` brings on unseen questions in four sentences: the score, the rounds, what changed, and the cost."""
     main, unseen = metrics.first_score(results), results[results["split"] == "unseen"]
     own = run.differences(results).xs((focus, "unseen"), level=("policy", "split"))
-    turned = changed.counts(results).loc[(focus, "unseen")]
     return [
         *(difference(focus, own.loc[metric], metric) for metric in (main, "rounds")),
-        f"Of {turned.sum()} unseen questions it turned {turned['wrong to right']} from wrong to right and "
-        f"{turned['right to wrong']} from right to wrong.",
+        _turned(results, focus, " it"),
         _at_equal_budget(unseen, run, focus, main)[0],
     ]
+
+
+def _turned(results: pd.DataFrame, focus: str, who: str) -> str:
+    found = changed.counts(results).loc[(focus, "unseen")]
+    right, wrong = found["wrong to right"], found["right to wrong"]
+    return f"Of {found.sum()} unseen questions{who} turned {right} from wrong to right and {wrong} from right to wrong."
 
 
 def _at_equal_budget(unseen: pd.DataFrame, run: Experiment, focus: str, main: str) -> list[str]:

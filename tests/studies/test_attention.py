@@ -7,7 +7,7 @@ import torch
 
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
-from lagkit.studies.attention import Watch, mass, uniform_mass, watching, weights
+from lagkit.studies.attention import mass, uniform_mass, watching, weights
 from lagkit.util.errors import UnsupportedModel
 from tests.helpers.lms import VOCAB, new_lm, tiny_lm
 
@@ -25,7 +25,7 @@ def injected(lm: LM, tokens: int) -> Context:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_are_those_of_eager_attention(family, tokens):
     lm = new_lm(LM, family)
-    found = weights(lm, injected(lm, tokens))
+    found = weights(lm, injected(lm, tokens), range(tokens, 40))
     lm.model.set_attn_implementation("eager")
     ids = torch.tensor([IDS])
     with torch.inference_mode():
@@ -35,18 +35,17 @@ def test_weights_are_those_of_eager_attention(family, tokens):
     assert found.std() > 0.01  # the tiny models' attention is far from even: equal weights say something
 
 
-def test_watched_layers_and_queries_only():
+def test_queries_are_looked_at_in_their_order():
     lm = tiny_lm("gemma3")
-    whole = weights(lm, injected(lm, 15))
-    part = weights(lm, injected(lm, 15), queries=[39, 16], layers=[3, 1])
-    assert torch.equal(part, whole[[3, 1]][:, :, [24, 1]])
+    whole = weights(lm, injected(lm, 15), range(15, 40))
+    assert torch.equal(weights(lm, injected(lm, 15), [39, 16]), whole[:, :, [24, 1]])
 
 
 def test_mass_sums_over_slots_and_averages_over_queries():
     lm, queries = tiny_lm(), [20, 31, 39]
     spans = {"log": range(15), "prompt": range(15, 40), "odd": [1, 3, 38]}
     found = mass(lm, injected(lm, 15), queries, spans)
-    by_hand = weights(lm, injected(lm, 15), queries=queries).mean(dim=2)
+    by_hand = weights(lm, injected(lm, 15), queries).mean(dim=2)
     expected = torch.stack([by_hand[..., list(slots)].sum(-1) for slots in spans.values()], dim=-1)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(found[..., 0] + found[..., 1], torch.ones(found.shape[:2]))
@@ -61,9 +60,9 @@ def test_a_cut_takes_a_token_out_of_sight():
     lm = tiny_lm()
     cut = torch.zeros(40, 40, dtype=torch.bool)
     cut[30:, 5] = True
-    with watching(lm.model, Watch(lambda found: found, cut=cut)) as watch:
+    with watching(lm.model, lambda found: found, cut) as seen:
         lm.encode(injected(lm, 15), 0, 0)
-    seen = torch.stack([watch.seen[layer] for layer in range(2)])
+    seen = torch.stack([seen[layer] for layer in range(2)])
     assert (seen[:, :, 15:, 5] == 0).all()  # rows are prefilled tokens: 15 is slot 30
     assert (seen[:, :, :15, 5] > 0).all()
     torch.testing.assert_close(seen.sum(-1), torch.ones(seen.shape[:-1]))
@@ -73,7 +72,7 @@ def test_looking_changes_neither_the_model_nor_one_that_shares_its_configuration
     lm = new_lm(LM)
     twin = type(lm.model)(lm.model.config)
     before, configuration = lm.logits(injected(lm, 15)), lm.model.config
-    with watching(lm.model, Watch()):
+    with watching(lm.model):
         assert twin.config._attn_implementation == "sdpa"
         torch.testing.assert_close(lm.logits(injected(lm, 15)), before, atol=1e-4, rtol=1e-4)
     assert all(module.config is configuration for module in lm.model.modules() if hasattr(module, "config"))
@@ -84,11 +83,11 @@ def test_a_model_without_sdpa_is_refused():
     lm = new_lm(LM)
     lm.model.set_attn_implementation("eager")
     with pytest.raises(UnsupportedModel, match="llama model cannot be looked at: it runs under eager, not sdpa"):
-        weights(lm, Context(IDS))
+        weights(lm, Context(IDS), [39])
 
 
 @pytest.mark.parametrize("slot", [14, 40])
 def test_injected_tokens_ask_nothing(slot):
     lm = tiny_lm()
     with pytest.raises(ValueError, match=r"queries must be prefilled tokens, slots 15 to 39"):
-        weights(lm, injected(lm, 15), queries=[slot])
+        weights(lm, injected(lm, 15), [slot])

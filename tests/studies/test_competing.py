@@ -11,7 +11,7 @@ from lagkit.model.cache import build_cache
 from lagkit.model.context import Context
 from lagkit.model.recompute import PlacedBlock, recompute
 from lagkit.studies import competing
-from lagkit.studies.attention import Watch, watching
+from lagkit.studies.attention import watching
 from lagkit.studies.competing import Condition, Probe
 from lagkit.studies.competing_items import RIVALS, groups
 from lagkit.util.errors import ConfigError, DataError
@@ -66,7 +66,7 @@ def test_logs_injected_side_by_side_are_a_block_diagonal_dense_pass(lm):
     cut = torch.zeros(len(ids) + len(question), len(ids) + len(question), dtype=torch.bool)
     for start, stop in pairwise(edges):
         cut[start:stop, :start] = True
-    with watching(lm.model, Watch(cut=cut)):
+    with watching(lm.model, cut=cut):
         expected = lm.logits(Context((*ids, *question)))[-len(question) :]
     found = lm.logits(Context(tuple(question), shown.parts))
     torch.testing.assert_close(found, expected, **CLOSE)

@@ -11,6 +11,7 @@ from lagkit.studies import competing_page as page
 from lagkit.studies.competing import POSITIONS, Condition, conditions
 from lagkit.studies.competing_rates import gain, label, load, metric, pick, rates
 from lagkit.util.errors import DataError
+from tools.competing import markdown_page
 
 REPAIRED = Condition("restating", "all_rounds", "own", recompute="first:8")
 
@@ -73,7 +74,7 @@ def test_sentences_say_which_log_is_read_and_what_repairs_it(rows):
 
 
 def test_the_page_shows_what_was_measured_and_what_was_not(rows):
-    made = page.markdown_page(rows.assign(model="qwen"))
+    made = markdown_page(rows.assign(model="qwen"))
     assert "| KV, each log read apart |  | 0% [0, 24] | 0% [0, 24] | 100% [76, 100] | 33% [" in made
     assert "| restating, all rounds | KV, each log read apart, the right one first | 42% | 0% [0, 24] |" in made
     assert "| restating, all rounds | text | 100% | not measured |" in made
@@ -103,7 +104,7 @@ def test_parts_of_the_own_context_are_told_beside_all_of_it():
     assert [*table["share"]] == ["50%", "100%"]
     assert [*table["right"]] == ["100% [76, 100]"] * 2
     assert [said.split(" [")[0] for said in table["more likely"]] == ["more, +0.29", "more, +0.58"]
-    assert "| KV, behind its own first round, from 50% of the layers on | 50% |" in page.markdown_page(rows)
+    assert "| KV, behind its own first round, from 50% of the layers on | 50% |" in markdown_page(rows)
 
 
 def test_a_file_without_a_column_is_refused(tmp_path, rows):

@@ -130,6 +130,6 @@ def test_a_log_of_one_round_has_no_earlier_responses_to_hide():
 def test_hidden_pairs_are_one_for_each_part_and_for_conversations_only(run, met):
     found = placement.hidden_pairs(run, met, CONVERSATION)
     assert [pair.variant for pair in found] == [HEAD, EARLIER, QUESTIONS, LEAD, REST] * 3
-    assert len({id(pair.dense) for pair in found}) == 3
+    assert len({pair.dense for pair in found}) == 3
     with pytest.raises(ConfigError, match="kv_last_round reads no conversation"):
         placement.hidden_pairs(run, met, "kv_last_round")

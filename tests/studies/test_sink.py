@@ -14,7 +14,6 @@ from lagkit.studies import asking, examples, sink
 from lagkit.studies.attention import mass
 from lagkit.studies.drift import divergence
 from lagkit.types import Usage
-from lagkit.util.errors import ConfigError
 from tests.helpers.lms import ActingLM, new_lm, qa, short_prompt, small_run
 
 
@@ -50,11 +49,6 @@ def test_both_forms_keep_the_same_words(run):
                 one, other = (run.lm.tokenizer.decode(block.ids.tolist()).lstrip() for block in (kept, bare))
                 assert one == other
                 assert len(kept) != len(bare) or not kept.keys.equal(bare.keys)
-
-
-def test_a_part_that_has_no_two_forms_is_refused(run):
-    with pytest.raises(ConfigError, match="where last_round or last_action is kept; 'all_rounds' is not"):
-        sink.looks(run, examples.meetings(run, 1), ["all_rounds"])
 
 
 def test_numbers_are_those_of_the_whole_contexts_read_once_more(run):
@@ -95,18 +89,3 @@ def test_garbled_is_what_repeats_itself_without_an_action():
     ):
         found = sink._outcome(run, meeting, Generation(text, ids, Usage(0, 0, 0, 0.0)))
         assert (found["garbled"], found["right"]) == (garbled, float("Ann" in text))
-
-
-@pytest.mark.parametrize(
-    ("response", "broken"),
-    [
-        ("<ans>no</ans</ans>", True),
-        ("<ans>no</ans</", True),
-        ("<keywords>x</keywords", True),
-        ("<ans>no</ans>", False),
-        ("<ans>No. The answer is no.", False),
-        ("a</answer> b", True),
-    ],
-)
-def test_broken_is_a_tag_that_is_closed_by_other_words(response, broken):
-    assert sink.broken(response) is broken

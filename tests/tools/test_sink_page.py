@@ -114,3 +114,18 @@ def test_first_responses_of_a_run_stand_beside_the_study(tmp_path):
 def test_one_run_is_measured_at_a_time(capsys):
     assert main(["smollm2", "testbed", "--out", "x"]) == 2
     assert "name one tier or one file of settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("response", "broken"),
+    [
+        ("<ans>no</ans</ans>", True),
+        ("<ans>no</ans</", True),
+        ("<keywords>x</keywords", True),
+        ("<ans>no</ans>", False),
+        ("<ans>No. The answer is no.", False),
+        ("a</answer> b", True),
+    ],
+)
+def test_broken_is_a_tag_that_is_closed_by_other_words(response, broken):
+    assert page.broken(response) is broken

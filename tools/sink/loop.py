@@ -14,11 +14,10 @@ from lagkit.datasets import loaders
 from lagkit.model.prompts.actions import action_spans
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
-from lagkit.studies import sink
 from lagkit.util import cli
 from lagkit.util.errors import ConfigError
 from lagkit.util.paths import at
-from tools.sink.page import LOOP, about, save
+from tools.sink.page import LOOP, about, broken, save
 
 app = cli.application("Look for broken tags in the first responses of a run.")
 
@@ -32,8 +31,8 @@ def first_responses(run: Experiment) -> pd.DataFrame:
         if all(question.id in found for question in asked):
             for question in asked:
                 said = found[question.id].rounds[0].response
-                acts, broken = float(bool(action_spans(said))), float(sink.broken(said))
-                rows.append({"policy": policy, "question_id": question.id, "acts": acts, "broken": broken})
+                acts, torn = float(bool(action_spans(said))), float(broken(said))
+                rows.append({"policy": policy, "question_id": question.id, "acts": acts, "broken": torn})
     if not rows:
         raise ConfigError(f"No variant of the run in {run.out} has answered all unseen questions: run it to its end.")
     hops = loaders.numbered(loaders.hops(asked))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lagkit.datasets import loaders
+from lagkit.model.prompts.actions import TAGS
 from lagkit.runs.experiment import Experiment
 from lagkit.stats.intervals import Difference, mean_interval, paired_interval
 from lagkit.studies import examples, sink
@@ -27,11 +29,13 @@ _SHARES = {
     "prompt": "to the prompt",
 }
 LOOP, BASE = "whole-loop", "kv_last_round"
+_BROKEN = re.compile(rf"</(?:{'|'.join(tag[1:-1] for tag in TAGS if tag[1] != '/')})(?!>)")
 _APART = {"same": "same response", "agreement": "same next token", "kl": "KL, nats"}
 
 
 def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows of `sink.looks` on the first unseen questions, with their `hops`; and what they were made with.
+    """The rows of `sink.looks` on the first unseen questions, whether they are `broken`, and `hops`; and what they were
+    made with.
 
     The run's folder keeps those of each batch, so that a later call of the same code resumes.
     """
@@ -44,11 +48,17 @@ def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, An
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with files.replacing(path) as aside:
-                sink.looks(run, batch).to_parquet(aside)
+                rows = sink.looks(run, batch)
+                rows.assign(broken=rows["response"].map(broken).astype(float)).to_parquet(aside)
         parts.append(pd.read_parquet(path))
     rows = pd.concat(parts, ignore_index=True)
     hops = rows["question_id"].map(loaders.numbered(run.data.hops))
     return rows.assign(hops=hops), about(run)
+
+
+def broken(response: str) -> bool:
+    """Whether a response begins to close a tag by other words than its own, as in `</ans</ans>`."""
+    return bool(_BROKEN.search(response))
 
 
 def about(run: Experiment) -> dict[str, Any]:

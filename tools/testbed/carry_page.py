@@ -11,9 +11,10 @@ from lagkit.datasets.world.carry import LOGS, RUNGS, items
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.stats.wording import judged
-from lagkit.studies import carried, carry
 from lagkit.util import files
 from lagkit.util.markdown import table
+from tools.testbed import carry_sites as carried
+from tools.testbed import carry_study as carry
 
 PLAIN, CONTROL = "plain", "control"
 
@@ -46,7 +47,7 @@ Made by `make carry`."""
 
 
 def measured(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFrame:
-    """The rows of `studies.carry.measure` for each model, with a column `model`."""
+    """The rows of `carry_study.measure` for each model, with a column `model`."""
     world, prompt = items(seed, questions), Prompt.load("qa_short")
     found = [
         carry.measure(LM.load(folder, dtype="float32"), world, prompt).assign(model=name)
@@ -56,7 +57,7 @@ def measured(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFr
 
 
 def sited(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFrame:
-    """The rows of `studies.carried.measure` for each model, with a column `model`."""
+    """The rows of `carry_sites.measure` for each model, with a column `model`."""
     world = [item for item in items(seed, questions) if item.scoped.rung in carry.BEYOND]
     prompt = Prompt.load("qa_short")
     found = [

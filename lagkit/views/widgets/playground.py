@@ -81,8 +81,8 @@ class Playground(Panel):
             run.store().close()  # raises StoreMismatch where its logs are another model's
             return Means(run.local_lm, run.embedder, run.passages)
 
-        settings = {"prompt": run.prompt, "limits": run.config.limits, "questions": questions, "variants": variants}
-        return cls(begin(load), store, **settings)
+        limits = run.config.limits
+        return cls(begin(load), store, prompt=run.prompt, limits=limits, questions=questions, variants=variants)
 
     def _question_view(self, questions: Sequence[Question]) -> widgets.Widget:
         """An example, or words of one's own."""

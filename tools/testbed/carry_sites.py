@@ -16,10 +16,10 @@ from lagkit.logs.encode import Encoder
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.stats.intervals import paired_intervals
-from lagkit.studies import carry
-from lagkit.studies.carry import BLOCK, ENCODED, OWN
 from lagkit.studies.patch import Patch
 from lagkit.util.progress import progress
+from tools.testbed import carry_study as carry
+from tools.testbed.carry_study import BLOCK, ENCODED, OWN
 
 RANKS = (1, 2, 4)
 
@@ -34,7 +34,7 @@ def patches(layers: int, ranks: Sequence[int] = RANKS) -> list[Patch]:
 
 
 def measure(lm: LM, items: Sequence[Item], prompt: Prompt, ranks: Sequence[int] = RANKS) -> pd.DataFrame:
-    """The rows of `carry.measure`, of which `condition` is the name of a patch, with two columns more.
+    """The rows of `carry_study.measure`, of which `condition` is the name of a patch, with two columns more.
 
     Of the log that is asked about, `tokens` that are kept, and `share` of the numbers of its block that the patch has.
     Raises DataError as `Patch.apply`.

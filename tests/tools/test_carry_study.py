@@ -9,8 +9,8 @@ from lagkit.datasets.world.carry import RUNGS, items
 from lagkit.logs.encode import SEPARATOR
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
-from lagkit.studies import carry
-from lagkit.studies.carry import ALL, BEYOND, BLOCK, CONDITIONS, ENCODED, LAST, NONE, OWN, STRANGER
+from tools.testbed import carry_study as carry
+from tools.testbed.carry_study import ALL, BEYOND, BLOCK, CONDITIONS, ENCODED, LAST, NONE, OWN, STRANGER
 
 ITEMS = items(3, 3, entities=120)
 SHORT = Prompt.load("qa_short")
