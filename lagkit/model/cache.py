@@ -28,13 +28,15 @@ class _RoomyLayer(DynamicLayer):
         """`keys`, `values`: slots `[batch, kv_heads, used + room, head_dim]`; by default made at the first update."""
         super().__init__()  # type: ignore[no-untyped-call]  # of transformers
         self._room, self._slots = room, [t for t in (keys, values) if t is not None]
+        self._shown: Tensor | None = None
         if keys is not None:
             self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
             self._show(used)
 
     def _show(self, used: int) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = (slots[:, :, :used] for slots in self._slots)
-        return self.keys, self.values
+        self.keys, self.values = shown = self._slots[0][:, :, :used], self._slots[1][:, :, :used]
+        self._shown = self.keys
+        return shown
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -44,18 +46,22 @@ class _RoomyLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         used, news = self.get_seq_length(), (key_states, value_states)
         end = used + key_states.shape[-2]
-        if not self._slots or end > self._slots[0].shape[2]:
-            full = self._slots
+        # Others are shown after `crop`, `reorder_cache` and their like.
+        if self.keys is not self._shown or end > self._slots[0].shape[2]:
             self._slots = [new.new_empty(*new.shape[:2], end + self._room, new.shape[-1]) for new in news]
-            for slots, old in zip(self._slots, full, strict=False):
-                slots[:, :, :used] = old[:, :, :used]
+            for slots, old in zip(self._slots, (self.keys, self.values), strict=True):
+                if used and old is not None:
+                    slots[:, :, :used] = old
         for slots, new in zip(self._slots, news, strict=True):
             slots[:, :, used:end] = new
         return self._show(end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows only, and their spare slots."""
-        self._slots = [slots[indices] for slots in self._slots]
+        """Keep these rows only, in rising order, and their spare slots; moved in place, where copies need no room."""
+        for row, kept in enumerate(indices.tolist()):
+            for slots in self._slots if row < kept else ():
+                slots[row] = slots[kept]
+        self._slots = [slots[: len(indices)] for slots in self._slots]
         self._show(self.get_seq_length())
 
 

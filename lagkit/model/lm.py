@@ -277,9 +277,8 @@ class LM:
             if not going:
                 break
             if len(going) <= _CROWDED * len(rows):
-                rows, kept = [rows[i] for i in going], torch.tensor(going, device=self.device)
-                mask, last = mask[kept], last[kept]
-                cache.batch_select_indices(kept)
+                rows, mask, last = [rows[i] for i in going], mask[going], last[going]
+                cache.batch_select_indices(torch.tensor(going))
         return new
 
     def _has_ended(self, new: list[tuple[int, float]], stop: Sequence[str], said: str) -> bool:

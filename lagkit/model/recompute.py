@@ -28,6 +28,11 @@ class PlacedBlock(Part):
         return len(self.block)
 
     @property
+    def ids(self) -> Tensor:
+        """As a KVBlock has them."""
+        return self.block.ids
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         return self.block.shape
 

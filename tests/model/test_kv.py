@@ -185,6 +185,31 @@ def test_decoding_writes_in_place_and_grows_beyond_its_capacity() -> None:
     assert [generate(model, realigner, [row], prompts, capacity=n) for n in (0, 1, 7)] == [expected] * 3
 
 
+def test_rows_that_leave_a_batch_take_no_memory_and_leave_the_others_as_they_were() -> None:
+    model = tiny("llama")
+    cache, _ = build_cache([[block_of(n)] for n in (5, 4, 3, 5)], model, probe(model), 2)
+    before = [(layer.keys.clone(), layer.values.clone(), layer.keys.data_ptr()) for layer in cache.layers]
+    cache.batch_select_indices(torch.tensor([1, 3]))
+    for layer, (keys, values, place) in zip(cache.layers, before, strict=True):
+        assert torch.equal(layer.keys, keys[[1, 3]])
+        assert torch.equal(layer.values, values[[1, 3]])
+        assert layer.keys.data_ptr() == place
+
+
+def test_a_cache_whose_rows_were_put_in_another_order_goes_on_in_that_order() -> None:
+    model = tiny("llama")
+    realigner = probe(model)
+    first, second = block_of(5), block_of(5, seed=1)
+    token = random_ids(1, 1)
+    found = []
+    for rows, order in (([first, second], [1, 0]), ([second, first], [0, 1])):
+        cache, _ = build_cache([[row] for row in rows], model, realigner, 3)
+        cache.reorder_cache(torch.tensor(order))
+        with torch.no_grad():
+            found.append(model(torch.stack(token), position_ids=torch.tensor([[5], [5]]), past_key_values=cache).logits)
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_cropped_cache_goes_on_from_the_tokens_that_are_left() -> None:
     model = tiny("llama")
     realigner = probe(model)

@@ -83,7 +83,9 @@ def test_too_few_groups_are_refused():
 def test_answers_of_several_tokens_are_compared_by_the_token(tmp_path):
     lm = tiny_lm()
     some = groups(data_of([question(n) for n in range(6)]))
-    rows = competing.measure(lm, some, [Condition("terse", "last_round", "own")], tmp_path / "rows.jsonl")
+    shown = [Condition("terse", "last_round", "own"), Condition("terse", "last_round", "same positions")]
+    rows = competing.measure(lm, some, shown, tmp_path / "rows.jsonl")
+    assert rows.groupby("reads")["logprob"].count().tolist() == [9 * len(some)] * 2
     assert set(rows["model"]) == {f"{lm.name}, made"}
     probe, condition = competing.Probe(lm, some[0]), Condition("terse", "last_round", "text")
     [shown, *_] = probe.shown(condition)
