@@ -234,6 +234,7 @@ def test_a_bomb_of_aliases_is_refused_at_once(tmp_path):
 
 @settings(max_examples=150, deadline=None)
 @given(altered({"data": "d", "out": "o", "policies": ["no_logs"], "seed": 1, "logs": 2, "splits": ["seen"]}))
+@example({"data": "d", "out": "o", "policies": ["no_logs", "\ud800", "\ud800"]})
 def test_settings_of_any_shape_are_taken_or_refused(raw):
     with TemporaryDirectory() as folder:
         path = Path(folder) / "run.yaml"

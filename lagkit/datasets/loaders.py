@@ -63,7 +63,8 @@ class Dataset:
         if n is None:
             return questions
         if not 0 <= n <= len(questions):
-            raise ConfigError(f"cannot draw {n} questions: {self.name} has {len(questions)} {split} ones")
+            held = f"{self.name} has {len(questions)} {split} ones"
+            raise ConfigError(f"cannot draw {n} questions: {held}; ask for fewer.")
         order = list(range(len(questions)))
         random.Random(seed).shuffle(order)
         return tuple(questions[i] for i in sorted(order[:n]))

@@ -48,7 +48,7 @@ def _as_value_error(check: Callable[[T], T]) -> Callable[[T | None], T | None]:
 
 def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{twice[0]} stands twice")
+        raise ValueError(f"{twice[0]!r} stands twice")
     return names
 
 

@@ -138,6 +138,8 @@ def _may_switch(annotation: object) -> bool:
 
 def _said(kind: str, message: str, value: object) -> str:
     """What is wrong with one value; YAML makes numbers and dates of what may be meant as text."""
+    if kind in ("tuple_type", "list_type"):
+        return f"a list is needed, such as [a, b], and not {value!r}"
     if kind not in ("string_type", "path_type"):
         return message.removeprefix("Value error, ")
     if not isinstance(value, int | float | date):
