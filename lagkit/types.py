@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from operator import add
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -78,7 +78,7 @@ class Usage:
     reused: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*map(add, astuple(self), astuple(other)))
+        return Usage(*map(add, vars(self).values(), vars(other).values()))
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class _Run:
     confidence: float | None = None
     spent: Usage = field(default_factory=Usage)
     context: Any = None
-    result: Generation | Exception | None = None
+    result: Generation | None = None
     trace: Trace | None = None
 
 
@@ -141,7 +141,7 @@ class Agent:
         self._generate(ready, self.prompt.stop, self.limits.max_new_tokens)
         if self.limits.force_answer:
             self._force(ready)
-        for run in ready:
+        for run in _going(ready):
             self._advance(run)
 
     def _build(self, runs: Sequence[_Run], build: Callable[[_Run], Any], most: int) -> list[_Run]:
@@ -160,9 +160,8 @@ class Agent:
 
     def _advance(self, run: _Run) -> None:
         """Record a round, which may be the question's last."""
-        if not isinstance(result := run.result, Generation):
-            self._fail(run, result)
-            return
+        result = run.result
+        assert result is not None  # who has none has failed
         said = self.lm.opens + result.text  # a mark of reasoning that the template wrote counts
         action = parse(said, self.prompt.kind)
         if result.logprobs and (span := actions.answer_span(said)):
@@ -194,7 +193,7 @@ class Agent:
         assert isinstance(self.builder, KVContextBuilder)  # `admit` refuses `force_answer` elsewhere
         begun: list[tuple[_Run, str, Generation]] = []
         for run in ready:
-            if len(run.rounds) + 1 < self.max_rounds or not isinstance(said := run.result, Generation):
+            if len(run.rounds) + 1 < self.max_rounds or (said := run.result) is None:
                 continue
             turn = self.lm.opens + said.text
             if parse(turn, self.prompt.kind).kind != "answer":
@@ -204,7 +203,7 @@ class Agent:
                 begun.append((run, start, said))
         self._generate([run for run, *_ in begun], actions.STOP_STRINGS[self.prompt.kind], self.limits.max_new_tokens)
         for run, start, said in begun:
-            if isinstance(forced := run.result, Generation):
+            if run.trace is None and (forced := run.result):
                 answer = forced.text.removesuffix(actions.CLOSE_ANSWER)
                 run.confidence = self.lm.confidence(forced, 0, len(answer))
                 run.result = Generation(start + answer + actions.CLOSE_ANSWER, (*said.ids, *forced.ids), forced.usage)
@@ -226,10 +225,8 @@ class Agent:
         new = [run for run in active if run.found.new[1]]
         todo = self._build(new, lambda run: self.builder.distil_context(run.question, self._logs(run)), most)
         self._generate(todo, (), most)
-        for run in todo:
-            if not isinstance(run.result, Generation):
-                self._fail(run, run.result)
-                continue
+        for run in _going(todo):
+            assert run.result is not None  # who has none has failed
             run.spent += run.result.usage
             if unclosed(self.lm.opens + run.result.text):
                 self._fail(run, self._thought_on())
@@ -257,15 +254,19 @@ class Agent:
             contexts, batch_size = [run.context for run in ready], self.limits.batch_size
             results = self.lm.generate(contexts, most, stop=stop, batch_size=batch_size) if ready else []
             for run, result in zip(ready, results, strict=True):
-                run.result = result
+                if isinstance(result, Generation):
+                    run.result = result
+                else:
+                    self._fail(run, result)
+            return
         except EndpointError:
             raise
         except (RuntimeError, LagkitError) as error:
             if len(ready) == 1:
-                ready[0].result = error
+                self._fail(ready[0], error)
                 return
-            for run in ready:
-                self._generate([run], stop, most)
+        for run in ready:  # here, where the error has gone, and with it the KV of the batch that failed
+            self._generate([run], stop, most)
 
     def _fail(self, run: _Run, error: Exception | None) -> None:
         run.trace = self._trace(run, error=error)

@@ -58,7 +58,9 @@ class _RoomyLayer(DynamicLayer):
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows only, in rising order, and their spare slots; moved in place, where copies need no room."""
-        for row, kept in enumerate(indices.tolist()):
+        if (rows := indices.tolist()) != sorted({*rows}):
+            raise ValueError(f"rows {rows} do not rise, and cannot be moved in place")
+        for row, kept in enumerate(rows):
             for slots in self._slots if row < kept else ():
                 slots[row] = slots[kept]
         self._slots = [slots[: len(indices)] for slots in self._slots]

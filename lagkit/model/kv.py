@@ -96,6 +96,8 @@ class KVBlock(Part):
         """The tokens of all blocks, one after the other; raises ValueError if there is no block."""
         if not blocks:
             raise ValueError("concat needs at least one KV block")
+        if len(blocks) == 1:
+            return blocks[0]
         keys, values = (torch.cat([getattr(b, name) for b in blocks], dim=2) for name in ("keys", "values"))
         return cls(keys, values, torch.cat([b.ids for b in blocks]))
 
@@ -111,6 +113,19 @@ class KVBlock(Part):
         if codec != "none":  # The tensors do not tell. Not an entry of its own: several are written in any order.
             format += "/" + str(self.keys.dtype).removeprefix("torch.")
         return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()}, {"format": format})
+
+    def save(self, path: str | Path, codec: Codec = "none") -> None:
+        """Write a safetensors file; raises OSError, and ValueError as `dump`."""
+        Path(path).write_bytes(self.dump(codec))
+
+    @classmethod
+    def load(cls, path: str | Path, codec: Codec = "none") -> KVBlock:
+        """Read a file that `save` wrote; raises DamagedBlock as `parse`, and where it cannot be read."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise DamagedBlock(f"KV block {path} cannot be used ({error}): encode its log again.") from error
+        return cls.parse(data, path, codec)
 
     @classmethod
     def parse(cls, data: bytes, where: str | Path, codec: Codec = "none") -> KVBlock:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 from lagkit.agent.loop import ROUND_LIMIT, Agent
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
 from lagkit.model.block_cache import BlockCache
+from lagkit.model.lm import LM
 from lagkit.policy import POLICIES, Policy
 from lagkit.types import Limits, Passage, Question, Trace, Usage
 from lagkit.util.errors import ConfigError, EmptyStore
@@ -278,6 +282,24 @@ def test_a_batch_that_fails_is_tried_one_by_one(lm):
     traces = by_question(agent(lm).run([RIVER, TOWN, SEA]))
     assert lm.batches == [3, 1, 1, 1]
     assert [bool(traces[q.id].error) for q in (RIVER, TOWN, SEA)] == [False, True, False]
+
+
+def test_the_kv_of_a_batch_that_failed_is_freed_before_the_next_one(monkeypatch):
+    caches, alive = [], []
+
+    def fail(self, contexts, cache, *rest):
+        alive.append(sum(ref() is not None for ref in caches))
+        caches.append(weakref.ref(cache))
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(LM, "_decode", fail)
+    gc.disable()  # it counts objects, and not their bytes
+    try:
+        traces = by_question(agent(new_lm(LM)).run([RIVER, TOWN, SEA]))
+    finally:
+        gc.enable()
+    assert all(trace.error for trace in traces.values())
+    assert alive == [0, 0, 0, 0]
 
 
 def test_a_bug_is_no_failed_question(lm):

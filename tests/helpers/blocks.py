@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 
@@ -44,13 +41,3 @@ def plain_kv(lm: LM, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal to a relative error of 1e-5."""
     return bool((a - b).norm() <= 1e-5 * b.norm())
-
-
-def save(block: KVBlock, path: Path, codec: Codec = "none") -> None:
-    """Write a block's file, as a store does."""
-    path.write_bytes(block.dump(codec))
-
-
-def load(path: Path, codec: Codec = "none") -> KVBlock:
-    """Read a file that `save` wrote."""
-    return KVBlock.parse(path.read_bytes(), path, codec)

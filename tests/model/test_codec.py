@@ -19,7 +19,7 @@ from lagkit.model.context import Context
 from lagkit.model.kv import KVBlock
 from lagkit.policy import get_policy
 from lagkit.util.errors import ConfigError, DamagedBlock, StoreError, StoreMismatch
-from tests.helpers.blocks import block_of, load, same, save
+from tests.helpers.blocks import block_of, same
 from tests.helpers.lms import small_run, tiny_lm
 from tests.helpers.stores import content, file_of, fill, header, kv, new_store, trace, vector
 
@@ -108,7 +108,7 @@ def test_a_file_of_28_tokens_takes_052_of_bf16(tmp_path):
     keys, values = (torch.randn(30, 3, 28, 64, generator=generator).bfloat16() for _ in range(2))
     block = KVBlock(keys, values, torch.arange(28))
     for codec, most in (("none", 1.01), ("int8", 0.515)):
-        save(block, tmp_path / codec, codec)
+        block.save(tmp_path / codec, codec)
         packed = sum(t.nbytes for t in pack(keys, values, codec).values())
         assert packed < (tmp_path / codec).stat().st_size <= most * 28 * 23_040
 
@@ -116,18 +116,18 @@ def test_a_file_of_28_tokens_takes_052_of_bf16(tmp_path):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_block_comes_back_from_its_file_in_its_dtype(tmp_path, dtype):
     block = block_of(30, dtype=dtype)
-    save(block, tmp_path / "block", "int8")
-    back = load(tmp_path / "block", "int8")
+    block.save(tmp_path / "block", "int8")
+    back = KVBlock.load(tmp_path / "block", "int8")
     assert (back.keys.dtype, back.values.dtype) == (dtype, dtype)
     assert torch.equal(back.ids, block.ids)
     for found, expected in ((back.keys, block.keys), (back.values, block.values)):
         error = (found.float() - expected.float()).norm() / expected.float().norm()
         assert 1e-4 < error < 0.008
     with pytest.raises(DamagedBlock, match="its format is lagkit-kv-int8-1, not lagkit-kv-1"):
-        load(tmp_path / "block")
-    save(block, tmp_path / "plain")
+        KVBlock.load(tmp_path / "block")
+    block.save(tmp_path / "plain")
     with pytest.raises(DamagedBlock, match="its format is lagkit-kv-1, not lagkit-kv-int8-1"):
-        load(tmp_path / "plain", "int8")
+        KVBlock.load(tmp_path / "plain", "int8")
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_a_block_comes_back_from_its_file_in_its_dtype(tmp_path, dtype):
 )
 def test_damaged_scales_are_named(tmp_path, change, message):
     path = tmp_path / "block"
-    save(block_of(20), path, "int8")
+    block_of(20).save(path, "int8")
     changed = {**load_file(path), **change}
     dtype = changed.pop("dtype", "/float32")
     kept = {name: tensor for name, tensor in changed.items() if tensor is not None}
     save_file(kept, path, metadata={"format": f"lagkit-kv-int8-1{dtype}"})
     with pytest.raises(DamagedBlock, match=message) as damage:
-        load(path, "int8")
+        KVBlock.load(path, "int8")
     assert str(damage.value).startswith(f"KV block {path} cannot be used (")
 
 

@@ -194,6 +194,8 @@ def test_rows_that_leave_a_batch_take_no_memory_and_leave_the_others_as_they_wer
         assert torch.equal(layer.keys, keys[[1, 3]])
         assert torch.equal(layer.values, values[[1, 3]])
         assert layer.keys.data_ptr() == place
+    with pytest.raises(ValueError, match=r"rows \[1, 0\] do not rise"):
+        cache.batch_select_indices(torch.tensor([1, 0]))
 
 
 def test_a_cache_whose_rows_were_put_in_another_order_goes_on_in_that_order() -> None:

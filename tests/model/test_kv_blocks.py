@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lagkit.model.kv import KVBlock
 from lagkit.util.errors import DamagedBlock
-from tests.helpers.blocks import block_of, load, same, save
+from tests.helpers.blocks import block_of, same
 
 
 @settings(max_examples=40, deadline=None)
@@ -30,15 +30,15 @@ def test_joining_cutting_and_writing_give_the_blocks_back(
     assert len(whole) == sum(lengths)
     assert whole.nbytes == sum(b.nbytes for b in blocks) == 2 * 2 * 2 * 8 * sum(lengths) * dtype.itemsize
     with tempfile.TemporaryDirectory() as folder:
-        save(whole, Path(folder) / "whole.safetensors")
-        loaded = load(Path(folder) / "whole.safetensors")
+        whole.save(Path(folder) / "whole.safetensors")
+        loaded = KVBlock.load(Path(folder) / "whole.safetensors")
         assert same(loaded, whole)
         start = 0
         for number, block in enumerate(blocks):
             cut = loaded.slice(start, start + len(block))
             assert same(cut, block)
-            save(cut, Path(folder) / f"{number}.safetensors")
-            assert same(load(Path(folder) / f"{number}.safetensors"), block)
+            cut.save(Path(folder) / f"{number}.safetensors")
+            assert same(KVBlock.load(Path(folder) / f"{number}.safetensors"), block)
             start += len(block)
     index = data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=8)) if len(whole) else []
     assert same(whole.take(index), KVBlock.concat([whole.slice(i, i + 1) for i in index] or [whole.slice(0, 0)]))
@@ -69,21 +69,21 @@ def test_to_changes_keys_and_values_only() -> None:
 
 def test_file_of_a_short_block_is_hardly_larger_than_its_kv(tmp_path: Path) -> None:
     keys, values = (torch.zeros(30, 3, 28, 64, dtype=torch.bfloat16) for _ in range(2))
-    save(KVBlock(keys, values, torch.arange(28)), tmp_path / "block.safetensors")
+    KVBlock(keys, values, torch.arange(28)).save(tmp_path / "block.safetensors")
     assert (tmp_path / "block.safetensors").stat().st_size <= 1.02 * 28 * 23_040
 
 
 def test_a_loaded_block_is_not_changed_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "block.safetensors"
-    save(block_of(50), path)
-    block = load(path)
+    block_of(50).save(path)
+    block = KVBlock.load(path)
     path.write_bytes(b"")
     assert same(block, block_of(50))
 
 
 def damaged_files(folder: Path) -> dict[str, Path]:
     whole = folder / "whole"
-    save(block_of(20), whole)
+    block_of(20).save(whole)
     content = whole.read_bytes()
     tensors = {"keys": torch.zeros(2, 2, 5, 8), "values": torch.zeros(2, 2, 5, 8), "ids": torch.zeros(5).int()}
     contents = {
@@ -108,15 +108,16 @@ def damaged_files(folder: Path) -> dict[str, Path]:
         (folder / name).write_bytes(raw)
     for name, (parts, metadata) in saved.items():
         save_file(parts, folder / name, metadata=metadata)
-    return {name: folder / name for name in (*contents, *saved)}
+    (folder / "folder").mkdir()
+    return {name: folder / name for name in ("missing", "folder", *contents, *saved)}
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     files = damaged_files(tmp_path)
-    assert same(load(tmp_path / "whole"), block_of(20))
-    assert len(files) == 14
+    assert same(KVBlock.load(tmp_path / "whole"), block_of(20))
+    assert len(files) == 16
     for path in files.values():
         with pytest.raises(DamagedBlock) as damage:
-            load(path)
+            KVBlock.load(path)
         assert str(damage.value).startswith(f"KV block {path} cannot be used (")
         assert str(damage.value).endswith("encode its log again.")

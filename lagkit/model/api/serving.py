@@ -1,16 +1,10 @@
-"""An endpoint of one's own: `transformers serve` with one model, on this machine, for as long as it is needed.
-
-The server is this module, `python -m lagkit.model.api.serving MODEL OPTIONS`. Who starts it holds its standard input,
-which is closed when that process ends, however it ends.
-"""
+"""An endpoint of one's own: `transformers serve` with one model, on this machine, for as long as it is needed."""
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -25,12 +19,11 @@ from lagkit.model.api.requests import Requests
 from lagkit.model.hub import resolve_model
 from lagkit.util.errors import ConfigError, EndpointError
 
-ALONE = 3  # the exit code of a server that nobody holds any more
-
-_SERVE = (sys.executable, "-m", "lagkit.model.api.serving")
+_SERVE = (sys.executable, "-m", "lagkit.model.api.served")
 _HOST = "127.0.0.1"
 _NEEDS = ("openai", "fastapi", "uvicorn")
 _PAUSE = 0.2  # seconds between two looks whether the server is there
+_ENDS = 10.0  # seconds that it may take to end
 
 
 @contextmanager
@@ -44,9 +37,9 @@ def serving(
 ) -> Iterator[APIModel]:
     """`model` (alias, hub id or folder) behind an endpoint of its own, which ends with the block.
 
-    dtype, device: as `transformers serve` takes them. It answers one request at a time, and cuts no prompt that is too
-    long. Raises ConfigError where its packages are missing, ModelNotFound, and EndpointError where it does not answer
-    within `seconds`.
+    dtype, device: as `transformers serve` takes them. The server answers one request at a time, asks for no key, and
+    cuts no prompt that is too long. Raises ConfigError where its packages are missing, ModelNotFound, and EndpointError
+    where it does not answer within `seconds`.
     """
     if missing := [name for name in _NEEDS if find_spec(name) is None]:
         raise ConfigError(f"Serving a model needs {', '.join(missing)}: pip install 'lagkit[api]'.")
@@ -56,11 +49,21 @@ def serving(
             name, target = Path(model).name, Path(name).resolve()
             Path(folder, name).symlink_to(target, target_is_directory=True)
         options = ["--host", _HOST, "--port", str(port), "--dtype", dtype, "--device", device]
-        command, told = [*_SERVE, name, *options], subprocess.STDOUT
-        # Leaving the block closes its standard input, which ends it.
-        with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=told) as server:
+        server = subprocess.Popen(
+            [*_SERVE, name, *options], cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
             _wait(server, port, seconds, Path(log.name))
             yield APIModel(name, endpoint=Endpoint(f"http://{_HOST}:{port}/v1", "not-needed"), requests=requests)
+        finally:
+            server.terminate()
+            try:
+                server.wait(_ENDS)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+            if server.stdin:
+                server.stdin.close()
 
 
 def _wait(server: subprocess.Popen[bytes], port: int, seconds: float, log: Path) -> None:
@@ -75,7 +78,6 @@ def _wait(server: subprocess.Popen[bytes], port: int, seconds: float, log: Path)
             time.sleep(_PAUSE)
     said = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
     how = f"did not answer within {seconds:g} s" if server.poll() is None else f"ended with {server.returncode}"
-    server.kill()
     raise EndpointError(f"`transformers serve` {how}; it last said: {said or 'nothing'}.")
 
 
@@ -83,16 +85,3 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind((_HOST, 0))
         return int(free.getsockname()[1])
-
-
-def _until_alone() -> None:
-    sys.stdin.buffer.read()
-    os._exit(ALONE)
-
-
-if __name__ == "__main__":
-    threading.Thread(target=_until_alone, daemon=True).start()
-    from transformers.cli.transformers import main  # takes seconds, in which it may be left alone too
-
-    sys.argv[1:1] = ["serve"]
-    main()

@@ -13,7 +13,8 @@ import pytest
 from lagkit.model.api import serving as serving_module
 from lagkit.model.api.model import APIModel
 from lagkit.model.api.requests import Chat
-from lagkit.model.api.serving import ALONE, serving
+from lagkit.model.api.served import ALONE
+from lagkit.model.api.serving import serving
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
 from lagkit.runs.config import RunConfig
