@@ -55,6 +55,7 @@ def test_it_can_be_read_without_running_it(executed):
     assert len(executed[0].figures) == 2
 
 
+@pytest.mark.slow
 def test_without_models_or_movable_families_there_still_is_a_table(tmp_path):
     found = execute(NAME, tmp_path, families=["gpt2"], models=[], run=str(tmp_path / "run"))
     assert found.metrics == {"families_supported": 0, "families_refused": 1}

@@ -23,6 +23,7 @@ def test_the_rows_of_the_repository_are_shown_in_seconds(tmp_path):
     assert any(said.startswith("qwen: of 3 competing logs") for said in found.findings)
 
 
+@pytest.mark.slow
 def test_another_model_is_measured_and_its_rows_are_kept(tmp_path):
     folder = saved(tmp_path / "tiny")
     given = {"model": str(folder), "groups": 1, "first": 4}

@@ -40,6 +40,7 @@ def test_shares_and_filters_are_measured_for_logs_as_they_are_and_forced_ones(tm
     assert found.printed == ""
 
 
+@pytest.mark.slow
 def test_a_filter_that_cannot_be_used_is_left_out_with_a_sentence(tmp_path):
     found = run(tmp_path, forced=False, filters=["answered", "agreement"], second="no_logs+passages=1")
     assert "recall.logs_as_they_are.answered" in found.metrics

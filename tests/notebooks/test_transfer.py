@@ -39,6 +39,7 @@ def test_on_a_test_world_all_three_kinds_of_logs_and_both_stores_are_measured(tm
         assert numbers[f"{em}.last_resort.unseen"] >= without
 
 
+@pytest.mark.slow
 def test_of_data_that_cannot_be_changed_the_contradicting_part_is_left_out(tmp_path, pytestconfig):
     sample = str(pytestconfig.rootpath / "data" / "sample")
     found = run(tmp_path, {"dataset": "musique"}, data=sample, log_questions=4, unseen_questions=3)
