@@ -66,7 +66,9 @@ def shown(frame: pd.DataFrame, caption: str = "") -> Styler:
 def intervals(differences: pd.DataFrame) -> pd.DataFrame:
     """Differences (index: ..., metric) as text with their intervals, a column for each metric; scores in points."""
     table = apart(differences)
-    told = pd.Series([interval(row, key[-1]) for key, row in table.iterrows()], table.index)
+    # pandas names the columns of text wrongly where a level holds a metric that no row has, such as F1 left out.
+    index = table.index.remove_unused_levels()
+    told = pd.Series([interval(row, key[-1]) for key, row in table.iterrows()], index)
     return told.unstack("metric", sort=False).rename_axis(columns=None)
 
 

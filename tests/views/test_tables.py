@@ -51,6 +51,14 @@ def test_intervals_keep_the_order_of_policies_and_metrics():
     assert told.loc["z"].tolist() == ["+0.10 [+0.00, +0.20]", "+10.0 [+0.0, +20.0]"]
 
 
+def test_where_f1_is_left_out_the_other_metrics_keep_their_names():
+    index = pd.MultiIndex.from_product([["z", "a"], ["unseen"], ["em", "f1", "rounds"]])
+    table = pd.DataFrame({"mean": [0.5, 0.5, -2.0] * 2, "low": -9.0, "high": 9.0}, index)
+    told = intervals(table.rename_axis(["policy", "split", "metric"]).xs("unseen", level="split"))
+    assert list(told.columns) == ["em", "rounds"]
+    assert told.loc["a", "rounds"].startswith("-2.00")
+
+
 def test_numbers_have_flat_names():
     index = pd.MultiIndex.from_tuples([("all logs", "kv"), ("forced logs", "kv")], names=["logs", "policy"])
     table = pd.DataFrame({"em": [0.5, 0.25], "n": [2, 4]}, index)
