@@ -21,8 +21,7 @@ from lagkit.types import Question, Trace
 from lagkit.util import cli, markdown
 from lagkit.util.paths import at
 from lagkit.util.terminal import tell
-from tools import provenance
-from tools import rows as sections
+from tools import provenance, sections
 
 TRACED = ("no_logs", "kv_last_round")
 

@@ -31,8 +31,7 @@ from lagkit.util import cli, markdown
 from lagkit.util.paths import at
 from lagkit.util.progress import quiet
 from lagkit.util.terminal import tell
-from tools import provenance
-from tools import rows as sections
+from tools import provenance, sections
 
 LAST: dict[TaskKind, str] = {"qa": "no", "choice": "(C)"}  # answer of the last example, in the fixed order
 FORCED = "One round, in which an answer is forced."

@@ -21,8 +21,7 @@ from lagkit.util.errors import ConfigError
 from lagkit.util.paths import at
 from lagkit.util.progress import quiet
 from lagkit.util.terminal import tell
-from tools import provenance
-from tools import rows as sections
+from tools import provenance, sections
 
 MEANS = {"f1": 2, "rounds": 1, "prefilled": 0, "generated": 0}
 

@@ -16,37 +16,37 @@ NONE = pd.DataFrame(columns=[*_KEYS, "answer", "right", "rounds", "read", "confi
 _LEAST_DOUBT = 1e-6  # nats per token; float32 tells no less
 
 
-def outcomes(results: pd.DataFrame) -> pd.DataFrame:
-    """One row per policy, split and question that it and `no_logs` answered.
+def outcomes(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
+    """One row per policy other than the baseline, split and question that both answered.
 
     Columns: `policy`, `split`, `question_id`, `outcome` (one of `OUTCOMES`), `answer_before` and `answer` (None: none
     was given), `rounds_before` and `rounds`. Right is an exact match, or the right letter. Raises ConfigError without
-    results of `no_logs`.
+    results of the baseline.
     """
     score = first_score(results)
     columns = ["policy", "split", "question_id", "answer", "rounds"]
     table = results[columns].assign(right=results[score] == 1.0)
-    before = table[table["policy"] == "no_logs"].drop(columns="policy")
+    before = table[table["policy"] == baseline].drop(columns="policy")
     if before.empty:
-        raise ConfigError("There are no results of 'no_logs' to compare with: run it too.")
-    after = table[table["policy"] != "no_logs"]
+        raise ConfigError(f"There are no results of {baseline!r} to compare with: run it too, or name another.")
+    after = table[table["policy"] != baseline]
     both = after.merge(before, on=["split", "question_id"], suffixes=("", "_before"))
     right, before = both["right"], both["right_before"]
     both["outcome"] = np.select([right & before, right, before], OUTCOMES[:3], default=OUTCOMES[3])
     return both[["policy", "split", "question_id", "outcome", "answer_before", "answer", "rounds_before", "rounds"]]
 
 
-def turned(results: pd.DataFrame) -> pd.DataFrame:
+def turned(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
     """The rows of `outcomes` whose answer was turned right, or wrong."""
-    table = outcomes(results)
+    table = outcomes(results, baseline)
     return table[table["outcome"].isin(OUTCOMES[1:3])].reset_index(drop=True)
 
 
-def counts(results: pd.DataFrame) -> pd.DataFrame:
+def counts(results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:
     """Number of questions of each outcome: a row per policy and split, a column for each of `OUTCOMES`."""
-    table = outcomes(results)
+    table = outcomes(results, baseline)
     each = pd.DataFrame({outcome: (table["outcome"] == outcome).astype(int) for outcome in OUTCOMES})
-    return each.groupby([table["policy"], table["split"]], sort=False).sum()
+    return each.groupby([table["policy"], table["split"]], sort=False).sum().rename_axis(columns="outcome")
 
 
 def answers(results: pd.DataFrame) -> pd.DataFrame:

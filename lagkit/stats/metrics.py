@@ -114,7 +114,7 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([groups.size().rename("n"), means, counts, groups[costs].mean()], axis=1)
 
 
-def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs") -> pd.DataFrame:
+def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs", *, level: float = 0.95) -> pd.DataFrame:
     """Each policy against the baseline: one row per policy, split and metric (the scores and `rounds`).
 
     Columns as in `Difference`; a failed question scores 0. Raises ConfigError when the results do not hold the
@@ -132,7 +132,7 @@ def compare(results: pd.DataFrame, hops: Hops, baseline: str = "no_logs") -> pd.
             for metric in (*scores_in(results), "rounds") if policy != baseline else ():
                 base = by_policy[baseline][metric]
                 pairs[policy, split, metric] = base, own[metric]
-    return paired_intervals(pairs, hops, ["policy", "split", "metric"])
+    return paired_intervals(pairs, hops, ["policy", "split", "metric"], level=level)
 
 
 def first_score(results: pd.DataFrame) -> str:

@@ -225,7 +225,7 @@ class Probe:
             return Shown(facts, (self._dense(condition, blocks),))
         if condition.reads == "same positions":
             return Shown(facts, tuple(PlacedBlock(b, torch.arange(start, start + len(b))) for b in blocks))
-        if condition.patch:
+        if condition.patch and not condition.recompute:
             patch = Patch.of(condition.patch, len(blocks[0].keys))
             return Shown(facts, tuple(blocks), patch.share(blocks[0]))
         if not condition.recompute:

@@ -137,8 +137,9 @@ def groups(lm: LM, count: int, seed: int = 0) -> list[Group]:
         answers = _equally_long(lm, kind.answers.split())
         while len(works) <= RIVALS:
             work = kind.works.format(rng.choice(_ADJECTIVES.split()), rng.choice(_NOUNS.split()))
-            works += [] if work in taken else [work]
-            taken.add(work)
+            if work not in taken:
+                taken.add(work)
+                works.append(work)
         names = zip(*(rng.sample(words.split(), RIVALS + 1) for words in (_FIRST, _LAST)), strict=True)
         said = zip(works, map(" ".join, names), rng.sample(answers, RIVALS + 1), strict=True)
         facts = [kind.fact(*parts) for parts in said]

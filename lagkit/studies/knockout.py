@@ -105,15 +105,17 @@ def knock_out(run: Experiment, cases: Sequence[Case], policy: Policy) -> tuple[p
 def reuse(run: Experiment, cases: Sequence[Case], policies: Sequence[str]) -> pd.DataFrame:
     """The second table of `knock_out`, with KV policies, by name, as conditions; the first is called `intact`.
 
-    Raises NoStranger where a policy reads another log's context and none of the run's can lend one.
+    Raises ConfigError for `no_logs` and unknown policies before any work, and NoStranger where a policy reads another
+    log's context and none of the run's can lend one.
     """
+    known = [policy for policy in map(get_policy, policies) if policy]
+    if len(known) < len(policies):
+        raise ConfigError("no_logs keeps no KV: name policies that do.")
     logs, read = {log.id: log for log in run.logs}, list[dict[str, Context]]()
+    builders = [KVContextBuilder(run.local_lm, run.prompt, policy) for policy in known]
     for case in progress(cases, "Encoding as other policies do"):
         read.append({})
-        for name, policy in zip([INTACT, *policies[1:]], map(get_policy, policies), strict=True):
-            if policy is None:
-                raise ConfigError("no_logs keeps no KV: name policies that do.")
-            builder = KVContextBuilder(run.local_lm, run.prompt, policy)
+        for name, policy, builder in zip([INTACT, *policies[1:]], known, builders, strict=True):
             block = replace(builder.encoder, logs=logs).encode(case.log, policy)
             read[-1][name] = builder.build(case.question, case.user_turn, (block,))
     return _score(run, cases, read)

@@ -67,10 +67,8 @@ def stored(experiment: Experiment, names: Iterable[str]) -> pd.DataFrame:
         row = {"inject": policy.inject, "keep": policy.keep}
         if policy.inject != "kv":
             texts = [kept_text(trace, policy.keep) for trace in traces]
-            tokens, size = (
-                sum(len(lm.tokenize(lm.plain(text))) for text in texts),
-                sum(len(t.encode()) for t in texts),
-            )
+            tokens = sum(len(lm.tokenize(lm.plain(text))) for text in texts)
+            size = sum(len(text.encode()) for text in texts)
             rows[name] = {**row, "encode": "text", "tokens": tokens / len(texts), "bytes": size / len(texts)}
         elif (key := encoder.key(policy)) in blocks.index:
             tokens, size = blocks.loc[key, ["tokens", "bytes"]] / blocks.loc[key, "logs"]

@@ -84,7 +84,7 @@ class Logs:
         `label` stands in the place of the policy's name. Raises ConfigError as `asking.of_traces`.
         """
         questions = self.asked.questions("unseen")
-        asking.of_traces(policy)
+        asking.of_traces(policy)  # only to refuse other policies: `answers` takes any
         with self.run.store() as store:
             out_of_reach = set(store.ids) - set(logs)
             journal = f"{policy}.unseen"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
@@ -28,7 +28,11 @@ EXACT = 1e-4  # the largest relative error of a layer's keys, in float32, that s
 DTYPES = ("float32", "bfloat16")
 SUPPORTED, REFUSED, UNMEASURED = "supported", "refused", "not measured"
 
-Load = Callable[..., LM]  # `LM.load`, `families.load` and their like: of a name, and a keyword `dtype`
+
+class Load(Protocol):
+    """`LM.load`, `families.load` and their like."""
+
+    def __call__(self, name: str, /, *, dtype: str) -> LM: ...
 
 
 @dataclass(frozen=True)

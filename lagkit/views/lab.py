@@ -96,9 +96,11 @@ def ask(run: Experiment, question: Question | str, variants: Sequence[str]) -> A
     A question in words has no gold answer, so its traces are not judged. Raises ConfigError for an unknown variant or
     an empty question, EmptyStore where the run has no logs yet.
     """
-    about = {"embedder": run.embedder, "passages": run.passages}
+    prompt, limits, embedder, passages = run.prompt, run.config.limits, run.embedder, run.passages
     with run.store() as store:
-        steps = follow(run.lm, store, question, variants, prompt=run.prompt, limits=run.config.limits, **about)
+        steps = follow(
+            run.lm, store, question, variants, prompt=prompt, limits=limits, embedder=embedder, passages=passages
+        )
         traces = {name: trace for name, trace, _ in steps}
         return Answers(traces, log_names(store, traces.values()))
 

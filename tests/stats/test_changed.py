@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.stats.changed import counts, outcomes
+from lagkit.stats.changed import OUTCOMES, counts, outcomes, turned
 from lagkit.util.errors import ConfigError
 
 #            q:  1    2    3    4
@@ -52,6 +52,20 @@ def test_an_outcome_that_did_not_occur_counts_zero():
 def test_a_question_that_one_of_both_lacks_is_left_out():
     table = outcomes(results().drop(index=0))
     assert table["question_id"].tolist() == ["q2", "q3", "q4"]
+
+
+def test_another_baseline_is_compared_with():
+    table = outcomes(results(), "kv").set_index("question_id")
+    assert (table["policy"] == "no_logs").all()
+    assert table["outcome"]["q2"] == "right to wrong"
+    assert turned(results(), baseline="kv")["question_id"].tolist() == ["q2", "q3"]
+    assert counts(results(), baseline="kv").index.tolist() == [("no_logs", "unseen")]
+    with pytest.raises(ConfigError, match="no results of 'kv2' to compare with: run it too, or name another"):
+        outcomes(results(), "kv2")
+
+
+def test_columns_of_counts_are_named():
+    assert (counts(results()).columns.name, [*counts(results())]) == ("outcome", [*OUTCOMES])
 
 
 def test_without_the_baseline_there_is_nothing_to_compare():

@@ -169,6 +169,12 @@ def test_compare_pairs_by_question_and_not_by_row():
     assert (em["low"], em["high"]) == pytest.approx(tango(0.5, 0.5, 2))  # right answers are counted
 
 
+def test_compare_takes_the_level_of_its_intervals():
+    usual, wide = compare(results(), APART), compare(results(), APART, level=0.975)
+    assert (wide["mean"] == usual["mean"]).all()
+    assert (wide["high"] - wide["low"] > usual["high"] - usual["low"]).all()
+
+
 def test_compare_of_the_baseline_alone_is_an_empty_table():
     table = compare(results().head(2), APART)
     assert (len(table), list(table.columns)) == (0, ["mean", "low", "high", "n", "effective"])

@@ -152,6 +152,20 @@ def test_a_patch_of_all_layers_is_the_own_context_and_one_of_no_layer_none(lm):
     assert row["share"] == pytest.approx(0.5)
 
 
+def test_a_patched_log_is_recomputed_where_both_are_asked_for(lm):
+    probe, choice = probe_of(lm), {"form": "terse", "keep": "last_round"}
+    patched, anew, dense = (
+        [row["logprob"] for row in probe.rows(Condition(**choice, **how))]
+        for how in (
+            {"reads": "own", "patch": "from:50"},
+            {"reads": "own", "patch": "from:50", "recompute": "most:100"},
+            {"reads": "dense"},
+        )
+    )
+    assert anew == pytest.approx(dense, abs=1e-4)
+    assert anew != pytest.approx(patched, abs=1e-4)
+
+
 def test_without_logs_the_prompt_alone_is_asked(lm):
     probe = probe_of(lm)
     rows = list(probe.rows(Condition("terse", "last_round", "own", beside="no logs")))

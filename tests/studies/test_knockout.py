@@ -213,6 +213,23 @@ def test_unseen_questions_meet_their_nearest_log(run):
     assert all(case.question.text in case.user_turn for case in met)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("no_logs", "no_logs keeps no KV: name policies that do"), ("kv_nothing", "Unknown policy")]
+)
+def test_a_policy_that_keeps_no_kv_is_refused_before_any_work(run, monkeypatch, wrong, said):
+    met = cases.revisit(run, 1)
+    monkeypatch.setattr(Encoder, "encode", lambda *_: pytest.fail("a log was read"))
+    with pytest.raises(ConfigError, match=said):
+        knockout.reuse(run, met, ["kv_last_round", wrong])
+
+
+def test_one_context_builder_a_policy_serves_all_cases(run, monkeypatch):
+    made, builder = [], knockout.KVContextBuilder
+    monkeypatch.setattr(knockout, "KVContextBuilder", lambda *given: made.append(1) or builder(*given))
+    knockout.reuse(run, cases.revisit(run, 2), ["kv_last_round", "kv_block"])
+    assert len(made) == 2
+
+
 def test_policies_are_compared_on_the_same_questions(run):
     met = cases.revisit(run, 2)
     answers = knockout.reuse(run, met, ["kv_last_round", "kv_stranger", "kv_filler", "kv_block", "kv_last_action"])

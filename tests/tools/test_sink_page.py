@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from lagkit.studies import sink
+from lagkit.studies import attention, drift, sink
 from lagkit.util.errors import DamagedBlock
-from tests.helpers.lms import ActingLM, ScriptedLM, new_lm, small_run
+from tests.helpers.lms import ActingLM, ScriptedLM, new_lm, small_run, tiny_lm
 from tools.sink import loop, page
 from tools.sink.__main__ import main
 
@@ -92,6 +92,26 @@ def test_rows_are_kept_by_batch_and_a_run_that_stops_goes_on(tmp_path, monkeypat
     assert page.measure(run, 3)[0]["more"].eq(1).all(), "rows of other code are measured anew"
     page.save(tmp_path / "sink.md", "sample", rows, made)
     assert page.remade(tmp_path / "sink") == (tmp_path / "sink.md").read_text(encoding="utf-8")
+
+
+def test_rows_of_a_batch_are_read_back_until_what_measures_them_changes(tmp_path, monkeypatch):
+    run, looked = small_run(tmp_path / "run", tiny_lm(), policies=("no_logs",), splits=("unseen",)), []
+    row = {"question_id": run.questions("unseen")[0].id, "keep": "all", "sink": sink.WITH, "response": "</ans</"}
+
+    def looks(run, met):
+        looked.append(1)
+        return pd.DataFrame([row])
+
+    monkeypatch.setattr(sink, "looks", looks)
+    assert page.measure(run, 1)[0]["broken"].tolist() == [1.0]
+    monkeypatch.setattr(page, "broken", lambda response: False)
+    assert page.measure(run, 1)[0]["broken"].tolist() == [0.0], "what is broken is told of what was kept"
+    assert len(looked) == 1
+    measuring = ((attention, "response_mass"), (drift, "response_logits"), (drift, "divergence"))
+    for times, (module, name) in enumerate(measuring, 2):
+        monkeypatch.setattr(module, name, lambda: None)
+        page.measure(run, 1)
+        assert len(looked) == times, f"other code of {name}"
 
 
 def test_first_responses_of_a_run_stand_beside_the_study(tmp_path):

@@ -13,11 +13,10 @@ from lagkit.datasets import loaders
 from lagkit.model.prompts.actions import TAGS
 from lagkit.runs.experiment import Experiment
 from lagkit.stats.intervals import Difference, mean_interval, paired_interval
-from lagkit.studies import examples, sink
+from lagkit.studies import attention, drift, examples, sink
 from lagkit.util import files, markdown
 from lagkit.util.code import digest
-from tools import provenance
-from tools import rows as sections
+from tools import provenance, sections
 
 _SHARES = {
     "garbled": "garbled",
@@ -41,19 +40,20 @@ def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, An
     """
     run.build()
     met, size = examples.meetings(run, questions), run.config.limits.batch_size
-    parts = []
+    # A digest leaves out what a function uses of other modules.
+    codes = digest(sink.looks), digest(attention.response_mass), digest(drift.response_logits), digest(drift.divergence)
+    folder, parts = run.out / "sink" / "-".join(codes), []
     for start in range(0, len(met), size):
         batch = met[start : start + size]
-        path = run.out / "sink" / digest(sink.looks) / f"{start}-{start + len(batch)}.parquet"
+        path = folder / f"{start}-{start + len(batch)}.parquet"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with files.replacing(path) as aside:
-                rows = sink.looks(run, batch)
-                rows.assign(broken=rows["response"].map(broken).astype(float)).to_parquet(aside)
+                sink.looks(run, batch).to_parquet(aside)
         parts.append(pd.read_parquet(path))
     rows = pd.concat(parts, ignore_index=True)
     hops = rows["question_id"].map(loaders.numbered(run.data.hops))
-    return rows.assign(hops=hops), about(run)
+    return rows.assign(broken=rows["response"].map(broken).astype(float), hops=hops), about(run)
 
 
 def broken(response: str) -> bool:

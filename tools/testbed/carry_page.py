@@ -13,8 +13,7 @@ from lagkit.model.prompts.prompt import Prompt
 from lagkit.stats.wording import judged
 from lagkit.util import files
 from lagkit.util.markdown import table
-from tools.testbed import carry_sites as carried
-from tools.testbed import carry_study as carry
+from tools.testbed import carry_sites, carry_study
 
 PLAIN, CONTROL = "plain", "control"
 
@@ -50,7 +49,7 @@ def measured(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFr
     """The rows of `carry_study.measure` for each model, with a column `model`."""
     world, prompt = items(seed, questions), Prompt.load("qa_short")
     found = [
-        carry.measure(LM.load(folder, dtype="float32"), world, prompt).assign(model=name)
+        carry_study.measure(LM.load(folder, dtype="float32"), world, prompt).assign(model=name)
         for name, folder in folders.items()
     ]
     return pd.concat(found, ignore_index=True)
@@ -58,10 +57,10 @@ def measured(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFr
 
 def sited(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFrame:
     """The rows of `carry_sites.measure` for each model, with a column `model`."""
-    world = [item for item in items(seed, questions) if item.scoped.rung in carry.BEYOND]
+    world = [item for item in items(seed, questions) if item.scoped.rung in carry_study.BEYOND]
     prompt = Prompt.load("qa_short")
     found = [
-        carried.measure(LM.load(folder, dtype="float32"), world, prompt).assign(model=name)
+        carry_sites.measure(LM.load(folder, dtype="float32"), world, prompt).assign(model=name)
         for name, folder in folders.items()
     ]
     return pd.concat(found, ignore_index=True)
@@ -77,7 +76,7 @@ def save(page: Path, rows: pd.DataFrame, told: Callable[[Path], str]) -> None:
 def markdown(rows: Path) -> str:
     """The page of the rows that `save` wrote."""
     by_model = {str(name): own for name, own in pd.read_parquet(rows).groupby("model", sort=False)}
-    verdict = "\n".join(f"- {sentence}" for sentence in carry.verdict(by_model, PLAIN, CONTROL))
+    verdict = "\n".join(f"- {sentence}" for sentence in carry_study.verdict(by_model, PLAIN, CONTROL))
     parts = [_INTRO, f"## Verdict\n\n{verdict}"]
     for name, own in by_model.items():
         count = own.groupby("rung")["question_id"].nunique().max()
@@ -99,23 +98,23 @@ def sites(rows: Path) -> str:
 
 
 def _sites(rows: pd.DataFrame) -> str:
-    found, gained = carry.means(rows), carried.gains(rows)
+    found, gained = carry_study.means(rows), carry_sites.gains(rows)
     lines = []
     for condition, own in rows.groupby("condition", sort=False):
         cells = []
-        for rung in carry.BEYOND:
+        for rung in carry_study.BEYOND:
             gain = gained.loc[(rung, condition)] if (rung, condition) in gained.index else None
-            share = "" if gain is None else f"{carry.points(gain, '')}%"
-            cells += [carry.points(found.loc[(rung, condition, "right")], ""), share]
+            share = "" if gain is None else f"{carry_study.points(gain, '')}%"
+            cells += [carry_study.points(found.loc[(rung, condition, "right")], ""), share]
         lines.append([condition, *cells, f"{own['share'].mean():.0%}"])
-    names = [f"{rung}, {what}" for rung in carry.BEYOND for what in ("right, %", "gain")]
+    names = [f"{rung}, {what}" for rung in carry_study.BEYOND for what in ("right, %", "gain")]
     return table(["patch", *names, "size"], lines)
 
 
 def _means(rows: pd.DataFrame, measure: str, scale: float, digits: str) -> str:
-    found = carry.means(rows)
+    found = carry_study.means(rows)
     lines = []
-    for condition in carry.CONDITIONS:
+    for condition in carry_study.CONDITIONS:
         cells = [found.loc[(rung, condition, measure)] for rung in RUNGS]
         told = ["{:{d}} [{:{d}}, {:{d}}]".format(*(scale * c[["mean", "low", "high"]]), d=digits) for c in cells]
         lines.append([condition, *told])
@@ -123,9 +122,9 @@ def _means(rows: pd.DataFrame, measure: str, scale: float, digits: str) -> str:
 
 
 def _contrasts(rows: pd.DataFrame) -> str:
-    found = carry.contrasts(rows)
+    found = carry_study.contrasts(rows)
     lines = []
-    for name in carry.CONTRASTS:
+    for name in carry_study.CONTRASTS:
         cells = [found.loc[(rung, name, "right")] for rung in RUNGS]
-        lines.append([name, *(f"{carry.points(cell)}, {judged(cell, 'right')}" for cell in cells)])
+        lines.append([name, *(f"{carry_study.points(cell)}, {judged(cell, 'right')}" for cell in cells)])
     return table(["difference", *RUNGS], lines)

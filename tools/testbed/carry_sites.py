@@ -18,7 +18,7 @@ from lagkit.model.prompts.prompt import Prompt
 from lagkit.stats.intervals import paired_intervals
 from lagkit.studies.patch import Patch
 from lagkit.util.progress import progress
-from tools.testbed import carry_study as carry
+from tools.testbed import carry_study
 from tools.testbed.carry_study import BLOCK, ENCODED, OWN
 
 RANKS = (1, 2, 4)
@@ -45,8 +45,8 @@ def measure(lm: LM, items: Sequence[Item], prompt: Prompt, ranks: Sequence[int] 
         pairs = [[encoder.encode(log, ENCODED[way]) for way in (BLOCK, OWN)] for log in item.logs]
         block = pairs[item.right][0]
         for patch in chosen:
-            context = carry.asked(lm, item, prompt, [patch.apply(*pair) for pair in pairs])
-            [row] = carry.scored(lm, [item], [context], patch.name)
+            context = carry_study.asked(lm, item, prompt, [patch.apply(*pair) for pair in pairs])
+            [row] = carry_study.scored(lm, [item], [context], patch.name)
             rows.append({**row, "tokens": len(block), "share": patch.share(block)})
     return pd.DataFrame(rows)
 
@@ -64,6 +64,6 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
         for name in [name for name in own["condition"].unique() if name not in (BLOCK, OWN)]:
             shares[rung, name] = float((gold[name] - gold[BLOCK]).mean() / whole.mean())
             pairs[rung, name] = gold[BLOCK] + shares[rung, name] * whole, gold[name]
-        left = paired_intervals(pairs, carry.hops(own), ["rung", "condition"])[["mean", "low", "high"]]
+        left = paired_intervals(pairs, carry_study.hops(own), ["rung", "condition"])[["mean", "low", "high"]]
         found.append((left / whole.mean()).add(pd.Series(shares), axis=0))
     return pd.concat(found)

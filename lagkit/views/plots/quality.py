@@ -25,8 +25,8 @@ def by_share(tables: Mapping[str, pd.DataFrame], measures: Mapping[str, str], ti
         for row, metric in enumerate(measures, 1):
             for line in _lines(table[table["metric"] == metric], metric):
                 figure.add_trace(line.update(showlegend=row == column == 1), row=row, col=column)
-    marks = sorted({100 * share for table in tables.values() for share in table["share"]})
-    figure.update_xaxes(tickvals=marks, ticktext=[f"{mark:.0f}%" for mark in marks])
+    shares = sorted({100 * share for table in tables.values() for share in table["share"]})
+    figure.update_xaxes(tickvals=shares, ticktext=[f"{share:.0f}%" for share in shares])
     figure.update_xaxes(title_text="share of wrong logs", row=len(measures))
     for row, (metric, name) in enumerate(measures.items(), 1):
         figure.update_yaxes(title_text=name, ticksuffix="" if metric == "rounds" else "%", row=row, col=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lagkit.agent.loop import Agent
+from lagkit.logs.retrieve import Embedder, PassageIndex
 from lagkit.logs.store import Store
 from lagkit.model.backend import Backend
 from lagkit.model.prompts.prompt import Prompt
@@ -24,12 +25,13 @@ def follow(
     *,
     prompt: Prompt,
     limits: Limits,
-    **settings: Any,
+    embedder: Embedder | str | None = None,
+    passages: PassageIndex | None = None,
 ) -> Iterator[tuple[str, Trace, bool]]:
     """Yield variant, trace and whether it has ended, after every round; whoever stops asking stops the work.
 
-    A question in words has no gold answer, so its traces are not judged. `settings`: embedder and passages as in
-    `Agent`. Raises ConfigError for an unknown variant, an empty question or one without its options, EmptyStore.
+    A question in words has no gold answer, so its traces are not judged. embedder, passages: as in `Agent`. Raises
+    ConfigError for an unknown variant, an empty question or one without its options, EmptyStore.
     """
     asked = as_question(question, prompt)
     chosen = [Variant.parse(name) for name in variants]
@@ -38,7 +40,7 @@ def follow(
     for variant in chosen:
         own: dict[str, Any] = {"policy": variant.policy, "store": store if variant.policy else None}
         own |= {"policy_name": variant.name, "limits": variant.limits(limits)}
-        agent = Agent(lm, prompt=prompt, **own, **settings)
+        agent = Agent(lm, prompt=prompt, embedder=embedder, passages=passages, **own)
         for trace in agent.follow(asked):
             ended = trace.answer is not None or bool(trace.error) or len(trace.rounds) == agent.max_rounds
             judged = metrics.is_right(asked, trace.answer) if ended and asked.answers else None

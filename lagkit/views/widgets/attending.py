@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 import pandas as pd
 
@@ -27,24 +26,40 @@ _FOLDED = 24  # tokens of instructions in a row from which on they are counted a
 _LONGEST = 4  # tokens that may spell one character
 
 
-def attention_table(lm: LM, store: Store, trace: Trace, **about: Any) -> pd.DataFrame:
+def attention_table(
+    lm: LM,
+    store: Store,
+    trace: Trace,
+    *,
+    prompt: Prompt,
+    passages: PassageIndex | None = None,
+    question: Question | None = None,
+) -> pd.DataFrame:
     """Attention of a trace's last response: `tokens`, `share` and `even` for each part of its context.
 
     `share` is the mean over layers, heads and generated tokens of the attention on the part, summed over its tokens.
     `even` is what it would be if each generated token attended to all before it alike. The shares add up to 1.
-    about: `prompt`; `passages`, whose texts else count as the rest; `question`, where the prompt opens the turn with
-    more than its text. Raises DataError for a trace without rounds, StoreError if a log of it is gone.
+    passages: without them, their texts count as the rest. question: where the prompt opens the turn with more than its
+    text. Raises DataError for a trace without rounds, StoreError if a log of it is gone.
     """
-    whole, spoken, parts = _spoken(lm, store, trace, **about)
+    whole, spoken, parts = _spoken(lm, store, trace, prompt, passages, question)
     shares = mass(lm, whole, spoken, parts).mean(dim=(0, 1))
     even = uniform_mass(spoken, parts)
     table = {"tokens": [len(slots) for slots in parts.values()], "share": shares.tolist(), "even": even.tolist()}
     return pd.DataFrame(table, index=pd.Index(parts, name="part"))
 
 
-def attention_tokens(lm: LM, store: Store, trace: Trace, **about: Any) -> TokenAttention:
+def attention_tokens(
+    lm: LM,
+    store: Store,
+    trace: Trace,
+    *,
+    prompt: Prompt,
+    passages: PassageIndex | None = None,
+    question: Question | None = None,
+) -> TokenAttention:
     """As `attention_table`, token by token, for `plot.tokens.view`; the first token is a part of its own."""
-    whole, spoken, parts = _spoken(lm, store, trace, **about)
+    whole, spoken, parts = _spoken(lm, store, trace, prompt, passages, question)
     owner = {slot: name for name, slots in parts.items() for slot in slots} | {0: FIRST}
     ids = [*(id for block in whole.blocks for id in block.ids.tolist()), *whole.ids]
     pieces = [Piece(f"[{FIRST}]", (0,), FIRST)] if 0 not in spoken else []
@@ -72,13 +87,7 @@ def _spelled(lm: LM, ids: Sequence[int], slots: Sequence[int], part: str) -> lis
 
 
 def _spoken(
-    lm: LM,
-    store: Store,
-    trace: Trace,
-    *,
-    prompt: Prompt,
-    passages: PassageIndex | None = None,
-    question: Question | None = None,
+    lm: LM, store: Store, trace: Trace, prompt: Prompt, passages: PassageIndex | None, question: Question | None
 ) -> tuple[Context, list[int], dict[str, list[int]]]:
     """The context of a trace's last round with its response, the slots of this, and those of each part."""
     if not trace.rounds:

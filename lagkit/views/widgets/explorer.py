@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from html import escape
 
 import ipywidgets as widgets
-from traitlets import link
+from traitlets import dlink
 
 from lagkit.logs.encode import Encoder
 from lagkit.logs.index import Vectors
 from lagkit.logs.listing import OLDEST_FIRST, Filter
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.logs.store import Store
-from lagkit.policy import POLICIES
+from lagkit.policy import POLICIES, get_policy
 from lagkit.runs.experiment import Experiment
 from lagkit.studies.tokens import encoding
 from lagkit.views import palette
@@ -21,7 +23,7 @@ from lagkit.views.plots import tokens
 from lagkit.views.widgets.live import LogMap, LogTable
 from lagkit.views.widgets.logs import Wanted, delete_log, find, placed, project, scored, told, unrelated
 from lagkit.views.widgets.pages import explorer_html, kept_html, log_names, trace_html
-from lagkit.views.widgets.parts import MODEL_TURN, Panel, begin, button, row, sentence, show_html
+from lagkit.views.widgets.parts import MODEL_TURN, Panel, begin, button, promised, row, sentence, show_html
 
 _LISTED = 200  # logs in the table at once
 _NEAREST = 1000  # logs that a search finds at most
@@ -33,21 +35,29 @@ _SIDE_BY_SIDE = {"align_items": "flex-start", "flex_flow": "row wrap", "grid_gap
 _PAGE = {"max_height": "640px", "overflow": "auto"}  # a long log must not push the list out of sight
 _NOBODY = "<p>No log is chosen.</p>"
 _JUDGED = [("right or wrong", ""), ("right only", "right"), ("wrong only", "wrong"), ("not judged", "not judged")]
+_REUSING = tuple(name for name, policy in POLICIES.items() if policy)
 _HINT = "Click on a point to choose its log; draw a line around some to list them alone. Ctrl and wheel zoom."
 
 
 class LogExplorer(Panel):
     """Search, filter, sort, read and delete logs; see what each policy keeps of one, and a map of all.
 
-    embedder: for searching; by default the store's own, loaded at the first search. encoder: shows tokens instead of
-    words in what is kept, and what they attended to, once it is there.
+    embedder: for searching; by default the store's own, loaded at the first search. encoder: or its future; once it is
+    there, tokens are shown instead of words in what is kept, and what they attended to. policies: those that are
+    offered.
     """
 
     def __init__(
-        self, store: Store, *, embedder: Embedder | None = None, encoder: Future[Encoder] | None = None
+        self,
+        store: Store,
+        *,
+        embedder: Embedder | None = None,
+        encoder: Encoder | Future[Encoder] | None = None,
+        policies: Sequence[str] = _REUSING,
     ) -> None:
         super().__init__()
-        self.store, self._embedder, self.loading = store, embedder, encoder
+        self.store, self._embedder = store, embedder
+        self.loading = None if encoder is None else promised(encoder)
         self._floor: float | None = None
         self._places: tuple[list[str], tuple[Vectors, str]] | None = None
         self.found: list[str] = []  # all that are listed, on this page or another
@@ -55,11 +65,11 @@ class LogExplorer(Panel):
         self._wanted = Wanted()  # what was looked for last
         self._first = 0  # the number of the first log in the table, among those that are found
         self._doomed: str | None = None  # the log that the open question asks about
-        both = widgets.HBox([self._list_view(), self._log_view()], layout=_SIDE_BY_SIDE)
+        both = widgets.HBox([self._list_view(), self._log_view(policies)], layout=_SIDE_BY_SIDE)
         self.view = widgets.VBox([self._filter_view(), self.message, both])
         self._search()
-        if encoder:
-            encoder.add_done_callback(lambda _: self._keep())
+        if self.loading:
+            self.loading.add_done_callback(lambda _: self._keep())
 
     @classmethod
     def of(cls, run: Experiment, store: Store) -> LogExplorer:
@@ -100,10 +110,12 @@ class LogExplorer(Panel):
         paging = row(self.earlier, self.later, self.unlasso)
         return widgets.VBox([self.logs, paging, row(self.delete), self.asking], layout=_HALF)
 
-    def _log_view(self) -> widgets.Widget:
+    def _log_view(self, policies: Sequence[str]) -> widgets.Widget:
         """What is known of the chosen log, and the map, in tabs."""
-        options = [(palette.readable(name), name) for name, policy in POLICIES.items() if policy]
-        self.policy = widgets.Dropdown(options=options, value="kv_last_round", description="policy")
+        options = [(palette.readable(name), name) for name in policies]
+        self.policy = widgets.Dropdown(options=options, description="policy")
+        if "kv_last_round" in policies:
+            self.policy.value = "kv_last_round"
         self.look = button("What did these tokens attend to?", self._attend, "260px")
         self.trace, self.kept, self.attention, self.map = widgets.HTML(), widgets.HTML(), widgets.Output(), LogMap()
         hint = widgets.HTML(f"<div style='line-height:1.4;color:var(--jp-ui-font-color2,#767676)'>{_HINT}</div>")
@@ -114,7 +126,8 @@ class LogExplorer(Panel):
         }
         self.tabs = widgets.Tab([*pages.values()], titles=[*pages], layout=_HALF)
         self.map.observe(lambda _: self._search(), "lasso")
-        link((self.logs, "chosen"), (self.map, "chosen"))
+        dlink((self.logs, "chosen"), (self.map, "chosen"))
+        self.map.observe(lambda change: self._press(change.new), "chosen")
         self.policy.observe(lambda _: self._keep(), "value")
         self.tabs.observe(lambda _: self._draw(), "selected_index")
         self.tabs.observe(lambda _: self._keep(), "selected_index")
@@ -190,6 +203,14 @@ class LogExplorer(Panel):
         fits = Filter(self.right.value, rounds, size and (size[0] * _KIB, size[1] * _KIB))
         return Wanted(query, fits, self.logs.wanted, least, _NEAREST, among)
 
+    def _press(self, log: str) -> None:
+        """Choose a log that was pressed on the map, where also those are drawn that are not listed."""
+        with self.telling():
+            if log in self.found:
+                self.logs.chosen = log
+            else:
+                self.map.chosen = self.log or ""
+
     def _read(self) -> None:
         """Show the chosen log; one that was pressed on the map may stand on another page of the table."""
         if self.log in self.found and self.log not in self._page:
@@ -208,12 +229,12 @@ class LogExplorer(Panel):
 
     def _keep(self) -> None:
         """What is kept of the chosen log, if it is being looked at: the model may have to read the log for it."""
-        name, encoder, policy = self.policy.value, self.encoder, POLICIES[self.policy.value]
+        name, encoder, policy = self.policy.value, self.encoder, get_policy(self.policy.value)
         attends = self.log and encoder and policy and policy.inject == "kv"
         self.attention.outputs, self.look.disabled = (), not attends
         if self.tabs.selected_index != _KEPT:
             return
-        with self.telling(), MODEL_TURN:
+        with self.telling(), MODEL_TURN if encoder else nullcontext():
             if self.log is None:
                 self.kept.value = _NOBODY
             else:
@@ -229,7 +250,7 @@ class LogExplorer(Panel):
 
     def _attend(self) -> None:
         """Show what the kept tokens of the chosen log attended to while it was read."""
-        policy = POLICIES[self.policy.value]
+        policy = get_policy(self.policy.value)
         if self.log and self.encoder and policy:
             with self.telling(), MODEL_TURN:
                 show_html(self.attention, tokens.view(encoding(self.encoder, self.store.get(self.log), policy)))

@@ -117,9 +117,22 @@ def find(store: Store, embedder: Embedder | None, wanted: Wanted) -> tuple[list[
     return [log for log in listed if wanted.among is None or log in wanted.among], scores
 
 
-def search_table(store: Store, embedder: Embedder | None, query: str = "", *, k: int | None = None) -> pd.DataFrame:
-    """The first `k` rows of `logs_table`, best first by the `cosine` of `query` and the log's key; raises as `find`."""
-    found, scores = find(store, embedder, Wanted(query, nearest=k))
+def search_table(
+    store: Store,
+    embedder: Embedder | None,
+    query: str = "",
+    *,
+    k: int | None = None,
+    filter: Filter = _ALL,
+    order: Order = OLDEST_FIRST,
+    least: float = -math.inf,
+) -> pd.DataFrame:
+    """The first `k` rows of `logs_table`, best first by the `cosine` of `query` and the log's key; raises as `find`.
+
+    Another order sorts all that is found. least: the cosine to exceed, such as `unrelated(store, embedder)`.
+    """
+    nearest = k if order == OLDEST_FIRST else None
+    found, scores = find(store, embedder, Wanted(query, filter, order, least, nearest))
     return scored(store, found[:k], scores)
 
 

@@ -36,6 +36,15 @@ def begin(work: Callable[[], T]) -> Future[T]:
     return found
 
 
+def promised(value: T | Future[T]) -> Future[T]:
+    """What is loaded in the background, or is there already."""
+    if isinstance(value, Future):
+        return value
+    found: Future[T] = Future()
+    found.set_result(value)
+    return found
+
+
 class Panel(ABC):
     """Something with a `view` to press and read, and a `snapshot` for readers without a kernel.
 

@@ -23,7 +23,7 @@ from lagkit.views.plots import tokens
 from lagkit.views.widgets.asking import follow
 from lagkit.views.widgets.attending import attention_tokens
 from lagkit.views.widgets.pages import answers_html, log_names, playground_html
-from lagkit.views.widgets.parts import MODEL_TURN, Panel, begin, button, row, sentence, show_html
+from lagkit.views.widgets.parts import MODEL_TURN, Panel, begin, button, promised, row, sentence, show_html
 
 _OWN = "a question of your own"
 _OFFERED = ("no_logs", "kv_last_round")  # at first
@@ -41,14 +41,14 @@ class Means(NamedTuple):
 class Playground(Panel):
     """Ask, see each variant's logs, rounds, answer and costs side by side, and what an answer attends to.
 
-    means: what is loaded in the background; questions wait for it. questions: examples to choose from, whose gold
-    answers are known. variants: the names that are offered and ticked at first, all others of `POLICIES` on demand.
-    Work runs in a thread of its own, one piece at a time, and stops between two rounds when that is asked for.
+    means: or their future; questions wait for it. questions: examples to choose from, whose gold answers are known.
+    variants: the names that are offered and ticked at first, all others of `POLICIES` on demand. Work runs in a thread
+    of its own, one piece at a time, and stops between two rounds when that is asked for.
     """
 
     def __init__(
         self,
-        means: Future[Means],
+        means: Means | Future[Means],
         store: Store,
         *,
         prompt: Prompt,
@@ -57,7 +57,7 @@ class Playground(Panel):
         variants: Sequence[str] = _OFFERED,
     ) -> None:
         super().__init__()
-        self._means, self.store, self.prompt = means, store, prompt
+        self._means, self.store, self.prompt = promised(means), store, prompt
         self._limits = limits
         self._max_rounds = self._limits.max_rounds or ROUND_LIMIT[prompt.kind]
         self.traces: dict[str, Trace] = {}
@@ -69,7 +69,7 @@ class Playground(Panel):
         asking = [self._question_view(questions), self._variants_view(variants), self._ask_view(), self.message]
         self.view = widgets.VBox([*asking, self.answers, self._attention_view(), self.attention])
         self.say("The model is being loaded; a question waits for it.")
-        means.add_done_callback(lambda _: self._loaded())
+        self._means.add_done_callback(lambda _: self._loaded())
 
     @classmethod
     def of(
@@ -253,8 +253,9 @@ class Playground(Panel):
     def _followed(self, asked: Question | str, names: Sequence[str]) -> Iterator[tuple[str, Trace, bool]]:
         """What `follow` gives after every round; the model is given up between two of them."""
         lm, embedder, passages = self._means.result()
-        about = {"embedder": embedder, "passages": passages}
-        following = follow(lm, self.store, asked, names, prompt=self.prompt, limits=self._limits, **about)
+        following = follow(
+            lm, self.store, asked, names, prompt=self.prompt, limits=self._limits, embedder=embedder, passages=passages
+        )
         while not self._stopping.is_set():
             with MODEL_TURN:
                 step = next(following, None)
@@ -270,8 +271,8 @@ class Playground(Panel):
     def _look(self, name: str) -> None:
         self.say(f"Reading the last round of {palette.readable(name)} once more …")
         lm, _, passages = self._means.result()
-        about = {"prompt": self.prompt, "passages": passages, "question": self._asked}
+        trace, asked = self.traces[name], self._asked
         with MODEL_TURN:
-            found = attention_tokens(lm, self.store, self.traces[name], **about)
+            found = attention_tokens(lm, self.store, trace, prompt=self.prompt, passages=passages, question=asked)
         show_html(self.attention, tokens.view(found))
         self.say("Done: below stands what the answer attends to.")

@@ -13,6 +13,7 @@ from lagkit.logs.encode import Encoder
 from lagkit.logs.store import LogStore
 from lagkit.views.widgets import LogExplorer, logs
 from lagkit.views.widgets import explorer as explorer_module
+from lagkit.views.widgets.parts import MODEL_TURN
 from tests.helpers.lms import open_store
 from tests.helpers.panels import EMBEDDER, PROMPT, TRACES, loaded
 
@@ -174,6 +175,17 @@ def test_a_press_on_the_map_chooses_the_log_in_the_list(explorer):
     assert explorer.map.chosen == TRACES[0].id
 
 
+def test_a_log_that_is_pressed_on_the_map_and_not_listed_is_not_chosen(explorer):
+    explorer.tabs.selected_index = MAP
+    explorer.rounds.value = (1, 1)
+    assert listed(explorer) == [TRACES[0].id]
+    explorer.map.chosen = TRACES[1].id
+    assert (explorer.log, explorer.map.chosen) == (TRACES[0].id, TRACES[0].id)
+    explorer.right.value = "right"
+    explorer.map.chosen = TRACES[1].id
+    assert (explorer.log, explorer.map.chosen, explorer.delete.disabled) == (None, "", True)
+
+
 def test_of_very_many_logs_the_chosen_one_is_on_the_map(explorer, monkeypatch):
     monkeypatch.setattr(logs, "_MANY", 1)
     monkeypatch.setattr(explorer_module, "_BEST", 0)
@@ -224,6 +236,27 @@ def test_the_explorer_is_there_before_its_model(store, lm):
     assert told.wait(60)
     assert "tokens that it reads" in explorer.kept.value
     assert "The model is being loaded" not in explorer.kept.value
+
+
+def test_an_encoder_that_is_there_already_shows_tokens_and_policies_are_chosen(store, lm):
+    policies = ["text_last_round", "kv/last_action/kept/front/usual/around"]
+    explorer = LogExplorer(store, embedder=EMBEDDER, encoder=Encoder(lm, PROMPT), policies=policies)
+    assert [name for _, name in explorer.policy.options] == policies
+    explorer.tabs.selected_index = KEPT
+    explorer.policy.value = policies[1]
+    assert "tokens that it reads" in explorer.kept.value
+    assert not explorer.look.disabled
+    explorer.look.click()
+    assert len(explorer.attention.outputs) == 1
+
+
+def test_an_explorer_without_a_model_waits_for_no_other(store):
+    explorer = LogExplorer(store, embedder=EMBEDDER)
+    looking = threading.Thread(target=lambda: explorer.tabs.set_trait("selected_index", KEPT), daemon=True)
+    with MODEL_TURN:  # as the playground holds it in a round
+        looking.start()
+        looking.join(30)
+        assert "<mark" in explorer.kept.value
 
 
 def test_callbacks_may_come_from_any_thread(explorer, store):

@@ -6,13 +6,14 @@ import threading
 
 import pytest
 
+from lagkit.logs.retrieve import PassageIndex
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, StoreError
-from lagkit.views.widgets import Playground, asking
+from lagkit.views.widgets import Means, Playground, asking
 from lagkit.views.widgets import playground as playground_module
 from lagkit.views.widgets.parts import begin
-from tests.helpers.lms import ScriptedLM, short_prompt
-from tests.helpers.panels import ANSWER, PROMPT, QUESTION, SEARCH
+from tests.helpers.lms import ScriptedLM, passages_about, short_prompt
+from tests.helpers.panels import ANSWER, EMBEDDER, PROMPT, QUESTION, SEARCH
 
 
 def test_the_playground_answers_under_each_ticked_variant(playground, lm):
@@ -184,6 +185,16 @@ def test_a_playground_whose_model_cannot_be_loaded_says_so(store):
     assert playground.wait(60)
     assert "There is no such model." in playground.message.value
     assert not playground.ask_button.disabled
+
+
+def test_a_playground_is_made_of_what_is_there_already(store, lm):
+    lm.play({QUESTION.text: [ANSWER]})
+    means = Means(lm, EMBEDDER, PassageIndex(passages_about("danube"), EMBEDDER))
+    playground = Playground(means, store, prompt=PROMPT, limits=Limits(max_rounds=1), variants=["no_logs"])
+    assert "The model is there" in playground.message.value
+    playground.ask(QUESTION.text)
+    assert playground.wait(60)
+    assert "Done: 1 variant." in playground.message.value
 
 
 def test_variants_of_ones_own_are_offered_and_ticked(store):

@@ -30,17 +30,21 @@ from lagkit.views.findings import say
 from lagkit.views.lab import Answers, conclude
 from lagkit.views.plots.explore import attention_bars, log_map
 from lagkit.views.widgets import (
+    answers_html,
     attention_table,
     attention_tokens,
+    delete_log,
+    follow,
+    kept_html,
+    log_names,
     logs_table,
     run_store,
     search_table,
     similarity_map,
+    trace_html,
     unrelated,
 )
-from lagkit.views.widgets.asking import follow
-from lagkit.views.widgets.logs import Wanted, delete_log, find, project
-from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
+from lagkit.views.widgets.logs import Wanted, find, project
 from tests.helpers.lms import (
     ScriptedLM,
     new_lm,
@@ -116,6 +120,23 @@ def test_a_search_leaves_out_what_is_no_more_similar_than_everyday_sentences(sto
     assert found(store, Wanted("something cold", least=least)) == [TRACES[1].id]
     assert found(store, Wanted("banjo festival", least=least)) == []
     assert len(search_table(store, EMBEDDER, "banjo festival")) == 3
+
+
+def test_a_table_takes_a_filter_an_order_and_the_least_cosine(store):
+    judged = search_table(store, EMBEDDER, "Danube", filter=Filter("right"))
+    assert [*judged.index] == [TRACES[1].id]
+    assert [*search_table(store, None, filter=Filter(rounds=(2, 3)), k=1).index] == [TRACES[1].id]
+    assert [*search_table(store, None, order=Order("rounds", down=True), k=2).index] == [TRACES[2].id, TRACES[1].id]
+    all_of_them = search_table(store, EMBEDDER, "What is cold?")
+    assert len(all_of_them) == 3
+    longest = search_table(store, EMBEDDER, "What is cold?", order=Order("rounds", down=True), k=1)
+    assert [*longest.index] == [TRACES[2].id], "all that is found is sorted before it is cut"
+    assert all_of_them.index[0] != TRACES[2].id
+    worst = search_table(store, EMBEDDER, "What is cold?", order=Order(down=True), k=1)
+    assert [*worst.index] == [all_of_them.index[-1]]
+    least = unrelated(store, EMBEDDER)
+    assert [*search_table(store, EMBEDDER, "something cold", least=least).index] == [TRACES[1].id]
+    assert len(search_table(store, EMBEDDER, "banjo festival", least=least, k=2)) == 0
 
 
 def test_all_that_is_found_is_sorted(store):

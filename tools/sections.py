@@ -21,12 +21,12 @@ def made(config: RunConfig, **excluded: Any) -> dict[str, Any]:
     return {"settings": settings, "versions": manifest.versions(), "git": manifest.git_state()}
 
 
-def save(page: Path, name: str, rows: pd.DataFrame, made: Mapping[str, Any], remade: Callable[[Path], str]) -> None:
+def save(page: Path, name: str, rows: pd.DataFrame, about: Mapping[str, Any], remade: Callable[[Path], str]) -> None:
     """Write a section's rows, and the page of all sections, which `remade` makes of their folder."""
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(folder / f"{name}.parquet")
-    files.write_json(folder / f"{name}.json", made)
+    files.write_json(folder / f"{name}.json", about)
     files.write(page, remade(folder))
 
 
