@@ -83,4 +83,4 @@ _PLACES = {
     "LagkitError": "lagkit.util.errors:LagkitError",
 }
 __all__ = [*_PLACES]
-__getattr__, __dir__ = attributes(__name__, _PLACES)
+__getattr__, __dir__ = attributes(__name__, _PLACES, "__version__")

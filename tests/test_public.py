@@ -37,9 +37,15 @@ def test_at_most_thirty_names_each_of_which_is_there_and_explained():
     assert sorted(lag.__all__) == sorted(set(lag.__all__))
     unexplained = [name for name in lag.__all__ if not (getattr(lag, name).__doc__ or "").strip()]
     assert set(unexplained) <= {"POLICIES"}
-    assert {*lag.__all__} <= {*dir(lag)}
+    assert {*lag.__all__, "__version__"} == {*dir(lag)}
     with pytest.raises(AttributeError, match="lagkit has no 'Stor'; it has run, "):
         lag.Stor  # noqa: B018
+
+
+def test_a_name_is_looked_up_once(monkeypatch):
+    assert lag.POLICIES is lag.POLICIES
+    monkeypatch.setattr("lagkit.util.lazy.import_module", pytest.fail)
+    assert lag.POLICIES
 
 
 def test_the_method_in_eight_lines_gives_what_a_run_gives(tmp_path):

@@ -233,6 +233,27 @@ def test_a_store_with_a_folder_of_blocks_that_is_a_link_is_not_opened(tmp_path, 
     assert (outside / "ab" / "victim.safetensors").read_bytes() == b"precious"
 
 
+@pytest.mark.parametrize("linked", ["kv", "kv/??"])
+def test_a_folder_that_becomes_a_link_while_a_store_is_open_is_not_followed(tmp_path, linked):
+    with new_store(tmp_path / "store") as store:
+        [log] = fill(store, [1])
+        [folder] = (tmp_path / "store").glob(linked)
+        folder.rename(tmp_path / "outside")
+        folder.symlink_to(tmp_path / "outside")
+        before = snapshot(tmp_path / "outside")
+        again = {
+            "read": lambda: store.block(log, "last"),
+            "written": lambda: store.put_block(log, "last", kv(1)),
+            "listed": store.verify,
+            "pruned": store.prune,
+            "removed": lambda: store.delete([log]),
+        }
+        for ask in again.values():
+            with pytest.raises(StoreError, match=r"The folder .*kv\S* is a link, which a log store does not follow"):
+                ask()
+        assert snapshot(tmp_path / "outside") == before
+
+
 # LanceDB
 
 

@@ -18,8 +18,8 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ _MALFORMED = (
 
 
 def write_archive(
-    path: Path, header: Header, logs: Callable[[], Iterable[Packed]], content: Callable[[BlockRow], bytes]
+    path: Path, header: Header, logs: Callable[[], Generator[Packed, None, None]], content: Callable[[BlockRow], bytes]
 ) -> Path:
     """Write all logs to `path` atomically, and return it.
 
@@ -62,8 +62,8 @@ def write_archive(
     if path.exists():
         raise StoreError(f"{path} exists already: remove it, or export under another name.")
     try:
-        with replacing(path) as aside, tarfile.open(aside, "w") as tar:
-            _fill(tar, header, logs(), content)
+        with replacing(path) as aside, tarfile.open(aside, "w") as tar, closing(logs()) as packed:
+            _fill(tar, header, packed, content)
     except OSError as error:
         raise StoreError(f"The archive {path} could not be written ({error}).") from error
     return path
@@ -113,7 +113,7 @@ class _Bounded(io.BufferedReader):
 
 
 class Archive:
-    """An archive whose every byte was checked when it was opened; use it as a context manager."""
+    """An archive whose logs were checked when it was opened, and whose blocks `check` reads; a context manager."""
 
     header: Header
     logs: list[Packed]
@@ -127,11 +127,17 @@ class Archive:
                 self._tar = tarfile.open(fileobj=self._file, mode="r:")  # noqa: SIM115 - needs no closing
             except _MALFORMED as error:
                 raise StoreError(f"{path} cannot be read as an archive of logs ({error}).") from error
-            try:
+            with self._intact():
                 self._read()
-            except _MALFORMED as error:
-                raise StoreError(f"{path} is no intact archive of logs ({error}).") from error
             opened.pop_all()
+        self._checked = False
+
+    @contextmanager
+    def _intact(self) -> Iterator[None]:
+        try:
+            yield
+        except _MALFORMED as error:
+            raise StoreError(f"{self.path} is no intact archive of logs ({error}).") from error
 
     def _read(self) -> None:
         """Raises ValueError, and others of `_MALFORMED`, for a member that is not what comes next."""
@@ -147,12 +153,17 @@ class Archive:
             if _sha256(part) != checksums[name]:
                 raise ValueError(f"the checksum of {name} is wrong")
         self.logs = list(self._packed(parts[LOGS], parts[EMBEDDINGS]))
-        blocks = [block for log in self.logs for block in log.blocks]
-        named = {block_name(block.sha256) for block in blocks}
+        named = {block_name(block.sha256) for log in self.logs for block in log.blocks}
         for name in members:
             if name not in named:
                 raise ValueError(f"no log names its member {name!r}")
-        self._check(blocks)
+
+    def check(self) -> None:
+        """Read all blocks, once; raises StoreError if one is not what the archive promises."""
+        if not self._checked:
+            with self._intact():
+                self._check([block for log in self.logs for block in log.blocks])
+            self._checked = True
 
     def __enter__(self) -> Archive:
         return self

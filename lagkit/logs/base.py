@@ -7,7 +7,7 @@ import json
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
@@ -268,14 +268,15 @@ class Store(Readable):
                 )
         self._put(batch, [(log.id, log.embedding, log.trace)], new)
 
-    def import_archive(self, path: str | Path) -> list[str]:
-        """Add all logs of an exported file; returns their ids. Logs and blocks that are there already stay.
+    def import_archive(self, path: str | Path | Archive) -> list[str]:
+        """Add all logs of an exported file, or of one that is open; returns their ids. What is there already stays.
 
         The file is checked throughout first: raises StoreError for one that is damaged or something else, and
         StoreMismatch for one of another model, embedder, dimension, dtype or codec, with nothing changed.
         """
-        with self._writing(), Archive(at(path)) as archive:
-            archive.header.check(path, **self.header.identity)
+        with self._writing(), nullcontext(path) if isinstance(path, Archive) else Archive(at(path)) as archive:
+            archive.header.check(archive.path, **self.header.identity)
+            archive.check()
             batch = self._batch(whole=True)
             for log in archive.logs:
                 self._put_one(batch, log, archive.content)

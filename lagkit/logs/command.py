@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from lagkit.util.cli import application, show
-from lagkit.util.errors import ConfigError, EmptyStore
+from lagkit.util.errors import ConfigError, EmptyStore, StoreError
 from lagkit.util.paths import at
 from lagkit.util.terminal import printable, tell
 
@@ -66,10 +66,16 @@ def import_(place: Place, file: File) -> None:
     from lagkit.logs.archive import Archive
     from lagkit.logs.base import Store
 
-    with Archive(file) as archive, Store.new(place, archive.header, exist_ok=True) as store:
-        before = len(store)
-        found = store.import_archive(file)
-        tell(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
+    with Archive(file) as archive:
+        try:
+            store = Store.open(place, write=True)
+        except StoreError:  # there is none, or `new` says what is wrong with it
+            archive.check()  # or a damaged file would leave an empty store
+            store = Store.new(place, archive.header, exist_ok=True)
+        with store:
+            before = len(store)
+            found = store.import_archive(archive)
+            tell(f"{len(store) - before} of {len(found)} logs were new; {store.path} now has {len(store)}.")
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -232,7 +232,7 @@ class Readable(ABC):
 
     @abstractmethod
     def content(self, row: BlockRow) -> bytes:
-        """The bytes of a block as `KVBlock.save` writes them; raises DamagedBlock unless its sha256 is right."""
+        """The bytes of a block as `KVBlock.dump` gives them; raises DamagedBlock unless its sha256 is right."""
 
     def export(self, path: str | Path) -> Path:
         """Write everything into one new file, a tar of JSON and safetensors that `import_archive` reads.
@@ -242,9 +242,9 @@ class Readable(ABC):
         """
         return write_archive(at(path), self.header, self._packed_at_once, self.content)
 
-    def _packed_at_once(self) -> list[Packed]:
-        """All logs as they are stored at one moment."""
-        return list(self.packed())
+    def _packed_at_once(self) -> Generator[Packed, None, None]:
+        """All logs as they are stored at one moment, which ends with them: the blocks are read after it."""
+        yield from self.packed()
 
     def __repr__(self) -> str:
         mode = "writable" if self.writable else "read-only"

@@ -74,8 +74,14 @@ class BlockFiles:
         self._nbytes: int | None = None
 
     def path(self, sha256: str) -> Path:
-        """The path of the file with this content."""
-        return self.folder / block_name(sha256)
+        """The path of the file with this content; raises StoreError if a folder on the way is a link."""
+        return self._own(block_name(sha256))
+
+    def _own(self, name: str) -> Path:
+        """The path of a file of the store, by its name; raises StoreError if a folder on the way is a link by now."""
+        for folder in list(Path(name).parents)[:-1]:  # the last one is the store's own
+            _refuse_link(self.folder / folder)
+        return self.folder / name
 
     def put(self, block: NewBlock) -> None:
         """Write a block's file; it is on disk when this returns. Raises StoreError (a full disk, say), naming it."""
@@ -111,11 +117,12 @@ class BlockFiles:
             data = b""
         if hashlib.sha256(data).hexdigest() == sha256:
             return data
-        flaw = self.flaw(sha256, nbytes) or "changed while it was read: ask for it again"
-        raise DamagedBlock(
-            f"The KV block {path} {flaw}. All other blocks stay usable; verify() lists what is damaged, prune() "
-            "removes it, and then the block can be added again."
-        )
+        if flaw := self.flaw(sha256, nbytes):
+            raise DamagedBlock(
+                f"The KV block {path} {flaw}. All other blocks stay usable; verify() lists what is damaged, prune() "
+                "removes it, and then the block can be added again."
+            )
+        raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
 
     def flaw(self, sha256: str, nbytes: int) -> str | None:
         """What is wrong with a file, in a few words, or None; raises StoreError if it cannot be looked at."""
@@ -146,13 +153,16 @@ class BlockFiles:
             )
 
     def names(self) -> Iterator[str]:
-        """All files below `kv/`, unfinished ones too, relative to the store; raises StoreError."""
+        """All files below `kv/`, unfinished ones too, relative to the store; raises StoreError, for links too."""
 
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
                 raise StoreError(f"The folder {error.filename} cannot be listed ({error}).") from error
 
-        for parent, _, names in os.walk(self.folder / "kv", onerror=refuse):
+        _refuse_link(self.folder / "kv")
+        for parent, folders, names in os.walk(self.folder / "kv", onerror=refuse):
+            for name in folders:
+                _refuse_link(Path(parent) / name)
             for name in names:
                 yield (Path(parent) / name).relative_to(self.folder).as_posix()
 
@@ -165,7 +175,7 @@ class BlockFiles:
 
     def remove(self, name: str) -> int:
         """Remove a file by its name relative to the store; returns how many bytes that freed. Raises StoreError."""
-        path = self.folder / name
+        path = self._own(name)
         try:
             size = path.lstat().st_size
             path.unlink()
@@ -176,6 +186,14 @@ class BlockFiles:
         if self._nbytes is not None:
             self._nbytes -= size
         return size
+
+
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise StoreError(
+            f"The folder {folder} is a link, which a log store does not follow: put what it leads to in its place, or "
+            "remove it."
+        )
 
 
 def _plain_size(path: Path) -> int | None:

@@ -10,6 +10,7 @@ from typing import Literal
 Column = Literal["added", "question", "answer", "right", "rounds", "bytes"]
 Judged = Literal["", "right", "wrong", "not judged"]
 Limits = tuple[int, int]
+Facts = tuple[int, bool | None, str]  # rounds, verdict, and a JSON with `question` and `answer`
 
 JUDGED: dict[bool | None, Judged] = {True: "right", False: "wrong", None: "not judged"}
 
@@ -78,9 +79,9 @@ def in_memory(
 ) -> sqlite3.Connection:
     """The tables of a listing, of which a store in a folder has its own; each row begins with the log's number.
 
-    logs: their ids. blocks: key, tokens, bytes. facts: rounds, verdict, and a JSON with `question` and `answer`.
+    logs: their ids. blocks: key, tokens, bytes. facts: see `Facts`. Its threads have to take turns.
     """
-    db = sqlite3.connect(":memory:")
+    db = sqlite3.connect(":memory:", check_same_thread=False)
     db.executescript(
         """
         CREATE TABLE logs (seq INTEGER PRIMARY KEY, id TEXT);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,7 +58,6 @@ class LogStore(Store):
     @classmethod
     def _make(cls, place: str, header: Header) -> Self:
         folder = Path(place)
-        refuse_links(folder, StoreError, depth=2)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             found = {entry.name for entry in folder.iterdir()}
@@ -72,6 +71,7 @@ class LogStore(Store):
             raise StoreError(
                 f"{folder} holds other things ({', '.join(foreign[:3])}): give a log store its own folder."
             )
+        refuse_links(folder, StoreError, depth=2)
         store = cls._locked(folder, header, new=True)
         try:
             header.write(folder)
@@ -199,9 +199,9 @@ class LogStore(Store):
     def content(self, row: BlockRow) -> bytes:
         return self._files.content(row.sha256, row.bytes)
 
-    def _packed_at_once(self) -> list[Packed]:
+    def _packed_at_once(self) -> Generator[Packed, None, None]:
         with self._db.snapshot():  # as long as it lasts, the write-ahead log of whoever writes only grows
-            return super()._packed_at_once()
+            yield from self.packed()
 
     def _batch(self, *, whole: bool = False) -> Batch:
         return Batch(self._commit, float("inf") if whole else COMMIT_EVERY)

@@ -89,6 +89,10 @@ class LogVectors:
                 self._ids = {seq: id for seq, id in self._ids.items() if seq in there}
             self._index, self._deletions = index, deletions
             for seqs, ids, matrix in self.rows.after(next(reversed(self._ids), -1)):
-                index.add(ids, matrix)
-                self._ids |= zip(seqs, ids, strict=True)
+                try:
+                    index.add(ids, matrix)
+                    self._ids |= zip(seqs, ids, strict=True)
+                except BaseException:
+                    self._begin()  # an interruption leaves the index and the numbers of what is in it apart
+                    raise
         return index

@@ -67,22 +67,25 @@ def declared(notebook: Path) -> dict[str, type]:
         lines = [line for source in tagged for line in ast.parse(source).body]
     except (OSError, ValueError, TypeError, AttributeError, SyntaxError, nbformat.ValidationError) as error:
         raise ConfigError(f"The notebook {notebook} cannot be read ({' '.join(str(error).split())}).") from error
-    if not lines:
-        raise ConfigError(f"The notebook {notebook} has no parameters: tag a cell of `name: type = value` lines.")
     found: dict[str, type] = {}
     for line in lines:
         match line:
             case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as default):
-                kind = TYPES.get(ast.unparse(annotation))
+                kind = TYPES.get(ast.unparse(annotation).strip("'"))
             case ast.Assign(targets=[ast.Name(id=name)], value=default):
                 kind = None
+            case ast.Expr() | ast.Import() | ast.ImportFrom() | ast.Assert():
+                continue
             case _:
-                raise ConfigError(f"A parameter of {notebook} cannot be read: give each a line `name: type = value`.")
+                told = f"Line {line.lineno} of the parameters of {notebook}, `{ast.unparse(line).splitlines()[0]}`,"
+                raise ConfigError(f"{told} cannot be read: give each parameter a line `name: type = value`.")
         try:
             found[name] = kind or type(ast.literal_eval(default))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             said = f"The default of parameter {name} must be a literal, not {ast.unparse(default)}."
             raise ConfigError(said) from error
+    if not found:
+        raise ConfigError(f"The notebook {notebook} has no parameters: tag a cell of `name: type = value` lines.")
     return found
 
 

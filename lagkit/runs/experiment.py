@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -327,7 +327,16 @@ class Experiment:
                     answers.add(trace)
         return [answers.found[question.id] for question in questions]
 
-    def agent(self, policy: Policy | None, name: str, store: Store | None, **settings: Any) -> Agent:
-        """An agent with the run's model, prompt and passages. settings: `limits` (the run's by default), `exclude`."""
-        settings = {"limits": self.config.limits, "embedder": self.embedder, "passages": self.passages, **settings}
-        return Agent(self.lm, policy=policy, policy_name=name, store=store, prompt=self.prompt, **settings)
+    def agent(
+        self,
+        policy: Policy | None,
+        name: str,
+        store: Store | None,
+        *,
+        limits: Limits | None = None,
+        exclude: Mapping[str, Collection[str]] | None = None,
+    ) -> Agent:
+        """An agent with the run's model, prompt and passages; `limits` are the run's own by default."""
+        agent = partial(Agent, self.lm, prompt=self.prompt, embedder=self.embedder, passages=self.passages)
+        limits = limits or self.config.limits
+        return agent(policy=policy, policy_name=name, store=store, limits=limits, exclude=exclude)

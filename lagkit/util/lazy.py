@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from importlib import import_module
@@ -16,17 +17,24 @@ def submodules(package: str, path: Iterable[str]) -> tuple[Callable[[str], Any],
     return attributes(package, {name: f"{package}.{name}" for name in names})
 
 
-def attributes(package: str, places: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for a package's `__init__`. places: name -> `module:name`, or a module."""
+def attributes(
+    package: str, places: Mapping[str, str], *own: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` for a package's `__init__`. places: name -> `module:name`, or a module.
+
+    own: names that it has by itself.
+    """
 
     def found(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"{package} has no {name!r}; it has {', '.join(places)}.")
         module, _, attribute = places[name].partition(":")
         value = import_module(module)
-        return getattr(value, attribute) if attribute else value
+        value = getattr(value, attribute) if attribute else value
+        setattr(sys.modules[package], name, value)  # where it is found from now on
+        return value
 
-    return found, lambda: [*places]
+    return found, lambda: [*places, *own]
 
 
 if TYPE_CHECKING:

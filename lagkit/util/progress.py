@@ -91,8 +91,8 @@ class Progress:
         if self._bar is not None:
             self._bar.update(steps)
             return
-        waited, steps = time.monotonic() - self._said_at, self.done - self._said
-        if self._mode == "lines" and waited >= _LINE_SECONDS and steps >= _LINE_SHARE * (self.total or 0):
+        waited, untold = time.monotonic() - self._said_at, self.done - self._said
+        if self._mode == "lines" and waited >= _LINE_SECONDS and untold >= _LINE_SHARE * (self.total or 0):
             self._line()
 
     def _line(self) -> None:

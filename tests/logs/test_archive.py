@@ -19,7 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
+from lagkit.__main__ import main
+from lagkit.logs.archive import Archive
 from lagkit.logs.store import LogStore
+from lagkit.model.kv import KVBlock
 from lagkit.util.errors import StoreError, StoreMismatch
 from tests.helpers.stores import HEADER, content, files_of, fill, kv, new_store, same, trace, vector
 
@@ -71,6 +74,41 @@ def test_import_into_another_models_store_is_refused(store, tmp_path, change):
         other.import_archive(tmp_path / "logs.tar")
     with LogStore.open(tmp_path / "other") as other:
         assert (len(other), files_of(other)) == (0, [])
+
+
+def test_an_archive_is_opened_once_and_its_blocks_only_for_a_store_of_its_model(store, tmp_path, monkeypatch, capsys):
+    fill(store, [1, 2])
+    file, parsed, opened, parse = store.export(tmp_path / "logs.tar"), [], [], KVBlock.parse
+    monkeypatch.setattr(KVBlock, "parse", lambda *given: parsed.append(given) or parse(*given))
+    read = Archive._read
+    monkeypatch.setattr(Archive, "_read", lambda self: opened.append(self) or read(self))
+    with new_store(tmp_path / "other", model={"name": "big"}) as other:
+        for path in (file, str(file)):
+            with pytest.raises(StoreMismatch):
+                other.import_archive(path)
+    assert main(["store", "import", str(tmp_path / "other"), str(file)]) == 2
+    assert "was built with model" in capsys.readouterr().err
+    assert (len(opened), parsed) == (3, [])
+    for new in (2, 0):
+        assert main(["store", "import", str(tmp_path / "new"), str(file)]) == 0
+        assert f"{new} of 2 logs were new" in capsys.readouterr().out
+    assert (len(opened), len(parsed)) == (5, 4)
+
+
+def test_a_damaged_archive_leaves_no_new_store(parts, tmp_path):
+    damaged = {name: raw[:-1] + b"!" if name.startswith("kv/") else raw for name, raw in parts.items()}
+    pack(tmp_path / "bad.tar", damaged)
+    assert main(["store", "import", str(tmp_path / "new"), str(tmp_path / "bad.tar")]) == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_export_that_fails_ends_its_snapshot(store, tmp_path, monkeypatch):
+    fill(store, [1])
+    monkeypatch.setattr("lagkit.logs.archive.json", None)
+    with pytest.raises(AttributeError) as held:
+        store.export(tmp_path / "logs.tar")
+    assert held.tb  # which holds all that was going on
+    assert not store._db._connection.in_transaction
 
 
 # Strangers' archives

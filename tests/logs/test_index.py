@@ -111,6 +111,16 @@ def test_a_result_does_not_depend_on_the_batch(made, seed, data):
     assert hits(index, queries, k) == [hits(index, query[None], k)[0] for query in queries]
 
 
+def test_a_large_batch_is_searched_in_pieces(monkeypatch):
+    rng = np.random.default_rng(0)
+    index = VectorIndex(8)
+    index.add([f"v{i}" for i in range(50)], dense(rng, 50, 8))
+    queries = dense(rng, 33, 8)
+    whole = hits(index, queries, 7)
+    monkeypatch.setattr("lagkit.logs.index._SCORES", 120)
+    assert hits(index, queries, 7) == whole == [hits(index, query[None], 7)[0] for query in queries]
+
+
 def test_empty_index_finds_nothing():
     assert VectorIndex(3).search(np.ones((2, 3)), 5) == [[], []]
     assert VectorIndex(3).search(np.ones((9, 3)), 5) == [[]] * 9
@@ -129,6 +139,19 @@ def test_wrong_additions_change_nothing(ids, vectors, message):
     with pytest.raises(ValueError, match=message):
         index.add(ids, vectors)
     assert len(index) == 3
+
+
+@pytest.mark.parametrize("ids", [["a", "a"], ["a", "v1"]])
+def test_an_id_that_would_be_there_twice_is_refused(ids):
+    index = indexed(np.eye(3, dtype=np.float32))
+    with pytest.raises(DataError, match=f"The id '{ids[1]}' would be in the index twice"):
+        index.add(ids, np.ones((2, 3)))
+    assert len(index) == 3
+
+
+def test_negative_numbers_are_refused():
+    with pytest.raises(ValueError, match="k=-1 and offset=0"):
+        VectorIndex(3).search(np.ones((1, 3)), -1)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])

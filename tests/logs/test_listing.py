@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lagkit.logs.files import BlockRow, NewBlock
 from lagkit.logs.header import Header
 from lagkit.logs.listing import JUDGED, Filter, Order
 from lagkit.logs.retrieve import HashEmbedder
@@ -77,6 +81,46 @@ def test_extremes_and_sizes_of_some_logs(store):
     assert store.extremes() == (4, int(store.sizes()["bytes"].max()))
     some = store.ids[3:6]
     assert store.sizes(some).equals(store.sizes().loc[some])
+
+
+def test_a_listing_in_lance_is_made_once_for_each_version(tmp_path, monkeypatch):
+    pytest.importorskip("lancedb")
+    from lagkit.logs.lance import listing
+
+    made, make = [], listing.in_memory
+    monkeypatch.setattr(listing, "in_memory", lambda *rows: made.append(rows) or make(*rows))
+    with filled(tmp_path / "store.lance", 6) as store, Store.open(store.path) as reader:
+        assert [reader[i].question_id for i in range(6)] == [f"q{i}" for i in range(6)]
+        assert (len(reader.sizes()), len(made)) == (6, 1)
+        assert (reader.count(Filter("right")), reader.extremes()[0], len(made)) == (2, 4, 2)
+        with ThreadPoolExecutor(4) as pool:
+            assert [*pool.map(reader.__getitem__, range(6))] == [*reader.traces()]
+        assert len(made) == 2
+        store.delete(store.ids[:1])
+        assert (reader[0].question_id, reader.count(Filter()), len(made)) == ("q1", 5, 3)
+        store.put_block(store.ids[0], "more", kv(9))
+        assert (reader.sizes()["blocks"].iloc[0], len(made)) == (2, 4)
+        reader.close()
+        with pytest.raises(StoreError, match="was closed"):
+            reader.count(Filter())
+
+
+def test_a_strangers_logs_in_lance_are_listed_or_refused_in_a_sentence(tmp_path):
+    pytest.importorskip("lancedb")
+    from lagkit.logs.lance.catalog import block_rows, log_rows
+
+    with filled(tmp_path / "store.lance", 1) as store:
+        for change in ({"correct": [1]}, {"rounds": 5}, {"question": {"a": float("nan")}}):
+            text = json.dumps({"question": "Who?", "answer": None, "rounds": [], "correct": True} | change)
+            row = (f"log-{[*change]}", np.eye(1, 64, dtype="f4").tobytes(), text)
+            store._logs.table.append(log_rows(store.header, [(row, hashlib.sha256(text.encode()).hexdigest())]))
+        assert (store.count(Filter("right")), store.count(Filter("not judged"))) == (3, 1)
+        assert len(store.matching(Filter(), order=Order("question"))) == 4
+        blocks = [NewBlock(store.ids[0], BlockRow(key, 1, 2**62, "0" * 64), b"x") for key in ("a", "b", "c")]
+        store._blocks.table.append(block_rows(blocks, 0))
+        with pytest.raises(StoreError, match=r"The logs at .* cannot be listed \(integer overflow\): verify\(\) tells"):
+            store.sizes()
+        assert len(store.verify()) >= 3
 
 
 def test_traces_of_some_logs_come_in_the_order_that_was_asked_for(store):

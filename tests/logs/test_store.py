@@ -60,6 +60,15 @@ def test_create_refuses_what_is_there(tmp_path):
     assert [p.name for p in (tmp_path / "home").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["venv", "venv.lance"])
+def test_a_folder_of_something_else_is_not_asked_to_give_up_its_links(tmp_path, name):
+    (tmp_path / name / "bin").mkdir(parents=True)
+    (tmp_path / name / "bin" / "python").symlink_to("/usr/bin/python3")
+    with pytest.raises(StoreError, match=r"holds other things \(bin\): give a log store its own"):
+        new_store(tmp_path / name)
+    assert [p.name for p in (tmp_path / name).iterdir()] == ["bin"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

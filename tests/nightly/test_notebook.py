@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -111,8 +112,17 @@ def test_types_may_come_from_defaults(tmp_path):
     source = write(tmp_path, parameters='size = 3\nnames: list[str] = ["a"]\nrate: float = 1')
     assert nb.declared(source) == {"size": int, "names": list, "rate": float}
     assert nb.declared(write(tmp_path, parameters='name: str = "a=b"  # of = signs')) == {"name": str}
-    with pytest.raises(ConfigError, match=r"The default of parameter late must be a literal, not size \+ 1\."):
-        nb.declared(write(tmp_path, parameters="late = size + 1"))
+    for wrong in ("size + 1", "{[]: 1}"):
+        with pytest.raises(ConfigError, match=f"parameter late must be a literal, not {re.escape(wrong)}[.]"):
+            nb.declared(write(tmp_path, parameters=f"late = {wrong}"))
+
+
+def test_what_stands_among_the_parameters_is_no_parameter(tmp_path):
+    others = '"""What is asked."""\nimport sys\nfrom pathlib import Path\nassert sys.path'
+    source = write(tmp_path, parameters=f'{others}\nseed: "int" = None\nname: str = "x"')
+    assert nb.declared(source) == {"seed": int, "name": str}
+    with pytest.raises(ConfigError, match=r"small\.ipynb has no parameters"):
+        nb.declared(write(tmp_path, parameters=others))
 
 
 def test_notebooks_that_cannot_be_run_are_refused(tmp_path):
@@ -123,7 +133,7 @@ def test_notebooks_that_cannot_be_run_are_refused(tmp_path):
         nb.execute(tmp_path / "torn.ipynb", tmp_path / "out")
     with pytest.raises(ConfigError, match=r"small\.ipynb has no parameters: tag a cell of `name: type = value` lines"):
         nb.execute(write(tmp_path, parameters="# nothing here"), tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"A parameter of .*small\.ipynb cannot be read: give each a line"):
+    with pytest.raises(ConfigError, match=r"Line 2 of the parameters of .*small\.ipynb, `a = b = 1`, cannot be read"):
         nb.execute(write(tmp_path, parameters="size: int = 3\na = b = 1"), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"The executed copy would replace .*small\.ipynb: choose another folder\."):
         nb.execute(write(tmp_path), tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -144,6 +145,15 @@ def test_a_run_may_ask_for_exact_searches(tmp_path, lm):
     for search, exact in (("auto", False), ("exact", True)):
         with small_run(tmp_path / search, lm, search=search).store(write=True) as store:
             assert store.exact_search is exact
+
+
+def test_an_agent_of_a_run_has_its_limits_unless_told_others(run, lm):
+    experiment = small_run(run[0].out, lm)
+    limits = replace(experiment.config.limits, max_rounds=1)
+    assert experiment.agent(None, "no_logs", None, limits=None).limits == experiment.config.limits
+    assert experiment.agent(None, "no_logs", None, limits=limits).limits == limits
+    with pytest.raises(TypeError, match="wording"):
+        experiment.agent(None, "no_logs", None, wording="plain")
 
 
 def test_a_run_that_is_done_is_not_done_again(run, lm, monkeypatch):

@@ -1,8 +1,8 @@
 """A store's two tables: their schemas, the checksums of their rows, and what they hold, kept in memory.
 
 `logs`: a log a row, and in the schema's metadata the store's header. `blocks`: a KV block a row, whose bytes, those of
-a file of `KVBlock.save`, stand apart from the other columns. Both are read once and then updated, which saves requests
-to the object store.
+`KVBlock.dump`, stand apart from the other columns. Both are read once and then updated, which saves requests to the
+object store.
 """
 
 from __future__ import annotations
@@ -105,6 +105,8 @@ def block_rows(blocks: Iterable[NewBlock], written: int) -> pa.Table:
 
 
 Entry = TypeVar("Entry", LogEntry, BlockEntry)
+# Traces read at a time.
+TRACES = 512
 # Seconds for which a missing entry is taken to be missing: a look-up of a thousand missing blocks makes one request.
 FRESH = 0.5
 
@@ -125,7 +127,7 @@ class Catalog(Generic[Entry]):
         self._kind: type[Any] = kind
         self._columns: tuple[str, ...] = (*self._kind._fields[1:], "crc")
         self._turn = threading.RLock()
-        self._version, self._looked = 0, float("-inf")
+        self.version, self._looked = 0, float("-inf")
         self._forget()
 
     def _forget(self) -> None:
@@ -137,7 +139,7 @@ class Catalog(Generic[Entry]):
         """Bring it up to date with the newest version: one request if there is no newer one."""
         with self._turn:
             looked, version = time.monotonic(), self.table.latest()
-            if version != self._version:
+            if version != self.version:
                 rows = self._tail()
                 if rows is None:
                     self._forget()
@@ -146,7 +148,7 @@ class Catalog(Generic[Entry]):
                     self._went()
                 else:
                     self._take(rows)
-            self._looked, self._version = looked, version
+            self._looked, self.version = looked, version
 
     @property
     def has_holes(self) -> bool:

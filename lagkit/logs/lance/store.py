@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +22,7 @@ from lagkit.logs.lance.catalog import (
     BLOCKS,
     HEADER,
     LOGS,
+    TRACES,
     BlockEntry,
     Blocks,
     Catalog,
@@ -34,8 +34,8 @@ from lagkit.logs.lance.catalog import (
     logs_schema,
     pages,
 )
+from lagkit.logs.lance.listing import Listing
 from lagkit.logs.lance.tables import Conflict, Place
-from lagkit.logs.listing import in_memory
 from lagkit.logs.upkeep import Problem, check_bound
 from lagkit.logs.vectors import LogVectors
 from lagkit.model.kv import KVBlock
@@ -53,8 +53,6 @@ FRAGMENTS = 100
 SMALL = 2**30
 # Other processes may still read versions that are not older.
 KEEP = timedelta(minutes=10)
-# Traces read at a time.
-PAGE = 512
 
 
 class LanceStore(Store):
@@ -88,10 +86,11 @@ class LanceStore(Store):
         self._cache = cache if cache is not None else DiskCache.of(uri)
         self._log_rows, self._block_rows = Logs(logs, self.dim, uri), Blocks(blocks)
         self._vectors = LogVectors(self._log_rows)
-        self._known: dict[int, tuple[int, bool | None, str]] = {}  # `facts` of a listing: a row's trace never changes
+        self._listing = Listing(self._log_rows, self._block_rows, uri)
 
     def close(self) -> None:
         self._closed = True
+        self._listing.close()
 
     @classmethod
     def _make(cls, place: str, header: Header) -> Self:
@@ -159,7 +158,7 @@ class LanceStore(Store):
 
     def traces(self, logs: Sequence[str] | None = None) -> Iterator[Trace]:
         entries = self._entries() if logs is None else list(map(self._entry, logs))
-        for page in pages(entries, PAGE):
+        for page in pages(entries, TRACES):
             texts = self._logs.texts(page)
             yield from (self._trace(entry.id, texts[entry.rowid]) for entry in page)
 
@@ -200,22 +199,8 @@ class LanceStore(Store):
         return pd.DataFrame(problems, columns=Problem._fields)
 
     def _query(self, sql: str, *values: Any, facts: bool = False) -> list[tuple[Any, ...]]:
-        entries = self._entries_with_blocks()
-        logs = [(entry.rowid, entry.id) for entry in entries]
-        blocks = [(seq, b.key, b.tokens, b.bytes) for seq, log in logs for b in self._blocks.of(log)]
-        known = self._facts(entries) if facts else {}
-        with closing(in_memory(logs, blocks, ((seq, *known[seq]) for seq, _ in logs if facts))) as db:
-            return db.execute(sql, values).fetchall()
-
-    def _facts(self, entries: Sequence[LogEntry]) -> dict[int, tuple[int, bool | None, str]]:
-        """What logs are listed by, by row id; each trace is read once for that and then known."""
-        new = [entry for entry in entries if entry.rowid not in self._known]
-        for page in pages(new, PAGE):
-            for rowid, text in self._logs.texts(page).items():
-                raw = json.loads(text or "{}")
-                named = json.dumps({name: raw.get(name) for name in ("question", "answer")})
-                self._known[rowid] = len(raw.get("rounds", ())), raw.get("correct"), named
-        return self._known
+        self._check_open()
+        return self._listing.query(sql, values, facts)
 
     def _entries_with_blocks(self) -> list[LogEntry]:
         self._blocks.sync()
@@ -232,7 +217,7 @@ class LanceStore(Store):
 
     def packed(self) -> Iterator[Packed]:
         entries = self._entries_with_blocks()
-        for page in pages(entries, PAGE):
+        for page in pages(entries, TRACES):
             texts, vectors = self._logs.texts(page), self._logs.embeddings(page)
             for entry in page:
                 text, vector = texts[entry.rowid], vectors.get(entry.rowid)
@@ -339,8 +324,10 @@ def _found(uri: str) -> set[str]:
     """What a local folder holds that is no table; LanceDB looks for tables only."""
     if "://" in uri or not os.path.lexists(uri):
         return set()
-    refuse_links(Path(uri), StoreError, depth=3)
     try:
-        return {entry.name for entry in Path(uri).iterdir() if entry.suffix != ".lance"}
+        found = {entry.name for entry in Path(uri).iterdir() if entry.suffix != ".lance"}
     except OSError as error:
         raise StoreError(f"No log store can be made at {uri} ({error}).") from error
+    if not found:  # else no store is made there, whatever the links lead to
+        refuse_links(Path(uri), StoreError, depth=3)
+    return found

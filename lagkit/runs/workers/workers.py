@@ -19,7 +19,7 @@ from lagkit.runs.experiment import Experiment
 from lagkit.runs.register import refuse_elsewhere
 from lagkit.runs.workers.worker import Load, Worker
 from lagkit.types import Question, Trace
-from lagkit.util.errors import ConfigError, LagkitError
+from lagkit.util.errors import ClusterError, ConfigError, LagkitError
 
 
 class Workers:
@@ -116,7 +116,7 @@ class Workers:
         """As `Local.block_keys`."""
         [(_, keys)] = self.pool.run("block_keys", [str(policy)], lambda _: policy, 1)
         if isinstance(keys, LagkitError):
-            raise keys
+            raise ClusterError(f"No worker can tell the blocks of {policy}: {keys}. Give each more memory.")
         return list(keys)
 
     def answer(self, questions: Collection[Question], asking: Asking) -> Iterator[Trace]:

@@ -274,6 +274,14 @@ def test_an_item_that_kills_its_workers_ends_with_an_error_and_the_others_are_do
     )
 
 
+def test_a_policy_that_kills_its_workers_is_named():
+    death = ClusterError("it took 3 workers with it, the last one alone (its node ran out of memory)")
+    workers = SimpleNamespace(pool=SimpleNamespace(run=lambda *given: iter([("kv_last_round", death)])))
+    with pytest.raises(ClusterError) as told:
+        Workers.block_keys(workers, "kv_last_round")
+    assert str(told.value) == f"No worker can tell the blocks of kv_last_round: {death}. Give each more memory."
+
+
 def test_a_worker_that_dies_once_is_replaced_and_its_item_is_done(frail, tmp_path):
     assert done_by(frail, [tmp_path / "marker"]) == [(0, tmp_path / "marker")]
 
