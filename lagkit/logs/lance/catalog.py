@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ def pages(entries: Sequence[LogEntry], size: int) -> Iterator[Sequence[LogEntry]
     return (entries[start : start + size] for start in range(0, len(entries), size))
 
 
-class Catalog(Generic[Entry]):
+class Catalog(ABC, Generic[Entry]):
     """The sound rows of a table, oldest first, and what is wrong with the others.
 
     Rows are only appended, so following means to read the end of the table, as long as its beginning is the same.
@@ -212,8 +213,9 @@ class Catalog(Generic[Entry]):
                 self._note(entry)
             self._last = max(self._last, entry.rowid)
 
+    @abstractmethod
     def _note(self, entry: Entry) -> None:
-        raise NotImplementedError
+        """Called with each sound entry that is new."""
 
     def _went(self) -> None:
         """Called when entries may have gone, or come back."""
