@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -337,6 +337,14 @@ class Experiment:
         exclude: Mapping[str, Collection[str]] | None = None,
     ) -> Agent:
         """An agent with the run's model, prompt and passages; `limits` are the run's own by default."""
-        agent = partial(Agent, self.lm, prompt=self.prompt, embedder=self.embedder, passages=self.passages)
-        limits = limits or self.config.limits
-        return agent(policy=policy, policy_name=name, store=store, limits=limits, exclude=exclude)
+        return Agent(
+            self.lm,
+            policy=policy,
+            policy_name=name,
+            store=store,
+            limits=limits or self.config.limits,
+            prompt=self.prompt,
+            embedder=self.embedder,
+            passages=self.passages,
+            exclude=exclude,
+        )
