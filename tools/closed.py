@@ -1,0 +1,109 @@
+"""`python -m tools.closed CONFIG --page FILE.md`: what a model answers from memory, without passages or logs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+from typer import Argument, Option
+
+from lagkit.agent.loop import Agent
+from lagkit.datasets import loaders
+from lagkit.model.prompts.prompt import Prompt
+from lagkit.runs.answers import result_row
+from lagkit.runs.config import RunConfig
+from lagkit.runs.experiment import Experiment
+from lagkit.util import cli, markdown
+from lagkit.util.errors import ConfigError
+from lagkit.util.paths import at
+from lagkit.util.progress import progress, quiet
+from lagkit.util.terminal import tell
+from tools import provenance, sections
+
+CLOSED = Prompt(
+    name="closed",
+    kind="qa",
+    system=(
+        "You answer questions from memory. Give nothing but the shortest possible answer inside <ans></ans>: a name, a "
+        "date, a place, yes or no. Guess if you do not know."
+    ),
+    user="Question: $question",
+    opening="",
+    notes="",
+    distil_system="",
+    distil_user="",
+)
+NEW_TOKENS = 32
+
+app = cli.application("Ask the unseen questions of a run in a closed book.")
+
+
+def measure(run: Experiment) -> pd.DataFrame:
+    """Outcome of each unseen question, answered in one round without passages; with its hops, and its `overlap`."""
+    if run.data.kind != "qa":
+        raise ConfigError(f"{run.data.name} has no passages, so that its book is always closed: give other data.")
+    limits = replace(run.config.limits, max_rounds=1, max_new_tokens=NEW_TOKENS)
+    asked = {question.id: question for question in run.questions("unseen")}
+    agent = Agent(run.lm, prompt=CLOSED, embedder=run.embedder, passages=run.passages, limits=limits)
+    traces = progress(agent.run(asked.values()), "Answering from memory", total=len(asked))
+    rows = pd.DataFrame([result_row(asked[trace.question_id], trace) for trace in traces])
+    overlap = dict(zip(asked, loaders.overlaps(run.log_questions, asked.values()), strict=True))
+    numbers = loaders.numbered(loaders.hops(asked.values()))
+    return rows.assign(overlap=rows["question_id"].map(overlap), hops=rows["question_id"].map(numbers))
+
+
+def remade(folder: Path) -> str:
+    """The page of the rows in a folder, a section for each data set."""
+    parts = []
+    for name, rows, made in sections.kept(folder):
+        settings = made["settings"]
+        command = "python -m tools.closed CONFIG.yaml --page FILE.md"
+        parts += [
+            f"## {name}",
+            f"{settings['model']} in {settings['dtype']}, at most {NEW_TOKENS} new tokens.",
+            _table(rows),
+            provenance.made_with(command, made["versions"], made["git"]),
+        ]
+    return markdown.page(Path(__file__).with_name("closed.md.j2"), sections="\n\n".join(parts))
+
+
+def _table(rows: pd.DataFrame) -> str:
+    kinds = {"all questions": rows}
+    kinds |= {f"overlap `{name}`": rows[rows["overlap"] == name] for name in ("all", "final", "other", "none")}
+    kinds |= {f"{n} hops": own for n, own in rows.groupby(rows["hops"].map(len))}
+    told = []
+    for kind, own in kinds.items():
+        if not own.empty:
+            hops, own = sections.hops(own), own.set_index("question_id")
+            counts = f"{own['abstained'].mean():.0%}", int(own["failed"].sum())
+            told.append([kind, len(own), sections.share(own["em"], hops), f"{own['f1'].mean():.2f}", *counts])
+    return markdown.table(["questions", "n", "right", "f1", "abstained", "failed"], told)
+
+
+@app.command()
+def closed(
+    words: Annotated[list[str], Argument(metavar="CONFIG.yaml|key=value", help="the run, and settings of it")],
+    page: Annotated[Path, Option(metavar="FILE.md", parser=at, help="its rows go into the folder of its name")],
+) -> None:
+    """Answer a run's unseen questions from memory alone."""
+    configs, pairs = cli.parted(words)
+    if len(configs) != 1:
+        raise ConfigError("Give one file of settings.")
+    quiet()
+    run = Experiment(RunConfig.of(configs[0], **cli.settings(pairs)))
+    rows = measure(run)
+    sections.save(page, run.data.name, rows, sections.made(run.config), remade)
+    tell(page.read_text(encoding="utf-8"))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 2 (an error), 130 (interrupted)."""
+    return cli.call(app, "python -m tools.closed", words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
