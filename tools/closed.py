@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 from typer import Argument, Option
@@ -17,6 +17,8 @@ from lagkit.model.prompts.prompt import Prompt
 from lagkit.runs.answers import result_row
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
+from lagkit.stats.metrics import normalize
+from lagkit.types import Question, Trace
 from lagkit.util import cli, markdown
 from lagkit.util.errors import ConfigError
 from lagkit.util.paths import at
@@ -27,12 +29,10 @@ from tools import provenance, sections
 CLOSED = Prompt(
     name="closed",
     kind="qa",
-    system=(
-        "You answer questions from memory. Give nothing but the shortest possible answer inside <ans></ans>: a name, a "
-        "date, a place, yes or no. Guess if you do not know."
-    ),
+    system="You answer questions from memory. Reply with the answer alone: a name, a number or a place. If you are not "
+    "sure, guess.",
     user="Question: $question",
-    opening="",
+    opening="In a word or two:",
     notes="",
     distil_system="",
     distil_user="",
@@ -40,6 +40,13 @@ CLOSED = Prompt(
 NEW_TOKENS = 32
 
 app = cli.application("Ask the unseen questions of a run in a closed book.")
+
+
+def row(question: Question, trace: Trace) -> dict[str, Any]:
+    """Outcome of a question, with the whole response as its answer, and whether that has `named` a right one."""
+    said = trace.rounds[0].response if trace.rounds else ""
+    named = any(f" {normalize(answer)} " in f" {normalize(said)} " for answer in question.answers)
+    return result_row(question, replace(trace, answer=said or None)) | {"named": named}
 
 
 def measure(run: Experiment) -> pd.DataFrame:
@@ -50,7 +57,7 @@ def measure(run: Experiment) -> pd.DataFrame:
     asked = {question.id: question for question in run.questions("unseen")}
     agent = Agent(run.lm, prompt=CLOSED, embedder=run.embedder, passages=run.passages, limits=limits)
     traces = progress(agent.run(asked.values()), "Answering from memory", total=len(asked))
-    rows = pd.DataFrame([result_row(asked[trace.question_id], trace) for trace in traces])
+    rows = pd.DataFrame([row(asked[trace.question_id], trace) for trace in traces])
     overlap = dict(zip(asked, loaders.overlaps(run.log_questions, asked.values()), strict=True))
     numbers = loaders.numbered(loaders.hops(asked.values()))
     return rows.assign(overlap=rows["question_id"].map(overlap), hops=rows["question_id"].map(numbers))
@@ -79,9 +86,9 @@ def _table(rows: pd.DataFrame) -> str:
     for kind, own in kinds.items():
         if not own.empty:
             hops, own = sections.hops(own), own.set_index("question_id")
-            counts = f"{own['abstained'].mean():.0%}", int(own["failed"].sum())
-            told.append([kind, len(own), sections.share(own["em"], hops), f"{own['f1'].mean():.2f}", *counts])
-    return markdown.table(["questions", "n", "right", "f1", "abstained", "failed"], told)
+            shares = (sections.share(own[name], hops) for name in ("em", "named"))
+            told.append([kind, len(own), *shares, f"{own['f1'].mean():.2f}", int(own["failed"].sum())])
+    return markdown.table(["questions", "n", "right", "named", "f1", "failed"], told)
 
 
 @app.command()
