@@ -161,7 +161,7 @@ class Stream:
 
     def _part(self, log: str) -> PendingBlock:
         row = self.store.find(log, POLICY)
-        return self._hot.fetch(row.sha256, row.tokens, row.bytes, partial(self.store.load, row))
+        return self._hot.fetch(row.digest, row.tokens, row.bytes, partial(self.store.load, row))
 
     def _add(self, log: Source) -> None:
         [vector] = self.embedder.documents([log.trace.key])

@@ -47,7 +47,7 @@ def rows_before_files(monkeypatch) -> str:
     def put(files, block):
         aside = files.folder / "kv" / f"new-{uuid.uuid4().hex}.safetensors"
         aside.write_bytes(block.content)
-        waiting.append((aside, files.folder / block_name(block.row.sha256)))
+        waiting.append((aside, files.folder / block_name(block.row.digest)))
 
     def late(store, logs, blocks):
         commit(store, logs, blocks)
@@ -63,7 +63,7 @@ def rows_before_files(monkeypatch) -> str:
 
 def files_unchecked(monkeypatch) -> str:
     """A reader that takes a block's file as it is."""
-    monkeypatch.setattr(BlockFiles, "flaw", lambda files, sha256, nbytes: None)
+    monkeypatch.setattr(BlockFiles, "flaw", lambda files, digest, nbytes: None)
     return "flipped bits in blocks"
 
 

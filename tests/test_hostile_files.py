@@ -303,7 +303,7 @@ def test_a_database_that_was_written_over(pattern, patches):
 
 WRONG = ["NULL", "5", "'text'", "x'00'", "1.5", "-1", "9e999", "x'ff'", "'../../evil'", "''"]
 COLUMNS = [("logs", "id"), ("logs", "embedding"), ("traces", "json"), ("traces", "seq"), ("blocks", "key")] + [
-    ("blocks", column) for column in ("tokens", "bytes", "sha256", "seq")
+    ("blocks", column) for column in ("tokens", "bytes", "digest", "seq")
 ]
 
 

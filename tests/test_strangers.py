@@ -77,7 +77,7 @@ def use(open_store: Callable[[bool], LogStore], elsewhere: Path) -> list[str]:
     return said
 
 
-def altered(folder: Path, sha256: object) -> None:
+def altered(folder: Path, digest: object) -> None:
     """A block's row that names another file, with the checksum that belongs to it."""
     raw = sqlite3.connect(folder / "logs.sqlite", isolation_level=None)
     raw.create_function("crc32", -1, crc32)
@@ -85,10 +85,10 @@ def altered(folder: Path, sha256: object) -> None:
     [(log, key, tokens, nbytes)] = raw.execute(
         "SELECT id, key, tokens, bytes FROM blocks JOIN logs USING (seq) WHERE seq = 1"
     )
-    values = (log, key, tokens, nbytes, sha256)
+    values = (log, key, tokens, nbytes, digest)
     parts = [(("integer" if isinstance(v, int) else "text"), str(v)) for v in values]
     crc = crc32(*(word for part in parts for word in part))
-    raw.execute("UPDATE blocks SET sha256 = ?, crc = ? WHERE seq = 1", (sha256, crc))
+    raw.execute("UPDATE blocks SET digest = ?, crc = ? WHERE seq = 1", (digest, crc))
     raw.close()
 
 
@@ -138,10 +138,10 @@ def a_pipe(folder: Path, outside: Path) -> None:
 
 
 ATTACKS: dict[str, Attack] = {
-    "a sha256 with dots": lambda folder, outside: altered(folder, "../outside/victim"),
-    "an absolute sha256": lambda folder, outside: altered(folder, str(outside / "victim")),
-    "a sha256 with a null": lambda folder, outside: altered(folder, f"{'a' * 64}\0/../../outside/victim"),
-    "a sha256 of 64 characters": lambda folder, _: altered(folder, "../outside/".ljust(58, "/") + "victim"),
+    "a digest with dots": lambda folder, outside: altered(folder, "../outside/victim"),
+    "an absolute digest": lambda folder, outside: altered(folder, str(outside / "victim")),
+    "a digest with a null": lambda folder, outside: altered(folder, f"{'a' * 64}\0/../../outside/victim"),
+    "a digest of 64 characters": lambda folder, _: altered(folder, "../outside/".ljust(58, "/") + "victim"),
     "a hot journal": lambda folder, outside: hot_journal(folder, outside / "victim"),
     "kv": linked("kv", "store/kv"),
     "a folder of blocks": lambda folder, outside: linked_block(folder, outside, 1),
@@ -176,7 +176,7 @@ def test_a_strangers_store_changes_nothing_outside(tmp_path, outside, name):
         assert len(said) > 0
 
 
-@pytest.mark.parametrize("name", ["a sha256 with dots", "a block", "a pipe for a block"])
+@pytest.mark.parametrize("name", ["a digest with dots", "a block", "a pipe for a block"])
 def test_what_a_stranger_altered_is_listed_and_pruned_and_the_rest_is_usable(tmp_path, outside, name):
     with new_store(tmp_path / "store") as store:
         one, two = fill(store, [1, 2])
@@ -193,7 +193,7 @@ def test_what_a_stranger_altered_is_listed_and_pruned_and_the_rest_is_usable(tmp
 
 def test_what_a_killed_create_left_is_no_way_in_either(tmp_path, outside):
     for name, attack in ATTACKS.items():
-        if name.startswith(("a sha256", "an absolute", "a block", "a folder", "a pipe", "the header")):
+        if name.startswith(("a digest", "an absolute", "a block", "a folder", "a pipe", "the header")):
             continue
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
         with new_store(tmp_path / "store") as store:
@@ -206,12 +206,12 @@ def test_what_a_killed_create_left_is_no_way_in_either(tmp_path, outside):
         assert snapshot(outside) == before, name
 
 
-@pytest.mark.parametrize("sha256", ["../../outside/victim", "/outside/victim", "", "A" * 64, "a" * 63, "a" * 64 + "\n"])
-def test_no_name_but_a_sha256_becomes_a_path(tmp_path, sha256):
-    with pytest.raises(DamagedBlock, match="is no sha256 of a KV block"):
-        block_name(sha256)
+@pytest.mark.parametrize("digest", ["../../outside/victim", "/outside/victim", "", "A" * 64, "a" * 63, "a" * 64 + "\n"])
+def test_no_name_but_a_sha256_becomes_a_path(tmp_path, digest):
+    with pytest.raises(DamagedBlock, match="is no digest of a KV block"):
+        block_name(digest)
     cache = DiskCache(tmp_path, 100)
-    assert (cache.get(sha256), cache.put(sha256, b"x"), cache.nbytes) == (None, False, 0)
+    assert (cache.get(digest), cache.put(digest, b"x"), cache.nbytes) == (None, False, 0)
 
 
 def test_a_header_without_end_is_not_read(tmp_path):
@@ -305,7 +305,7 @@ def test_rows_in_lancedb_that_name_a_path_are_damaged(tmp_path, outside, name):
         fill(store, [1, 2])
     LANCE[name](place, outside)
     with LanceStore.open(place, write=True) as store:
-        assert store.verify()["problem"].tolist() == ["a row of it is damaged: its sha256 is none"]
+        assert store.verify()["problem"].tolist() == ["a row of it is damaged: its digest is none"]
         assert store.ids == [trace(1).id, trace(2).id]
         store.prune()
         assert store.verify().empty

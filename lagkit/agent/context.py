@@ -132,10 +132,10 @@ class KVContextBuilder(LogTexts):
             row = store.find(log, key)  # read as every later reader finds it: a codec may have changed it
             if row is None:  # another process has removed it
                 return block
-        if row.sha256 not in self.lm.block_cache and self._is_sooner_computed(log, row):
+        if row.digest not in self.lm.block_cache and self._is_sooner_computed(log, row):
             computed = encoder.encode(store.get(log), policy)
-            return self.lm.block_cache.fetch(row.sha256, row.tokens, computed.nbytes, lambda: computed)
-        return self.lm.block_cache.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row))
+            return self.lm.block_cache.fetch(row.digest, row.tokens, computed.nbytes, lambda: computed)
+        return self.lm.block_cache.fetch(row.digest, row.tokens, row.bytes, partial(store.load, row))
 
     @cached_property
     def rates(self) -> Rates:

@@ -1,10 +1,10 @@
 """Archives: a store in one file, a plain tar of JSON and safetensors, verified before any of it is used.
 
     store.json              the header
-    logs.jsonl              one log a line: its id, its trace, its blocks (key, tokens, bytes, sha256)
+    logs.jsonl              one log a line: its id, its trace, its blocks (key, tokens, bytes, digest)
     embeddings.safetensors  `embeddings`, float32 [logs, dim], in the order of logs.jsonl
-    checksums.json          the sha256 of these three
-    kv/ab/<sha256>.safetensors
+    checksums.json          the digests of these three
+    kv/ab/<digest>.safetensors
 
 Members are read by these names, in this order, and never unpacked by names in the file. None is read before it is
 known to be complete, so that nothing is allocated for sizes that an archive only claims.
@@ -12,7 +12,6 @@ known to be complete, so that nothing is allocated for sizes that an archive onl
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -28,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from lagkit.logs.embeddings import unit_rows
-from lagkit.logs.files import BlockRow, Packed, block_name, dtype_name
+from lagkit.logs.files import BlockRow, Packed, block_name, digest_of, dtype_name
 from lagkit.logs.header import NAME as HEADER
 from lagkit.logs.header import Header
 from lagkit.model.kv import KVBlock
@@ -73,7 +72,7 @@ def _fill(tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content:
     lines, vectors = [], []
     found: dict[str, BlockRow] = {}
     for log in logs:
-        found |= {block.sha256: block for block in log.blocks}
+        found |= {block.digest: block for block in log.blocks}
         blocks = [block._asdict() for block in log.blocks]
         lines.append(json.dumps({"id": log.id, "trace": json.loads(log.trace), "blocks": blocks}) + "\n")
         vectors.append(np.frombuffer(log.embedding, dtype="<f4"))
@@ -83,15 +82,11 @@ def _fill(tar: tarfile.TarFile, header: Header, logs: Iterable[Packed], content:
         LOGS: "".join(lines).encode(),
         EMBEDDINGS: save({"embeddings": matrix}),
     }
-    parts[CHECKSUMS] = json.dumps({name: _sha256(part) for name, part in parts.items()}).encode()
+    parts[CHECKSUMS] = json.dumps({name: digest_of(part) for name, part in parts.items()}).encode()
     for name, part in parts.items():
         _put(tar, name, part)
-    for sha256, block in found.items():
-        _put(tar, block_name(sha256), content(block))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    for digest, block in found.items():
+        _put(tar, block_name(digest), content(block))
 
 
 def _put(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -150,10 +145,10 @@ class Archive:
         self.header = Header.parse(parts[HEADER], f"{self.path}: {HEADER}")
         checksums: dict[str, str] = json.loads(parts.pop(CHECKSUMS))
         for name, part in parts.items():
-            if _sha256(part) != checksums[name]:
+            if digest_of(part) != checksums[name]:
                 raise ValueError(f"the checksum of {name} is wrong")
         self.logs = list(self._packed(parts[LOGS], parts[EMBEDDINGS]))
-        named = {block_name(block.sha256) for log in self.logs for block in log.blocks}
+        named = {block_name(block.digest) for log in self.logs for block in log.blocks}
         for name in members:
             if name not in named:
                 raise ValueError(f"no log names its member {name!r}")
@@ -173,7 +168,7 @@ class Archive:
 
     def content(self, block: BlockRow) -> bytes:
         """The bytes of a block's file."""
-        return self._content(block_name(block.sha256))
+        return self._content(block_name(block.digest))
 
     def _plain_members(self) -> Iterator[str]:
         """The names of the members, each taken note of once it is known to be a file that is there as a whole."""
@@ -203,8 +198,8 @@ class Archive:
             trace, blocks = Trace.from_dict(log["trace"]), tuple(BlockRow(**block) for block in log["blocks"])
             if trace.id != log["id"]:
                 raise ValueError("a trace is not what its id says")
-            if strange := [block.sha256 for block in blocks if not is_digest(block.sha256)]:
-                raise ValueError(f"{strange[0]!r:.80} is no sha256 of a block")
+            if strange := [block.digest for block in blocks if not is_digest(block.digest)]:
+                raise ValueError(f"{strange[0]!r:.80} is no digest of a block")
             yield Packed(trace.id, vector.astype("<f4").tobytes(), json.dumps(trace.to_dict()), blocks)
 
     def _check(self, blocks: Sequence[BlockRow]) -> None:
@@ -212,15 +207,15 @@ class Archive:
         sizes = {name: member.size for name, member in self._members.items()}
         for block in blocks:
             block.key.encode()  # refuses what is no text, or none that a database takes
-            if sizes.get(block_name(block.sha256), block.bytes) != block.bytes:
-                raise ValueError(f"the size of block {block.sha256} is wrong")
-        for block in {block.sha256: block for block in blocks}.values():
+            if sizes.get(block_name(block.digest), block.bytes) != block.bytes:
+                raise ValueError(f"the size of block {block.digest} is wrong")
+        for block in {block.digest: block for block in blocks}.values():
             content = self.content(block)
-            if _sha256(content) != block.sha256:
-                raise ValueError(f"the checksum of block {block.sha256} is wrong")
+            if digest_of(content) != block.digest:
+                raise ValueError(f"the checksum of block {block.digest} is wrong")
             try:
                 found = KVBlock.parse(content, self.path, self.header.codec)
             except DamagedBlock as error:
-                raise ValueError(f"{block.sha256} is no KV block") from error
+                raise ValueError(f"{block.digest} is no KV block") from error
             if (len(found), dtype_name(found)) != (block.tokens, self.header.dtype):
-                raise ValueError(f"{block.sha256} is another KV block")
+                raise ValueError(f"{block.digest} is another KV block")

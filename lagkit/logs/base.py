@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from abc import abstractmethod
@@ -21,7 +20,7 @@ from lagkit.logs.address import SUFFIX, checked_uri
 from lagkit.logs.archive import Archive
 from lagkit.logs.contract import Readable
 from lagkit.logs.embeddings import unit_rows
-from lagkit.logs.files import BlockRow, LogRow, NewBlock, Packed, dtype_name
+from lagkit.logs.files import BlockRow, LogRow, NewBlock, Packed, digest_of, dtype_name
 from lagkit.logs.header import Header
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.model.backend import Model
@@ -244,7 +243,7 @@ class Store(Readable):
                     f"Block {key!r} of log {log} cannot be kept as {self.codec} ({error}): look at the model's keys "
                     "and values, or use a store with codec none."
                 ) from error
-            row = BlockRow(key, len(block), len(content), hashlib.sha256(content).hexdigest())
+            row = BlockRow(key, len(block), len(content), digest_of(content))
             new.append(NewBlock(log, row, content))
         return new
 
@@ -261,7 +260,7 @@ class Store(Readable):
     def _put_one(self, batch: Batch, log: Packed, content: Callable[[BlockRow], bytes]) -> None:
         new = [NewBlock(log.id, row, content(row)) for row in log.blocks if not self._is_sound(log.id, row.key)]
         for block in new:
-            if hashlib.sha256(block.content).hexdigest() != block.row.sha256:
+            if digest_of(block.content) != block.row.digest:
                 raise StoreError(
                     f"Block {block.row.key!r} of log {log.id} is not what its row says: verify() the store that it "
                     "comes from."

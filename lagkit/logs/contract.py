@@ -232,7 +232,7 @@ class Readable(ABC):
 
     @abstractmethod
     def content(self, row: BlockRow) -> bytes:
-        """The bytes of a block as `KVBlock.dump` gives them; raises DamagedBlock unless its sha256 is right."""
+        """The bytes of a block as `KVBlock.dump` gives them; raises DamagedBlock unless its digest is right."""
 
     def export(self, path: str | Path) -> Path:
         """Write everything into one new file, a tar of JSON and safetensors that `import_archive` reads.

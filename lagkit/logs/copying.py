@@ -75,7 +75,7 @@ def _compare(source: Store, target: Store, total: int) -> int:
             if differs := [name for name in Packed._fields if getattr(ours, name) != getattr(theirs, name)]:
                 where = f"they differ in the {differs[0]} of log {ours.id}"
                 raise StoreError(f"{target.path} is no copy of {source.path}: {where}. {again}")
-            # Its blocks' sha256 are those of the source's, and that they could be read proves that they are right.
+            # Its blocks' digests are those of the source's, and that they could be read proves that they are right.
             checked += sum(map(len, contents.values()))
             shown.update()
     return checked

@@ -45,12 +45,12 @@ SOUND_LOG = f"logs.crc IS {_crc('logs.id', 'logs.embedding')}"
 SOUND_EMBEDDING = f"CASE WHEN {SOUND_LOG} THEN embedding END"
 SOUND_TRACE = f"traces.crc IS {_crc(_OWNER.format('traces'), 'traces.json')}"
 SOUND_JSON = f"CASE WHEN {SOUND_TRACE} THEN json END"
-_BLOCK = tuple(f"blocks.{column}" for column in ("key", "tokens", "bytes", "sha256"))
+_BLOCK = tuple(f"blocks.{column}" for column in ("key", "tokens", "bytes", "digest"))
 # An index that is damaged may lead to the row of another log, whose id only the row itself tells.
 OWN_BLOCK = f"{_OWNER.format('blocks')} = ?"
 _SEALED_BLOCK = f"blocks.crc IS {_crc(_OWNER.format('blocks'), *_BLOCK)}"
-# A checksum is no proof of who computed it, and a sha256 becomes the name of a file.
-SOUND_BLOCK = f"({_SEALED_BLOCK} AND is_digest(blocks.sha256))"
+# A checksum is no proof of who computed it, and a digest becomes the name of a file.
+SOUND_BLOCK = f"({_SEALED_BLOCK} AND is_digest(blocks.digest))"
 
 
 def _seal(table: str, sound: str, key: str) -> str:
@@ -83,11 +83,11 @@ MIGRATIONS: tuple[str, ...] = (
         key TEXT NOT NULL,
         tokens INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
-        sha256 TEXT NOT NULL CHECK (length(sha256) = 64 AND sha256 NOT GLOB '*[^0-9a-f]*'),
+        digest TEXT NOT NULL CHECK (length(digest) = 64 AND digest NOT GLOB '*[^0-9a-f]*'),
         crc INTEGER,
         PRIMARY KEY (seq, key)
     ) WITHOUT ROWID;
-    CREATE INDEX block_files ON blocks (sha256);
+    CREATE INDEX block_files ON blocks (digest);
     CREATE TABLE counters (deletions INTEGER NOT NULL);
     INSERT INTO counters VALUES (0);
     CREATE TRIGGER count_deletions AFTER DELETE ON logs BEGIN

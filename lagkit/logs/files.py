@@ -1,4 +1,4 @@
-"""The rows of a store, and its block files, named by content and written atomically: `kv/ab/<sha256>.safetensors`."""
+"""The rows of a store, and its block files, named by content and written atomically: `kv/ab/<digest>.safetensors`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from blake3 import blake3
 
 from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
@@ -26,7 +28,7 @@ class BlockRow(NamedTuple):
     key: str
     tokens: int
     bytes: int
-    sha256: str
+    digest: str
 
 
 # A log as stores hold it: id, embedding (little-endian float32), trace as JSON.
@@ -50,11 +52,16 @@ class NewBlock(NamedTuple):
     content: bytes
 
 
-def block_name(sha256: str) -> str:
-    """A block file's name relative to the store; raises DamagedBlock for what is no sha256, and so could lead out."""
-    if not is_digest(sha256):
-        raise DamagedBlock(f"{sha256!r:.80} is no sha256 of a KV block: the store that names it is damaged.")
-    return f"kv/{sha256[:2]}/{sha256}{SUFFIX}"
+def digest_of(content: bytes) -> str:
+    """The BLAKE3 of a file's content: as sound as a SHA-256, at several times its speed where processors have none."""
+    return blake3(content).hexdigest()
+
+
+def block_name(digest: str) -> str:
+    """A block file's name relative to the store; raises DamagedBlock for what is no digest, and so could lead out."""
+    if not is_digest(digest):
+        raise DamagedBlock(f"{digest!r:.80} is no digest of a KV block: the store that names it is damaged.")
+    return f"kv/{digest[:2]}/{digest}{SUFFIX}"
 
 
 def dtype_name(block: KVBlock) -> str:
@@ -73,9 +80,9 @@ class BlockFiles:
         self.codec = codec
         self._nbytes: int | None = None
 
-    def path(self, sha256: str) -> Path:
+    def path(self, digest: str) -> Path:
         """The path of the file with this content; raises StoreError if a folder on the way is a link."""
-        return self._own(block_name(sha256))
+        return self._own(block_name(digest))
 
     def _own(self, name: str) -> Path:
         """The path of a file of the store, by its name; raises StoreError if a folder on the way is a link by now."""
@@ -85,7 +92,7 @@ class BlockFiles:
 
     def put(self, block: NewBlock) -> None:
         """Write a block's file; it is on disk when this returns. Raises StoreError (a full disk, say), naming it."""
-        root, target = self.folder / "kv", self.path(block.row.sha256)
+        root, target = self.folder / "kv", self.path(block.row.digest)
         try:
             root.mkdir(exist_ok=True)
             if not target.parent.exists():
@@ -104,29 +111,29 @@ class BlockFiles:
         if self._nbytes is not None:
             self._nbytes += len(block.content) - before
 
-    def load(self, sha256: str, nbytes: int) -> KVBlock:
+    def load(self, digest: str, nbytes: int) -> KVBlock:
         """A block, its checksum computed. Raises DamagedBlock, naming the file."""
-        return KVBlock.parse(self.content(sha256, nbytes), self.path(sha256), self.codec)
+        return KVBlock.parse(self.content(digest, nbytes), self.path(digest), self.codec)
 
-    def content(self, sha256: str, nbytes: int) -> bytes:
+    def content(self, digest: str, nbytes: int) -> bytes:
         """The bytes of a file; raises DamagedBlock, naming it, unless they are what was stored."""
-        path = self.path(sha256)
+        path = self.path(digest)
         try:
             data = path.read_bytes() if _plain_size(path) == nbytes else b""
         except OSError:
             data = b""
-        if hashlib.sha256(data).hexdigest() == sha256:
+        if digest_of(data) == digest:
             return data
-        if flaw := self.flaw(sha256, nbytes):
+        if flaw := self.flaw(digest, nbytes):
             raise DamagedBlock(
                 f"The KV block {path} {flaw}. All other blocks stay usable; verify() lists what is damaged, prune() "
                 "removes it, and then the block can be added again."
             )
         raise DamagedBlock(f"The KV block {path} changed while it was read: ask for it again.")
 
-    def flaw(self, sha256: str, nbytes: int) -> str | None:
+    def flaw(self, digest: str, nbytes: int) -> str | None:
         """What is wrong with a file, in a few words, or None; raises StoreError if it cannot be looked at."""
-        path = self.path(sha256)
+        path = self.path(digest)
         try:
             size = _plain_size(path)
             if size is None:
@@ -134,8 +141,8 @@ class BlockFiles:
             if size != nbytes:
                 return f"is damaged: it has {size:,} bytes instead of {nbytes:,}"
             with open(path, "rb") as file:
-                sound = hashlib.file_digest(file, "sha256").hexdigest() == sha256
-            return None if sound else "is damaged: its content is not what was stored"
+                found = hashlib.file_digest(file, blake3)  # type: ignore[arg-type]  # not typed as a hash
+            return None if found.hexdigest() == digest else "is damaged: its content is not what was stored"
         except (FileNotFoundError, NotADirectoryError):
             return "is missing"
         except OSError as error:

@@ -21,7 +21,7 @@ from lagkit.util.paths import refuse_links
 
 NAME = "store.json"
 KIND = "lagkit log store"
-FORMAT = 3
+FORMAT = 4
 
 _LARGEST = 1 << 20  # bytes of a header: it is read as a whole
 
@@ -80,8 +80,8 @@ class Header:
             raise StoreError(f"{where} does not describe a log store ({error}).") from error
         if older:
             raise StoreError(
-                f"{where} has store format {raw['format']}, of an earlier lagkit, whose logs repeat their questions in "
-                "their responses: build the logs again, into another store."
+                f"{where} has store format {raw['format']}, of an earlier lagkit: build the logs again, "
+                "into another store."
             )
         raise StoreError(
             f"{where} has store format {raw['format']}, newer than the {FORMAT} that this lagkit reads: update lagkit."

@@ -72,7 +72,7 @@ def _blocks(store: Store) -> list[BlockRow]:
     """Some blocks of the store, the smallest and the largest of those looked at among them."""
     found: dict[str, BlockRow] = {}
     for log in store.ids[: 4 * _SAMPLE]:
-        found |= {row.sha256: row for key in store.block_keys(log) if (row := store.find(log, key))}
+        found |= {row.digest: row for key in store.block_keys(log) if (row := store.find(log, key))}
     rows = sorted(found.values(), key=lambda row: row.bytes)
     return rows[: _SAMPLE // 2] + rows[_SAMPLE // 2 :][-_SAMPLE // 2 :]
 

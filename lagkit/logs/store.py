@@ -167,10 +167,10 @@ class LogStore(Store):
         return [key for (key,) in self._db.read(query, log, log)]
 
     def load(self, row: BlockRow) -> KVBlock:
-        return self._files.load(row.sha256, row.bytes)
+        return self._files.load(row.digest, row.bytes)
 
     def find(self, log: str, key: str) -> BlockRow | None:
-        query = "SELECT key, tokens, bytes, sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND key = ?"
+        query = "SELECT key, tokens, bytes, digest FROM blocks JOIN logs USING (seq) WHERE id = ? AND key = ?"
         rows = self._db.read(f"{query} AND {SOUND_BLOCK} AND {OWN_BLOCK}", log, key, log)
         return BlockRow(*rows[0]) if rows else None
 
@@ -192,12 +192,12 @@ class LogStore(Store):
             raise StoreError(
                 f"Log {problem.log} cannot be exported: {problem.problem}. prune() removes what is damaged."
             )
-        blocks = "SELECT key, tokens, bytes, sha256 FROM blocks WHERE seq = ? ORDER BY key"
+        blocks = "SELECT key, tokens, bytes, digest FROM blocks WHERE seq = ? ORDER BY key"
         for seq, log, embedding, text in self._rows("id, embedding, json"):
             yield Packed(log, embedding, text, tuple(BlockRow(*row) for row in self._db.read(blocks, seq)))
 
     def content(self, row: BlockRow) -> bytes:
-        return self._files.content(row.sha256, row.bytes)
+        return self._files.content(row.digest, row.bytes)
 
     def _packed_at_once(self) -> Generator[Packed, None, None]:
         with self._db.snapshot():  # as long as it lasts, the write-ahead log of whoever writes only grows
@@ -208,7 +208,7 @@ class LogStore(Store):
 
     def _put(self, batch: Batch, rows: list[LogRow], blocks: list[NewBlock]) -> None:
         for block in blocks:
-            self._loose.add(block.row.sha256)
+            self._loose.add(block.row.digest)
             self._files.put(block)
         batch.put(rows, [(block.log, block.row) for block in blocks])
 
@@ -218,8 +218,8 @@ class LogStore(Store):
             for log in logs:
                 if log not in self:
                     raise StoreError(f"There is no log {log!r} in the store at {self.path}; nothing was deleted.")
-                files = f"SELECT sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND {SOUND_BLOCK}"
-                self._loose |= {sha256 for (sha256,) in self._db.read(files, log)}
+                files = f"SELECT digest FROM blocks JOIN logs USING (seq) WHERE id = ? AND {SOUND_BLOCK}"
+                self._loose |= {digest for (digest,) in self._db.read(files, log)}
             with self._db.transaction() as connection:
                 connection.executemany("DELETE FROM logs WHERE id = ?", [(log,) for log in logs])
 
@@ -233,7 +233,7 @@ class LogStore(Store):
             damaged = list(upkeep.block_problems(self._db, self._files))
             with self._db.transaction() as connection:
                 digests = {Path(problem.file).stem for problem in damaged}
-                connection.executemany("DELETE FROM blocks WHERE sha256 = ?", [(sha256,) for sha256 in digests])
+                connection.executemany("DELETE FROM blocks WHERE digest = ?", [(digest,) for digest in digests])
             gone += self._removed([*damaged, *upkeep.code_problems(self.path, self.dim)])
             gone += self._removed(upkeep.orphans(self._db, self._files))
             if max_bytes is not None:
@@ -277,8 +277,8 @@ class LogStore(Store):
                 break
             except StoreFull:
                 freed = 0
-                while freed < room and (sha256 := next(doomed, None)):
-                    freed += self._files.remove(block_name(sha256))
+                while freed < room and (digest := next(doomed, None)):
+                    freed += self._files.remove(block_name(digest))
                 if not freed:
                     raise
                 room *= 2
@@ -289,14 +289,14 @@ class LogStore(Store):
     def _tidy(self) -> None:
         """Remove files that have no row."""
         loose, self._loose = self._loose, set()
-        for sha256 in loose:
-            if not self._db.read("SELECT 1 FROM blocks WHERE sha256 = ?", sha256):
-                self._files.remove(block_name(sha256))
+        for digest in loose:
+            if not self._db.read("SELECT 1 FROM blocks WHERE digest = ?", digest):
+                self._files.remove(block_name(digest))
 
     def _is_sound(self, log: str, key: str) -> bool:
         row = self.find(log, key)
-        if row is not None and self._files.flaw(row.sha256, row.bytes):
-            self._loose.add(row.sha256)
+        if row is not None and self._files.flaw(row.digest, row.bytes):
+            self._loose.add(row.digest)
             return False
         return row is not None
 
@@ -312,7 +312,7 @@ class LogStore(Store):
                 [(t, id) for id, _, t in logs],
             )
             connection.executemany(
-                "INSERT OR REPLACE INTO blocks (seq, key, tokens, bytes, sha256) "
+                "INSERT OR REPLACE INTO blocks (seq, key, tokens, bytes, digest) "
                 "SELECT seq, ?, ?, ?, ? FROM logs WHERE id = ?",
                 [(*block, id) for id, block in blocks],
             )

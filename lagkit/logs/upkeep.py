@@ -40,17 +40,17 @@ def problems(db: Database, files: BlockFiles, dim: int) -> Iterator[Problem]:
 
 def block_problems(db: Database, files: BlockFiles) -> Iterator[Problem]:
     """Blocks whose file is missing, truncated or altered."""
-    sound = f"SELECT sha256, max(bytes) FROM blocks WHERE {SOUND_BLOCK} GROUP BY sha256 ORDER BY sha256"
-    for sha256, nbytes in db.read(sound):
-        if flaw := files.flaw(sha256, nbytes):
-            owners = "SELECT id, key FROM blocks JOIN logs USING (seq) WHERE sha256 = ? ORDER BY seq, key"
-            for log, key in db.read(owners, sha256):
-                yield Problem(block_name(sha256), log, f"the file of block {key!r} {flaw}")
+    sound = f"SELECT digest, max(bytes) FROM blocks WHERE {SOUND_BLOCK} GROUP BY digest ORDER BY digest"
+    for digest, nbytes in db.read(sound):
+        if flaw := files.flaw(digest, nbytes):
+            owners = "SELECT id, key FROM blocks JOIN logs USING (seq) WHERE digest = ? ORDER BY seq, key"
+            for log, key in db.read(owners, digest):
+                yield Problem(block_name(digest), log, f"the file of block {key!r} {flaw}")
 
 
 def orphans(db: Database, files: BlockFiles) -> Iterator[Problem]:
     """Files that no log names: an interrupted write left them."""
-    known = {block_name(sha256) for (sha256,) in db.read(f"SELECT DISTINCT sha256 FROM blocks WHERE {SOUND_BLOCK}")}
+    known = {block_name(digest) for (digest,) in db.read(f"SELECT DISTINCT digest FROM blocks WHERE {SOUND_BLOCK}")}
     unfinished = {path.name for path in files.folder.glob(f"{quantised.NAME}.*")}
     for name in sorted((set(files.names()) | unfinished) - known):
         yield Problem(name, "", "is an orphan: no log names this file")
@@ -122,7 +122,7 @@ def delete_oldest(db: Database, excess: int) -> list[Evicted]:
             connection.execute("DELETE FROM logs WHERE seq = ?", (seq,))
             freed = before - db.live_bytes() + sum(nbytes for _, nbytes, shared in named if not shared)
             excess -= freed
-            gone.append(Evicted(log, freed, {sha256 for sha256, _, _ in named}))
+            gone.append(Evicted(log, freed, {digest for digest, _, _ in named}))
     return gone
 
 
@@ -134,15 +134,15 @@ def doomed(db: Database, excess: int) -> Iterator[str]:
     while excess > 0 and (oldest := db.read(rows, last)):
         [(last, nbytes)] = oldest
         excess -= 2 * nbytes + _PAGES
-        for sha256, size, shared in _files_of(db, last):
+        for digest, size, shared in _files_of(db, last):
             if not shared:
                 excess -= size
-                yield sha256
+                yield digest
 
 
 def _files_of(db: Database, seq: int) -> set[tuple[str, int, bool]]:
     """Sha256 and bytes of the block files that a log names, and whether other logs do so too."""
-    blocks = """SELECT sha256, bytes, EXISTS (SELECT 1 FROM blocks WHERE sha256 = mine.sha256 AND seq <> mine.seq)
+    blocks = """SELECT digest, bytes, EXISTS (SELECT 1 FROM blocks WHERE digest = mine.digest AND seq <> mine.seq)
                 FROM blocks AS mine WHERE seq = ?"""
     return {row for row in db.read(blocks, seq) if is_digest(row[0])}
 

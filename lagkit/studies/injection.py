@@ -97,7 +97,7 @@ def _inject(lm: LM, folder: Path, ids: list[str], hot: BlockCache) -> dict[str, 
     with LogStore.open(folder, lm) as store:
         times.append(time.perf_counter())
         rows = [row for log in ids if (row := store.find(log, _KEY))]
-        parts = [hot.fetch(row.sha256, row.tokens, row.bytes, partial(store.load, row)) for row in rows]
+        parts = [hot.fetch(row.digest, row.tokens, row.bytes, partial(store.load, row)) for row in rows]
         for part in parts:
             part.resolve()
         times.append(time.perf_counter())

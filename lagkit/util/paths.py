@@ -29,7 +29,7 @@ def shown(place: Path | str) -> str:
 
 
 def is_digest(name: object) -> bool:
-    """Whether a name from a file is a sha256 in 64 lower hexadecimal digits, the only ones that become file names."""
+    """Whether a name from a file is a digest in 64 lower hexadecimal digits, the only ones that become file names."""
     return isinstance(name, str) and _DIGEST.fullmatch(name) is not None
 
 

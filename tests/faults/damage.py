@@ -48,13 +48,13 @@ def flip(rng: random.Random, path: Path) -> None:
     path.write_bytes(raw)
 
 
-_OWNERS = "SELECT id, key, sha256 FROM blocks JOIN logs USING (seq)"
+_OWNERS = "SELECT id, key, digest FROM blocks JOIN logs USING (seq)"
 
 
 def block_damage(rng: random.Random, folder: Path, damage: Callable[[random.Random, Path], Any]) -> str:
     path = prepared(folder)
     with LogStore.open(path) as store:
-        owners = {sha256: (log, key) for log, key, sha256 in store._db.read(_OWNERS)}
+        owners = {digest: (log, key) for log, key, digest in store._db.read(_OWNERS)}
     numbers = {trace(i).id: i for i in FIRST}
     hit = rng.sample(files(path), rng.randint(1, 3))
     holds = {i: set(keys) for i, keys in both(FIRST).items()}

@@ -123,7 +123,7 @@ def look_over(path: Path, allowed: Sequence[Holds], damaged: Collection[str] = (
 def lacking(path: Path) -> set[str]:
     """Block files that a store's rows name and that are not there."""
     with closing(sqlite3.connect(path / "logs.sqlite")) as db:
-        named = {block_name(sha256) for (sha256,) in db.execute("SELECT sha256 FROM blocks")}
+        named = {block_name(digest) for (digest,) in db.execute("SELECT digest FROM blocks")}
     return {name for name in named if not (path / name).exists()}
 
 

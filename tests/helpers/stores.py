@@ -68,11 +68,11 @@ def files_of(store: Store) -> list[str]:
     if not isinstance(store, LogStore):
         blocks = vars(store)["_block_rows"]
         blocks.sync()
-        return sorted({block_name(block.sha256) for block in blocks.entries})
+        return sorted({block_name(block.digest) for block in blocks.entries})
     return sorted(path.relative_to(store.path).as_posix() for path in (store.path / "kv").rglob("*") if path.is_file())
 
 
 def file_of(store: LogStore, log: str, key: str = "last"):
     """The path of a block's file."""
-    [(sha256,)] = store._db.read("SELECT sha256 FROM blocks JOIN logs USING (seq) WHERE id = ? AND key = ?", log, key)
-    return store.path / "kv" / sha256[:2] / f"{sha256}.safetensors"
+    [(digest,)] = store._db.read("SELECT digest FROM blocks JOIN logs USING (seq) WHERE id = ? AND key = ?", log, key)
+    return store.path / "kv" / digest[:2] / f"{digest}.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import shutil
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from lagkit.__main__ import main
+from lagkit.logs.files import digest_of
 from lagkit.logs.store import LogStore
 from lagkit.util.errors import StoreError
 from tests.helpers.stores import HEADER, content, files_of, fill, kv, new_store
@@ -34,7 +34,7 @@ def pack(path, parts, *more, seal=True):
     """Write members as an archive, with right checksums unless `seal` is off, and further ones after them."""
     names = ("store.json", "logs.jsonl", "embeddings.safetensors")
     if seal:
-        sums = {name: hashlib.sha256(parts[name]).hexdigest() for name in names if name in parts}
+        sums = {name: digest_of(parts[name]) for name in names if name in parts}
         parts = {**parts, "checksums.json": json.dumps(sums).encode()}
     with tarfile.open(path, "w") as tar:
         for name, raw in parts.items():
@@ -114,7 +114,7 @@ def changed_log(parts, change):
         (lambda logs: logs[1].update(blocks=[{"key": "k"}]), "missing 3 required"),
         (lambda logs: logs[1]["blocks"][0].update(key=5), "encode"),
         (lambda logs: logs[1]["blocks"][0].update(key="\ud800"), "surrogates not allowed"),
-        (lambda logs: logs[1]["blocks"][0].update(sha256="../../evil"), "'../../evil' is no sha256 of a block"),
+        (lambda logs: logs[1]["blocks"][0].update(digest="../../evil"), "'../../evil' is no digest of a block"),
         (lambda logs: logs[1]["blocks"][0].update(bytes=1), "the size of block"),
         (lambda logs: logs[1]["blocks"][0].update(tokens=4), "is another KV block"),
         (lambda logs: logs.__setitem__(1, 7), "not subscriptable"),
@@ -133,8 +133,8 @@ def test_deeply_nested_json_is_refused(parts, tmp_path):
 @pytest.mark.parametrize(
     ("head", "message"),
     [
-        ({"format": 4}, "store.json has store format 4, newer than the 3"),
-        ({"format": 2}, "store.json has store format 2, of an earlier lagkit"),
+        ({"format": 5}, "store.json has store format 5, newer than the 4"),
+        ({"format": 3}, "store.json has store format 3, of an earlier lagkit"),
         ({"kind": "x"}, "store.json does not describe a log store"),
         ({"model": {"name": "other"}}, r'built with model {"name": "other"}, but {"name": "tiny", "rope": "r1"} was'),
     ],
@@ -161,15 +161,15 @@ def test_wrong_embeddings_are_refused(parts, tmp_path):
 def swap_block(parts, raw):
     """Replace one block by other bytes, with everything that names it put right."""
     old = next(name for name in parts if name.startswith("kv/"))
-    sha256 = hashlib.sha256(raw).hexdigest()
+    digest = digest_of(raw)
 
     def change(logs):
         for block in (block for log in logs for block in log["blocks"]):
-            if block["sha256"] in old:
-                block.update(sha256=sha256, bytes=len(raw))
+            if block["digest"] in old:
+                block.update(digest=digest, bytes=len(raw))
 
     kept = {name: part for name, part in parts.items() if name != old}
-    return changed_log({**kept, f"kv/{sha256[:2]}/{sha256}.safetensors": raw}, change)
+    return changed_log({**kept, f"kv/{digest[:2]}/{digest}.safetensors": raw}, change)
 
 
 def test_blocks_that_are_something_else_are_refused(parts, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lagkit.logs.files import BlockRow, NewBlock
+from lagkit.logs.files import BlockRow, NewBlock, digest_of
 from lagkit.logs.header import Header
 from lagkit.logs.listing import JUDGED, Filter, Order
 from lagkit.logs.retrieve import HashEmbedder
@@ -113,7 +112,7 @@ def test_a_strangers_logs_in_lance_are_listed_or_refused_in_a_sentence(tmp_path)
         for change in ({"correct": [1]}, {"rounds": 5}, {"question": {"a": float("nan")}}):
             text = json.dumps({"question": "Who?", "answer": None, "rounds": [], "correct": True} | change)
             row = (f"log-{[*change]}", np.eye(1, 64, dtype="f4").tobytes(), text)
-            store._logs.table.append(log_rows(store.header, [(row, hashlib.sha256(text.encode()).hexdigest())]))
+            store._logs.table.append(log_rows(store.header, [(row, digest_of(text.encode()))]))
         assert (store.count(Filter("right")), store.count(Filter("not judged"))) == (3, 1)
         assert len(store.matching(Filter(), order=Order("question"))) == 4
         blocks = [NewBlock(store.ids[0], BlockRow(key, 1, 2**62, "0" * 64), b"x") for key in ("a", "b", "c")]

@@ -188,7 +188,7 @@ def test_where_the_disk_is_full_only_files_of_logs_that_go_are_freed_first(tmp_p
 
 def has_file(store: LogStore, log: str) -> bool:
     row = store.find(log, "last")
-    return row is not None and store._files.path(row.sha256).exists()
+    return row is not None and store._files.path(row.digest).exists()
 
 
 def test_a_kill_between_files_and_rows_costs_only_logs_that_go(tmp_path, monkeypatch):

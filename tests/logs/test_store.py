@@ -92,8 +92,8 @@ def test_what_is_no_store_is_refused(tmp_path):
     written = json.loads((tmp_path / "s" / "store.json").read_text())
     head = {key: value for key, value in written.items() if key != "crc32"}
     for changed, message in [
-        ({**head, "format": 4}, "format 4, newer than the 3"),
-        ({**head, "format": 2}, "format 2, of an earlier lagkit, whose logs repeat their questions .* another store"),
+        ({**head, "format": 5}, "format 5, newer than the 4"),
+        ({**head, "format": 3}, "format 3, of an earlier lagkit: build the logs again, into another store"),
         ({**head, "kind": "shop"}, "does not describe a log store"),
         ({**head, "colour": "red"}, "does not describe a log store"),
         ({**head, "dim": "8"}, "'8' was given"),

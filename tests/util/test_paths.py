@@ -143,11 +143,11 @@ def test_caches_and_journals_stay_where_they_were(here):
     away("s")
     book.append(trace(1))
     vectors.write({b"k": np.ones(2, np.float32)})
-    sha256 = "ab" * 32
-    assert cache.put(sha256, b"content")
+    digest = "ab" * 32
+    assert cache.put(digest, b"content")
     assert sorted(path.name for path in here.iterdir()) == ["cache", "log.jsonl", "v.sqlite"]
     assert (book.traces(), vectors.read([b"k"])[b"k"].tolist()) == ([trace(1)], [1.0, 1.0])
-    assert (here / "cache" / "ab" / sha256).read_bytes() == b"content"
+    assert (here / "cache" / "ab" / digest).read_bytes() == b"content"
 
 
 def test_a_run_stays_where_it_was_begun(here):

@@ -1,11 +1,10 @@
 """A cache of an object store's files on the local disk: limited in bytes, least recently used first out.
 
-A file is named by the sha256 of its content, so stores and processes share one folder, and nothing in it grows stale.
+A file is named by the digest of its content, so stores and processes share one folder, and nothing in it grows stale.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from contextlib import suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from lagkit.logs.files import digest_of
 from lagkit.util import files
 from lagkit.util.errors import ConfigError, StoreError
 from lagkit.util.home import lagkit_home
@@ -25,7 +25,7 @@ _LEFT = 0.9
 
 
 class DiskCache:
-    """Files by their content's sha256 in `folder`, never more than `limit` bytes in all; 0 keeps nothing.
+    """Files by their content's digest in `folder`, never more than `limit` bytes in all; 0 keeps nothing.
 
     Any number of processes may share the folder. A kill at any moment costs room for one file at most, until the next
     time that the cache is full. Raises StoreError where the folder cannot be written to.
@@ -51,27 +51,27 @@ class DiskCache:
             raise ConfigError(f"{VARIABLE} is {told!r}; set it to a number of bytes (0: no cache), or unset it.")
         return cls(lagkit_home() / "store-cache", int(told) if "://" in uri else 0)
 
-    def get(self, sha256: str) -> bytes | None:
-        """The content with this sha256, marked as just used; None if it is not cached. A damaged file is removed."""
-        if not self.limit or not is_digest(sha256):
+    def get(self, digest: str) -> bytes | None:
+        """The content with this digest, marked as just used; None if it is not cached. A damaged file is removed."""
+        if not self.limit or not is_digest(digest):
             return None
-        path = self._path(sha256)
+        path = self._path(digest)
         try:
             content = path.read_bytes()
             os.utime(path)
         except OSError:
             return None
-        if hashlib.sha256(content).hexdigest() == sha256:
+        if digest_of(content) == digest:
             return content
         with suppress(OSError):
             path.unlink()
         return None
 
-    def put(self, sha256: str, content: bytes) -> bool:
-        """Keep a file; False if it is larger than the cache, the disk is full, or its name is no sha256."""
-        if len(content) > self.limit or not is_digest(sha256):
+    def put(self, digest: str, content: bytes) -> bool:
+        """Keep a file; False if it is larger than the cache, the disk is full, or its name is no digest."""
+        if len(content) > self.limit or not is_digest(digest):
             return False
-        path = self._path(sha256)
+        path = self._path(digest)
         try:
             with self._turn, self._lock:
                 if path.exists():
@@ -118,5 +118,5 @@ class DiskCache:
                 found.append((status.st_mtime_ns, status.st_size, path))
         return found
 
-    def _path(self, sha256: str) -> Path:
-        return self.folder / sha256[:2] / sha256
+    def _path(self, digest: str) -> Path:
+        return self.folder / digest[:2] / digest

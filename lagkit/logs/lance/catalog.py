@@ -7,7 +7,6 @@ object store.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -22,7 +21,7 @@ import pyarrow as pa
 
 from lagkit.logs.database import crc32
 from lagkit.logs.embeddings import PAGE, Matrix, Seqs, matrix
-from lagkit.logs.files import BlockRow, LogRow, NewBlock
+from lagkit.logs.files import BlockRow, LogRow, NewBlock, digest_of
 from lagkit.logs.header import Header
 from lagkit.logs.lance.tables import Lost, Table
 from lagkit.util.paths import is_digest
@@ -36,11 +35,11 @@ _BLOB = {"lance-encoding:blob": "true"}
 
 
 class LogEntry(NamedTuple):
-    """A log in the catalog: sha256 and bytes are those of its trace as JSON."""
+    """A log in the catalog: digest and bytes are those of its trace as JSON."""
 
     rowid: int
     id: str
-    sha256: str
+    digest: str
     bytes: int
 
 
@@ -52,19 +51,19 @@ class BlockEntry(NamedTuple):
     key: str
     tokens: int
     bytes: int
-    sha256: str
+    digest: str
     written: int
 
     @property
     def row(self) -> BlockRow:
-        return BlockRow(self.key, self.tokens, self.bytes, self.sha256)
+        return BlockRow(self.key, self.tokens, self.bytes, self.digest)
 
 
 def logs_schema(header: Header) -> pa.Schema:
     """The schema of the table `logs` of a store with this header."""
     fields = [
         pa.field("id", pa.string(), nullable=False, metadata=_KEY),
-        ("sha256", pa.string()),
+        ("digest", pa.string()),
         ("bytes", pa.int64()),
         ("crc", pa.int64()),
         ("embedding", pa.list_(pa.float32(), header.dim)),
@@ -77,7 +76,7 @@ def logs_schema(header: Header) -> pa.Schema:
 def blocks_schema() -> pa.Schema:
     """The schema of the table `blocks`."""
     fields = [("log", pa.string()), ("key", pa.string()), ("tokens", pa.int64()), ("bytes", pa.int64())]
-    fields += [("sha256", pa.string()), ("written", pa.int64()), ("crc", pa.int64())]
+    fields += [("digest", pa.string()), ("written", pa.int64()), ("crc", pa.int64())]
     return pa.schema([*fields, pa.field("data", pa.large_binary(), metadata=_BLOB)])
 
 
@@ -87,10 +86,10 @@ def crc(entry: LogEntry | BlockEntry) -> int:
 
 
 def log_rows(header: Header, logs: Iterable[tuple[LogRow, str]]) -> pa.Table:
-    """Rows of the table `logs`, of logs with the sha256 of their traces."""
+    """Rows of the table `logs`, of logs with the digest of their traces."""
     rows = []
-    for (id, embedding, text), sha256 in logs:
-        entry = LogEntry(0, id, sha256, len(text.encode()))
+    for (id, embedding, text), digest in logs:
+        entry = LogEntry(0, id, digest, len(text.encode()))
         own = {"crc": crc(entry), "embedding": np.frombuffer(embedding, "<f4"), "trace": text}
         rows.append(entry._asdict() | own | {"embedding_crc": crc32(id, embedding)})
     return pa.Table.from_pylist(rows, schema=logs_schema(header))
@@ -100,7 +99,7 @@ def block_rows(blocks: Iterable[NewBlock], written: int) -> pa.Table:
     """Rows of the table `blocks`."""
     rows = []
     for log, row, content in blocks:
-        entry = BlockEntry(0, log, row.key, row.tokens, row.bytes, row.sha256, written)
+        entry = BlockEntry(0, log, row.key, row.tokens, row.bytes, row.digest, written)
         rows.append(entry._asdict() | {"crc": crc(entry), "data": content})
     return pa.Table.from_pylist(rows, schema=blocks_schema())
 
@@ -206,8 +205,8 @@ class Catalog(ABC, Generic[Entry]):
             entry = self._kind(*row[:-1])
             if crc(entry) != row[-1]:
                 self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
-            elif not is_digest(entry.sha256):  # which becomes the name of a file in the cache
-                self.damaged.append((entry.rowid, "is damaged: its sha256 is none"))
+            elif not is_digest(entry.digest):  # which becomes the name of a file in the cache
+                self.damaged.append((entry.rowid, "is damaged: its digest is none"))
             else:
                 self.entries.append(entry)
                 self._note(entry)
@@ -284,7 +283,7 @@ class Logs(Catalog[LogEntry]):
         return found
 
     def texts(self, entries: Sequence[LogEntry]) -> dict[int, str | None]:
-        """Traces as JSON by row id; None for one that is missing, or not what its sha256 says."""
+        """Traces as JSON by row id; None for one that is missing, or not what its digest says."""
         found: dict[int, str | None] = dict.fromkeys(entry.rowid for entry in entries)
         parts, _ = self.table.salvage(list(found), ["trace"])
         texts: dict[int, str | None] = {}
@@ -292,7 +291,7 @@ class Logs(Catalog[LogEntry]):
             texts |= zip(rows["_rowid"].to_pylist(), rows["trace"].to_pylist(), strict=True)
         for entry in entries:
             text = texts.get(entry.rowid)
-            if text is not None and hashlib.sha256(text.encode()).hexdigest() == entry.sha256:
+            if text is not None and digest_of(text.encode()) == entry.digest:
                 found[entry.rowid] = text
         return found
 
@@ -314,15 +313,15 @@ class Blocks(Catalog[BlockEntry]):
         if entry.key in own:
             self.doubles.append(own[entry.key])
         own[entry.key] = entry
-        self._by_content.setdefault(entry.sha256, []).append(entry)
+        self._by_content.setdefault(entry.digest, []).append(entry)
 
     def of(self, log: str) -> Collection[BlockEntry]:
         """The blocks of a log."""
         return self.by_log.get(log, {}).values()
 
-    def of_content(self, sha256: str) -> list[BlockEntry]:
+    def of_content(self, digest: str) -> list[BlockEntry]:
         """The blocks with this content."""
-        return self._by_content.get(sha256, [])
+        return self._by_content.get(digest, [])
 
     def find(self, log: str, key: str) -> BlockEntry | None:
         """A block that is known, or that the newest version has."""
@@ -340,6 +339,6 @@ class Blocks(Catalog[BlockEntry]):
             return b"", "is missing"
         if len(content) != entry.bytes:
             return b"", f"is damaged: it has {len(content):,} bytes instead of {entry.bytes:,}"
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
+        if digest_of(content) != entry.digest:
             return b"", "is damaged: its content is not what was stored"
         return content, None

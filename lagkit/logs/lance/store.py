@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Self
 import pandas as pd
 
 from lagkit.logs.base import Batch, Store
-from lagkit.logs.files import BlockRow, LogRow, NewBlock, Packed
+from lagkit.logs.files import BlockRow, LogRow, NewBlock, Packed, digest_of
 from lagkit.logs.header import Header
 from lagkit.logs.lance import upkeep
 from lagkit.logs.lance.cache import DiskCache
@@ -142,12 +141,12 @@ class LanceStore(Store):
 
     def get(self, log: str) -> Trace:
         entry = self._entry(log)
-        kept = self._cache.get(entry.sha256)
+        kept = self._cache.get(entry.digest)
         if kept is not None:
             return self._trace(log, kept.decode())
         [text] = self._logs.texts([entry]).values()
         if text is not None:
-            self._cache.put(entry.sha256, text.encode())
+            self._cache.put(entry.digest, text.encode())
         return self._trace(log, text)
 
     def _entry(self, log: str) -> LogEntry:
@@ -173,16 +172,16 @@ class LanceStore(Store):
         return None if entry is None else entry.row
 
     def load(self, row: BlockRow) -> KVBlock:
-        content = self._cache.get(row.sha256)
+        content = self._cache.get(row.digest)
         if content is None:
             content = self.content(row)
-            self._cache.put(row.sha256, content)
-        return KVBlock.parse(content, f"{row.sha256} at {self.path}", self.codec)
+            self._cache.put(row.digest, content)
+        return KVBlock.parse(content, f"{row.digest} at {self.path}", self.codec)
 
     def content(self, row: BlockRow) -> bytes:
         tried: set[int] = set()
         problem = f"of {row.bytes:,} bytes was deleted"
-        while entry := next((e for e in self._block_rows.of_content(row.sha256) if e.rowid not in tried), None):
+        while entry := next((e for e in self._block_rows.of_content(row.digest) if e.rowid not in tried), None):
             content, flaw = self._block_rows.fetch(entry)
             if flaw is None:
                 return content
@@ -242,7 +241,7 @@ class LanceStore(Store):
         entry = self._blocks.find(log, key)
         if entry is None:
             return False
-        return self._cache.get(entry.sha256) is not None or self._blocks.fetch(entry)[1] is None
+        return self._cache.get(entry.digest) is not None or self._blocks.fetch(entry)[1] is None
 
     def _commit(self, rows: list[LogRow], blocks: list[NewBlock]) -> None:
         """Blocks first, then logs, by their ids: a log that can be seen is whole."""
@@ -250,12 +249,12 @@ class LanceStore(Store):
             self._blocks.table.append(block_rows(blocks, int(time.time())))
             self._blocks.stale()
             for block in blocks:
-                self._cache.put(block.row.sha256, block.content)
+                self._cache.put(block.row.digest, block.content)
         if rows:
             self._logs.sync()
             lacking = {row[0]: row for row in rows if row[0] not in self._logs.by_id}
             if lacking:
-                told = [(row, hashlib.sha256(row[2].encode()).hexdigest()) for row in lacking.values()]
+                told = [(row, digest_of(row[2].encode())) for row in lacking.values()]
                 self._logs.table.merge("id", log_rows(self.header, told))
                 self._logs.stale()
                 if self._logs.table.fragments() > FRAGMENTS:  # which are all read at every merge

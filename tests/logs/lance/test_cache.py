@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import signal
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lagkit.logs.files import digest_of
 from lagkit.logs.lance.cache import DiskCache
 from lagkit.logs.store import LogStore
 from tests.helpers.killed import clean, needs_forks
@@ -21,7 +21,7 @@ from tests.helpers.stores import HEADER, fill, kv, same, trace
 
 def content(i: int, size: int) -> tuple[str, bytes]:
     raw = random.Random(i).randbytes(size)
-    return hashlib.sha256(raw).hexdigest(), raw
+    return digest_of(raw), raw
 
 
 def put(cache: DiskCache, i: int, size: int = 100):
@@ -29,15 +29,15 @@ def put(cache: DiskCache, i: int, size: int = 100):
 
 
 def has(cache: DiskCache, i: int, size: int = 100) -> bool:
-    sha256, raw = content(i, size)
-    found = cache.get(sha256)
+    digest, raw = content(i, size)
+    found = cache.get(digest)
     assert found in (None, raw)
     return found is not None
 
 
 def path_of(cache: DiskCache, i: int, size: int = 100):
-    sha256, _ = content(i, size)
-    return cache.folder / sha256[:2] / sha256
+    digest, _ = content(i, size)
+    return cache.folder / digest[:2] / digest
 
 
 def test_what_was_used_longest_ago_goes_first(tmp_path):
@@ -152,8 +152,8 @@ def fetched(server) -> int:
 
 def test_a_damaged_cache_file_is_fetched_again(reader, server):
     log = trace(1).id
-    sha256 = reader.find(log, "last").sha256
-    path = reader._cache.folder / sha256[:2] / sha256
+    digest = reader.find(log, "last").digest
+    path = reader._cache.folder / digest[:2] / digest
     path.write_bytes(b"x" * path.stat().st_size)
     server.requests.clear()
     assert same(reader.block(log, "last"), kv(1))
