@@ -12,7 +12,7 @@ from lagkit.runs import report
 from lagkit.studies import support_page
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
-from tools import choice, competing, forms, pilot
+from tools import choice, closed, competing, forms, pilot
 from tools.codec import page as codec
 from tools.sink import page as sink
 from tools.testbed import carry_page
@@ -35,6 +35,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "sink.md": lambda: sink.remade(RESULTS / "sink"),
     "choice.md": lambda: choice.remade(RESULTS / "choice"),
     "forms.md": lambda: forms.remade(RESULTS / "forms"),
+    "real/closed.md": lambda: closed.remade(RESULTS / "real" / "closed"),
     "real/pilot.md": lambda: pilot.remade(RESULTS / "real" / "pilot"),
 }
 

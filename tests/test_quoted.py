@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-QUOTING = ("README.md", "docs/findings.md", "docs/paper.md", "docs/testbed.md", "docs/variants.md", "docs/speed.md")
+QUOTING = (
+    "README.md",
+    "docs/findings.md",
+    "docs/paper.md",
+    "docs/testbed.md",
+    "docs/variants.md",
+    "docs/speed.md",
+    "data/README.md",
+)
 _NUMBER = r"[-+\u2212]?\d+(?:\.\d+)?(?:e-?\d+)?"
 INTERVAL = re.compile(rf"({_NUMBER})%?\s*\[({_NUMBER})%?,\s*({_NUMBER})%?\]")
 

@@ -63,6 +63,12 @@ def measure(run: Experiment) -> pd.DataFrame:
     return rows.assign(overlap=rows["question_id"].map(overlap), hops=rows["question_id"].map(numbers))
 
 
+def save(page: Path, rows: pd.DataFrame, run: Experiment) -> None:
+    """Write the rows of a data set, and the page of all of them."""
+    unused = dict.fromkeys(("policies", "limits", "store"), True)
+    sections.save(page, run.data.name, rows, sections.made(run.config, data={"folder"}, **unused), remade)
+
+
 def remade(folder: Path) -> str:
     """The page of the rows in a folder, a section for each data set."""
     parts = []
@@ -103,7 +109,7 @@ def closed(
     quiet()
     run = Experiment(RunConfig.of(configs[0], **cli.settings(pairs)))
     rows = measure(run)
-    sections.save(page, run.data.name, rows, sections.made(run.config), remade)
+    save(page, rows, run)
     tell(page.read_text(encoding="utf-8"))
 
 

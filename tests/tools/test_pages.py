@@ -31,7 +31,8 @@ def test_every_page_has_rows():
 
 
 @pytest.mark.parametrize(
-    "path", [p for name in ("forms", "real/pilot", "sink") for p in (pages.RESULTS / name).glob("*.parquet")]
+    "path",
+    [p for name in ("forms", "real/closed", "real/pilot", "sink") for p in (pages.RESULTS / name).glob("*.parquet")],
 )
 def test_rows_of_a_real_data_set_repeat_no_words_of_its_hops(path):
     assert all(isinstance(hop, numbers.Integral) for own in pd.read_parquet(path)["hops"] for hop in own)

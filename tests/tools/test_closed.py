@@ -1,0 +1,59 @@
+"""Questions asked in a closed book, through the loop to the page."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lagkit.datasets import loaders
+from lagkit.types import Round, Trace
+from tests.helpers.lms import SAMPLE, ScriptedLM, new_lm, qa, small_run
+from tools import closed
+
+
+@pytest.fixture
+def lm():
+    return new_lm(ScriptedLM)
+
+
+@pytest.fixture
+def run(tmp_path, lm):
+    return small_run(tmp_path / "run", lm, data=SAMPLE, log_questions=40, unseen_questions=4, embedder="hash")
+
+
+def test_questions_are_asked_without_passages_and_scored_by_the_whole_response(run, lm, tmp_path):
+    right, named, wrong, silent = run.questions("unseen")
+    lm.play(
+        {
+            right.text: [right.answers[0]],
+            named.text: [f"I think that it is {named.answers[0]}."],
+            wrong.text: ["Nobody."],
+            silent.text: [""],
+        }
+    )
+    rows = closed.measure(run).set_index("question_id")
+    assert rows["em"].to_dict() == {right.id: 1.0, named.id: 0.0, wrong.id: 0.0, silent.id: 0.0}
+    assert rows["named"].to_dict() == {right.id: True, named.id: True, wrong.id: False, silent.id: False}
+    assert (rows["rounds"] == 1).all()
+    assert rows["overlap"].to_dict() == {q.id: loaders.overlap(run.log_questions, q) for q in run.questions("unseen")}
+    read = "".join(words for asked in lm.seen.values() for both in asked for words in both)
+    assert not any(passage.text[:40] in read for passage in run.data.passages)
+    page = tmp_path / "closed.md"
+    closed.save(page, rows.reset_index(), run)
+    told = page.read_text(encoding="utf-8")
+    assert "| all questions | 4 | 25% [" in told
+    assert "| 50% [" in told
+    assert closed.remade(tmp_path / "closed") == told
+    settings = json.loads(next((tmp_path / "closed").glob("*.json")).read_text())["settings"]
+    assert settings["unseen_questions"] == 4
+    assert not {"data", "policies", "max_rounds", "embedder"} & settings.keys()
+
+
+def test_a_name_counts_as_words_and_not_as_a_part_of_one():
+    question = qa("Into which river?", "Oka")
+    said = {words: Trace("q", question.text, "", (Round("", words),)) for words in ("The Oka.", "The Okavango.")}
+    assert {words: closed.row(question, trace)["named"] for words, trace in said.items()} == {
+        "The Oka.": True,
+        "The Okavango.": False,
+    }
