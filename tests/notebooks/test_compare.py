@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from lagkit.runs.config import TIERS
 from tests.helpers.executed import execute
 
 CHOICE = """
@@ -55,8 +56,10 @@ FEW = {"log_questions": 12, "unseen_questions": 12}
 
 
 def test_variants_are_compared(run, tmp_path):
+    tier = tmp_path / "unseen.yaml"
+    tier.write_text(f"{TIERS['testbed'].read_text()}splits: [unseen]\n")  # seen ones are shown all the same
     chosen = {"policies": ["text_last_round"], "baselines": ["no_logs+passages=2"], "seen_questions": 6}
-    found = execute("02_compare_variants", tmp_path, run=str(run), **chosen, **FEW)
+    found = execute("02_compare_variants", tmp_path, tier=str(tier), run=str(run), **chosen, **FEW)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["variants"]) == ["no_logs", "text_last_round", "no_logs+passages=2", "kv_last_round"]
     numbers = summary["variants"]["kv_last_round"]["unseen"]
