@@ -6,7 +6,7 @@ SANITY := notebooks/00_sanity_check.ipynb
 RESULTS := docs/results/wikihop-smollm2
 PROFILE ?= demo
 JOBS ?= 2
-BENCHES ?= race targets limits planner search search_store stream cluster lance
+BENCHES ?= race targets limits embed planner search search_store stream cluster lance
 
 # Tests never ask a model hub; models come from LAGKIT_HOME, or once from the package index.
 test test-all: export HF_HUB_OFFLINE = 1

@@ -76,14 +76,15 @@ def linear_layers(lm: LM) -> list[nn.Linear]:
 
 
 @torch.inference_mode()
-def products(lm: LM, layers: Sequence[nn.Linear], rows: int) -> float:
+def products(layers: Sequence[nn.Linear], rows: int) -> float:
     """Seconds of the layers' products of `rows` rows; each has its own weights, so that no cache holds them."""
+    weight = layers[0].weight
     sizes = {layer.in_features for layer in layers}
-    given = {size: torch.randn(rows, size, dtype=lm.dtype, device=lm.device) for size in sizes}
+    given = {size: torch.randn(rows, size, dtype=weight.dtype, device=weight.device) for size in sizes}
     began = time.perf_counter()
     for layer in layers:
         nn.functional.linear(given[layer.in_features], layer.weight)
-    _wait(lm)
+    _wait(weight.device)
     return time.perf_counter() - began
 
 
@@ -92,7 +93,7 @@ def _prefill(lm: LM, tokens: int) -> float:
     ids = (lm.tokenizer.encode(OPENING) * tokens)[:tokens]
     began = time.perf_counter()
     lm.encode(Context(tuple(ids)), 0, 1)
-    _wait(lm)
+    _wait(lm.device)
     return time.perf_counter() - began
 
 
@@ -102,7 +103,7 @@ def _decode(lm: LM, batch: int) -> float:
     for tokens in (FEW, MANY):
         began = time.perf_counter()
         said = lm.generate([context] * batch, tokens, batch_size=batch)
-        _wait(lm)
+        _wait(lm.device)
         took.append(time.perf_counter() - began)
         if any(len(row.ids) < tokens for row in said):
             raise ConfigError(f"{lm.name} ends before {tokens} tokens: this measure needs a model that goes on.")
@@ -112,7 +113,7 @@ def _decode(lm: LM, batch: int) -> float:
 def _row(
     lm: LM, what: str, rows: int, layers: Sequence[nn.Linear], run: Callable[[], float], repeats: int
 ) -> dict[str, Any]:
-    pairs = [(products(lm, layers, rows), run()) for _ in range(repeats + 1)][1:]  # the first one warms up
+    pairs = [(products(layers, rows), run()) for _ in range(repeats + 1)][1:]  # the first one warms up
     limit, took = (median(side) for side in zip(*pairs, strict=True))
     weights = sum(layer.weight.numel() for layer in layers)
     return {
@@ -139,9 +140,9 @@ def profiled(lm: LM, batch: int = 16) -> dict[str, float]:
     return named | {"other": 1 - sum(named.values())}
 
 
-def _wait(lm: LM) -> None:
-    if lm.device.type == "cuda":
-        torch.cuda.synchronize(lm.device)
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

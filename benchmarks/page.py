@@ -137,6 +137,34 @@ def _limits(found: Result, _: Path) -> Iterator[str]:
     yield ""
 
 
+def _embed(found: Result, _: Path) -> Iterator[str]:
+    yield (
+        "Passages embedded on the way of a run, by length, in batches, through an empty cache; the limit is the "
+        "embedder's matrix products alone for as many tokens. `cached` is once more, from the cache.\n"
+    )
+    rows = [
+        [
+            *(row["embedder"], row["data"], f"{row['passages']:,}", f"{row['tokens']:,}"),
+            *(f"{row[key]:,.1f}" for key in ("limit_s", "took_s")),
+            *(
+                f"{row['share']:.0%}",
+                f"{row['cached_s']:.2f}",
+                f"{row['passages_per_s']:,.0f}",
+                f"{row['gflops']:,.0f}",
+            ),
+        ]
+        for row in found["rows"]
+    ]
+    yield table(
+        [
+            *("embedder", "data", "passages", "tokens", "limit, s", "took, s", "share", "cached, s", "passages/s"),
+            "products, GFLOP/s",
+        ],
+        rows,
+    )
+    yield ""
+
+
 def _planner(found: Result, _: Path) -> Iterator[str]:
     yield "Load a log's KV, or compute it again? The sooner way, and how many times sooner; `kept of read` tokens.\n"
     decisions = pd.DataFrame(found["decisions"])
@@ -283,6 +311,12 @@ SECTIONS: tuple[tuple[str, str, str, Section], ...] = (
         "limits",
         "python -m benchmarks.limits --out benchmarks/results/limits.json",
         _limits,
+    ),
+    (
+        "Embedding passages",
+        "embed",
+        "python -m benchmarks.embed --data FOLDER_OF_WIKIHOP --out benchmarks/results/embed.json",
+        _embed,
     ),
     ("Load or recompute", "planner", "python -m benchmarks.planner --out benchmarks/results/planner.json", _planner),
     ("Search", "search", "python -m benchmarks.search --out benchmarks/results/search.json", _search),
