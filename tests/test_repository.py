@@ -135,6 +135,8 @@ def test_notebook_keeps_the_contract(path):
     notebook = nbformat.read(path, as_version=4)
     assert notebook_faults(notebook) == []
     assert path.name in (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    if path.name != "_template.ipynb":
+        assert f"(docs/gallery/{path.name})" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def notebook_faults(notebook):
