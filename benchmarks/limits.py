@@ -41,12 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.limits", description=__doc__)
     parser.add_argument("--out", type=at, help="the JSON file")
     parser.add_argument("--model", action="append", choices=MODELS, help="only this one")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of all models, where bfloat16 is slow, say")
     args = parser.parse_args(argv)
     quiet()
     rows, profiles = [], {}
     for name in args.model or MODELS:
         say(f"Measuring {name} ...")
-        lm = LM.load(name, dtype=MODELS[name])
+        lm = LM.load(name, dtype=args.dtype or MODELS[name])
         rows += measured(lm)
         profiles[name] = profiled(lm)
     table = pd.DataFrame(rows)
