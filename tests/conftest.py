@@ -14,6 +14,7 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)
 
 from hypothesis import settings
 
+import lagkit.nightly  # noqa: F401  # which knows how to import nbformat fast, before a test does it
 from tests.helpers import warm
 from tests.helpers.browsers import browser  # noqa: F401
 from tests.helpers.objectstore import bucket, server  # noqa: F401
