@@ -206,7 +206,7 @@ def _check_pairs(a: pd.Series, b: pd.Series, hops: Hops) -> None:
             raise DataError(f"question {values.index[values.isna()][0]!r} has no value: only pairs can be compared")
     if len(a) == 0:
         raise DataError("there are no questions to compare")
-    if len(alone := a.index.symmetric_difference(b.index)):
+    if not a.index.equals(b.index) and len(alone := a.index.symmetric_difference(b.index)):
         raise DataError(
             f"{len(alone)} question(s) have one value and not two, first {alone[0]!r}: compare the same ones"
         )

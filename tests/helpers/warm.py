@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -57,9 +58,12 @@ def _serve(path: str, owner: int) -> None:
 
 def _warm_up() -> None:
     """Import what takes long; nothing that starts threads, which a fork would lose."""
-    for module in ("ipykernel.kernelapp", "IPython.core.completer", "lagkit.runs.experiment", "lagkit.views.plots"):
+    gc.disable()
+    for module in ("ipykernel.kernelapp", "IPython.core.completer", "lagkit.views.lab", "lagkit.views.plots"):
         importlib.import_module(module)
     importlib.import_module("transformers.models.llama.modeling_llama")
+    gc.freeze()  # nor look through it for garbage, here and in each kernel
+    gc.enable()
 
 
 def _watch(asking: socket.socket) -> int:

@@ -16,6 +16,7 @@ from filelock import FileLock
 from lagkit.__main__ import main
 from lagkit.nightly import run as running
 from lagkit.nightly.profile import plan
+from lagkit.stats import changed as flips
 from tests.helpers import nights
 
 GOOD = nights.MEASURE
@@ -192,23 +193,30 @@ def test_gates_from_their_derivation_to_their_failure(quick, tmp_path, capsys, m
     assert "no gates" in capsys.readouterr().out
 
 
+def answers(path, lost):
+    """Those of a job that got so many of twenty questions wrong, and the rest right."""
+    right = [float(i >= lost) for i in range(20)]
+    rows = {"policy": "kv", "split": "unseen", "question_id": [f"q{i}" for i in range(20)], "rounds": 2, "em": right}
+    flips.answers(pd.DataFrame(rows)).to_parquet(path)
+
+
+# Copies them: six jobs would take seconds to import what makes them.
 ANSWERS = """
-import os, pathlib, pandas as pd
-from lagkit.stats import changed as flips
-right = [float(i >= int(os.environ.get("TEST_LOST", 0))) for i in range(20)]
-rows = {"policy": "kv", "split": "unseen", "question_id": [f"q{i}" for i in range(20)], "rounds": 2, "em": right}
-flips.answers(pd.DataFrame(rows)).to_parquet(pathlib.Path(out, "answers.parquet"))
+import os, pathlib, shutil
+shutil.copy(os.environ["TEST_ANSWERS"], pathlib.Path(out, "answers.parquet"))
 """
 
 
 def test_answers_are_held_against_the_stored_ones(quick, tmp_path, capsys, monkeypatch):
     path = nights.project(tmp_path, [{"notebook": "a"}], [("a", GOOD, ANSWERS)])
-    out = tmp_path / "night"
+    out, made = tmp_path / "night", tmp_path / "answers.parquet"
     words = ["nightly", str(path), "--profile", "small", "--out", str(out)]
+    monkeypatch.setenv("TEST_ANSWERS", str(made))
+    answers(made, lost=0)
     assert main([*words, "--update-baselines", "--yes"]) == 0
     assert len(pd.read_parquet(tmp_path / "tests" / "baselines" / "small.parquet")) == 20  # of the own seed alone
     for lost, code in ((2, 0), (3, 1)):
-        monkeypatch.setenv("TEST_LOST", str(lost))
+        answers(made, lost)
         capsys.readouterr()
         assert main([*words, "--fresh"]) == code
         assert f"{3 - code} of 3 gates passed" in capsys.readouterr().out

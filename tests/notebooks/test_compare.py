@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lagkit.runs.config import TIERS
+from tests.helpers import cells
 from tests.helpers.executed import execute
 
 CHOICE = """
@@ -21,9 +21,12 @@ max_new_tokens: 4
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A folder of logs and answers that the notebooks share."""
-    return tmp_path_factory.mktemp("shared") / "run"
+def small(tmp_path_factory):
+    """A small world in two rounds, and a folder of logs and answers that the notebooks share."""
+    folder = tmp_path_factory.mktemp("shared")
+    sizes = {"log_questions": 12, "unseen_questions": 8}
+    tier = cells.small_tier(folder, max_rounds=2, splits=["unseen"])  # notebook 02 asks seen questions all the same
+    return {"tier": tier, "run": str(folder / "run"), **sizes}
 
 
 @pytest.fixture
@@ -52,34 +55,29 @@ def choice(tmp_path):
     }
 
 
-FEW = {"log_questions": 12, "unseen_questions": 12}
-
-
-def test_variants_are_compared(run, tmp_path):
-    tier = tmp_path / "unseen.yaml"
-    tier.write_text(f"{TIERS['testbed'].read_text()}splits: [unseen]\n")  # seen ones are shown all the same
+def test_variants_are_compared(small, tmp_path):
     chosen = {"policies": ["text_last_round"], "baselines": ["no_logs+passages=2"], "seen_questions": 6}
-    found = execute("02_compare_variants", tmp_path, tier=str(tier), run=str(run), **chosen, **FEW)
+    found = execute("02_compare_variants", tmp_path, **chosen, **small)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["variants"]) == ["no_logs", "text_last_round", "no_logs+passages=2", "kv_last_round"]
     numbers = summary["variants"]["kv_last_round"]["unseen"]
-    assert (numbers["n"], len(numbers["em_diff"])) == (12, 3)
+    assert (numbers["n"], len(numbers["em_diff"])) == (8, 3)
     assert found.metrics["em_diff.kv_last_round.unseen"] == numbers["em_diff"][0]
-    assert [sum(stratum["n"] for stratum in of.values()) for of in summary["strata"].values()] == [12] * 4
+    assert [sum(stratum["n"] for stratum in of.values()) for of in summary["strata"].values()] == [8] * 4
     assert len(found.figures) == 5
     told = (
         r"At the nearest budget of doing without \(\d+ tokens read, \d+ with logs\), `kv_last_round` against `no_logs"
     )
     assert any(re.match(told, finding) for finding in found.findings)
     assert any(
-        re.match(r"Of 12 unseen questions, `kv_last_round` turned \d+ from wrong to right", f) for f in found.findings
+        re.match(r"Of 8 unseen questions, `kv_last_round` turned \d+ from wrong to right", f) for f in found.findings
     )
 
 
 @pytest.mark.slow
 def test_variants_are_compared_where_nothing_is_shared(tmp_path):
     parameters = {"run": str(tmp_path / "run"), "split": "disjoint", "policies": ["kv_last_round"], "seen_questions": 4}
-    found = execute("02_compare_variants", tmp_path, **parameters, **FEW)
+    found = execute("02_compare_variants", tmp_path, log_questions=12, unseen_questions=12, **parameters)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert {policy: list(strata) for policy, strata in summary["strata"].items()} == {
         "no_logs": ["none"],
@@ -101,10 +99,9 @@ def test_multiple_choice_has_no_strata_and_that_is_said(choice, tmp_path):
     assert len(found.figures) == 3  # differences, costs and changed answers
 
 
-def test_one_run_gives_all_budgets(tmp_path):
-    found = execute(
-        "04_round_budget", tmp_path, run=str(tmp_path / "run"), policies=["text_last_round"], max_rounds=3, **FEW
-    )
+def test_one_run_gives_all_budgets(small, tmp_path):
+    given = {**small, "run": str(tmp_path / "run"), "policies": ["text_last_round"], "max_rounds": 3}
+    found = execute("04_round_budget", tmp_path, **given)
     measured = found.metrics
     scores = [measured[f"em.no_logs.round_{limit}"] for limit in (1, 2, 3)]
     assert scores == sorted(scores)
@@ -113,8 +110,8 @@ def test_one_run_gives_all_budgets(tmp_path):
     assert len(found.figures) == 2
 
 
-def test_logs_are_built_and_looked_into(run, tmp_path):
-    found = execute("01_build_logs", tmp_path, run=str(run), timed=1, **FEW)
+def test_logs_are_built_and_looked_into(small, tmp_path):
+    found = execute("01_build_logs", tmp_path, timed=1, **small)
     measured = found.metrics
     assert measured["logs"] == 12
     assert measured["bytes.text_last_round"] < measured["bytes.kv_last_action"] < measured["bytes.kv_all_rounds"]
@@ -124,8 +121,8 @@ def test_logs_are_built_and_looked_into(run, tmp_path):
     assert "because" in pages
 
 
-def test_storage_is_weighed_against_what_it_buys(run, tmp_path):
-    found = execute("03_storage_ablation", tmp_path, run=str(run), **FEW)
+def test_storage_is_weighed_against_what_it_buys(small, tmp_path):
+    found = execute("03_storage_ablation", tmp_path, **small)
     measured = found.metrics
     assert measured["bytes.kv_last_action"] < measured["bytes.kv_last_round"] < measured["bytes.kv_all_rounds"]
     assert measured["bytes.kv/last_round/conversation/front"] == measured["bytes.kv_block"]

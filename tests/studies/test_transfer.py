@@ -76,10 +76,8 @@ def test_of_equally_good_thresholds_the_lowest_is_chosen():
 def study(tmp_path_factory) -> Transfer:
     """A small world on the testbed's model, its logs built."""
     out = tmp_path_factory.mktemp("transfer") / "run"
-    config = RunConfig.of(
-        "testbed", out=out, world=WORLD, embedder="hash", splits=("unseen",), policies=("no_logs", "kv_last_round")
-    )
-    study = Transfer(Experiment(config))
+    asked = {"splits": ("unseen",), "policies": ("no_logs", "kv_last_round"), "max_rounds": 2}
+    study = Transfer(Experiment(RunConfig.of("testbed", out=out, world=WORLD, embedder="hash", **asked)))
     study.build()
     return study
 

@@ -228,7 +228,7 @@ def endpoint() -> Iterator[tuple[Played, list[bytes]]]:
         yield played, body
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(body=bodies)
 def test_any_reply_gives_a_sentence_or_a_trace_that_the_journal_gives_back(endpoint, body):
     played, place = endpoint
