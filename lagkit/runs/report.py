@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,7 +94,9 @@ def remake(folder: str | Path, to: str | Path | None = None) -> None:
         tables["strata.csv"] = by_overlap.table()
     for name, frame in tables.items():
         files.write(out / name, frame.round(_EXACT).to_csv(), durable=False)
-    files.write(out / "changed.csv", changed.turned(results).to_csv(index=False), durable=False)
+    # Text in quotes: without them readers end the row at a carriage return, which an answer may hold.
+    turned = changed.turned(results).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    files.write(out / "changed.csv", turned, durable=False)
     forms = _beside_published(results, hops)
     page = markdown(summary, differences, by_overlap, logs, read_manifest(folder), facts, forms)
     files.write(out / "report.md", page, durable=False)
