@@ -48,8 +48,12 @@ _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Anoth
 
 
 def write(run: Experiment) -> pd.DataFrame:
-    """Score the traces that there are and write `Experiment.report`'s files; returns the scores."""
+    """Score the traces that there are and write `Experiment.report`'s files; returns the scores.
+
+    Variants without answers are left out. Raises DataError, with nothing written, where one has answered in part.
+    """
     results = run.scored(run.config.policies, run.config.data.splits)
+    _refuse_part(run, results)
     with files.replacing(run.out / "results.parquet", durable=False) as aside:
         results.to_parquet(aside)
     asked = [question for split in run.config.data.splits for question in run.questions(split)]
@@ -61,6 +65,20 @@ def write(run: Experiment) -> pd.DataFrame:
     files.write_json(run.out / "report.json", kept)
     remake(run.out)
     return results
+
+
+def _refuse_part(run: Experiment, results: pd.DataFrame) -> None:
+    """Raise DataError where differences to doing without cannot be told: questions that one of both lacks."""
+    found = results.groupby(["policy", "split"]).size() if len(results) else {}
+    for split in run.config.data.splits:
+        asked = len(run.questions(split))
+        for name in run.config.policies:
+            answered = int(found.get((name, split), 0))
+            if answered < asked and (answered or name == "no_logs"):
+                raise DataError(
+                    f"The run in {run.out} is not finished: {name} has answered {answered} of {asked} {split} "
+                    "questions. The command that began it resumes it."
+                )
 
 
 def read_table(path: Path, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
