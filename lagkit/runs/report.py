@@ -44,6 +44,7 @@ _COSTS: Columns = {
 _EXACT = 12  # decimals of tables: further ones depend on the processor
 _FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
+_FAILED = "What failed is wrong, and its rounds end there: failures make a variant's rounds fewer."
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
 
 
@@ -181,7 +182,8 @@ def markdown(
     for split in summary.index.unique("split"):
         part = summary.xs(split, level="split")
         parts.append(f"## {split.capitalize()} questions (n = {part['n'].iloc[0]})")
-        parts.append(_outcomes(part, _at(differences, "split", split), scores) + f"\n\n{_IN_PARENTHESES}")
+        parts += [_outcomes(part, _at(differences, "split", split), scores), _IN_PARENTHESES]
+        parts += [_FAILED] if part["failures"].any() else []
         costs = {name: shown for name, shown in _COSTS.items() if name in part}
         parts.append(f"Per question:\n\n{framed(part.rename('`{}`'.format), costs, 'variant')}")
         parts.append("\n".join(f"- {sentence}" for sentence in findings(differences, split)))

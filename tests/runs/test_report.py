@@ -55,6 +55,13 @@ def test_an_answer_of_any_characters_stays_in_its_row(tmp_path):
     assert found["answer_before"].tolist() == said
 
 
+def test_that_failures_make_rounds_fewer_is_said_where_any_question_failed(tmp_path):
+    failed = [{**row, "failed": row["question_id"] == "q9"} for row in rows("kv_block", 2, 0)]
+    said = "What failed is wrong, and its rounds end there"
+    assert said in page(tmp_path, rows("no_logs", 2, 4), failed)
+    assert said not in page(tmp_path, rows("no_logs", 2, 4), rows("kv_block", 2, 1))
+
+
 def told(text: str) -> list[list[str]]:
     """The rows of the tables of both forms."""
     parts = re.findall(r"### As published, and ours\n\n(.*?)\n\n", text, re.DOTALL)
