@@ -80,9 +80,11 @@ codec: $(STAMP)  ## remake docs/results/codec.md: what logs in fewer bits cost
 	$(BIN)/python -m tools.codec $(addprefix docs/results/codec/,testbed.yaml smollm2-float32.yaml smollm2-bfloat16.yaml) \
 		--out runs/codec --page docs/results/codec.md --cases 12
 
+results: INTO = $(RESULTS:%/=%)
+results: RUN = runs/$(notdir $(INTO))
 results: $(STAMP)  ## remake RESULTS=docs/results/wikihop-smollm2 or docs/results/real/own, from DATA=folder if given (hours)
-	$(BIN)/lagkit run $(RESULTS)/run.yaml $(if $(DATA),data=$(DATA)) out=runs/$(notdir $(RESULTS))
-	cp $(addprefix runs/$(notdir $(RESULTS))/,report.md *.csv results.parquet manifest.json report.json) $(RESULTS)/
+	$(BIN)/lagkit run $(INTO)/run.yaml $(if $(DATA),data=$(DATA)) out=$(RUN)
+	cp $(addprefix $(RUN)/,report.md *.csv results.parquet manifest.json report.json) $(INTO)/
 
 gallery: export LAGKIT_PROGRESS = off
 gallery: $(STAMP)  ## run all notebooks into runs/gallery (pages that work offline) and docs/gallery (for GitHub)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -231,3 +232,34 @@ def test_workers_which_cannot_know_what_is_registered_are_refused(tmp_path, chan
     pytest.importorskip("ray")
     with pytest.raises(ConfigError, match=r"cannot know what is registered in this one \((keep first|embedder mine)\)"):
         Workers(small_run(tmp_path, tiny_lm(), **changes), 1)
+
+
+WHO = lag.Question("q", "Who?", ("I",))
+LETTER = lag.Question("q", "Who?", ("B",), "choice", ("you", "I"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "question", "told"),
+    [
+        ("qa", replace(WHO, id=7), "the question 7 an id or a text that is none: give each as a str"),
+        ("qa", replace(WHO, text=None), "the question 'q' an id or a text that is none: give each as a str"),
+        ("qa", replace(WHO, answers=()), "the question 'q' the answers (): give a tuple of one or more"),
+        ("qa", replace(WHO, answers="I"), "the question 'q' the answers 'I': give a tuple of one or more"),
+        ("choice", WHO, "the question 'q' the kind 'qa': give that of the data set, 'choice'"),
+        (
+            "choice",
+            replace(LETTER, answers=("I",)),
+            "the question 'q' the answers ('I',): give letters of its 2 choices",
+        ),
+        (
+            "choice",
+            replace(LETTER, answers=("C",)),
+            "the question 'q' the answers ('C',): give letters of its 2 choices",
+        ),
+    ],
+)
+def test_a_question_of_a_loader_that_could_not_be_scored_is_refused(tmp_path, kind, question, told):
+    passages = (lag.Passage("p", "I", "It was I."),)
+    lag.register("data", "mine", lambda _: lag.datasets.loaders.Dataset("mine", kind, (question,), (), passages))
+    with pytest.raises(DataError, match=re.escape(f"the loader 'mine' gave {told}")):
+        lag.load_data(tmp_path, "mine")

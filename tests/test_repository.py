@@ -233,3 +233,14 @@ def test_integration_fails_where_either_lint_or_tests_do_and_ends_with_pytest_s_
     done = subprocess.run([ROOT / ".ci" / "run"], env={**os.environ, "PATH": path}, capture_output=True, text=True)
     assert done.stdout.splitlines() == ["Linted.", closing, "make: done", closing]
     assert (done.returncode != 0) is bool(lint or tests)
+
+
+def test_results_go_to_one_run_whether_their_folder_is_given_with_a_slash_or_without():
+    said = [
+        subprocess.run(
+            ["make", "-n", "results", "STAMP=", f"RESULTS={folder}"], cwd=ROOT, capture_output=True, text=True
+        )
+        for folder in ("docs/results/real/own/", "docs/results/real/own")
+    ]
+    assert said[0].stdout == said[1].stdout
+    assert "lagkit run docs/results/real/own/run.yaml  out=runs/own\n" in said[0].stdout

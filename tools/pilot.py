@@ -12,9 +12,10 @@ from typer import Argument, Option
 
 from lagkit.datasets import loaders
 from lagkit.model.prompts.actions import action_spans, parse
-from lagkit.runs.answers import result_row
+from lagkit.runs.answers import Answers, in_reach, result_row
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
+from lagkit.stats import metrics
 from lagkit.types import Question, Trace
 from lagkit.util import cli, markdown
 from lagkit.util.errors import ConfigError
@@ -47,7 +48,7 @@ def row(question: Question, trace: Trace) -> dict[str, Any]:
 def measure(run: Experiment) -> pd.DataFrame:
     """Rows of a run's log questions; its logs are built, or it takes up where it stopped."""
     run.build()
-    traces = {trace.question_id: trace for trace in run.journal("log").traces()}
+    traces = Answers(run.journal("log"), run.log_questions, in_reach(None)).found
     rows = pd.DataFrame([row(question, traces[question.id]) for question in run.log_questions])
     return rows.assign(hops=rows["question_id"].map(loaders.numbered(loaders.hops(run.log_questions))))
 
@@ -76,7 +77,7 @@ def remade(folder: Path) -> str:
 
 
 def _table(rows: pd.DataFrame) -> str:
-    told = []
+    told, means = [], {name: digits for name, digits in MEANS.items() if name in rows}
     for wording, own in rows.groupby("wording", sort=False):
         hops, own = sections.hops(own), own.set_index("question_id")
         # A question's rounds hang together: its share of tagged ones counts once in the interval.
@@ -84,13 +85,14 @@ def _table(rows: pd.DataFrame) -> str:
         told.append(
             [
                 f"`{wording}`",
-                sections.share(shares["em"], hops),
+                sections.share(shares[metrics.first_score(own)], hops),
                 f"{own['tagged'].sum()} of {own['rounds'].sum()}: {sections.share(shares['tagged'], hops)}",
                 sections.share(shares["searched"], hops),
-                *(f"{own[name].mean():.{digits}f}" for name, digits in MEANS.items()),
+                *(f"{own[name].mean():.{digits}f}" for name, digits in means.items()),
+                int(own["failed"].sum()),
             ]
         )
-    return markdown.table(["wording", "right", "tags", "searched", *MEANS], told)
+    return markdown.table(["wording", "right", "tags", "searched", *means, "failed"], told)
 
 
 @app.command()
@@ -105,11 +107,14 @@ def pilot(
     if len(configs) != 1 or "out" not in settings:
         raise ConfigError("Give one file of settings, and `out=FOLDER` for the runs, one for each wording.")
     quiet()
-    found = []
-    for name in wording:
-        run = Experiment(RunConfig.of(configs[0], **{**settings, "wording": name, "out": Path(settings["out"]) / name}))
-        found.append(measure(run).assign(wording=name))
-    save(page, pd.concat(found, ignore_index=True), run)
+    out = Path(settings["out"])
+    # All are made before the first is asked: a name that is none is told at once.
+    runs = {
+        name: Experiment(RunConfig.of(configs[0], **{**settings, "wording": name, "out": out / name}))
+        for name in wording
+    }
+    found = [measure(run).assign(wording=name) for name, run in runs.items()]
+    save(page, pd.concat(found, ignore_index=True), runs[wording[-1]])
     tell(page.read_text(encoding="utf-8"))
 
 

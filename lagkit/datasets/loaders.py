@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from lagkit.datasets.layouts import LAYOUTS, Layout, trimmed
+from lagkit.datasets.layouts import LAYOUTS, LETTERS, Layout, trimmed
 from lagkit.types import Passage, Question, TaskKind
 from lagkit.util.errors import ConfigError, DataError
 from lagkit.util.home import laboratory
@@ -133,9 +133,26 @@ def _checked(data: Dataset, name: str) -> Dataset:
         raise DataError(f"the loader {name!r} gave a {type(data).__name__}: let it give a datasets.loaders.Dataset")
     if twice := [id for id, count in Counter(question.id for question in data.questions).items() if count > 1]:
         raise DataError(f"the loader {name!r} gave two questions the id {twice[0]!r}: give each its own")
+    for question in data.questions:
+        if wrong := _wrong(question, data.kind):
+            raise DataError(f"the loader {name!r} gave the question {question.id!r} {wrong}")
     if data.kind == "qa" and not data.passages:
         raise DataError(f"the loader {name!r} gave no passages, which question answering searches")
     return data
+
+
+def _wrong(question: Question, kind: TaskKind) -> str:
+    """What would end a run, or score each answer wrongly, of a question that a registered loader gave; else empty."""
+    if not (isinstance(question.id, str) and isinstance(question.text, str)):
+        return "an id or a text that is none: give each as a str"
+    if not isinstance(question.answers, tuple | list) or not question.answers:  # of a str, each letter would be one
+        return f"the answers {question.answers!r}: give a tuple of one or more"
+    if question.kind != kind:
+        return f"the kind {question.kind!r}: give that of the data set, {kind!r}"
+    letters = LETTERS[: len(question.choices)]
+    if kind == "choice" and not {*question.answers} <= {*letters}:
+        return f"the answers {question.answers!r}: give letters of its {len(letters)} choices"
+    return ""
 
 
 def overlap(seen: Iterable[Question], question: Question) -> Stratum:

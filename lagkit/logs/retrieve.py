@@ -47,8 +47,8 @@ class Embedder(Protocol):
 class HashEmbedder:
     """Counts of hashed words: a lexical baseline that needs no model.
 
-    Function words count only in a text that has no others; a text without words is the zero vector. Words may collide
-    in one of the `dim` numbers.
+    Function words count only in a text that has no others; a text without words is one word of its own. Words may
+    collide in one of the `dim` numbers.
     """
 
     def __init__(self, dim: int = 4096) -> None:
@@ -56,14 +56,16 @@ class HashEmbedder:
         how = {"n_features": dim, "alternate_sign": False, "dtype": np.float32, "token_pattern": r"\w+"}
         self._words = HashingVectorizer(**how)
         self._content = HashingVectorizer(**how, stop_words=[*ENGLISH_STOP_WORDS, "s"])  # as in "Eiffel's"
+        self._whole = HashingVectorizer(**{**how, "token_pattern": r"(?s)\A.*\Z"})
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, dim]; the same for queries as for documents."""
         if not texts:
             return np.empty((0, self.dim), np.float32)
         vectors: Vectors = self._content.transform(texts).toarray()
-        for empty in np.flatnonzero(~vectors.any(axis=1)):
-            vectors[empty] = self._words.transform([texts[int(empty)]]).toarray()[0]
+        for counted in (self._words, self._whole):
+            for empty in np.flatnonzero(~vectors.any(axis=1)):
+                vectors[empty] = counted.transform([texts[int(empty)]]).toarray()[0]
         return vectors
 
     documents = queries

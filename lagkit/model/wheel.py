@@ -159,6 +159,7 @@ def _convert(folder: Path, target: Path, digits: bool) -> Path:
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
     tokenizer.model_max_length = model.config.max_position_embeddings  # lost likewise
+    say(f"Writing {2 * model.num_parameters() / 1e6:,.0f} MB of safetensors: minutes on a slow disk.")
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     return target

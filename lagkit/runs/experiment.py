@@ -229,7 +229,7 @@ class Experiment:
             self.ask(f"{name}.{split}", variant.policy, name, self.questions(split), store, limits=limits)
 
     def report(self) -> pd.DataFrame:
-        """Score the existing traces; write `results.parquet`, and the page and tables of `report.remake`."""
+        """Score the existing traces; write rows, tables and page as `report.write` does, which says what it raises."""
         with self.writing():
             return report.write(self)
 

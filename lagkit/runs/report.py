@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,12 +44,17 @@ _COSTS: Columns = {
 _EXACT = 12  # decimals of tables: further ones depend on the processor
 _FOLDERS = ("data", "out", "store")
 _IN_PARENTHESES = "In parentheses: difference to `no_logs` with its 95% interval."
+_FAILED = "What failed is wrong, and its rounds end there: failures make a variant's rounds fewer."
 _SHARED = {"all": "All hops", "final": "The final hop, not all", "other": "Another hop only", "none": "No hop"}
 
 
 def write(run: Experiment) -> pd.DataFrame:
-    """Score the traces that there are and write `Experiment.report`'s files; returns the scores."""
+    """Score the traces that there are and write `Experiment.report`'s files; returns the scores.
+
+    Variants without answers are left out. Raises DataError, with nothing written, where one has answered in part.
+    """
     results = run.scored(run.config.policies, run.config.data.splits)
+    _refuse_part(run, results)
     with files.replacing(run.out / "results.parquet", durable=False) as aside:
         results.to_parquet(aside)
     asked = [question for split in run.config.data.splits for question in run.questions(split)]
@@ -60,6 +66,20 @@ def write(run: Experiment) -> pd.DataFrame:
     files.write_json(run.out / "report.json", kept)
     remake(run.out)
     return results
+
+
+def _refuse_part(run: Experiment, results: pd.DataFrame) -> None:
+    """Raise DataError where differences to doing without cannot be told: questions that one of both lacks."""
+    found = results.groupby(["policy", "split"]).size() if len(results) else {}
+    for split in run.config.data.splits:
+        asked = len(run.questions(split))
+        for name in run.config.policies:
+            answered = int(found.get((name, split), 0))
+            if answered < asked and (answered or name == "no_logs"):
+                raise DataError(
+                    f"The run in {run.out} is not finished: {name} has answered {answered} of {asked} {split} "
+                    "questions. The command that began it resumes it."
+                )
 
 
 def read_table(path: Path, read: Callable[[Path], pd.DataFrame]) -> pd.DataFrame:
@@ -93,7 +113,9 @@ def remake(folder: str | Path, to: str | Path | None = None) -> None:
         tables["strata.csv"] = by_overlap.table()
     for name, frame in tables.items():
         files.write(out / name, frame.round(_EXACT).to_csv(), durable=False)
-    files.write(out / "changed.csv", changed.turned(results).to_csv(index=False), durable=False)
+    # Text in quotes: without them readers end the row at a carriage return, which an answer may hold.
+    turned = changed.turned(results).to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)
+    files.write(out / "changed.csv", turned, durable=False)
     forms = _beside_published(results, hops)
     page = markdown(summary, differences, by_overlap, logs, read_manifest(folder), facts, forms)
     files.write(out / "report.md", page, durable=False)
@@ -160,7 +182,8 @@ def markdown(
     for split in summary.index.unique("split"):
         part = summary.xs(split, level="split")
         parts.append(f"## {split.capitalize()} questions (n = {part['n'].iloc[0]})")
-        parts.append(_outcomes(part, _at(differences, "split", split), scores) + f"\n\n{_IN_PARENTHESES}")
+        parts += [_outcomes(part, _at(differences, "split", split), scores), _IN_PARENTHESES]
+        parts += [_FAILED] if part["failures"].any() else []
         costs = {name: shown for name, shown in _COSTS.items() if name in part}
         parts.append(f"Per question:\n\n{framed(part.rename('`{}`'.format), costs, 'variant')}")
         parts.append("\n".join(f"- {sentence}" for sentence in findings(differences, split)))

@@ -19,7 +19,7 @@ from lagkit.util.paths import at
 
 FILE = "summary.json"
 _BASELINE = "no_logs"
-_HEADS = ("n", "EM", "F1", "EM against no_logs", "rounds", "share of its rounds", "no answer")
+_NAMES = {"em": "EM", "f1": "F1", "accuracy": "accuracy", "accuracy_flexible": "flexible"}
 
 Numbers = dict[str, Any]
 
@@ -30,8 +30,9 @@ def summarize(experiment: Experiment, results: pd.DataFrame) -> Numbers:
     seconds: wall time of the run's sessions that came to an end. numbers: `n`, the mean scores (of
     `metrics.score`), `rounds`, `abstention`; and against `no_logs`, whose own are 0 and 1:
     `em_diff` (or `accuracy_diff`) as `[mean, low, high]`, where a bound that cannot be told is null, and
-    `rounds_ratio`, the quotient of mean rounds. strata: the unseen questions by what they share with the logged ones;
-    where the data name no hops it is empty, and `no_strata` says why.
+    `rounds_ratio`, the quotient of mean rounds (null where `no_logs` failed before its first). strata: the unseen
+    questions by what they share with the logged ones; where the data name no hops it is empty, and `no_strata` says
+    why.
     """
     means, differences = metrics.summarize(results), experiment.differences(results)
     by_overlap: Numbers = {"strata": {}}
@@ -54,11 +55,12 @@ def _numbers(means: pd.DataFrame, differences: pd.DataFrame) -> dict[str, dict[s
         if policy != _BASELINE:
             found = differences.loc[(policy, part, scores[0])]
             against = [_number(found[name]) for name in ("mean", "low", "high")]
+        rounds = float(means.loc[(_BASELINE, part), "rounds"])
         told.setdefault(policy, {})[part] = {
             "n": int(row["n"]),
             **{name: float(row[name]) for name in (*scores, "rounds", "abstention")},
             f"{scores[0]}_diff": against,
-            "rounds_ratio": float(row["rounds"] / means.loc[(_BASELINE, part), "rounds"]),
+            "rounds_ratio": float(row["rounds"]) / rounds if rounds else None,
         }
     return told
 
@@ -71,13 +73,13 @@ def write(path: str | Path, summary: Numbers) -> None:
 
 
 def flat(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Numbers of a summary as `name.policy.split`, for `lag.conclude`; `no_logs` has no differences."""
+    """Numbers of a summary as `name.policy.split`, for `lag.conclude`, without null; `no_logs` has no differences."""
     measured = {}
     for policy, splits in summary["variants"].items():
         for split, numbers in splits.items():
             for name, value in numbers.items():
                 against = name == "rounds_ratio" or name.endswith("_diff")
-                if name != "n" and not (against and policy == _BASELINE):
+                if name != "n" and value is not None and not (against and policy == _BASELINE):
                     measured[f"{name}.{policy}.{split}"] = value[0] if isinstance(value, list) else value
     return measured
 
@@ -105,14 +107,22 @@ def shown(summary: Numbers) -> str:
     for split in ("unseen", "seen"):
         for policy, splits in summary["variants"].items():
             if split in splits:
-                rows[split, policy] = dict(zip(_HEADS, _cells(policy, splits[split]), strict=True))
+                rows[split, policy] = _cells(policy, splits[split])
     return str(pd.DataFrame.from_dict(rows, orient="index").rename_axis(["questions", "variant"]).to_string())
 
 
-def _cells(policy: str, row: Numbers) -> list[str]:
-    against, rounds_ratio = "", ""
+def _cells(policy: str, row: Numbers) -> dict[str, str]:
+    scores = {name: head for name, head in _NAMES.items() if name in row}
+    main, against, rounds_ratio = next(iter(scores)), "", ""
     if policy != _BASELINE:
-        mean, low, high = ("?" if value is None else f"{100 * value:+.1f}" for value in row["em_diff"])
-        against, rounds_ratio = f"{mean} [{low}, {high}]", f"{row['rounds_ratio']:.2f}"
-    scores = [f"{100 * row[name]:.1f}" for name in ("em", "f1")]
-    return [str(row["n"]), *scores, against, f"{row['rounds']:.2f}", rounds_ratio, f"{100 * row['abstention']:.0f}%"]
+        bounds, ratio = row[f"{main}_diff"], row["rounds_ratio"]
+        mean, low, high = ("?" if value is None else f"{100 * value:+.1f}" for value in bounds)
+        against, rounds_ratio = f"{mean} [{low}, {high}]", "?" if ratio is None else f"{ratio:.2f}"
+    return {
+        "n": str(row["n"]),
+        **{head: f"{100 * row[name]:.1f}" for name, head in scores.items()},
+        f"{scores[main]} against no_logs": against,
+        "rounds": f"{row['rounds']:.2f}",
+        "share of its rounds": rounds_ratio,
+        "no answer": f"{100 * row['abstention']:.0f}%",
+    }

@@ -33,7 +33,7 @@ class Strata(NamedTuple):
         """
         wide = self.differences[["mean", "low", "high"]].unstack("metric").swaplevel(axis="columns")
         wide = wide.reindex(columns=self.differences.index.unique("metric"), level=0)
-        wide.columns = [f"{metric}_{name}".replace("_mean", "_diff") for metric, name in wide.columns]
+        wide.columns = [f"{metric}_{'diff' if name == 'mean' else name}" for metric, name in wide.columns]
         return self.means.join(wide)
 
 

@@ -7,6 +7,7 @@ highest log-probability a token behind the words with which its turn is opened; 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate, pairwise
@@ -46,7 +47,8 @@ class Condition:
     round, a `stranger`'s, as many neutral words (`filler`) or `none`; `same positions`: own, each log at those of the
     first. beside: what stands beside the log that is asked for (`no logs`: nor that). recompute: tokens computed anew
     behind the other logs: `first:K` or `last:K` of each log, or `most:P`, the P percent that deviate most. patch: the
-    part that is kept of what its own context adds to a log's KV, as `Patch.of` reads it.
+    part that is kept of what its own context adds to a log's KV, as `Patch.of` reads it. Raises ConfigError for what
+    cannot be computed anew.
     """
 
     form: Form
@@ -57,6 +59,14 @@ class Condition:
     recompute: str = ""
     blanks: Blanks = "between"
     patch: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.recompute:
+            return
+        if not re.fullmatch(r"(first|last):[1-9]\d*|most:([1-9]\d?|100)", self.recompute):
+            raise ConfigError(f"{self.recompute!r} is no choice of tokens: give first:K, last:K, or most:P percent.")
+        if self.reads in ("text", "dense", "same positions") or self.beside != "rivals":
+            raise ConfigError("Only tokens of logs that are read apart, and stand beside others, are computed anew.")
 
     @property
     def columns(self) -> dict[str, str]:

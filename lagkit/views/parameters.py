@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ def check(notebook: str, known: Mapping[str, type], given: Mapping[str, Any]) ->
         fits = (int, float) if known[name] is float else known[name]
         if not isinstance(value, fits) or (isinstance(value, bool) and known[name] is not bool):
             raise ConfigError(f"The parameter {name} of {notebook} is of type {known[name].__name__}: {value!r}.")
+        if known[name] is float and isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise ConfigError(f"The parameter {name} of {notebook} is too large for a float: give a smaller number.")
     return {name: float(value) if known[name] is float else value for name, value in given.items()}
 
 

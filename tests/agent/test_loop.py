@@ -324,14 +324,24 @@ def test_a_damaged_block_fails_the_questions_that_find_it(lm, store):
     assert (traces[far.id].answer, traces[far.id].error) == ("y", None)
 
 
-def test_a_query_that_cannot_be_searched_fails_alone(lm, store):
-    """A text without words has no direction in the hash embedder's space."""
+def test_a_query_that_cannot_be_searched_fails_alone(lm, store, monkeypatch):
+    """An embedder of the user's may give no direction to a text."""
+    theirs = EMBEDDER.queries
+    monkeypatch.setattr(EMBEDDER, "queries", lambda texts: theirs(texts) * [[text != "?!"] for text in texts])
     lm.play({CHOICE.text: ["?!", "never asked"], "Which river is right?": ["a", "(B) <ans>(B)</ans>"]})
     other = Question("c2", "Which river is right?", ("B",), "choice", ("one", "two"))
     traces = by_question(agent(lm, "choice", policy=Policy("kv"), store=store).run([CHOICE, other]))
     assert traces["c1"].error.startswith("StoreError: question 'c1': A query has length 0.0000 instead of 1: ")
     assert (len(traces["c1"].rounds), traces["c1"].answer) == (1, None)
     assert (traces["c2"].answer, traces["c2"].error) == ("(B)", None)
+
+
+def test_a_query_without_words_finds_something_with_logs_as_without(lm, store):
+    """Variants are compared on the same questions, so none may fail by what it asks for alone."""
+    for policy, logs in ((None, None), (Policy("kv"), store)):
+        lm.play({RIVER.text: ["<keywords>?!</keywords>", "<ans>x</ans>"]})
+        [trace] = agent(lm, policy=policy, store=logs).run([RIVER])
+        assert (trace.answer, trace.error, trace.rounds[1].query) == ("x", None, "?!")
 
 
 def test_an_agent_needs_what_its_policy_reads(lm, tmp_path):

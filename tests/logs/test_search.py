@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from lagkit.logs.base import Store
 from lagkit.logs.index import VectorIndex
 from lagkit.types import Hit
-from lagkit.util.errors import DataError, EmptyStore, StoreError
+from lagkit.util.errors import EmptyStore, StoreError
 from tests.helpers.stores import DIM, files_of, fill, kv, new_store, same, trace, vector
 
 
@@ -79,17 +79,6 @@ def test_an_interrupted_search_is_followed_by_a_whole_one(store, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         store.search(vector(1)[None], 9)
     assert sorted(hit.id for hit in store.search(vector(1)[None], 9)[0]) == sorted(ids)
-
-
-def test_a_log_that_a_table_holds_twice_is_not_found_twice(tmp_path):
-    pytest.importorskip("lancedb")
-    from lagkit.logs.lance.catalog import log_rows
-
-    with new_store(tmp_path / "twice.lance") as store:
-        [log] = fill(store, [1])
-        store._logs.table.append(log_rows(store.header, [(store._row(trace(1), vector(1)), "0" * 64)]))
-        with pytest.raises(DataError, match=f"The id '{log}' would be in the index twice"):
-            store.search(vector(1)[None], 9)
 
 
 def test_a_readers_index_follows_the_writer(store):

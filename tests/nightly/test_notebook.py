@@ -73,6 +73,7 @@ def test_a_notebook_is_run_where_it_lies_and_its_copy_lands_beside_its_results(t
         ({"size": "4"}, "The parameter size of small.ipynb is of type int: '4'."),
         ({"size": True}, "The parameter size of small.ipynb is of type int: True."),
         ({"size": 4.0}, "The parameter size of small.ipynb is of type int: 4.0."),
+        ({"rate": 10**400}, "The parameter rate of small.ipynb is too large for a float: give a smaller number."),
         ({"rate": "fast"}, "The parameter rate of small.ipynb is of type float: 'fast'."),
         ({"fast": 1}, "The parameter fast of small.ipynb is of type bool: 1."),
         ({"name": 7}, "The parameter name of small.ipynb is of type str: 7."),

@@ -207,3 +207,27 @@ def test_what_cannot_be_loaded_is_refused_before_anything_is_written(tmp_path, l
     with pytest.raises((ModelNotFound, ConfigError)):
         Experiment(config, **handed).run()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("journal", "kept", "said"),
+    [
+        ("kv_last_round.unseen", 2, "kv_last_round has answered 2 of 3 unseen"),
+        ("no_logs.unseen", 0, "no_logs has answered 0 of 3 unseen"),
+        ("log", 0, "no_logs has answered 0 of 3 seen"),
+    ],
+)
+def test_an_unfinished_run_is_not_reported_and_keeps_the_report_that_it_has(tmp_path, lm, journal, kept, said):
+    small_run(tmp_path, lm).run()
+    path = tmp_path / "traces" / f"{journal}.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:kept]))
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    with pytest.raises(DataError, match=rf"is not finished: {said} questions\. The command that began it resumes it"):
+        small_run(tmp_path, lm).report()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+
+
+def test_a_variant_without_answers_is_left_out_of_a_report(tmp_path, lm):
+    small_run(tmp_path, lm).run()
+    (tmp_path / "traces" / "kv_last_round.unseen.jsonl").unlink()
+    assert len(small_run(tmp_path, lm).report()) == 15

@@ -45,6 +45,23 @@ def test_answers_that_turned_right_or_wrong_are_told_one_by_one(tmp_path):
     ]
 
 
+def test_an_answer_of_any_characters_stays_in_its_row(tmp_path):
+    said = ["a\rb", "\r", 'c,"d"', "e\nf", "=1+1", "NA"]
+    before = [{**row, "answer": text} for row, text in zip(rows("no_logs", 0, 4), said, strict=False)]
+    ids = [row["question_id"] for row in before]
+    page(tmp_path, before, rows("kv_block", N, 2)[: len(said)])
+    found = pd.read_csv(tmp_path / "changed.csv", keep_default_na=False)
+    assert found["question_id"].tolist() == ids
+    assert found["answer_before"].tolist() == said
+
+
+def test_that_failures_make_rounds_fewer_is_said_where_any_question_failed(tmp_path):
+    failed = [{**row, "failed": row["question_id"] == "q9"} for row in rows("kv_block", 2, 0)]
+    said = "What failed is wrong, and its rounds end there"
+    assert said in page(tmp_path, rows("no_logs", 2, 4), failed)
+    assert said not in page(tmp_path, rows("no_logs", 2, 4), rows("kv_block", 2, 1))
+
+
 def told(text: str) -> list[list[str]]:
     """The rows of the tables of both forms."""
     parts = re.findall(r"### As published, and ours\n\n(.*?)\n\n", text, re.DOTALL)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from lagkit.datasets.loaders import overlap
+from lagkit.stats import metrics
 from lagkit.stats.strata import about, counted, differences_by, facts, outcomes, overlaps
 from lagkit.types import Question
 from lagkit.util.errors import DataError
@@ -91,6 +92,14 @@ def test_results_by_stratum_have_means_and_differences_and_add_up(run):
     assert list(table.index.unique("overlap")) == ["all", "final", "other", "none"]
     weighted = (table["n"] * table["em"]).groupby("policy").sum() / 40
     assert weighted["kv_last_round"] == pytest.approx(counts["all"] / 40)
+
+
+def test_the_columns_of_a_registered_score_bear_its_name(run, monkeypatch):
+    monkeypatch.setitem(metrics.METRICS, "words_mean", lambda *_: 0.5)
+    table = outcomes(run, results(run).assign(words_mean=0.5)).table()
+    assert table.filter(like="words").columns.tolist() == [
+        "words_mean", "words_mean_diff", "words_mean_low", "words_mean_high",
+    ]  # fmt: skip
 
 
 def test_seen_questions_are_left_out_and_a_run_without_variants_has_means_alone(run):

@@ -74,6 +74,37 @@ def test_a_bound_that_cannot_be_told_is_null_in_json(run, tmp_path):
     assert json.loads(text)["variants"]["kv_last_round"]["unseen"]["em_diff"] == [0.0, None, None]
 
 
+def test_a_share_of_no_rounds_is_null_and_no_metric(run, tmp_path):
+    failed = results(run).assign(rounds=lambda rows: rows["rounds"].where(rows["policy"] != "no_logs", 0))
+    found = summary.summarize(run, failed)
+    summary.write(tmp_path / "summary.json", found)
+    told = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert told["variants"]["kv_last_round"]["unseen"]["rounds_ratio"] is None
+    assert told["strata"]["kv_last_round"][next(iter(told["strata"]["kv_last_round"]))]["rounds_ratio"] is None
+    assert "rounds_ratio.kv_last_round.unseen" not in summary.flat(found)
+    assert summary.shown(found).splitlines()[-1].split()[-2:] == ["?", "25%"]
+
+
+@pytest.mark.parametrize(("score", "head"), [("em", "EM"), ("accuracy", "accuracy")])
+def test_the_table_for_the_terminal_has_the_scores_of_its_kind_of_task(run, score, head):
+    heads, _, _, row = summary.shown(summary.summarize(run, results(run, score))).splitlines()
+    assert heads.split() == [
+        "n",
+        head,
+        head,
+        "against",
+        "no_logs",
+        "rounds",
+        "share",
+        "of",
+        "its",
+        "rounds",
+        "no",
+        "answer",
+    ]
+    assert row.split()[:3] == ["kv_last_round", "4", "75.0"]
+
+
 def test_flat_names_leave_out_what_holds_by_definition(run):
     flat = summary.flat(summary.summarize(run, results(run)))
     assert flat["em_diff.kv_last_round.unseen"] == 0.5

@@ -101,6 +101,18 @@ def test_a_placed_block_stands_at_its_own_positions(lm):
     torch.testing.assert_close(laid.layers[1].keys[:, :, len(other) :], alone.layers[1].keys)
 
 
+@pytest.mark.parametrize("way", ["middle:3", "last:0", "first:-2", "first", "most:101", "first:1.5"])
+def test_a_way_to_compute_anew_that_is_none_is_refused(way):
+    with pytest.raises(ConfigError, match=rf"'{way}' is no choice of tokens: give first:K, last:K, or most:P percent"):
+        Condition("restating", "all_rounds", "own", recompute=way)
+
+
+@pytest.mark.parametrize("shown", [{"reads": "dense"}, {"reads": "text"}, {"beside": "nothing"}])
+def test_what_has_nothing_to_be_computed_anew_is_not_labelled_so(shown):
+    with pytest.raises(ConfigError, match="Only tokens of logs that are read apart, and stand beside others"):
+        Condition(**{"form": "restating", "keep": "all_rounds", "reads": "own", "recompute": "first:8", **shown})
+
+
 @pytest.mark.parametrize("repaired", ["most:100", "first:1000"])
 def test_all_tokens_recomputed_give_the_choice_of_dense_prefill(lm, repaired):
     probe = probe_of(lm)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from lagkit.datasets.loaders import load
-from tests.helpers.lms import SAMPLE, ScriptedLM, new_lm, small_run
+from lagkit.runs.experiment import Experiment
+from tests.helpers.lms import SAMPLE, ActingLM, ScriptedLM, new_lm, small_run
 from tools import pilot
+
+REAL = pilot.measure
 
 
 def test_a_response_is_tagged_that_ends_with_its_only_action():
@@ -48,6 +52,67 @@ def test_log_questions_are_asked_and_their_tags_and_searches_counted(tmp_path):
     assert pilot.remade(tmp_path / "pilot") == told
     assert len(pd.read_parquet(tmp_path / "pilot" / f"{data.name}.parquet")) == 4
     assert "wording" not in json.loads((tmp_path / "pilot" / f"{data.name}.json").read_text())["settings"]
+
+
+def test_questions_that_failed_are_counted(tmp_path):
+    lm = new_lm(ScriptedLM)
+    run = small_run(tmp_path / "run", lm, log_questions=2, seen_questions=1)
+    one, other = (question.text for question in run.log_questions)
+    lm.play({one: [RuntimeError("no room")] * 3, other: ["<ans>nobody</ans>"]})
+    page = tmp_path / "pilot.md"
+    pilot.save(page, pilot.measure(run).assign(wording="short"), run)
+    [line] = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `short`")]
+    assert line.endswith("| 1 |")
+
+
+def test_the_right_letter_is_right(tmp_path):
+    folder = tmp_path / "gpqa"
+    folder.mkdir()
+    for name in ("dev_train", "dev_test"):
+        asked = [{"question": f"Which of {name} {i}?", "choices": ["x", "y"], "answer": "x"} for i in range(3)]
+        (folder / f"{name}.json").write_text(json.dumps(asked))
+    run = small_run(tmp_path / "run", new_lm(ActingLM), data=folder, log_questions=3)
+    page = tmp_path / "pilot.md"
+    rows = pilot.measure(run).assign(wording="short", accuracy=[1.0, 0.0, 1.0])
+    pilot.save(page, rows, run)
+    assert "| `short` | 67% [" in page.read_text(encoding="utf-8")
+
+
+def test_an_answer_to_an_earlier_wording_of_a_question_does_not_count(tmp_path):
+    lm = new_lm(ScriptedLM)
+    run = small_run(tmp_path / "run", lm, log_questions=1, seen_questions=1)
+    [question] = run.log_questions
+    lm.play({question.text: [f"<ans>{question.answers[0]}</ans>"], "Who?": ["<ans>nobody</ans>"]})
+    run.build()
+    changed = small_run(tmp_path / "run", lm, log_questions=1, seen_questions=1)
+    changed.log_questions = (replace(question, text="Who?"),)
+    changed.build()
+    assert pilot.measure(run)["em"].tolist() == [1.0]
+
+
+COMMAND = [
+    f"{Path(__file__).parents[2] / 'docs' / 'results' / 'real' / 'pilot.yaml'}",
+    f"data={SAMPLE}",
+    "dataset=sample",
+]
+
+
+def test_a_wording_counts_once_and_one_that_is_unknown_is_told_before_any_is_asked(tmp_path, monkeypatch, capsys):
+    asked: list[str] = []
+
+    def measure(run: Experiment) -> pd.DataFrame:
+        asked.append(run.config.model.wording)
+        run.lm = new_lm(ActingLM)
+        own = small_run(tmp_path / asked[-1], run.lm, log_questions=2, seen_questions=1)
+        return REAL(own)
+
+    monkeypatch.setattr(pilot, "measure", measure)
+    words = [*COMMAND, f"out={tmp_path / 'runs'}", "--page", f"{tmp_path / 'pilot.md'}", "--wording", "plain"]
+    assert pilot.main([*words, "--wording", "nonsense"]) == 2
+    assert "wording: Input should be" in capsys.readouterr().err
+    assert asked == []
+    assert pilot.main([*words, "--wording", "plain"]) == 0
+    assert asked == ["plain"]
 
 
 @pytest.mark.parametrize("words", [["out=runs"], ["CONFIG"], ["CONFIG", "CONFIG", "out=runs"]])

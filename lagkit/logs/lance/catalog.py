@@ -109,6 +109,8 @@ Entry = TypeVar("Entry", LogEntry, BlockEntry)
 TRACES = 512
 # Seconds for which a missing entry is taken to be missing: a look-up of a thousand missing blocks makes one request.
 FRESH = 0.5
+# What is wrong with a row whose id another one has before it: LanceDB declares ids unique, and lets others append.
+AGAIN = "holds once more log "
 
 
 def pages(entries: Sequence[LogEntry], size: int) -> Iterator[Sequence[LogEntry]]:
@@ -204,17 +206,18 @@ class Catalog(ABC, Generic[Entry]):
         for row in zip(*(rows[name].to_pylist() for name in names), strict=True):
             entry = self._kind(*row[:-1])
             if crc(entry) != row[-1]:
-                self.damaged.append((entry.rowid, "is damaged: its checksum is another"))
-            elif not is_digest(entry.digest):  # which becomes the name of a file in the cache
-                self.damaged.append((entry.rowid, "is damaged: its digest is none"))
+                flaw = "is damaged: its checksum is another"
+            else:  # a file in the cache is named by its digest
+                flaw = self._note(entry) if is_digest(entry.digest) else "is damaged: its digest is none"
+            if flaw:
+                self.damaged.append((entry.rowid, flaw))
             else:
                 self.entries.append(entry)
-                self._note(entry)
             self._last = max(self._last, entry.rowid)
 
     @abstractmethod
-    def _note(self, entry: Entry) -> None:
-        """Called with each sound entry that is new."""
+    def _note(self, entry: Entry) -> str:
+        """Called with each sound entry that is new; what is wrong with its row all the same, if anything is."""
 
     def _went(self) -> None:
         """Called when entries may have gone, or come back."""
@@ -232,8 +235,9 @@ class Logs(Catalog[LogEntry]):
         super()._forget()
         self.by_id: dict[str, LogEntry] = {}
 
-    def _note(self, entry: LogEntry) -> None:
-        self.by_id[entry.id] = entry
+    def _note(self, entry: LogEntry) -> str:
+        known = self.by_id.setdefault(entry.id, entry)
+        return "" if known is entry else AGAIN + entry.id
 
     def find(self, log: object) -> LogEntry | None:
         """A log that is known, or that the newest version has."""
@@ -308,12 +312,13 @@ class Blocks(Catalog[BlockEntry]):
         self._by_content: dict[str, list[BlockEntry]] = {}
         self.doubles: list[BlockEntry] = []
 
-    def _note(self, entry: BlockEntry) -> None:
+    def _note(self, entry: BlockEntry) -> str:
         own = self.by_log.setdefault(entry.log, {})
         if entry.key in own:
             self.doubles.append(own[entry.key])
         own[entry.key] = entry
         self._by_content.setdefault(entry.digest, []).append(entry)
+        return ""
 
     def of(self, log: str) -> Collection[BlockEntry]:
         """The blocks of a log."""

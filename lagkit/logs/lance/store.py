@@ -18,6 +18,7 @@ from lagkit.logs.header import Header
 from lagkit.logs.lance import upkeep
 from lagkit.logs.lance.cache import DiskCache
 from lagkit.logs.lance.catalog import (
+    AGAIN,
     BLOCKS,
     HEADER,
     LOGS,
@@ -273,7 +274,9 @@ class LanceStore(Store):
     def _remove(self, logs: Iterable[Any], blocks: Iterable[BlockEntry | int]) -> None:
         """Delete entries, or rows by their ids, logs with their blocks; logs first, so that none is seen in part."""
         logs = list(logs)
-        owned = [block for log in logs if not isinstance(log, int) for block in self._blocks.of(log.id)]
+        ids = {log.id for log in logs if not isinstance(log, int)}
+        owned = [block for log in ids for block in self._blocks.of(log)]
+        logs += [rowid for rowid, what in self._logs.damaged if what.removeprefix(AGAIN) in ids]
         for catalog, gone in ((self._logs, logs), (self._blocks, [*owned, *blocks])):
             rowids = {entry if isinstance(entry, int) else entry.rowid for entry in gone}
             if rowids:

@@ -100,7 +100,7 @@ class Wanted:
 def find(store: Store, embedder: Embedder | None, wanted: Wanted) -> tuple[list[str], dict[str, float]]:
     """The ids of all logs that are wanted, in order, and the cosine of each where there is a query.
 
-    embedder: None for the store's own. Raises EmptyStore, and StoreError for a query without words.
+    embedder: None for the store's own. Raises EmptyStore.
     """
     query, order = wanted.query.strip(), wanted.order
     if not query:

@@ -63,7 +63,11 @@ class Panel(ABC):
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         shown: dict[str, Any] = self.view._repr_mimebundle_() if in_live_notebook() else {}
-        return {**shown, "text/plain": repr(self), "text/html": self.snapshot()}
+        try:
+            return {**shown, "text/plain": repr(self), "text/html": self.snapshot()}
+        except LagkitError as error:  # another process may have deleted what is listed, or the store
+            said = sentence(error)
+            return {**shown, "text/plain": said, "text/html": f"<p>{escape(said)}</p>"}
 
     def say(self, text: str, *, bad: bool = False) -> None:
         """Show one sentence below the controls."""

@@ -7,8 +7,10 @@ from datetime import timedelta
 
 import pytest
 
+from lagkit.logs.files import digest_of
 from lagkit.logs.lance import DiskCache, LanceStore, upkeep
 from lagkit.logs.lance import store as module
+from lagkit.logs.lance.catalog import log_rows
 from lagkit.util.errors import DamagedBlock, StoreError
 from tests.helpers.stores import HEADER, content, fill, kv, same, trace, vector
 
@@ -69,6 +71,26 @@ def test_a_lost_data_file_takes_only_its_own_rows(store, server, bucket, table):
         assert sorted(fresh.ids) == sorted([trace(1).id, *fill_later])
         assert fresh.verify().empty
         assert all(same(fresh.block(trace(i).id, "last"), kv(i)) for i in (1, 2))
+
+
+def test_a_log_that_is_there_twice_is_found_once_and_named_and_pruned(store):
+    """LanceDB does not enforce that ids are unique: another program may append a row again."""
+    one, two = fill(store, [1, 2])
+    rows = [(log.id, log.embedding, log.trace) for log in store.packed()]
+    table = log_rows(store.header, [(row, digest_of(row[2].encode())) for row in rows])
+    store._logs.table.append(table)
+    with LanceStore.open(store.path, write=True) as fresh:
+        assert [hit.id for hit in fresh.search(vector(1)[None], 5)[0]] == [one, two]
+        assert (fresh.ids, len(fresh)) == ([one, two], 2)
+        said = [f"a row of it holds once more log {log}" for log in (one, two)]
+        assert fresh.verify()["problem"].tolist() == said
+        fresh.delete([one])
+        assert (fresh.ids, fresh.verify()["problem"].tolist()) == ([two], said[1:])
+        assert LanceStore.open(store.path).ids == [two]
+        assert fresh.prune()["problem"].tolist() == said[1:]
+        assert fresh.verify().empty
+        assert same(fresh.block(two, "last"), kv(2))
+    assert store.ids == [two]
 
 
 def test_altered_bytes_of_any_file_are_never_taken_for_data(store, server, bucket):

@@ -95,7 +95,7 @@ def test_words_without_end_are_told_in_short(explorer):
 
 def test_a_search_without_words_is_answered_in_a_sentence(explorer):
     explorer.query.value = "???"
-    assert "A query has length 0" in explorer.message.value
+    assert "Nothing is similar to “???”" in explorer.message.value
     assert "Traceback" not in explorer.message.value
 
 
