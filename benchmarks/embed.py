@@ -58,7 +58,8 @@ def measured(model: SentenceTransformer, texts: Sequence[str]) -> dict[str, Any]
     tokens: of all texts, without padding. share = limit_s / took_s. gflops: the rate of the products.
     """
     tokens = sum(map(len, model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]))
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    named = model.named_modules()  # without the pooler, which reads one token of a text, and whose words nobody uses
+    layers = [module for name, module in named if isinstance(module, nn.Linear) and "pooler" not in name]
     before = _limit(layers)
     with tempfile.TemporaryDirectory() as folder:
         embedder = CachedEmbedder(SentenceEmbedder(model, "measured"), Path(folder) / "vectors.sqlite")

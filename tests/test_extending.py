@@ -243,6 +243,11 @@ LETTER = lag.Question("q", "Who?", ("B",), "choice", ("you", "I"))
     [
         ("qa", replace(WHO, id=7), "the question 7 an id or a text that is none: give each as a str"),
         ("qa", replace(WHO, text=None), "the question 'q' an id or a text that is none: give each as a str"),
+        ("qa", replace(WHO, id=["q"]), "the question ['q'] an id or a text that is none: give each as a str"),
+        ("qa", replace(WHO, answers=(5,)), "the question 'q' the answers (5,): give a tuple of one or more texts"),
+        ("qa", replace(WHO, answers=("",)), "the question 'q' the answers ('',): give a tuple of one or more texts"),
+        ("qa", {"id": "q"}, "a dict for a question: give a Question"),
+        ("choice", replace(LETTER, choices=None), "the question 'q' other choices than a tuple of 1 to 26"),
         ("qa", replace(WHO, answers=()), "the question 'q' the answers (): give a tuple of one or more"),
         ("qa", replace(WHO, answers="I"), "the question 'q' the answers 'I': give a tuple of one or more"),
         ("choice", WHO, "the question 'q' the kind 'qa': give that of the data set, 'choice'"),

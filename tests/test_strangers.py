@@ -207,7 +207,7 @@ def test_what_a_killed_create_left_is_no_way_in_either(tmp_path, outside):
 
 
 @pytest.mark.parametrize("digest", ["../../outside/victim", "/outside/victim", "", "A" * 64, "a" * 63, "a" * 64 + "\n"])
-def test_no_name_but_a_sha256_becomes_a_path(tmp_path, digest):
+def test_no_name_but_a_digest_becomes_a_path(tmp_path, digest):
     with pytest.raises(DamagedBlock, match="is no digest of a KV block"):
         block_name(digest)
     cache = DiskCache(tmp_path, 100)

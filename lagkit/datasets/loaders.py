@@ -131,11 +131,13 @@ def _checked(data: Dataset, name: str) -> Dataset:
     """What a registered loader gave; raises DataError where it is no data set, or one that cannot be worked on."""
     if not isinstance(data, Dataset):
         raise DataError(f"the loader {name!r} gave a {type(data).__name__}: let it give a datasets.loaders.Dataset")
-    if twice := [id for id, count in Counter(question.id for question in data.questions).items() if count > 1]:
-        raise DataError(f"the loader {name!r} gave two questions the id {twice[0]!r}: give each its own")
     for question in data.questions:
+        if not isinstance(question, Question):
+            raise DataError(f"the loader {name!r} gave a {type(question).__name__} for a question: give a Question")
         if wrong := _wrong(question, data.kind):
             raise DataError(f"the loader {name!r} gave the question {question.id!r} {wrong}")
+    if twice := [id for id, count in Counter(question.id for question in data.questions).items() if count > 1]:
+        raise DataError(f"the loader {name!r} gave two questions the id {twice[0]!r}: give each its own")
     if data.kind == "qa" and not data.passages:
         raise DataError(f"the loader {name!r} gave no passages, which question answering searches")
     return data
@@ -145,13 +147,16 @@ def _wrong(question: Question, kind: TaskKind) -> str:
     """What would end a run, or score each answer wrongly, of a question that a registered loader gave; else empty."""
     if not (isinstance(question.id, str) and isinstance(question.text, str)):
         return "an id or a text that is none: give each as a str"
-    if not isinstance(question.answers, tuple | list) or not question.answers:  # of a str, each letter would be one
-        return f"the answers {question.answers!r}: give a tuple of one or more"
+    answers = question.answers
+    if not isinstance(answers, tuple | list) or not answers or not all(isinstance(a, str) and a for a in answers):
+        return f"the answers {answers!r}: give a tuple of one or more texts"  # of a str, each letter would be one
     if question.kind != kind:
         return f"the kind {question.kind!r}: give that of the data set, {kind!r}"
-    letters = LETTERS[: len(question.choices)]
-    if kind == "choice" and not {*question.answers} <= {*letters}:
-        return f"the answers {question.answers!r}: give letters of its {len(letters)} choices"
+    if kind == "choice":
+        if not isinstance(question.choices, tuple | list) or not 0 < len(question.choices) <= len(LETTERS):
+            return f"other choices than a tuple of 1 to {len(LETTERS)}"
+        if not {*answers} <= {*LETTERS[: len(question.choices)]}:
+            return f"the answers {answers!r}: give letters of its {len(question.choices)} choices"
     return ""
 
 

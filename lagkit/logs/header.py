@@ -80,8 +80,8 @@ class Header:
             raise StoreError(f"{where} does not describe a log store ({error}).") from error
         if older:
             raise StoreError(
-                f"{where} has store format {raw['format']}, of an earlier lagkit: build the logs again, "
-                "into another store."
+                f"{where} has store format {raw['format']}, of an earlier lagkit: make the store anew. "
+                "That of a run can be deleted: the command that began the run encodes its logs again."
             )
         raise StoreError(
             f"{where} has store format {raw['format']}, newer than the {FORMAT} that this lagkit reads: update lagkit."

@@ -141,7 +141,7 @@ def doomed(db: Database, excess: int) -> Iterator[str]:
 
 
 def _files_of(db: Database, seq: int) -> set[tuple[str, int, bool]]:
-    """Sha256 and bytes of the block files that a log names, and whether other logs do so too."""
+    """Digest and bytes of the block files that a log names, and whether other logs do so too."""
     blocks = """SELECT digest, bytes, EXISTS (SELECT 1 FROM blocks WHERE digest = mine.digest AND seq <> mine.seq)
                 FROM blocks AS mine WHERE seq = ?"""
     return {row for row in db.read(blocks, seq) if is_digest(row[0])}

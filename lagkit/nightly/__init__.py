@@ -4,9 +4,11 @@ import sys
 
 # nbformat imports jsonschema, and that, where JupyterLab is installed, a grammar of addresses that no notebook is
 # checked against and that takes 1.5 s to compile: without it, every job and every command on notebooks starts sooner.
+# The price: in such a process jsonschema takes anything for an address (`iri`).
 _GRAMMAR = "rfc3987_syntax"
 if _GRAMMAR not in sys.modules:
-    sys.modules[_GRAMMAR] = None  # type: ignore[assignment]  # an import of it raises ImportError, which is expected
-    import nbformat  # noqa: F401
-
-    del sys.modules[_GRAMMAR]
+    sys.modules[_GRAMMAR] = None  # type: ignore[assignment]  # its import raises ImportError, as if it were not there
+    try:
+        import nbformat  # noqa: F401
+    finally:
+        sys.modules.pop(_GRAMMAR, None)

@@ -93,7 +93,10 @@ def test_what_is_no_store_is_refused(tmp_path):
     head = {key: value for key, value in written.items() if key != "crc32"}
     for changed, message in [
         ({**head, "format": 5}, "format 5, newer than the 4"),
-        ({**head, "format": 3}, "format 3, of an earlier lagkit: build the logs again, into another store"),
+        (
+            {**head, "format": 3},
+            "format 3, of an earlier lagkit: make the store anew. That of a run can be deleted: the command",
+        ),
         ({**head, "kind": "shop"}, "does not describe a log store"),
         ({**head, "colour": "red"}, "does not describe a log store"),
         ({**head, "dim": "8"}, "'8' was given"),

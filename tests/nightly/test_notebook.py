@@ -253,3 +253,8 @@ def test_the_executed_notebook_can_be_read_without_running_it(sanity):
     assert len(sanity.figures) == 2
     assert all({"image/png", "text/html"} & set(data) for data in sanity.shown if FIGURE in data)
     assert len(json.dumps(sanity.outputs)) < 500_000
+
+
+def test_what_is_kept_from_being_imported_can_be_imported_later():
+    code = "import sys, lagkit.nightly; assert 'nbformat' in sys.modules and 'rfc3987_syntax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

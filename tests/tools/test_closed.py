@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 
 from lagkit.datasets import loaders
@@ -39,21 +40,26 @@ def test_questions_are_asked_without_passages_and_scored_by_the_whole_response(r
     assert rows["overlap"].to_dict() == {q.id: loaders.overlap(run.log_questions, q) for q in run.questions("unseen")}
     read = "".join(words for asked in lm.seen.values() for both in asked for words in both)
     assert not any(passage.text[:40] in read for passage in run.data.passages)
+    study = pd.DataFrame({"policy": "no_logs", "split": "unseen", "question_id": [right.id, wrong.id], "em": 1.0})
     page = tmp_path / "closed.md"
-    closed.save(page, rows.reset_index(), run)
+    closed.save(page, closed.beside(rows.reset_index(), study), run)
     told = page.read_text(encoding="utf-8")
     assert "| all questions | 4 | 25% [" in told
     assert "| 50% [" in told
+    assert "2 of them were asked in the study: 100% [" in told
+    assert "and 50% [" in told
+    assert "the closed book; 1 in both." in told
     assert closed.remade(tmp_path / "closed") == told
     settings = json.loads(next((tmp_path / "closed").glob("*.json")).read_text())["settings"]
     assert settings["unseen_questions"] == 4
-    assert not {"data", "policies", "max_rounds", "embedder"} & settings.keys()
+    assert not {"data", "policies", "max_rounds", "embedder", "wording"} & settings.keys()
 
 
 def test_a_name_counts_as_words_and_not_as_a_part_of_one():
-    question = qa("Into which river?", "Oka")
-    said = {words: Trace("q", question.text, "", (Round("", words),)) for words in ("The Oka.", "The Okavango.")}
+    question = qa("Into which river?", "Oka", "The")
+    said = {words: Trace("q", question.text, "", (Round("", words),)) for words in ("The Oka.", "The Okavango.", "")}
     assert {words: closed.row(question, trace)["named"] for words, trace in said.items()} == {
         "The Oka.": True,
         "The Okavango.": False,
+        "": False,
     }

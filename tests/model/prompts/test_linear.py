@@ -18,8 +18,8 @@ from lagkit.util.markdown import literal
 from lagkit.util.secrets import scrub
 from lagkit.views.widgets.pages import kept_html, trace_html
 
-# Seconds for each length: what is linear takes a fraction of them; what is quadratic takes minutes, and hours.
-SIZES = [(100_000, 1.25), pytest.param(1_000_000, 5.0, marks=pytest.mark.slow)]
+# Seconds for each length: what is linear takes a fraction of them; what is quadratic takes more, up to hours.
+SIZES = [(100_000, 0.5), pytest.param(1_000_000, 5.0, marks=pytest.mark.slow)]
 
 PIECES = ("<ans>", "<keywords><ans>", "</ans>", "<ans></ans>", "<ans>x</ans>", "<subquestion>a</subquestion>")
 PIECES += (
@@ -74,7 +74,7 @@ READERS: dict[str, Callable[[str], object]] = {
 
 @pytest.mark.parametrize(("size", "seconds"), SIZES)
 @pytest.mark.parametrize("reader", READERS)
-def test_a_megabyte_is_read_in_seconds(reader, size, seconds):
+def test_a_long_text_is_read_in_no_time(reader, size, seconds):
     for piece in PIECES:
         text = piece * (size // len(piece))
         for spelled in (f"{text}x", f"<ans>answer is {text}"):
