@@ -2,6 +2,7 @@
 
 The limit is the time of the embedder's matrix products alone, of as many rows as the passages have tokens: no padding,
 no attention, no tokenizer. Passages go the way of a run, through a cache that is empty, and once more when it is full.
+Limit and embedding are timed in turns, and medians are compared.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +33,8 @@ from lagkit.util.paths import at
 from lagkit.util.progress import quiet
 
 ROOT = Path(__file__).parents[1]
-ROWS, REPEATS = 4_096, 5  # of the products that tell the limit, which would not fit into memory for all tokens
+ROWS, PRODUCTS = 4_096, 5  # that tell the limit: those of all tokens would not fit into memory
+REPEATS = 3
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,11 +63,9 @@ def measured(model: SentenceTransformer, texts: Sequence[str]) -> dict[str, Any]
     tokens = sum(map(len, model.tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]))
     named = model.named_modules()  # without the pooler, which reads one token of a text, and whose words nobody uses
     layers = [module for name, module in named if isinstance(module, nn.Linear) and "pooler" not in name]
-    before = _limit(layers)
-    with tempfile.TemporaryDirectory() as folder:
-        embedder = CachedEmbedder(SentenceEmbedder(model, "measured"), Path(folder) / "vectors.sqlite")
-        took, cached = (_seconds(embedder, texts) for _ in range(2))
-    limit = tokens * (before + _limit(layers)) / 2  # on both sides: other work may come and go
+    turns = [(_limit(layers), *_seconds(model, texts)) for _ in range(REPEATS)]
+    limit, took, cached = (median(side) for side in zip(*turns, strict=True))
+    limit *= tokens
     weights = sum(layer.weight.numel() for layer in layers)
     return {
         "passages": len(texts),
@@ -80,13 +81,18 @@ def measured(model: SentenceTransformer, texts: Sequence[str]) -> dict[str, Any]
 
 def _limit(layers: Sequence[nn.Linear]) -> float:
     """Seconds of the products for a token."""
-    return median([products(layers, ROWS) for _ in range(REPEATS + 1)][1:]) / ROWS
+    return median([products(layers, ROWS) for _ in range(PRODUCTS + 1)][1:]) / ROWS
 
 
-def _seconds(embedder: CachedEmbedder, texts: Sequence[str]) -> float:
-    began = time.perf_counter()
-    embedder.documents(texts)
-    return time.perf_counter() - began
+def _seconds(model: SentenceTransformer, texts: Sequence[str]) -> list[float]:
+    """Of embedding the texts, and of reading them from the cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        embedder = CachedEmbedder(SentenceEmbedder(model, "measured"), Path(folder) / "vectors.sqlite")
+        times = [time.perf_counter()]
+        for _ in range(2):
+            embedder.documents(texts)
+            times.append(time.perf_counter())
+    return [after - before for before, after in pairwise(times)]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ def row():
     model = SentenceTransformer(str(resolve_embedder("minilm", {})), device="cpu")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(embed, "ROWS", 64)
+        patched.setattr(embed, "REPEATS", 1)
         return embed.measured(model, ["A passage.", "Another one, of more words.", "word " * 400]), model
 
 
