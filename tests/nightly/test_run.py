@@ -10,6 +10,7 @@ import threading
 import time
 
 import pandas as pd
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -56,6 +57,10 @@ def test_one_failure_does_not_stop_the_rest(tmp_path, capsys):
     }
     assert "bad.ipynb failed in cell 4 (ValueError: no such thing)" in outcomes["bad"].error
     assert outcomes["slow"].error == "It took more than 5 s."
+    until = time.monotonic() + 20
+    while left := [process for process in psutil.process_iter(["cwd"]) if f"{tmp_path}/" in f"{process.info['cwd']}/"]:
+        assert time.monotonic() < until, f"of a job that was stopped, {left} lives on"
+        time.sleep(0.05)
     assert "The kernel of dead.ipynb stopped" in outcomes["dead"].error
     said = capsys.readouterr().out
     assert "1 of 4 jobs succeeded, no gates." in said

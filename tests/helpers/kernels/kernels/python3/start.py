@@ -1,7 +1,8 @@
-"""Ask the server of tests.helpers.warm for a kernel, pass signals on to it, and end as it ends."""
+"""Ask the server of tests.helpers.warm for a kernel, pass signals on to it, and end as it ends, or who started it."""
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -12,7 +13,8 @@ server.connect(os.environ["LAGKIT_WARM_KERNELS"])
 socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: server.send(bytes([number])))
-ended = server.recv(1)  # nothing if the server was killed
+ready, _, _ = select.select([server, os.pidfd_open(os.getppid())], [], [])
+ended = server.recv(1) if server in ready else b""  # nothing if the server was killed, either
 code = int.from_bytes(ended, signed=True) if ended else 1
 if code < 0:
     signal.signal(-code, signal.SIG_DFL)
