@@ -309,7 +309,7 @@ SECTIONS: tuple[tuple[str, str, str, Section], ...] = (
     (
         "Against the machine's limits",
         "limits",
-        "python -m benchmarks.limits --out benchmarks/results/limits.json",
+        "python -m benchmarks.limits --dtype float32 --out benchmarks/results/limits.json",
         _limits,
     ),
     (
