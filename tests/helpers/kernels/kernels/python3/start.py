@@ -13,8 +13,8 @@ server.connect(os.environ["LAGKIT_WARM_KERNELS"])
 socket.send_fds(server, [json.dumps(asked).encode()], [0, 1, 2])
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: server.send(bytes([number])))
-ready, _, _ = select.select([server, os.pidfd_open(os.getppid())], [], [])
-ended = server.recv(1) if server in ready else b""  # nothing if the server was killed, either
+ready, _, _ = select.select([server.fileno(), os.pidfd_open(os.getppid())], [], [])
+ended = server.recv(1) if server.fileno() in ready else b""  # nothing if the server was killed, either
 code = int.from_bytes(ended, signed=True) if ended else 1
 if code < 0:
     signal.signal(-code, signal.SIG_DFL)
