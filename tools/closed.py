@@ -17,6 +17,7 @@ from lagkit.model.prompts.prompt import Prompt
 from lagkit.runs.answers import result_row
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
+from lagkit.runs.report import read_table
 from lagkit.stats.metrics import normalize
 from lagkit.types import Question, Trace
 from lagkit.util import cli, markdown
@@ -139,7 +140,7 @@ def closed(
         raise ConfigError("Give one file of settings.")
     quiet()
     run = Experiment(RunConfig.of(configs[0], **cli.settings(pairs)))
-    results = None if study is None else pd.read_parquet(study)
+    results = None if study is None else read_table(study, pd.read_parquet)
     rows = measure(run)
     rows = rows if results is None else beside(rows, results)
     save(page, rows, run)

@@ -63,3 +63,44 @@ def test_a_name_counts_as_words_and_not_as_a_part_of_one():
         "The Okavango.": False,
         "": False,
     }
+
+
+CONFIG = f"""
+data: {SAMPLE}
+model: testbed
+dtype: float32
+embedder: hash
+wording: short
+log_questions: 4
+splits: [unseen]
+unseen_questions: 2
+"""
+
+
+def test_the_command_asks_and_writes_its_page(tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    words = [str(tmp_path / "run.yaml"), f"out={tmp_path / 'run'}", "--page", str(tmp_path / "closed.md")]
+    assert closed.main(words) == 0
+    page = (tmp_path / "closed.md").read_text(encoding="utf-8")
+    assert "testbed in float32" in page
+    assert "| all questions | 2 |" in page
+    assert "asked in the study" not in page
+    assert page in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["out=run"], "Give one file of settings"),
+        (["CONFIG", "out=run", "--beside", "none.parquet"], "none.parquet"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_a_sentence_before_anything_is(tmp_path, capsys, monkeypatch, changed, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    words = ["run.yaml" if word == "CONFIG" else word for word in changed]
+    monkeypatch.setattr(closed, "measure", None)
+    assert closed.main([*words, "--page", "closed.md"]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "closed.md").exists()
