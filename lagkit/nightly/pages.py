@@ -79,7 +79,7 @@ def render(notebook: NotebookNode, title: str, script: str = "", back: Link | No
     shown = without_widgets(notebook)
     for cell in shown.cells:
         if BADGES in cell.metadata.get("tags", []):  # whose pictures would come over the network
-            cell.source = _IMAGE.sub(r"\1", cell.source)
+            cell.source = _IMAGE.sub(r"\1", cell.source).replace("\n", " · ")
     return str(exporter.from_notebook_node(shown, resources=resources)[0])
 
 

@@ -29,7 +29,7 @@ _ANEW = {"first": "first {} tokens", "last": "last {} tokens", "most": "{}% that
 
 def load(folder: Path) -> pd.DataFrame:
     """The rows of all models in a folder, a parquet file for each; DataError if there is none, or a wrong one."""
-    files = sorted(folder.glob("*.parquet"))
+    files = sorted(folder.glob("*.parquet"), key=lambda file: file.stem)
     if not files:
         raise DataError(f"{folder} holds no rows of competing logs: measure some, or give another folder.")
     rows = []

@@ -71,6 +71,10 @@ def test_sentences_say_which_log_is_read_and_what_repairs_it(rows):
     [repaired] = [said for said in told if "first 8 tokens anew (40% of tokens): 100%" in said]
     assert "more (+66.7 [" in repaired
     assert not any("against stranger" in said for said in told)
+    [shown] = repaired.rows
+    assert (shown.verdict, shown.unit) == ("more", "points")
+    assert shown.mean == pytest.approx(200 / 3)
+    assert sum(not getattr(said, "rows", ()) for said in told) == 2  # what is no difference
 
 
 def test_the_page_shows_what_was_measured_and_what_was_not(rows):

@@ -8,8 +8,10 @@ import shutil
 import nbformat
 import pytest
 import typer
+from nbformat.v4 import new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
+from lagkit.nightly import pages
 from lagkit.views import tables
 from tests.helpers.cells import NOTEBOOKS
 from tools import badges
@@ -49,6 +51,13 @@ def test_a_fork_renews_all_badges_by_one_command(tmp_path):
         assert link in shown
     refused = CliRunner().invoke(app, ["somebody/their-lagkit", "--root", str(tmp_path)])
     assert (refused.exit_code, badges.address(tmp_path)) == (2, FORK)
+
+
+def test_on_a_page_badges_are_words_apart():
+    cell = new_markdown_cell(badges.badges("13_scale.ipynb", FORK), metadata={"tags": [pages.BADGES]})
+    page = pages.render(new_notebook(cells=[cell]), "A notebook", script=pages.SCRIPT)
+    assert page.count("</a> · <a ") == 2
+    assert pages.loaded(page) == []
 
 
 class Shell:
