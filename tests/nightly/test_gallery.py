@@ -248,7 +248,7 @@ def test_the_listing_shows_each_notebook_and_its_first_figure(made):
 
 def test_paths_below_known_folders_become_relative_and_others_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    own = write(tmp_path / "a", "own", shown(text=f"'{tmp_path}/runs/x'"), source=f"open('{tmp_path}/b')")
+    own = write(tmp_path / "a", "own", shown(text=f"'{tmp_path}/runs/x'"), source=f"open('../..{tmp_path}/b')")
     text = gallery.copy_of(Executed.read(own))
     assert "'runs/x'" in text
     assert "open('b')" in text
