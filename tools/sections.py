@@ -25,7 +25,7 @@ def save(page: Path, name: str, rows: pd.DataFrame, about: Mapping[str, Any], re
     """Write a section's rows, and the page of all sections, which `remade` makes of their folder."""
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(folder / f"{name}.parquet")
+    files.write_table(folder / f"{name}.parquet", rows)
     files.write_json(folder / f"{name}.json", about)
     files.write(page, remade(folder))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lagkit.model import codec as codecs
 from lagkit.model.codec import Codec
+from lagkit.util import files
 from lagkit.util.errors import DamagedBlock
 
 if TYPE_CHECKING:
@@ -115,8 +116,8 @@ class KVBlock(Part):
         return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()}, {"format": format})
 
     def save(self, path: str | Path, codec: Codec = "none") -> None:
-        """Write a safetensors file; raises OSError, and ValueError as `dump`."""
-        Path(path).write_bytes(self.dump(codec))
+        """Write a safetensors file, whole or not at all; raises OSError, and ValueError as `dump`."""
+        files.write(Path(path), self.dump(codec))
 
     @classmethod
     def load(cls, path: str | Path, codec: Codec = "none") -> KVBlock:

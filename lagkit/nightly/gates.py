@@ -17,7 +17,7 @@ from scipy.stats import t
 
 from lagkit.nightly.profile import Plan
 from lagkit.stats import changed as flips
-from lagkit.util.files import intact, replacing, write_json
+from lagkit.util.files import intact, write_json, write_table
 from lagkit.util.plainjson import read_json
 from lagkit.util.settings import Settings
 
@@ -86,8 +86,7 @@ class Baselines(Settings):
         """Write the file, and the answers of the jobs beside it, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
         gated = {job: rows for job, rows in answers.items() if job in self.jobs} or {"": flips.NONE}
-        with replacing(path.with_suffix(".parquet")) as aside:
-            pd.concat(gated, names=["job"]).reset_index("job").to_parquet(aside, index=False, compression="zstd")
+        write_table(path.with_suffix(".parquet"), pd.concat(gated, names=["job"]).droplevel(1).reset_index())
         write_json(path, self.model_dump(mode="json", exclude_none=True))
 
 

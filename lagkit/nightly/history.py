@@ -14,7 +14,7 @@ from lagkit.nightly.gates import Metrics, comparable
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
 from lagkit.runs.manifest import git_state
-from lagkit.util.files import intact, replacing
+from lagkit.util.files import intact, write_table
 
 FILE = "history.parquet"
 COLUMNS = ["job", "started", "parameters", "commit", "status", "seconds", "metric", "value"]
@@ -56,8 +56,7 @@ def record(out: Path, plan: Plan, outcomes: Mapping[str, Outcome], measured: Met
         return before
     new = pd.DataFrame(rows, columns=COLUMNS)
     history = pd.concat([before, new], ignore_index=True) if len(before) else new
-    with replacing(out / FILE) as aside:
-        history.to_parquet(aside)
+    write_table(out / FILE, history)
     return history
 
 

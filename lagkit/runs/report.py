@@ -55,8 +55,7 @@ def write(run: Experiment) -> pd.DataFrame:
     """
     results = run.scored(run.config.policies, run.config.data.splits)
     _refuse_part(run, results)
-    with files.replacing(run.out / "results.parquet", durable=False) as aside:
-        results.to_parquet(aside)
+    files.write_table(run.out / "results.parquet", results, durable=False)
     asked = [question for split in run.config.data.splits for question in run.questions(split)]
     known = "unseen" in run.config.data.splits and not run.data.no_strata
     overlap = strata.overlaps(run).to_dict() if known else None

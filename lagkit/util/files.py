@@ -8,9 +8,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lagkit.util.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # What parsers of JSON, CSV and Parquet raise, and what comes of a value of another shape.
 _DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OSError, NotImplementedError, RecursionError)
@@ -67,6 +70,12 @@ def write(path: Path, content: str | bytes, *, durable: bool = True) -> Path:
     with replacing(path, durable=durable) as aside:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
+
+
+def write_table(path: Path, table: pd.DataFrame, *, durable: bool = True) -> None:
+    """Write a table as Parquet, as `replacing` does."""
+    with replacing(path, durable=durable) as aside:
+        table.to_parquet(aside, compression="zstd")
 
 
 def write_json(path: Path, value: Any) -> None:

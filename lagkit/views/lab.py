@@ -153,7 +153,7 @@ def conclude(
         rows = flips.answers(answers)
         if twice := rows[rows.duplicated(["policy", "split", "question_id"])].to_dict("records"):
             raise DataError(f"{twice[0]['policy']} answers {twice[0]['question_id']} twice: name the policies apart.")
-        rows.to_parquet(folder / ANSWERS, compression="zstd")
+        files.write_table(folder / ANSWERS, rows)
     told = [*(verdict or findings[:3])]
     record = {
         "metrics": {name: float(value) for name, value in measured.items()},

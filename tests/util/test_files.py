@@ -8,10 +8,14 @@ import stat
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
 import pytest
 
-from lagkit.util.files import replacing, write, write_json
+from lagkit.util.files import replacing, write, write_json, write_table
 from tests.helpers.killed import clean
+
+ROOT = Path(__file__).parents[2]
 
 
 def _many(path: Path, letter: str) -> None:
@@ -62,3 +66,15 @@ def test_content_is_on_disk_before_it_has_its_name_and_others_may_read_it(tmp_pa
     other = tmp_path / "b.txt"
     other.touch()
     assert path.stat().st_mode == other.stat().st_mode
+
+
+def test_a_table_that_cannot_be_written_leaves_the_old_one_and_no_other_place_writes_any(tmp_path):
+    path = tmp_path / "rows.parquet"
+    write_table(path, pd.DataFrame({"n": [1]}))
+    with pytest.raises(pa.ArrowException):
+        write_table(path, pd.DataFrame({"n": [1, "one"]}))
+    assert [*tmp_path.iterdir()] == [path]
+    assert [*pd.read_parquet(path)["n"]] == [1]
+    sources = [source for room in ("lagkit", "tools") for source in (ROOT / room).rglob("*.py")]
+    writers = [source.name for source in sources if ".to_parquet(" in source.read_text(encoding="utf-8")]
+    assert writers == ["files.py"]

@@ -48,8 +48,7 @@ def measure(run: Experiment, questions: int) -> tuple[pd.DataFrame, dict[str, An
         path = folder / f"{start}-{start + len(batch)}.parquet"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with files.replacing(path) as aside:
-                sink.looks(run, batch).to_parquet(aside)
+            files.write_table(path, sink.looks(run, batch))
         parts.append(pd.read_parquet(path))
     rows = pd.concat(parts, ignore_index=True)
     hops = rows["question_id"].map(loaders.numbered(run.data.hops))

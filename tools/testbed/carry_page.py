@@ -69,7 +69,7 @@ def sited(folders: Mapping[str, str], questions: int, seed: int) -> pd.DataFrame
 def save(page: Path, rows: pd.DataFrame, told: Callable[[Path], str]) -> None:
     """Write a page beside its rows, which `told` makes it of."""
     page.parent.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(page.with_suffix(".parquet"), compression="zstd")
+    files.write_table(page.with_suffix(".parquet"), rows)
     files.write(page, told(page.with_suffix(".parquet")))
 
 

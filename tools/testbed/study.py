@@ -52,10 +52,10 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         for name in _TABLES:
             table: pd.DataFrame = getattr(self, name)
-            table.drop(columns=_UNTOLD, errors="ignore").to_parquet(folder / f"{name}.parquet", compression="zstd")
+            files.write_table(folder / f"{name}.parquet", table.drop(columns=_UNTOLD, errors="ignore"))
         files.write_json(folder / "study.json", self.made)
         hops = pd.DataFrame({"question_id": list(self.hops), "hops": [list(own) for own in self.hops.values()]})
-        hops.to_parquet(folder / "hops.parquet", compression="zstd")
+        files.write_table(folder / "hops.parquet", hops)
 
     @classmethod
     def load(cls, folder: Path) -> Study:
