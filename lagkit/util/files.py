@@ -69,6 +69,11 @@ def write(path: Path, content: str | bytes, *, durable: bool = True) -> Path:
     return path
 
 
+def as_json(value: Any) -> str:
+    """A value as JSON for people to read."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON for people to read."""
-    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write(path, as_json(value))
