@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 
@@ -51,13 +50,6 @@ PLAIN = SimpleNamespace(config=SimpleNamespace(policies=(), store=SimpleNamespac
 @pytest.fixture(scope="module")
 def lm() -> ActingLM:
     return new_lm(ActingLM)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, lm) -> tuple[Experiment, pd.DataFrame]:
-    """The run in one process, and its results."""
-    experiment = small_run(tmp_path_factory.mktemp("runs") / "whole", lm)
-    return experiment, experiment.run()
 
 
 @pytest.fixture(scope="module")
