@@ -252,7 +252,7 @@ def test_an_exact_search_asks_no_codes(tmp_path, lm, monkeypatch):
     words.name = "words-4096"  # stores of hashed words have no codes
     found = {}
     for search in ("auto", "exact"):
-        config = lms.small_run(tmp_path / search, lm, search=search, **UNSEEN).config
+        config = lms.small_run(tmp_path / search, lm, search=search, unseen_questions=1, **UNSEEN).config
         run = Experiment(config, lm=lm, embedder=words)
         run.run()
         found[search] = {len(trace.rounds[0].logs) for trace in traces(run, "kv_last_round.unseen")}
