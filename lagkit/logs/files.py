@@ -86,8 +86,10 @@ class BlockFiles:
 
     def _own(self, name: str) -> Path:
         """The path of a file of the store, by its name; raises StoreError if a folder on the way is a link by now."""
-        for folder in list(Path(name).parents)[:-1]:  # the last one is the store's own
-            _refuse_link(self.folder / folder)
+        place = str(self.folder)
+        for part in name.split("/")[:-1]:
+            place = os.path.join(place, part)
+            _refuse_link(place)
         return self.folder / name
 
     def put(self, block: NewBlock) -> None:
@@ -195,8 +197,8 @@ class BlockFiles:
         return size
 
 
-def _refuse_link(folder: Path) -> None:
-    if folder.is_symlink():
+def _refuse_link(folder: Path | str) -> None:
+    if os.path.islink(folder):
         raise StoreError(
             f"The folder {folder} is a link, which a log store does not follow: put what it leads to in its place, or "
             "remove it."

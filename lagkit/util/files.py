@@ -78,6 +78,11 @@ def write_table(path: Path, table: pd.DataFrame, *, durable: bool = True) -> Non
         table.to_parquet(aside, compression="zstd")
 
 
+def as_json(value: Any) -> str:
+    """A value as JSON for people to read."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as JSON for people to read."""
-    write(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write(path, as_json(value))

@@ -14,7 +14,7 @@ import pytest
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
 needs_forks = pytest.mark.skipif(not FORKS, reason="starts processes by fork")
 clean = multiprocessing.get_context("forkserver") if FORKS else multiprocessing.get_context("spawn")
-clean.set_forkserver_preload(["lagkit.runs.experiment", "tests.helpers.lms"])
+clean.set_forkserver_preload(["tests.helpers.preload"])
 
 
 def die_at_sync(number: int) -> None:

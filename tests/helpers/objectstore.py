@@ -25,10 +25,7 @@ class ObjectStore:
     def __init__(self) -> None:
         # Here, since few tests need them.
         import boto3
-        from moto.server import (  # type: ignore[attr-defined]  # moto says not what it exports
-            DomainDispatcherApplication,
-            create_backend_app,
-        )
+        from moto.server import create_backend_app  # type: ignore[attr-defined]  # moto says not what it exports
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class Quiet(WSGIRequestHandler):
@@ -41,7 +38,8 @@ class ObjectStore:
         self.requests: list[tuple[str, str]] = []
         self.fault: Fault | None = None
         self._released = threading.Event()
-        self._moto = DomainDispatcherApplication(create_backend_app)
+        # Not the dispatcher for all services, which looks through moto's folders to answer a request.
+        self._moto = create_backend_app("s3")
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -95,7 +93,7 @@ class ObjectStore:
         self._server.server_close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server():
     found = ObjectStore()
     yield found

@@ -46,11 +46,12 @@ def filled(path: Path, count: int, blocks: bool = True) -> Store:
     return store
 
 
-@pytest.fixture(params=["store", "store.lance"])
-def store(request, tmp_path) -> Iterator[Store]:
+@pytest.fixture(params=["store", "store.lance"], scope="module")
+def store(request, tmp_path_factory) -> Iterator[Store]:
+    """Thirty logs, which stay as they are."""
     if request.param.endswith("lance"):
         pytest.importorskip("lancedb")
-    with filled(tmp_path / request.param, 30) as made:
+    with filled(tmp_path_factory.mktemp("stores") / request.param, 30) as made:
         yield made
 
 
@@ -72,8 +73,18 @@ def test_filters_and_pages_are_those_of_a_plain_pass(store, wanted):
     assert store.count(wanted) == len(found)
     assert store.matching(wanted, 2, 3) == found[2:5]
     assert store.matching(wanted, 100, 3) == []
-    store.delete(store.ids[:5])
-    assert store.matching(wanted) == plainly(store, wanted)
+
+
+@pytest.mark.parametrize("name", ["store", "store.lance"])
+def test_deleted_logs_are_listed_no_more(tmp_path, name):
+    if name.endswith("lance"):
+        pytest.importorskip("lancedb")
+    with filled(tmp_path / name, 30) as store:
+        listed = {wanted: store.matching(wanted) for wanted in FILTERS}
+        gone = store.ids[:5]
+        store.delete(gone)
+        for wanted in FILTERS:
+            assert store.matching(wanted) == plainly(store, wanted) == [i for i in listed[wanted] if i not in gone]
 
 
 def test_extremes_and_sizes_of_some_logs(store):

@@ -17,7 +17,7 @@ from lagkit.model.lm import LM
 from lagkit.policy import Policy
 from lagkit.runs.config import RunConfig
 from lagkit.util.errors import ConfigError, StoreError
-from tests.helpers.lms import new_lm, open_store, qa, short_prompt, small_run, trace_of
+from tests.helpers.lms import new_lm, open_store, qa, saved, short_prompt, small_run, trace_of
 from tests.helpers.stores import same
 
 POSITIVE = st.floats(1e-3, 1e12)
@@ -91,15 +91,18 @@ def test_blocks_come_from_where_the_plan_says_and_are_the_same(store, monkeypatc
     assert bool(loaded) is reads
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("models") / "tiny")
+
+
 @pytest.mark.parametrize("handed_in", [True, False])
 @pytest.mark.parametrize(
     ("blocks", "rates", "reads"),
     [("load", None, True), ("recompute", None, False), ("planned", FAST_DISK, True), ("planned", SLOW_DISK, False)],
 )
-def test_a_run_has_blocks_from_where_its_settings_say(tmp_path, monkeypatch, blocks, rates, reads, handed_in):
-    new_lm(LM).model.save_pretrained(tmp_path / "model")
-    new_lm(LM).tokenizer.save_pretrained(tmp_path / "model")
-    settings = {"model": str(tmp_path / "model"), "device": "cpu", "blocks": blocks, "seen_questions": 1}
+def test_a_run_has_blocks_from_where_its_settings_say(tmp_path, model, monkeypatch, blocks, rates, reads, handed_in):
+    settings = {"model": str(model), "device": "cpu", "blocks": blocks, "log_questions": 3, "seen_questions": 1}
     run = small_run(tmp_path / "run", new_lm(LM) if handed_in else None, **settings)
     run.build()
     run.encode()

@@ -20,6 +20,7 @@ from lagkit.studies.online import Online, Rule
 from tests.helpers import lms
 
 POLICY = "text_last_round_user_turn"
+SIZES = {"policies": ("no_logs", POLICY), "splits": ("unseen",), "log_questions": 3, "unseen_questions": 2}
 Texts = dict[str, set[str]]
 
 
@@ -42,7 +43,7 @@ class Noting(HashEmbedder):
 def embedded(out: Path) -> tuple[Texts, Texts]:
     """What a run and an online stream embed in which role, and what they should."""
     embedder, lm = Noting(), lms.new_lm(lms.ActingLM)
-    run = Experiment(lms.small_run(out, lm, policies=("no_logs", POLICY)).config, lm=lm, embedder=embedder)
+    run = Experiment(lms.small_run(out, lm, **SIZES).config, lm=lm, embedder=embedder)
     run.run()
     streamed = [step.trace for step in Online(run, POLICY).stream(Rule(), 0)]
     answered = [t for book in (out / "traces").glob("*.jsonl") for t in run.journal(book.stem).traces()]

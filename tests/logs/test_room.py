@@ -6,7 +6,6 @@ import io
 import os
 import sqlite3
 import subprocess
-import sys
 import tarfile
 import time
 import tracemalloc
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from lagkit.__main__ import main
 from lagkit.logs import archive, database, upkeep
 from lagkit.logs.store import LogStore
 from lagkit.util.errors import StoreError, StoreFull
@@ -133,8 +133,7 @@ def test_prune_frees_a_full_disk(disk, opened):
         store.close()
     full(disk)
     if opened == "by command":
-        run = [sys.executable, "-m", "lagkit", "store", "prune", str(disk / "store"), "--max-bytes", str(kept)]
-        subprocess.run(run, check=True, capture_output=True, timeout=120)
+        assert main(["store", "prune", str(disk / "store"), "--max-bytes", str(kept)]) == 0
         store = LogStore.open(disk / "store", write=True)
     else:
         store = store if opened == "before" else LogStore.open(disk / "store", write=True)

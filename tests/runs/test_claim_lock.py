@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,8 +21,9 @@ from lagkit.runs.executor import Local
 from lagkit.runs.experiment import Experiment
 from lagkit.runs.journal import Journal
 from lagkit.util.errors import LagkitError
+from tests.helpers import lms
 from tests.helpers.killed import clean, needs_forks
-from tests.helpers.lms import ActingLM, new_lm, small_run
+from tests.helpers.lms import ActingLM, new_lm
 
 pytestmark = needs_forks
 PATIENCE = 300  # seconds; only what hangs takes so many, on a busy machine as well
@@ -36,6 +38,18 @@ def lm() -> ActingLM:
 @pytest.fixture
 def out(tmp_path) -> Path:
     return tmp_path / "run"
+
+
+def small_run(out: Path, lm: ActingLM, **settings: object) -> Experiment:
+    """A run of six logs, and of three questions under two policies."""
+    return lms.small_run(out, lm, **{"policies": ("no_logs", "kv_last_round"), "splits": ("unseen",), **settings})
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, lm) -> tuple[Experiment, pd.DataFrame]:
+    """A run that has ended, to copy, and its results."""
+    run = small_run(tmp_path_factory.mktemp("runs") / "ended", lm)
+    return run, run.run()
 
 
 def _run_and_wait(out: Path, answers: int, reached: Event, go_on: Event) -> None:
@@ -77,26 +91,27 @@ def answered(out: Path) -> Counter[tuple[str, str]]:
     return Counter((p.stem, t.question_id) for p in (out / "traces").iterdir() for t in Journal(p).traces())
 
 
-# Before the first answer, between logs, and after them; the last one writes half a line first.
+WAYS_IN: dict[str, Callable[[Path, ActingLM], object]] = {
+    "run": lambda out, lm: small_run(out, lm).run(),
+    "build": lambda out, lm: small_run(out, lm).build(),
+    "other settings": lambda out, lm: small_run(out, lm, seed=7).run(),
+    "fewer policies": lambda out, lm: small_run(out, lm, policies=("no_logs",)).run(),
+}
+
+
+# Before the first answer, between logs, and after them; the last two write half a line first.
 @pytest.mark.parametrize("answers", [0, 2, 8])
-@pytest.mark.parametrize(
-    "second",
-    [
-        lambda out, lm: small_run(out, lm).run(),
-        lambda out, lm: small_run(out, lm).build(),
-        lambda out, lm: small_run(out, lm, seed=7).run(),
-        lambda out, lm: small_run(out, lm, policies=("no_logs",)).run(),
-    ],
-)
-def test_a_second_process_is_refused_and_changes_nothing(out, lm, answers, second):
+def test_a_second_process_is_refused_and_changes_nothing(out, lm, answers):
     with working(out, answers) as (first, go_on):
         if answers:
             with (out / "traces" / "log.jsonl").open("ab") as journal:
                 journal.write(b'{"question_id": "half a line, as the first process may have written it')
         before = files(out)
-        with pytest.raises(LagkitError, match=rf"{REFUSED}|other settings \(seed"):
-            second(out, lm)
-        assert files(out) == before
+        for way, enter in WAYS_IN.items():
+            said = rf"{REFUSED}|other settings \(seed" if way == "other settings" else REFUSED
+            with pytest.raises(LagkitError, match=said):
+                enter(out, lm)
+            assert files(out) == before, way
         go_on.set()
         first.join(PATIENCE)
         assert first.exitcode == 0
@@ -133,16 +148,16 @@ def test_a_killed_process_gives_the_folder_back(out, lm):
     with working(out, 4) as (first, _):
         os.kill(first.pid, signal.SIGKILL)
         first.join(PATIENCE)
-        assert len(small_run(out, lm).run()) == 18
+        assert len(small_run(out, lm).run()) == 6
     assert set(answered(out).values()) == {1}
 
 
-def test_what_is_there_can_be_read_while_another_process_writes(out, tmp_path, lm):
-    results = small_run(out, lm).run()
+def test_what_is_there_can_be_read_while_another_process_writes(out, lm, ended):
+    shutil.copytree(ended[0].out, out)
     with small_run(out, lm).writing():
         again, read = finished.reopen(out)
-        assert len(read) == 9
-        assert again.scored(again.config.policies, again.config.data.splits).equals(results)
+        assert len(read) == 6
+        assert again.scored(again.config.policies, again.config.data.splits).equals(ended[1])
         reader = small_run(out, lm)
         assert len(reader.ask("log", None, "no_logs", reader.log_questions, None)) == 6
         with reader.store() as store:
@@ -161,14 +176,17 @@ def test_what_is_there_can_be_read_while_another_process_writes(out, tmp_path, l
         lambda run: run.ask("new", None, "no_logs", run.questions("unseen"), None),
     ],
 )
-def test_everything_that_writes_has_the_folder_alone(out, lm, write: Callable[[Experiment], object], monkeypatch):
-    small_run(out, lm).build()
+def test_everything_that_writes_has_the_folder_alone(
+    out, lm, ended, write: Callable[[Experiment], object], monkeypatch
+):
+    shutil.copytree(ended[0].out, out)
     monkeypatch.setattr(LogStore, "add_many", pytest.fail)
     monkeypatch.setattr(Local, "answer", pytest.fail)
-    before = files(out)
-    with small_run(out, lm).writing(), pytest.raises(LagkitError, match=REFUSED):
-        write(small_run(out, lm))
-    assert files(out) == before
+    with small_run(out, lm).writing():
+        before = files(out)
+        with pytest.raises(LagkitError, match=REFUSED):
+            write(small_run(out, lm))
+        assert files(out) == before
 
 
 def test_one_experiment_after_the_other_in_one_process(out, lm):

@@ -39,13 +39,6 @@ def lm() -> ActingLM:
     return new_lm(ActingLM)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, lm) -> tuple[Experiment, pd.DataFrame]:
-    """One run for the tests that only look at it."""
-    experiment = small_run(tmp_path_factory.mktemp("runs") / "one", lm)
-    return experiment, experiment.run()
-
-
 def journal(experiment: Experiment, name: str) -> list[Trace]:
     return Journal(experiment.out / "traces" / f"{name}.jsonl").traces()
 
@@ -53,8 +46,8 @@ def journal(experiment: Experiment, name: str) -> list[Trace]:
 # What a run gives
 
 
-def test_results_have_a_row_for_every_policy_split_and_question(run):
-    experiment, results = run
+def test_results_have_a_row_for_every_policy_split_and_question(whole):
+    experiment, results = whole
     assert list(results.columns) == COLUMNS
     expected = [
         (policy, split, question.id)
@@ -69,8 +62,8 @@ def test_results_have_a_row_for_every_policy_split_and_question(run):
     assert 0 < results["abstained"].sum() < len(results)
 
 
-def test_results_are_what_the_traces_say(run):
-    experiment, results = run
+def test_results_are_what_the_traces_say(whole):
+    experiment, results = whole
     traces = {t.question_id: t for t in journal(experiment, "kv_last_round.unseen")}
     for row in results[(results["policy"] == "kv_last_round") & (results["split"] == "unseen")].to_dict("records"):
         trace = traces[row["question_id"]]
@@ -80,8 +73,8 @@ def test_results_are_what_the_traces_say(run):
         assert trace.policy == "kv_last_round"
 
 
-def test_tables_are_on_disk_too(run):
-    experiment, results = run
+def test_tables_are_on_disk_too(whole):
+    experiment, results = whole
     pd.testing.assert_frame_equal(pd.read_parquet(experiment.out / "results.parquet"), results)
     summary = pd.read_csv(experiment.out / "summary.csv", index_col=["policy", "split"])
     assert summary.loc[("kv_last_round", "seen"), "n"] == 3
@@ -98,8 +91,8 @@ def test_tables_are_on_disk_too(run):
     assert (strata["n"] * strata["rounds"]).groupby("policy").sum().to_dict() == pytest.approx(unseen.to_dict())
 
 
-def test_seen_questions_without_logs_are_those_that_built_the_store(run):
-    experiment, results = run
+def test_seen_questions_without_logs_are_those_that_built_the_store(whole):
+    experiment, results = whole
     logged = {t.question_id: t for t in journal(experiment, "log")}
     assert set(logged) == {q.id for q in experiment.log_questions}
     assert {q.id for q in experiment.questions("seen")} < set(logged)
@@ -109,8 +102,8 @@ def test_seen_questions_without_logs_are_those_that_built_the_store(run):
     assert not (experiment.out / "traces" / "no_logs.seen.jsonl").exists()
 
 
-def test_the_store_holds_every_log_and_the_blocks_that_policies_ask_for(run):
-    experiment, _ = run
+def test_the_store_holds_every_log_and_the_blocks_that_policies_ask_for(whole):
+    experiment, _ = whole
     with experiment.store() as store:
         assert {t.question_id for t in store.traces()} == {q.id for q in experiment.log_questions}
         assert [list(store.block_keys(log)) for log in store] == [["responses.last_round.bare"]] * 6
@@ -118,8 +111,8 @@ def test_the_store_holds_every_log_and_the_blocks_that_policies_ask_for(run):
         assert all(isinstance(t.correct, bool) for t in store.traces())
 
 
-def test_the_manifest_says_what_the_run_was_made_with(run, lm):
-    experiment, _ = run
+def test_the_manifest_says_what_the_run_was_made_with(whole, lm):
+    experiment, _ = whole
     manifest = json.loads((experiment.out / "manifest.json").read_text())
     assert manifest["settings"] == experiment.config.flat()
     assert manifest["model"] == lm.fingerprint
@@ -147,8 +140,8 @@ def test_a_run_may_ask_for_exact_searches(tmp_path, lm):
             assert store.exact_search is exact
 
 
-def test_an_agent_of_a_run_has_its_limits_unless_told_others(run, lm):
-    experiment = small_run(run[0].out, lm)
+def test_an_agent_of_a_run_has_its_limits_unless_told_others(whole, lm):
+    experiment = small_run(whole[0].out, lm)
     limits = replace(experiment.config.limits, max_rounds=1)
     assert experiment.agent(None, "no_logs", None, limits=None).limits == experiment.config.limits
     assert experiment.agent(None, "no_logs", None, limits=limits).limits == limits
@@ -156,11 +149,10 @@ def test_an_agent_of_a_run_has_its_limits_unless_told_others(run, lm):
         experiment.agent(None, "no_logs", None, wording="plain")
 
 
-def test_a_run_that_is_done_is_not_done_again(run, lm, monkeypatch):
-    experiment, results = run
+def test_a_run_that_is_done_is_not_done_again(whole, copied, lm, monkeypatch):
     monkeypatch.setattr(lm, "generate", pytest.fail)
     monkeypatch.setattr(Encoder, "encode", pytest.fail)
-    pd.testing.assert_frame_equal(small_run(experiment.out, lm).run(), results)
+    pd.testing.assert_frame_equal(small_run(copied, lm).run(), whole[1])
 
 
 def test_one_question_s_row():

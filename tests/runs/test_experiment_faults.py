@@ -25,14 +25,6 @@ def lm() -> ActingLM:
     return new_lm(ActingLM)
 
 
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory, lm) -> Experiment:
-    """A run that has answered its first questions."""
-    experiment = small_run(tmp_path_factory.mktemp("runs") / "one", lm)
-    experiment.build()
-    return experiment
-
-
 def journal(experiment: Experiment, name: str) -> list[Trace]:
     return Journal(experiment.out / "traces" / f"{name}.jsonl").traces()
 
@@ -48,30 +40,31 @@ def journal(experiment: Experiment, name: str) -> list[Trace]:
         ({"min_similarity": 0.5}, "min_similarity was None and is 0.5"),
     ],
 )
-def test_other_settings_in_the_folder_of_a_run_are_refused_and_named(begun, lm, changed, message):
+def test_other_settings_in_the_folder_of_a_run_are_refused_and_named(whole, lm, changed, message):
+    begun = whole[0]
     before = (begun.out / "manifest.json").read_bytes()
     with pytest.raises(
-        ConfigError, match=rf"one holds a run with other settings \(({message})\): choose another folder"
+        ConfigError, match=rf"whole holds a run with other settings \(({message})\): choose another folder"
     ):
         small_run(begun.out, lm, **changed)
     assert (begun.out / "manifest.json").read_bytes() == before
 
 
-def test_another_wording_of_the_prompt_is_another_setting(begun, lm, monkeypatch):
+def test_another_wording_of_the_prompt_is_another_setting(whole, lm, monkeypatch):
+    begun = whole[0]
     other = replace(begun.prompt, system="Be long.")
     monkeypatch.setattr(Experiment, "prompt", other)
     with pytest.raises(ConfigError, match=rf"prompt was .*{begun.prompt.hash}.* and is .*{other.hash}"):
         small_run(begun.out, lm)
 
 
-def test_a_run_that_is_older_than_a_setting_was_made_with_its_default(tmp_path, lm):
-    small_run(tmp_path, lm).build()
-    record = json.loads((tmp_path / RECORD).read_text())
+def test_a_run_that_is_older_than_a_setting_was_made_with_its_default(copied, lm):
+    record = json.loads((copied / RECORD).read_text())
     del record["settings"]["split"]
-    files.write_json(tmp_path / RECORD, record)
+    files.write_json(copied / RECORD, record)
     with pytest.raises(ConfigError, match="split was 'authors' and is 'disjoint'"):
-        small_run(tmp_path, lm, split="disjoint")
-    assert small_run(tmp_path, lm).config.data.split == "authors"
+        small_run(copied, lm, split="disjoint")
+    assert small_run(copied, lm).config.data.split == "authors"
 
 
 def test_a_run_can_grow(tmp_path, lm):
@@ -81,14 +74,12 @@ def test_a_run_can_grow(tmp_path, lm):
     assert len(journal(small_run(tmp_path, lm), "no_logs.unseen")) == 3
 
 
-def test_a_model_that_differs_is_refused_with_both_fingerprints_before_it_answers(tmp_path, lm):
-    experiment = small_run(tmp_path, lm)
-    experiment.build()
-    log = tmp_path / "traces" / "log.jsonl"
+def test_a_model_that_differs_is_refused_with_both_fingerprints_before_it_answers(copied, lm):
+    log = copied / "traces" / "log.jsonl"
     log.write_bytes(one := log.read_bytes().splitlines(keepends=True)[0])
     other = new_lm(ActingLM, rms_norm_eps=1e-3)
     with pytest.raises(StoreMismatch) as refused:
-        small_run(tmp_path, other).run()
+        small_run(copied, other).run()
     assert all(print["config"] in str(refused.value) for print in (lm.fingerprint, other.fingerprint))
     assert log.read_bytes() == one
 
@@ -191,13 +182,11 @@ def test_a_folder_in_which_nothing_was_answered_takes_other_settings(tmp_path, l
     assert small_run(tmp_path, lm, model="other").config.model.name == "other"
 
 
-def test_a_damaged_journal_is_named(tmp_path, lm):
-    experiment = small_run(tmp_path, lm)
-    experiment.build()
-    path = tmp_path / "traces" / "log.jsonl"
+def test_a_damaged_journal_is_named(copied, lm):
+    path = copied / "traces" / "log.jsonl"
     path.write_text("{}\n")
     with pytest.raises(DataError, match=re.escape(f"Line 1 of {path} is damaged")):
-        experiment.run()
+        small_run(copied, lm).run()
 
 
 @pytest.mark.parametrize("changes", [{"model": "nothing"}, {"embedder": "nothing"}, {"device": "cuda:99"}])
@@ -217,17 +206,17 @@ def test_what_cannot_be_loaded_is_refused_before_anything_is_written(tmp_path, l
         ("log", 0, "no_logs has answered 0 of 3 seen"),
     ],
 )
-def test_an_unfinished_run_is_not_reported_and_keeps_the_report_that_it_has(tmp_path, lm, journal, kept, said):
-    small_run(tmp_path, lm).run()
-    path = tmp_path / "traces" / f"{journal}.jsonl"
+def test_an_unfinished_run_is_not_reported_and_keeps_the_report_that_it_has(copied, lm, journal, kept, said):
+    with small_run(copied, lm).writing():
+        pass  # it notes where it is now
+    path = copied / "traces" / f"{journal}.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:kept]))
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    before = {file.name: file.read_bytes() for file in copied.iterdir() if file.is_file()}
     with pytest.raises(DataError, match=rf"is not finished: {said} questions\. The command that began it resumes it"):
-        small_run(tmp_path, lm).report()
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()} == before
+        small_run(copied, lm).report()
+    assert {file.name: file.read_bytes() for file in copied.iterdir() if file.is_file()} == before
 
 
-def test_a_variant_without_answers_is_left_out_of_a_report(tmp_path, lm):
-    small_run(tmp_path, lm).run()
-    (tmp_path / "traces" / "kv_last_round.unseen.jsonl").unlink()
-    assert len(small_run(tmp_path, lm).report()) == 15
+def test_a_variant_without_answers_is_left_out_of_a_report(copied, lm):
+    (copied / "traces" / "kv_last_round.unseen.jsonl").unlink()
+    assert len(small_run(copied, lm).report()) == 15

@@ -16,87 +16,73 @@ from lagkit.nightly.notebook import execute
 from lagkit.policy import POLICIES
 from lagkit.runs import load as finished
 from lagkit.runs.claim import RECORD
-from lagkit.runs.experiment import Experiment
 from lagkit.runs.manifest import MANIFEST
 from lagkit.stats import metrics
 from lagkit.studies import paper
 from lagkit.util.errors import DataError, NotebookFailed
-from tests.helpers.lms import ActingLM, new_lm, small_run
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "90_gallery.ipynb"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> tuple[Experiment, pd.DataFrame]:
-    experiment = small_run(tmp_path_factory.mktemp("runs") / "one", new_lm(ActingLM))
-    return experiment, experiment.run()
-
-
-@pytest.fixture
-def folder(run, tmp_path):
-    """A copy of the run, to damage."""
-    return shutil.copytree(run[0].out, tmp_path / "run")
-
-
-def test_a_finished_run_gives_the_results_that_it_reported_without_a_model(run, folder, monkeypatch):
+def test_a_finished_run_gives_the_results_that_it_reported_without_a_model(whole, copied, monkeypatch):
     for name in ("results.parquet", "summary.csv", "differences.csv", "report.md"):
-        (folder / name).unlink()  # another notebook may have reported other variants here
+        (copied / name).unlink()  # another notebook may have reported other variants here
     monkeypatch.setattr("lagkit.model.lm.LM.load", lambda *_, **__: pytest.fail("a model was loaded"))
-    experiment, results = finished.reopen(folder)
-    expected = run[1].query("split == 'unseen'").reset_index(drop=True)
+    experiment, results = finished.reopen(copied)
+    expected = whole[1].query("split == 'unseen'").reset_index(drop=True)
     order = list(results["policy"].unique())
     assert order == ["no_logs", "text_last_round_user_turn", "kv_last_round"]
     expected = pd.concat([expected[expected["policy"] == name] for name in order], ignore_index=True)
     pd.testing.assert_frame_equal(results, expected)
     pd.testing.assert_frame_equal(
         experiment.differences(results).sort_index(),
-        run[0].differences(run[1]).query("split == 'unseen'").sort_index(),
+        whole[0].differences(whole[1]).query("split == 'unseen'").sort_index(),
     )
 
 
-def test_a_run_that_is_missing_or_unfinished_is_refused(folder, tmp_path):
+def test_a_run_that_is_missing_or_unfinished_is_refused(copied, tmp_path):
     with pytest.raises(DataError, match=r"There is no run in .*nowhere: make it with `lagkit run testbed out="):
         finished.reopen(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
-    journal = folder / "traces" / "kv_last_round.unseen.jsonl"
+    journal = copied / "traces" / "kv_last_round.unseen.jsonl"
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
     with pytest.raises(DataError, match=r"is not finished: kv_last_round has answered 2 of 3 unseen questions\. The"):
-        finished.reopen(folder)
-    (folder / "traces" / "no_logs.unseen.jsonl").unlink()
+        finished.reopen(copied)
+    (copied / "traces" / "no_logs.unseen.jsonl").unlink()
     with pytest.raises(DataError, match="has no answers without logs: nothing can be measured against them"):
-        finished.reopen(folder)
+        finished.reopen(copied)
 
 
-def test_questions_that_have_moved_are_found_where_the_caller_says(run, folder):
-    record = json.loads((folder / RECORD).read_text())
+def test_questions_that_have_moved_are_found_where_the_caller_says(whole, copied):
+    record = json.loads((copied / RECORD).read_text())
     record["settings"] |= {"data": "gone", "dataset": "musique"}
-    (folder / RECORD).write_text(json.dumps(record))
+    (copied / RECORD).write_text(json.dumps(record))
     with pytest.raises(DataError, match=r"there is no data folder \S*gone: give the path"):
-        finished.reopen(folder)
-    assert len(finished.reopen(folder, data=str(run[0].config.data.folder))[1]) == 9
+        finished.reopen(copied)
+    assert len(finished.reopen(copied, data=str(whole[0].config.data.folder))[1]) == 9
 
 
-@pytest.mark.parametrize("place", ["{folder}/../logs", "/logs", "s3://theirs/logs", "~/logs.lance"])
-def test_a_run_that_was_received_writes_to_no_store_elsewhere_unless_its_place_is_given(folder, place):
+@pytest.mark.parametrize("place", ["{copied}/../logs", "/logs", "s3://theirs/logs", "~/logs.lance"])
+def test_a_run_that_was_received_writes_to_no_store_elsewhere_unless_its_place_is_given(copied, place):
     """What goes on with a run writes to the store that its files name, whoever wrote these."""
-    named = place.format(folder=folder)
+    named = place.format(copied=copied)
     for name in (RECORD, MANIFEST):
-        record = json.loads((folder / name).read_text())
+        record = json.loads((copied / name).read_text())
         record["settings"]["store"] = named
-        (folder / name).write_text(json.dumps(record))
+        (copied / name).write_text(json.dumps(record))
         with pytest.raises(DataError, match=f"notes a log store outside of its folder, {re.escape(named)}: give that"):
-            finished.reopen(folder)
-        (folder / RECORD).unlink(missing_ok=True)  # then the manifest alone says it
-    assert finished.reopen(folder, store=named)[0].config.store.place == checked_uri(named)
-    record["settings"]["store"] = str(folder / "logs")
-    (folder / MANIFEST).write_text(json.dumps(record))
-    assert finished.reopen(folder)[0].config.store.place == str(folder / "logs")
+            finished.reopen(copied)
+        (copied / RECORD).unlink(missing_ok=True)  # then the manifest alone says it
+    assert finished.reopen(copied, store=named)[0].config.store.place == checked_uri(named)
+    record["settings"]["store"] = str(copied / "logs")
+    (copied / MANIFEST).write_text(json.dumps(record))
+    assert finished.reopen(copied)[0].config.store.place == str(copied / "logs")
 
 
-def test_reported_tables_are_read_back(run, tmp_path):
-    results, differences = finished.published(run[0].out)
-    pd.testing.assert_frame_equal(results, run[1])
-    pd.testing.assert_frame_equal(differences, run[0].differences(run[1]))
+def test_reported_tables_are_read_back(whole, tmp_path):
+    results, differences = finished.published(whole[0].out)
+    pd.testing.assert_frame_equal(results, whole[1])
+    pd.testing.assert_frame_equal(differences, whole[0].differences(whole[1]))
     with pytest.raises(
         DataError, match=r"There is no results\.parquet in .*: name the folder of a run that is finished"
     ):
@@ -151,8 +137,8 @@ def test_agreement_counts_directions_and_leaves_out_what_cannot_be_told():
     }
 
 
-def test_a_table_has_a_row_for_every_policy_and_a_pair_of_columns_for_every_source(run):
-    means = metrics.summarize(run[1]).xs("unseen", level="split")
+def test_a_table_has_a_row_for_every_policy_and_a_pair_of_columns_for_every_source(whole):
+    means = metrics.summarize(whole[1]).xs("unseen", level="split")
     table = paper.beside({"small": means})
     assert list(table.index) == [name for name in POLICIES if name in {*means.index, *paper.published()["policy"]}]
     assert list(table.columns.unique(0))[::4] == ["MuSiQue (726), paper", "small (3), ours"]
@@ -164,16 +150,16 @@ def test_a_table_has_a_row_for_every_policy_and_a_pair_of_columns_for_every_sour
 # The notebook
 
 
-def test_the_notebook_draws_its_figures_from_runs_and_refuses_others(run, tmp_path):
+def test_the_notebook_draws_its_figures_from_runs_and_refuses_others(whole, tmp_path):
     tables = tmp_path / "tables"
     tables.mkdir()
     for name in ("results.parquet", "differences.csv"):
-        shutil.copy(run[0].out / name, tables)
-    given = {"run": str(run[0].out), "real": str(tables)}
+        shutil.copy(whole[0].out / name, tables)
+    given = {"run": str(whole[0].out), "real": str(tables)}
     copy = Executed.read(execute(NOTEBOOK, tmp_path / "out", given))
     assert len(copy.figures) == 3
     record = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    differences = run[0].differences(run[1])
+    differences = whole[0].differences(whole[1])
     for metric in ("em", "rounds"):
         expected = differences.loc[("kv_last_round", "unseen", metric), "mean"]
         assert record["metrics"][f"{metric}_diff.kv_last_round.unseen"] == pytest.approx(expected)

@@ -28,13 +28,6 @@ def lm() -> ActingLM:
     return new_lm(ActingLM)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, lm) -> tuple[Experiment, pd.DataFrame]:
-    """The run in one go, and its results."""
-    experiment = small_run(tmp_path_factory.mktemp("runs") / "whole", lm)
-    return experiment, experiment.run()
-
-
 def _run(out: Path, syncs: int) -> None:
     die_at_sync(syncs)
     small_run(out, new_lm(ActingLM)).run()
@@ -109,13 +102,12 @@ def test_killed_before_its_first_answer(tmp_path, lm, whole):
     assert_same_as_in_one_go(tmp_path, lm, whole)
 
 
-def test_torn_lines_are_answered_again(tmp_path, lm, whole):
+def test_torn_lines_are_answered_again(copied, lm, whole):
     """What a machine that lost power leaves: a last line that is not whole."""
-    shutil.copytree(whole[0].out, tmp_path, dirs_exist_ok=True)
-    for path in (tmp_path / "traces").iterdir():
+    for path in (copied / "traces").iterdir():
         path.write_bytes(path.read_bytes()[:-30])
-    small_run(tmp_path, lm).run()
-    assert_same_as_in_one_go(tmp_path, lm, whole)
+    small_run(copied, lm).run()
+    assert_same_as_in_one_go(copied, lm, whole)
 
 
 def test_logs_stand_in_the_order_of_their_questions_whatever_ended_first(tmp_path, lm, whole):

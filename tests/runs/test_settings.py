@@ -28,6 +28,7 @@ from tests.helpers.covered import Covered
 
 shows = Covered()
 BARE = "responses.last_round.bare"  # the block of `kv_last_round`
+UNSEEN = {"policies": ("no_logs", "kv_last_round"), "splits": ("unseen",)}  # where all else of a run shows nothing more
 
 
 class BatchedLM(lms.ActingLM):
@@ -48,11 +49,9 @@ def lm() -> BatchedLM:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, lm) -> Experiment:
+def base(whole) -> Experiment:
     """One run with `small_run`'s settings, for all tests that compare with it."""
-    run = lms.small_run(tmp_path_factory.mktemp("base"), lm)
-    run.run()
-    return run
+    return whole[0]
 
 
 @pytest.fixture
@@ -139,7 +138,7 @@ def test_world_is_drawn_into_the_run(tmp_path, lm):
 def test_out_holds_all_that_a_run_writes_but_a_store_that_lies_elsewhere(base, changed, tmp_path):
     names = {"manifest.json", "results.parquet", "summary.csv", "differences.csv", "report.md", "store", "traces"}
     assert names <= {path.name for path in base.out.iterdir()}
-    run = changed(store=str(tmp_path / "elsewhere"))
+    run = changed(store=str(tmp_path / "elsewhere"), **UNSEEN)
     assert not (run.out / "store").exists()
     with LogStore.open(tmp_path / "elsewhere") as store:
         assert len(store) == 6
@@ -212,7 +211,7 @@ def test_the_embedder_finds_the_logs(tmp_path, model):
 
 @shows("passages", "logs")
 def test_passages_and_logs_are_what_a_query_brings(base, changed):
-    run = changed(passages=1, logs=2)
+    run = changed(passages=1, logs=2, **UNSEEN)
     for r, passages, logs in ((base, 2, 3), (run, 1, 2)):
         first = [trace.rounds[0] for trace in traces(r, "kv_last_round.unseen")]
         assert {(len(round_.passages), len(round_.logs)) for round_ in first} == {(passages, logs)}
@@ -222,7 +221,7 @@ def test_passages_and_logs_are_what_a_query_brings(base, changed):
 def test_logs_below_the_least_similarity_are_left_out(base, changed):
     scores = [hit.score for trace in traces(base, "kv_last_round.unseen") for hit in trace.rounds[0].logs]
     least = sorted(scores)[len(scores) // 2]
-    run = changed(min_similarity=least)
+    run = changed(min_similarity=least, **UNSEEN)
     kept = [hit.score for trace in traces(run, "kv_last_round.unseen") for hit in trace.rounds[0].logs]
     assert kept == [score for score in scores if score >= least]
     assert 0 < len(kept) < len(scores)
@@ -230,7 +229,7 @@ def test_logs_below_the_least_similarity_are_left_out(base, changed):
 
 @shows("best_log")
 def test_the_best_log_stands_first_or_last(base, changed):
-    run = changed(best_log="last")
+    run = changed(best_log="last", policies=("no_logs", "text_last_round_user_turn"), splits=("unseen",))
     before, after = (
         {trace.question_id: trace.rounds[0] for trace in traces(r, "text_last_round_user_turn.unseen")}
         for r in (base, run)
@@ -253,7 +252,7 @@ def test_an_exact_search_asks_no_codes(tmp_path, lm, monkeypatch):
     words.name = "words-4096"  # stores of hashed words have no codes
     found = {}
     for search in ("auto", "exact"):
-        config = lms.small_run(tmp_path / search, lm, search=search).config
+        config = lms.small_run(tmp_path / search, lm, search=search, unseen_questions=1, **UNSEEN).config
         run = Experiment(config, lm=lm, embedder=words)
         run.run()
         found[search] = {len(trace.rounds[0].logs) for trace in traces(run, "kv_last_round.unseen")}
@@ -265,7 +264,7 @@ def test_an_exact_search_asks_no_codes(tmp_path, lm, monkeypatch):
 
 @shows("max_rounds", "max_new_tokens")
 def test_rounds_and_responses_end_at_their_limits(base, changed):
-    run = changed(max_rounds=1, max_new_tokens=2)
+    run = changed(max_rounds=1, max_new_tokens=2, **UNSEEN)
     assert [results(r)["rounds"].max() for r in (base, run)] == [2, 1]
     assert [(results(r)["generated"] / results(r)["rounds"]).max() for r in (base, run)] == [4, 2]
 
@@ -282,8 +281,8 @@ def test_no_batch_is_larger_than_its_size(base, changed, lm):
 
 @shows("force_answer")
 def test_a_forced_run_has_an_answer_to_every_question(base, changed):
-    run = changed(force_answer=True)
-    assert results(base)["abstained"].any()
+    run = changed(force_answer=True, splits=("unseen",))
+    assert results(base).query("split == 'unseen'")["abstained"].any()
     assert not results(run)["abstained"].any()
 
 
@@ -321,7 +320,7 @@ def test_the_model_is_where_the_device_says(tmp_path, model):
 
 @shows("codec")
 def test_a_codec_makes_smaller_files(base, changed):
-    run = changed(codec="int8")
+    run = changed(codec="int8", **UNSEEN)
     sizes = [sum(path.stat().st_size for path in blocks(r)) for r in (base, run)]
     assert len(blocks(base)) == len(blocks(run)) == 6
     assert sizes[1] < 0.5 * sizes[0]

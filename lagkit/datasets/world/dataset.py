@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,11 +13,11 @@ from typing import Any
 from lagkit.datasets import loaders as data
 from lagkit.datasets.loaders import Dataset, Stratum, stratum_of
 from lagkit.datasets.world import carry
-from lagkit.datasets.world.controls import AnyControls, CarryControls, Controls
+from lagkit.datasets.world.controls import AnyControls, CarryControls, Controls, controls_of
 from lagkit.datasets.world.world import Chain, Fact, World, ask, language, make_world, tell, trivia, walk
 from lagkit.types import Hop
+from lagkit.util import files
 from lagkit.util.errors import ConfigError, DataError
-from lagkit.util.files import write_json
 from lagkit.util.paths import at
 from lagkit.util.plainjson import read_json
 
@@ -30,13 +32,20 @@ def write(folder: Path | str, controls: AnyControls) -> Path:
     In mode `carry`, the logs too: `logs.json`. The same controls write the same bytes. Raises ConfigError when the
     world cannot provide what is asked.
     """
-    files = _carried(controls) if isinstance(controls, CarryControls) else _drawn(controls)
-    folder = at(folder)
+    texts, folder = _texts(controls.model_dump_json()), at(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # The controls at last, since they say that all the rest is there.
-    for name, content in {**files, CONTROLS: controls.model_dump(mode="json")}.items():
-        write_json(folder / name, content)
+    for name, text in texts.items():
+        files.write(folder / name, text)
     return folder
+
+
+@lru_cache(maxsize=2)  # a run reads its world before it keeps it
+def _texts(told: str) -> dict[str, str]:
+    """The files of a world by its controls; these at last, since they say that all the rest is there."""
+    controls = controls_of(json.loads(told))
+    drawn = _carried(controls) if isinstance(controls, CarryControls) else _drawn(controls)
+    held = {**drawn, CONTROLS: controls.model_dump(mode="json")}
+    return {name: files.as_json(content) for name, content in held.items()}
 
 
 def _drawn(controls: Controls) -> dict[str, Any]:

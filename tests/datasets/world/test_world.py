@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lagkit.datasets import loaders as data
+from lagkit.datasets.world import dataset
 from lagkit.datasets.world.controls import Controls
 from lagkit.datasets.world.dataset import follow, write
 from lagkit.datasets.world.world import NAMES_IN_POOL, ask, language, make_world, name_pool, tell, trivia, walk
@@ -144,6 +145,7 @@ def test_passages_hold_three_to_six_sentences(world_folder):
 
 
 def test_the_same_controls_write_the_same_bytes(world_folder, tmp_path):
+    dataset._texts.cache_clear()  # drawn anew
     again = write(tmp_path / "again", Controls(**SMALL))
     other = write(tmp_path / "other", Controls(**SMALL, seed=1))
     for file in ("dev_train.json", "dev_test.json", "dev_docs.json"):

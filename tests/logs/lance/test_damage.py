@@ -12,13 +12,7 @@ from lagkit.logs.lance import DiskCache, LanceStore, upkeep
 from lagkit.logs.lance import store as module
 from lagkit.logs.lance.catalog import log_rows
 from lagkit.util.errors import DamagedBlock, StoreError
-from tests.helpers.stores import HEADER, content, fill, kv, same, trace, vector
-
-
-@pytest.fixture
-def store(bucket):
-    with LanceStore.new(f"{bucket}/store", HEADER) as store:
-        yield store
+from tests.helpers.stores import content, fill, kv, same, trace, vector
 
 
 def damage(server, bucket, part, change):
@@ -73,24 +67,24 @@ def test_a_lost_data_file_takes_only_its_own_rows(store, server, bucket, table):
         assert all(same(fresh.block(trace(i).id, "last"), kv(i)) for i in (1, 2))
 
 
-def test_a_log_that_is_there_twice_is_found_once_and_named_and_pruned(store):
+def test_a_log_that_is_there_twice_is_found_once_and_named_and_pruned(local):
     """LanceDB does not enforce that ids are unique: another program may append a row again."""
-    one, two = fill(store, [1, 2])
-    rows = [(log.id, log.embedding, log.trace) for log in store.packed()]
-    table = log_rows(store.header, [(row, digest_of(row[2].encode())) for row in rows])
-    store._logs.table.append(table)
-    with LanceStore.open(store.path, write=True) as fresh:
+    one, two = fill(local, [1, 2])
+    rows = [(log.id, log.embedding, log.trace) for log in local.packed()]
+    table = log_rows(local.header, [(row, digest_of(row[2].encode())) for row in rows])
+    local._logs.table.append(table)
+    with LanceStore.open(local.path, write=True) as fresh:
         assert [hit.id for hit in fresh.search(vector(1)[None], 5)[0]] == [one, two]
         assert (fresh.ids, len(fresh)) == ([one, two], 2)
         said = [f"a row of it holds once more log {log}" for log in (one, two)]
         assert fresh.verify()["problem"].tolist() == said
         fresh.delete([one])
         assert (fresh.ids, fresh.verify()["problem"].tolist()) == ([two], said[1:])
-        assert LanceStore.open(store.path).ids == [two]
+        assert LanceStore.open(local.path).ids == [two]
         assert fresh.prune()["problem"].tolist() == said[1:]
         assert fresh.verify().empty
         assert same(fresh.block(two, "last"), kv(2))
-    assert store.ids == [two]
+    assert local.ids == [two]
 
 
 def test_altered_bytes_of_any_file_are_never_taken_for_data(store, server, bucket):
@@ -115,19 +109,19 @@ def test_altered_bytes_of_any_file_are_never_taken_for_data(store, server, bucke
     assert content(store) == expected
 
 
-def test_blocks_without_a_log_are_pruned_when_nobody_can_need_them(store, monkeypatch):
-    fill(store, [1])
-    commit = store._logs.table.merge
-    monkeypatch.setattr(store._logs.table, "merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+def test_blocks_without_a_log_are_pruned_when_nobody_can_need_them(local, monkeypatch):
+    fill(local, [1])
+    commit = local._logs.table.merge
+    monkeypatch.setattr(local._logs.table, "merge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        fill(store, [2])
-    monkeypatch.setattr(store._logs.table, "merge", commit)
-    assert store.ids == [trace(1).id]
-    assert store.verify()["problem"].tolist() == ["its block 'last' is an orphan: no log of this id is there"]
-    assert store.prune().empty
+        fill(local, [2])
+    monkeypatch.setattr(local._logs.table, "merge", commit)
+    assert local.ids == [trace(1).id]
+    assert local.verify()["problem"].tolist() == ["its block 'last' is an orphan: no log of this id is there"]
+    assert local.prune().empty
     monkeypatch.setattr(upkeep, "GRACE", -10)
-    assert store.prune()["log"].tolist() == [trace(2).id]
-    assert store.verify().empty
+    assert local.prune()["log"].tolist() == [trace(2).id]
+    assert local.verify().empty
 
 
 def test_prune_gives_bytes_back(store, server, bucket, monkeypatch):
@@ -158,10 +152,10 @@ def test_a_cap_is_held_without_reading_a_block(store, server):
         store.evict(-1)
 
 
-def test_the_table_of_logs_is_gathered_as_it_grows(store, monkeypatch):
+def test_the_table_of_logs_is_gathered_as_it_grows(local, monkeypatch):
     monkeypatch.setattr(module, "FRAGMENTS", 3)
     for i in range(9):
-        fill(store, [i])
-        assert store._logs.table.fragments() <= 4
-    assert store.ids == [trace(i).id for i in range(9)]
-    assert len(store.search(vector(0)[None], 20)[0]) == 9
+        fill(local, [i])
+        assert local._logs.table.fragments() <= 4
+    assert local.ids == [trace(i).id for i in range(9)]
+    assert len(local.search(vector(0)[None], 20)[0]) == 9

@@ -19,12 +19,6 @@ from tests.helpers.objectstore import DENIED, KEY, SECRET, environment
 from tests.helpers.stores import HEADER, IDENTITY, content, fill, header, kv, same, trace, vector
 
 
-@pytest.fixture
-def store(bucket):
-    with LanceStore.new(f"{bucket}/store", HEADER) as store:
-        yield store
-
-
 def test_it_is_what_was_put_there(store):
     ids = fill(store, range(5))
     with LanceStore.open(store.path, IDENTITY["model"], embedder="mini", codec="none") as reader:
@@ -46,11 +40,11 @@ def test_it_is_what_was_put_there(store):
         LanceStore.open(f"{store.path}/other")
 
 
-def test_a_batch_keeps_its_order(store):
-    store.add_many((trace(i), vector(i), {}) for i in range(0, 1000, 7))
-    first = store.ids
-    store.add_many((trace(i), vector(i), {}) for i in range(1000))
-    assert store.ids == first + [trace(i).id for i in range(1000) if i % 7]
+def test_a_batch_keeps_its_order(local):
+    local.add_many((trace(i), vector(i), {}) for i in range(0, 1000, 7))
+    first = local.ids
+    local.add_many((trace(i), vector(i), {}) for i in range(1000))
+    assert local.ids == first + [trace(i).id for i in range(1000) if i % 7]
 
 
 # What is asked of the server
@@ -91,17 +85,17 @@ def test_many_blocks_share_a_commit(store, server):
     assert store.summary().loc["last", "logs"] == 30
 
 
-def test_a_full_batch_is_committed_before_more_is_read(store, monkeypatch):
+def test_a_full_batch_is_committed_before_more_is_read(local, monkeypatch):
     monkeypatch.setattr(module, "COMMIT_BYTES", 1000)
     seen = []
-    with LanceStore.open(store.path) as reader:
+    with LanceStore.open(local.path) as reader:
 
         def logs():
             for i in range(4):
                 seen.append(len(reader))
                 yield trace(i), vector(i), {"last": kv(i, tokens=20)}
 
-        store.add_many(logs())
+        local.add_many(logs())
     assert seen == [0, 1, 2, 3]
 
 
@@ -173,7 +167,7 @@ def test_a_writer_that_is_always_too_late_gives_up(store, server, monkeypatch):
     assert store.verify().empty
 
 
-def test_commits_that_others_preceded_are_tried_again_a_few_times(store, monkeypatch):
+def test_commits_that_others_preceded_are_tried_again_a_few_times(local, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     tries = []
 
@@ -185,37 +179,37 @@ def test_commits_that_others_preceded_are_tried_again_a_few_times(store, monkeyp
     for wanted, done in ((1, 1), (3, 3), (4, None)):
         tries.clear()
         if done:
-            store._logs.table._commit(late)
+            local._logs.table._commit(late)
         else:
             with pytest.raises(StoreError, match="other processes changed it at the same moment, again and again"):
-                store._logs.table._commit(late)
+                local._logs.table._commit(late)
         assert len(tries) == min(wanted, 3)
 
 
-def test_a_reader_follows_a_writer(store):
-    one, two = fill(store, [1, 2])
-    with LanceStore.open(store.path) as reader:
+def test_a_reader_follows_a_writer(local):
+    one, two = fill(local, [1, 2])
+    with LanceStore.open(local.path) as reader:
         assert [hit.id for hit in reader.search(vector(1)[None], 1)[0]] == [one]
-        [three] = fill(store, [3])
+        [three] = fill(local, [3])
         assert [hit.id for hit in reader.search(vector(3)[None], 1)[0]] == [three]
-        store.delete([one])
+        local.delete([one])
         assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {two, three}
-        store.delete([three])
-        [four] = fill(store, [4])
+        local.delete([three])
+        [four] = fill(local, [4])
         assert {hit.id for hit in reader.search(vector(1)[None], 9)[0]} == {two, four}
-        assert reader.ids == store.ids == [two, four]
-        store.prune()
-        assert content(reader) == content(store)
+        assert reader.ids == local.ids == [two, four]
+        local.prune()
+        assert content(reader) == content(local)
 
 
-def test_a_log_that_others_deleted_can_be_added_again(store):
-    [log] = fill(store, [1])
-    with LanceStore.open(store.path, write=True) as other:
+def test_a_log_that_others_deleted_can_be_added_again(local):
+    [log] = fill(local, [1])
+    with LanceStore.open(local.path, write=True) as other:
         other.delete([log])
         assert len(other) == 0
-    fill(store, [1])
-    assert store.ids == [log]
-    assert same(store.block(log, "last"), kv(1))
+    fill(local, [1])
+    assert local.ids == [log]
+    assert same(local.block(log, "last"), kv(1))
 
 
 # Credentials
@@ -258,21 +252,21 @@ def test_what_is_not_there_is_asked_for_once(store, server, monkeypatch):
 # Archives
 
 
-def test_an_archive_of_something_else_changes_nothing(store, tmp_path):
-    fill(store, [1])
+def test_an_archive_of_something_else_changes_nothing(local, tmp_path):
+    fill(local, [1])
     with LogStore.new(tmp_path / "other", header(model={"name": "other"})) as other:
         fill(other, [2])
         other.export(tmp_path / "other.tar")
     with pytest.raises(StoreMismatch, match='"name": "other"'):
-        store.import_archive(tmp_path / "other.tar")
-    store.export(tmp_path / "own.tar")
+        local.import_archive(tmp_path / "other.tar")
+    local.export(tmp_path / "own.tar")
     raw = (tmp_path / "own.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(raw[: len(raw.rstrip(b"\0")) // 2])
     with pytest.raises(StoreError, match=r"no intact archive|cannot be read"):
-        store.import_archive(tmp_path / "cut.tar")
+        local.import_archive(tmp_path / "cut.tar")
     with pytest.raises(StoreError, match="exists already"):
-        store.export(tmp_path / "own.tar")
-    assert store.ids == [trace(1).id]
-    store.delete(store.ids)
-    assert store.import_archive(tmp_path / "own.tar") == [trace(1).id] == store.ids
-    assert same(store.block(trace(1).id, "last"), kv(1))
+        local.export(tmp_path / "own.tar")
+    assert local.ids == [trace(1).id]
+    local.delete(local.ids)
+    assert local.import_archive(tmp_path / "own.tar") == [trace(1).id] == local.ids
+    assert same(local.block(trace(1).id, "last"), kv(1))
