@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from lagkit.__main__ import main
-from lagkit.logs.retrieve import load_embedder
 from lagkit.logs.store import LogStore
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
@@ -267,93 +266,6 @@ def test_full_disk_while_a_trace_is_written(config, capsys, monkeypatch):
     assert fails(capsys, "run", config()) == "[Errno 28] No space left on device: 'log.jsonl'"
 
 
-def test_store_commands_need_no_model(tmp_path, capsys):
-    where = tmp_path / "store"
-    with stores.new_store(where) as store:
-        stores.fill(store, range(4))
-    assert main(["store", "summary", str(where)]) == 0
-    said = capsys.readouterr().out
-    assert "4 logs" in said
-    assert "name tiny, rope r1" in said
-    [row] = [line.split() for line in said.splitlines() if line.startswith("last")]
-    assert row[:3] == ["last", "4", "12"]
-    assert main(["store", "export", str(where), str(tmp_path / "logs.tar")]) == 0
-    assert main(["store", "import", str(tmp_path / "new"), str(tmp_path / "logs.tar")]) == 0
-    assert "4 of 4 logs were new" in capsys.readouterr().out
-    assert main(["store", "import", str(tmp_path / "new"), str(tmp_path / "logs.tar")]) == 0
-    assert "0 of 4 logs were new" in capsys.readouterr().out
-    with LogStore.open(where) as old, LogStore.open(tmp_path / "new") as new:
-        assert stores.content(old) == stores.content(new)
-        assert old.model == new.model
-
-
-def test_prune_to_a_size(tmp_path, capsys):
-    with stores.new_store(tmp_path / "store") as store:
-        ids = stores.fill(store, range(4))
-    assert main(["store", "prune", str(tmp_path / "store"), "--max-bytes", "0"]) == 0
-    said = capsys.readouterr().out
-    assert all(log in said for log in ids)
-    assert "0 logs are left" in said
-
-
-def test_search_by_the_stores_embedder(tmp_path, capsys):
-    embedder = load_embedder("hash")
-    with stores.new_store(tmp_path / "store", embedder=embedder.name, dim=embedder.dim) as store:
-        traces = [stores.trace(i) for i in range(5)]
-        store.add_many((t, v, {}) for t, v in zip(traces, embedder.documents([t.key for t in traces]), strict=True))
-    assert main(["store", "search", str(tmp_path / "store"), "Who is 3?", "-k", "2", "--exact"]) == 0
-    exact = capsys.readouterr().out
-    assert main(["store", "search", str(tmp_path / "store"), "Who is 3?", "-k", "2"]) == 0
-    said = capsys.readouterr().out
-    assert said == exact
-    best, second = said.splitlines()
-    assert f"{traces[3].id}  Who is 3?  ->  3" in best
-    assert float(best.split()[0]) > float(second.split()[0])
-
-
-def test_store_errors(tmp_path, capsys):
-    where = tmp_path / "store"
-    assert "There is no log store at" in fails(capsys, "store", "summary", where)
-    assert "cannot be read as an archive" in fails(capsys, "store", "import", where, tmp_path / "no.tar")
-    assert not where.exists()
-    with stores.new_store(where) as store:
-        stores.fill(store, range(2))
-        assert "is writing to" in fails(capsys, "store", "prune", where)
-    assert "cannot be pruned to -1 bytes" in fails(capsys, "store", "prune", where, "--max-bytes", "-1")
-    assert main(["store", "export", str(where), str(tmp_path / "logs.tar")]) == 0
-    assert "exists already" in fails(capsys, "store", "export", where, tmp_path / "logs.tar")
-    stores.new_store(tmp_path / "other", model={"name": "else"}).close()
-    said = fails(capsys, "store", "import", tmp_path / "other", tmp_path / "logs.tar")
-    assert '{"name": "else"}' in said
-    assert '{"name": "tiny", "rope": "r1"}' in said
-    with stores.new_store(tmp_path / "lost", embedder="lost"):
-        pass
-    with LogStore.open(tmp_path / "lost", write=True) as store:
-        stores.fill(store, [1])
-    assert "'lost' is no known embedder" in fails(capsys, "store", "search", tmp_path / "lost", "x")
-
-
-def test_overlap_has_a_column_for_each_folder(capsys, tmp_path):
-    shutil.copytree(SAMPLE, tmp_path / "mine")
-    assert main(["overlap", SAMPLE, str(tmp_path / "mine"), "--dataset", "musique"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "|  | sample | mine |"
-    assert "| components of shared hops | 69 | 69 |" in lines
-    assert "| unseen by what they share: final | 50 | 50 |" in lines
-    assert lines[-1] == "| unseen that share a hop | 0 | 0 |"
-    assert "no data layout is called 'mine'" in fails(capsys, "overlap", tmp_path / "mine")
-
-
-def test_overlap_of_multiple_choice_is_refused(capsys, tmp_path):
-    for number, name in enumerate(("dev_train", "dev_test")):
-        record = {"question_id": number, "question": "?", "options": ["x", "y"], "answer": "B", "category": "law"}
-        (tmp_path / f"{name}.json").write_text(json.dumps([record]))
-    said = fails(capsys, "overlap", tmp_path, "--dataset", "mmlupro")
-    assert said.startswith(
-        "The data set mmlupro names no sub-questions or evidences, so what an unseen question shares"
-    )
-
-
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
@@ -371,17 +283,26 @@ def test_wrong_words_are_named_in_one_line(argv, said, capsys):
     assert fails(capsys, *argv) == said
 
 
-@pytest.mark.parametrize("words", ["", "run", "ask", "nightly", "notebook", "gallery", "store search", "testbed world"])
-def test_help_is_plain_text_and_loads_no_model(words):
-    code = f"from lagkit.__main__ import main, sys; main('{words} --help'.split()); sys.exit('numpy' in sys.modules)"
+def test_help_is_plain_text_and_loads_no_model():
+    commands = ("", "run", "ask", "nightly", "notebook", "gallery", "store search", "testbed world")
+    code = f"""
+from lagkit.__main__ import main, sys
+for words in {commands}:
+    main([*words.split(), "--help"])
+    print(end="\\f")
+sys.exit("numpy" in sys.modules)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"Usage: {f'lagkit {words}'.strip()} [OPTIONS]")
-    assert all(line.isprintable() and line.isascii() for line in done.stdout.splitlines())
+    *pages, end = done.stdout.split("\f")
+    assert end == ""
+    for words, page in zip(commands, pages, strict=True):
+        assert page.startswith(f"Usage: {f'lagkit {words}'.strip()} [OPTIONS]")
+        assert all(line.isprintable() and line.isascii() for line in page.splitlines())
 
 
 def test_as_a_process():
-    command = [sys.executable, "-m", "lagkit", "run", "run.yaml", "seed"]
+    command = [sys.executable, "-m", "lagkit", "run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "lagkit: Settings are given as key=value; 'seed' is not.\n"
+    assert done.stderr == "lagkit: Missing argument 'TIER|CONFIG.yaml' (see `lagkit run --help`).\n"

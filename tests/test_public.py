@@ -49,7 +49,8 @@ def test_a_name_is_looked_up_once(monkeypatch):
 
 
 def test_the_method_in_eight_lines_gives_what_a_run_gives(tmp_path):
-    run = small_run(tmp_path / "run", tiny_lm(), wording="examples")
+    asked = {"policies": ("no_logs", "kv_last_round"), "splits": ("unseen",)}
+    run = small_run(tmp_path / "run", tiny_lm(), wording="examples", **asked)
     results = run.run()
 
     lm = tiny_lm()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INTERRUPTED = 130
+_command = cache(typer.main.get_command)  # putting it together takes 25 ms, and a process may call it more than once
 Settings = Annotated[list[str] | None, typer.Argument(metavar="key=value", help="settings; values are YAML")]
 
 
@@ -28,7 +30,7 @@ def application(text: str) -> typer.Typer:
 
 def call(app: typer.Typer, name: str, words: Sequence[str] | None = None) -> int:
     """Run the command that `words` name, by default those behind `name` in the shell; returns its `exit_code`."""
-    return exit_code(lambda: app(words, prog_name=name, standalone_mode=False))
+    return exit_code(lambda: _command(app)(words, prog_name=name, standalone_mode=False))
 
 
 def exit_code(command: Callable[[], int | None]) -> int:

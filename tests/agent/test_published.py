@@ -27,7 +27,7 @@ from tests.helpers.lms import ScriptedLM, new_lm, open_store, qa, tiny_lm
 
 EMBEDDER, PROMPT = HashEmbedder(), Prompt.load("qa_paper")
 KV = ("authors_kv_last_round", "authors_kv_last_action", "authors_block")
-ALL = (*KV, "authors_text_last_round", "authors_text_all_rounds", "authors_cheatsheet")
+TEXT = ("authors_text_last_round", "authors_text_all_rounds", "authors_cheatsheet")
 NEW, ROUNDS = 10, 3
 
 PASSAGES = [
@@ -197,8 +197,15 @@ def test_stored_keys_and_values_are_the_published_ones(name, variant):
         torch.testing.assert_close(block.values, values, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [*TINY, pytest.param("testbed", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("variant", ALL)
+# Text is read by all families alike.
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        *((variant, name) for variant in KV for name in TINY),
+        *((variant, "llama") for variant in TEXT),
+        *(pytest.param(variant, "testbed", marks=pytest.mark.slow) for variant in (*KV, *TEXT)),
+    ],
+)
 def test_responses_passages_and_logs_are_the_published_ones(name, variant, tmp_path):
     lm, logs = lm_of(name), traces()
     numbers = {trace.id: i for i, trace in enumerate(logs)}

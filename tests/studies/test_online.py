@@ -123,8 +123,9 @@ def lm() -> ActingLM:
     return new_lm(ActingLM)
 
 
-def online(out: Path, lm: ActingLM, unseen: int = 2) -> Online:
+def online(out: Path, lm: ActingLM, unseen: int = 2, rounds: int = 2) -> Online:
     sizes = {"log_questions": 3, "seen_questions": 1, "unseen_questions": unseen, "max_new_tokens": 2}
+    sizes["max_rounds"] = rounds
     return Online(small_run(out, lm, **sizes), "kv_last_round")
 
 
@@ -278,7 +279,8 @@ def crashing(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 def test_a_stream_that_crashed_at_any_step_goes_on_as_if_it_had_not(tmp_path, lm):
-    whole, step = state(online(tmp_path / "whole", lm, unseen=1), CAPPED), 0
+    least = {"unseen": 1, "rounds": 1}
+    whole, step = state(online(tmp_path / "whole", lm, **least), CAPPED), 0
     assert len(whole[1]) == 2
     while True:
         step += 1
@@ -286,11 +288,11 @@ def test_a_stream_that_crashed_at_any_step_goes_on_as_if_it_had_not(tmp_path, lm
         with pytest.MonkeyPatch.context() as patched:
             crashing(patched, step)
             try:
-                online(out, lm, unseen=1).stream(CAPPED, 0)
+                online(out, lm, **least).stream(CAPPED, 0)
                 break
             except Crash:
                 pass
-        assert state(online(out, lm, unseen=1), CAPPED) == whole
+        assert state(online(out, lm, **least), CAPPED) == whole
     # Before and after each of 4 answers, 4 additions, 2 evictions and at least as many encodings.
     assert step > 2 * (4 + 4 + 2 + 2)
 

@@ -16,7 +16,7 @@ from lagkit.types import Hop, Question
 from lagkit.util.errors import ConfigError, DataError
 from tests.helpers.lms import ActingLM, new_lm, small_run
 
-WORLD = {"entities": 90, "log_questions": 12, "unseen_questions": 10, "hops": [1, 2]}
+WORLD = {"entities": 90, "log_questions": 8, "unseen_questions": 6, "hops": [1, 2]}
 
 
 def question(**told: str) -> Question:
@@ -135,9 +135,9 @@ def test_each_place_holds_one_log_and_shares_are_nested_and_exact(study):
     before: set[str] = set()
     for share in (0.0, 0.25, 0.5, 1.0):
         in_reach = pool - study._out_of_reach(other, Mix(changed=share))
-        assert len(in_reach) == 12
+        assert len(in_reach) == 8
         swapped = in_reach - logs_of(study.run)
-        assert len(swapped) == round(12 * share)
+        assert len(swapped) == round(8 * share)
         assert before <= swapped
         before = swapped
 

@@ -65,15 +65,18 @@ def test_the_server_says_what_the_same_model_says_on_the_spot(lm, local):
 def test_the_model_restates_the_question_by_itself_and_at_the_end_of_the_user_turn_it_misleads(local):
     model, prompt = local.lm, local.prompt
     told = {passage.id: passage for passage in local.data.passages}
-    said: dict[str, list[str]] = {"opened": [], "dropped": [], "in the user turn": []}
+    asked: dict[str, list[tuple[Context, str]]] = {"opened": [], "dropped": [], "in the user turn": []}
     for question in local.log_questions:
         user = prompt.user_turn(question, [told[hop.passage_id] for hop in question.hops])
         opening = question.text
         forms = {"opened": (user, opening), "dropped": (user, ""), "in the user turn": (f"{user}\n\n{opening}", "")}
         for form, (turn, opened) in forms.items():
             chat = model.chat([*prompt.head(), {"role": "user", "content": turn}], open_turn=True)
-            [answer] = model.generate([Context(tuple(model.tokenize(chat + opened)))], 64, stop=STOP)
-            said[form].append((opened + answer.text).strip())
+            asked[form].append((Context(tuple(model.tokenize(chat + opened))), opened))
+    said = {}
+    for form, some in asked.items():
+        answers = model.generate([context for context, _ in some], 64, stop=STOP)
+        said[form] = [(opened + answer.text).strip() for (_, opened), answer in zip(some, answers, strict=True)]
     same = {form: sum(a == b for a, b in zip(said["opened"], said[form], strict=True)) for form in said}
     assert same["dropped"] == len(local.log_questions) == 10
     assert same["in the user turn"] <= 5
