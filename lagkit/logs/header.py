@@ -7,17 +7,19 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lagkit.logs.retrieve import Embedder
 from lagkit.model.backend import Model
 from lagkit.model.codec import CODECS, Codec
 from lagkit.types import MALFORMED
 from lagkit.util import files
 from lagkit.util.errors import StoreError, StoreMismatch
 from lagkit.util.paths import refuse_links
+
+if TYPE_CHECKING:
+    from lagkit.logs.retrieve import Embedder
 
 NAME = "store.json"
 KIND = "lagkit log store"

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from sklearn.utils import murmurhash3_32
 
 from lagkit.logs.embedcache import VectorCache
 from lagkit.logs.index import VectorIndex, Vectors
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _WORD = re.compile(r"\w+")
-_FUNCTION_WORDS = ENGLISH_STOP_WORDS | {"s"}  # as in "Eiffel's"
 _REMEMBERED = 20_000  # searches
 _CHUNK = 256  # texts embedded between two writes to the cache, so that a kill loses little
 _BATCH = 16  # texts embedded together: on two cores a quarter sooner than 32, whose activations outgrow the caches
@@ -57,16 +54,22 @@ class HashEmbedder:
     """
 
     def __init__(self, dim: int = 4096) -> None:
+        # Here, for it takes a third of the time in which a command that opens a store starts.
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+        from sklearn.utils import murmurhash3_32
+
         self.name, self.dim = f"hash-{dim}", dim
+        self._function_words = ENGLISH_STOP_WORDS | {"s"}  # as in "Eiffel's"
+        self._hash: Callable[[str], int] = murmurhash3_32
 
     def queries(self, texts: Sequence[str]) -> Vectors:
         """Vectors [n, dim]; the same for queries as for documents."""
         vectors: Vectors = np.zeros((len(texts), self.dim), np.float32)
         for vector, text in zip(vectors, texts, strict=True):
             words = _WORD.findall(text.lower())
-            content = [word for word in words if word not in _FUNCTION_WORDS]
+            content = [word for word in words if word not in self._function_words]
             # As scikit-learn's HashingVectorizer hashes and scales, whose checks of one text take ten times as long.
-            counts = Counter(abs(murmurhash3_32(word)) % self.dim for word in content or words or [text.lower()])
+            counts = Counter(abs(self._hash(word)) % self.dim for word in content or words or [text.lower()])
             number = np.array(list(counts.values()))
             vector[list(counts)] = number / math.sqrt(number @ number)
         return vectors
