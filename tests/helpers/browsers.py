@@ -21,3 +21,11 @@ def browser() -> Iterator:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module")
+def tab(browser) -> Iterator:
+    """A page without a network. What is opened in it one after another shares what has been compiled of plotly.js."""
+    context = browser.new_context(offline=True)
+    yield context.new_page()
+    context.close()
