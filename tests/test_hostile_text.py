@@ -20,7 +20,7 @@ from lagkit.util.errors import DataError
 from tests.helpers import hostile
 from tests.helpers.hostile import EVIL, HOSTILE, findings, run_report
 
-GALLERY = "night/jobs"  # where jobs have their plotly.js: a browser that sees it again does not compile it again
+GALLERY = "night/jobs"  # where jobs have their plotly.js, so that a tab compiles one
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def figures() -> dict[str, dict]:
 
 
 @pytest.fixture(scope="module")
-def opened(tab, sections, figures, folder) -> dict[str, dict]:
+def opened(tab, one_script, sections, figures, folder) -> dict[str, dict]:
     """What a browser finds on each page, with all that would have happened there."""
     files = {"sections": write_sections(folder, sections), "gallery": write_gallery(folder, sections, figures)}
     files |= {"index": folder / GALLERY / "index.html", **write_night(folder, sections)}
@@ -200,7 +200,7 @@ def test_a_picture_from_the_network_in_a_strangers_text_is_refused(tmp_path):
     assert not (tmp_path / "gallery").exists()
 
 
-def test_no_page_runs_a_script_of_a_strangers_notebook(tab, figures, folder):
+def test_no_page_runs_a_script_of_a_strangers_notebook(tab, one_script, figures, folder):
     """Titles, text and outputs that are HTML on purpose, and figures, which are drawn nevertheless."""
     wide = {"data": figures["bars"]["data"], "layout": {"width": '9px"><script>window.pwned = 29</script>'}}
     said = [{"text/html": STRANGER}, {"application/javascript": "window.pwned = 27"}]
