@@ -75,7 +75,7 @@ def executed(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(executed, tmp_path_factory) -> tuple[Path, Path]:
+def made(executed, one_script, tmp_path_factory) -> tuple[Path, Path]:
     """The folders of pages and of copies that the command makes."""
     if not has_browser():
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
@@ -176,9 +176,7 @@ def visit(page, path: Path) -> tuple[list[dict], list[str]]:
 
 def test_every_figure_is_drawn_without_a_network_or_an_error(made, tab, tmp_path):
     """On the pages of a gallery, on that of a night, and on one that is sent alone."""
-    own, alone = tmp_path / "night" / "jobs" / "10_two" / "10_two.ipynb", tmp_path / "sent" / "one.html"
-    own.parent.mkdir(parents=True)
-    shutil.copy(made[0] / "10_two" / own.name, own)
+    own, alone = made[0] / "10_two" / "10_two.ipynb", tmp_path / "sent" / "one.html"
     assert main(["page", str(own), str(alone)]) == 0
     assert [*alone.parent.iterdir()] == [alone]
     figures = {"10_two": 2, "20_none": 0, "index": 0}
