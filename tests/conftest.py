@@ -19,7 +19,7 @@ from hypothesis import settings
 
 import lagkit.nightly  # noqa: F401  # which knows how to import nbformat fast, before a test does it
 from tests.helpers import warm
-from tests.helpers.browsers import browser  # noqa: F401
+from tests.helpers.browsers import browser, one_script, tab  # noqa: F401
 from tests.helpers.objectstore import bucket, server  # noqa: F401
 
 settings.register_profile("lagkit", deadline=None)  # how long an example takes is the machine's affair

@@ -8,179 +8,43 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from nbconvert.filters import markdown2html
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, writes
 
-from lagkit.datasets.loaders import Dataset
-from lagkit.logs.encode import Encoder
-from lagkit.logs.header import Header
-from lagkit.logs.retrieve import HashEmbedder, PassageIndex
-from lagkit.logs.store import LogStore
 from lagkit.nightly import gallery, history, job
 from lagkit.nightly import page as nightly_page
 from lagkit.nightly.gallery import Executed
 from lagkit.nightly.pages import PLOTLY
 from lagkit.nightly.profile import Plan, Task
 from lagkit.nightly.run import Outcome
-from lagkit.policy import POLICIES
-from lagkit.runs import report
-from lagkit.stats.wording import difference
-from lagkit.studies import support_page
-from lagkit.studies.tokens import encoding as read_tokens
-from lagkit.types import Hit, Limits, Round, Trace
 from lagkit.util.errors import DataError
-from lagkit.views import lab, tables
-from lagkit.views.findings import say
-from lagkit.views.plots import basic, curves, differences, explore, forest, support, tokens, transfer
-from lagkit.views.widgets import LogExplorer, Playground
-from lagkit.views.widgets.pages import answers_html, kept_html, log_names, trace_html
-from lagkit.views.widgets.playground import Means
-from tests.helpers.lms import ScriptedLM, new_lm, passages_about, short_prompt
-from tests.helpers.panels import loaded
-from tests.helpers.stores import kv
+from tests.helpers import hostile_text as hostile
+from tests.helpers.hostile_text import EVIL, HOSTILE, findings, run_report
 
-HOSTILE = (
-    "<script>window.pwned=1</script>",
-    "<img src=x onerror=window.pwned=2>",
-    '"><svg onload=window.pwned=3>',
-    "'><iframe srcdoc='<script>parent.pwned=4</script>'></iframe>",
-    "[here](javascript:window.pwned=5)",
-    '<a href="javascript:window.pwned=6">there</a>',
-    "</textarea></title></style></script><script>window.pwned=7</script>",
-    "]]><script>window.pwned=8</script>",
-    "{{ 7*7 }}{% raw %}",
-    "www.evil.example me@evil.example",
-    "![x](http://127.0.0.1:9/pwned.png)",
-    "&lt;b&gt; &amp;",
-)
-EVIL = " ".join(HOSTILE)
-NAME = "a<img src=x onerror=window.pwned=9>"  # of a folder
-POLICY = "kv_last_round"
+GALLERY = "night/jobs"  # where jobs have their plotly.js, so that a tab compiles one
 
 
-def hostile_trace(**changes) -> Trace:
-    said = Round(EVIL, f"{EVIL}\n<ans>{EVIL}</ans>", EVIL, (Hit(EVIL, 0.5),), (Hit("gone", 0.25),))
-    made = {"question_id": "q", "answer": EVIL, "error": EVIL, "policy": EVIL}
-    return Trace(question=EVIL, system=EVIL, rounds=(said, said), **{**made, **changes})
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder of pages."""
+    return tmp_path_factory.mktemp("pages")
 
 
 @pytest.fixture(scope="module")
 def sections(tmp_path_factory) -> dict[str, str]:
-    """All HTML that lagkit makes of text, by what makes it."""
-    embedder, prompt, lm = HashEmbedder(64), short_prompt(), new_lm(ScriptedLM)
-    folder = tmp_path_factory.mktemp("hostile") / NAME
-    told = {"model": {"name": EVIL}, "embedder": EVIL, "dim": 64, "dtype": "float32"}
-    with LogStore.new(folder, Header.new(**told)) as store:
-        trace = hostile_trace()
-        store.add(trace, embedder.documents([trace.key])[0], {EVIL: kv(1)})
-        found = hostile_trace(question_id="other", error=None)
-        names = {trace.id: trace.question, **log_names(store, [trace])}
-        explorer = LogExplorer(store, embedder=embedder)
-        explorer.tabs.selected_index = 1
-        shown = {f"explorer {what}": getattr(explorer, what).value for what in ("trace", "kept")}
-        with explorer.telling():
-            raise DataError(EVIL)
-        shown["explorer error"] = explorer.message.value
-        store_html = store._repr_html_()
-        shown["explorer snapshot"] = explorer.snapshot()
-        explorer._ask()
-        shown["explorer question"] = explorer.question.value
-        explorer._delete()
-        shown["explorer deleted"] = explorer.message.value
-        store.add(trace, embedder.documents([trace.key])[0])
-        passages = PassageIndex(passages_about("x"), embedder)
-        playground = Playground(loaded(Means(lm, embedder, passages)), store, prompt=prompt, limits=Limits())
-        playground.say(EVIL)
-        playground.question.value = EVIL
-        playground.traces, playground.going = {POLICY: trace, "no_logs": found}, {POLICY: EVIL}
-        playground._show()
-    frame = pd.DataFrame({EVIL: [EVIL], "score": [0.5]}, index=pd.Index([EVIL], name="name"))
-    encoder = Encoder(lm, prompt)
-    return {
-        **shown,
-        "playground message": playground.message.value,
-        "playground snapshot": playground.snapshot(),
-        "trace": trace_html(trace, names),
-        "answers": answers_html({EVIL: trace, "b": found}, names),
-        "kept words": kept_html(trace, "text_all_rounds"),
-        "kept tokens": kept_html(trace, "kv_all_rounds", encoder),
-        "token view": tokens.view(read_tokens(encoder, trace, POLICIES[POLICY]), hostile_answers())._repr_html_(),
-        "store": store_html,
-        "data": Dataset(EVIL, "qa", (), ())._repr_html_(),
-        "table": tables.shown(frame, EVIL).to_html(),
-        "frame": frame._repr_html_(),
-        "report": markdown2html(run_report()),
-        "models": markdown2html(support_page.others(refused())),
-        "findings": findings(folder.parent),
-        "verdict": markdown2html(say([EVIL]).data),
-    }
-
-
-def hostile_answers() -> pd.DataFrame:
-    return pd.DataFrame({"answer": [EVIL], "right": [1.0], "gold": [-0.5]}, index=[EVIL])
-
-
-def findings(folder: Path) -> str:
-    row = {"mean": 0.0, "low": -1.0, "high": 1.0}
-    return lab.conclude(folder / "out", {}, [EVIL, difference(EVIL, row, "em", EVIL)], {}).html
-
-
-def refused() -> pd.DataFrame:
-    return pd.DataFrame({"verdict": ["refused"], "reason": [EVIL]}, index=[EVIL])
-
-
-def run_report() -> str:
-    numbers = {"n": 3, "em": 0.5, "rounds": 2.0, "abstention": 0.0, "failures": 1, "prefilled": 9.0}
-    summary = pd.DataFrame(
-        [numbers], index=pd.MultiIndex.from_tuples([("no_logs", "unseen")], names=["policy", "split"])
-    )
-    empty = pd.MultiIndex.from_tuples([], names=["policy", "split", "metric"])
-    apart = pd.DataFrame({"mean": [], "low": [], "high": []}, index=empty)
-    logs = pd.DataFrame({"logs": [1]}, index=pd.Index([EVIL], name="key"))
-    manifest = {"settings": {"dataset": EVIL, "model": EVIL, "world": {EVIL: EVIL}, "policies": [EVIL]}}
-    return report.markdown(summary, apart, None, logs, manifest, [EVIL], pd.DataFrame())
+    return hostile.sections(tmp_path_factory.mktemp("hostile"))
 
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, dict]:
-    """A figure of each kind that shows names which come from outside, by kind."""
-    log = {
-        "question": [EVIL],
-        "answer": [EVIL],
-        "rounds": [1],
-        "right": ["right"],
-        "marked": [True],
-        "x": [0],
-        "y": [0],
-    }
-    parts = pd.DataFrame({"share": [0.5, 0.5], "even": [0.4, 0.6], "tokens": [3, 4]}, index=[EVIL, "rest"])
-    models = pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 1.0], "kind": EVIL}, index=[EVIL, "m"])
-    index = pd.MultiIndex.from_tuples([(EVIL, EVIL, "em")], names=["policy", "split", "metric"])
-    apart = pd.DataFrame({"mean": [0.1], "low": [0.0], "high": [0.2], "n": [9]}, index=index)
-    spent = pd.DataFrame({"prefilled": 1.0, "injected": 2.0, "generated": 3.0}, index=[EVIL])
-    counts = pd.DataFrame({"wrong to right": [1], "right to wrong": [2]}, index=[EVIL])
-    doubts = {"kind": "helpful", "sure_without": -0.1, "sure_with_logs": -0.2, "without": True, "with_logs": False}
-    made = {
-        "map": explore.log_map(pd.DataFrame(log), EVIL),
-        "attention": explore.attention_bars(parts, EVIL),
-        "dots": support.dots(models, {"a": "A"}, EVIL, "x"),
-        "against": support.against(models, "a", "b", "kind", EVIL, ("x", "y")),
-        "forest": forest(apart, {"em": "EM"}, EVIL),
-        "changed": differences.changed(counts, EVIL),
-        "costs": curves.costs(spent.assign(mean=0.5, low=0.4, high=0.6), EVIL, "EM"),
-        "bars": basic.bars(models, "kind", {"a": "A"}, EVIL),
-        "doubts": transfer.doubts(pd.DataFrame([doubts], index=[EVIL]), EVIL),
-    }
-    return {name: json.loads(figure.to_json()) for name, figure in made.items()}
+    return hostile.figures()
 
 
 @pytest.fixture(scope="module")
-def opened(browser, sections, figures, tmp_path_factory) -> dict[str, dict]:
+def opened(tab, one_script, sections, figures, folder) -> dict[str, dict]:
     """What a browser finds on each page, with all that would have happened there."""
-    folder = tmp_path_factory.mktemp("pages")
     files = {"sections": write_sections(folder, sections), "gallery": write_gallery(folder, sections, figures)}
-    files |= {"index": folder / "gallery" / "index.html", **write_night(folder, sections)}
-    return {name: visit(browser, file) for name, file in files.items()}
+    files |= {"index": folder / GALLERY / "index.html", **write_night(folder, sections)}
+    return {name: visit(tab, file) for name, file in files.items()}
 
 
 def write_sections(folder: Path, sections: dict[str, str]) -> Path:
@@ -212,8 +76,8 @@ def outputs_of(folder: Path, sections: dict[str, str]) -> list:
 def write_gallery(folder: Path, sections: dict[str, str], figures: dict[str, dict]) -> Path:
     drawn = [new_output("display_data", data={PLOTLY: figure}) for figure in figures.values()]
     made = Executed.read(executed(folder / "runs", outputs_of(folder, sections) + drawn))
-    gallery.write_pages([made], folder / "gallery")
-    return folder / "gallery" / "10_hostile.html"
+    gallery.write_pages([made], folder / GALLERY)
+    return folder / GALLERY / "10_hostile.html"
 
 
 def write_night(folder: Path, sections: dict[str, str]) -> dict[str, Path]:
@@ -234,11 +98,14 @@ def write_night(folder: Path, sections: dict[str, str]) -> dict[str, Path]:
     return {"night": report_page, "job": notebook.with_suffix(".html")}
 
 
-def visit(browser, path: Path) -> dict:
-    context = browser.new_context(offline=True)
-    page, asked, dialogs = context.new_page(), [], []
-    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda one: None if one.url.startswith(("file:", "data:", "blob:")) else asked.append(one.url))
+def visit(page, path: Path) -> dict:
+    asked, dialogs = [], []
+    told = {
+        "dialog": lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()),
+        "request": lambda one: None if one.url.startswith(("file:", "data:", "blob:")) else asked.append(one.url),
+    }
+    for event, note in told.items():
+        page.on(event, note)
     page.goto(path.resolve().as_uri(), wait_until="load")
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     hovered = page.evaluate(
@@ -268,7 +135,8 @@ def visit(browser, path: Path) -> dict:
                 [...document.querySelectorAll('section')].map(one => [one.id, one.textContent])),
         })"""
     )
-    context.close()
+    for event, note in told.items():
+        page.remove_listener(event, note)
     return {**found, "figures": hovered, "asked": asked, "dialogs": dialogs}
 
 
@@ -292,15 +160,15 @@ def test_all_is_shown_letter_by_letter(opened, sections):
     shown = opened["sections"]["sections"]
     assert set(shown) == set(sections)
     for name, text in shown.items():
-        for hostile in HOSTILE[:-1] if name in ("report", "models", "findings") else HOSTILE:
-            assert hostile in words(text), (name, hostile)
+        for said in HOSTILE[:-1] if name in ("report", "models", "findings") else HOSTILE:
+            assert said in words(text), (name, said)
 
 
 @pytest.mark.parametrize("name", ["gallery", "index", "night", "job"])
 def test_pages_show_it_letter_by_letter(opened, name):
     text = words(opened[name]["text"]).replace("\\'", "'")  # parameters are shown as Python spells them
-    for hostile in HOSTILE:
-        assert hostile in text, hostile
+    for said in HOSTILE:
+        assert said in text, said
 
 
 def test_figures_show_it_letter_by_letter(opened, figures):
@@ -312,8 +180,8 @@ def test_figures_show_it_letter_by_letter(opened, figures):
         assert HOSTILE[-1] in text, name
 
 
-def test_what_is_not_escaped_would_be_seen(browser, tmp_path):
-    raw = visit(browser, write_sections(tmp_path, {str(number): text for number, text in enumerate(HOSTILE)}))
+def test_what_is_not_escaped_would_be_seen(tab, tmp_path):
+    raw = visit(tab, write_sections(tmp_path, {str(number): text for number, text in enumerate(HOSTILE)}))
     assert raw["pwned"] is not None
     assert raw["foreign"] > 2
     assert "x" in raw["images"]
@@ -332,27 +200,24 @@ def test_a_picture_from_the_network_in_a_strangers_text_is_refused(tmp_path):
     assert not (tmp_path / "gallery").exists()
 
 
-def test_no_page_runs_a_script_of_a_strangers_notebook(browser, figures, tmp_path):
+def test_no_page_runs_a_script_of_a_strangers_notebook(tab, one_script, figures, folder):
     """Titles, text and outputs that are HTML on purpose, and figures, which are drawn nevertheless."""
     wide = {"data": figures["bars"]["data"], "layout": {"width": '9px"><script>window.pwned = 29</script>'}}
     said = [{"text/html": STRANGER}, {"application/javascript": "window.pwned = 27"}]
     said += [{"image/svg+xml": "<svg onload='window.pwned=28'></svg>"}, {PLOTLY: figures["bars"]}, {PLOTLY: wide}]
-    file = executed(tmp_path / "jobs" / "one", [new_output("display_data", data=data) for data in said])
+    file = executed(folder / "night" / "jobs" / "one", [new_output("display_data", data=data) for data in said])
     notebook = json.loads(file.read_text(encoding="utf-8"))
     notebook["cells"][0]["source"] = f"# {' '.join(STRANGER.split())}\n\nWhy?\n\n[go](javascript:window.pwned=26)"
     file.write_text(json.dumps(notebook), encoding="utf-8")
-    index = gallery.write_pages([Executed.read(file)], tmp_path / "gallery")
+    index = gallery.write_pages([Executed.read(file)], folder / GALLERY)
     for path in (index, index.with_name("10_hostile.html"), job.write_page(file)):
-        context = browser.new_context(offline=True)
-        page = context.new_page()
-        page.goto(path.as_uri(), wait_until="load")
-        for pressed in page.locator("a[href^='javascript'], #press").all():
+        tab.goto(path.as_uri(), wait_until="load")
+        for pressed in tab.locator("a[href^='javascript'], #press").all():
             pressed.dispatch_event("click")
-        page.wait_for_timeout(200)
-        assert page.evaluate("window.pwned ?? null") is None, path
-        drawn = page.locator(".plotly-graph-div .main-svg").count()
+        tab.wait_for_timeout(200)
+        assert tab.evaluate("window.pwned ?? null") is None, path
+        drawn = tab.locator(".plotly-graph-div .main-svg").count()
         assert bool(drawn) == (path.name != "index.html")
-        context.close()
     listed = index.read_text(encoding="utf-8")
     assert "&lt;script&gt;window.pwned = 21" in listed
     assert 'href="javascript' not in listed

@@ -9,6 +9,7 @@ from pathlib import Path
 from secrets import token_urlsafe
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lagkit.nightly import history
@@ -41,7 +42,8 @@ def write(
     compared: as `gates.compare` gives it. past: the history, this run included. summary: a table as plain text.
     """
     nights = {task.name: history.nights(past, task) for task in plan.tasks}
-    gates = [_gate(row, nights.get(row["job"])) for row in compared.to_dict("records")]
+    ran = {job: table.loc[~table["failed"]] for job, table in nights.items()}
+    gates = [_gate(row, ran.get(row["job"])) for row in compared.to_dict("records")]
     jobs = [_job(out, task, outcomes[task.name], gates, measured.get(task.name, {}), nights) for task in plan.tasks]
     failed = [job for job in jobs if job["failed"]]
     worse = [gate for gate in gates if gate["failed"]]
@@ -75,22 +77,27 @@ def _headline(failed: int, worse: int, gates: int) -> str:
     return "; ".join(parts) + "."
 
 
-def _gate(row: dict[str, Any], nights: pd.DataFrame | None) -> dict[str, Any]:
-    """A row of the tables. off: distance to the baseline in tolerances. spark: the last nights, on that scale."""
+def _gate(row: dict[str, Any], ran: pd.DataFrame | None) -> dict[str, Any]:
+    """A row of the tables. off: distance to the baseline in tolerances. spark: the last nights, on that scale.
+
+    ran: the nights in which the job did not fail.
+    """
     missing = row["verdict"] == "missing"
-    values = pd.Series(dtype=float) if nights is None else nights.loc[~nights["failed"]].get(row["metric"])
+    values = None if ran is None else ran.get(row["metric"])
     values = pd.Series(dtype=float) if values is None else values if missing else values.dropna()
-    off = (values - row["value"]) / (row["tolerance"] or 1e-12)
-    change = float(values.iloc[-1] - values.iloc[-2]) if len(values) > 1 and not missing else 0.0
+    numbers = values.to_numpy(float)  # arithmetic on thousands of short series takes seconds
+    off = (numbers - row["value"]) / (row["tolerance"] or 1e-12)
+    change = float(numbers[-1] - numbers[-2]) if len(numbers) > 1 and not missing else 0.0
     failed = row["verdict"] in FAILED
-    recent = off.dropna().clip(-_REACH, _REACH).tail(_NIGHTS)
+    bad = values.isna() if missing else pd.Series(abs(off) > 1 + 1e-9, values.index)
+    recent = off[~np.isnan(off)].clip(-_REACH, _REACH)[-_NIGHTS:]
     return {
         **row,
         "failed": failed,
         "change": change,
         "changed": not failed and abs(change) > 1e-9,
-        "off": abs(float(off.iloc[-1])) if len(off) and not missing else math.inf,
-        "since": history.since(values.isna() if missing else off.abs() > 1 + 1e-9) if failed and len(values) else None,
+        "off": abs(float(off[-1])) if len(off) and not missing else math.inf,
+        "since": history.since(bad) if failed and len(bad) else None,
         "spark": _points(recent.tolist(), -_REACH, _REACH) if len(recent) > 1 else [],
     }
 

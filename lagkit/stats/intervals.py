@@ -72,10 +72,20 @@ def paired_interval(a: pd.Series, b: pd.Series, hops: Hops, *, level: float = 0.
 
     Raises DataError unless both series hold the same ids, each once, without gaps, and `hops` knows them all.
     """
+    return _interval(a, b, hops, level, {})
+
+
+def _interval(
+    a: pd.Series, b: pd.Series, hops: Hops, level: float, last: dict[tuple[Any, ...], NDArray[np.float64]]
+) -> Difference:
+    """As `paired_interval`. last: which of the last ids share a hop, which most often are those of the next pair."""
     _check_pairs(a, b, hops)
     values = np.stack([a.to_numpy(float), b.reindex(a.index).to_numpy(float)])
     difference = values[1] - values[0]
-    sharing = _sharing([hops[i] for i in a.index])
+    if (ids := tuple(a.index)) not in last:
+        last.clear()
+        last[ids] = _sharing([hops[i] for i in ids])
+    sharing = last[ids]
     n, pairs = len(difference), int(sharing.sum())
     mean, effective = float(difference.mean()), n * n / pairs
     low = high = float("nan")
@@ -98,7 +108,8 @@ def paired_intervals(
     pairs: Mapping[Any, tuple[pd.Series, pd.Series]], hops: Hops, names: Sequence[str] = (), *, level: float = 0.95
 ) -> pd.DataFrame:
     """`paired_interval` of each pair: a row each, by its key (with levels of `names`); columns as in `Difference`."""
-    rows = [asdict(paired_interval(a, b, hops, level=level)) for a, b in pairs.values()]
+    last: dict[tuple[Any, ...], NDArray[np.float64]] = {}
+    rows = [asdict(_interval(a, b, hops, level, last)) for a, b in pairs.values()]
     if len(names) > 1:
         index = pd.MultiIndex.from_tuples(list(pairs), names=names)
     else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from lagkit.stats.intervals import Difference, mean_interval, paired_interval
@@ -74,12 +75,15 @@ def rates(rows: pd.DataFrame) -> pd.DataFrame:
     `last`: of the wrong choices while another log stands last, the share that is the last log's answer.
     """
     found = []
-    for key, own in rows.groupby(["model", *CHOICES], sort=False):
+    columns = ["model", *CHOICES, "at", "chosen", "right", "share", "group"]
+    # Of Arrow's strings, each of the many small selections below would take several times as long.
+    plain = dict.fromkeys(rows[columns].select_dtypes("str"), object)
+    for key, own in rows[columns].astype(plain).assign(id=_ids(rows)).groupby(["model", *CHOICES], sort=False):
         named: dict[str, Any] = dict(zip(["model", *CHOICES], key, strict=True))
         named["label"] = label(named)
         for at in (*(place for place in (*POSITIONS, "alone") if place in set(own["at"])), "all"):
             some = own if at == "all" else own[own["at"] == at]
-            values = _values(some, "right")
+            values = some["right"].astype(float).groupby(some["id"].to_numpy()).mean()
             interval = mean_interval(values, _hops(values))
             wrong = some[~some["right"] & some["at"].isin(POSITIONS[:-1])]
             last = (wrong["chosen"] == POSITIONS[-1]).mean() if len(wrong) else float("nan")
@@ -108,8 +112,13 @@ def gain(one: pd.DataFrame, other: pd.DataFrame, column: str = "right") -> Diffe
 
 def _values(rows: pd.DataFrame, column: str, *, by_place: bool = True) -> pd.Series:
     """A column as numbers, by `group/asked/place`."""
+    return rows[column].astype(float).groupby(_ids(rows, by_place=by_place)).mean()
+
+
+def _ids(rows: pd.DataFrame, *, by_place: bool = True) -> np.ndarray:
+    """What each row asks, as `group/asked`, and where the right log stands."""
     ids = rows["group"] + "/" + rows["asked"].astype(str) + ("/" + rows["at"] if by_place else "")
-    return rows[column].astype(float).groupby(ids.to_numpy()).mean()
+    return np.asarray(ids, object)
 
 
 def _hops(values: pd.Series) -> dict[str, list[str]]:

@@ -16,6 +16,7 @@ import plotly.io as pio
 from plotly.io.base_renderers import MimetypeRenderer
 
 from lagkit.util.errors import ConfigError
+from lagkit.util.lazy import import_nbformat
 from lagkit.util.progress import warn
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -32,6 +33,7 @@ def use_renderers(*, pictures: bool = True) -> None:
     HTML, which loads plotly.js from a CDN, takes the place of the PNG without `pictures`, with `LAGKIT_PICTURES=off`,
     and where kaleido (of the extra `dev`) or a browser is missing.
     """
+    import_nbformat()  # as Plotly's renderers are about to
     pictures = pictures and os.environ.get("LAGKIT_PICTURES") != "off"
     drawn = pictures and find_spec("kaleido") is not None and any(map(shutil.which, BROWSERS))
     pio.renderers["plotly_mimetype"].config = CONFIG

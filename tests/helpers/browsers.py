@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lagkit.nightly import pages
 from lagkit.util.errors import ConfigError
 from lagkit.views import pictures
 
@@ -21,3 +22,19 @@ def browser() -> Iterator:
         chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="module")
+def tab(browser) -> Iterator:
+    """A page without a network; what is opened in it may share what it has compiled of plotly.js (`one_script`)."""
+    context = browser.new_context(offline=True)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def one_script() -> Iterator[None]:
+    """Pages have one nonce, so that a tab compiles the plotly.js of a folder once, which takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "token_urlsafe", lambda: "unguessable-in-these-tests")
+        yield

@@ -48,9 +48,12 @@ class Executed:
         return "".join(output["text"] for output in self.outputs if output.get("name") == "stdout")
 
 
-def execute(name: str, out: Path, **parameters: Any) -> Executed:
-    """Execute a notebook into `out`. A cell that fails or warns, and findings that are not shown, fail the test."""
-    copy = nb.execute(NOTEBOOKS[name], out, parameters)
+def execute(name: str | Path, out: Path, **parameters: Any) -> Executed:
+    """Execute a notebook into `out`. A cell that fails or warns, and findings that are not shown, fail the test.
+
+    name: of one of the repository's, or the path of another.
+    """
+    copy = nb.execute(NOTEBOOKS[name] if isinstance(name, str) else name, out, parameters)
     cells = nbformat.read(copy, as_version=4).cells
     outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
     record = json.loads((out / "metrics.json").read_text(encoding="utf-8"))

@@ -62,6 +62,8 @@ def _warm_up() -> None:
     for module in ("ipykernel.kernelapp", "IPython.core.completer", "lagkit.views.lab", "lagkit.views.plots"):
         importlib.import_module(module)
     importlib.import_module("transformers.models.llama.modeling_llama")
+    importlib.import_module("lagkit.util.lazy").import_nbformat()
+    importlib.import_module("plotly.io._renderers")
     gc.freeze()  # nor look through it for garbage, here and in each kernel
     gc.enable()
 

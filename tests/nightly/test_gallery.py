@@ -17,7 +17,7 @@ from lagkit.nightly import gallery, job, pages
 from lagkit.nightly.gallery import Executed, find
 from lagkit.nightly.notebook import execute
 from lagkit.nightly.pages import PLOTLY, WIDGET
-from lagkit.util.errors import ConfigError, DataError
+from lagkit.util.errors import DataError
 from lagkit.views import pictures
 
 SPEC = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -26,11 +26,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def has_browser() -> bool:
-    try:
-        pictures.browser()
-    except ConfigError:
-        return False
-    return True
+    return any(map(shutil.which, pictures.BROWSERS))
 
 
 def figure(**layout) -> dict:
@@ -79,7 +75,7 @@ def executed(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(executed, tmp_path_factory) -> tuple[Path, Path]:
+def made(executed, one_script, tmp_path_factory) -> tuple[Path, Path]:
     """The folders of pages and of copies that the command makes."""
     if not has_browser():
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
@@ -155,17 +151,17 @@ def test_links_are_no_fetch():
     assert pages.loaded('<a href="https://example.org">there</a><img src="a.png"><script src="b.js"></script>') == []
 
 
-def visit(browser, path: Path) -> tuple[list[dict], list[str]]:
+def visit(page, path: Path) -> tuple[list[dict], list[str]]:
     """Open a page without a network; the sizes of the figures that it should draw, and what went wrong."""
-    context = browser.new_context(offline=True)
-    page, wrong = context.new_page(), []
-    page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("requestfailed", lambda request: wrong.append(request.url))
-    page.on(
-        "request",
-        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else wrong.append(request.url),
-    )
+    wrong: list[str] = []
+    told = {
+        "console": lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None,
+        "pageerror": lambda error: wrong.append(str(error)),
+        "requestfailed": lambda request: wrong.append(request.url),
+        "request": lambda one: None if one.url.startswith(("file:", "data:", "blob:")) else wrong.append(one.url),
+    }
+    for event, note in told.items():
+        page.on(event, note)
     page.goto(path.resolve().as_uri(), wait_until="load")
     sizes = page.evaluate(
         """[...document.querySelectorAll(".plotly-graph-div")].map(div => {
@@ -173,30 +169,29 @@ def visit(browser, path: Path) -> tuple[list[dict], list[str]]:
             return {width: box.width, height: box.height, marks: div.querySelectorAll(".trace, .point, .hm").length};
         })"""
     )
-    context.close()
+    for event, note in told.items():
+        page.remove_listener(event, note)
     return sizes, wrong
 
 
-def test_every_figure_is_drawn_without_a_network_or_an_error(made, browser, tmp_path):
+def test_every_figure_is_drawn_without_a_network_or_an_error(made, tab, tmp_path):
     """On the pages of a gallery, on that of a night, and on one that is sent alone."""
-    own, alone = tmp_path / "night" / "jobs" / "10_two" / "10_two.ipynb", tmp_path / "sent" / "one.html"
-    own.parent.mkdir(parents=True)
-    shutil.copy(made[0] / "10_two" / own.name, own)
+    own, alone = made[0] / "10_two" / "10_two.ipynb", tmp_path / "sent" / "one.html"
     assert main(["page", str(own), str(alone)]) == 0
     assert [*alone.parent.iterdir()] == [alone]
     figures = {"10_two": 2, "20_none": 0, "index": 0}
     shown = {made[0] / f"{name}.html": count for name, count in figures.items()} | {job.write_page(own): 2, alone: 2}
     for path, count in shown.items():
-        sizes, wrong = visit(browser, path)
+        sizes, wrong = visit(tab, path)
         assert wrong == [], path
         assert len(sizes) == count
         assert all(size["width"] > 300 and size["height"] > 200 and size["marks"] for size in sizes)
 
 
-def test_a_figure_that_is_not_drawn_and_an_error_would_be_seen(made, browser, tmp_path):
+def test_a_figure_that_is_not_drawn_and_an_error_would_be_seen(made, tab, tmp_path):
     text = (made[0] / "10_two.html").read_text(encoding="utf-8")
     (tmp_path / "torn.html").write_text(text, encoding="utf-8")  # plotly.js is not beside it
-    sizes, wrong = visit(browser, tmp_path / "torn.html")
+    sizes, wrong = visit(tab, tmp_path / "torn.html")
     assert [size["width"] for size in sizes] == [0, 0]
     assert any("plotly.min.js" in what for what in wrong)
     assert any("Plotly is not defined" in what for what in wrong)

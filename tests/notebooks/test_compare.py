@@ -24,7 +24,7 @@ max_new_tokens: 4
 def small(tmp_path_factory):
     """A small world in two rounds, and a folder of logs and answers that the notebooks share."""
     folder = tmp_path_factory.mktemp("shared")
-    sizes = {"log_questions": 12, "unseen_questions": 8}
+    sizes = {"log_questions": 8, "unseen_questions": 5}
     tier = cells.small_tier(folder, max_rounds=2, splits=["unseen"])  # notebook 02 asks seen questions all the same
     return {"tier": tier, "run": str(folder / "run"), **sizes}
 
@@ -61,16 +61,16 @@ def test_variants_are_compared(small, tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert list(summary["variants"]) == ["no_logs", "text_last_round", "no_logs+passages=2", "kv_last_round"]
     numbers = summary["variants"]["kv_last_round"]["unseen"]
-    assert (numbers["n"], len(numbers["em_diff"])) == (8, 3)
+    assert (numbers["n"], len(numbers["em_diff"])) == (5, 3)
     assert found.metrics["em_diff.kv_last_round.unseen"] == numbers["em_diff"][0]
-    assert [sum(stratum["n"] for stratum in of.values()) for of in summary["strata"].values()] == [8] * 4
+    assert [sum(stratum["n"] for stratum in of.values()) for of in summary["strata"].values()] == [5] * 4
     assert len(found.figures) == 5
     told = (
         r"At the nearest budget of doing without \(\d+ tokens read, \d+ with logs\), `kv_last_round` against `no_logs"
     )
     assert any(re.match(told, finding) for finding in found.findings)
     assert any(
-        re.match(r"Of 8 unseen questions, `kv_last_round` turned \d+ from wrong to right", f) for f in found.findings
+        re.match(r"Of 5 unseen questions, `kv_last_round` turned \d+ from wrong to right", f) for f in found.findings
     )
 
 
@@ -113,7 +113,7 @@ def test_one_run_gives_all_budgets(small, tmp_path):
 def test_logs_are_built_and_looked_into(small, tmp_path):
     found = execute("01_build_logs", tmp_path, timed=1, **small)
     measured = found.metrics
-    assert measured["logs"] == 12
+    assert measured["logs"] == 8
     assert measured["bytes.text_last_round"] < measured["bytes.kv_last_action"] < measured["bytes.kv_all_rounds"]
     assert 0 <= measured["found.1"] <= measured["found.3"] <= 1
     pages = "".join(data["text/html"] for data in found.shown if "text/html" in data)

@@ -33,7 +33,8 @@ def page_of(copy: Path) -> Path:
 
 def test_a_page_has_no_fault_that_a_reader_would_see(tmp_path, monkeypatch):
     monkeypatch.delenv("LAGKIT_PICTURES")
-    given = {"tier": cells.small_tier(tmp_path), "run": str(tmp_path / "run"), "timed": 1}
+    tier = cells.small_tier(tmp_path, world={**cells.WORLD, "log_questions": 8, "unseen_questions": 4}, max_rounds=2)
+    given = {"tier": tier, "run": str(tmp_path / "run"), "timed": 1}
     copy = nb.execute(cells.NOTEBOOKS["01_build_logs"], tmp_path / "out", given)
     assert look.faults([copy, page_of(copy)]) == []
 

@@ -9,7 +9,7 @@ from tests.helpers.executed import execute
 
 
 def test_the_record_of_a_stream_of_the_sample(tmp_path, pytestconfig):
-    tier = cells.small_tier(tmp_path, max_rounds=2, max_new_tokens=8, dataset="musique")
+    tier = cells.small_tier(tmp_path, max_rounds=1, max_new_tokens=8, dataset="musique")
     given = {"data": str(pytestconfig.rootpath / "data" / "sample"), "run": str(tmp_path / "run")}
     sizes = {"log_questions": 4, "unseen_questions": 2, "cap": 2, "parts": 2, "orders": 1}
     found = execute("09_online_store", tmp_path / "out", tier=tier, **given, **sizes)

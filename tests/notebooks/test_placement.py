@@ -13,9 +13,9 @@ TOLD = ("kv/last_round/conversation/front", "kv/last_round/conversation/prefix")
 
 def test_every_cell_is_measured_and_the_conversation_is_what_harms(tmp_path):
     shape = {"hops": [2], "log_hops": [3], "overlap": {"all": 1.0}}
-    world = {"entities": 200, "log_questions": 14, "unseen_questions": 8, **shape}
+    world = {"entities": 200, "log_questions": 8, "unseen_questions": 4, **shape}
     tier = cells.small_tier(tmp_path, world=world, max_rounds=2)
-    sizes = {"unseen_questions": 4, "asked": 3, "hidden": 3}
+    sizes = {"unseen_questions": 3, "asked": 3, "hidden": 3}
     executed = execute("12_placement", tmp_path / "out", tier=tier, run=str(tmp_path / "run"), **sizes)
     found = executed.metrics
     for name in (*grid().index, *TOLD):

@@ -7,8 +7,8 @@ import pytest
 from tests.helpers import cells
 from tests.helpers.executed import execute
 
-WORLD = {"entities": 90, "log_questions": 16, "unseen_questions": 6, "hops": [1, 2, 3]}
-TINY = {"variants": ["kv_last_round"], "shares": [0.0, 1.0], "unseen_questions": 6}
+WORLD = {"entities": 90, "log_questions": 10, "unseen_questions": 3, "hops": [1, 2, 3]}
+TINY = {"variants": ["kv_last_round"], "shares": [0.0, 1.0], "unseen_questions": 3}
 
 
 def run(folder, **parameters):

@@ -10,13 +10,13 @@ from tests.helpers.endpoints import KEY, playing, said
 from tests.helpers.executed import execute
 
 TEXT = "text_last_round_user_turn"
-WORLD = {"entities": 90, "log_questions": 8, "unseen_questions": 6, "hops": [1, 2]}
+WORLD = {"entities": 90, "log_questions": 6, "unseen_questions": 4, "hops": [1, 2]}
 
 
 def run(folder, **parameters):
     """The executed notebook, on a small world."""
     tier = cells.small_tier(folder, world=WORLD, max_rounds=2)
-    given = {"run": str(folder / "run"), "texts": [TEXT], "model": "m", "unseen_questions": 6, **parameters}
+    given = {"run": str(folder / "run"), "texts": [TEXT], "model": "m", "unseen_questions": 4, **parameters}
     return execute("11_text_only_models", folder / "out", tier=tier, **given)
 
 
@@ -26,7 +26,7 @@ def test_gains_recovery_and_cost_are_put_on_record_and_the_key_nowhere(tmp_path,
         found = run(tmp_path, endpoint=played.url, input_price=2.0, output_price=5.0)
     numbers = found.metrics
     assert set(played.keys) == {f"Bearer {KEY}"}
-    assert len(played.asked) == 12  # six questions without logs, six with
+    assert len(played.asked) == 8  # four questions without logs, four with
     assert numbers[f"cost.api.{TEXT}"] == pytest.approx((2 * 1000 + 5 * 100) / 1e6)
     assert numbers[f"prefilled.api.{TEXT}"] == 1000
     assert numbers["em.api.no_logs"] == numbers[f"em_gain.api.{TEXT}"] == numbers[f"rounds_gain.api.{TEXT}"] == 0

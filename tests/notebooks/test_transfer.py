@@ -7,7 +7,7 @@ import pytest
 from tests.helpers import cells
 from tests.helpers.executed import execute
 
-WORLD = {"entities": 90, "log_questions": 8, "unseen_questions": 6, "hops": [1, 2]}
+WORLD = {"entities": 90, "log_questions": 6, "unseen_questions": 4, "hops": [1, 2]}
 TINY = {"variants": ["kv_last_round"], "shares": [1.0], "thresholds": [0.4]}
 
 
@@ -18,7 +18,7 @@ def run(folder, settings=None, **parameters):
 
 
 def test_on_a_test_world_all_three_kinds_of_logs_and_both_stores_are_measured(tmp_path):
-    found = run(tmp_path, unseen_questions=6)
+    found = run(tmp_path, unseen_questions=4)
     assert {name.split(".")[2] for name in found.metrics if name.startswith("net.")} == {
         *("removed-0", "removed-1", "changed-0", "changed-1"),
     }

@@ -76,7 +76,7 @@ FINE = "3.11.7, 1e-05, 0.00012, 99.97%, 1,234,567 bytes, +12.3 [-4.5, +6.7], non
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> list[str]:
+def found(tmp_path_factory, one_script) -> list[str]:
     """What is found on a sound page, and on one with all faults, each of which is the next figure or the next cell."""
     folder = tmp_path_factory.mktemp("pages")
     pages.write_script(folder)

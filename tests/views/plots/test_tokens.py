@@ -125,27 +125,42 @@ def test_text_stands_out_on_the_deepest_colour(theme):
     assert contrast(palette.TEXT, layout.paper_bgcolor) >= 3
 
 
-@pytest.fixture(params=["alone", "gallery"])
-def page(request, browser, attention, tmp_path):
+@pytest.fixture(scope="module", params=["alone", "gallery"])
+def path(request, attention, tmp_path_factory) -> Path:
     """The view on a page of its own, and on one of the gallery, where only the gallery's own scripts run."""
-    path, shown = tmp_path / "page.html", view(attention, ANSWERS)._repr_html_()
+    path, shown = tmp_path_factory.mktemp("view") / "page.html", view(attention, ANSWERS)._repr_html_()
     if request.param == "alone":
         path.write_text(f"<!doctype html><meta charset=utf-8>{shown}", encoding="utf-8")
     else:
         cell = new_code_cell("1", outputs=[new_output("display_data", data={"text/html": shown})], execution_count=1)
-        write_script(tmp_path)
+        write_script(path.parent)
         made = render(new_notebook(cells=[cell]), "t", "plotly.min.js", Link("index.html", "Back"))
         assert made.count("A token view stays as it is") == 1
         assert TOKENS not in made
         path.write_text(made, encoding="utf-8")
-    opened = browser.new_page(viewport={"width": 1000, "height": 800}, color_scheme="dark")
-    faults = []
-    opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on("console", lambda said: faults.append(said.text) if said.type in ("error", "warning") else None)
-    opened.goto(Path(path).as_uri())
-    yield opened
+    return path
+
+
+@pytest.fixture(scope="module")
+def window(browser):
+    return browser.new_page(viewport={"width": 1000, "height": 800}, color_scheme="dark")
+
+
+@pytest.fixture
+def page(path, window):
+    """The page, opened anew."""
+    faults: list[str] = []
+    told = {
+        "pageerror": lambda error: faults.append(str(error)),
+        "console": lambda said: faults.append(said.text) if said.type in ("error", "warning") else None,
+    }
+    for event, note in told.items():
+        window.on(event, note)
+    window.goto(path.as_uri())
+    yield window
+    for event, note in told.items():
+        window.remove_listener(event, note)
     assert faults == []
-    opened.close()
 
 
 def opacities(page) -> list[float]:
