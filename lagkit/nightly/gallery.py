@@ -250,7 +250,7 @@ def copy_of(one: Executed) -> str:
     text = nbformat.writes(notebook)
     # Folders whose names say nothing to a reader: of the project, the user, and for scratch.
     for root in sorted({str(Path.cwd()), str(Path.home()), tempfile.gettempdir()} - {"/"}, key=len, reverse=True):
-        # Also where it is told from another folder: `../../tmp/mine` is no more to a reader than `/tmp/mine`.
+        # Also at the end of a way up to the root, by which a path leads there from a notebook's folder.
         text = re.sub(rf"(?:\.\.(?:/\.\.)*)?{re.escape(json.dumps(f'{root}/')[1:-1])}", "", text)
     if named := _PERSONAL.search(text):
         raise DataError(f"The copy of {one.path} would name {named[0]}, a path of this machine: take it out.")

@@ -1,8 +1,9 @@
-"""A store of two logs for the widgets, the questions that they answer, and what a model says to these."""
+"""Logs for the widgets, two or three, the question that they help with, and what a model says to it."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TypeVar
 
 from lagkit.logs.retrieve import HashEmbedder
@@ -15,6 +16,11 @@ SEARCH, ANSWER = "Not told. <keywords>Danube</keywords>", "It is told. <ans>Blac
 TRACES = (
     trace_of("It ends in <ans>Sea</ans>", question="Where does the Danube end?", id="q1"),
     trace_of("Hm. <keywords>x</keywords>", "<ans>Ice</ans>", question="What is <b>cold</b>?", id="q2"),
+)
+JUDGED = (
+    replace(trace_of("In the <ans>Sea</ans>", question="Where does the Danube end?", id="q1"), correct=False),
+    replace(trace_of(SEARCH, "<ans>Ice</ans>", question="What is cold?", id="q2"), correct=True, answer="Ice"),
+    trace_of("Hm.", "Hm.", "Hm.", question="What is warm?", id="q3"),
 )
 
 

@@ -12,31 +12,25 @@ import pytest
 from nbconvert.filters import markdown2html
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from lagkit.agent.loop import Agent
 from lagkit.datasets.loaders import Dataset
 from lagkit.logs.encode import Encoder, kept_text
 from lagkit.logs.listing import Filter, Order
-from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.logs.store import LogStore
 from lagkit.nightly.pages import PLOTLY, Link, render
 from lagkit.policy import POLICIES
 from lagkit.runs import experiment
 from lagkit.runs.experiment import Experiment
 from lagkit.stats.wording import difference
-from lagkit.types import Hit, Limits, Round, Trace
-from lagkit.util.errors import ConfigError, DataError, EmptyStore
-from lagkit.views import palette, tables
+from lagkit.types import Hit, Round, Trace
+from lagkit.util.errors import ConfigError, EmptyStore
+from lagkit.views import tables
 from lagkit.views.findings import say
-from lagkit.views.lab import Answers, conclude
+from lagkit.views.lab import conclude
 from lagkit.views.plots.explore import attention_bars, log_map
 from lagkit.views.widgets import (
     answers_html,
-    attention_table,
-    attention_tokens,
     delete_log,
-    follow,
     kept_html,
-    log_names,
     logs_table,
     run_store,
     search_table,
@@ -46,55 +40,32 @@ from lagkit.views.widgets import (
 )
 from lagkit.views.widgets.logs import Wanted, find, project
 from tests.helpers.lms import (
-    ScriptedLM,
-    new_lm,
     open_store,
-    passages_about,
-    qa,
-    short_prompt,
     small_run,
     tiny_lm,
     trace_of,
 )
+from tests.helpers.panels import EMBEDDER, JUDGED, PROMPT
 
-PROMPT, EMBEDDER = short_prompt(), HashEmbedder()
-QUESTION = qa("Where does the Danube end?", "Black Sea")
-SEARCH, ANSWER = "Not told. <keywords>Danube</keywords>", "It is told. <ans>Black Sea</ans>"
-TRACES = (
-    replace(trace_of("In the <ans>Sea</ans>", question="Where does the Danube end?", id="q1"), correct=False),
-    replace(trace_of(SEARCH, "<ans>Ice</ans>", question="What is cold?", id="q2"), correct=True, answer="Ice"),
-    trace_of("Hm.", "Hm.", "Hm.", question="What is warm?", id="q3"),
-)
-PASSAGES = PassageIndex(passages_about("danube", "ice"), EMBEDDER)
 EVIL = "</div><script>alert(1)</script><img src=x onerror=alert(2)> & 'so' \"on\""
-SETTINGS = {"prompt": PROMPT, "embedder": EMBEDDER, "passages": PASSAGES, "limits": Limits(max_rounds=3)}
-
-
-def ask(lm, store, question, variants, **settings) -> dict[str, Trace]:
-    return {name: trace for name, trace, _ in follow(lm, store, question, variants, **settings)}
 
 
 def found(store, wanted: Wanted) -> list[str]:
     return find(store, EMBEDDER, wanted)[0]
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return new_lm(ScriptedLM)
-
-
 @pytest.fixture
 def store(tmp_path, lm):
-    with open_store(tmp_path / "store", lm, *TRACES) as made:
+    with open_store(tmp_path / "store", lm, *JUDGED) as made:
         yield made
 
 
 def test_logs_are_listed_with_their_size(store, lm):
-    block = Encoder(lm, PROMPT).encode(TRACES[0], POLICIES["kv_last_round"])
-    store.put_block(TRACES[0].id, "a", block)
-    store.put_block(TRACES[0].id, "b", block)
+    block = Encoder(lm, PROMPT).encode(JUDGED[0], POLICIES["kv_last_round"])
+    store.put_block(JUDGED[0].id, "a", block)
+    store.put_block(JUDGED[0].id, "b", block)
     table = logs_table(store)
-    assert list(table.index) == [trace.id for trace in TRACES]
+    assert list(table.index) == [trace.id for trace in JUDGED]
     assert table["right"].tolist() == ["wrong", "right", "not judged"]
     assert table["answer"].tolist() == ["", "Ice", ""]
     assert table["rounds"].tolist() == [1, 2, 3]
@@ -104,46 +75,46 @@ def test_logs_are_listed_with_their_size(store, lm):
 
 def test_a_search_ranks_all_that_fits(store):
     table = search_table(store, EMBEDDER, "Where does the Danube end?")
-    assert table.index[0] == TRACES[0].id
+    assert table.index[0] == JUDGED[0].id
     assert table["cosine"].is_monotonic_decreasing
     [hits] = store.search(EMBEDDER.queries(["Where does the Danube end?"]), k=3)
     assert table["cosine"].tolist() == [hit.score for hit in hits]
     assert len(search_table(store, EMBEDDER, "cold", k=1)) == 1
-    assert found(store, Wanted("Danube", Filter("right"))) == [TRACES[1].id]
-    assert found(store, Wanted(filter=Filter(rounds=(2, 3)))) == [TRACES[1].id, TRACES[2].id]
+    assert found(store, Wanted("Danube", Filter("right"))) == [JUDGED[1].id]
+    assert found(store, Wanted(filter=Filter(rounds=(2, 3)))) == [JUDGED[1].id, JUDGED[2].id]
     assert found(store, Wanted(filter=Filter(nbytes=(1, 10)))) == []
 
 
 def test_a_search_leaves_out_what_is_no_more_similar_than_everyday_sentences(store):
     least = unrelated(store, EMBEDDER)
     assert least < 0.1
-    assert found(store, Wanted("something cold", least=least)) == [TRACES[1].id]
+    assert found(store, Wanted("something cold", least=least)) == [JUDGED[1].id]
     assert found(store, Wanted("banjo festival", least=least)) == []
     assert len(search_table(store, EMBEDDER, "banjo festival")) == 3
 
 
 def test_a_table_takes_a_filter_an_order_and_the_least_cosine(store):
     judged = search_table(store, EMBEDDER, "Danube", filter=Filter("right"))
-    assert [*judged.index] == [TRACES[1].id]
-    assert [*search_table(store, None, filter=Filter(rounds=(2, 3)), k=1).index] == [TRACES[1].id]
-    assert [*search_table(store, None, order=Order("rounds", down=True), k=2).index] == [TRACES[2].id, TRACES[1].id]
+    assert [*judged.index] == [JUDGED[1].id]
+    assert [*search_table(store, None, filter=Filter(rounds=(2, 3)), k=1).index] == [JUDGED[1].id]
+    assert [*search_table(store, None, order=Order("rounds", down=True), k=2).index] == [JUDGED[2].id, JUDGED[1].id]
     all_of_them = search_table(store, EMBEDDER, "What is cold?")
     assert len(all_of_them) == 3
     longest = search_table(store, EMBEDDER, "What is cold?", order=Order("rounds", down=True), k=1)
-    assert [*longest.index] == [TRACES[2].id], "all that is found is sorted before it is cut"
-    assert all_of_them.index[0] != TRACES[2].id
+    assert [*longest.index] == [JUDGED[2].id], "all that is found is sorted before it is cut"
+    assert all_of_them.index[0] != JUDGED[2].id
     worst = search_table(store, EMBEDDER, "What is cold?", order=Order(down=True), k=1)
     assert [*worst.index] == [all_of_them.index[-1]]
     least = unrelated(store, EMBEDDER)
-    assert [*search_table(store, EMBEDDER, "something cold", least=least).index] == [TRACES[1].id]
+    assert [*search_table(store, EMBEDDER, "something cold", least=least).index] == [JUDGED[1].id]
     assert len(search_table(store, EMBEDDER, "banjo festival", least=least, k=2)) == 0
 
 
 def test_all_that_is_found_is_sorted(store):
     down = Order("rounds", down=True)
-    assert found(store, Wanted(order=down))[0] == TRACES[2].id
+    assert found(store, Wanted(order=down))[0] == JUDGED[2].id
     listed, scores = find(store, EMBEDDER, Wanted("What is cold?", order=down))
-    assert listed[0] == TRACES[2].id
+    assert listed[0] == JUDGED[2].id
     assert scores[listed[0]] < search_table(store, EMBEDDER, "What is cold?")["cosine"].iloc[0]
 
 
@@ -191,14 +162,14 @@ def test_an_empty_store_is_listed_but_not_searched(tmp_path, lm):
 @pytest.mark.parametrize("write", [True, False])
 def test_a_log_is_deleted_through_a_store_open_for_reading_too(store, write):
     if write:
-        delete_log(store, TRACES[1].id)
+        delete_log(store, JUDGED[1].id)
     else:
         store.close()
         with LogStore.open(store.path) as reader:
-            delete_log(reader, TRACES[1].id)
-            assert TRACES[1].id not in reader
+            delete_log(reader, JUDGED[1].id)
+            assert JUDGED[1].id not in reader
     with LogStore.open(store.path) as after:
-        assert after.ids == [TRACES[0].id, TRACES[2].id]
+        assert after.ids == [JUDGED[0].id, JUDGED[2].id]
         assert after.embeddings().shape == (2, EMBEDDER.dim)
 
 
@@ -266,7 +237,7 @@ def test_hostile_logs_are_text_in_figures_and_on_the_gallery_page(tmp_path, lm):
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy and policy.inject == "kv"])
 def test_marked_tokens_are_those_that_the_encoder_keeps(lm, name):
-    encoder, trace = Encoder(lm, PROMPT, {log.id: log for log in TRACES}), TRACES[1]
+    encoder, trace = Encoder(lm, PROMPT, {log.id: log for log in JUDGED}), JUDGED[1]
     block = encoder.encode(trace, POLICIES[name])
     reading = encoder.read(trace, POLICIES[name])
     assert [reading.context.ids[slot - reading.context.injected] for slot in reading.kept] == block.ids.tolist()
@@ -277,18 +248,18 @@ def test_marked_tokens_are_those_that_the_encoder_keeps(lm, name):
 
 
 def test_without_an_encoder_words_are_marked():
-    page = kept_html(TRACES[1], "kv_last_action")
+    page = kept_html(JUDGED[1], "kv_last_action")
     assert page.count("<mark") == 1
     assert ">&lt;ans&gt;Ice&lt;/ans&gt;</mark>" in page
-    assert kept_text(TRACES[1], "last_action") == "<ans>Ice</ans>"
-    assert "reuses no logs" in kept_html(TRACES[1], "no_logs")
-    assert "as text" in kept_html(TRACES[1], "text_last_round")
+    assert kept_text(JUDGED[1], "last_action") == "<ans>Ice</ans>"
+    assert "reuses no logs" in kept_html(JUDGED[1], "no_logs")
+    assert "as text" in kept_html(JUDGED[1], "text_last_round")
     with pytest.raises(ConfigError, match="Unknown policy"):
-        kept_html(TRACES[1], "kv_nothing")
+        kept_html(JUDGED[1], "kv_nothing")
 
 
 def test_the_map_has_a_point_for_each_log_and_rings_what_was_found(store):
-    figure = similarity_map(store, [TRACES[1].id])
+    figure = similarity_map(store, [JUDGED[1].id])
     shown = {trace.name: trace for trace in figure.data}
     assert list(shown) == ["right (1)", "wrong (1)", "not judged (1)", "found by the search (1)"]
     assert (shown["right (1)"].x[0], shown["right (1)"].y[0]) == (
@@ -311,120 +282,3 @@ def test_neighbours_stay_neighbours_on_the_map():
 def test_labels_of_figures_are_escaped(store):
     table = logs_table(store).assign(x=0.0, y=0.0, marked=False, question="<b>?")
     assert all(text.startswith("&lt;b&gt;?") for trace in log_map(table, "t").data for text in trace.text)
-
-
-def test_following_gives_every_round_and_stops_when_nobody_asks(store, lm):
-    lm.play({QUESTION.text: [SEARCH, ANSWER] * 2})
-    followed = follow(lm, store, QUESTION, ["no_logs"], **SETTINGS)
-    steps = [(name, len(trace.rounds), trace.correct, ended) for name, trace, ended in followed]
-    assert steps == [("no_logs", 1, None, False), ("no_logs", 2, True, True)]
-    going = follow(lm, store, QUESTION, ["no_logs", "kv_last_round"], **SETTINGS)
-    next(going)
-    going.close()
-    assert lm.turn[QUESTION.text] == 3
-
-
-def test_following_ends_with_what_a_run_gives(store, lm):
-    settings = {key: value for key, value in SETTINGS.items() if key != "prompt"}
-    lm.play({QUESTION.text: [SEARCH, SEARCH, ANSWER] * 2})
-    [run] = Agent(lm, prompt=PROMPT, **settings).run([QUESTION])
-    *_, followed = Agent(lm, prompt=PROMPT, **settings).follow(QUESTION)
-    assert followed == run
-
-
-def test_answers_stand_side_by_side(store, lm):
-    lm.play({QUESTION.text: [SEARCH, ANSWER, ANSWER]})
-    traces = ask(lm, store, QUESTION, ["no_logs", "kv_last_round"], **SETTINGS)
-    table = Answers(traces, {}).table()
-    assert table["answer"].tolist() == ["Black Sea", "Black Sea"]
-    assert table["rounds"].tolist() == [2, 1]
-    assert table["logs"].tolist() == [0, 3]
-    assert table["injected"].tolist() == [trace.usage.injected for trace in traces.values()]
-    page = answers_html(traces, log_names(store, traces.values()))
-    assert page.index("no_logs") < page.index("kv_last_round") < page.index("What is cold?")
-    assert log_names(store, traces.values()) == {trace.id: trace.question for trace in TRACES}
-
-
-@pytest.mark.parametrize(
-    ("name", "logs"),
-    [
-        ("no_logs", 0),
-        ("kv_last_round", 3),
-        ("kv_last_round_prefix", 3),
-        ("text_last_round", 1),
-        ("text/last_round/responses/prefix", 1),
-        ("text_last_round_user_turn", 1),
-    ],
-)
-def test_attention_is_shared_out_over_all_parts(store, lm, name, logs):
-    lm.play({QUESTION.text: [SEARCH, ANSWER]})
-    trace = ask(lm, store, QUESTION, [name], **SETTINGS)[name]
-    table = attention_table(lm, store, trace, prompt=PROMPT, passages=PASSAGES, question=QUESTION)
-    assert table["share"].sum() == pytest.approx(1, abs=1e-5)
-    assert table["even"].sum() == pytest.approx(1, abs=1e-5)
-    assert table.index.str.startswith("log").sum() == logs
-    assert {"question", "opening of the answer", "its own words", "passage 1: Danube"} <= set(table.index)
-    last = trace.rounds[-1].usage
-    own = table["tokens"]["its own words"]
-    assert table["tokens"].sum() - own == last.prefilled + last.injected
-    texts = [len(lm.tokenize(t.rounds[-1].response)) for t in TRACES]
-    if POLICIES.get(name) and POLICIES[name].inject == "kv":
-        assert sorted(table["tokens"][table.index.str.startswith("log")]) == pytest.approx(sorted(texts), abs=1)
-
-
-@pytest.mark.parametrize("name", ["no_logs", "kv_last_round", "text_last_round", "text_last_round_user_turn"])
-def test_attention_token_by_token_adds_up_to_that_of_the_parts(store, lm, name):
-    lm.play({QUESTION.text: [SEARCH, ANSWER]})
-    trace, about = ask(lm, store, QUESTION, [name], **SETTINGS)[name], {"prompt": PROMPT, "passages": PASSAGES}
-    found = attention_tokens(lm, store, trace, question=QUESTION, **about)
-    table = attention_table(lm, store, trace, question=QUESTION, **about)
-    by_part = found.by_part()
-    assert by_part["tokens"].sum() == table["tokens"].sum()
-    assert by_part["share"].sum() == pytest.approx(1, abs=1e-5)
-    assert by_part["share"]["its own words"] == pytest.approx(table["share"]["its own words"], abs=1e-5)
-    own = "".join(piece.text for piece in found.pieces if piece.part == "its own words")
-    assert own.strip() == lm.plain(trace.rounds[-1].response).strip()
-    if name == "kv_last_round":
-        last = TRACES[2].rounds[-1].response
-        assert any(part.endswith("What is warm?") for part in by_part.index)
-        pieces = "".join(piece.text for piece in found.pieces if piece.part.endswith("What is warm?"))
-        assert pieces.strip() == last
-
-
-def test_attention_to_passages_that_are_not_at_hand_counts_as_the_rest(store, lm):
-    lm.play({QUESTION.text: [SEARCH, ANSWER]})
-    trace = ask(lm, store, QUESTION, ["text_last_round"], **SETTINGS)["text_last_round"]
-    assert any(round.passages for round in trace.rounds)
-    with_them = attention_table(lm, store, trace, prompt=PROMPT, passages=PASSAGES, question=QUESTION)
-    table = attention_table(lm, store, trace, prompt=PROMPT, question=QUESTION)
-    named = [part for part in with_them.index if part.startswith("passage")]
-    assert list(table.index) == [part for part in with_them.index if part not in named]
-    assert table["tokens"].sum() == with_them["tokens"].sum()
-
-
-def test_a_trace_that_failed_at_once_has_no_attention(store, lm):
-    with pytest.raises(DataError, match="no response whose attention"):
-        attention_table(lm, store, trace_of(), prompt=PROMPT, passages=PASSAGES)
-
-
-def test_bars_show_shares_and_marks_even_ones(store, lm):
-    lm.play({QUESTION.text: [ANSWER]})
-    trace = ask(lm, store, QUESTION, ["kv_last_round"], **SETTINGS)["kv_last_round"]
-    table = attention_table(lm, store, trace, prompt=PROMPT, passages=PASSAGES)
-    bar, mark, told = (figure := attention_bars(table, "Title")).data
-    assert list(bar.x) == table["share"].tolist()
-    assert list(mark.x) == table["even"].tolist()
-    assert bar.marker.color == palette.SERIES[0]
-    assert len(figure.layout.yaxis.ticktext) == len(table)
-    assert figure.layout.yaxis.ticktext[0].startswith("log 1: ")
-    assert told.text[0].strip() == f"{table['share'].iloc[0]:.1%} on {table['tokens'].iloc[0]:,} tokens"
-    assert list(told.x) == np.maximum(table["share"], table["even"]).tolist()
-
-
-def test_variants_may_change_the_limits(lm, store):
-    lm.play({QUESTION.text: [" Unknown. <keywords>river</keywords>"]})
-    traces = ask(lm, store, QUESTION, ["no_logs+max_rounds=1", "copy_nearest"], **SETTINGS)
-    assert len(traces["no_logs+max_rounds=1"].rounds) == 1
-    with pytest.raises(DataError, match="was copied from a log, so the model attended to nothing"):
-        attention_table(lm, store, traces["copy_nearest"], prompt=PROMPT, passages=PASSAGES)
-    assert "shows the model nothing of a log" in kept_html(TRACES[0], "copy_nearest")
