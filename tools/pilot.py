@@ -65,7 +65,8 @@ def remade(folder: Path) -> str:
     for name, rows, made in sections.kept(folder):
         settings, asked = made["settings"], rows["question_id"].nunique()
         wordings = " ".join(f"--wording {wording}" for wording in rows["wording"].unique())
-        command = f"python -m tools.pilot docs/results/real/pilot.yaml data=FOLDER out=RUNS {wordings} --page FILE.md"
+        given = f"data=FOLDER dtype={settings['dtype']} out=RUNS {wordings}"
+        command = f"python -m tools.pilot docs/results/real/pilot.yaml {given} --page FILE.md"
         parts += [
             f"## {name}",
             f"{settings['model']} in {settings['dtype']}: {asked} questions, {settings['passages']} passages a query, "
