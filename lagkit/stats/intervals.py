@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -72,20 +73,17 @@ def paired_interval(a: pd.Series, b: pd.Series, hops: Hops, *, level: float = 0.
 
     Raises DataError unless both series hold the same ids, each once, without gaps, and `hops` knows them all.
     """
-    return _interval(a, b, hops, level, {})
+    return _interval(a, b, hops, level, _shared_by(hops))
 
 
 def _interval(
-    a: pd.Series, b: pd.Series, hops: Hops, level: float, last: dict[tuple[Any, ...], NDArray[np.float64]]
+    a: pd.Series, b: pd.Series, hops: Hops, level: float, shared: Callable[[tuple[Any, ...]], NDArray[np.float64]]
 ) -> Difference:
-    """As `paired_interval`. last: which of the last ids share a hop, which most often are those of the next pair."""
+    """As `paired_interval`. shared: `_sharing` of questions by their ids."""
     _check_pairs(a, b, hops)
     values = np.stack([a.to_numpy(float), b.reindex(a.index).to_numpy(float)])
     difference = values[1] - values[0]
-    if (ids := tuple(a.index)) not in last:
-        last.clear()
-        last[ids] = _sharing([hops[i] for i in ids])
-    sharing = last[ids]
+    sharing = shared(tuple(a.index))
     n, pairs = len(difference), int(sharing.sum())
     mean, effective = float(difference.mean()), n * n / pairs
     low = high = float("nan")
@@ -108,8 +106,8 @@ def paired_intervals(
     pairs: Mapping[Any, tuple[pd.Series, pd.Series]], hops: Hops, names: Sequence[str] = (), *, level: float = 0.95
 ) -> pd.DataFrame:
     """`paired_interval` of each pair: a row each, by its key (with levels of `names`); columns as in `Difference`."""
-    last: dict[tuple[Any, ...], NDArray[np.float64]] = {}
-    rows = [asdict(_interval(a, b, hops, level, last)) for a, b in pairs.values()]
+    shared = _shared_by(hops)
+    rows = [asdict(_interval(a, b, hops, level, shared)) for a, b in pairs.values()]
     if len(names) > 1:
         index = pd.MultiIndex.from_tuples(list(pairs), names=names)
     else:
@@ -197,6 +195,11 @@ def _sparse(values: NDArray[np.float64], *, binary: bool) -> bool:
     rounded = np.round(values / (np.abs(values).max() or 1.0), 12)
     common = int(np.unique(rounded, return_counts=True)[1].max())
     return len(values) - common < _FEW and (binary or 2 * common > len(values))
+
+
+def _shared_by(hops: Hops) -> Callable[[tuple[Any, ...]], NDArray[np.float64]]:
+    """`_sharing` of questions by their ids; the last one is kept, for the next pair most often has the same ids."""
+    return lru_cache(maxsize=1)(lambda ids: _sharing([hops[i] for i in ids]))
 
 
 def _sharing(hops: list[Collection[str]]) -> NDArray[np.float64]:

@@ -62,7 +62,7 @@ def _said(model: str, rows: pd.DataFrame) -> list[str]:
             what = f"{model}: terse last rounds, their own context against {reads}"
             likelier = gain(other, own, "logprob")
             said = f"{what}: {_judged(found)}; log-probability of the right answer: {_likelier(likelier)}."
-            more = [_row(what, likelier, "nats a token")] if likelier else []
+            more = [_row(f"{what}, log-probability", likelier, "nats a token")] if likelier else []
             told.append(Finding(said, _row(what, found), *more))
     return told
 

@@ -14,6 +14,8 @@ from lagkit.util.markdown import literal
 from lagkit.views.scripts import SORT
 
 _HEADS = ("about", "verdict", "difference", "low", "high", "unit")
+_LEFT = ' style="text-align: left"'
+_LOOKS = (_LEFT, _LEFT, "", "", "", ' style="text-align: left; white-space: nowrap"')
 _ID = "lagkit-verdict"
 _placed: set[int] = set()  # kernels' shells that show a place for the verdict
 
@@ -44,7 +46,7 @@ class Details:
         """The list and the table, in which tags and links are mere text."""
         items = "".join(f"<li>{_text(one)}</li>" for one in self.findings if not getattr(one, "rows", ()))
         rows = "".join(_row(row, one) for one in self.findings if isinstance(one, Finding) for row in one.rows)
-        heads = "".join(f"<th>{head}</th>" for head in _HEADS)
+        heads = "".join(f"<th{look}>{head}</th>" for head, look in zip(_HEADS, _LOOKS, strict=True))
         body = f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody>"
         table = f'<table class="dataframe lagkit-sortable">{body}</table>'
         return f"<ul>{items}</ul>" * bool(items) + table * bool(rows)
@@ -61,8 +63,7 @@ def _row(row: Told, sentence: str) -> str:
     ends = (row.low, row.high)
     numbers = [format(number, row.digits) if number == number else "" for number in (row.mean, *ends)]
     cells = [_text(row.what), escape(row.verdict), *numbers, escape(row.unit)]
-    left = [' style="text-align: left"' * (name in ("about", "verdict", "unit")) for name in _HEADS]
-    told = "".join(f"<td{look}>{cell}</td>" for look, cell in zip(left, cells, strict=True))
+    told = "".join(f"<td{look}>{cell}</td>" for look, cell in zip(_LOOKS, cells, strict=True))
     return f'<tr title="{escape(sentence)}">{told}</tr>'
 
 

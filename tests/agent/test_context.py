@@ -12,7 +12,7 @@ from lagkit.model.block_cache import BlockCache
 from lagkit.model.lm import LM
 from lagkit.policy import POLICIES, Policy
 from lagkit.util.errors import DamagedBlock, StoreError
-from tests.helpers.lms import NO_SYSTEM_CHAT, ScriptedLM, new_lm, open_store, qa, short_prompt, tiny_lm, trace_of
+from tests.helpers.lms import NO_SYSTEM_CHAT, ScriptedLM, new_lm, qa, short_prompt, tiny_lm, trace_of
 from tests.helpers.stores import file_of, same
 
 LOGS = (
@@ -26,17 +26,6 @@ QUESTION = qa("Where does the Danube end?")
 HEAD, TURN = "<s><|system|>\nBe brief.</s>\n", "<|user|>\nUSER</s>\n<|assistant|>\nRe: Where does the Danube end?"
 LAST, ROUNDS = "Sea: <ans>Black Sea</ans>", "Danube. <keywords>Danube</keywords>\n\nSea: <ans>Black Sea</ans>"
 ROME = "Rome. <ans>Rome</ans>"
-
-
-@pytest.fixture(scope="module")
-def lm() -> ScriptedLM:
-    return new_lm(ScriptedLM)
-
-
-@pytest.fixture
-def store(tmp_path, lm):
-    with open_store(tmp_path / "store", lm, *LOGS) as store:
-        yield store
 
 
 def builder(lm: LM, policy: Policy | None, store: LogStore | None = None) -> KVContextBuilder:

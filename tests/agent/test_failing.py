@@ -14,20 +14,10 @@ from lagkit.model.lm import LM
 from lagkit.policy import POLICIES, Policy
 from lagkit.types import Question
 from lagkit.util.errors import ConfigError, EmptyStore
-from tests.agent.test_loop import CHOICE, EMBEDDER, IDS, LOGS, RIVER, SEA, TOWN, agent, by_question, prefilled, turn
-from tests.helpers.lms import ScriptedLM, new_lm, open_store, qa, short_prompt
+from tests.agent.test_loop import CHOICE, EMBEDDER, IDS, RIVER, SEA, TOWN, agent, by_question, prefilled, turn
+from tests.agent.test_loop import LOGS as LOGS  # of the store
+from tests.helpers.lms import new_lm, open_store, qa, short_prompt
 from tests.helpers.stores import file_of
-
-
-@pytest.fixture(scope="module")
-def lm() -> ScriptedLM:
-    return new_lm(ScriptedLM)
-
-
-@pytest.fixture
-def store(tmp_path, lm):
-    with open_store(tmp_path / "store", lm, *LOGS) as store:
-        yield store
 
 
 def test_a_prompt_that_is_too_long_fails_alone(lm):

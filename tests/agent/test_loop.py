@@ -8,7 +8,7 @@ from lagkit.agent.loop import ROUND_LIMIT, Agent
 from lagkit.logs.retrieve import HashEmbedder, PassageIndex
 from lagkit.policy import POLICIES, Policy
 from lagkit.types import Limits, Passage, Question, Trace, Usage
-from tests.helpers.lms import ActingLM, ScriptedLM, new_lm, open_store, qa, short_prompt, trace_of
+from tests.helpers.lms import ActingLM, new_lm, open_store, qa, short_prompt, trace_of
 
 EMBEDDER = HashEmbedder()
 RIVER, TOWN, SEA = qa("Which river?"), qa("Which town?"), qa("Which sea?")
@@ -23,17 +23,6 @@ def ranked(i: int) -> str:
 PASSAGES = [Passage(f"p{i}", f"T{i}", ranked(i)) for i in range(6)]
 LOGS = [trace_of(f"<ans>Log{i}</ans>", question=ranked(i), id=f"q{i}") for i in range(7)]
 IDS = [log.id for log in LOGS]
-
-
-@pytest.fixture(scope="module")
-def lm() -> ScriptedLM:
-    return new_lm(ScriptedLM)
-
-
-@pytest.fixture
-def store(tmp_path, lm):
-    with open_store(tmp_path / "store", lm, *LOGS) as store:
-        yield store
 
 
 def agent(lm, kind="qa", *, policy=None, store=None, passages=PASSAGES, prompt=None, **limits) -> Agent:

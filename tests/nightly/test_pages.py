@@ -118,6 +118,13 @@ def test_the_headline_figure_marks_the_nights_outside_of_the_band(tmp_path):
     assert "rounds / no_logs" in plain(rounds)
 
 
+def test_a_spark_ends_three_tolerances_from_the_baseline(tmp_path):
+    text = write(tmp_path, [0.8, 0.2, 0.84]).read_text(encoding="utf-8")
+    sparks = [points.split() for points in re.findall(r'points="([^"]*)"', text)]
+    # At the baseline, beyond the lower edge, and two of three tolerances above.
+    assert ["0.0,50.0", "50.0,100.0", "100.0,16.7"] in sparks
+
+
 def test_a_first_night_without_baselines_is_neither_good_nor_bad(tmp_path):
     path = write(tmp_path, [0.8], gated=False)
     said, text = opened(path), path.read_text(encoding="utf-8")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lagkit.stats.intervals import mean_interval, paired_interval, share_interval, tango, verdict
+from lagkit.stats.intervals import mean_interval, paired_interval, paired_intervals, share_interval, tango, verdict
 from lagkit.util.errors import DataError
 
 
@@ -273,3 +275,13 @@ def test_questions_that_share_a_hop_widen_the_interval_of_a_share():
     apart, pairs = ({str(i): (str(i // size),) for i in range(10)} for size in (1, 2))
     assert share_interval(shares, pairs).effective == 5
     assert share_interval(shares, pairs).low < share_interval(shares, apart).low
+
+
+def test_intervals_of_many_pairs_are_those_of_each_whatever_questions_they_have():
+    rng, ids = np.random.default_rng(0), [f"q{i}" for i in range(40)]
+    hops = {q: (str(i // 3),) for i, q in enumerate(ids)}
+    asked = (ids, ids, ids[:20], ids[::-1], ids)
+    pairs = {n: [pd.Series(rng.normal(size=len(own)), own) for _ in "ab"] for n, own in enumerate(asked)}
+    found = paired_intervals(pairs, hops)
+    for n, (a, b) in pairs.items():
+        assert tuple(found.loc[n]) == dataclasses.astuple(paired_interval(a, b, hops))
