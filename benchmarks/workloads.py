@@ -34,7 +34,8 @@ class Workload:
     """A tier and settings of a run; `logs` are built by the model, `questions` asked, `warm` of them before the clock.
 
     sizes: numbers of logs in the stores raced on. needs: what has to be there, `data` or a `gpu`.
-    model: makes the language model, where it is not the tier's.
+    model: makes the language model, where it is not the tier's. slow: it takes most of an hour on two cores, and is
+    raced only where it is named.
     """
 
     tier: str
@@ -45,6 +46,7 @@ class Workload:
     warm: int = 2
     needs: Literal["data", "gpu"] | None = None
     model: Callable[[], LM] | None = None
+    slow: bool = False
 
     def can_run(self, data: Path | None) -> bool:
         """Whether what it needs is there."""
@@ -59,6 +61,12 @@ WORKLOADS = {
     ),
     "long answers": Workload(
         "smollm2", {"wording": "plain", "max_rounds": 2, "max_new_tokens": 128}, 10, 32, (10,), needs="data"
+    ),
+    "qwen, short answers": Workload(
+        "laptop", {"data": SAMPLE, "dataset": "sample", "max_rounds": 2, "max_new_tokens": 64}, 10, 32, (10,), slow=True
+    ),
+    "qwen, long answers": Workload(
+        "laptop", {"max_rounds": 1, "max_new_tokens": 160}, 10, 32, (10,), needs="data", slow=True
     ),
     # Random weights never end a response: each has as many tokens as it may.
     "llama shape": Workload(
