@@ -51,9 +51,9 @@ def run(
     threads_per_worker: Threads = None,
 ) -> None:
     """Build logs, encode them, answer the questions. The same command resumes."""
+    experiment = _experiment(tier, changes)
     from lagkit.stats import metrics
 
-    experiment = _experiment(tier, changes)
     with experiment.writing(), _workers(experiment, workers, ray, gpus_per_worker, threads_per_worker):
         results = experiment.run()
     show(metrics.summarize(results), f"Summary of {len(results)} answers")
@@ -223,11 +223,13 @@ def world(
 def _experiment(tier: str, changes: Sequence[str] | None) -> Experiment:
     overrides = settings(changes)
     from lagkit.runs.config import RunConfig
+
+    config = RunConfig.of(tier, **overrides)  # refused, where it is, before torch is loaded
     from lagkit.runs.experiment import Experiment
     from lagkit.util.progress import quiet
 
     quiet()
-    return Experiment(RunConfig.of(tier, **overrides))
+    return Experiment(config)
 
 
 def _workers(

@@ -231,3 +231,27 @@ class Variant:
     def limits(self, limits: Limits) -> Limits:
         """The run's limits, with this variant's changes."""
         return replace(limits, **self.changes)
+
+
+def chat_refusal(policy: Policy | None, limits: Limits) -> str:
+    """Why a model behind an API cannot follow a policy under these limits, and what to do; empty if it can."""
+    if limits.force_answer:
+        return (
+            "force_answer has the model go on from an answer that was begun for it, which cannot be done through a "
+            "chat API: leave it out."
+        )
+    if policy is None or policy.inject == "copy":
+        return ""
+    able = ", ".join(name for name, known in POLICIES.items() if known and known.place == "user_turn")
+    if policy.inject == "kv":
+        return (
+            f"The policy {policy} injects KV, and the KV of a model behind an API can be neither read nor put in: "
+            f"choose among no_logs, {able}."
+        )
+    if policy.place != "user_turn":
+        where = "in front of BOS" if policy.place == "front" else "between the turns"
+        return (
+            f"The policy {policy} puts the text of logs {where}, which cannot be reached through a chat API: "
+            f"choose place user_turn ({able})."
+        )
+    return ""

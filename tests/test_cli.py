@@ -283,6 +283,18 @@ def test_wrong_words_are_named_in_one_line(argv, said, capsys):
     assert fails(capsys, *argv) == said
 
 
+def test_wrong_settings_are_refused_before_libraries_are_loaded():
+    code = """
+from lagkit.__main__ import main, sys
+for words in ("nonsense=1", "device=gpu", "codec=int9", "policies=[no_logs,kv_lost_round]"):
+    assert main(["run", "testbed", "out=x", words]) == 2
+sys.exit("numpy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("lagkit: Wrong run settings: ") == 4
+
+
 def test_help_is_plain_text_and_loads_no_model():
     commands = ("", "run", "ask", "nightly", "notebook", "gallery", "store search", "testbed world")
     code = f"""

@@ -9,14 +9,14 @@ from lagkit.agent.context import LogTexts
 from lagkit.model.api.requests import Chat
 from lagkit.model.backend import Backend
 from lagkit.model.lm import LM
-from lagkit.policy import POLICIES, Policy
+from lagkit.policy import Policy, chat_refusal
 from lagkit.types import Limits, Question
 from lagkit.util.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class ChatContextBuilder(LogTexts):
-    """Builds chats under one policy; what no chat can follow is refused beforehand (see `refusal`).
+    """Builds chats under one policy; what no chat can follow is refused beforehand (see `policy.chat_refusal`).
 
     The assistant's turn cannot be opened through a chat API, so the prompt's opening is dropped: what the model says is
     its whole turn. At the end of the user's turn it would lead the testbed's model astray (a test shows it).
@@ -35,31 +35,7 @@ class ChatContextBuilder(LogTexts):
         return Chat(tuple(self.distil_messages(question, logs)))
 
 
-def refusal(policy: Policy | None, limits: Limits) -> str:
-    """Why a model behind an API cannot follow a policy under these limits, and what to do; empty if it can."""
-    if limits.force_answer:
-        return (
-            "force_answer has the model go on from an answer that was begun for it, which cannot be done through a "
-            "chat API: leave it out."
-        )
-    if policy is None or policy.inject == "copy":
-        return ""
-    able = ", ".join(name for name, known in POLICIES.items() if known and known.place == "user_turn")
-    if policy.inject == "kv":
-        return (
-            f"The policy {policy} injects KV, and the KV of a model behind an API can be neither read nor put in: "
-            f"choose among no_logs, {able}."
-        )
-    if policy.place != "user_turn":
-        where = "in front of BOS" if policy.place == "front" else "between the turns"
-        return (
-            f"The policy {policy} puts the text of logs {where}, which cannot be reached through a chat API: "
-            f"choose place user_turn ({able})."
-        )
-    return ""
-
-
 def admit(lm: Backend, policy: Policy | None, limits: Limits) -> None:
-    """Raise ConfigError, with the reason, for a policy or limits that the model cannot follow (see `refusal`)."""
-    if not isinstance(lm, LM) and (reason := refusal(policy, limits)):
+    """Raise ConfigError, with the reason, for what the model cannot follow (see `policy.chat_refusal`)."""
+    if not isinstance(lm, LM) and (reason := chat_refusal(policy, limits)):
         raise ConfigError(reason)

@@ -24,8 +24,8 @@ from lagkit.logs.files import BlockRow, LogRow, NewBlock, Packed, digest_of, dty
 from lagkit.logs.header import Header
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.model.backend import Model
-from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
+from lagkit.model.names import Codec
 from lagkit.types import Trace
 from lagkit.util.errors import ModelNotFound, StoreError, StoreExists
 from lagkit.util.paths import at

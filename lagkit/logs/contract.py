@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -19,11 +19,10 @@ from lagkit.logs.index import Vectors
 from lagkit.logs.listing import OLDEST_FIRST, Filter, Order
 from lagkit.logs.vectors import LogVectors
 from lagkit.model.kv import KVBlock
+from lagkit.model.names import BlockSource
 from lagkit.types import MALFORMED, Hit, Trace
 from lagkit.util.errors import DamagedBlock, StoreError
 from lagkit.util.paths import at, shown
-
-BlockSource = Literal["load", "recompute", "planned"]
 
 
 class Readable(ABC):

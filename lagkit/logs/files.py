@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from lagkit.model.codec import Codec
 from lagkit.model.kv import KVBlock
+from lagkit.model.names import Codec
 from lagkit.util import files
 from lagkit.util.errors import DamagedBlock, StoreError
 from lagkit.util.paths import file_size, is_digest

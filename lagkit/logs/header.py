@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lagkit.model.backend import Model
-from lagkit.model.codec import CODECS, Codec
+from lagkit.model.codec import CODECS
+from lagkit.model.names import Codec
 from lagkit.types import MALFORMED
 from lagkit.util import files
 from lagkit.util.errors import StoreError, StoreMismatch

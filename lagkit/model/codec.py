@@ -7,12 +7,13 @@ this holds for keys without RoPE, which would smear such a channel over two. Val
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-Codec = Literal["none", "int8"]
+from lagkit.model.names import Codec
+
 CODECS: tuple[Codec, ...] = get_args(Codec)
 
 # A scale is a byte, its place in this list: logs are short, so that a channel's scale is shared by some twenty tokens.

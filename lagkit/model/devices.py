@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import psutil
 import torch
 from torch.nn import functional
 
+from lagkit.model.names import DType, device_name
 from lagkit.util.errors import ConfigError, MachineTooSmall
 from lagkit.util.progress import warn
 
-DType = Literal["float32", "bfloat16"]
 _LARGE = 5e8  # parameters from which memory and speed are looked at
-
-
-def device_name(name: str) -> str:
-    """`name`, if devices are called so: `cpu`, `cuda`, `cuda:N` or `mps`. Raises ConfigError if not."""
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
-        raise ConfigError(f"There is no device {name!r}: use cpu, cuda, cuda:N (the GPU number N) or mps.")
-    return name
 
 
 def present_device(name: str) -> str:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lagkit.model import codec as codecs
-from lagkit.model.codec import Codec
+from lagkit.model.names import Codec
 from lagkit.util import files
 from lagkit.util.errors import DamagedBlock
 

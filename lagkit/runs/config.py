@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 
 from pydantic import AfterValidator, Field, PositiveInt, field_validator, model_validator
 
-from lagkit.agent.chat import refusal
 from lagkit.datasets.world.controls import AnyControls, Controls, controls_of
 from lagkit.logs.address import beside, checked_uri
-from lagkit.logs.contract import BlockSource
 from lagkit.model.api.requests import Requests
 from lagkit.model.backend import API
-from lagkit.model.codec import Codec
-from lagkit.model.devices import DType, device_name
-from lagkit.policy import AUTHORS, CONTROLS, POLICIES, Variant
+from lagkit.model.names import BlockSource, Codec, DType, device_name
+from lagkit.policy import AUTHORS, CONTROLS, POLICIES, Variant, chat_refusal
 from lagkit.types import Limits
 from lagkit.util.errors import ConfigError, LagkitError
 from lagkit.util.home import laboratory
@@ -201,7 +198,7 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _within_reach(self) -> Self:
         for variant in map(Variant.parse, self.policies if self.model.name.startswith(API) else ()):
-            if reason := refusal(variant.policy, variant.limits(self.limits)):
+            if reason := chat_refusal(variant.policy, variant.limits(self.limits)):
                 raise ValueError(reason.rstrip("."))
         return self
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from lagkit.agent.chat import refusal
 from lagkit.model.api.endpoint import Endpoint
 from lagkit.model.api.model import APIModel
 from lagkit.model.api.requests import Requests
 from lagkit.model.api.serving import serving
 from lagkit.model.backend import API
-from lagkit.policy import Variant
+from lagkit.policy import Variant, chat_refusal
 from lagkit.runs import manifest
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
@@ -67,7 +66,7 @@ def run_behind_api(local: Experiment, lm: APIModel, variants: Sequence[str], out
 def reachable(variants: Sequence[str]) -> tuple[str, ...]:
     """`no_logs` and the variants; raises ConfigError for one that a model behind an API cannot follow."""
     for variant in map(Variant.parse, variants):
-        if reason := refusal(variant.policy, variant.limits(Limits())):
+        if reason := chat_refusal(variant.policy, variant.limits(Limits())):
             raise ConfigError(reason)
     return tuple(dict.fromkeys(["no_logs", *variants]))
 

@@ -26,8 +26,9 @@ from lagkit.logs.encode import Encoder
 from lagkit.logs.header import Header
 from lagkit.logs.store import LogStore, Store
 from lagkit.model.cache import build_cache
-from lagkit.model.codec import CODECS, Codec, dequantise, quantise
+from lagkit.model.codec import CODECS, dequantise, quantise
 from lagkit.model.kv import KVBlock
+from lagkit.model.names import Codec
 from lagkit.policy import Variant
 from lagkit.runs.answers import result_row
 from lagkit.runs.experiment import Experiment

@@ -8,14 +8,14 @@ import traceback
 
 import pytest
 
-from lagkit.agent.chat import admit, refusal
+from lagkit.agent.chat import admit
 from lagkit.model.api import model as api_model
 from lagkit.model.api.endpoint import Endpoint
 from lagkit.model.api.model import APIModel
 from lagkit.model.api.requests import Chat, Requests
 from lagkit.model.loading import load_model
 from lagkit.model.prompts.actions import cut
-from lagkit.policy import POLICIES, Policy
+from lagkit.policy import POLICIES, Policy, chat_refusal
 from lagkit.runs.config import RunConfig
 from lagkit.types import Limits, Usage
 from lagkit.util.errors import ConfigError, ContextTooLong, EndpointError, RequestRefused
@@ -301,7 +301,7 @@ OUT_OF_REACH = [n for n, p in POLICIES.items() if p and p.place != "user_turn" a
 @pytest.mark.parametrize("name", OUT_OF_REACH)
 def test_policies_out_of_reach_are_refused_with_a_reason_before_anything_runs(name, tmp_path):
     policy = POLICIES[name]
-    reason = refusal(policy, Limits())
+    reason = chat_refusal(policy, Limits())
     wanted = "KV of a model behind an API" if policy.inject == "kv" else "in front of BOS, which cannot be reached"
     assert wanted in reason
     assert "text_last_round_user_turn, text_all_rounds_user_turn" in reason
@@ -316,8 +316,8 @@ def test_policies_out_of_reach_are_refused_with_a_reason_before_anything_runs(na
 
 @pytest.mark.parametrize("name", ["no_logs", "copy_nearest", "cheatsheet", "text_all_rounds_user_turn"])
 def test_policies_in_the_user_turn_are_within_reach(name):
-    assert refusal(POLICIES[name], Limits()) == ""
-    assert refusal(POLICIES[name], Limits(force_answer=True)).startswith("force_answer has the model go on")
+    assert chat_refusal(POLICIES[name], Limits()) == ""
+    assert chat_refusal(POLICIES[name], Limits(force_answer=True)).startswith("force_answer has the model go on")
 
 
 def test_forced_answers_are_refused_for_a_variant_alone_too(tmp_path):
@@ -328,4 +328,4 @@ def test_forced_answers_are_refused_for_a_variant_alone_too(tmp_path):
     ):
         with pytest.raises(ConfigError, match="force_answer has the model go on from an answer"):
             RunConfig.parse({**settings, **more})
-    assert "choose place user_turn" in refusal(Policy("text", place="prefix"), Limits())
+    assert "choose place user_turn" in chat_refusal(Policy("text", place="prefix"), Limits())
