@@ -11,8 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.limits import PROMPT
-from benchmarks.race import BATCH
 from benchmarks.targets import TARGETS
 from lagkit.util.markdown import table
 from lagkit.util.paths import at
@@ -55,52 +53,32 @@ def markdown(results: Path) -> str:
     return "\n".join(parts)
 
 
-def _race(found: Result, results: Path) -> Iterator[str]:
-    rows, limits = race_rows(found), _seconds_of_products(results)
+def _race(found: Result, _: Path) -> Iterator[str]:
+    rows = race_rows(found)
     yield (
         "lagkit with 32 questions at once against the authors' procedure, written anew from its description: one "
         "question at a time, all caches unpickled into memory, keys joined and rotated in every round. The same model, "
         "store, questions and threads; each side in its own processes, in turns, medians. Goal: 8 times the questions "
         "a second, and a start-up that does not depend on the number of logs: `open` is until a store is open or the "
-        "caches are in memory, `first hits` until the first search has found logs as well. `limit` is what `times` "
-        "would be if both sides spent their seconds on nothing but the model's matrix products, as measured [below]"
-        "(#against-the-machines-limits), for as many tokens read and written.\n"
+        "caches are in memory, `first hits` until the first search has found logs as well.\n"
     )
     yield table(
         [
-            *("workload", "logs", "questions/s", "times", "limit", "same answers", "first token, ms"),
+            *("workload", "logs", "questions/s", "times", "same answers", "first token, ms"),
             *("open, ms", "first hits, ms", "peak, MB"),
         ],
-        [_race_row(both, limits) for _, both in rows.groupby(["workload", "logs"], sort=False)],
+        [_race_row(both) for _, both in rows.groupby(["workload", "logs"], sort=False)],
     )
     yield (
         "\n`testbed`: prompts of some 100 tokens, answers of 13. `short answers`: SmolLM2 on the sample with worked "
         "examples. `long answers`: SmolLM2 on multiple choice without examples, up to 128 tokens a round (MMLU-Pro, "
-        "not in the repository). `qwen`: Qwen2.5-Coder-1.5B-Instruct, zero-shot, on the sample, up to 64 tokens in "
-        "each of two rounds, and on multiple choice, up to 160 in one. What batches speed up is decoding. Reading "
-        "prompts is bound by arithmetic on a CPU, and logs in front of a prompt change what all of it has read, so "
-        "both sides read it again in every round: the shorter the answers, the smaller the gain.\n"
+        "not in the repository). What batches speed up is decoding. Reading prompts is bound by arithmetic on a CPU, "
+        "and logs in front of a prompt change what all of it has read, so both sides read it again in every round: the "
+        "shorter the answers, the smaller the gain.\n"
     )
 
 
-def _seconds_of_products(results: Path) -> dict[tuple[str, str, str], float]:
-    """Of a pass, by model, dtype and pass, where `benchmarks.limits` has measured it."""
-    path = results / "limits.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else ()
-    return {(row["model"], row["dtype"], row["pass"]): row["limit_s"] for row in rows}
-
-
-def _race_limit(ours: pd.Series, limits: dict[tuple[str, str, str], float]) -> str:
-    """The speed-up of decoding `BATCH` rows at once where the products alone take time; empty where not measured."""
-    passes = (f"prefill {PROMPT:,}", "decode 1", f"decode {BATCH}")
-    read, alone, together = (limits.get((ours["model"], ours["dtype"], name)) for name in passes)
-    if read is None or alone is None or together is None:
-        return ""
-    reading = ours["prefilled"] * read / PROMPT
-    return f"{(reading + ours['generated'] * alone) / (reading + ours['generated'] * together / BATCH):.2f}"
-
-
-def _race_row(both: pd.DataFrame, limits: dict[tuple[str, str, str], float]) -> list[Any]:
+def _race_row(both: pd.DataFrame) -> list[Any]:
     ours, theirs = (both[both["side"] == side].iloc[0] for side in SIDES)
 
     def pair(key: str, scale: float = 1.0, digits: int = 0) -> str:
@@ -111,7 +89,6 @@ def _race_row(both: pd.DataFrame, limits: dict[tuple[str, str, str], float]) -> 
         f"{ours['logs']:,}",
         pair("questions_per_s", digits=2),
         f"**{ours['speedup']:.2f}**",
-        _race_limit(ours, limits),
         f"{ours['same_answers']} of {ours['questions']}",
         pair("first_token_s", 1e3),
         pair("open_s", 1e3, 1),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks import page, race, workloads
+from benchmarks import race, workloads
 from benchmarks.authors import Authors, dump
 from benchmarks.workloads import Workload
 from lagkit.agent.loop import Agent
@@ -66,20 +66,3 @@ def test_a_race_without_names_leaves_out_what_takes_most_of_an_hour(monkeypatch)
     assert not any(name.startswith("qwen") for name in raced)
     race.main(["--workload", "qwen, short answers"])
     assert raced[-1] == "qwen, short answers"
-
-
-def test_the_page_has_the_limit_of_a_race_where_the_products_were_measured(tmp_path):
-    """1,000 tokens read and 20 written: (1 + 20 * 0.5) / (1 + 20 * 3.2 / 32) s."""
-    seconds = {"prefill 1,000": 1.0, "decode 1": 0.5, "decode 32": 3.2}
-    rows = [{"model": "big", "dtype": "bfloat16", "pass": name, "limit_s": s} for name, s in seconds.items()]
-    side = {"questions_per_s": 3.0, "first_token_s": 0.1, "open_s": 0.1, "start_s": 0.1, "peak_mb": 9.0}
-    ours = {**side, "prefilled": 1_000, "generated": 20}
-    both = {"speedup": 3.0, "same_answers": 4, "same_responses": 4, "questions": 4, "lagkit": ours, "authors": side}
-    works = {name: {"model": "big", "dtype": name, "sizes": {"10": both}} for name in ("bfloat16", "float32")}
-    found = {"workloads": works}
-    told = list(page._race(found, tmp_path))[1]
-    assert told.count("| **3.00** |  |") == 2
-    (tmp_path / "limits.json").write_text(json.dumps({"rows": rows}))
-    told = list(page._race(found, tmp_path))[1]
-    assert "| bfloat16 (bfloat16) | 10 | 3.00 / 3.00 | **3.00** | 3.67 |" in told
-    assert told.count("| **3.00** |  |") == 1

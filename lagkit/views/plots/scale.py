@@ -38,12 +38,11 @@ _TWO_ROWS: How = {"facet_col": "panel", "facet_col_wrap": 2, "facet_col_spacing"
 def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
     """The results of `benchmarks.race`: a row for each workload, number of logs and side; a column for each measure.
 
-    `model` and `dtype` are of the workload; `speedup`, `same_answers`, `same_responses` and `questions` are of both
-    sides together.
+    `speedup`, `same_answers`, `same_responses` and `questions` are of both sides together.
     """
     both = ("speedup", "same_answers", "same_responses", "questions")
     return pd.DataFrame(
-        {"workload": name, "model": found["model"], "dtype": found["dtype"], "logs": int(logs), "side": side}
+        {"workload": name, "dtype": found["dtype"], "logs": int(logs), "side": side}
         | {key: row[key] for key in both}
         | row[side]
         for name, found in results["workloads"].items()
