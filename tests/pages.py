@@ -12,7 +12,7 @@ from lagkit.runs import report
 from lagkit.studies import support_page
 from tests.faults import __main__ as faults
 from tests.gates import page as gates
-from tools import choice, closed, competing, forms, pilot
+from tools import choice, closed, competing, forms, pilot, real
 from tools.codec import page as codec
 from tools.sink import page as sink
 from tools.testbed import carry_page
@@ -36,6 +36,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "choice.md": lambda: choice.remade(RESULTS / "choice"),
     "forms.md": lambda: forms.remade(RESULTS / "forms"),
     "real/closed.md": lambda: closed.remade(RESULTS / "real" / "closed"),
+    "real/study.md": lambda: real.remade(RESULTS / "real" / "own"),
     "real/pilot.md": lambda: pilot.remade(RESULTS / "real" / "pilot"),
 }
 
