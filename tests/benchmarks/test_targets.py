@@ -17,9 +17,9 @@ from lagkit.util.errors import ConfigError
 from tests.helpers.lms import VOCAB, ActingLM, tokenizer
 
 
-def load(dtype, kind=ActingLM, **config):
+def load(name, *, dtype, kind=ActingLM, **config):
     model = tiny("llama", vocab_size=VOCAB, max_position_embeddings=4096, **config)
-    return kind(model.to(getattr(torch, dtype)), tokenizer(), "tiny")
+    return kind(model.to(getattr(torch, dtype)), tokenizer(), name)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,9 @@ def test_parts_of_an_injection_add_up(ran):
     assert found["value"] == pytest.approx(found["inject_ms"] / found["prefill_ms"])
     assert list(found["parts_ms"]) == ["open", "read and check", "realign"]
     assert max(found["parts_ms"].values()) < found["inject_ms"]
-    assert found["sizes"] == {"logs": 3, "tokens each": 150, "dtype": "bfloat16", "repeats": 3}
+    sizes = {"logs": 3, "tokens each": 150, "repeats": 3, "dtype": "bfloat16"}
+    assert found["sizes"] == {**sizes, "model": "smollm2"}
+    assert ran[1]["inject_over_prefill_qwen"]["sizes"] == {**sizes, "model": "qwen"}
 
 
 @pytest.mark.slow
@@ -86,7 +88,7 @@ def test_answers_that_depend_on_the_batch_fail_whatever_the_speed():
                 replace(g, text=f"<ans>{len(contexts)}</ans>") for g in super().generate(contexts, *args, **settings)
             ]
 
-    models = {dtype: load(dtype, Moody) for dtype in ("float32", "bfloat16")}
+    models = {dtype: load("tiny", dtype=dtype, kind=Moody) for dtype in ("float32", "bfloat16")}
     sizes = replace(targets.QUICK, questions=3, max_new_tokens=2)
     found = targets.batch_speedup(models, HashEmbedder(), data.load("data/sample"), sizes)
     assert found["same_answers"] is False
@@ -98,7 +100,7 @@ def test_answers_that_depend_on_the_batch_fail_whatever_the_speed():
 def test_bytes_overhead_at_the_shape_of_smollm2():
     heads = {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64}
     heads |= {"hidden_size": 36, "num_hidden_layers": 30}
-    found = targets.bytes_overhead(load("bfloat16", LM, **heads), targets.Sizes())
+    found = targets.bytes_overhead(load("tiny", dtype="bfloat16", kind=LM, **heads), targets.Sizes())
     assert (found["sizes"]["layers"], found["sizes"]["kv_heads"], found["sizes"]["head_dim"]) == (30, 3, 64)
     assert list(found["by_tokens"]) == ["28", "150", "500"]
     assert 1 < min(found["by_tokens"].values()) < found["value"] == found["by_tokens"]["28"] <= 1.02
