@@ -70,18 +70,20 @@ def remade(folder: Path) -> str:
         kept = json.loads((folder / "report.json").read_text(encoding="utf-8"))["hops"]
         hops: Hops = {question: tuple(map(str, own)) for question, own in kept.items()}
     others = metrics.compare(results[results["policy"] != "no_logs"], hops, PRIMARY)
-    planned = metrics.compare(results, hops, level=LEVEL).loc[PRIMARY]
+    planned = metrics.compare(results, hops, level=LEVEL).loc[[PRIMARY]]
+    with files.intact(folder / "traces.tar.xz", _AGAIN):
+        echoed = echoes(_traces(folder / "traces.tar.xz"), results)
     return markdown.page(
         Path(__file__).with_name("real.md.j2"),
-        primary=_differences(planned, "outcome"),
-        others=_differences(others, "variant"),
-        echoes=_echoes(echoes(_traces(folder / "traces.tar.xz"), results), hops),
+        primary=_differences(planned),
+        others=_differences(others),
+        echoes=_echoes(echoed, hops),
     )
 
 
 def _traces(path: Path) -> dict[str, list[Trace]]:
-    """The traces of a run's archive by journal."""
-    with files.intact(path, _AGAIN), TemporaryDirectory() as folder:
+    """The traces of a run's archive by journal. Raises ValueError for a damaged one."""
+    with TemporaryDirectory() as folder:
         try:
             with tarfile.open(path, "r:xz") as archive:
                 archive.extractall(folder, filter="data")
@@ -90,14 +92,11 @@ def _traces(path: Path) -> dict[str, list[Trace]]:
         return {journal.stem: Journal(journal).traces() for journal in sorted(Path(folder).rglob("*.jsonl"))}
 
 
-def _differences(found: pd.DataFrame, head: str) -> str:
-    """A row for each variant, or for the outcomes of one; with the verdict of the margins."""
-    rows = []
-    for key, row in found[found.index.get_level_values("metric").isin(OUTCOMES)].iterrows():
-        *variant, _, metric = key if isinstance(key, tuple) else (key,)
-        rows.append([*(f"`{name}`" for name in variant), metric, interval(row, metric), judged(row, metric)])
-    heads = [head] if head == "outcome" else [head, "outcome"]
-    return markdown.table([*heads, "difference", "verdict"], rows)
+def _differences(found: pd.DataFrame) -> str:
+    """A row for each variant and outcome, with the verdict of the margins."""
+    told = found[found.index.get_level_values("metric").isin(OUTCOMES)]
+    rows = [[f"`{name}`", what, interval(row, what), judged(row, what)] for (name, _, what), row in told.iterrows()]
+    return markdown.table(["variant", "outcome", "difference", "verdict"], rows)
 
 
 def _echoes(rows: pd.DataFrame, hops: Hops) -> str:
@@ -108,9 +107,8 @@ def _echoes(rows: pd.DataFrame, hops: Hops) -> str:
         by_question = own.set_index("question_id")
         shares = (sections.share(by_question[column], hops) for column in ("echo", "echo_without"))
         told.append([f"`{name}`", len(own), *shares, *counts])
-    heads = ["variant", "n", "a log's answer", "`no_logs`", "of wrong answers", "of those turned wrong"]
-    heads.append("of those turned right")
-    return markdown.table(heads, told)
+    of = ("of wrong answers", "of those turned wrong", "of those turned right")
+    return markdown.table(["variant", "n", "a log's answer", "`no_logs`", *of], told)
 
 
 @app.command()

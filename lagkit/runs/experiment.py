@@ -63,7 +63,7 @@ class Experiment:
         source, world = config.data, self.out / "world"
         self.loaded = data.load(source.folder, source.format) if source.folder else worlds.load(world, source.controls)
         self.data = self.loaded if source.split == "authors" else components.disjoint_split(self.loaded, source.seed)
-        for split in ("seen", "unseen"):
+        for split in source.splits:
             self.questions(split)
         self._claim = Claim(config, self.prompt, self.data, self.log_questions)
         self._claim.check()

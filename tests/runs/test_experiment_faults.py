@@ -175,6 +175,13 @@ def test_what_cannot_be_run_is_refused_at_once_and_claims_no_folder(tmp_path, lm
     assert not (tmp_path / "out").exists()
 
 
+def test_a_split_that_is_not_asked_may_hold_fewer_questions(tmp_path, lm):
+    run = small_run(tmp_path / "out", lm, log_questions=2, seen_questions=3, splits=("unseen",))
+    assert (len(run.log_questions), len(run.questions("unseen"))) == (2, 3)
+    with pytest.raises(ConfigError, match="cannot draw 3 questions: sample has 2 seen ones"):
+        run.questions("seen")
+
+
 def test_a_folder_in_which_nothing_was_answered_takes_other_settings(tmp_path, lm):
     config = small_run(tmp_path, lm, model="typo").config
     with pytest.raises(ModelNotFound, match="'typo' is no known model"):

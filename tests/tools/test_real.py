@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tarfile
 from dataclasses import replace
 
 import pandas as pd
@@ -54,3 +55,13 @@ def test_a_file_that_is_missing_or_damaged_is_told(tmp_path, capsys, name):
     assert real.main([str(tmp_path), "--page", str(tmp_path / "page.md")]) == 2
     assert f"There is no {name} in" in capsys.readouterr().err
     assert not (tmp_path / "page.md").exists()
+
+
+def test_rows_whose_traces_are_not_in_the_archive_are_told(tmp_path, capsys):
+    for file in real.FILES:
+        shutil.copy(OWN / file, tmp_path)
+    (tmp_path / "traces").mkdir()
+    with tarfile.open(tmp_path / "traces.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "traces", "traces")
+    assert real.main([str(tmp_path), "--page", str(tmp_path / "page.md")]) == 2
+    assert "traces.tar.xz is damaged ('log')" in capsys.readouterr().err
