@@ -131,6 +131,21 @@ def _row(
     }
 
 
+def batching_limit(rows: Sequence[dict[str, Any]], batch: int, prefilled: float, generated: float) -> float | None:
+    """How many times as fast a batch can be as one question at a time, by `measured` matrix products alone.
+
+    prefilled, generated: tokens of a question, the same for both; only decoding gains from a batch.
+    None where a pass that is needed was not measured.
+    """
+    limit = {row["pass"]: row["limit_s"] for row in rows}
+    try:
+        read = prefilled * limit[f"prefill {PROMPT:,}"] / PROMPT
+        alone, together = generated * limit["decode 1"], generated * limit[f"decode {batch}"] / batch
+    except KeyError:
+        return None
+    return (read + alone) / (read + together)
+
+
 def profiled(lm: LM, batch: int = 16) -> dict[str, float]:
     """Share of decoding's time by operation, the largest first; the rest is `other`."""
     context = Context(tuple(lm.tokenizer.encode(OPENING)))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.limits import batching_limit
 from benchmarks.targets import TARGETS
 from lagkit.util.markdown import table
 from lagkit.util.paths import at
@@ -53,33 +54,40 @@ def markdown(results: Path) -> str:
     return "\n".join(parts)
 
 
-def _race(found: Result, _: Path) -> Iterator[str]:
+def _race(found: Result, results: Path) -> Iterator[str]:
     rows = race_rows(found)
+    path = results / "limits.json"
+    limits = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     yield (
         "lagkit with 32 questions at once against the authors' procedure, written anew from its description: one "
         "question at a time, all caches unpickled into memory, keys joined and rotated in every round. The same model, "
         "store, questions and threads; each side in its own processes, in turns, medians. Goal: 8 times the questions "
         "a second, and a start-up that does not depend on the number of logs: `open` is until a store is open or the "
-        "caches are in memory, `first hits` until the first search has found logs as well.\n"
+        "caches are in memory, `first hits` until the first search has found logs as well. `limit`: how many times as "
+        "fast the model's matrix products alone let a batch be here, for as many tokens read and decoded; it counts "
+        "nothing that is read twice, nor rows that have ended.\n"
     )
     yield table(
         [
-            *("workload", "logs", "questions/s", "times", "same answers", "first token, ms"),
+            *("workload", "logs", "questions/s", "times", "limit", "same answers", "first token, ms"),
             *("open, ms", "first hits, ms", "peak, MB"),
         ],
-        [_race_row(both) for _, both in rows.groupby(["workload", "logs"], sort=False)],
+        [_race_row(both, limits) for _, both in rows.groupby(["workload", "logs"], sort=False)],
     )
     yield (
         "\n`testbed`: prompts of some 100 tokens, answers of 13. `short answers`: SmolLM2 on the sample with worked "
         "examples. `long answers`: SmolLM2 on multiple choice without examples, up to 128 tokens a round (MMLU-Pro, "
-        "not in the repository). What batches speed up is decoding. Reading prompts is bound by arithmetic on a CPU, "
+        "not in the repository). `qwen, ...`: Qwen2.5-Coder-1.5B on the same data, up to 64 and 160 tokens a round. "
+        "What batches speed up is decoding. Reading prompts is bound by arithmetic on a CPU, "
         "and logs in front of a prompt change what all of it has read, so both sides read it again in every round: the "
         "shorter the answers, the smaller the gain.\n"
     )
 
 
-def _race_row(both: pd.DataFrame) -> list[Any]:
+def _race_row(both: pd.DataFrame, limits: list[Result]) -> list[Any]:
     ours, theirs = (both[both["side"] == side].iloc[0] for side in SIDES)
+    measured = [row for row in limits if (row["model"], row["dtype"]) == (ours["model"], ours["dtype"])]
+    limit = batching_limit(measured, ours["batch"], ours["prefilled"], ours["generated"])
 
     def pair(key: str, scale: float = 1.0, digits: int = 0) -> str:
         return " / ".join(f"{scale * side[key]:,.{digits}f}" for side in (ours, theirs))
@@ -89,6 +97,7 @@ def _race_row(both: pd.DataFrame) -> list[Any]:
         f"{ours['logs']:,}",
         pair("questions_per_s", digits=2),
         f"**{ours['speedup']:.2f}**",
+        f"{limit:.1f}" if limit else "not measured",
         f"{ours['same_answers']} of {ours['questions']}",
         pair("first_token_s", 1e3),
         pair("open_s", 1e3, 1),
@@ -290,13 +299,18 @@ def _lance(found: Result, _: Path) -> Iterator[str]:
 
 
 def _made(found: Result) -> str:
-    about = found.get("about", found)
-    if "workloads" in found:
-        about = next(iter(found["workloads"].values()))
+    if "workloads" not in found:
+        return f"Measured on {_place(found.get('about', found))}.\n"
+    places = pd.Series({name: _place(about) for name, about in found["workloads"].items()})
+    told = [f"{', '.join(f'`{name}`' for name in own.index)}: {place}" for place, own in places.groupby(places)]
+    return "Measured:\n\n" + "\n".join(f"- {line}" for line in told) + "\n"
+
+
+def _place(about: Result) -> str:
     machine, commit = about["machine"], (about.get("git") or {}).get("commit", "")[:8]
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
-    at = f"; commit {commit}" if commit else ""
-    return f"Measured on {machine['cores']} cores, {machine['threads']} threads{gpu}{at}.\n"
+    at = f", commit {commit}" if commit else ""
+    return f"{machine['cores']} cores, {machine['threads']} threads{gpu}{at}"
 
 
 Section = Callable[[Result, Path], Iterator[str]]

@@ -71,3 +71,14 @@ def test_the_page_says_which_goals_are_met(rows, lm):
     assert "| 65% | 65% | **no** |" in told
     assert "| 80% | 80% | yes |" in told
     assert "`mm` 60%, `other` 40%" in told
+
+
+def test_the_limit_of_a_batch_is_that_of_its_products():
+    rows = [
+        {"pass": name, "limit_s": seconds}
+        for name, seconds in (("prefill 1,000", 5.0), ("decode 1", 0.3), ("decode 32", 0.32))
+    ]
+    # 200 tokens read take a second; 100 decoded 30 seconds alone, and one as a share of a batch
+    assert limits.batching_limit(rows, 32, 200, 100) == pytest.approx(31 / 2)
+    assert limits.batching_limit(rows, 32, 200, 0) == 1
+    assert limits.batching_limit(rows, 16, 200, 100) is None

@@ -40,9 +40,11 @@ def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
 
     `speedup`, `same_answers`, `same_responses` and `questions` are of both sides together.
     """
+    about = ("model", "dtype", "batch")
     both = ("speedup", "same_answers", "same_responses", "questions")
     return pd.DataFrame(
-        {"workload": name, "dtype": found["dtype"], "logs": int(logs), "side": side}
+        {"workload": name, "logs": int(logs), "side": side}
+        | {key: found[key] for key in about}
         | {key: row[key] for key in both}
         | row[side]
         for name, found in results["workloads"].items()
