@@ -28,7 +28,7 @@ testbed = application("Make a test world: questions with known ground truth.")
 app.add_typer(testbed, name="testbed")
 
 Tier = Annotated[
-    str, Argument(metavar="TIER|CONFIG.yaml", help="testbed, smollm2, paper, or a file of settings (RunConfig)")
+    str, Argument(metavar="TIER|CONFIG.yaml", help="testbed, smollm2, laptop, paper, or a file of settings")
 ]
 Count = Annotated[int | None, Option(min=1, metavar="N", help="share the work out to N processes, by Ray")]
 Ray = Annotated[str | None, Option(metavar="ADDRESS", help="of a cluster: auto, HOST:6379 [default: this machine]")]

@@ -139,28 +139,36 @@ CONTROLS: dict[str, Policy] = {
     "kv_filler": Policy("kv", encode="filler"),
 }
 
+
+class NamedPolicies(dict[str, Policy | None]):
+    """Policies by name; None is doing without logs.
+
+    `str` of a policy spells its choices out, as `kv/last_round/responses/front`; docs/variants.md says what they mean.
+    """
+
+
 # Our name -> the authors': no_logs = base, text_last_round = log_text, text_all_rounds = log_text_all,
 # kv_last_round = log_kv (their main method), kv_last_action = log_kv_last_action.
-POLICIES: dict[str, Policy | None] = {
-    "no_logs": None,
-    "text_last_round": Policy("text"),
-    "text_all_rounds": Policy("text", keep="all_rounds"),
-    "text_last_round_user_turn": Policy("text", place="user_turn"),
-    "text_all_rounds_user_turn": Policy("text", keep="all_rounds", place="user_turn"),
-    "kv_last_action": Policy("kv", keep="last_action"),
-    "kv_last_round": Policy("kv"),
-    "kv_last_two_rounds": Policy("kv", keep="last_two_rounds"),
-    "kv_all_rounds": Policy("kv", keep="all_rounds"),
-    "kv_block": Policy("kv", encode="kept"),
-    "kv_last_round_prefix": Policy("kv", place="prefix"),
-    "cheatsheet": Policy("cheatsheet", place="user_turn"),
+POLICIES = NamedPolicies(
+    no_logs=None,
+    text_last_round=Policy("text"),
+    text_all_rounds=Policy("text", keep="all_rounds"),
+    text_last_round_user_turn=Policy("text", place="user_turn"),
+    text_all_rounds_user_turn=Policy("text", keep="all_rounds", place="user_turn"),
+    kv_last_action=Policy("kv", keep="last_action"),
+    kv_last_round=Policy("kv"),
+    kv_last_two_rounds=Policy("kv", keep="last_two_rounds"),
+    kv_all_rounds=Policy("kv", keep="all_rounds"),
+    kv_block=Policy("kv", encode="kept"),
+    kv_last_round_prefix=Policy("kv", place="prefix"),
+    cheatsheet=Policy("cheatsheet", place="user_turn"),
     **CONTROLS,
     **AUTHORS,
     # Not of the paper: single steps as logs, and the answer of the nearest log, which reuse has to beat.
-    "text_step": Policy("text", keep="step"),
-    "kv_step": Policy("kv", keep="step"),
-    "copy_nearest": Policy("copy"),
-}
+    text_step=Policy("text", keep="step"),
+    kv_step=Policy("kv", keep="step"),
+    copy_nearest=Policy("copy"),
+)
 
 
 def named_policies() -> dict[str, Policy | None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import lagkit as lag
@@ -13,7 +15,7 @@ from lagkit.logs.lance import LanceStore
 from lagkit.logs.retrieve import HashEmbedder
 from lagkit.logs.store import LogStore
 from lagkit.types import Limits
-from lagkit.util.errors import ConfigError, ModelNotFound, StoreError, StoreMismatch
+from lagkit.util.errors import ConfigError, DataError, ModelNotFound, StoreError, StoreMismatch
 from tests.helpers.lms import SAMPLE, new_lm, saved, small_run, tiny_lm, trace_of
 
 LIMITS = Limits(max_rounds=2, max_new_tokens=4, batch_size=3)
@@ -35,11 +37,28 @@ def test_the_import_is_quick_and_loads_no_torch():
 def test_at_most_thirty_names_each_of_which_is_there_and_explained():
     assert len(lag.__all__) <= 30
     assert sorted(lag.__all__) == sorted(set(lag.__all__))
-    unexplained = [name for name in lag.__all__ if not (getattr(lag, name).__doc__ or "").strip()]
-    assert set(unexplained) <= {"POLICIES"}
+    assert all((getattr(lag, name).__doc__ or "").strip() for name in lag.__all__)
+    assert lag.POLICIES.__doc__ != dict.__doc__
     assert {*lag.__all__, "__version__"} == {*dir(lag)}
     with pytest.raises(AttributeError, match="lagkit has no 'Stor'; it has run, "):
         lag.Stor  # noqa: B018
+
+
+def test_what_stands_last_in_a_cell_says_what_it_is(tmp_path):
+    run = small_run(tmp_path / "run", tiny_lm())
+    assert re.fullmatch(r"Experiment\(\S+ on sample, .*run\)", repr(run))
+    assert repr(lag.Agent(run.lm, run.data, embedder="hash")).endswith("no_logs, qa)")
+    block = lag.encode(run.lm, trace_of("Rome. <ans>Rome</ans>"), "kv_last_action")
+    layers, kv_heads, tokens, head_dim = block.keys.shape
+    sizes = f"layers={layers}, kv_heads={kv_heads}, tokens={tokens}, head_dim={head_dim}"
+    assert repr(block) == f"KVBlock({sizes}, float32, {block.nbytes:,} bytes)"
+
+
+def test_a_table_without_differences_is_refused_where_they_are_drawn_or_told():
+    results = pd.DataFrame({"policy": ["no_logs"], "split": ["unseen"], "em": [1.0]})
+    for use in (lag.plot.forest, lag.table.intervals, lambda table: lag.conclude("out", table)):
+        with pytest.raises(DataError, match=r"give what `run\.compare\(\)` returns"):
+            use(results)
 
 
 def test_a_name_is_looked_up_once(monkeypatch):
@@ -157,7 +176,7 @@ def test_traces_that_failed_are_no_logs_and_what_came_before_a_failure_stays(tmp
 
     with lag.Store.create(tmp_path / "s", tiny_lm(), "hash-64") as store:
         assert store.extend([good, bad]) == [good.id]
-        assert "1 traces failed and are no logs" in capsys.readouterr().err
+        assert re.search("1 traces failed and were left out of .*: it is broken", capsys.readouterr().err)
     with lag.Store.create(tmp_path / "t", tiny_lm(), "hash-64") as store:
         with pytest.raises(OSError, match="the power went"):
             store.extend(coming())

@@ -102,6 +102,9 @@ class Agent:
         )
         self.retriever = Retriever(self.embedder, passages, variant.policy, store, self.limits, exclude or {})
 
+    def __repr__(self) -> str:
+        return f"Agent({self.lm.name}, {self.policy_name}, {self.prompt.kind})"
+
     def run(self, questions: Iterable[Question]) -> Iterator[Trace]:
         """Yield each question's trace as soon as it ends, in order of ending.
 

@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike
 
 from lagkit.logs.address import SUFFIX, checked_uri
 from lagkit.logs.archive import Archive
-from lagkit.logs.contract import Readable
 from lagkit.logs.embeddings import unit_rows
 from lagkit.logs.files import BlockRow, LogRow, NewBlock, Packed, digest_of, dtype_name
 from lagkit.logs.header import Header
+from lagkit.logs.readable import Readable
 from lagkit.logs.retrieve import Embedder, load_embedder
 from lagkit.model.backend import Model
 from lagkit.model.kv import KVBlock
@@ -172,18 +172,18 @@ class Store(Readable):
     def extend(self, traces: Iterable[Trace], embedder: Embedder | None = None) -> list[str]:
         """Store traces as they come, their keys embedded by the store's own embedder; returns the logs' ids.
 
-        Traces with an error are left out, with a warning. Traces of a list are embedded in batches.
-        When the iterable fails, what came before is kept. Raises as `add` and `embedding`.
+        Traces with an error are left out, with a warning that has the first one. Traces of a list are embedded in
+        batches. When the iterable fails, what came before is kept. Raises as `add` and `embedding`.
         """
-        embedder, ids, failed = self.embedding(embedder), list[str](), 0
+        embedder, ids, failed = self.embedding(embedder), list[str](), list[str]()
         waiting = iter(traces)
         while some := list(islice(waiting, _EMBEDDED if isinstance(traces, Sequence) else 1)):
             logs = [trace for trace in some if not trace.error]
-            failed += len(some) - len(logs)
+            failed += [trace.error for trace in some if trace.error]
             vectors = embedder.documents([trace.key for trace in logs])
             ids += self.add_many((trace, vector, {}) for trace, vector in zip(logs, vectors, strict=True))
         if failed:
-            warn(f"{failed} traces failed and are no logs: they were left out of {self.path}.")
+            warn(f"{len(failed)} traces failed and were left out of {self.path}. The first one: {failed[0]}")
         return ids
 
     def add(self, trace: Trace, embedding: ArrayLike, blocks: Mapping[str, KVBlock] | None = None) -> str:

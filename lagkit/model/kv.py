@@ -45,7 +45,7 @@ class Part:
         """Write itself into slots `[layers, kv_heads, tokens, head_dim]`, the keys rotated to positions `start`.. ."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KVBlock(Part):
     """Keys and values of consecutive or picked tokens of one text, free of positions; no tokens are legal too.
 
@@ -66,6 +66,12 @@ class KVBlock(Part):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        """Sizes, not numbers: a notebook shows a block that stands last in a cell."""
+        layers, kv_heads, head_dim = self.shape
+        sizes = f"layers={layers}, kv_heads={kv_heads}, tokens={len(self)}, head_dim={head_dim}"
+        return f"KVBlock({sizes}, {str(self.keys.dtype).removeprefix('torch.')}, {self.nbytes:,} bytes)"
 
     @property
     def nbytes(self) -> int:

@@ -39,7 +39,11 @@ _PREFILLED = 2048
 
 
 class LM:
-    """A causal language model with its tokenizer and the re-alignment that the load-time probe found to be exact."""
+    """A causal language model with its tokenizer and the re-alignment that the load-time probe found to be exact.
+
+    `model`, `tokenizer`: of transformers. `realigner`: turns keys to new positions. `block_cache`: re-aligned blocks
+    in memory. `load` gets one by name; `encode` reads tokens into KV, `generate` continues contexts, greedily.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         """Wrap a loaded model. Raises UnsupportedModel when keys cannot be re-aligned."""

@@ -16,14 +16,14 @@ import pandas as pd
 from scipy.stats import t
 
 from lagkit.nightly.profile import Plan
-from lagkit.stats import changed as flips
+from lagkit.stats.changed import NONE, compared
 from lagkit.util.files import intact, write_json, write_table
 from lagkit.util.plainjson import read_json
 from lagkit.util.settings import Settings
 
 Verdict = Literal["ok", "better", "regression", "missing"]
 Metrics = Mapping[str, Mapping[str, float]]  # job -> metric -> value
-Answers = Mapping[str, pd.DataFrame]  # job -> rows, as `flips.answers` gives them
+Answers = Mapping[str, pd.DataFrame]  # job -> rows, as `changed.answers` gives them
 
 FAILED = ("regression", "better", "missing")  # what is better fails until it is accepted as the new baseline
 
@@ -85,7 +85,7 @@ class Baselines(Settings):
     def save(self, path: Path, answers: Answers) -> None:
         """Write the file, and the answers of the jobs beside it, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        gated = {job: rows for job, rows in answers.items() if job in self.jobs} or {"": flips.NONE}
+        gated = {job: rows for job, rows in answers.items() if job in self.jobs} or {"": NONE}
         write_table(path.with_suffix(".parquet"), pd.concat(gated, names=["job"]).droplevel(1).reset_index())
         write_json(path, self.model_dump(mode="json", exclude_none=True))
 
@@ -94,18 +94,18 @@ def load_answers(path: Path) -> dict[str, pd.DataFrame]:
     """The answers of each job that stand beside the baselines at `path`; empty if there are none."""
     file = path.with_suffix(".parquet")
     with intact(file, "take it from version control"):
-        rows = pd.read_parquet(file) if file.exists() else flips.NONE.assign(job="")
+        rows = pd.read_parquet(file) if file.exists() else NONE.assign(job="")
     return {str(job): own.drop(columns="job") for job, own in rows.groupby("job")}
 
 
 def count(measured: Metrics, answers: Answers, kept: Answers) -> dict[str, dict[str, float]]:
-    """The metrics, and how far each variant's answers are from those that are `kept`: `flips.compared`, as metrics.
+    """The metrics, and how far each variant's answers are from those that are `kept`: `changed.compared`, as metrics.
 
     These are `changed.VARIANT.SPLIT`, and likewise `read` and `doubt`.
     """
     found = {job: dict(own) for job, own in measured.items()}
     for job in found.keys() & kept.keys():
-        for (policy, split), row in flips.compared(kept[job], answers.get(job, flips.NONE)).iterrows():
+        for (policy, split), row in compared(kept[job], answers.get(job, NONE)).iterrows():
             told = row[["changed", "read", "doubt"]].dropna().items()
             found[job] |= {f"{name}.{policy}.{split}": float(value) for name, value in told}
     return found
@@ -147,7 +147,7 @@ def derive(
     """
     jobs, left_out = {}, []
     for task in plan.tasks:
-        gates, rows = {}, answers.get(task.name, flips.NONE)
+        gates, rows = {}, answers.get(task.name, NONE)
         sizes = rows.groupby(["policy", "split"]).size()
         for metric, value in measured[0][task.name].items():
             chance = _known(plan.chance, task.notebook.stem, metric)
@@ -161,7 +161,7 @@ def derive(
             tolerance = _rounded(usual if given is None else given)
             limits = {"value": _rounded(value), "tolerance": tolerance, **_spread(values, chance, tolerance)}
             gates[metric] = RegressionGate(chance=chance, **limits)
-        for (policy, split), row in flips.compared(rows, rows).iterrows():
+        for (policy, split), row in compared(rows, rows).iterrows():
             tolerances = {"changed": _FLIPS, "read": max(_FLIPS, _READ * row["n"]), "doubt": _DOUBT}
             for name in row[list(tolerances)].dropna().index:
                 chance, tolerance = 1.0 if name == "doubt" else row["n"], _rounded(tolerances[name])

@@ -21,7 +21,6 @@ from typing import Any
 
 import pandas as pd
 
-import lagkit
 from lagkit.model.hub import resolve_model
 from lagkit.nightly import job
 from lagkit.nightly.profile import Plan, Task
@@ -83,7 +82,7 @@ def run(plan: Plan, out: Path, *, jobs: int | None = None, fresh: bool = False) 
 
 def code_hash() -> str:
     """Of lagkit's sources, the testbed's model and the versions of libraries."""
-    package = Path(lagkit.__file__).parent
+    package = Path(__file__).parents[1]
     paths = [path for path in sorted(package.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
     paths += sorted(Path(resolve_model("testbed")).glob("*.safetensors"))
     names = [path.relative_to(package.parent).as_posix() for path in paths]

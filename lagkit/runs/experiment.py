@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 from lagkit.agent.chat import admit
 from lagkit.agent.loop import Agent
 from lagkit.datasets import loaders as data
-from lagkit.datasets import split as components
+from lagkit.datasets.split import disjoint_split
 from lagkit.datasets.world import dataset as worlds
 from lagkit.logs import holding
 from lagkit.logs.address import beside
@@ -50,19 +51,17 @@ class Experiment:
     """One run and its folder: `manifest.json`, `store/`, `traces/*.jsonl`, then `results.parquet` and tables.
 
     Creating one writes nothing. Methods that write lock the folder (`writing`). `loaded` are the data as their authors
-    split them, `data` as the run does. lm, embedder: to share them between runs. `workers`, if any, run the model
-    (`lagkit.runs.workers`). Raises DataError or ConfigError if data are missing or few, the folder is another run's, or
-    `lm` cannot follow a policy.
+    split them, `data` as the run does. lm, embedder: to share them between runs. `workers`, if any, run the model.
+    Raises DataError or ConfigError if data are missing or few, the folder is another run's, or `lm` cannot follow one.
     """
 
     def __init__(self, config: RunConfig, *, lm: Backend | None = None, embedder: Embedder | None = None) -> None:
-        self.config = config
-        self.out = at(config.out)
+        self.config, self.out = config, at(config.out)
         refuse_links(self.out, DataError, depth=RUN_DEPTH)
         self.workers: Workers | None = None
         source, world = config.data, self.out / "world"
         self.loaded = data.load(source.folder, source.format) if source.folder else worlds.load(world, source.controls)
-        self.data = self.loaded if source.split == "authors" else components.disjoint_split(self.loaded, source.seed)
+        self.data = self.loaded if source.split == "authors" else disjoint_split(self.loaded, source.seed)
         for split in source.splits:
             self.questions(split)
         self._claim = Claim(config, self.prompt, self.data, self.log_questions)
@@ -76,8 +75,10 @@ class Experiment:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a worker: the settings and the data. It loads a model of its own."""
-        kept = {name: getattr(self, name) for name in ("config", "loaded", "data")}
-        return {**kept, "out": self.out, "workers": None}
+        return {name: getattr(self, name) for name in ("config", "loaded", "data", "out")} | {"workers": None}
+
+    def __repr__(self) -> str:
+        return f"Experiment({self.config.model.name} on {self.data.name}, {self.out})"
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -133,8 +134,8 @@ class Experiment:
         """The questions to answer; seen ones are among `log_questions`."""
         if split == "unseen":
             return self.data.sample("unseen", self.config.data.unseen_questions, self.config.data.seed)
-        logged = replace(self.data, seen=self.log_questions)
-        return logged.sample("seen", self.config.data.seen_questions, self.config.data.seed)
+        seen = replace(self.data, seen=self.log_questions)
+        return seen.sample("seen", self.config.data.seen_questions, self.config.data.seed)
 
     def store(self, unit: Unit = "trace", *, folder: Path | str | None = None, write: bool = False) -> Store:
         """The run's store of traces, or the one of their steps; or another in `folder`."""
@@ -236,13 +237,12 @@ class Experiment:
     def scored(self, policies: Sequence[str], splits: Sequence[Split]) -> pd.DataFrame:
         """Scores of the existing traces: one row per policy, split and question; with prices, of an API."""
         rows, logs, api = [], self._digests(), self.config.model.api
-        for name in policies:
-            for split in splits:
-                traces = self._traces(name, split, logs)
-                for question in (question for question in self.questions(split) if question.id in traces):
-                    trace = traces[question.id]
-                    cost = {"cost": api.cost(trace.usage)} if api else {}
-                    rows.append({"policy": name, "split": split, **result_row(question, trace), **cost})
+        for name, split in product(policies, splits):
+            traces = self._traces(name, split, logs)
+            for question in (question for question in self.questions(split) if question.id in traces):
+                trace = traces[question.id]
+                cost = {"cost": api.cost(trace.usage)} if api else {}
+                rows.append({"policy": name, "split": split, **result_row(question, trace), **cost})
         return pd.DataFrame(rows)
 
     @property
@@ -266,7 +266,7 @@ class Experiment:
         return metrics.summarize(self.results)
 
     def compare(self) -> pd.DataFrame:
-        """The paired `differences` of the `results`: points, rounds and their intervals by policy, split and metric."""
+        """The paired `differences` of the `results` by policy, split and metric; scores are shares from 0 to 1."""
         return self.differences(self.results)
 
     def differences(self, results: pd.DataFrame, baseline: str = "no_logs") -> pd.DataFrame:

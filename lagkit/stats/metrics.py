@@ -146,12 +146,22 @@ def scores_in(results: pd.DataFrame) -> list[str]:
 
 
 def apart(differences: pd.DataFrame) -> pd.DataFrame:
-    """Rows of differences (index: ..., metric) without those of F1 where F1 says throughout what EM says."""
+    """Rows of differences (index: ..., metric) without those of F1 where F1 says throughout what EM says.
+
+    Raises DataError for a table that has other rows.
+    """
+    require_differences(differences)
     metric = differences.index.get_level_values("metric")
     if not {"em", "f1"} <= {*metric}:
         return differences
     em, f1 = (differences["mean"].xs(name, level="metric") for name in ("em", "f1"))
     return differences[metric != "f1"] if f1.equals(em.reindex(f1.index)) else differences
+
+
+def require_differences(table: pd.DataFrame) -> None:
+    """Raise DataError for a table that `compare` did not make."""
+    if "metric" not in table.index.names or "mean" not in table:
+        raise DataError("This table has no paired differences: give what `run.compare()` returns.")
 
 
 def _scored(results: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 import pandas as pd
 
 from lagkit.stats import intervals
+from lagkit.stats.metrics import require_differences
 
 
 class Told(NamedTuple):
@@ -81,8 +82,10 @@ def difference(
 def sentences(differences: pd.DataFrame, baseline: str = "no_logs") -> list[Finding]:
     """One `difference` for each row, whose index has the levels `policy` and `metric`.
 
-    The labels of other levels stand in front, those of `split` as "Unseen questions:".
+    The labels of other levels stand in front, those of `split` as "Unseen questions:". Raises DataError for a table
+    that has other rows.
     """
+    require_differences(differences)
     found = []
     for key, row in differences.iterrows():
         labels = dict(zip(differences.index.names, key, strict=True))

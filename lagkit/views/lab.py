@@ -15,7 +15,7 @@ from lagkit.logs.encode import Encoder
 from lagkit.runs import manifest
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
-from lagkit.stats import changed as flips
+from lagkit.stats import changed
 from lagkit.stats.wording import sentences
 from lagkit.types import Question, Trace
 from lagkit.util import files
@@ -38,8 +38,7 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
     """
     plots.for_notebooks()
     given = {name: value for name, value in settings.items() if value not in ("", 0, None, (), [])}
-    if isinstance(policies := given.get("policies"), str):
-        raise ConfigError(f"`policies` is a list of names, and {policies!r} is text: write [{policies!r}].")
+    _refuse_text("policies", policies := given.get("policies"))
     if isinstance(policies, list | tuple):
         given["policies"] = [name for number, name in enumerate(policies) if name not in policies[:number]]
     world = given.pop("world", {})
@@ -96,6 +95,7 @@ def ask(run: Experiment, question: Question | str, variants: Sequence[str]) -> A
     A question in words has no gold answer, so its traces are not judged. Raises ConfigError for an unknown variant or
     an empty question, EmptyStore where the run has no logs yet.
     """
+    _refuse_text("variants", variants)
     prompt, limits, embedder, passages = run.prompt, run.config.limits, run.embedder, run.passages
     with run.store() as store:
         steps = follow(
@@ -103,6 +103,11 @@ def ask(run: Experiment, question: Question | str, variants: Sequence[str]) -> A
         )
         traces = {name: trace for name, trace, _ in steps}
         return Answers(traces, log_names(store, traces.values()))
+
+
+def _refuse_text(name: str, given: object) -> None:
+    if isinstance(given, str):
+        raise ConfigError(f"`{name}` is a list of names, and {given!r} is text: write [{given!r}].")
 
 
 def show(log: Trace, *policies: str, keep: str = "", run: Experiment | None = None) -> HTML:
@@ -150,7 +155,7 @@ def conclude(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ANSWERS).unlink(missing_ok=True)
     if answers is not None:
-        rows = flips.answers(answers)
+        rows = changed.answers(answers)
         if twice := rows[rows.duplicated(["policy", "split", "question_id"])].to_dict("records"):
             raise DataError(f"{twice[0]['policy']} answers {twice[0]['question_id']} twice: name the policies apart.")
         files.write_table(folder / ANSWERS, rows)

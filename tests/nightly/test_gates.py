@@ -9,7 +9,7 @@ import pytest
 
 from lagkit.nightly.gates import Baselines, JobGates, RegressionGate, changes, compare, count, derive, load_answers
 from lagkit.nightly.profile import plan
-from lagkit.stats import changed as flips
+from lagkit.stats import changed
 from lagkit.util.errors import ConfigError
 from tests.helpers import nights
 
@@ -20,7 +20,7 @@ def answers(right: int, *, policy: str = "kv", of: int = 10, rounds: int = 2, do
     results = {"policy": policy, "split": "unseen", "question_id": ids, "rounds": rounds, "confidence": doubt}
     results |= {"prefilled": read - 20, "injected": 20}
     em = [float(i < right) for i in range(of)]
-    return flips.answers(pd.DataFrame({**results, "answer": ["Yes." if e else None for e in em], "em": em}))
+    return changed.answers(pd.DataFrame({**results, "answer": ["Yes." if e else None for e in em], "em": em}))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_metric_that_not_every_seed_has_is_not_gated(wanted):
         (answers(8, of=8), 2, 2, 0.0),
         (answers(8, of=14), 4, 4, 0.0),
         (answers(8, policy="other"), 10, 10, None),
-        (flips.NONE, 10, 10, None),
+        (changed.NONE, 10, 10, None),
     ],
 )
 def test_answers_are_compared_one_by_one(after, changed, read, doubt):
@@ -117,7 +117,7 @@ def test_answers_are_the_same_in_normal_form_alone():
     before, after = answers(8), answers(8)
     assert before["answer"].iloc[0] == "yes"
     after.loc[0, "answer"] = "no"
-    assert flips.compared(before, after)["changed"].to_dict() == {("kv", "unseen"): 1}
+    assert changed.compared(before, after)["changed"].to_dict() == {("kv", "unseen"): 1}
 
 
 def baselines(**parameters):
@@ -149,7 +149,7 @@ def test_baselines_survive_their_file_and_changes_are_told(tmp_path):
     assert Baselines.load(path) == baselines(seed=0)
     kept = load_answers(path)
     assert set(kept) == {"a"}  # b has no gates
-    assert flips.compared(kept["a"], answers(8))["changed"].to_dict() == {("kv", "unseen"): 0}
+    assert changed.compared(kept["a"], answers(8))["changed"].to_dict() == {("kv", "unseen"): 0}
     assert changes(baselines(), baselines()).empty
     table = changes(None, baselines())
     assert table.loc[("a", "em.kv")].tolist() == ["", "0.8 ± 0.1 (chance 0)"]

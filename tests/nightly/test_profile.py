@@ -10,7 +10,7 @@ import yaml
 from lagkit.nightly.gates import Baselines, comparable, load_answers
 from lagkit.nightly.profile import Nightly, plan
 from lagkit.nightly.run import code_hash, fingerprint
-from lagkit.stats import changed as flips
+from lagkit.stats import changed
 from lagkit.util.errors import ConfigError
 from tests.helpers import nights
 
@@ -144,7 +144,7 @@ def test_a_committed_baseline_belongs_to_its_profile_and_a_job_at_chance_fails(p
         assert all(gate.verdict(gate.value) == "ok" for gate in job.metrics.values())
         assert "regression" in {gate.verdict(gate.chance) for gate in job.metrics.values()}
         counted = {metric for metric in job.metrics if metric.startswith("changed.")}
-        stored = flips.compared(kept[name], kept[name]).index if name in kept else ()
+        stored = changed.compared(kept[name], kept[name]).index if name in kept else ()
         assert counted == {f"changed.{policy}.{split}" for policy, split in stored}
     assert len(kept) >= {"demo": 3}.get(path.stem, 0), "these jobs answer questions"
 

@@ -17,7 +17,7 @@ from filelock import FileLock
 from lagkit.__main__ import main
 from lagkit.nightly import run as running
 from lagkit.nightly.profile import plan
-from lagkit.stats import changed as flips
+from lagkit.stats import changed
 from tests.helpers import nights
 
 GOOD = nights.MEASURE
@@ -202,7 +202,7 @@ def answers(path, lost):
     """Those of a job that got so many of twenty questions wrong, and the rest right."""
     right = [float(i >= lost) for i in range(20)]
     rows = {"policy": "kv", "split": "unseen", "question_id": [f"q{i}" for i in range(20)], "rounds": 2, "em": right}
-    flips.answers(pd.DataFrame(rows)).to_parquet(path)
+    changed.answers(pd.DataFrame(rows)).to_parquet(path)
 
 
 # Copies them: six jobs would take seconds to import what makes them.

@@ -68,6 +68,7 @@ WRONG = {
     'lag.run("laptop", "run")': "there are no questions: give a folder of them as `data`, such as ",
     'lag.run("testbed", "run", log_questions="many")': "Wrong run settings: log_questions: Input should be a valid int",
     'lag.run("testbed", "run", policies="kv_block")': "`policies` is a list of names, and 'kv_block' is text: write ",
+    'lag.ask(None, "Who?", "kv_block")': "`variants` is a list of names, and 'kv_block' is text: write ",
     'lag.run("testbed", "run", policies=[["kv_block"]])': "Wrong run settings: policies.0: text is needed",
     'lag.run("testbed", "run", policies=3)': "Wrong run settings: policies: ",
     'lag.run("testbed", "run", world="small")': "`world` is a mapping of controls to values, and 'small' is none.",

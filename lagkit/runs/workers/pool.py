@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from lagkit import __version__
 from lagkit.runs.workers.queue import GUILTY, Queue
 from lagkit.runs.workers.worker import Greeting
 from lagkit.util.errors import ClusterError, LagkitError
@@ -85,7 +85,7 @@ class Pool:
 
     def _hire(self, slot: _Slot) -> None:
         slot.actor, slot.arrived, slot.greeting, slot.chunk = self._make(), False, None, {}
-        slot.asked = slot.actor.arrive.remote(__version__)
+        slot.asked = slot.actor.arrive.remote(version("lagkit"))
 
     def _next(self, queue: Queue[Any]) -> list[tuple[Any, Any]]:
         """The results that are in the next answer, by whichever worker; guilty ones, if it is a death."""

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lagkit import __version__
 from lagkit.model.backend import Backend
 from lagkit.model.kv import KVBlock
 from lagkit.policy import Policy
@@ -48,10 +48,8 @@ class Worker:
 
     def arrive(self, version: str) -> None:
         """Raise ClusterError where worker and run do not fit."""
-        if version != __version__:
-            raise ClusterError(
-                f"A worker has lagkit {__version__}, and the run {version}: install the same everywhere."
-            )
+        if version != (own := metadata.version("lagkit")):
+            raise ClusterError(f"A worker has lagkit {own}, and the run {version}: install the same everywhere.")
         if not (self.run.out / self.token).exists():
             raise ClusterError(
                 f"A worker cannot see the run's folder {self.run.out}: put it where all nodes see it under the same "
