@@ -35,6 +35,17 @@ class Finding(str):
         return finding
 
 
+def number(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits, whole ones with all of theirs; empty where it is missing."""
+    if value != value:
+        return ""
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    if value == 0:
+        return "0"  # also of what is rounded from below
+    return f"{value:.{digits}g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+
+
 def judged(row: Mapping[str, float] | pd.Series, metric: str, more: str = "more", less: str = "less") -> str:
     """Verdict on a difference in words: `more`, `equal within 3 points`, `inconclusive`; as `intervals.verdict`.
 

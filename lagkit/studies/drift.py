@@ -22,6 +22,7 @@ from lagkit.model.kv import KVBlock
 from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import Place, Policy
+from lagkit.stats.wording import number
 from lagkit.studies.examples import Case
 from lagkit.studies.sanity import displaced
 from lagkit.types import Trace
@@ -92,6 +93,29 @@ def dense(lm: LM, context: Context, shift: int) -> Tensor:
     out = lm.model(words, attention_mask=torch.ones_like(words), position_ids=positions, use_cache=False)
     logits: Tensor = out.logits
     return logits[0, context.injected :]
+
+
+def findings(means: pd.DataFrame) -> list[str]:
+    """A sentence for each row. means: KL (nats) and agreement of moved logs, by number format and variant."""
+    return [
+        f"{dtype}, {variant}: KL {number(row['kl'], 2)}, agreement {row['agreement']:.1%}."
+        for (dtype, variant), row in means.iterrows()
+    ]
+
+
+def verdict(means: pd.DataFrame) -> list[str]:
+    """For each number format of `findings`: re-alignment, and what agrees least."""
+    told = []
+    for dtype in means.index.unique("dtype"):
+        own = means.loc[dtype]
+        aligned, worst = own.loc[ALIGNED], own.sort_values("agreement").iloc[0]
+        told += [
+            f"In {dtype}, a log that was moved and re-aligned is {number(aligned['kl'], 2)} nats from dense prefill, "
+            f"with the same most likely token in {aligned['agreement']:.1%} of places.",
+            f"{str(worst.name).capitalize()}, it is {number(worst['kl'], 2)} nats away, with the same in "
+            f"{worst['agreement']:.1%}.",
+        ]
+    return told
 
 
 def _context(lm: LM, prompt: Prompt, case: Case, log: Trace, place: Place, shift: int) -> Context:

@@ -23,6 +23,7 @@ from lagkit.model.lm import LM
 from lagkit.model.prompts.prompt import Prompt
 from lagkit.policy import POLICIES, Before, Place, Policy, Variant, get_policy
 from lagkit.runs.experiment import Experiment
+from lagkit.stats.wording import number
 from lagkit.studies import asking
 from lagkit.studies.attention import hidden_slots, response_mass, watching
 from lagkit.studies.drift import divergence, response_logits
@@ -181,6 +182,18 @@ def _by_dense(found: Sequence[Pair]) -> list[list[Pair]]:
 def _shares(lm: LM, pair: Pair, context: Context) -> dict[str, float]:
     firsts, others = [own[0] for own in pair.logs], [slot for own in pair.logs for slot in own[1:]]
     return response_mass(lm, context, pair.said, {"bos": [pair.bos], "firsts": firsts, "logs": others})
+
+
+def findings(means: pd.DataFrame, questions: int) -> list[str]:
+    """The closest cell to dense prefill, and the farthest. means: of `fidelity`, by cell."""
+    told = []
+    for verb, cell in (("Closest to", means["kl"].idxmin()), ("Farthest from", means["kl"].idxmax())):
+        row = means.loc[cell]
+        told.append(
+            f"{verb} dense prefill is {' / '.join(cell)}: KL {number(row['kl'], 2)}, agreement {row['agreement']:.1%}, "
+            f"the same response for {row['same']:.0%} of {questions} questions."
+        )
+    return told
 
 
 def _parts(prompt: Prompt, reading: EncodedText, trace: Trace) -> dict[str, set[int]]:

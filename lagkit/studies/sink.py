@@ -90,6 +90,19 @@ def _seen(run: Experiment, met: Sequence[Meeting], name: str, store: Store) -> l
     return found
 
 
+def findings(means: pd.DataFrame, questions: int) -> list[str]:
+    """A sentence for each part kept. means: of `looks`, by part and form."""
+    told = []
+    for keep in FORMS:
+        kept, bare = means.loc[(keep, WITH)], means.loc[(keep, WITHOUT)]
+        told.append(
+            f"Of {questions} first responses to a log's {keep.replace('_', ' ')}, {kept['acts']:.0%} act with the sink "
+            f"and {bare['acts']:.0%} without; {kept['firsts']:.1%} and {bare['firsts']:.1%} of attention go to first "
+            "tokens."
+        )
+    return told
+
+
 def _apart(lm: LM, kept: _Seen, bare: _Seen) -> dict[str, float]:
     """Divergence of the form without a sink, over the response to the one with it."""
     expected, found = (response_logits(lm, look.read, kept.response.ids) for look in (kept, bare))

@@ -11,19 +11,8 @@ from pandas.io.formats.style import Styler
 
 from lagkit.stats.metrics import SCORES, apart
 from lagkit.stats.wording import interval
+from lagkit.stats.wording import number as number
 from lagkit.views.findings import verdict as verdict
-
-
-def number(value: float, digits: int = 4) -> str:
-    """A number with so many significant digits, whole ones with all of theirs; empty where it is missing."""
-    if value != value:
-        return ""
-    if abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    if value == 0:
-        return "0"  # also of what is rounded from below
-    return f"{value:.{digits}g}" if abs(value) >= 1e-3 else f"{value:.1e}"
-
 
 _Form = str | Callable[[float], str]
 _FORMATS: dict[str, _Form] = {

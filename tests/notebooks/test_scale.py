@@ -23,7 +23,7 @@ def test_the_notebook_draws_what_was_measured_and_measures_here(tmp_path):
     executed = execute("13_scale", tmp_path, tokens=20, repeats=1)
     for name, found in results("race")["workloads"].items():
         for logs, row in found["sizes"].items():
-            assert executed.metrics[f"speedup.{name}.{logs}"] == pytest.approx(row["speedup"])
+            assert executed.metrics[f"speedup.{name.replace(' ', '_')}.{logs}"] == pytest.approx(row["speedup"])
     assert executed.metrics["inject_share.hot"] > 0
     assert len(executed.findings) == 4
 
