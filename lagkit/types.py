@@ -171,14 +171,14 @@ class Trace:
     def from_dict(cls, raw: dict[str, Any]) -> Trace:
         """The inverse of `to_dict`; raises OldTrace, and KeyError or TypeError on another shape or type."""
         rounds = tuple(_round_from_dict(r) for r in raw["rounds"])
-        return _typed(cls(**{**raw, "rounds": rounds, "spent": _typed(Usage(**raw.get("spent", {})))}))
+        return _typed(cls(**(raw | {"rounds": rounds, "spent": _typed(Usage(**raw.get("spent", {})))})))
 
 
 def _round_from_dict(raw: dict[str, Any]) -> Round:
     if "response" in raw and "opening" not in raw:
         raise OldTrace("its responses repeat the question, as those of earlier versions of lagkit did")
     passages, logs = (tuple(_typed(Hit(**hit)) for hit in raw[name]) for name in ("passages", "logs"))
-    return _typed(Round(**{**raw, "passages": passages, "logs": logs, "usage": _typed(Usage(**raw["usage"]))}))
+    return _typed(Round(**(raw | {"passages": passages, "logs": logs, "usage": _typed(Usage(**raw["usage"]))})))
 
 
 def _typed(value: T) -> T:

@@ -97,13 +97,13 @@ def test_paths_of_the_code_that_a_page_names_exist(name):
 def test_tests_that_contributing_names_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert re.findall(r"`\w+\.py`", text) == [], "name the folder, too"
-    names = [name for path in (ROOT / "tests").rglob("test_*.py") for name in (path.stem, *tests_of(path))]
+    names = [name for path in (ROOT / "tests").rglob("test_*.py") for name in (path.stem, *in_file(path))]
     wanted = " or ".join(re.findall(r'-k "([^"]+)"', text)).split(" or ")
     assert [word for word in wanted if not any(word in name for name in names)] == []
     assert wanted
 
 
-def tests_of(path: Path) -> list[str]:
+def in_file(path: Path) -> list[str]:
     return re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 

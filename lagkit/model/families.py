@@ -38,7 +38,7 @@ _TABLE = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="
 _SIZES: Mapping[str, Any] = _TABLE["sizes"]
 VOCAB: int = _SIZES["vocab_size"]
 FAMILIES: Mapping[str, Family] = {
-    name: Family(**{"model_type": name, **entry, "refused": verdict == "refused"})
+    name: Family(**({"model_type": name} | entry), refused=verdict == "refused")
     for verdict in ("supported", "refused")
     for name, entry in _TABLE[verdict].items()
 }
@@ -53,7 +53,8 @@ def listed(names: Sequence[str]) -> list[str]:
 def tiny(family: str, **overrides: object) -> PreTrainedModel:
     """The family's model in fp32, with the same weights every time; raises ConfigError for an unknown family."""
     found = FAMILIES[_known(family)]
-    config = AutoConfig.for_model(found.model_type, **{**_SIZES, **(found.config or {}), **overrides})
+    sizes = {**_SIZES, **(found.config or {}), **overrides}
+    config = AutoConfig.for_model(found.model_type, **sizes)
     with torch.random.fork_rng():
         torch.manual_seed(11)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -232,4 +232,4 @@ class RunConfig(Settings):
         name: of its folder in `out`. Raises ConfigError as `parse` does.
         """
         place = None if self.store.place is None else beside(self.store.place, name.replace("/", "-"))
-        return self.changed(**{"out": self.out / name, "store": place, **settings})
+        return self.changed(**({"out": self.out / name, "store": place} | settings))

@@ -193,7 +193,7 @@ def test_scale_shows_the_results_of_its_folder_and_measures_its_model(tmp_path, 
     (results / "race.json").write_text(json.dumps(race), encoding="utf-8")
     model, out = lms.saved(tmp_path / "tiny"), tmp_path / "out"
     names = run("13_scale", results=str(results), model=str(model), tokens=7, repeats=2, out=str(out))
-    assert {key.split(".")[1] for key in cells.metrics(out) if key.startswith("speedup.")} == {kept}
+    assert {key.split(".")[1] for key in cells.metrics(out) if key.startswith("speedup.")} == {kept.replace(" ", "_")}
     assert measured == [{"tokens": 7, "repeats": 2}]
     assert names["lm"].model.config.vocab_size == lms.VOCAB
     assert [log.rpartition(", ")[2] for log in names["here"]["log"]] == ["7 of 7 tokens", "7 of 70 tokens"]

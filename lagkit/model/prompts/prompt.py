@@ -66,7 +66,7 @@ class Prompt:
             raise ConfigError(f"Unknown prompt {name!r}: there are {', '.join(known)}.")
         raw = load_yaml(path.read_text(encoding="utf-8"), f"Prompt {name}.yaml")
         try:
-            return Prompt(name=name, **{**raw, "examples": tuple(raw["examples"])})
+            return Prompt(name=name, **(raw | {"examples": tuple(raw["examples"])}))
         except TypeError as error:
             raise ConfigError(f"Prompt {name}.yaml has a wrong key: {error}.") from error
 
