@@ -301,9 +301,14 @@ def _lance(found: Result, _: Path) -> Iterator[str]:
 def _made(found: Result) -> str:
     if "workloads" not in found:
         return f"Measured on {_place(found.get('about', found))}.\n"
-    places = pd.Series({name: _place(about) for name, about in found["workloads"].items()})
+    places = pd.Series({name: f"{_place(own)}, {_runs(own)}" for name, own in found["workloads"].items()})
     told = [f"{', '.join(f'`{name}`' for name in own.index)}: {place}" for place, own in places.groupby(places)]
     return "Measured:\n\n" + "\n".join(f"- {line}" for line in told) + "\n"
+
+
+def _runs(race: Result) -> str:
+    runs = min(len(row["runs"]["lagkit"]) for row in race["sizes"].values())
+    return f"{runs} run{'s' if runs > 1 else ''} of each side"
 
 
 def _place(about: Result) -> str:

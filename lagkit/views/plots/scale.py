@@ -58,7 +58,7 @@ def race(table: pd.DataFrame, title: str) -> go.Figure:
     measured = table.assign(first_token_ms=1000 * table["first_token_s"], start_ms=1000 * table["start_s"])
     rows = long(measured.sort_values("logs", kind="stable"), _RACE, ["side", "workload", "logs"])
     how: How = {"x": "logs", "y": "value", "color": "side", "line_dash": "workload", "symbol": "workload"}
-    caption = "Medians of several runs; both axes are logarithmic. A dash and a mark for each workload."
+    caption = "Both axes are logarithmic. A dash and a mark for each workload."
     figure = faceted(px.line, rows, title, 720, caption, own="y", color_discrete_map=SIDES, **how, **_TWO_ROWS)
     figure.update_traces(marker_size=8).update_xaxes(POWERS, showticklabels=True)
     return figure.update_yaxes(POWERS, title_text=None)
