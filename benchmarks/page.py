@@ -64,8 +64,8 @@ def _race(found: Result, results: Path) -> Iterator[str]:
         "store, questions and threads; each side in its own processes, in turns, medians. Goal: 8 times the questions "
         "a second, and a start-up that does not depend on the number of logs: `open` is until a store is open or the "
         "caches are in memory, `first hits` until the first search has found logs as well. `limit`: how many times as "
-        "fast the model's matrix products alone let a batch be here, for as many tokens read and decoded; it counts "
-        "nothing that is read twice, nor rows that have ended.\n"
+        "fast the model's matrix products alone, as measured below, let a batch be for as many tokens read and "
+        "decoded; it counts nothing that is read twice, nor rows that have ended.\n"
     )
     yield table(
         [

@@ -38,7 +38,8 @@ def open_run(tier: str, run: str | Path, *, data: str = "", seed: int = 0, **set
     """
     plots.for_notebooks()
     given = {name: value for name, value in settings.items() if value not in ("", 0, None, (), [])}
-    _refuse_text("policies", policies := given.get("policies"))
+    policies = given.get("policies")
+    _refuse_text("policies", policies)
     if isinstance(policies, list | tuple):
         given["policies"] = [name for number, name in enumerate(policies) if name not in policies[:number]]
     world = given.pop("world", {})

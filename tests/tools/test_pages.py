@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import numbers
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from tests import pages
 
@@ -23,6 +26,22 @@ def test_a_real_run_s_tables_are_what_its_rows_make(run, tmp_path):
     assert names == set(pages.report.TABLES)
     for name in names:
         assert (run / name).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8"), name
+
+
+def made_by(settings: Path) -> Path:
+    """Where the rows of a file of settings say what they were made with."""
+    return settings.with_name("manifest.json") if settings.name == "run.yaml" else settings.with_suffix(".json")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sorted(pages.RESULTS.rglob("*.yaml")) if made_by(p).exists()],
+    ids=lambda p: str(p.relative_to(pages.RESULTS)),
+)
+def test_settings_that_a_page_names_are_those_that_its_rows_were_made_with(path):
+    made = json.loads(made_by(path).read_text(encoding="utf-8"))["settings"]
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert {name: made.get(name) for name in given if name != "data"} == {n: v for n, v in given.items() if n != "data"}
 
 
 def test_every_page_has_rows():
