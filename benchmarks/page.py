@@ -13,6 +13,7 @@ import pandas as pd
 
 from benchmarks.limits import batching_limit
 from benchmarks.targets import TARGETS
+from benchmarks.workloads import WORKLOADS
 from lagkit.util.markdown import table
 from lagkit.util.paths import at
 from lagkit.views.plots.scale import SIDES, good_enough, race_rows
@@ -69,7 +70,7 @@ def _race(found: Result, results: Path) -> Iterator[str]:
     )
     yield table(
         [
-            *("workload", "logs", "questions/s", "times", "limit", "same answers", "first token, ms"),
+            *("workload", "logs", "questions/s", "times", "limit", "same answers, responses", "first token, ms"),
             *("open, ms", "first hits, ms", "peak, MB"),
         ],
         [_race_row(both, limits) for _, both in rows.groupby(["workload", "logs"], sort=False)],
@@ -82,6 +83,10 @@ def _race(found: Result, results: Path) -> Iterator[str]:
         "and logs in front of a prompt change what all of it has read, so both sides read it again in every round: the "
         "shorter the answers, the smaller the gain.\n"
     )
+    for name, work in found["workloads"].items():
+        most = WORKLOADS[name].settings.get("max_new_tokens")
+        if any(row["lagkit"]["generated"] == most * row["lagkit"]["rounds"] for row in work["sizes"].values() if most):
+            yield f"No response of `{name}` ends within its {most} tokens: all its answers are none.\n"
 
 
 def _race_row(both: pd.DataFrame, limits: list[Result]) -> list[Any]:
@@ -98,7 +103,7 @@ def _race_row(both: pd.DataFrame, limits: list[Result]) -> list[Any]:
         pair("questions_per_s", digits=2),
         f"**{ours['speedup']:.2f}**",
         f"{limit:.1f}" if limit else "not measured",
-        f"{ours['same_answers']} of {ours['questions']}",
+        f"{ours['same_answers']}, {ours['same_responses']} of {ours['questions']}",
         pair("first_token_s", 1e3),
         pair("open_s", 1e3, 1),
         pair("start_s", 1e3),

@@ -25,8 +25,8 @@ def save(page: Path, name: str, rows: pd.DataFrame, about: Mapping[str, Any], re
     """Write a section's rows, and the page of all sections, which `remade` makes of their folder."""
     folder = page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_table(folder / f"{name}.parquet", rows)
     files.write_json(folder / f"{name}.json", about)
+    files.write_table(folder / f"{name}.parquet", rows)  # last: a section is there once its rows are
     files.write(page, remade(folder))
 
 
