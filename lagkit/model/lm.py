@@ -180,9 +180,7 @@ class LM:
     @torch.inference_mode()
     def next_logits(self, contexts: Sequence[Context]) -> torch.Tensor:
         """Logits `[contexts, vocab]` of the token behind each context, in one pass. Raises ContextTooLong."""
-        ends, rows = torch.tensor([len(context.ids) - 1 for context in contexts]).unique(return_inverse=True)
-        logits: torch.Tensor = self.model(**self._inputs(contexts), logits_to_keep=ends.to(self.device)).logits
-        return logits[torch.arange(len(contexts)), rows]
+        return self._prefill(contexts, self._inputs(contexts))
 
     @torch.inference_mode()
     def encode(self, context: Context, start: int, stop: int) -> KVBlock:
@@ -213,6 +211,12 @@ class LM:
         ids, positions = ids.to(self.device), positions.to(self.device)
         return {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
 
+    def _prefill(self, contexts: Sequence[Context], inputs: dict[str, Any]) -> torch.Tensor:
+        """Read contexts into the cache of their `_inputs`; the logits `[contexts, vocab]` behind each one's end."""
+        ends, rows = torch.tensor([len(context.ids) - 1 for context in contexts]).unique(return_inverse=True)
+        logits: torch.Tensor = self.model(**inputs, logits_to_keep=ends.to(self.device)).logits
+        return logits[torch.arange(len(contexts)), rows]
+
     def generate(
         self, contexts: Sequence[Context], max_new_tokens: int, *, stop: Sequence[str] = (), batch_size: int = 16
     ) -> list[Generation]:
@@ -235,41 +239,43 @@ class LM:
         """Prefill some rows at a time, then decode all together."""
         began = time.perf_counter()
         rows: list[CachedRow] = []
+        logits: list[torch.Tensor] = []
         wanted, contexts = contexts, [c.prefix_cache.resume(c) if c.prefix_cache else c for c in contexts]
         for some in _groups(contexts):
-            inputs = self._inputs([Context(context.ids[:-1], context.parts) for context in some])
-            if inputs["input_ids"].numel():
-                self.model.base_model(**inputs)
+            inputs = self._inputs(some)
+            logits.append(self._prefill(some, inputs))
             ends = inputs["attention_mask"].shape[1] - inputs["input_ids"].shape[1]
-            spans = [(ends - context.injected, ends + len(context.ids) - 1) for context in some]
+            spans = [(ends - context.injected, ends + len(context.ids)) for context in some]
             rows += [CachedRow(inputs["past_key_values"], row, *span) for row, span in enumerate(spans)]
         for context, row in zip(wanted, rows, strict=True):
             if context.prefix_cache:
                 context.prefix_cache.keep(context, row)
         # Rows end together, so none has a hole: sliding windows see what they should whatever the lengths.
-        parts = [[row] if len(row) else [] for row in rows]
-        cache, mask = build_cache(parts, self.model, self.realigner, max_new_tokens + 1)
-        new = self._decode(contexts, cache, mask, max_new_tokens, stop)
+        cache, mask = build_cache([[row] for row in rows], self.model, self.realigner, max_new_tokens)
+        new = self._decode(contexts, cache, mask, torch.cat(logits), max_new_tokens, stop)
         seconds = (time.perf_counter() - began) / len(contexts)
         read = [len(context.ids) for context in contexts]
         return [self._finish(*row, stop, seconds) for row in zip(wanted, read, new, strict=True)]
 
     def _decode(
-        self, contexts: Sequence[Context], cache: Cache, mask: torch.Tensor, max_new_tokens: int, stop: Sequence[str]
+        self,
+        contexts: Sequence[Context],
+        cache: Cache,
+        mask: torch.Tensor,
+        logits: torch.Tensor,
+        max_new_tokens: int,
+        stop: Sequence[str],
     ) -> list[list[tuple[int, float]]]:
-        """Greedy tokens of each row, with their log-probabilities; all but the contexts' last ids are in the cache.
+        """Greedy tokens of each row, with their log-probabilities, behind the contexts in the cache.
 
-        `mask`: `[batch, cached]`. Rows that end leave the batch: else the longest would cost as if all were as long.
+        `mask`: `[batch, cached]`; `logits`: `[batch, vocab]`, of the first tokens. Rows that end leave the batch: else
+        the longest would cost as if all were as long.
         """
-        last = torch.tensor([context.ids[-1:] for context in contexts], device=self.device)
         new: list[list[tuple[int, float]]] = [[] for _ in contexts]
         rows = list(range(len(new)))
         ended: set[int] = set()
-        for _ in range(max_new_tokens):
-            mask = torch.cat([mask, torch.ones_like(last)], dim=1)
-            positions = mask.sum(dim=1, keepdim=True) - 1
-            out = self.model(input_ids=last, attention_mask=mask, position_ids=positions, past_key_values=cache)
-            logits = out.logits[:, -1].float()
+        for left in reversed(range(max_new_tokens)):
+            logits = logits.float()
             best, last = logits.max(dim=-1)
             logprobs = best - logits.logsumexp(dim=-1)
             for row, token, logprob in zip(rows, last.tolist(), logprobs.tolist(), strict=True):
@@ -278,11 +284,15 @@ class LM:
                     ended |= {row} if self._has_ended(new[row], stop, contexts[row].said) else set()
             last = last[:, None]
             going = [i for i, row in enumerate(rows) if row not in ended]
-            if not going:
+            if not (going and left):
                 break
             if len(going) <= _CROWDED * len(rows):
                 rows, mask, last = [rows[i] for i in going], mask[going], last[going]
                 cache.batch_select_indices(torch.tensor(going))
+            mask = torch.cat([mask, torch.ones_like(last)], dim=1)
+            positions = mask.sum(dim=1, keepdim=True) - 1
+            out = self.model(input_ids=last, attention_mask=mask, position_ids=positions, past_key_values=cache)
+            logits = out.logits[:, -1]
         return new
 
     def _has_ended(self, new: list[tuple[int, float]], stop: Sequence[str], said: str) -> bool:

@@ -48,8 +48,8 @@ class PrefixCache:
     nbytes: int = 0  # counted once, as those of all questions are summed up whenever one is asked for
 
     def keep(self, context: Context, row: CachedRow) -> None:
-        """Remember what was read of a context: all but its last token."""
-        self._parts, self._ids, self._row, self.nbytes = context.parts, context.ids[:-1], row, row.nbytes
+        """Remember a context that was read."""
+        self._parts, self._ids, self._row, self.nbytes = context.parts, context.ids, row, row.nbytes
 
     def clear(self) -> None:
         """Forget it."""

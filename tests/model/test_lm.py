@@ -50,6 +50,16 @@ def ragged(lm: LM) -> list[tuple[list[int], Context]]:
 # Generation
 
 
+@pytest.mark.parametrize("new_tokens", [1, 4])
+def test_each_new_token_of_a_prompt_takes_one_pass(new_tokens):
+    """The pass that reads the prompt tells the first: another one would read all weights again."""
+    lm = tiny_lm("llama")
+    asked, passes = context(lm, "Where?", "Rome is old."), []
+    lm.model.base_model.register_forward_pre_hook(lambda *_: passes.append(1))
+    [said] = lm.generate([asked], new_tokens)
+    assert len(passes) == len(said.ids) == new_tokens
+
+
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral", "gemma3", "gpt_neox"])
 def test_ragged_batches_say_what_reading_the_whole_text_says(family, batch_size):
