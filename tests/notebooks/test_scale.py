@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from benchmarks import page
+from benchmarks import page, race_page
 from lagkit.logs.planner import Rates, Size, decisions
 from lagkit.studies import injection
 from lagkit.views.plots import scale
@@ -37,6 +37,14 @@ def test_a_section_without_results_says_so(tmp_path):
     told = page.markdown(tmp_path)
     assert told.count("Not measured yet.") == len(page.SECTIONS)
     assert all(f"`{command}`" in told for _, _, command, _ in page.SECTIONS)
+
+
+def test_a_race_in_which_no_response_ends_is_told_to_have_no_answers():
+    found, name = results("race"), "qwen, long answers"
+    sentence = f"No response of `{name}` ends within its 160 tokens"
+    assert sentence in "".join(race_page.race(found, page.RESULTS))
+    found["workloads"][name]["sizes"]["10"]["lagkit"]["generated"] -= 1
+    assert "No response of" not in "".join(race_page.race(found, page.RESULTS))
 
 
 def test_both_sides_of_a_race_said_the_same():
