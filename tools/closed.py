@@ -34,9 +34,6 @@ CLOSED = Prompt(
     "sure, guess.",
     user="Question: $question",
     opening="In a word or two:",
-    notes="",
-    distil_system="",
-    distil_user="",
 )
 NEW_TOKENS = 32
 

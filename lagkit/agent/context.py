@@ -54,8 +54,8 @@ class LogTexts:
         policy, store = self.reused
         found = [(log.question, kept_text(log, policy.keep)) for log in map(store.get, logs)]
         told = SEPARATOR.join(self.prompt.told(*words) for words in found if words[1])
-        system = [{"role": "system", "content": self.prompt.distil_system}] if self.prompt.distil_system else []
-        return [*system, {"role": "user", "content": self.prompt.distil_turn(question, told)}]
+        system, turn = self.prompt.notes.system, {"role": "user", "content": self.prompt.distil_turn(question, told)}
+        return [{"role": "system", "content": system}, turn] if system else [turn]
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ class Agent:
         policy = self.builder.policy
         if not policy or policy.inject != "cheatsheet":
             return
-        most = min(self.limits.max_new_tokens, self.prompt.notes_tokens or self.limits.max_new_tokens)
+        most = min(self.limits.max_new_tokens, self.prompt.notes.tokens or self.limits.max_new_tokens)
         new = [run for run in active if run.found.new[1]]
         todo = self._build(new, lambda run: self.builder.distil_context(run.question, self._logs(run)), most)
         self._generate(todo, (), most)

@@ -36,7 +36,7 @@ Reads = Literal["text", "dense", "own", "stranger", "filler", "none", "same posi
 Beside = Literal["rivals", "nothing", "paragraph", "no logs"]
 
 POSITIONS = ("first", "middle", "last")
-PROMPT = Prompt("competing", "qa", "Answer from what you have read.", "$question", "", "", "", "")
+PROMPT = Prompt("competing", "qa", "Answer from what you have read.", "$question")
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,6 @@ PROMPT = Prompt(
     system="You answer questions in a few words.",
     user="$question",
     opening="Question: $question\nAnswer:",
-    notes="$notes",
-    distil_system="",
-    distil_user="$logs",
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from lagkit.model.block_cache import BlockCache
 from lagkit.model.lm import LM
 from lagkit.policy import POLICIES, Policy
 from lagkit.util.errors import DamagedBlock, StoreError
-from tests.helpers.lms import NO_SYSTEM_CHAT, ScriptedLM, new_lm, qa, short_prompt, tiny_lm, trace_of
+from tests.helpers.lms import NO_SYSTEM_CHAT, NOTES, ScriptedLM, new_lm, qa, short_prompt, tiny_lm, trace_of
 from tests.helpers.stores import file_of, same
 
 LOGS = (
@@ -103,7 +105,7 @@ def test_distilling_reads_the_logs_and_the_coming_question(lm, store):
 def test_notes_in_front_stand_there_as_text_and_a_prompt_without_system_message_distils_without_one(lm, store):
     asked = builder(lm, POLICIES["authors_cheatsheet"], store)
     assert lm.read(asked.context(QUESTION, "USER", IDS, "NOTES")) == ("", f"NOTES\n\n{HEAD}{TURN}")
-    bare = KVContextBuilder(lm, short_prompt(distil_system=""), POLICIES["cheatsheet"], store)
+    bare = KVContextBuilder(lm, short_prompt(notes=replace(NOTES, system="")), POLICIES["cheatsheet"], store)
     assert lm.read(bare.distil_context(QUESTION, IDS[:1]))[1].startswith("<s><|user|>\nLogs:\n")
 
 

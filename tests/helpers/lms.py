@@ -20,7 +20,7 @@ from lagkit.logs.store import LogStore
 from lagkit.model.context import Context, Generation
 from lagkit.model.families import tiny
 from lagkit.model.lm import LM
-from lagkit.model.prompts.prompt import Prompt
+from lagkit.model.prompts.prompt import NotesTemplates, PassageTemplates, Prompt
 from lagkit.model.tokens import decoded
 from lagkit.runs.config import RunConfig
 from lagkit.runs.experiment import Experiment
@@ -181,6 +181,9 @@ def passages_about(*words: str) -> list[Passage]:
     return [Passage(f"p{i}", word.capitalize(), f"All about {word}.") for i, word in enumerate(words, 1)]
 
 
+NOTES = NotesTemplates("Notes:\n$notes", system="Distil.", request="Logs:\n$logs\n\nQuestion: $question")
+
+
 def short_prompt(kind: TaskKind = "qa", **changes: object) -> Prompt:
     """A prompt with few words, so that texts can be told whole; `changes` replace its parts."""
     return Prompt(
@@ -192,10 +195,8 @@ def short_prompt(kind: TaskKind = "qa", **changes: object) -> Prompt:
             if kind == "qa"
             else "$information\nQuestion: $question\n$choices",
             "opening": "Re: $question" if kind == "qa" else "",
-            "notes": "Notes:\n$notes",
-            "distil_system": "Distil.",
-            "distil_user": "Logs:\n$logs\n\nQuestion: $question",
-            "passage": "[$number] $title: $text",
+            "passages": PassageTemplates("[$number] $title: $text"),
+            "notes": NOTES,
             "information": "So far:\n$previous",
             **changes,
         }

@@ -285,5 +285,5 @@ def _notes(scene: _Scene, chain: Chain) -> tuple[str, Facts]:
 
 def _notes_lesson(scene: _Scene, tokenizer: PreTrainedTokenizerBase, chain: Chain) -> Lesson:
     turn = PROMPT.distil_turn(Question("", chain.text, ()), SEPARATOR.join(scene.logs))
-    context = "".join(chat(tokenizer, PROMPT.distil_system, turn))
+    context = "".join(chat(tokenizer, PROMPT.notes.system, turn))
     return Lesson("", context, f" {_notes(scene, chain)[0]}", len(chain.facts), "notes")

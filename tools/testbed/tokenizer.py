@@ -84,7 +84,8 @@ def _texts() -> Iterator[str]:
         yield from (*relation.words, *(re.sub(r"\$\w", "X", wording) for wording in relation.says))
         yield f"X's {relation.name}"
     prompt = Prompt.load("qa_short")
-    for text in (prompt.system, prompt.user, prompt.notes, prompt.passage, prompt.distil_system, prompt.distil_user):
+    notes = prompt.notes
+    for text in (prompt.system, prompt.user, notes.shown, prompt.passages.shown, notes.system, notes.request):
         yield re.sub(r"\$\w+", "X", text)
     yield from ("Who is X?", "What is unknown.", "Nothing helps.")
     yield "X <ans> X</ans> <keywords> X</keywords>"

@@ -27,33 +27,50 @@ WORDING = "examples"  # small models need worked examples
 
 
 @dataclass(frozen=True)
+class PassageTemplates:
+    """A passage as the model reads it, and as it is embedded."""
+
+    shown: str = ""
+    indexed: str = "$title\n$text"
+
+
+@dataclass(frozen=True)
+class NotesTemplates:
+    """Notes from logs, as the model reads them, and how they are written (Dynamic Cheatsheet, arXiv 2504.07952).
+
+    log: a log as whoever writes notes reads it. system, request: the messages that ask for notes. tokens: the most that
+    notes may take; None leaves it to the limits.
+    """
+
+    shown: str = "$notes"
+    log: str = "$question\n$response"
+    system: str = ""
+    request: str = "$logs"
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """The templates of one kind of task; `$names` are filled in.
 
-    examples: worked turns shown before the task. first: the worked task with which they begin; see `for_question`.
-    log: a log as whoever writes notes reads it. indexed: a passage as it is embedded. stops: whether the end of an
-    action ends a generation, or only an end token does. grouped: whether what a query brings when it is asked again
-    stands with what it brought before, or behind all that was found since. notes_tokens: the most that notes may take;
-    None leaves it to the limits.
+    information: the previous response as the next round shows it. stops: whether the end of an action ends a
+    generation, or only an end token does. grouped: whether what a query brings when it is asked again stands with what
+    it brought before, or behind all that was found since. examples: worked turns shown before the task. first: the
+    worked task with which they begin, which no file sets; see `for_question`.
     """
 
     name: str
     kind: TaskKind
     system: str
     user: str
-    opening: str
-    notes: str
-    distil_system: str
-    distil_user: str
-    passage: str = ""
     information: str = ""
-    examples: tuple[Mapping[str, Any], ...] = ()
-    first: int = 0
-    log: str = "$question\n$response"
-    indexed: str = "$title\n$text"
+    opening: str = ""
+    passages: PassageTemplates = PassageTemplates()
+    notes: NotesTemplates = NotesTemplates()
     stops: bool = True
     grouped: bool = False
-    notes_tokens: int | None = None
+    examples: tuple[Mapping[str, Any], ...] = ()
+    first: int = 0
 
     @staticmethod
     @cache
@@ -66,7 +83,12 @@ class Prompt:
             raise ConfigError(f"Unknown prompt {name!r}: there are {', '.join(known)}.")
         raw = load_yaml(path.read_text(encoding="utf-8"), f"Prompt {name}.yaml")
         try:
-            return Prompt(name=name, **(raw | {"examples": tuple(raw["examples"])}))
+            parts = {
+                "passages": PassageTemplates(**raw.get("passages", {})),
+                "notes": NotesTemplates(**raw.get("notes", {})),
+                "examples": tuple(raw.get("examples", ())),
+            }
+            return Prompt(name=name, **(raw | parts))
         except TypeError as error:
             raise ConfigError(f"Prompt {name}.yaml has a wrong key: {error}.") from error
 
@@ -102,7 +124,7 @@ class Prompt:
 
     def user_turn(self, question: Question, passages: Sequence[Passage], *, previous: str = "", notes: str = "") -> str:
         """The user's turn: notes from logs if any, passages or information so far, and the question."""
-        shown = (_fill(self.passage, number=i, title=p.title, text=p.text) for i, p in enumerate(passages, 1))
+        shown = (_fill(self.passages.shown, number=i, title=p.title, text=p.text) for i, p in enumerate(passages, 1))
         task = _fill(
             self.user,
             question=question.text,
@@ -110,7 +132,7 @@ class Prompt:
             choices="\n".join(f"({LETTERS[i]}) {choice}" for i, choice in enumerate(question.choices)),
             information=_fill(self.information, previous=previous) if previous else "",
         ).strip()
-        return f"{_fill(self.notes, notes=notes)}\n\n{task}" if notes else task
+        return f"{_fill(self.notes.shown, notes=notes)}\n\n{task}" if notes else task
 
     def open_turn(self, question: Question) -> str:
         """The words with which the assistant's turn is opened for the model; a tag in the question is none of it."""
@@ -118,15 +140,15 @@ class Prompt:
 
     def told(self, question: str, response: str) -> str:
         """A log as whoever writes notes reads it."""
-        return _fill(self.log, question=question, response=response)
+        return _fill(self.notes.log, question=question, response=response)
 
     def embedded(self, passage: Passage) -> str:
         """The text by which a passage is found."""
-        return _fill(self.indexed, title=passage.title, text=passage.text).strip()
+        return _fill(self.passages.indexed, title=passage.title, text=passage.text).strip()
 
     def distil_turn(self, question: Question, logs: str) -> str:
-        """The user's turn that asks for notes on earlier work (Dynamic Cheatsheet, arXiv 2504.07952)."""
-        return _fill(self.distil_user, logs=logs, question=question.text)
+        """The user's turn that asks for notes on earlier work."""
+        return _fill(self.notes.request, logs=logs, question=question.text)
 
     def head(self) -> list[dict[str, str]]:
         """The messages that questions share: the system message, if any, and the worked examples."""

@@ -41,6 +41,14 @@ def test_an_unknown_prompt_is_refused_by_name():
         Prompt.load("qa_long")
 
 
+@pytest.mark.parametrize("notes", ["{shwon: $notes}", "$notes"])
+def test_a_key_that_a_group_of_templates_does_not_have_is_refused(tmp_path, monkeypatch, notes):
+    (tmp_path / "qa_wrong.yaml").write_text(f"kind: qa\nsystem: ''\nuser: $question\nnotes: {notes}\n")
+    monkeypatch.setattr("lagkit.model.prompts.prompt.files", lambda _: tmp_path)
+    with pytest.raises(ConfigError, match=r"Prompt qa_wrong\.yaml has a wrong key"):
+        Prompt.load("qa_wrong")
+
+
 def test_hash_tells_wordings_apart():
     hashes = {Prompt.load(name).hash for name in NAMES}
     assert len(hashes) == 4
