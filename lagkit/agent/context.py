@@ -57,6 +57,9 @@ class LogTexts:
         system, turn = self.prompt.notes.system, {"role": "user", "content": self.prompt.distil_turn(question, told)}
         return [{"role": "system", "content": system}, turn] if system else [turn]
 
+    def forget(self, question: Question) -> None:
+        """Free what is kept for a question, which has ended."""
+
 
 @dataclass(frozen=True)
 class KVContextBuilder(LogTexts):
@@ -81,6 +84,9 @@ class KVContextBuilder(LogTexts):
     def prefix_caches(self) -> PrefixCaches:
         """What was read for the questions that are under way."""
         return PrefixCaches()
+
+    def forget(self, question: Question) -> None:
+        self.prefix_caches.drop(question.id)
 
     def opening(self, question: Question) -> str:
         """The words with which the assistant's turn is opened for the model, by its chat template and by the prompt."""

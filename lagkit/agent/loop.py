@@ -120,7 +120,10 @@ class Agent:
             if not active:
                 return
             self._step(active)
-            yield from (run.trace for run in active if run.trace is not None)
+            for run in active:
+                if run.trace is not None:
+                    self.builder.forget(run.question)
+                    yield run.trace
             active = _going(active)
 
     def follow(self, question: Question) -> Iterator[Trace]:
@@ -129,6 +132,7 @@ class Agent:
         while run.trace is None:
             self._step([run])
             yield run.trace or self._trace(run)
+        self.builder.forget(question)
 
     def _step(self, active: Sequence[_Run]) -> None:
         """One round of every active question."""

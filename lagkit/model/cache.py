@@ -57,12 +57,13 @@ class _RoomyLayer(DynamicLayer):
         return self._show(end)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows only, in rising order, and their spare slots; moved in place, where copies need no room."""
+        """Show these rows only, in rising order; they change places with the others, as copies would need room."""
         if (rows := indices.tolist()) != sorted({*rows}):
-            raise ValueError(f"rows {rows} do not rise, and cannot be moved in place")
+            raise ValueError(f"rows {rows} do not rise, and cannot change places one by one")
         for row, kept in enumerate(rows):
             for slots in self._slots if row < kept else ():
-                slots[row] = slots[kept]
+                used = slots[:, :, : self.get_seq_length()]
+                used[[row, kept]] = used[[kept, row]]
         self._slots = [slots[: len(indices)] for slots in self._slots]
         self._show(self.get_seq_length())
 
@@ -70,6 +71,11 @@ class _RoomyLayer(DynamicLayer):
 class _RoomyCache(DynamicCache):
     def __init__(self, layers: list[_RoomyLayer]) -> None:
         Cache.__init__(self, layers=[*layers])
+
+
+def spare_room(slots: Sequence[tuple[Tensor, Tensor]], used: int) -> Cache:
+    """A cache over the keys and values of each layer, slots `[batch, kv_heads, n, head_dim]`, `used` of them taken."""
+    return _RoomyCache([_RoomyLayer(keys.shape[2] - used, keys, values, used) for keys, values in slots])
 
 
 def has_recurrent_state(model: PreTrainedModel) -> bool:
@@ -153,7 +159,7 @@ def build_cache(
             slots = slice(pad + start, pad + start + len(part))
             part.write_into(realigner, start, keys[:, row, :, slots], values[:, row, :, slots])
             start += len(part)
-    return _RoomyCache([_RoomyLayer(capacity, k, v, longest) for k, v in zip(keys, values, strict=True)]), mask
+    return spare_room(list(zip(keys, values, strict=True)), longest), mask
 
 
 @dataclass(frozen=True, eq=False)

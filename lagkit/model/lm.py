@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from lagkit.model.batch import BatchCache
 from lagkit.model.block_cache import BlockCache
-from lagkit.model.cache import CachedRow, build_cache, read_cache
+from lagkit.model.cache import build_cache, read_cache
 from lagkit.model.context import Context, Generation
 from lagkit.model.devices import best_device, check_load, present_device, torch_dtype
 from lagkit.model.hub import parameters, resolve_model
@@ -238,41 +239,41 @@ class LM:
     def _generate_batch(self, contexts: list[Context], max_new_tokens: int, stop: Sequence[str]) -> list[Generation]:
         """Prefill some rows at a time, then decode all together."""
         began = time.perf_counter()
-        rows: list[CachedRow] = []
-        logits: list[torch.Tensor] = []
-        wanted, contexts = contexts, [c.prefix_cache.resume(c) if c.prefix_cache else c for c in contexts]
-        for some in _groups(contexts):
-            inputs = self._inputs(some)
-            logits.append(self._prefill(some, inputs))
-            ends = inputs["attention_mask"].shape[1] - inputs["input_ids"].shape[1]
-            spans = [(ends - context.injected, ends + len(context.ids)) for context in some]
-            rows += [CachedRow(inputs["past_key_values"], row, *span) for row, span in enumerate(spans)]
-        for context, row in zip(wanted, rows, strict=True):
-            if context.prefix_cache:
-                context.prefix_cache.keep(context, row)
-        # Rows end together, so none has a hole: sliding windows see what they should whatever the lengths.
-        cache, mask = build_cache([[row] for row in rows], self.model, self.realigner, max_new_tokens)
-        new = self._decode(contexts, cache, mask, torch.cat(logits), max_new_tokens, stop)
+        batch = BatchCache([context.injected + len(context.ids) for context in contexts], max_new_tokens)
+        read, logits = list[int](), list[torch.Tensor]()
+        for some in _groups(c.prefix_cache.resume(c) if c.prefix_cache else c for c in contexts):
+            read += [len(context.ids) for context in some]
+            logits.append(self._read(some, batch))
+        new = self._decode(contexts, batch, torch.cat(logits), max_new_tokens, stop)
+        kept = {row: context.prefix_cache for row, context in enumerate(contexts) if context.prefix_cache}
+        for row, cut in batch.cut([*kept]).items():
+            kept[row].keep(contexts[row], cut)
         seconds = (time.perf_counter() - began) / len(contexts)
-        read = [len(context.ids) for context in contexts]
-        return [self._finish(*row, stop, seconds) for row in zip(wanted, read, new, strict=True)]
+        return [self._finish(*row, stop, seconds) for row in zip(contexts, read, new, strict=True)]
+
+    def _read(self, contexts: Sequence[Context], batch: BatchCache) -> torch.Tensor:
+        """Prefill contexts into the next rows of a batch; the logits `[contexts, vocab]` behind each one's end."""
+        inputs = self._inputs(contexts)
+        logits = self._prefill(contexts, inputs)
+        ends = inputs["attention_mask"].shape[1] - inputs["input_ids"].shape[1]
+        batch.fill(inputs["past_key_values"], [(ends - c.injected, ends + len(c.ids)) for c in contexts])
+        return logits
 
     def _decode(
         self,
         contexts: Sequence[Context],
-        cache: Cache,
-        mask: torch.Tensor,
+        batch: BatchCache,
         logits: torch.Tensor,
         max_new_tokens: int,
         stop: Sequence[str],
     ) -> list[list[tuple[int, float]]]:
-        """Greedy tokens of each row, with their log-probabilities, behind the contexts in the cache.
+        """Greedy tokens of each row, with their log-probabilities, behind the contexts in the batch.
 
-        `mask`: `[batch, cached]`; `logits`: `[batch, vocab]`, of the first tokens. Rows that end leave the batch: else
-        the longest would cost as if all were as long.
+        `logits`: `[batch, vocab]`, of the first tokens. Rows that end leave the batch: else the longest would cost as
+        if all were as long.
         """
         new: list[list[tuple[int, float]]] = [[] for _ in contexts]
-        rows = list(range(len(new)))
+        rows, (cache, mask) = batch.rows, batch.open()
         ended: set[int] = set()
         for left in reversed(range(max_new_tokens)):
             logits = logits.float()
@@ -287,8 +288,8 @@ class LM:
             if not (going and left):
                 break
             if len(going) <= _CROWDED * len(rows):
-                rows, mask, last = [rows[i] for i in going], mask[going], last[going]
-                cache.batch_select_indices(torch.tensor(going))
+                batch.narrow(cache, going)
+                rows, mask, last = batch.rows[: len(going)], mask[going], last[going]
             mask = torch.cat([mask, torch.ones_like(last)], dim=1)
             positions = mask.sum(dim=1, keepdim=True) - 1
             out = self.model(input_ids=last, attention_mask=mask, position_ids=positions, past_key_values=cache)
@@ -336,7 +337,7 @@ class LM:
         return sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None})
 
 
-def _groups(contexts: Sequence[Context]) -> Iterator[list[Context]]:
+def _groups(contexts: Iterable[Context]) -> Iterator[list[Context]]:
     """Neighbours that are prefilled together: a forward pass has a price of its own, which long prompts outweigh."""
     group: list[Context] = []
     injected = prompt = 0

@@ -30,6 +30,10 @@ class PrefixCaches:
         """Bytes of all caches that are kept."""
         return sum(cache.nbytes for cache in self._caches.values())
 
+    def drop(self, question: str) -> None:
+        """Forget a question that has ended."""
+        self._caches.pop(question, None)
+
     def of(self, question: str) -> PrefixCache:
         """The prefix cache of the question with this id."""
         cache = self._caches.setdefault(question, PrefixCache())
@@ -56,17 +60,18 @@ class PrefixCache:
         self._parts, self._ids, self._row, self.nbytes = (), (), None, 0
 
     def resume(self, context: Context) -> Context:
-        """The same context, continued from the cache as far as both prompts are the same.
+        """The same context, continued from the cache as far as both prompts are the same; the cache is given away.
 
         KV is the same where all tokens before it are, parts included. At least the last token is left to prefill.
         """
+        row = self._row
         alike = len(self._parts) == len(context.parts) and all(map(_same, self._parts, context.parts))
         read = _common(self._ids, context.ids[:-1]) if alike else 0
-        if not read or self._row is None:
+        self.clear()
+        if not read or row is None:
             return context
         ids = torch.cat([*(block.ids.cpu() for block in context.blocks), torch.tensor(context.ids[:read])])
-        row = replace(self._row, stop=self._row.start + len(ids), ids=ids)
-        return replace(context, ids=context.ids[read:], parts=(row,))
+        return replace(context, ids=context.ids[read:], parts=(replace(row, stop=row.start + len(ids), ids=ids),))
 
 
 def _same(one: Part, other: Part) -> bool:

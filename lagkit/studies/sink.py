@@ -85,8 +85,6 @@ def _seen(run: Experiment, met: Sequence[Meeting], name: str, store: Store) -> l
         spans["prompt"] = range(bos + 1, context.injected + len(context.ids))
         cache = context.prefix_cache
         found.append(_Seen(context if cache is None else cache.resume(context), spans, said))
-        if cache is not None:
-            cache.clear()
     return found
 
 

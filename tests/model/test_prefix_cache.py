@@ -36,13 +36,17 @@ def test_going_on_from_a_seat_is_reading_all_of_it(family, injected):
     lm = tiny_lm(family)
     parts = (lm.encode(Context((7, 8, 9, 10)), 0, injected),) if injected else ()
     prefix_cache = PrefixCache()
-    lm.generate([Context(tuple(range(3, 20)), parts, prefix_cache)], 3)
-    longer = Context((*range(3, 15), *range(30, 50)), parts, prefix_cache)
+    first, longer = (
+        Context(ids, parts, prefix_cache) for ids in (tuple(range(3, 20)), (*range(3, 15), *range(30, 50)))
+    )
+    lm.generate([first], 3)
     resumed = prefix_cache.resume(longer)
     assert resumed.injected == injected + 12
     assert resumed.ids == tuple(range(30, 50))
     expected = lm.logits(replace(longer, prefix_cache=None))[-1]
     assert torch.allclose(lm.logits(resumed)[-1], expected, atol=1e-5)
+    assert prefix_cache.nbytes == 0  # given away
+    lm.generate([first], 3)
     [said], [alone] = lm.generate([longer], 5), lm.generate([replace(longer, prefix_cache=None)], 5)
     assert said.ids == alone.ids
     assert (said.usage.prefilled, said.usage.reused, alone.usage.reused) == (32, 12, 0)
@@ -71,10 +75,10 @@ def test_only_what_is_new_is_computed():
 def test_other_logs_in_front_leave_nothing_to_go_on_from():
     lm, prefix_cache = tiny_lm(), PrefixCache()
     one, other = (lm.encode(Context(ids), 0, 2) for ids in ((7, 8), (7, 9)))
-    lm.generate([Context((3, 4, 5, 6), (one,), prefix_cache)], 1)
-    for parts in ((), (other,), (one, other)):
+    for parts in ((), (other,), (one, other), (one,)):
+        lm.generate([Context((3, 4, 5, 6), (one,), prefix_cache)], 1)
         changed = Context((3, 4, 5, 6), parts, prefix_cache)
-        assert prefix_cache.resume(changed) is changed
+        assert (prefix_cache.resume(changed) is changed) == (parts != (one,))
 
 
 def test_seats_are_bounded_and_the_oldest_is_cleared_first():
@@ -109,7 +113,9 @@ def test_traces_do_not_depend_on_it(tmp_path, monkeypatch, name, batch_size):
             store=store,
             limits=limits,
         )
-        return {trace.question_id: trace for trace in agent.run(questions)}
+        traces = {trace.question_id: trace for trace in agent.run(questions)}
+        assert agent.builder.prefix_caches.nbytes == 0  # a question that has ended is forgotten
+        return traces
 
     with open_store(tmp_path / "store", lm, *logs) as store:
         found = traces(store)
