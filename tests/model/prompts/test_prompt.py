@@ -240,4 +240,4 @@ def test_the_published_prompt_is_one_user_turn_behind_bos(template):
     head, rest = split_chat(lm, prompt.head(), turn)
     assert (head, head + rest) == ("<s>", lm.chat(turn, open_turn=True))
     assert prompt.embedded(PASSAGES[0]) == "title: Vistula\ncontent: It is long."
-    assert (prompt.stops, prompt.grouped, prompt.notes_tokens) == (False, True, 512)
+    assert (prompt.stops, prompt.grouped, prompt.notes.tokens) == (False, True, 512)
