@@ -20,7 +20,7 @@ from tools.testbed.page import markdown
 from tools.testbed.study import Study
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
-RUNS = (RESULTS / "wikihop-smollm2", RESULTS / "real" / "own", RESULTS / "real" / "wikihop")
+RUNS = (RESULTS / "wikihop-smollm2", *(RESULTS / "real" / name for name in ("own", "wikihop", "mmlupro")))
 
 PAGES: dict[str, Callable[[], str]] = {
     "scale.md": lambda: scale.markdown(scale.RESULTS),

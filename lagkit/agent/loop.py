@@ -114,25 +114,33 @@ class Agent:
         """
         waiting = iter(questions)
         active: list[_Run] = []
-        while True:
-            places = self.limits.batch_size - len(active)
-            active += [_Run(question, Found(question.text)) for question in islice(waiting, places)]
-            if not active:
-                return
-            self._step(active)
-            for run in active:
-                if run.trace is not None:
-                    self.builder.forget(run.question)
-                    yield run.trace
-            active = _going(active)
+        try:
+            while True:
+                places = self.limits.batch_size - len(active)
+                active += [_Run(question, Found(question.text)) for question in islice(waiting, places)]
+                if not active:
+                    return
+                self._step(active)
+                ended = [run for run in active if run.trace is not None]
+                self._forget(ended)
+                yield from (run.trace for run in ended if run.trace is not None)
+                active = _going(active)
+        finally:
+            self._forget(active)
 
     def follow(self, question: Question) -> Iterator[Trace]:
         """Yield one question's trace after each of its rounds, which begins when it is asked for; at last `run`'s."""
         run = _Run(question, Found(question.text))
-        while run.trace is None:
-            self._step([run])
-            yield run.trace or self._trace(run)
-        self.builder.forget(question)
+        try:
+            while run.trace is None:
+                self._step([run])
+                yield run.trace or self._trace(run)
+        finally:
+            self._forget([run])
+
+    def _forget(self, runs: Iterable[_Run]) -> None:
+        for run in runs:
+            self.builder.forget(run.question)
 
     def _step(self, active: Sequence[_Run]) -> None:
         """One round of every active question."""

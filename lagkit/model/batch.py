@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
-from mmap import mmap
+from mmap import ACCESS_COPY, mmap
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
 from lagkit.model.cache import CachedRow, layer_states, spare_room
+from lagkit.model.context import Context
+
+# Slots of a batch, padding included, up to which prompts are prefilled together.
+_PREFILLED = 2048
 
 
 class BatchCache:
     """Slots for rows of known lengths, and for `room` tokens more each.
 
-    A layer has slots of its own, and rows change places within them, so that no more than a layer is held twice:
-    not while prompts are read, nor when rows leave the batch, nor when it is cut into rows.
+    Each layer has slots of its own, and rows change places within them. On a CPU slots take memory as they are filled,
+    so that only a group of prompts is held twice while it is read, and a layer while rows are cut.
 
     rows: which row stands at each place; those that go on stand in front.
     """
@@ -61,20 +65,43 @@ class BatchCache:
 
     def cut(self, wanted: Sequence[int]) -> dict[int, CachedRow]:
         """Each wanted row as it was filled in, in a cache of its own; the slots are freed, once `open`'s cache is."""
-        like, depth = self._slots[0][0], len(self._slots)
         lengths = {row: self._lengths[row] for row in wanted}
-        cut = {row: _memory((2, depth, 1, like.shape[1], n, like.shape[3]), like) for row, n in lengths.items()}
-        for number in range(depth):
-            layer = self._slots.pop(0)
+        cut: dict[int, list[tuple[Tensor, Tensor]]] = {row: [] for row in wanted}
+        while self._slots:
+            keys, values = self._slots.pop(0)
             for row, n in lengths.items():
-                place = self.rows.index(row)
-                for into, slots in zip(cut[row][:, number], layer, strict=True):
-                    into[0] = slots[place, :, self._longest - n : self._longest]
-        return {row: CachedRow(spare_room([*zip(*cut[row], strict=True)], n), 0, 0, n) for row, n in lengths.items()}
+                at = (self.rows.index(row), slice(None), slice(self._longest - n, self._longest))
+                cut[row].append((_row(keys, at), _row(values, at)))
+        return {row: CachedRow(spare_room(cut[row], n), 0, 0, n) for row, n in lengths.items()}
+
+
+def groups(contexts: Iterable[Context]) -> Iterator[list[Context]]:
+    """Neighbours that are prefilled together: a forward pass has a price of its own, which long prompts outweigh."""
+    group: list[Context] = []
+    injected = prompt = 0
+    for context in contexts:
+        injected, prompt = max(injected, context.injected), max(prompt, len(context.ids))
+        if group and (len(group) + 1) * (injected + prompt) > _PREFILLED:
+            yield group
+            group, injected, prompt = [], context.injected, len(context.ids)
+        group.append(context)
+    yield group
+
+
+def _row(slots: Tensor, at: tuple[int, slice, slice]) -> Tensor:
+    row = slots[at][None]
+    return _memory(row.shape, slots).copy_(row)
 
 
 def _memory(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An uninitialised tensor whose memory goes back to the system when it is freed; malloc may keep it for itself."""
+    """An uninitialised tensor whose memory goes back to the system when it is freed; malloc may keep it for itself.
+
+    Raises RuntimeError where there is none left, as torch does.
+    """
     if like.device.type != "cpu":
         return like.new_empty(shape)
-    return torch.frombuffer(mmap(-1, prod(shape) * like.itemsize), dtype=like.dtype).view(shape)
+    try:
+        memory = mmap(-1, prod(shape) * like.itemsize, access=ACCESS_COPY)
+    except OSError as error:
+        raise RuntimeError(f"no memory for {prod(shape) * like.itemsize:,} bytes of KV: {error}") from error
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)

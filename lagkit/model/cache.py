@@ -63,7 +63,8 @@ class _RoomyLayer(DynamicLayer):
         for row, kept in enumerate(rows):
             for slots in self._slots if row < kept else ():
                 used = slots[:, :, : self.get_seq_length()]
-                used[[row, kept]] = used[[kept, row]]
+                left = used[row].clone()
+                used[row], used[kept] = used[kept], left
         self._slots = [slots[: len(indices)] for slots in self._slots]
         self._show(self.get_seq_length())
 

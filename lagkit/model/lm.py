@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lagkit.model.batch import BatchCache
+from lagkit.model.batch import BatchCache, groups
 from lagkit.model.block_cache import BlockCache
 from lagkit.model.cache import build_cache, read_cache
 from lagkit.model.context import Context, Generation
@@ -32,11 +32,8 @@ from lagkit.util.errors import ConfigError, ContextTooLong, ModelNotFound
 # A stop string spans few tokens: decoding this many of the newest is enough to see one end.
 _STOP_WINDOW = 12
 
-# Rows that have ended leave the batch once they are half of it: taking them out copies the others' cache.
+# Rows that have ended leave the batch once they are half of it: the others are moved to their places.
 _CROWDED = 0.5
-
-# Slots of a batch, padding included, up to which prompts are prefilled together.
-_PREFILLED = 2048
 
 
 class LM:
@@ -241,9 +238,9 @@ class LM:
         began = time.perf_counter()
         batch = BatchCache([context.injected + len(context.ids) for context in contexts], max_new_tokens)
         read, logits = list[int](), list[torch.Tensor]()
-        for some in _groups(c.prefix_cache.resume(c) if c.prefix_cache else c for c in contexts):
-            read += [len(context.ids) for context in some]
-            logits.append(self._read(some, batch))
+        for group in groups(c.prefix_cache.resume(c) if c.prefix_cache else c for c in contexts):
+            read += [len(context.ids) for context in group]
+            logits.append(self._read(group, batch))
         new = self._decode(contexts, batch, torch.cat(logits), max_new_tokens, stop)
         kept = {row: context.prefix_cache for row, context in enumerate(contexts) if context.prefix_cache}
         for row, cut in batch.cut([*kept]).items():
@@ -251,12 +248,17 @@ class LM:
         seconds = (time.perf_counter() - began) / len(contexts)
         return [self._finish(*row, stop, seconds) for row in zip(contexts, read, new, strict=True)]
 
-    def _read(self, contexts: Sequence[Context], batch: BatchCache) -> torch.Tensor:
-        """Prefill contexts into the next rows of a batch; the logits `[contexts, vocab]` behind each one's end."""
-        inputs = self._inputs(contexts)
-        logits = self._prefill(contexts, inputs)
+    def _read(self, group: list[Context], batch: BatchCache) -> torch.Tensor:
+        """Prefill contexts into the next rows of a batch; the logits `[contexts, vocab]` behind each one's end.
+
+        `group` is emptied: it holds the prefix caches from which its contexts go on.
+        """
+        inputs = self._inputs(group)
         ends = inputs["attention_mask"].shape[1] - inputs["input_ids"].shape[1]
-        batch.fill(inputs["past_key_values"], [(ends - c.injected, ends + len(c.ids)) for c in contexts])
+        spans = [(ends - context.injected, ends + len(context.ids)) for context in group]
+        logits = self._prefill(group, inputs)
+        group.clear()
+        batch.fill(inputs["past_key_values"], spans)
         return logits
 
     def _decode(
@@ -335,16 +337,3 @@ class LM:
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None})
-
-
-def _groups(contexts: Iterable[Context]) -> Iterator[list[Context]]:
-    """Neighbours that are prefilled together: a forward pass has a price of its own, which long prompts outweigh."""
-    group: list[Context] = []
-    injected = prompt = 0
-    for context in contexts:
-        injected, prompt = max(injected, context.injected), max(prompt, len(context.ids))
-        if group and (len(group) + 1) * (injected + prompt) > _PREFILLED:
-            yield group
-            group, injected, prompt = [], context.injected, len(context.ids)
-        group.append(context)
-    yield group

@@ -32,7 +32,8 @@ class PrefixCaches:
 
     def drop(self, question: str) -> None:
         """Forget a question that has ended."""
-        self._caches.pop(question, None)
+        if cache := self._caches.pop(question, None):
+            cache.clear()  # a context may hold it longer
 
     def of(self, question: str) -> PrefixCache:
         """The prefix cache of the question with this id."""

@@ -50,11 +50,13 @@ class Turned:
 
 
 def turn(places: Callable[[Tensor], Tensor]) -> None:
-    """Lay all blocks with keys turned to other places."""
-    import lagkit.model.cache as kv
+    """Write all blocks with keys turned to other places."""
+    from lagkit.model.kv import KVBlock
 
     around(
-        kv, "_lay", lambda lay, blocks, realigner, keys, values: lay(blocks, Turned(realigner, places), keys, values)
+        KVBlock,
+        "write_into",
+        lambda write, block, realigner, *where: write(block, Turned(realigner, places), *where),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from lagkit.model.rope import probe
 from tests.helpers.blocks import block_of
 from tests.helpers.lms import tiny_lm
 
-STATUS = Path("/proc/self/status")
+STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # writing to it forgets the peak
 
 
 @settings(max_examples=40, deadline=None)
@@ -56,12 +57,21 @@ def test_rows_come_out_as_they_were_filled_in_whoever_left_before(data):
         assert all(map(torch.equal, stack_layers(row.cache, 0, len(row)), sources[number]))
 
 
+def test_memory_that_there_is_not_is_told_as_torch_does(monkeypatch):
+    def none_left(*args, **named):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("lagkit.model.batch.mmap", none_left)
+    with pytest.raises(RuntimeError, match="no memory for"):
+        tiny_lm().generate([Context((3, 4, 5))], 2)
+
+
 def peak() -> int:
     """The most memory that the process has held, in bytes."""
-    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")) * 1000
+    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")) * 1024
 
 
-@pytest.mark.skipif(not STATUS.exists(), reason="only Linux tells how much memory a process has held at most")
+@pytest.mark.skipif(not os.access(PEAK, os.W_OK), reason="only Linux tells how much memory a process has held at most")
 def test_rounds_of_a_batch_hold_its_kv_about_once():
     tokens, rows = 400, 32
     config = LlamaConfig(
@@ -74,7 +84,7 @@ def test_rounds_of_a_batch_hold_its_kv_about_once():
     contexts = [[Context((*range(3, 23), *[3 + (i + n) % 60 for i in range(tokens)]), (), caches.of(str(n)))
                  for n in range(rows)] for _ in range(2)]  # fmt: skip
     lm.generate(contexts[0][:1], 2)  # what the first pass takes for itself
-    Path("/proc/self/clear_refs").write_text("5")
+    PEAK.write_text("5")
     before = peak()
     for some in contexts:
         lm.generate(some, 2, batch_size=rows)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lagkit.model import lm as model
+from lagkit.model import batch
 from lagkit.model.block_cache import BlockCache
 from lagkit.model.cache import build_cache, stack_layers
 from lagkit.model.context import Context
@@ -128,7 +128,7 @@ def test_reading_goes_on_while_earlier_prompts_are_computed(monkeypatch):
     lm, hot, computed = new_lm(LM), BlockCache(), threading.Event()
     block = lm.encode(lm_context(), 0, TOKENS)
     lm.model.base_model.register_forward_hook(lambda *_: computed.set())
-    monkeypatch.setattr(model, "_PREFILLED", 1)  # each prompt by itself
+    monkeypatch.setattr(batch, "_PREFILLED", 1)  # each prompt by itself
 
     def late() -> KVBlock:
         assert computed.wait(20), "nothing was computed meanwhile"

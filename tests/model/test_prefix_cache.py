@@ -94,6 +94,20 @@ def test_seats_are_bounded_and_the_oldest_is_cleared_first():
     assert prefix_caches.of("b").nbytes == 0
 
 
+@pytest.mark.parametrize("ask", ["run", "follow"])
+def test_questions_that_are_given_up_are_forgotten(ask):
+    lm, questions = new_lm(ActingLM), [qa(f"Which of {i}?") for i in range(5)]
+    index = PassageIndex(passages_about("moon", "tide"), HashEmbedder())
+    limits = Limits(max_rounds=4, max_new_tokens=6, batch_size=2)
+    agent = Agent(lm, prompt=short_prompt(), embedder=HashEmbedder(), passages=index, limits=limits)
+    traces = agent.run(questions) if ask == "run" else agent.follow(questions[0])
+    next(traces)
+    caches = agent.builder.prefix_caches
+    assert caches.nbytes > 0
+    traces.close()
+    assert caches.nbytes == 0
+
+
 @pytest.mark.parametrize("name", [None, "text_last_round_user_turn", "kv_last_round", "kv_last_round_prefix"])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_traces_do_not_depend_on_it(tmp_path, monkeypatch, name, batch_size):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from tests.gates import harness
@@ -15,6 +19,11 @@ NAMED = (  # each of them left all gates as they were when these went by the spr
     "half of the queries are random",
     "one gold answer in ten is wrong",
 )
+
+
+def test_each_fault_finds_what_it_replaces():
+    code = "from tests.gates.faults import FAULTS\nfor plant in FAULTS.values(): plant()"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
 
 
 @pytest.mark.slow

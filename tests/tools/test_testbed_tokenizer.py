@@ -66,7 +66,7 @@ def test_the_offsets_of_tokens_are_those_of_their_words():
 
 def test_prompts_need_no_bytes():
     prompt = Prompt.of("qa", "short")
-    for text in (prompt.system, prompt.distil_system, "Notes from earlier work:\n", "[12] ", "Nothing helps."):
+    for text in (prompt.system, prompt.notes.system, "Notes from earlier work:\n", "[12] ", "Nothing helps."):
         assert not [t for t in tokens(text) if t.startswith("<0x")]
 
 

@@ -56,7 +56,7 @@ class Prompt:
     information: the previous response as the next round shows it. stops: whether the end of an action ends a
     generation, or only an end token does. grouped: whether what a query brings when it is asked again stands with what
     it brought before, or behind all that was found since. examples: worked turns shown before the task. first: the
-    worked task with which they begin, which no file sets; see `for_question`.
+    worked task with which they begin; see `for_question`.
     """
 
     name: str
@@ -99,8 +99,12 @@ class Prompt:
 
     @property
     def hash(self) -> str:
-        """Identifies the wording, for manifests."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Identifies the wording, for manifests, whatever the groups in which its templates stand."""
+        words = {key: value for key, value in asdict(self).items() if key not in ("passages", "notes")}
+        words |= {"passage": self.passages.shown, "indexed": self.passages.indexed, "notes": self.notes.shown}
+        words |= {"log": self.notes.log, "notes_tokens": self.notes.tokens}
+        words |= {"distil_system": self.notes.system, "distil_user": self.notes.request}
+        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def stop(self) -> tuple[str, ...]:

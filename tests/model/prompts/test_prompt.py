@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +22,7 @@ from lagkit.types import Passage, Question
 from lagkit.util.errors import ConfigError
 from tests.helpers.lms import CHAT, FORGETFUL_CHAT, NO_SYSTEM_CHAT, SAMPLE, qa, short_prompt, tiny_lm
 
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
 NAMES = ["qa", "qa_examples", "choice", "choice_examples"]
 RIVER = qa("Where does the Vistula end?")
 PASSAGES = [Passage("a", "Vistula", "It is long."), Passage("b", "Danube", "It is longer.")]
@@ -47,6 +50,12 @@ def test_a_key_that_a_group_of_templates_does_not_have_is_refused(tmp_path, monk
     monkeypatch.setattr("lagkit.model.prompts.prompt.files", lambda _: tmp_path)
     with pytest.raises(ConfigError, match=r"Prompt qa_wrong\.yaml has a wrong key"):
         Prompt.load("qa_wrong")
+
+
+def test_runs_that_were_committed_can_be_gone_on_with():
+    for name in ("own", "wikihop"):
+        said = json.loads((RESULTS / "real" / name / "manifest.json").read_text(encoding="utf-8"))["prompt"]
+        assert Prompt.load(said["name"]).hash == said["hash"]
 
 
 def test_hash_tells_wordings_apart():
