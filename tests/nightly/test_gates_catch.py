@@ -22,8 +22,10 @@ NAMED = (  # each of them left all gates as they were when these went by the spr
 
 
 def test_each_fault_finds_what_it_replaces():
-    code = "from tests.gates.faults import FAULTS\nfor plant in FAULTS.values(): plant()"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+    code = "from tests.gates.faults import FAULTS\nfor what, plant in FAULTS.items(): plant(); print(what)"
+    command, root = [sys.executable, "-c", code], Path(__file__).parents[2]
+    planted = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert planted.stdout.splitlines() == [*FAULTS], planted.stderr
 
 
 @pytest.mark.slow

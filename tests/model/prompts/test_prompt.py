@@ -53,7 +53,7 @@ def test_a_key_that_a_group_of_templates_does_not_have_is_refused(tmp_path, monk
 
 
 def test_runs_that_were_committed_can_be_gone_on_with():
-    for name in ("own", "wikihop"):
+    for name in ("own", "wikihop", "mmlupro"):
         said = json.loads((RESULTS / "real" / name / "manifest.json").read_text(encoding="utf-8"))["prompt"]
         assert Prompt.load(said["name"]).hash == said["hash"]
 
