@@ -7,7 +7,6 @@ logs found so far are joined and rotated anew, and the whole prompt behind them 
 from __future__ import annotations
 
 import pickle
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,15 +68,14 @@ class Authors:
         self.index.add([log.id for log in self.logs], np.stack([log.embedding for log in self.logs]))
         self._by_id = {log.id: log for log in self.logs}
 
-    def run(self, questions: Sequence[Question]) -> Iterator[tuple[str, str | None, list[str], float]]:
-        """For each question: its id, answer, responses, and seconds until the first new token."""
+    def run(self, questions: Sequence[Question]) -> Iterator[tuple[str, str | None, list[str]]]:
+        """For each question: its id, answer and responses."""
         for question in questions:
             yield question.id, *self.answer(question)
 
     @torch.inference_mode()
-    def answer(self, question: Question) -> tuple[str | None, list[str], float]:
+    def answer(self, question: Question) -> tuple[str | None, list[str]]:
         """The loop over rounds."""
-        began, first = time.perf_counter(), None
         query, responses, asked = question.text, [], []
         passages: dict[str, None] = {}
         logs: dict[str, None] = {}
@@ -89,19 +87,15 @@ class Authors:
                 passages |= dict.fromkeys(hit.id for hit in found)
             found = self.index.search(vector, self.k_logs, offset=before * self.k_logs)[0]
             logs |= dict.fromkeys(hit.id for hit in found)
-            text, at = self._generate(question, list(passages), list(logs), responses)
-            first = first or at - began
-            responses.append(text.strip())
+            responses.append(self._generate(question, list(passages), list(logs), responses).strip())
             action = parse(responses[-1], self.prompt.kind)
             if action.kind == "answer":
-                return action.text, responses, first
+                return action.text, responses
             query = action.text
-        return None, responses, first
+        return None, responses
 
-    def _generate(
-        self, question: Question, passages: Sequence[str], logs: Sequence[str], said: Sequence[str]
-    ) -> tuple[str, float]:
-        """One response, and when its first token was there."""
+    def _generate(self, question: Question, passages: Sequence[str], logs: Sequence[str], said: Sequence[str]) -> str:
+        """One response."""
         lm = self.lm
         previous = said[-1] if said and self.prompt.kind == "choice" else ""
         shown = [self.passages.passage(id) for id in passages]
@@ -109,7 +103,7 @@ class Authors:
         head, tail = split_chat(lm, self.prompt.for_question(question.id).head(), [{"role": "user", "content": turn}])
         ids = torch.tensor([lm.tokenize(head) + lm.tokenize(tail + lm.plain(self.prompt.open_turn(question)))])
         cache = self._join([self._by_id[id] for id in logs])
-        stop, clock = STOP_STRINGS[self.prompt.kind], _Clock()
+        stop = STOP_STRINGS[self.prompt.kind]
         out = lm.model.generate(
             ids.to(lm.device),
             attention_mask=torch.ones(1, cache.get_seq_length() + ids.shape[1], dtype=torch.long, device=lm.device),
@@ -117,9 +111,9 @@ class Authors:
             max_new_tokens=self.new_tokens,
             do_sample=False,
             pad_token_id=0,
-            stopping_criteria=StoppingCriteriaList([_Stops(lm, ids.shape[1], stop), clock]),
+            stopping_criteria=StoppingCriteriaList([_Stops(lm, ids.shape[1], stop)]),
         )
-        return cut(lm.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True), stop), clock.first
+        return cut(lm.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True), stop)
 
     def _join(self, logs: Sequence[Log]) -> DynamicCache:
         """A cache with all these logs side by side, their keys rotated to positions 0.. ."""
@@ -130,13 +124,3 @@ class Authors:
         for layer, (k, v) in enumerate(zip(keys, values, strict=True)):
             cache.update(k[None], v[None], layer)
         return cache
-
-
-class _Clock(StoppingCriteria):
-    """Never ends anything; remembers when it was asked for the first time, which is behind the first new token."""
-
-    first = 0.0
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-        self.first = self.first or time.perf_counter()
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

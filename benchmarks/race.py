@@ -1,7 +1,8 @@
 """lagkit against the authors' procedure: `python -m benchmarks.race --out FILE.json [--data FOLDER]`.
 
 Each side runs in processes of its own, in turns, on the same stores and questions, with the same model and number of
-threads. What is compared: questions per second, seconds until the first new token, start-up, and peak memory.
+threads. What is compared: questions per second, start-up and peak memory; and, question by question in one process,
+since a machine's speed may halve within minutes, seconds until the first new token.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -32,8 +33,9 @@ from lagkit.util.paths import at
 from lagkit.util.progress import quiet, say
 
 SIDES = ("lagkit", "authors")
+BOTH = "both"
 BATCH = 32
-FIRST = 8  # questions whose first token is timed
+FIRST, TURNS = 8, 3  # questions whose first token is timed, and how often
 Result = dict[str, Any]
 
 
@@ -73,6 +75,7 @@ def race(name: str, data: Path | None, sizes: Sequence[int] | None, repeats: int
         wanted = tuple(sizes or work.sizes)
         prepare(run, folder, wanted)
         about = {"model": run.lm.name, "dtype": str(run.lm.dtype).removeprefix("torch."), "batch": BATCH}
+        about["max_new_tokens"] = run.config.limits.max_new_tokens
         rows = {str(size): _both(folder, size, repeats) for size in wanted}
     return {**about, "sizes": rows, "machine": machine(), "versions": versions(), "git": git_state()}
 
@@ -84,8 +87,11 @@ def _both(folder: Path, logs: int, repeats: int) -> Result:
         for side in SIDES:
             say(f"{side}, {logs:,} logs ...")
             runs[side].append(_in_a_process(side, folder, logs))
+    say(f"first tokens, {logs:,} logs ...")
+    first = _in_a_process(BOTH, folder, logs)
     said = {side: runs[side][0].pop("said") for side in SIDES}
-    found = {side: {key: median(run[key] for run in runs[side]) for key in runs[side][0]} for side in SIDES}
+    medians = {side: {key: median(run[key] for run in runs[side]) for key in runs[side][0]} for side in SIDES}
+    found = {side: medians[side] | {"first_token_s": first[side]} for side in SIDES}
     ours, theirs = (found[side] for side in SIDES)
     return {
         **found,
@@ -107,12 +113,17 @@ def _in_a_process(side: str, folder: Path, logs: int) -> Result:
 
 
 def measure(side: str, folder: Path, logs: int) -> Result:
-    """One side in this process. `start_s`: from a loaded model to the first hits of a search among all logs."""
+    """One side in this process, or `both` sides' first tokens.
+
+    `start_s`: from a loaded model to the first hits of a search among all logs.
+    """
     settings = read_settings(folder)
     work = WORKLOADS[settings["workload"]]
     run = experiment(work, folder, at(settings["data"]) if settings["data"] else None)
     warm, asked = questions(run, work)
     run.lm.fingerprint, run.embedder, run.passages  # noqa: B018 (loaded here, for neither side's account)
+    if side == BOTH:
+        return _first_tokens(run, folder, logs, warm, asked)
     before = _peak_mb()
     found = (_lagkit if side == "lagkit" else _authors)(run, folder, logs, warm, asked) | {"before_mb": before}
     if torch.cuda.is_available():
@@ -128,25 +139,15 @@ def _lagkit(run: Experiment, folder: Path, logs: int, warm: list[Question], aske
     store.search(vector, 3)
     started = time.perf_counter()
     limits = replace(run.config.limits, batch_size=BATCH)
-
-    def agent(limits: Limits) -> Any:
-        return run.agent(the_policy(), "race", store, limits=limits)
-
-    list(agent(limits).run(warm))
-    first = []
-    for question in asked[:FIRST]:
-        at = time.perf_counter()
-        list(agent(replace(limits, max_rounds=1, max_new_tokens=1)).run([question]))
-        first.append(time.perf_counter() - at)
+    list(run.agent(the_policy(), "race", store, limits=limits).run(warm))
     at = time.perf_counter()
-    traces = {trace.question_id: trace for trace in agent(limits).run(asked)}
+    traces = {trace.question_id: trace for trace in run.agent(the_policy(), "race", store, limits=limits).run(asked)}
     seconds = time.perf_counter() - at
     usage = [trace.usage for trace in traces.values()]
     return {
         "said": {q.id: [traces[q.id].answer, *(r.response for r in traces[q.id].rounds)] for q in asked},
         "open_s": opened - began,
         "start_s": started - began,
-        "first_token_s": median(first),
         "questions_per_s": len(asked) / seconds,
         "peak_mb": _peak_mb(),
         "rounds": sum(len(trace.rounds) for trace in traces.values()) / len(asked),
@@ -155,27 +156,49 @@ def _lagkit(run: Experiment, folder: Path, logs: int, warm: list[Question], aske
 
 
 def _authors(run: Experiment, folder: Path, logs: int, warm: list[Question], asked: list[Question]) -> Result:
-    limits, vector = run.config.limits, run.embedder.queries([asked[0].text])
+    vector = run.embedder.queries([asked[0].text])
     began = time.perf_counter()
-    rounds = run.agent(None, "race", None).max_rounds
-    sizes = {"k_passages": limits.passages, "k_logs": limits.logs, "new_tokens": limits.max_new_tokens}
-    authors = Authors(run.lm, run.prompt, run.embedder, run.passages, folder / f"{logs}.pickle", rounds=rounds, **sizes)
+    authors = _procedure(run, folder, logs, run.config.limits)
     opened = time.perf_counter()
     authors.index.search(vector, 3)
     started = time.perf_counter()
     list(authors.run(warm))
-    first = [authors.answer(question)[2] for question in asked[:FIRST]]
     at = time.perf_counter()
-    said = {id: [answer, *responses] for id, answer, responses, _ in authors.run(asked)}
+    said = {id: [answer, *responses] for id, answer, responses in authors.run(asked)}
     seconds = time.perf_counter() - at
     return {
         "said": said,
         "open_s": opened - began,
         "start_s": started - began,
-        "first_token_s": median(first),
         "questions_per_s": len(asked) / seconds,
         "peak_mb": _peak_mb(),
     }
+
+
+def _procedure(run: Experiment, folder: Path, logs: int, limits: Limits) -> Authors:
+    rounds = run.agent(None, "race", None, limits=limits).max_rounds
+    sizes = {"k_passages": limits.passages, "k_logs": limits.logs, "new_tokens": limits.max_new_tokens}
+    return Authors(run.lm, run.prompt, run.embedder, run.passages, folder / f"{logs}.pickle", rounds=rounds, **sizes)
+
+
+def _first_tokens(run: Experiment, folder: Path, logs: int, warm: list[Question], asked: list[Question]) -> Result:
+    """Seconds that each side takes until it has the first new token, medians; it begins with every other question."""
+    one = replace(run.config.limits, batch_size=BATCH, max_rounds=1, max_new_tokens=1)
+    authors, store = _procedure(run, folder, logs, one), LogStore.open(folder / str(logs), run.lm)
+    answer: dict[str, Callable[[Question], object]] = {
+        "lagkit": lambda question: list(run.agent(the_policy(), "race", store, limits=one).run([question])),
+        "authors": lambda question: list(authors.run([question])),
+    }
+    for side in SIDES:
+        for question in warm:
+            answer[side](question)
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    for number, question in enumerate(asked[:FIRST] * TURNS):
+        for side in SIDES[:: 1 if number % 2 else -1]:
+            at = time.perf_counter()
+            answer[side](question)
+            seconds[side].append(time.perf_counter() - at)
+    return {side: median(of) for side, of in seconds.items()}
 
 
 def table(name: str, found: Result) -> str:

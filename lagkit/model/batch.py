@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from math import prod
-from mmap import ACCESS_COPY, mmap
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
-from lagkit.model.cache import CachedRow, layer_states, spare_room
+from lagkit.model.cache import CachedRow, layer_states, new_slots, spare_room
 from lagkit.model.context import Context
 
 # Slots of a batch, padding included, up to which prompts are prefilled together.
@@ -42,13 +40,12 @@ class BatchCache:
             if not self._filled:
                 _, kv_heads, _, head_dim = layer[0].shape
                 size = (len(self._lengths), kv_heads, self._longest + self._room, head_dim)
-                self._slots.append((_memory(size, layer[0]), _memory(size, layer[1])))
+                keys, values = (new_slots(size, states.dtype, states.device) for states in layer)
+                self._slots.append((keys, values))
             for slots, states in zip(self._slots[number], layer, strict=True):
                 for row, (start, stop) in enumerate(spans):
-                    held, pad = slots[self._filled + row], self._longest - (stop - start)
-                    # Masked slots are multiplied by zero weights: left uninitialised, a NaN there would spread.
-                    held[:, :pad] = 0
-                    held[:, pad : self._longest] = states[row, :, start:stop]
+                    held = slots[self._filled + row, :, self._longest - (stop - start) : self._longest]
+                    held.copy_(states[row, :, start:stop])
         self._filled += len(spans)
 
     def open(self) -> tuple[Cache, Tensor]:
@@ -90,18 +87,4 @@ def groups(contexts: Iterable[Context]) -> Iterator[list[Context]]:
 
 def _row(slots: Tensor, at: tuple[int, slice, slice]) -> Tensor:
     row = slots[at][None]
-    return _memory(row.shape, slots).copy_(row)
-
-
-def _memory(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An uninitialised tensor whose memory goes back to the system when it is freed; malloc may keep it for itself.
-
-    Raises RuntimeError where there is none left, as torch does.
-    """
-    if like.device.type != "cpu":
-        return like.new_empty(shape)
-    try:
-        memory = mmap(-1, prod(shape) * like.itemsize, access=ACCESS_COPY)
-    except OSError as error:
-        raise RuntimeError(f"no memory for {prod(shape) * like.itemsize:,} bytes of KV: {error}") from error
-    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
+    return new_slots(row.shape, row.dtype, row.device).copy_(row)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,6 +83,25 @@ def spare_room(slots: Sequence[tuple[Tensor, Tensor]], used: int) -> Cache:
     return _RoomyCache([_RoomyLayer(keys.shape[2] - used, keys, values, used) for keys, values in slots])
 
 
+def new_slots(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Slots for KV, all zero: padding stays so, as its masked values are multiplied by zero weights, not left out.
+
+    On a CPU they take memory as they are filled, and give it back when they are freed, which malloc may not do. Raises
+    RuntimeError where there is none left, as torch does.
+    """
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = prod(shape) * dtype.itemsize
+    try:
+        memory = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        raise RuntimeError(f"no memory for {size:,} bytes of KV: {error}") from error
+    if sys.platform == "linux":
+        with suppress(OSError):  # from a kernel without huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)  # which would take padding in
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
 def has_recurrent_state(model: PreTrainedModel) -> bool:
     """Whether some layer of the model carries a state (Mamba, linear attention) that is not in keys and values."""
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=model.config).layers)
@@ -148,13 +171,10 @@ def build_cache(
         )
     layers, kv_heads, head_dim = _common_shape([part for parts in rows for part in parts], depth)
     size = (layers, len(rows), kv_heads, longest + capacity, head_dim)
-    keys, values = (torch.empty(size, dtype=model.dtype, device=model.device) for _ in range(2))
+    keys, values = (new_slots(size, model.dtype, model.device) for _ in range(2))
     for row, (parts, tokens) in enumerate(zip(rows, lengths, strict=True)):
         pad = longest - tokens
         mask[row, pad:] = 1
-        # Masked slots are still multiplied by zero weights: left uninitialised, a NaN there would spread.
-        keys[:, row, :, :pad].zero_()
-        values[:, row, :, :pad].zero_()
         start = 0
         for part in parts:
             slots = slice(pad + start, pad + start + len(part))

@@ -224,8 +224,9 @@ class LM:
         """
         for context in contexts:
             self.check(context, max_new_tokens)
-        # Rows of similar length together: shorter ones are padded to the longest.
-        order = sorted(range(len(contexts)), key=lambda i: contexts[i].injected + len(contexts[i].ids))
+        # Rows of similar length together, as shorter ones are padded to the longest, and long ones first: what others
+        # need then fits into memory that these have freed.
+        order = sorted(range(len(contexts)), key=lambda i: -contexts[i].injected - len(contexts[i].ids))
         done: dict[int, Generation] = {}
         for rows in (order[i : i + batch_size] for i in range(0, len(order), batch_size)):
             batch = self._generate_batch([contexts[i] for i in rows], max_new_tokens, stop)
@@ -237,65 +238,63 @@ class LM:
         """Prefill some rows at a time, then decode all together."""
         began = time.perf_counter()
         batch = BatchCache([context.injected + len(context.ids) for context in contexts], max_new_tokens)
-        read, logits = list[int](), list[torch.Tensor]()
+        read, first = list[int](), list[tuple[torch.Tensor, torch.Tensor]]()
         for group in groups(c.prefix_cache.resume(c) if c.prefix_cache else c for c in contexts):
             read += [len(context.ids) for context in group]
-            logits.append(self._read(group, batch))
-        new = self._decode(contexts, batch, torch.cat(logits), max_new_tokens, stop)
+            first.append(self._read(group, batch))
+        new = self._decode(contexts, batch, first, max_new_tokens, stop)
         kept = {row: context.prefix_cache for row, context in enumerate(contexts) if context.prefix_cache}
         for row, cut in batch.cut([*kept]).items():
             kept[row].keep(contexts[row], cut)
         seconds = (time.perf_counter() - began) / len(contexts)
         return [self._finish(*row, stop, seconds) for row in zip(contexts, read, new, strict=True)]
 
-    def _read(self, group: list[Context], batch: BatchCache) -> torch.Tensor:
-        """Prefill contexts into the next rows of a batch; the logits `[contexts, vocab]` behind each one's end.
+    def _read(self, group: list[Context], batch: BatchCache) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prefill contexts into the next rows of a batch; `_greedy`'s tokens behind each one's end.
 
         `group` is emptied: it holds the prefix caches from which its contexts go on.
         """
         inputs = self._inputs(group)
         ends = inputs["attention_mask"].shape[1] - inputs["input_ids"].shape[1]
         spans = [(ends - context.injected, ends + len(context.ids)) for context in group]
-        logits = self._prefill(group, inputs)
+        first = _greedy(self._prefill(group, inputs))
         group.clear()
         batch.fill(inputs["past_key_values"], spans)
-        return logits
+        return first
 
     def _decode(
         self,
         contexts: Sequence[Context],
         batch: BatchCache,
-        logits: torch.Tensor,
+        first: Sequence[tuple[torch.Tensor, torch.Tensor]],
         max_new_tokens: int,
         stop: Sequence[str],
     ) -> list[list[tuple[int, float]]]:
         """Greedy tokens of each row, with their log-probabilities, behind the contexts in the batch.
 
-        `logits`: `[batch, vocab]`, of the first tokens. Rows that end leave the batch: else the longest would cost as
-        if all were as long.
+        `first`: those that `_read` told. Rows that end leave the batch: else the longest would cost as if all were as
+        long.
         """
         new: list[list[tuple[int, float]]] = [[] for _ in contexts]
         rows, (cache, mask) = batch.rows, batch.open()
         ended: set[int] = set()
+        last, logprobs = map(torch.cat, zip(*first, strict=True))
         for left in reversed(range(max_new_tokens)):
-            logits = logits.float()
-            best, last = logits.max(dim=-1)
-            logprobs = best - logits.logsumexp(dim=-1)
             for row, token, logprob in zip(rows, last.tolist(), logprobs.tolist(), strict=True):
                 if row not in ended:
                     new[row].append((token, logprob))
                     ended |= {row} if self._has_ended(new[row], stop, contexts[row].said) else set()
-            last = last[:, None]
             going = [i for i, row in enumerate(rows) if row not in ended]
             if not (going and left):
                 break
             if len(going) <= _CROWDED * len(rows):
                 batch.narrow(cache, going)
                 rows, mask, last = batch.rows[: len(going)], mask[going], last[going]
+            last = last[:, None]
             mask = torch.cat([mask, torch.ones_like(last)], dim=1)
             positions = mask.sum(dim=1, keepdim=True) - 1
-            out = self.model(input_ids=last, attention_mask=mask, position_ids=positions, past_key_values=cache)
-            logits = out.logits[:, -1]
+            inputs = {"input_ids": last, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+            last, logprobs = _greedy(self.model(**inputs).logits[:, -1])
         return new
 
     def _has_ended(self, new: list[tuple[int, float]], stop: Sequence[str], said: str) -> bool:
@@ -337,3 +336,11 @@ class LM:
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         return sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None})
+
+
+def _greedy(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The likeliest token of each row of logits `[batch, vocab]`, and its log-probability, in fp32."""
+    logits = logits.float()
+    best, tokens = logits.max(dim=-1)
+    # In place: those of a batch take as much memory as the KV of many tokens.
+    return tokens, logits.sub_(best[:, None]).exp_().sum(dim=-1).log().neg()

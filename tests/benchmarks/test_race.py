@@ -32,7 +32,7 @@ def test_the_authors_procedure_says_what_lagkit_says(tmp_path):
         dump(store, Encoder(lm, short_prompt()).key(policy), tmp_path / "logs.pickle")
     sizes = {"rounds": 3, "k_passages": limits.passages, "k_logs": limits.logs, "new_tokens": 9}
     authors = Authors(lm, short_prompt(), embedder, index, tmp_path / "logs.pickle", **sizes)
-    theirs = {id: responses for id, _, responses, _ in authors.run(questions)}
+    theirs = {id: responses for id, _, responses in authors.run(questions)}
     assert ours == theirs
     assert {len(responses) for responses in ours.values()} == {3}
 

@@ -61,7 +61,7 @@ def test_memory_that_there_is_not_is_told_as_torch_does(monkeypatch):
     def none_left(*args, **named):
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr("lagkit.model.batch.mmap", none_left)
+    monkeypatch.setattr("mmap.mmap", none_left)
     with pytest.raises(RuntimeError, match="no memory for"):
         tiny_lm().generate([Context((3, 4, 5))], 2)
 
@@ -71,16 +71,28 @@ def peak() -> int:
     return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")) * 1024
 
 
-@pytest.mark.skipif(not os.access(PEAK, os.W_OK), reason="only Linux tells how much memory a process has held at most")
-def test_rounds_of_a_batch_hold_its_kv_about_once():
-    tokens, rows = 400, 32
+KV = 8 * 8 * 64 * 2 * 4  # bytes of a token, of `wide_lm`
+
+
+def wide_lm() -> LM:
+    """A model whose keys and values outweigh all else that it holds while it reads."""
     config = LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=8, num_attention_heads=8,
-        num_key_value_heads=8, head_dim=64, max_position_embeddings=2048,
+        num_key_value_heads=8, head_dim=64, max_position_embeddings=4096,
     )  # fmt: skip
     torch.manual_seed(0)
-    lm = LM(LlamaForCausalLM(config), tiny_lm().tokenizer, "wide")
-    caches = PrefixCaches()
+    return LM(LlamaForCausalLM(config), tiny_lm().tokenizer, "wide")
+
+
+only_linux = pytest.mark.skipif(
+    not os.access(PEAK, os.W_OK), reason="only Linux tells how much memory a process has held at most"
+)
+
+
+@only_linux
+def test_rounds_of_a_batch_hold_its_kv_about_once():
+    tokens, rows = 400, 32
+    lm, caches = wide_lm(), PrefixCaches()
     contexts = [[Context((*range(3, 23), *[3 + (i + n) % 60 for i in range(tokens)]), (), caches.of(str(n)))
                  for n in range(rows)] for _ in range(2)]  # fmt: skip
     lm.generate(contexts[0][:1], 2)  # what the first pass takes for itself
@@ -88,6 +100,17 @@ def test_rounds_of_a_batch_hold_its_kv_about_once():
     before = peak()
     for some in contexts:
         lm.generate(some, 2, batch_size=rows)
-    kv = rows * (tokens + 20) * 8 * 8 * 64 * 2 * 4
+    kv = rows * (tokens + 20) * KV
     assert caches.nbytes == kv
     assert kv < peak() - before < 1.8 * kv  # it was 3.5 times while prompts and the batch were held apart
+
+
+@only_linux
+def test_padding_takes_no_memory():
+    lm, lengths = wide_lm(), [2000, *[60] * 31]
+    contexts = [Context(tuple(3 + (i + n) % 60 for i in range(length))) for n, length in enumerate(lengths)]
+    lm.generate(contexts[:1], 2)  # what the longest takes while it is read
+    PEAK.write_text("5")
+    before = peak()
+    lm.generate(contexts, 2, batch_size=len(contexts))
+    assert peak() - before < 2.5 * sum(lengths) * KV  # padded, it is 16 times as much
