@@ -255,8 +255,8 @@ def _made(found: Result) -> str:
 
 
 def _runs(race: Result) -> str:
-    runs = min(len(row["runs"]["lagkit"]) for row in race["sizes"].values())
-    return f"{runs} run{'s' if runs > 1 else ''} of each side"
+    ours, theirs = (min(len(row["runs"][side]) for row in race["sizes"].values()) for side in ("lagkit", "authors"))
+    return f"{ours} run{'s' if ours > 1 else ''} of lagkit, {theirs} of the authors' procedure"
 
 
 def _place(about: Result) -> str:

@@ -23,13 +23,15 @@ def race(found: Result, results: Path) -> Iterator[str]:
     limits = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     yield (
         "lagkit with 32 questions at once against the authors' procedure, written anew from its description: one "
-        "question at a time, all caches unpickled into memory, keys joined and rotated in every round. The same model, "
-        "store, questions and threads; each side in its own processes, in turns, medians; first tokens in one process, "
-        "where the sides take turns with every question. Goal: 8 times the questions a second, and a start-up that "
-        "does not depend on the number of logs: `open` is until a store is open or the caches are in memory, `first "
-        "hits` until the first search has found logs as well. `limit`: how many times as fast the model's matrix "
-        "products alone, as measured below, let a batch be for as many tokens read and decoded; it counts nothing that "
-        "is read twice, nor rows that have ended.\n"
+        "question at a time, all caches unpickled into memory, keys joined and rotated in every round. The same "
+        "model, store, questions and threads; each side in its own processes, in turns, medians, with the slowest and "
+        "the fastest of several runs in parentheses. The speed of a machine that others share may halve within "
+        "minutes, so first tokens, that is responses of one token, are timed in one process, where the sides take "
+        "turns with every question. Goal: 8 times the questions a second, and a start-up that does not depend on the "
+        "number of logs: `open` is until a store is open or the caches are in memory, `first hits` until the first "
+        "search has found logs as well. `limit`: how many times as fast the model's matrix products alone, as "
+        "measured below, let a batch be for as many tokens read and decoded; it counts nothing that is read twice, "
+        "nor rows that have ended.\n"
     )
     yield table(
         [
@@ -63,7 +65,7 @@ def _row(both: pd.DataFrame, limits: list[Result]) -> list[Any]:
     return [
         f"{ours['workload']} ({ours['dtype']})",
         f"{ours['logs']:,}",
-        pair("questions_per_s", digits=2),
+        " / ".join(map(_rate, (ours, theirs))),
         f"**{ours['speedup']:.2f}**",
         f"{limit:.1f}" if limit else "not measured",
         f"{ours['same_answers']}, {ours['same_responses']} of {ours['questions']}",
@@ -72,3 +74,9 @@ def _row(both: pd.DataFrame, limits: list[Result]) -> list[Any]:
         pair("start_s", 1e3),
         pair("peak_mb"),
     ]
+
+
+def _rate(side: pd.Series) -> str:
+    """Questions a second, with those of the slowest and the fastest run if there were several."""
+    runs = f" ({side['slowest']:,.2f} to {side['fastest']:,.2f})" if side["slowest"] < side["fastest"] else ""
+    return f"{side['questions_per_s']:,.2f}{runs}"

@@ -38,7 +38,8 @@ _TWO_ROWS: How = {"facet_col": "panel", "facet_col_wrap": 2, "facet_col_spacing"
 def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
     """The results of `benchmarks.race`: a row for each workload, number of logs and side; a column for each measure.
 
-    `speedup`, `same_answers`, `same_responses` and `questions` are of both sides together.
+    `speedup`, `same_answers`, `same_responses` and `questions` are of both sides together. `slowest`, `fastest`:
+    questions a second, of the side's runs.
     """
     about = ("model", "dtype", "batch")
     both = ("speedup", "same_answers", "same_responses", "questions")
@@ -46,11 +47,16 @@ def race_rows(results: Mapping[str, Any]) -> pd.DataFrame:
         {"workload": name, "logs": int(logs), "side": side}
         | {key: found[key] for key in about}
         | {key: row[key] for key in both}
+        | {"slowest": min(_rates(row, side)), "fastest": max(_rates(row, side))}
         | row[side]
         for name, found in results["workloads"].items()
         for logs, row in found["sizes"].items()
         for side in SIDES
     )
+
+
+def _rates(row: Mapping[str, Any], side: str) -> list[float]:
+    return [run["questions_per_s"] for run in row["runs"][side]]
 
 
 def race(table: pd.DataFrame, title: str) -> go.Figure:
