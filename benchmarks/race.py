@@ -2,8 +2,8 @@
 
 Each side runs in processes of its own, in turns, on the same stores and questions, with the same model and number of
 threads. What is compared: questions per second, start-up and peak memory; and, question by question in one process,
-seconds until a response of one token. A machine's speed may halve within minutes: lagkit, whose runs are much the shorter,
-has one before the authors' and one behind it.
+seconds until a response of one token. A machine's speed may halve within minutes: lagkit, whose runs are much the
+shorter, has one before the authors' and one behind it.
 """
 
 from __future__ import annotations
