@@ -51,6 +51,7 @@ def test_a_race_measures_both_sides_on_the_same_questions(tmp_path, monkeypatch)
     for row in sizes.values():
         assert row["same_responses"] == row["same_answers"] == row["questions"] == 4
         assert row["speedup"] == pytest.approx(row["lagkit"]["questions_per_s"] / row["authors"]["questions_per_s"])
+        assert {side: len(runs) for side, runs in row["runs"].items()} == {"lagkit": 2, "authors": 1}
         for side in race.SIDES:
             assert row[side]["peak_mb"] >= row[side]["before_mb"] > 0
             assert row[side]["start_s"] >= row[side]["open_s"] > 0
