@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lagkit.model.context import Context
 from lagkit.model.lm import LM
+from lagkit.model.upcast import UpcastLinear
 from lagkit.runs.manifest import git_state, machine, versions
 from lagkit.util.cli import show
 from lagkit.util.errors import ConfigError
@@ -78,15 +79,29 @@ def linear_layers(lm: LM) -> list[nn.Linear]:
 
 @torch.inference_mode()
 def products(layers: Sequence[nn.Linear], rows: int) -> float:
-    """Seconds of the layers' products of `rows` rows; each has its own weights, so that no cache holds them."""
+    """Seconds of the layers' products of `rows` rows; each has its own weights, so that no cache holds them.
+
+    Of an upcast layer, the faster one of its own product and of that with float32 weights, made off the clock.
+    """
     weight = layers[0].weight
     sizes = {layer.in_features for layer in layers}
     given = {size: torch.randn(rows, size, dtype=weight.dtype, device=weight.device) for size in sizes}
+    if isinstance(layers[0], UpcastLinear):
+        return sum(_fastest(layer, given[layer.in_features]) for layer in layers)
     began = time.perf_counter()
     for layer in layers:
         nn.functional.linear(given[layer.in_features], layer.weight)
     _wait(weight.device)
     return time.perf_counter() - began
+
+
+def _fastest(layer: nn.Linear, given: torch.Tensor) -> float:
+    wide, took = (given.float(), layer.weight.float()), []
+    for product in (partial(layer, given), partial(nn.functional.linear, *wide)):
+        began = time.perf_counter()
+        product()
+        took.append(time.perf_counter() - began)
+    return min(took)
 
 
 def _prefill(lm: LM, tokens: int) -> float:

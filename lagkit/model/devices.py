@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -62,20 +63,22 @@ def check_memory(what: str, gigabytes: float) -> None:
 
 
 def check_load(name: str, parameters: float, dtype: torch.dtype) -> None:
-    """For a large model on a CPU: raise MachineTooSmall without room; warn where bfloat16 is slower than float32."""
+    """For a large model on a CPU: raise MachineTooSmall without room; warn where bfloat16 is not fast."""
     if parameters < _LARGE:
         return
     check_memory(f"{name!r} in {str(dtype).removeprefix('torch.')}", _loaded(parameters, dtype))
-    if dtype != torch.bfloat16:
-        return
-    speed, other = _gigaflops(torch.bfloat16), _gigaflops(torch.float32)
-    if speed < other:
-        took, instead = (2e-6 * parameters / rate for rate in (speed, other))  # seconds for 1,000 tokens
+    if slow(dtype):
+        rate = _gigaflops(torch.float32, at_least=0.5)  # a processor at rest takes a while to reach its speed
         warn(
-            f"{name!r} is slow here: 1,000 tokens of prompt take about {took:,.0f} s, since this processor has no fast "
-            f"bfloat16 ({speed:,.0f} GFLOP/s); dtype=float32 would take {instead:,.0f} s and "
-            f"{_loaded(parameters, torch.float32):.1f} GB of memory."
+            f"{name!r} is slow here: 1,000 tokens of prompt take about {2e-6 * parameters / rate:,.0f} s, since this "
+            f"processor has no fast bfloat16, and its products are made in float32 ({rate:,.0f} GFLOP/s)."
         )
+
+
+def slow(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies so slowly in this format that products are better made in float32."""
+    # Less than half as fast: speeds vary as they are measured, and a model should be rounded the same way each time.
+    return dtype == torch.bfloat16 and 2 * _gigaflops(torch.bfloat16) < _gigaflops(torch.float32)
 
 
 def _loaded(parameters: float, dtype: torch.dtype) -> float:
@@ -83,11 +86,12 @@ def _loaded(parameters: float, dtype: torch.dtype) -> float:
     return parameters * dtype.itemsize / 1e9 + 0.5
 
 
-def _gigaflops(dtype: torch.dtype) -> float:
-    """10^9 operations a second of a linear layer on a prompt of 256 tokens: the best of three."""
+@cache
+def _gigaflops(dtype: torch.dtype, at_least: float = 0) -> float:
+    """10^9 operations a second of a linear layer on a prompt of 256 tokens: the best in some seconds, or of three."""
     x, weight = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
-    seconds = []
-    for _ in range(3):
+    seconds = list[float]()
+    while len(seconds) < 3 or sum(seconds) < at_least:
         began = time.perf_counter()
         functional.linear(x, weight)
         seconds.append(time.perf_counter() - began)

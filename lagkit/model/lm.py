@@ -18,7 +18,7 @@ from lagkit.model.batch import BatchCache, groups
 from lagkit.model.block_cache import BlockCache
 from lagkit.model.cache import build_cache, read_cache
 from lagkit.model.context import Context, Generation
-from lagkit.model.devices import best_device, check_load, present_device, torch_dtype
+from lagkit.model.devices import best_device, check_load, present_device, slow, torch_dtype
 from lagkit.model.hub import parameters, resolve_model
 from lagkit.model.kv import KVBlock
 from lagkit.model.prompts.actions import end_of_action, opened
@@ -26,6 +26,7 @@ from lagkit.model.prompts.templates import PLAIN_CHAT, TODAY, asks_for_date, dat
 from lagkit.model.prompts.untrusted import breaker, marks
 from lagkit.model.rope import probe
 from lagkit.model.tokens import digest, shortest_prefix, speaker, vocabulary_hash
+from lagkit.model.upcast import upcast
 from lagkit.types import Usage
 from lagkit.util.errors import ConfigError, ContextTooLong, ModelNotFound
 
@@ -79,6 +80,8 @@ class LM:
                 f"The folder {source} does not hold one model: its tokenizer is not the one that its model was trained "
                 "with. Copy model and tokenizer from the same training run."
             )
+        if device == "cpu" and slow(numbers):
+            upcast(model)
         return cls(model.to(device), tokenizer, name)  # type: ignore[arg-type]  # a wrapper that hides the types
 
     def __repr__(self) -> str:

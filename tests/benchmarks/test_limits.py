@@ -8,6 +8,7 @@ import torch
 from benchmarks import limits, page
 from lagkit.model.context import Generation
 from lagkit.model.lm import LM
+from lagkit.model.upcast import upcast
 from lagkit.types import Usage
 from lagkit.util.errors import ConfigError
 from tests.helpers.lms import new_lm
@@ -82,3 +83,10 @@ def test_the_limit_of_a_batch_is_that_of_its_products():
     assert limits.batching_limit(rows, 32, 200, 100) == pytest.approx(31 / 2)
     assert limits.batching_limit(rows, 32, 200, 0) == 1
     assert limits.batching_limit(rows, 16, 200, 100) is None
+
+
+def test_the_limit_of_an_upcast_layer_is_its_faster_product(monkeypatch):
+    layer, times = torch.nn.Linear(4, 8).bfloat16(), iter([0.0, 3.0, 3.0, 5.0, 5.0, 6.0, 6.0, 10.0])
+    upcast(layer)
+    monkeypatch.setattr(limits.time, "perf_counter", times.__next__)
+    assert limits.products([layer, layer], 5) == 2.0 + 1.0
