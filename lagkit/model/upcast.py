@@ -6,11 +6,11 @@ piece at a time, which the processor's cache holds: as fast as a float32 model, 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-# Weights that are float32 at a time: 8 MB, within the cache of most processors.
-_PIECE = 1 << 21
+# Weights that are float32 at a time: 4 MB, within the cache of most processors.
+_PIECE = 1 << 20
 
 # Of fewer rows torch's own product is as fast: it is bound by reading the weights.
 _FEW = 4
@@ -24,12 +24,15 @@ class UpcastLinear(nn.Linear):
         rows = input.reshape(-1, self.in_features)
         if len(rows) < _FEW:
             return super().forward(input)
-        wide, out = rows.float(), rows.new_empty(len(rows), self.out_features)
-        step = max(1, _PIECE // self.in_features)
+        step = min(max(1, _PIECE // self.in_features), self.out_features)
+        wide, piece = rows.float(), rows.new_empty(step, self.in_features, dtype=torch.float32)
+        out = rows.new_empty(len(rows), self.out_features)
         for start in range(0, self.out_features, step):
-            piece = slice(start, start + step)
-            bias = None if self.bias is None else self.bias[piece].float()
-            out[:, piece] = functional.linear(wide, self.weight[piece].float(), bias)
+            columns = slice(start, start + step)
+            weight = self.weight[columns]
+            # Weights first: of few rows the product is then half as fast again as that of rows with weights.
+            product = (piece[: len(weight)].copy_(weight) @ wide.T).T
+            out[:, columns] = product if self.bias is None else product + self.bias[columns]
         return out.view(*input.shape[:-1], self.out_features)
 
 
