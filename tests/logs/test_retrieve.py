@@ -94,8 +94,11 @@ class ShortSighted(SentenceModel):
     prompts: ClassVar = {"query": "search for: "}
     max_seq_length = 8
 
-    def tokenizer(self, text, truncation, verbose):
-        return {"input_ids": text.split()}
+    def get_embedding_dimension(self):
+        return 64
+
+    def tokenizer(self, texts, truncation, verbose):
+        return {"input_ids": [text.split() for text in texts]}
 
     def encode_document(self, texts, **how):
         self.calls.append(texts)
@@ -113,14 +116,15 @@ def test_long_texts_are_embedded_in_windows():
     embedder = SentenceEmbedder(model, "fake")
     first, other = embedder.documents([f"{LONG} danube", f"{LONG} vistula"])
     assert first @ other < 0.99
-    assert model.calls[0][:2] == ["one two three four five six seven", "eight nine ten eleven danube"]
-    parts = HashEmbedder(64).documents(model.calls[0][:2])
+    windows = ["one two three four five six seven", "eight nine ten eleven danube"]
+    assert model.calls[0][::2] == windows
+    parts = HashEmbedder(64).documents(windows)
     mean = np.average(parts, axis=0, weights=[33, 28])
     np.testing.assert_allclose(first, mean / np.linalg.norm(mean), rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm([first, other], axis=1), 1, rtol=1e-6)
     model.calls.clear()
     assert embedder.documents(["x" * 50, "  spaced   out  "]).shape == (2, 64)
-    assert model.calls == [["x" * 50, "  spaced   out  "]], "texts that fit are handed on as they are"
+    assert model.calls == [["  spaced   out  ", "x" * 50]], "texts that fit are handed on as they are"
 
 
 def test_the_query_prompt_counts_among_what_a_model_reads():
@@ -136,10 +140,19 @@ def test_texts_that_fit_are_embedded_bit_by_bit_as_without_windows():
     np.testing.assert_array_equal(mixed[:3], model.encode_document(texts))
 
 
+def test_texts_of_equally_many_tokens_share_a_batch():
+    model = ShortSighted()
+    texts = [" ".join(["x" * long] * words) for words in range(1, 9) for long in range(1, 17)]
+    shuffled = np.random.default_rng(0).permutation(texts).tolist()
+    vectors = SentenceEmbedder(model, "fake").documents(shuffled)
+    assert [{len(text.split()) for text in batch} for batch in model.calls] == [{words} for words in range(8, 0, -1)]
+    np.testing.assert_array_equal(vectors, HashEmbedder(64).documents(shuffled))
+
+
 def test_a_word_that_is_longer_than_a_window_is_cut():
     class Letters(ShortSighted):
-        def tokenizer(self, text, truncation, verbose):
-            return {"input_ids": list(text)}
+        def tokenizer(self, texts, truncation, verbose):
+            return {"input_ids": [list(text) for text in texts]}
 
     model = Letters()
     SentenceEmbedder(model, "fake").documents(["a" * 20, " " * 30 + "b"])
