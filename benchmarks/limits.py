@@ -1,7 +1,8 @@
 """Prefill and decoding against what this machine can do: `python -m benchmarks.limits --out FILE.json`.
 
 The limit is the time of the model's own matrix products alone, for as many rows as a pass has tokens: of many rows they
-are bound by arithmetic, of few by reading the weights. Products and passes are timed in turns; medians are compared.
+are bound by arithmetic, of few by reading the weights. Where products are upcast, so are those of the limit, or they
+have float32 weights, whichever is faster. Products and passes are timed in turns; medians are compared.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ def measured(
     """A row for prefill and one for decoding at each batch size.
 
     `limit_s`, `took_s`: seconds of the matrix products alone, and of the pass or step; `share` = limit_s / took_s.
-    `gflops`, `gb_per_s`: the rates of the products. Raises ConfigError where a model ends before it has said enough.
+    `gflops`, `gb_per_s`: the rates of the products. `torch_s`: of torch's own products, where the model's are upcast.
+    Raises ConfigError where a model ends before it has said enough.
     """
     found = [_row(lm, "prefill", prompt, linear_layers(lm), partial(_prefill, lm, prompt), repeats)]
     layers = [*linear_layers(lm), lm.model.get_output_embeddings()]
@@ -79,15 +81,10 @@ def linear_layers(lm: LM) -> list[nn.Linear]:
 
 @torch.inference_mode()
 def products(layers: Sequence[nn.Linear], rows: int) -> float:
-    """Seconds of the layers' products of `rows` rows; each has its own weights, so that no cache holds them.
-
-    Of an upcast layer, the faster one of its own product and of that with float32 weights, made off the clock.
-    """
+    """Seconds of the layers' products of `rows` rows; each has its own weights, so that no cache holds them."""
     weight = layers[0].weight
     sizes = {layer.in_features for layer in layers}
     given = {size: torch.randn(rows, size, dtype=weight.dtype, device=weight.device) for size in sizes}
-    if isinstance(layers[0], UpcastLinear):
-        return sum(_fastest(layer, given[layer.in_features]) for layer in layers)
     began = time.perf_counter()
     for layer in layers:
         nn.functional.linear(given[layer.in_features], layer.weight)
@@ -95,13 +92,21 @@ def products(layers: Sequence[nn.Linear], rows: int) -> float:
     return time.perf_counter() - began
 
 
-def _fastest(layer: nn.Linear, given: torch.Tensor) -> float:
-    wide, took = (given.float(), layer.weight.float()), []
-    for product in (partial(layer, given), partial(nn.functional.linear, *wide)):
-        began = time.perf_counter()
-        product()
-        took.append(time.perf_counter() - began)
-    return min(took)
+@torch.inference_mode()
+def upcast_products(layers: Sequence[nn.Linear], rows: int) -> float:
+    """Seconds of upcast layers' products, of each the faster: its own, or with float32 weights made off the clock."""
+    took = 0.0
+    for layer in layers:
+        given, weight = torch.randn(rows, layer.in_features), layer.weight.float()
+        ways = partial(layer, given.to(layer.weight.dtype)), partial(nn.functional.linear, given, weight)
+        took += min(map(_seconds, ways))
+    return took
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
 
 
 def _prefill(lm: LM, tokens: int) -> float:
@@ -129,7 +134,9 @@ def _decode(lm: LM, batch: int) -> float:
 def _row(
     lm: LM, what: str, rows: int, layers: Sequence[nn.Linear], run: Callable[[], float], repeats: int
 ) -> dict[str, Any]:
-    pairs = [(products(layers, rows), run()) for _ in range(repeats + 1)][1:]  # the first one warms up
+    upcast = isinstance(layers[0], UpcastLinear)
+    alone = upcast_products if upcast else products
+    pairs = [(alone(layers, rows), run()) for _ in range(repeats + 1)][1:]  # the first one warms up
     limit, took = (median(side) for side in zip(*pairs, strict=True))
     weights = sum(layer.weight.numel() for layer in layers)
     return {
@@ -143,6 +150,7 @@ def _row(
         "tokens_per_s": rows / took,
         "gflops": 2 * weights * rows / limit / 1e9,
         "gb_per_s": weights * lm.dtype.itemsize / limit / 1e9,
+        **({"torch_s": products(layers, rows)} if upcast else {}),
     }
 
 

@@ -90,6 +90,8 @@ def _limits(found: Result, _: Path) -> Iterator[str]:
         ],
         rows,
     )
+    if own := [f"{1e3 * row['torch_s']:,.0f} ms of {row['pass']}" for row in found["rows"] if "torch_s" in row]:
+        yield f"\nIn place of the limits, torch's own products of bfloat16 would take {', '.join(own)}."
     for model, told in found["profiles"].items():
         spent = ", ".join(f"`{name}` {share:.0%}" for name, share in told.items())
         yield f"\nDecoding of 16 rows, {model}, where the time goes: {spent}."
@@ -262,8 +264,9 @@ def _runs(race: Result) -> str:
 def _place(about: Result) -> str:
     machine, commit = about["machine"], (about.get("git") or {}).get("commit", "")[:8]
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    vectors = f", {machine['vectors']}" if "vectors" in machine else ""
     at = f", commit {commit}" if commit else ""
-    return f"{machine['cores']} cores, {machine['threads']} threads{gpu}{at}"
+    return f"{machine['cores']} cores, {machine['threads']} threads{vectors}{gpu}{at}"
 
 
 Section = Callable[[Result, Path], Iterator[str]]
@@ -279,6 +282,12 @@ SECTIONS: tuple[tuple[str, str, str, Section], ...] = (
         "Against the machine's limits",
         "limits",
         "python -m benchmarks.limits --out benchmarks/results/limits.json",
+        _limits,
+    ),
+    (
+        "Without fast bfloat16",
+        "limits_upcast",
+        "python -m benchmarks.limits --model qwen --out benchmarks/results/limits_upcast.json",
         _limits,
     ),
     (

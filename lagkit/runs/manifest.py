@@ -71,12 +71,13 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, its cores, and the GPU if there is one; no host name."""
+    """The processor, what its vectors can do, its cores, and the GPU if there is one; no host name."""
     import torch
 
     return {
         "system": platform.system(),
         "processor": platform.machine(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

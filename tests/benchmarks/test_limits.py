@@ -14,6 +14,12 @@ from lagkit.util.errors import ConfigError
 from tests.helpers.lms import new_lm
 
 
+def upcast_lm():
+    lm = new_lm(LM)
+    upcast(lm.model.bfloat16())
+    return lm
+
+
 class Counting:
     """A model that goes on for as long as it is asked to, or for `most` tokens."""
 
@@ -89,4 +95,16 @@ def test_the_limit_of_an_upcast_layer_is_its_faster_product(monkeypatch):
     layer, times = torch.nn.Linear(4, 8).bfloat16(), iter([0.0, 3.0, 3.0, 5.0, 5.0, 6.0, 6.0, 10.0])
     upcast(layer)
     monkeypatch.setattr(limits.time, "perf_counter", times.__next__)
-    assert limits.products([layer, layer], 5) == 2.0 + 1.0
+    assert limits.upcast_products([layer, layer], 5) == 2.0 + 1.0
+
+
+def test_an_upcast_model_is_held_against_upcast_products_and_torchs_own_are_told(monkeypatch):
+    monkeypatch.setattr(limits, "products", lambda layers, rows: 100.0)
+    monkeypatch.setattr(limits, "upcast_products", lambda layers, rows: 1.0)
+    plain, ours = (
+        limits._row(lm, "decode", 8, limits.linear_layers(lm), lambda: 2.0, 1) for lm in (new_lm(LM), upcast_lm())
+    )
+    assert (plain["limit_s"], ours["limit_s"], ours["share"], ours["torch_s"]) == (100.0, 1.0, 0.5, 100.0)
+    assert "torch_s" not in plain
+    told = "\n".join(page._limits({"rows": [ours], "profiles": {}}, page.RESULTS))
+    assert "torch's own products of bfloat16 would take 100,000 ms of decode 8" in told
