@@ -2,7 +2,7 @@
 
 The limit is the time of the model's own matrix products alone, for as many rows as a pass has tokens: of many rows they
 are bound by arithmetic, of few by reading the weights. Where products are upcast, so are those of the limit, or they
-have float32 weights, whichever is faster. Products and passes are timed in turns; medians are compared.
+have float32 weights, whichever are faster. Products and passes are timed in turns; medians are compared.
 """
 
 from __future__ import annotations
@@ -94,13 +94,15 @@ def products(layers: Sequence[nn.Linear], rows: int) -> float:
 
 @torch.inference_mode()
 def upcast_products(layers: Sequence[nn.Linear], rows: int) -> float:
-    """Seconds of upcast layers' products, of each the faster: its own, or with float32 weights made off the clock."""
-    took = 0.0
+    """Seconds of upcast layers' products: their own, or those with float32 weights made off the clock if faster."""
+    sizes = {layer.in_features for layer in layers}
+    given = {size: torch.randn(rows, size, dtype=layers[0].weight.dtype) for size in sizes}
+    own = _seconds(lambda: [layer(given[layer.in_features]) for layer in layers])
+    wide = 0.0
     for layer in layers:
-        given, weight = torch.randn(rows, layer.in_features), layer.weight.float()
-        ways = partial(layer, given.to(layer.weight.dtype)), partial(nn.functional.linear, given, weight)
-        took += min(map(_seconds, ways))
-    return took
+        operands = given[layer.in_features].float(), layer.weight.float()
+        wide += _seconds(partial(nn.functional.linear, *operands))
+    return min(own, wide)
 
 
 def _seconds(run: Callable[[], object]) -> float:

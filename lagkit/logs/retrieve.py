@@ -103,7 +103,7 @@ class SentenceEmbedder:
         prompt = next((self._model.prompts[name] for name in prompts if name in self._model.prompts), None) or ""
         windows = self._windows(texts, prompt)
         flat = [window for its in windows for window in its]
-        # By tokens: the library sorts by characters, of which a token has one or five, and pads a fifth more.
+        # By tokens: the library sorts by characters, of which a token has one or five, and pads more.
         order = sorted(range(len(flat)), key=lambda i: -flat[i].tokens)
         vectors = np.empty((len(flat), self.dim), np.float32)
         for rows in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):

@@ -30,7 +30,7 @@ class UpcastLinear(nn.Linear):
         for start in range(0, self.out_features, step):
             columns = slice(start, start + step)
             weight = self.weight[columns]
-            # Weights first: of few rows the product is then half as fast again as that of rows with weights.
+            # Weights first: of few rows the product is then faster than that of rows with weights.
             product = (piece[: len(weight)].copy_(weight) @ wide.T).T
             out[:, columns] = product if self.bias is None else product + self.bias[columns]
         return out.view(*input.shape[:-1], self.out_features)

@@ -91,11 +91,12 @@ def test_the_limit_of_a_batch_is_that_of_its_products():
     assert limits.batching_limit(rows, 16, 200, 100) is None
 
 
-def test_the_limit_of_an_upcast_layer_is_its_faster_product(monkeypatch):
-    layer, times = torch.nn.Linear(4, 8).bfloat16(), iter([0.0, 3.0, 3.0, 5.0, 5.0, 6.0, 6.0, 10.0])
+@pytest.mark.parametrize(("own", "wide"), [(3.0, 4.0), (5.0, 4.0)])
+def test_the_limit_of_upcast_layers_is_that_of_their_faster_products(monkeypatch, own, wide):
+    layer, times = torch.nn.Linear(4, 8).bfloat16(), iter([0.0, own, 0.0, wide / 2, 0.0, wide / 2])
     upcast(layer)
     monkeypatch.setattr(limits.time, "perf_counter", times.__next__)
-    assert limits.upcast_products([layer, layer], 5) == 2.0 + 1.0
+    assert limits.upcast_products([layer, layer], 5) == min(own, wide)
 
 
 def test_an_upcast_model_is_held_against_upcast_products_and_torchs_own_are_told(monkeypatch):
