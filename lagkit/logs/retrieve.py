@@ -105,11 +105,11 @@ class SentenceEmbedder:
         flat = [window for its in windows for window in its]
         # By tokens: the library sorts by characters, of which a token has one or five, and pads more.
         order = sorted(range(len(flat)), key=lambda i: -flat[i].tokens)
-        vectors = np.empty((len(flat), self.dim), np.float32)
-        for rows in (order[i : i + _BATCH] for i in range(0, len(order), _BATCH)):
-            batch = [flat[i].text for i in rows]
-            vectors[rows] = encode(batch, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)
-        if len(flat) == len(texts):
+        batches = [[flat[i].text for i in order[start : start + _BATCH]] for start in range(0, len(order), _BATCH)]
+        how = {"batch_size": _BATCH, "normalize_embeddings": True, "show_progress_bar": False}
+        vectors = np.concatenate([encode(batch, **how) for batch in batches])[np.argsort(order)]
+        vectors = vectors.astype(np.float32, copy=False)
+        if all(len(its) == 1 for its in windows):
             return vectors
         parts = np.split(vectors, np.cumsum([len(its) for its in windows[:-1]]))
         pairs = zip(parts, windows, strict=True)
@@ -118,15 +118,15 @@ class SentenceEmbedder:
     def _windows(self, texts: Sequence[str], prompt: str) -> list[list[_Window]]:
         """Each text in parts that the model reads whole: halved where a word ends, as often as it takes."""
         longest = self._model.max_seq_length
-        if not texts or not longest or longest == math.inf:
+        if not longest or longest == math.inf:
             return [[_Window(text, len(text))] for text in texts]
         asked = [prompt + text for text in texts]
         tokens = map(len, self._model.tokenizer(asked, truncation=False, verbose=False)["input_ids"])
         whole = [_Window(*window) for window in zip(texts, tokens, strict=True)]
         return [
             [window]
-            if window.tokens <= longest or len(window.text) < 2
-            else [part for half in self._windows(_halves(window.text), prompt) for part in half]
+            if window.tokens <= longest or not (halves := _halves(window.text))
+            else [part for half in self._windows(halves, prompt) for part in half]
             for window in whole
         ]
 
@@ -139,10 +139,12 @@ class _Window(NamedTuple):
 
 
 def _halves(text: str) -> list[str]:
+    """None of a text without words, or of a character."""
     middle = len(text) // 2
     gaps = (gap.start() for gap in re.finditer(r"\s+", text))
     cut = min(gaps, key=lambda place: abs(place - middle), default=middle)
-    return [half for half in (text[:cut].strip(), text[cut:].strip()) if half]
+    halves = [half for half in (text[:cut].strip(), text[cut:].strip()) if half]
+    return halves if halves != [text] else []
 
 
 def _mean(vectors: Vectors, windows: Sequence[_Window]) -> Vectors:

@@ -89,7 +89,7 @@ def new_slots(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) 
     On a CPU they take memory as they are filled, and give it back when they are freed, which malloc may not do. Raises
     RuntimeError where there is none left, as torch does.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or not prod(shape):  # nothing cannot be mapped
         return torch.zeros(shape, dtype=dtype, device=device)
     size = prod(shape) * dtype.itemsize
     try:

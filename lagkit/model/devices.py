@@ -16,7 +16,7 @@ from lagkit.model.names import DType, device_name
 from lagkit.util.errors import ConfigError, MachineTooSmall
 from lagkit.util.progress import warn
 
-_LARGE = 5e8  # parameters from which memory and speed are looked at
+_LARGE = 5e8  # parameters from which memory is looked at, and time told
 
 
 def present_device(name: str) -> str:
@@ -71,7 +71,7 @@ def check_load(name: str, parameters: float, dtype: torch.dtype) -> None:
         rate = _gigaflops(torch.float32, at_least=0.5)  # a processor at rest takes a while to reach its speed
         warn(
             f"{name!r} is slow here: 1,000 tokens of prompt take about {2e-6 * parameters / rate:,.0f} s, since this "
-            f"processor has no fast bfloat16, and its products are made in float32 ({rate:,.0f} GFLOP/s)."
+            f"processor has no fast bfloat16, and linear layers multiply in float32 ({rate:,.0f} GFLOP/s)."
         )
 
 

@@ -159,6 +159,17 @@ def test_a_word_that_is_longer_than_a_window_is_cut():
     assert model.calls == [["aaaaa"] * 4 + ["b"]]
 
 
+def test_a_text_of_spaces_alone_is_embedded_whole():
+    class Letters(ShortSighted):
+        def tokenizer(self, texts, truncation, verbose):
+            return {"input_ids": [list(text) for text in texts]}
+
+    texts = ["danube", " " * 20, "aaaa bbbb"]
+    together = SentenceEmbedder(Letters(), "fake").documents(texts)
+    alone = [SentenceEmbedder(Letters(), "fake").documents([text])[0] for text in texts]
+    np.testing.assert_array_equal(together, alone)
+
+
 class Failing(HashEmbedder):
     """Gives nan for one text."""
 

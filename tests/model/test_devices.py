@@ -40,7 +40,7 @@ def test_a_processor_without_fast_bfloat16_is_told_before_loading(speeds, capsys
     devices.check_load("qwen", 1.78e9, torch.bfloat16)
     assert capsys.readouterr().err == (
         "'qwen' is slow here: 1,000 tokens of prompt take about 51 s, since this processor has no fast bfloat16, and "
-        "its products are made in float32 (70 GFLOP/s).\n"
+        "linear layers multiply in float32 (70 GFLOP/s).\n"
     )
     speeds[torch.bfloat16] = 36.0
     devices.check_load("qwen", 1.78e9, torch.bfloat16)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lagkit.model import devices, upcast
+from lagkit.model.context import Context
 from lagkit.model.lm import LM
 from tests.helpers.lms import saved
 
@@ -32,7 +33,9 @@ def test_a_product_is_rounded_once(inside, outside, rows, piece, bias):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upcast, "_PIECE", piece)
         upcast.upcast(plain)
-        got = plain(given)
+        patch.setattr(nn.Linear, "forward", pytest.fail)
+        with torch.inference_mode():
+            got = plain(given)
     assert (got.shape, got.dtype) == (exact.shape, torch.bfloat16)
     size = given.abs().double() @ plain.weight.abs().double().T
     assert torch.all((got - exact).abs() <= _ROUNDING * exact.abs() + 1e-5 * size)
@@ -65,9 +68,29 @@ def test_an_upcast_model_is_the_same_model(tmp_path, speeds):
     native = LM.load(folder, device="cpu")
     assert ours.fingerprint == native.fingerprint
     assert {p.dtype for p in ours.model.parameters()} == {torch.bfloat16}
-    ids = torch.arange(5, 25)[None]
-    told, by_torch, wanted = (lm.model(ids).logits.double() for lm in (ours, native, exact))
+    prompt = Context(tuple(range(5, 25)))
+    told, by_torch, wanted = (lm.logits(prompt).double() for lm in (ours, native, exact))
     assert (told - wanted).norm() <= 1.1 * (by_torch - wanted).norm()
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("way", ["few", "gradient", "numbers", "width", "nothing", "empty"])
+def test_torch_multiplies_what_upcasting_is_not_made_for(way, monkeypatch):
+    ours = layer(0 if way == "empty" else 6, 8)
+    upcast.upcast(ours)
+    given = torch.randn({"few": 3, "nothing": 0}.get(way, 9), {"width": 5, "empty": 0}.get(way, 6))
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, input: "torch's")
+    with torch.set_grad_enabled(way == "gradient"):
+        assert ours(given if way == "numbers" else given.bfloat16()) == "torch's"
+
+
+def test_layers_of_other_formats_and_classes_stay():
+    class Other(nn.Linear):
+        pass
+
+    model = nn.ModuleList([nn.Linear(2, 2), Other(2, 2).bfloat16(), layer(2, 2)])
+    upcast.upcast(model)
+    assert [type(one) for one in model] == [nn.Linear, Other, upcast.UpcastLinear]
 
 
 def test_it_is_faster_where_it_is_used():
