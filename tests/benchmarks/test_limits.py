@@ -108,3 +108,4 @@ def test_an_upcast_model_is_held_against_upcast_products_and_torchs_own_are_told
     assert (plain["limit_s"], ours["limit_s"], ours["share"], ours["torch_s"]) == (100.0, 1.0, 0.5, 100.0)
     assert "torch_s" not in plain
     assert "| decode 8 | 2,000 | 100,000 | 4.0 |" in "\n".join(page._upcast({"rows": [ours]}, page.RESULTS))
+    assert "fast enough" in [*page._upcast({"rows": [plain]}, page.RESULTS)][-1]

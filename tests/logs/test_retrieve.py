@@ -108,6 +108,13 @@ class ShortSighted(SentenceModel):
         return self.encode_document([self.prompts["query"] + text for text in texts])
 
 
+class Letters(ShortSighted):
+    """Counts letters, of which it reads the first eight."""
+
+    def tokenizer(self, texts, truncation, verbose):
+        return {"input_ids": [list(text) for text in texts]}
+
+
 LONG = "one two three four five six seven eight nine ten eleven"
 
 
@@ -150,20 +157,12 @@ def test_texts_of_equally_many_tokens_share_a_batch():
 
 
 def test_a_word_that_is_longer_than_a_window_is_cut():
-    class Letters(ShortSighted):
-        def tokenizer(self, texts, truncation, verbose):
-            return {"input_ids": [list(text) for text in texts]}
-
     model = Letters()
     SentenceEmbedder(model, "fake").documents(["a" * 20, " " * 30 + "b"])
     assert model.calls == [["aaaaa"] * 4 + ["b"]]
 
 
 def test_a_text_of_spaces_alone_is_embedded_whole():
-    class Letters(ShortSighted):
-        def tokenizer(self, texts, truncation, verbose):
-            return {"input_ids": [list(text) for text in texts]}
-
     texts = ["danube", " " * 20, "aaaa bbbb"]
     together = SentenceEmbedder(Letters(), "fake").documents(texts)
     alone = [SentenceEmbedder(Letters(), "fake").documents([text])[0] for text in texts]

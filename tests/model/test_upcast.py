@@ -26,18 +26,18 @@ def layer(inside: int, outside: int, *, bias: bool = True) -> nn.Linear:
 @given(st.integers(1, 40), st.integers(1, 70), st.integers(4, 9), st.integers(1, 200), st.booleans())
 def test_a_product_is_rounded_once(inside, outside, rows, piece, bias):
     plain = layer(inside, outside, bias=bias)
-    given = torch.randn(1, rows, inside).bfloat16()
+    x = torch.randn(1, rows, inside).bfloat16()
     exact = nn.functional.linear(
-        given.double(), plain.weight.double(), plain.bias.double() if plain.bias is not None else None
+        x.double(), plain.weight.double(), plain.bias.double() if plain.bias is not None else None
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upcast, "_PIECE", piece)
         upcast.upcast(plain)
         patch.setattr(nn.Linear, "forward", pytest.fail)
         with torch.inference_mode():
-            got = plain(given)
+            got = plain(x)
     assert (got.shape, got.dtype) == (exact.shape, torch.bfloat16)
-    size = given.abs().double() @ plain.weight.abs().double().T
+    size = x.abs().double() @ plain.weight.abs().double().T
     assert torch.all((got - exact).abs() <= _ROUNDING * exact.abs() + 1e-5 * size)
 
 
@@ -78,10 +78,10 @@ def test_an_upcast_model_is_the_same_model(tmp_path, speeds):
 def test_torch_multiplies_what_upcasting_is_not_made_for(way, monkeypatch):
     ours = layer(0 if way == "empty" else 6, 8)
     upcast.upcast(ours)
-    given = torch.randn({"few": 3, "nothing": 0}.get(way, 9), {"width": 5, "empty": 0}.get(way, 6))
+    x = torch.randn({"few": 3, "nothing": 0}.get(way, 9), {"width": 5, "empty": 0}.get(way, 6))
     monkeypatch.setattr(nn.Linear, "forward", lambda self, input: "torch's")
     with torch.set_grad_enabled(way == "gradient"):
-        assert ours(given if way == "numbers" else given.bfloat16()) == "torch's"
+        assert ours(x if way == "numbers" else x.bfloat16()) == "torch's"
 
 
 def test_layers_of_other_formats_and_classes_stay():
@@ -98,11 +98,11 @@ def test_it_is_faster_where_it_is_used():
         pytest.skip("this processor multiplies bfloat16 fast")
     plain, ours = layer(1024, 4096), layer(1024, 4096)
     upcast.upcast(ours)
-    given = torch.randn(256, 1024).bfloat16()
+    x = torch.randn(256, 1024).bfloat16()
     took = {plain: [], ours: []}
     with torch.inference_mode():
         for one in (plain, ours) * 4:
             began = time.perf_counter()
-            one(given)
+            one(x)
             took[one].append(time.perf_counter() - began)
     assert 1.5 * min(took[ours]) < min(took[plain])
